@@ -1,0 +1,87 @@
+"""Who may import whom, read from the syntax trees: strategies < workers < orchestrator < dashboards."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("strategies", "workers", "orchestrator", "dashboards")
+BELOW = {package: set(PACKAGES[: place + 1]) for place, package in enumerate(PACKAGES)}
+COMPOSITION_ROOT = Path("orchestrator/cli.py")  # may import dashboards, inside the commands that show something
+# A heavy library lives in the files that need it; every other file must do without.
+HOMES = {
+    "ray": {"orchestrator/pool.py", "orchestrator/tune_store.py"},
+    "transformers": {
+        "workers/llava.py",
+        "workers/loading.py",
+        "workers/actor.py",
+        "workers/embedded/architecture.py",
+        "workers/embedded/train.py",
+        "workers/embedded/curves.py",
+        "workers/embedded/forward.py",
+    },
+    "plotly": {"dashboards/figures.py", "dashboards/report.py"},
+    "matplotlib": {"dashboards/plots.py"},
+}
+STDLIB_ONLY = ("workers/work.py", "workers/models.py")
+FILES = sorted(file.relative_to(ROOT) for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
+
+
+def imports(file: Path) -> list[tuple[str, bool]]:
+    """(module, whether at the top of the file) for every import of a file."""
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    found = []
+    for node in ast.walk(tree):
+        top = node in tree.body
+        if isinstance(node, ast.Import):
+            found += [(alias.name, top) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            found.append((node.module or "", top))
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_imports_point_one_way(file):
+    package = file.parts[0]
+    for module, top in imports(file):
+        root = module.split(".")[0]
+        if root not in PACKAGES:
+            continue
+        if file == COMPOSITION_ROOT and root == "dashboards":
+            assert not top, f"{file} imports {module} at its top; only the commands that show something may"
+            continue
+        assert root in BELOW[package], f"{file} imports {module}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_heavy_libraries_live_where_they_are_needed(file):
+    for module, _ in imports(file):
+        homes = HOMES.get(module.split(".")[0])
+        assert homes is None or file.as_posix() in homes, f"{file} imports {module}"
+
+
+@pytest.mark.parametrize("name", STDLIB_ONLY)
+def test_planning_needs_no_model_library(name):
+    for module, _ in imports(Path(name)):
+        root = module.split(".")[0]
+        assert root in sys.stdlib_module_names or root in PACKAGES, f"{name} imports {module}"
+
+
+def test_every_package_has_an_init_that_only_describes_it():
+    folders = {file.parent for file in FILES}
+    for folder in folders:
+        init = ROOT / folder / "__init__.py"
+        assert init.is_file(), f"{folder} has no __init__.py: a folder of that name in site-packages would win"
+        body = ast.parse(init.read_text(encoding="utf-8")).body
+        assert len(body) == 1, f"{init}: re-exports nothing"
+        assert isinstance(body[0], ast.Expr)
+
+
+def test_no_module_at_the_root_and_no_test_package_shadows_the_code():
+    assert not list(ROOT.glob("*.py"))  # on Ray's workers the root precedes the standard library
+    assert not [folder for folder in (ROOT / "tests").rglob("*") if folder.is_dir() and folder.name in PACKAGES]

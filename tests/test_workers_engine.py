@@ -1,0 +1,187 @@
+"""The shared forward against the naive one: kept sets equal, logits within 1e-4, decoded tokens equal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from naive import naive_answer
+from small_llava import make_checkpoint
+
+from workers.engine import Engine
+from workers.images import load_image, to_pixels
+from workers.tasks.prompts import build_prompt
+from workers.work import EngineSpec, GridPoint, ModelSpec, TaskSpec, WorkUnit, baseline_point
+
+# Dropping and masking differ in the shapes of their reductions only; the weights are scaled up, so logits reach 1e2.
+LOGIT_TOLERANCE = {"atol": 1e-4, "rtol": 1e-5}
+
+
+def make_engine(checkpoint, data, **changes) -> Engine:
+    spec = EngineSpec(
+        model=ModelSpec(path=str(checkpoint)), task=TaskSpec(name="scienceqa", data=str(data)), max_new_tokens=4
+    )
+    return Engine.load(replace(spec, **changes), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def engine(small_checkpoint, small_scienceqa) -> Engine:
+    return make_engine(small_checkpoint, small_scienceqa)
+
+
+def naive_cell(engine: Engine, sample_id: str, point: GridPoint):
+    sample = engine.samples[sample_id]
+    prompt = build_prompt(sample, engine.spec.task.conversation, engine.spec.task.single_prediction)
+    pixels = None
+    if sample.image is not None:
+        pixels = to_pixels(load_image(sample.image), engine.spec.model.image_mode, engine.llava.image_processor)
+    with torch.inference_mode():
+        return naive_answer(
+            engine.llava, prompt, pixels, point, f"{engine.spec.seed}|{sample.id}", engine.spec.max_new_tokens
+        )
+
+
+def assert_equals_naive(engine: Engine, ids, points) -> None:
+    outcome = engine.run(WorkUnit(samples=tuple(ids), points=tuple(points)))
+    assert outcome.failures == ()
+    cells = {(cell.sample, cell.point): cell for cell in outcome.outcomes}
+    assert len(cells) == len(ids) * len({point.key for point in points})
+    for id in ids:
+        for point in points:
+            cell, slow = cells[id, point.key], naive_cell(engine, id, point)
+            kept = np.flatnonzero(np.unpackbits(np.frombuffer(cell.kept_mask, np.uint8))[: cell.visual_tokens])
+            assert kept.tolist() == slow.kept, point.label
+            letters = engine.letter_tokens[: len(engine.samples[id].choices)]
+            torch.testing.assert_close(
+                torch.tensor(cell.option_logits), slow.first_logits[letters], **LOGIT_TOLERANCE, msg=point.label
+            )
+            answer = engine.llava.tokenizer.decode(slow.tokens, skip_special_tokens=True).strip()
+            assert (cell.answer, cell.first_token, cell.decoded_tokens) == (answer, slow.tokens[0], len(slow.tokens))
+
+
+def every_point(layers: int, visual: int) -> list[GridPoint]:
+    points = [baseline_point(layers, visual)]
+    for layer in range(layers + 1):
+        points.append(GridPoint(strategy="cutoff", layer=layer, rank=0))
+        for strategy in ("fastv", "random"):
+            points += [GridPoint(strategy=strategy, layer=layer, rank=rank) for rank in (0, 1, 5, visual - 1, visual)]
+    return points
+
+
+@pytest.mark.parametrize("micro_batch", [1, 4])
+def test_whole_grid_equals_naive(engine, micro_batch):
+    engine.micro_batch = micro_batch
+    assert_equals_naive(engine, list(engine.samples), every_point(2, 16))
+
+
+@pytest.mark.parametrize(
+    ("layers", "heads", "kv_heads", "text_model"), [(3, 4, 4, "llama"), (4, 2, 1, "mistral"), (3, 8, 2, "qwen2")]
+)
+def test_other_shapes_equal_naive(tmp_path, small_scienceqa, layers, heads, kv_heads, text_model):
+    checkpoint = make_checkpoint(
+        tmp_path, seed=7, layers=layers, heads=heads, kv_heads=kv_heads, side=3, text_model=text_model
+    )
+    engine = make_engine(checkpoint, small_scienceqa)
+    assert_equals_naive(engine, ["1", "2", "6"], every_point(layers, 9))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_mix_of_points_equals_naive(engine, data):
+    engine.micro_batch = data.draw(st.integers(1, 3), label="micro batch")
+    one = st.builds(
+        GridPoint,
+        strategy=st.sampled_from(["fastv", "random"]),
+        layer=st.integers(0, 2),
+        rank=st.integers(0, 16),
+    )
+    points = data.draw(st.lists(one, min_size=1, max_size=4, unique_by=lambda p: p.key), label="points")
+    ids = data.draw(st.lists(st.sampled_from(list(engine.samples)), min_size=1, max_size=3, unique=True), label="ids")
+    assert_equals_naive(engine, ids, points)
+
+
+def test_keeping_everything_is_the_untouched_model(engine):
+    """K = L, and R = N at any K, against transformers' own generate on the whole model."""
+    points = [GridPoint(strategy="fastv", layer=2, rank=3), GridPoint(strategy="random", layer=1, rank=16)]
+    cells = engine.run(WorkUnit(samples=("1", "6"), points=tuple(points))).outcomes
+    for cell in cells:
+        sample = engine.samples[cell.sample]
+        ids = engine.llava.encode(build_prompt(sample, "vicuna_v1", True)).ids
+        image = engine.llava.image_token
+        expanded = [t for token in ids for t in ([token] * (16 if token == image else 1))]
+        image_input = {}
+        if sample.image is not None:
+            image_input["pixel_values"] = to_pixels(load_image(sample.image), "pad", engine.llava.image_processor)[None]
+        generated = engine.llava.model.generate(
+            input_ids=torch.tensor([expanded]),
+            attention_mask=torch.ones(1, len(expanded), dtype=torch.int64),
+            **image_input,
+            do_sample=False,
+            max_new_tokens=4,
+        )[0, len(expanded) :]
+        text = engine.llava.tokenizer.decode(generated, skip_special_tokens=True).strip()
+        assert cell.answer == text
+        assert cell.first_token == int(generated[0])
+
+
+def test_long_answers_agree_with_naive(tmp_path, small_scienceqa):
+    """Free-form answers: a dozen decoded tokens, in which every cached key is read."""
+    checkpoint = make_checkpoint(tmp_path, seed=3, layers=3, end_bias=-0.9)
+    engine = make_engine(checkpoint, small_scienceqa, max_new_tokens=12)
+    points = [GridPoint(strategy="fastv", layer=layer, rank=rank) for layer in (0, 1, 2) for rank in (0, 4)]
+    assert_equals_naive(engine, ["1", "2"], points)
+
+
+def test_equal_token_sets_are_one_fork(engine):
+    """cutoff, fastv at rank 0 and random at rank 0 drop the same tokens: one stream answers all three."""
+    points = tuple(GridPoint(strategy=name, layer=1, rank=0) for name in ("cutoff", "fastv", "random"))
+    cells = engine.run(WorkUnit(samples=("1",), points=points)).outcomes
+    assert len({cell.option_logits for cell in cells}) == 1
+    assert {cell.point for cell in cells} == {point.key for point in points}
+
+
+def test_text_only_questions_run_unpruned(engine):
+    points = (baseline_point(2, 16), GridPoint(strategy="cutoff", layer=1, rank=0))
+    cells = engine.run(WorkUnit(samples=("6",), points=points)).outcomes
+    assert {cell.visual_tokens for cell in cells} == {0}
+    assert len({cell.option_logits for cell in cells}) == 1
+
+
+def test_random_choice_depends_on_sample_and_seed_only(small_checkpoint, small_scienceqa):
+    point = GridPoint(strategy="random", layer=1, rank=5)
+    masks = {}
+    for seed, order in ((0, ("1", "2", "3")), (0, ("3", "1")), (1, ("1", "2", "3"))):
+        engine = make_engine(small_checkpoint, small_scienceqa, seed=seed)
+        for cell in engine.run(WorkUnit(samples=order, points=(point,))).outcomes:
+            masks.setdefault((seed, cell.sample), set()).add(cell.kept_mask)
+    assert all(len(masks[0, id]) == 1 for id in ("1", "2", "3"))
+    assert masks[0, "1"] != masks[0, "2"]
+    assert masks[0, "1"] != masks[1, "1"]
+
+
+def test_cells_do_not_depend_on_the_shard_on_cpu(engine):
+    """Micro-batches of one: the same bits whoever is in the unit."""
+    engine.micro_batch = 1
+    points = tuple(every_point(2, 16))
+    together = engine.run(WorkUnit(samples=("1", "2", "3"), points=points)).outcomes
+    alone = engine.run(WorkUnit(samples=("2",), points=points)).outcomes
+    assert [cell for cell in together if cell.sample == "2"] == list(alone)
+
+
+def test_a_broken_image_costs_only_its_sample(small_checkpoint, tmp_path):
+    from conftest import write_scienceqa
+
+    write_scienceqa(tmp_path, count=4)
+    broken = tmp_path / "images" / "test" / "2" / "image.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    engine = make_engine(small_checkpoint, tmp_path)
+    engine.micro_batch = 3
+    outcome = engine.run(WorkUnit(samples=("1", "2", "3"), points=(baseline_point(2, 16),)))
+    assert [cell.sample for cell in outcome.outcomes] == ["1", "3"]
+    (failure,) = outcome.failures
+    assert (failure.sample, failure.kind) == ("2", "DataError")
+    assert str(broken) in failure.message

@@ -1,0 +1,46 @@
+"""An engine as a plain class that Ray (or anything else) can hold in another process."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+import torch
+import transformers
+
+from workers.engine import Engine
+from workers.fingerprint import sources_hash
+from workers.work import EngineSpec, UnitOutcome, WorkUnit
+
+
+class EngineActor:
+    """Loads once, then answers units. It computes only: what it returns is written by the driver."""
+
+    def __init__(self, spec: EngineSpec, device: str | None = None, threads: int | None = None) -> None:
+        """Args:
+        spec: model, benchmark, prompt and scoring.
+        device: as torch names it; None takes the GPU that was given to this process, else the CPU.
+        threads: CPU threads of torch in this process; None leaves torch's choice.
+
+        Raises:
+            ModelError, DataError: files are missing or broken.
+        """
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._engine = Engine.load(spec, device)
+
+    def identity(self) -> dict[str, str]:
+        """What the driver compares with its own before it trusts this process, and records."""
+        return {
+            "sources_hash": sources_hash(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "device": str(self._engine.llava.device),
+            "host": platform.node(),
+            "pid": str(os.getpid()),
+        }
+
+    def run(self, unit: WorkUnit) -> UnitOutcome:
+        """Answer a unit; the same unit given twice gives the same cells."""
+        return self._engine.run(unit)

@@ -1,0 +1,191 @@
+"""The engine: a unit of work in, a cell for every (sample, grid point) out. No Ray, no result files.
+
+For one sample all grid points share the vision tower, the projector, the system part and every decoder layer before
+their own; see ``streams.py``, ``forks.py`` and ``prefill.py``.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from workers.decode import greedy
+from workers.forks import Placement, packed_mask
+from workers.images import load_image, to_pixels
+from workers.llava import Llava, Prompt
+from workers.loading import default_device, load_llava
+from workers.prefill import embed_trunks, make_trunks, prefill
+from workers.streams import Stream
+from workers.tasks import answers
+from workers.tasks.base import LETTERS, DataError, Sample
+from workers.tasks.catalog import load_samples
+from workers.tasks.prompts import build_prompt
+from workers.work import EngineSpec, GridPoint, SampleFailure, SampleOutcome, UnitOutcome, WorkUnit
+
+log = logging.getLogger(f"saccade.{__name__}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedSample:
+    """A sample ready for the model."""
+
+    sample: Sample
+    prompt: Prompt
+    pixels_PP: Tensor | None  # (3, side, side), None for a text-only question
+
+
+class Engine:
+    """One model on one device, and the samples it may be asked about."""
+
+    def __init__(self, spec: EngineSpec, llava: Llava, samples: Sequence[Sample], micro_batch: int) -> None:
+        self.spec = spec
+        self.llava = llava
+        self.samples = {sample.id: sample for sample in samples}
+        self.micro_batch = micro_batch
+        self.score = answers.get(spec.task.scorer)
+        self.letter_tokens = llava.letter_tokens(LETTERS)
+
+    @classmethod
+    def load(cls, spec: EngineSpec, device: str | None = None, micro_batch: int | None = None) -> Engine:
+        """Load model and benchmark.
+
+        Args:
+            spec: what to load, and how to ask.
+            device: as torch names it; None takes a GPU if there is one.
+            micro_batch: samples that go through the model together; None: 1 on a CPU, so that a cell does not depend on
+                its neighbours to the last bit, 8 on a GPU.
+
+        Raises:
+            ModelError, DataError: files are missing or broken.
+        """
+        samples = load_samples(spec.task)
+        device = device or default_device()
+        size = micro_batch or (1 if device == "cpu" else 8)
+        return cls(spec, load_llava(spec.model, device), samples, size)
+
+    @torch.inference_mode()
+    def run(self, unit: WorkUnit) -> UnitOutcome:
+        """Answer every (sample, point) of a unit. A sample that fails becomes a record; the others go on."""
+        began = time.perf_counter()
+        outcomes: list[SampleOutcome] = []
+        failures: list[SampleFailure] = []
+        notes: list[str] = []
+        for first in range(0, len(unit.samples), self.micro_batch):
+            prepared = []
+            for id in unit.samples[first : first + self.micro_batch]:
+                try:
+                    prepared.append(self._prepare(self.samples[id]))
+                except Exception as error:  # whatever is wrong with one sample must not cost the others
+                    failures.append(_failure(id, error))
+            self._answer_or_split(prepared, unit.points, outcomes, failures, notes)
+        seconds = time.perf_counter() - began
+        return UnitOutcome(
+            unit=unit.key, outcomes=tuple(outcomes), failures=tuple(failures), seconds=seconds, notes=tuple(notes)
+        )
+
+    def _prepare(self, sample: Sample) -> PreparedSample:
+        prompt = build_prompt(sample, self.spec.task.conversation, self.spec.task.single_prediction)
+        pixels = None
+        if sample.image is not None:
+            image = load_image(sample.image)
+            pixels = to_pixels(image, self.spec.model.image_mode, self.llava.image_processor)
+        return PreparedSample(sample, self.llava.encode(prompt), pixels)
+
+    def _answer_or_split(
+        self,
+        batch: Sequence[PreparedSample],
+        points: Sequence[GridPoint],
+        outcomes: list[SampleOutcome],
+        failures: list[SampleFailure],
+        notes: list[str],
+    ) -> None:
+        """Answer a batch; where that fails, its halves, down to the one sample that is to blame."""
+        if not batch:
+            return
+        try:
+            outcomes += self._answer(batch, points)
+        except Exception as error:  # an unknown fault of one sample, or of the memory, must not cost the others
+            if len(batch) == 1:
+                failures.append(_failure(batch[0].sample.id, error))
+                return
+            half = (len(batch) + 1) // 2
+            notes.append(f"micro-batch of {len(batch)} halved after {type(error).__name__}: {error}")
+            log.warning(notes[-1])
+            for part in (batch[:half], batch[half:]):
+                self._answer_or_split(part, points, outcomes, failures, notes)
+
+    def _answer(self, batch: Sequence[PreparedSample], points: Sequence[GridPoint]) -> list[SampleOutcome]:
+        prompts = [item.prompt for item in batch]
+        features = self._image_features(batch)
+        visual = [0 if feature is None else feature.shape[0] for feature in features]
+        trunks = make_trunks(prompts, visual, self.llava.device)
+        self._check_window(trunks)
+        seeds = [f"{self.spec.seed}|{item.sample.id}" for item in batch]
+        placement = Placement(trunks, points, seeds)
+        start = prefill(self.llava, embed_trunks(self.llava, prompts, features), trunks, placement)
+        decoded = greedy(self.llava, start, self.spec.max_new_tokens)
+        answered = {
+            stream: _Answer(ids, self.llava.tokenizer.decode(ids, skip_special_tokens=True).strip(), logits_C)
+            for stream, ids, logits_C in zip(start.streams, decoded, start.logits_NC.cpu(), strict=True)
+        }
+        return [
+            self._outcome(item, trunk, points[index], stream, answered[stream])
+            for item, trunk in zip(batch, trunks, strict=True)
+            for index in range(len(points))
+            for stream in (placement.stream_of[trunk.sample, index],)
+        ]
+
+    def _check_window(self, trunks: Sequence[Stream]) -> None:
+        """Mistral's sliding window: attention here is full, which is the same as long as nothing lies outside it."""
+        longest = max(trunk.rows for trunk in trunks) + self.spec.max_new_tokens
+        if self.llava.window is not None and longest > self.llava.window:
+            raise DataError(f"{longest} tokens, max_new_tokens included, exceed the sliding window {self.llava.window}")
+
+    def _image_features(self, batch: Sequence[PreparedSample]) -> list[Tensor | None]:
+        pixels = [item.pixels_PP for item in batch if item.pixels_PP is not None]
+        features = iter(self.llava.image_features(torch.stack(pixels)) if pixels else ())
+        return [None if item.pixels_PP is None else next(features) for item in batch]
+
+    def _outcome(
+        self, item: PreparedSample, trunk: Stream, point: GridPoint, stream: Stream, answer: _Answer
+    ) -> SampleOutcome:
+        sample = item.sample
+        verdict = self.score(answer.text, sample.label, len(sample.choices))
+        first, second = answer.logits_C.topk(2).values.tolist()
+        return SampleOutcome(
+            point=point.key,
+            sample=sample.id,
+            answer=answer.text,
+            parsed=verdict.parsed,
+            correct=verdict.correct,
+            first_token=answer.ids[0],
+            option_logits=tuple(answer.logits_C[self.letter_tokens[: len(sample.choices)]].tolist()),
+            margin=first - second,
+            tokens_kept=stream.visual,
+            kept_mask=packed_mask(stream.visual_K, trunk.visual),
+            decoded_tokens=len(answer.ids),
+            prompt_tokens=item.prompt.length(trunk.visual),
+            visual_tokens=trunk.visual,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Answer:
+    ids: list[int]
+    text: str
+    logits_C: Tensor
+
+
+def _failure(id: str, error: Exception) -> SampleFailure:
+    return SampleFailure(
+        sample=id,
+        kind=type(error).__name__,
+        message=str(error),
+        traceback="".join(traceback.format_exception(error)),
+    )

@@ -1,0 +1,61 @@
+"""From an image file to the pixels of the vision tower, the same on every host.
+
+Source: haotian-liu/LLaVA, llava/mm_utils.py (``expand2square``): LLaVA-1.5 was trained on images padded to a square
+with the CLIP mean colour. HiMAP's experiment scripts centre-crop instead and lose the borders of non-square images.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from workers.tasks.base import DataError
+
+MODES = ("pad", "crop")
+MAX_PIXELS = 64 * 1024 * 1024  # larger files are refused before they are decoded: image bombs
+
+
+def load_image(path: Path) -> Image.Image:
+    """Decode an image file to RGB.
+
+    Raises:
+        DataError: the file is missing, no image, damaged, or above ``MAX_PIXELS``.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(f"image {path}: {image.width} x {image.height} is above {MAX_PIXELS} pixels")
+            return image.convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow raises SyntaxError on broken PNGs
+        raise DataError(f"image {path}: cannot be read: {error}") from error
+
+
+def pad_to_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+    """Centre an image on a square of its longer side; the offset of the shorter side is rounded down."""
+    if image.width == image.height:
+        return image
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), colour)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+def to_pixels(image: Image.Image, mode: str, processor: Any) -> Tensor:
+    """Pre-process one image.
+
+    Args:
+        image: RGB.
+        mode: ``pad`` to a square with the processor's mean colour (122, 116, 104 for CLIP), or ``crop`` the centre.
+        processor: the checkpoint's image processor, PIL back end.
+
+    Returns:
+        (3, side, side) float32, normalised as the processor says.
+    """
+    if mode == "pad":
+        red, green, blue = (int(mean * 255) for mean in processor.image_mean)
+        image = pad_to_square(image, (red, green, blue))
+    return torch.as_tensor(processor(images=image, return_tensors="pt")["pixel_values"][0], dtype=torch.float32)

@@ -1,0 +1,89 @@
+"""The shared forward: every trunk and every fork of a micro-batch, layer by layer, in one packed matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from workers.attention import attend
+from workers.forks import LayerRead, Placement
+from workers.llava import Llava, Prompt
+from workers.streams import Packing, Stream, new_trunk
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerCache:
+    """Keys and values of one layer, positions applied, and whose rows they are."""
+
+    packing: Packing
+    key_RGE: Tensor
+    value_RGE: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prefill:
+    """What a prefill leaves for decoding."""
+
+    streams: tuple[Stream, ...]  # those that answer at least one grid point
+    logits_NC: Tensor  # float32, first token of each of them
+    caches: tuple[LayerCache, ...]  # one a layer
+
+
+def make_trunks(prompts: Sequence[Prompt], visual: Sequence[int], device: torch.device) -> list[Stream]:
+    """One un-pruned stream a sample. A text-only prompt is all system: there is nothing to prune."""
+    trunks = []
+    for sample, (prompt, count) in enumerate(zip(prompts, visual, strict=True)):
+        system = len(prompt.ids) - 1 if prompt.image_at is None else prompt.image_at
+        text = prompt.length(count) - count - system
+        trunks.append(new_trunk(sample, system, count, text, device))
+    return trunks
+
+
+def embed_trunks(llava: Llava, prompts: Sequence[Prompt], features: Sequence[Tensor | None]) -> Tensor:
+    """Token embeddings with the image features in the placeholder's stead: (R, D), sample after sample."""
+    parts = []
+    for prompt, image_VD in zip(prompts, features, strict=True):
+        embedded_SD = llava.embed(torch.tensor(prompt.ids, device=llava.device))
+        if prompt.image_at is None:
+            parts.append(embedded_SD)
+        else:
+            assert image_VD is not None
+            parts += [embedded_SD[: prompt.image_at], image_VD, embedded_SD[prompt.image_at + 1 :]]
+    return torch.cat(parts)
+
+
+def prefill(llava: Llava, hidden_RD: Tensor, trunks: Sequence[Stream], placement: Placement) -> Prefill:
+    """Run all decoder layers for the trunks and for every fork that the placement makes on the way.
+
+    Args:
+        llava: the model.
+        hidden_RD: (R, D) embedded prompts, trunk after trunk.
+        trunks: the streams of these rows.
+        placement: decides the forks; afterwards it says which stream answers which point.
+
+    Returns:
+        First-token logits and the caches of all streams that answer a point.
+    """
+    packing = Packing(trunks)
+    fork_layers = placement.fork_layers(len(llava.layers))
+    last_fork = max(fork_layers, default=-1)
+    caches: list[LayerCache] = []
+    read: LayerRead | None = None
+    rotary = llava.rotary(packing.positions_R)
+    for layer in range(len(llava.layers)):
+        if layer in fork_layers:
+            move = placement.fork_at(layer, packing, hidden_RD, read, more_forks=layer < last_fork)
+            packing, hidden_RD = move.packing, hidden_RD[move.source_R]
+            rotary = llava.rotary(packing.positions_R)
+        query_RHE, key_RGE, value_RGE = llava.attention_inputs(layer, hidden_RD, rotary)
+        attended_RHE = attend(query_RHE, key_RGE, value_RGE, packing, llava.scale)
+        hidden_RD = llava.finish_layer(layer, hidden_RD, attended_RHE)
+        caches.append(LayerCache(packing, key_RGE, value_RGE))
+        reads_attention = layer + 1 in fork_layers
+        read = LayerRead(packing, query_RHE, key_RGE, llava.scale) if reads_attention else None
+    streams = placement.answered()
+    last_N = torch.tensor([packing.last_row(stream) for stream in streams], device=hidden_RD.device)
+    return Prefill(streams, llava.logits(hidden_RD[last_N]), tuple(caches))

@@ -1,0 +1,191 @@
+"""Which packed rows belong to whom: the trunks of the samples and the forks that prune them.
+
+A **stream** is a run of rows that belong to one sequence: the un-pruned **trunk** of a sample, or a **fork** that
+dropped visual tokens at some layer. All streams of a micro-batch lie in one packed matrix of R rows. A fork owns the
+rows of its kept visual tokens and of the text after the image; the system rows before the image see no visual token
+(causality), so they are the trunk's, and a fork only attends to them.
+
+    trunk of sample 0      [system | visual . . . . . . . | text]
+    trunk of sample 1      [system | visual . . . . . . . | text]
+    fork of 0 at layer 2            [visual kept | text]
+    fork of 0 at layer 3                 [visual kept | text]
+
+A **packing** says where each stream's rows lie; it changes only at layers where somebody forks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Stream:
+    """One sequence of a micro-batch. Identity matters, not content: two streams are the same only if they are one."""
+
+    sample: int  # index within the micro-batch
+    parent: Stream | None  # what it forked from; None for a trunk
+    layer: int  # first layer in which it has rows of its own
+    system: int  # tokens before the image
+    text: int  # tokens after the image
+    visual_K: Tensor  # (K,) int64, the kept visual tokens as indices into the sample's image tokens
+    positions_R: Tensor  # position ids of its own rows
+    next_position: int  # position id of the first decoded token
+
+    @property
+    def trunk(self) -> Stream:
+        return self if self.parent is None else self.parent.trunk
+
+    @property
+    def visual(self) -> int:
+        return self.visual_K.shape[0]
+
+    @property
+    def shared(self) -> int:
+        """Rows it attends to but leaves to the trunk."""
+        return 0 if self.parent is None else self.system
+
+    @property
+    def rows(self) -> int:
+        """Rows of its own."""
+        return self.system + self.visual + self.text - self.shared
+
+    def at(self, layer: int) -> Stream:
+        """The ancestor, or itself, whose rows stand for it in ``layer``."""
+        return self if self.layer <= layer or self.parent is None else self.parent.at(layer)
+
+
+def new_trunk(sample: int, system: int, visual: int, text: int, device: torch.device) -> Stream:
+    """The un-pruned sequence of a sample; a text-only prompt has no visual tokens and counts as system and text."""
+    length = system + visual + text
+    return Stream(
+        sample=sample,
+        parent=None,
+        layer=0,
+        system=system,
+        text=text,
+        visual_K=torch.arange(visual, device=device),
+        positions_R=torch.arange(length, device=device),
+        next_position=length,
+    )
+
+
+def fork(parent: Stream, layer: int, kept_K: Tensor, compact: bool) -> Stream:
+    """A continuation of ``parent`` from ``layer`` on with some of its visual tokens.
+
+    Args:
+        parent: a trunk or a fork.
+        layer: first layer that runs without the dropped tokens.
+        kept_K: (K,) int64 ascending, indices into the parent's visual tokens.
+        compact: renumber positions without gaps (``semantics``: methods before the decoder) or keep the original ids.
+    """
+    first = parent.system - parent.shared  # of the visual rows within the parent's own
+    source_R = fork_rows(parent, kept_K)
+    positions_R = parent.positions_R[source_R]
+    next_position = parent.next_position
+    if compact:
+        start = parent.system
+        positions_R = torch.arange(start, start + len(source_R), device=positions_R.device)
+        next_position = start + len(source_R)
+    assert first >= 0
+    return Stream(
+        sample=parent.sample,
+        parent=parent,
+        layer=layer,
+        system=parent.system,
+        text=parent.text,
+        visual_K=parent.visual_K[kept_K],
+        positions_R=positions_R,
+        next_position=next_position,
+    )
+
+
+def fork_rows(parent: Stream, kept_K: Tensor) -> Tensor:
+    """The parent's own rows that a fork takes over: kept visual tokens, then the text."""
+    first = parent.system - parent.shared
+    after = first + parent.visual
+    text_T = torch.arange(after, after + parent.text, device=kept_K.device)
+    return torch.cat((first + kept_K, text_T))
+
+
+@dataclass(eq=False)
+class Packing:
+    """Where the rows of each stream lie in the packed matrix.
+
+    ``retired`` trunks are answered by nobody any more; only their system rows go on, for the forks that attend to them.
+    """
+
+    streams: Sequence[Stream]
+    retired: frozenset[Stream] = frozenset()
+    starts: dict[Stream, int] = field(init=False)
+    total: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.starts, place = {}, 0
+        for stream in self.streams:
+            self.starts[stream] = place
+            place += self.length(stream)
+        self.total = place
+
+    def length(self, stream: Stream) -> int:
+        return stream.system if stream in self.retired else stream.rows
+
+    def own(self, stream: Stream) -> slice:
+        return slice(self.starts[stream], self.starts[stream] + self.length(stream))
+
+    def last_row(self, stream: Stream) -> int:
+        return self.own(stream).stop - 1
+
+    def visual(self, stream: Stream) -> slice:
+        start = self.starts[stream] + stream.system - stream.shared
+        return slice(start, start + stream.visual)
+
+    def keys(self, stream: Stream) -> tuple[slice, ...]:
+        """The rows it attends to, in the order of its tokens: the trunk's system rows, then its own."""
+        own = self.own(stream)
+        if stream.shared == 0:
+            return (own,)
+        system = self.starts[stream.trunk]
+        return (slice(system, system + stream.shared), own)
+
+    def repack(self, streams: Sequence[Stream], retired: Iterable[Stream], origins: dict[Stream, Tensor]) -> RowMove:
+        """The packing after a fork, and which old row each new row continues.
+
+        Args:
+            streams: all streams of the new packing; those not in this one are forks of streams that are.
+            retired: trunks of which only the system rows go on.
+            origins: for each new stream the rows it takes, within its parent's own rows.
+        """
+        packing = Packing(streams, frozenset(retired))
+        device = streams[0].visual_K.device
+        source = []
+        for stream in streams:
+            if stream in origins:
+                assert stream.parent is not None
+                source.append(self.starts[stream.parent] + origins[stream])
+            else:
+                start = self.starts[stream]
+                source.append(torch.arange(start, start + packing.length(stream), device=device))
+        return RowMove(packing, torch.cat(source))
+
+    @cached_property
+    def positions_R(self) -> Tensor:
+        """Position ids of all rows."""
+        return torch.cat([stream.positions_R[: self.length(stream)] for stream in self.streams])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowMove:
+    """A new packing, and for each of its rows the row of the old one that it continues."""
+
+    packing: Packing
+    source_R: Tensor
+
+
+def gather(rows: Tensor, slices: tuple[slice, ...]) -> Tensor:
+    """The rows of a stream's keys as one tensor; a view where they already lie together."""
+    return rows[slices[0]] if len(slices) == 1 else torch.cat([rows[part] for part in slices])

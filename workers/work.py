@@ -1,0 +1,174 @@
+"""What an engine is asked, and what it answers: the types that cross from the orchestrator to the workers.
+
+Everything here is frozen, made of plain values, and written to and read from JSON, so that a unit of work can be
+sent to another machine, done twice, and recognised again. Only the standard library is imported: a planner needs no
+model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+BASELINE = "none"  # the strategy name of the un-pruned model
+
+Scalar = bool | int | float | str
+
+
+def content_key(value: Any) -> str:
+    """Name a JSON-able value by its content: 16 hex digits, the same in every process and on every machine."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridPoint:
+    """One configuration of the sweep: which tokens survive, from which layer on, chosen how.
+
+    ``layer`` is the number of decoder layers that run on the full sequence (FastV's K): 0 prunes the projector's
+    output, L never prunes. ``rank`` is the number of visual tokens kept, not a matrix rank.
+    """
+
+    strategy: str
+    layer: int
+    rank: int
+    params: tuple[tuple[str, Scalar], ...] = ()  # sorted by name
+
+    def __post_init__(self) -> None:
+        if self.layer < 0 or self.rank < 0:
+            raise ValueError(f"layer and rank must be >= 0, got layer={self.layer}, rank={self.rank}")
+        object.__setattr__(self, "params", tuple(sorted((str(name), value) for name, value in self.params)))
+
+    @property
+    def key(self) -> str:
+        """Content address of the point."""
+        return content_key(asdict(self))
+
+    @property
+    def alpha(self) -> float | None:
+        """The parameter ``alpha``, where the strategy has one."""
+        value = dict(self.params).get("alpha")
+        return None if value is None else float(value)
+
+    @property
+    def label(self) -> str:
+        """For people: ``fastv layer=2 rank=128 alpha=0.5``."""
+        if self.strategy == BASELINE:
+            return "un-pruned"
+        parts = [self.strategy, f"layer={self.layer}", f"rank={self.rank}"]
+        return " ".join(parts + [f"{name}={value}" for name, value in self.params])
+
+    def to_json(self) -> dict[str, Any]:
+        return {"strategy": self.strategy, "layer": self.layer, "rank": self.rank, "params": dict(self.params)}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> GridPoint:
+        return cls(
+            strategy=value["strategy"],
+            layer=value["layer"],
+            rank=value["rank"],
+            params=tuple(value.get("params", {}).items()),
+        )
+
+
+def baseline_point(layers: int, visual_tokens: int) -> GridPoint:
+    """The un-pruned model as a grid point: nothing is dropped, after the last layer."""
+    return GridPoint(strategy=BASELINE, layer=layers, rank=visual_tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """A checkpoint and how it is run."""
+
+    path: str  # directory of a Hugging Face LLaVA checkpoint
+    dtype: str = "float32"  # float32, bfloat16 or float16
+    image_mode: str = "pad"  # pad: to a square, as LLaVA-1.5 was trained; crop: the processor's centre crop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSpec:
+    """A benchmark on disk, and how its answers are asked for and judged."""
+
+    name: str  # a name of workers.tasks.catalog
+    data: str  # directory
+    questions: str | None = None  # question file inside ``data``; None: the task's usual name
+    split: str = "test"
+    conversation: str = "vicuna_v1"
+    single_prediction: bool = True  # add "Answer with the option's letter from the given choices directly."
+    scorer: str = "strict_letter"  # a name of workers.tasks.answers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSpec:
+    """All that decides a cell besides its grid point and its sample."""
+
+    model: ModelSpec
+    task: TaskSpec
+    max_new_tokens: int = 1024
+    seed: int = 0  # of strategies that draw at random; each draw also depends on sample and layer, never on the batch
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> EngineSpec:
+        return cls(**{**value, "model": ModelSpec(**value["model"]), "task": TaskSpec(**value["task"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkUnit:
+    """A shard of samples times a set of grid points: what an actor is given, and may be given twice."""
+
+    samples: tuple[str, ...]
+    points: tuple[GridPoint, ...]
+
+    @property
+    def key(self) -> str:
+        """Content address; names the files its cells are written to."""
+        return content_key({"samples": self.samples, "points": [point.key for point in self.points]})
+
+    @property
+    def cells(self) -> int:
+        return len(self.samples) * len(self.points)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleOutcome:
+    """One cell: the answer of one grid point on one sample."""
+
+    point: str  # GridPoint.key
+    sample: str
+    answer: str  # decoded text, special tokens skipped
+    parsed: str | None  # option letter the scorer read, None where it could not
+    correct: bool
+    first_token: int  # id of the first decoded token
+    option_logits: tuple[float, ...]  # first-token logits of the sample's option letters A, B, ...
+    margin: float  # first-token logit of the answer minus the runner-up's over the whole vocabulary
+    tokens_kept: int  # visual tokens that reached the last layer
+    kept_mask: bytes  # numpy.packbits of the kept visual tokens, ceil(V / 8) bytes
+    decoded_tokens: int  # generated tokens, the end token included
+    prompt_tokens: int  # tokens of the un-pruned prompt, visual ones included
+    visual_tokens: int  # visual tokens before pruning; 0 for a sample without an image
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleFailure:
+    """A sample that could not be answered. A record, not a crash."""
+
+    sample: str
+    kind: str  # exception class
+    message: str
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitOutcome:
+    """What an engine answers to a unit: every (sample, point) is in ``outcomes``, or its sample in ``failures``."""
+
+    unit: str  # WorkUnit.key
+    outcomes: tuple[SampleOutcome, ...]
+    failures: tuple[SampleFailure, ...] = ()
+    seconds: float = 0.0
+    worker: str = ""
+    notes: tuple[str, ...] = field(default=())  # e.g. "micro-batch halved to 4 after out of memory"

@@ -1,0 +1,1 @@
+"""The small LLaVA and the drawn benchmark that ship with the project."""

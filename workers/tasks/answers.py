@@ -17,7 +17,7 @@ def strict_letter(answer: str, label: str, options: int) -> Verdict:
     Source: HiMAP, eval scripts of FastV Advanced and the layer cut-off. ``B.`` and ``b`` are wrong.
     """
     text = answer.strip().removesuffix(STOP).strip()
-    return Verdict(text if text in LETTERS[:options] and text else None, text == label)
+    return Verdict(text if text in set(LETTERS[:options]) else None, text == label)
 
 
 def llava_official(answer: str, label: str, options: int) -> Verdict:

@@ -1,0 +1,186 @@
+"""Checkpoints that load, and checkpoints that must not: each mistake names the tensor, the field or the file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from small_llava import make_checkpoint
+
+from workers.fingerprint import model_fingerprint, sources_hash
+from workers.images import load_image, pad_to_square, to_pixels
+from workers.loading import load_llava
+from workers.models import ModelError, check_weights, read_facts
+from workers.tasks.base import DataError
+from workers.work import ModelSpec
+
+
+@pytest.fixture
+def copy(small_checkpoint, tmp_path):
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(small_checkpoint, folder)
+    return folder
+
+
+def edit_config(folder, **changes) -> None:
+    place = folder / "config.json"
+    config = json.loads(place.read_text())
+    for path, value in changes.items():
+        section = config
+        *parents, name = path.split("__")
+        for parent in parents:
+            section = section[parent]
+        section[name] = value
+    place.write_text(json.dumps(config))
+
+
+def message_of(folder, **spec) -> str:
+    with pytest.raises(ModelError) as caught:
+        load_llava(ModelSpec(path=str(folder), **spec), "cpu")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_facts_come_from_the_checkpoint(small_checkpoint):
+    facts = read_facts(small_checkpoint)
+    assert (facts.layers, facts.heads, facts.kv_heads, facts.head_dim) == (2, 4, 2, 8)
+    assert (facts.hidden, facts.ffn, facts.visual_tokens, facts.image_size) == (32, 64, 16, 56)
+    llava = load_llava(ModelSpec(path=str(small_checkpoint)), "cpu")
+    assert (len(llava.layers), llava.heads, llava.kv_heads, llava.head_dim) == (2, 4, 2, 8)
+    assert llava.image_features(torch.zeros(1, 3, 56, 56)).shape == (1, 16, 32)
+    weights = sum(
+        p.numel() for name, p in llava.decoder.named_parameters() if "proj.weight" in name and "embed" not in name
+    )
+    assert weights == facts.parameters
+
+
+def test_a_truncated_shard(copy):
+    file = copy / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    assert "model.safetensors: is truncated, 1000 bytes are missing" in message_of(copy)
+    file.write_bytes(b"\x00" * 5)
+    assert "is truncated or not a safetensors file" in message_of(copy)
+
+
+def test_a_missing_tensor_is_named(copy):
+    file = copy / "model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in sorted(tensors) if "layers.1.self_attn.q_proj" in name and "language" in name)
+    del tensors[name]
+    save_file(tensors, file, metadata={"format": "pt"})
+    assert "1 tensors are missing" in (message := message_of(copy))
+    assert "layers.1.self_attn.q_proj.weight" in message
+
+
+def test_a_wrong_shape_is_named(copy):
+    file = copy / "model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in sorted(tensors) if "layers.0.mlp.up_proj" in name)
+    tensors[name] = torch.zeros(7, 32)
+    save_file(tensors, file, metadata={"format": "pt"})
+    message = message_of(copy)
+    assert "layers.0.mlp.up_proj.weight" in message
+    assert "[7, 32]" in message
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    folder = make_checkpoint(tmp_path)
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "model-00001-of-00002.safetensors is missing" in message_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"vision_config__image_size": 28},
+            "position_embedding.weight: has shape [17, 16], config.json asks for [5, 16]",
+        ),
+        ({"text_config__num_hidden_layers": -3}, "num_hidden_layers: -3 is not a positive whole number"),
+        ({"model_type": "llava_next"}, "model_type: 'llava_next' is not 'llava'"),
+        ({"text_config__model_type": "gpt2"}, "text_config.model_type: 'gpt2' is not supported"),
+        ({"text_config__num_hidden_layers": 3}, "tensors are missing from the weights"),
+    ],
+)
+def test_a_wrong_field_is_named(copy, change, message):
+    edit_config(copy, **change)
+    assert message in message_of(copy)
+
+
+def test_an_image_processor_of_another_size_is_named(copy):
+    place = next(copy.glob("*processor_config.json"))
+    settings = json.loads(place.read_text())
+    settings["crop_size"] = {"height": 28, "width": 28}
+    place.write_text(json.dumps(settings))
+    assert "crops to {'height': 28, 'width': 28}, but config.json has vision_config.image_size 56" in message_of(copy)
+
+
+def test_other_mistakes(copy, tmp_path):
+    assert "no such directory" in message_of(tmp_path / "nowhere")
+    assert "has no config.json" in message_of(tmp_path)
+    assert "dtype 'float8'" in message_of(copy, dtype="float8")
+    assert "image_mode 'stretch'" in message_of(copy, image_mode="stretch")
+    (copy / "tokenizer.json").unlink()
+    assert "tokenizer or image processor cannot be loaded" in message_of(copy)
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="has no safetensors weights"):
+        check_weights(copy)
+
+
+def test_half_precision_loads(small_checkpoint):
+    llava = load_llava(ModelSpec(path=str(small_checkpoint), dtype="bfloat16"), "cpu")
+    assert llava.model.dtype == torch.bfloat16
+
+
+def test_fingerprints_follow_content(copy, small_checkpoint):
+    assert model_fingerprint(copy) == model_fingerprint(small_checkpoint)
+    tensors = load_file(copy / "model.safetensors")
+    name = sorted(tensors)[0]
+    tensors[name] = tensors[name] + 1
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    assert model_fingerprint(copy) != model_fingerprint(small_checkpoint)
+    assert sources_hash() == sources_hash()
+    assert len(sources_hash()) == 16
+
+
+def test_padding_centres_with_the_mean_colour(small_checkpoint):
+    image = Image.new("RGB", (40, 21), (255, 0, 0))
+    square = pad_to_square(image, (122, 116, 104))
+    assert square.size == (40, 40)
+    assert square.getpixel((0, 8)) == (122, 116, 104)
+    assert square.getpixel((0, 9)) == (255, 0, 0)
+    assert square.getpixel((0, 29)) == (255, 0, 0)
+    assert square.getpixel((0, 30)) == (122, 116, 104)
+    processor = load_llava(ModelSpec(path=str(small_checkpoint)), "cpu").image_processor
+    padded, cropped = to_pixels(image, "pad", processor), to_pixels(image, "crop", processor)
+    assert padded.shape == cropped.shape == (3, 56, 56)
+    assert padded[0].std() > 0.1  # red and padding
+    assert cropped[0].std() < 1e-6  # red alone
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour"), [("CMYK", (0, 255, 255, 0)), ("L", 128), ("P", 3), ("RGBA", (1, 2, 3, 0)), ("1", 1)]
+)
+def test_any_colour_mode_becomes_rgb(tmp_path, mode, colour):
+    place = tmp_path / ("x.tiff" if mode == "CMYK" else "x.png")
+    Image.new(mode, (5, 4), colour).save(place)
+    assert load_image(place).mode == "RGB"
+
+
+def test_bad_images_are_data_errors(tmp_path, monkeypatch):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"not a picture")
+    with pytest.raises(DataError, match=r"broken\.png: cannot be read"):
+        load_image(broken)
+    with pytest.raises(DataError, match=r"gone\.png: cannot be read"):
+        load_image(tmp_path / "gone.png")
+    big = tmp_path / "big.png"
+    Image.new("1", (200, 200)).save(big)
+    monkeypatch.setattr("workers.images.MAX_PIXELS", 30_000)
+    with pytest.raises(DataError, match="200 x 200 is above 30000 pixels"):
+        load_image(big)

@@ -1,0 +1,155 @@
+"""ScienceQA's file forms, LLaVA's prompt strings, and the two ways to judge an answer."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from workers.tasks.answers import get as get_scorer
+from workers.tasks.answers import llava_official, strict_letter
+from workers.tasks.base import DataError, Sample
+from workers.tasks.catalog import load_samples
+from workers.tasks.prompts import build_prompt
+from workers.work import TaskSpec
+
+SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
+    "and polite answers to the user's questions."
+)
+
+
+def task(folder, **changes) -> TaskSpec:
+    return TaskSpec(**{"name": "scienceqa", "data": str(folder), **changes})
+
+
+@pytest.mark.parametrize(
+    ("answer", "strict", "official"),
+    [
+        ("B", True, True),
+        (" B\n", True, False),  # the official code strips before it calls the parse; a stored answer is stripped
+        ("B</s>", True, False),
+        ("B.", False, False),
+        ("b", False, False),
+        ("B. copper", False, True),
+        ("B.copper", False, False),
+        ("The answer is B.", False, True),
+        ("The answer is B!", False, True),
+        ("The answer is B", False, False),
+        ("The answer is B. The answer is B.", False, False),
+        ("The answer is A.", False, False),
+        ("", False, False),
+        ("It is copper, B", False, False),
+    ],
+)
+def test_scorers(answer, strict, official):
+    assert strict_letter(answer, "B", 3).correct is strict
+    assert llava_official(answer, "B", 3).correct is official
+
+
+def test_a_letter_beyond_the_options_is_wrong():
+    assert llava_official("D", "D", 4).correct
+    assert llava_official("D", "D", 3).parsed is None
+    assert strict_letter("D", "B", 3).parsed is None
+    assert strict_letter("AB", "B", 3).parsed is None
+
+
+def test_unknown_scorer_gets_a_suggestion():
+    with pytest.raises(DataError, match="Did you mean 'strict_letter'"):
+        get_scorer("strict_leter")
+
+
+def make_sample(image) -> Sample:
+    return Sample(id="5", question="What is it?\nA. tin\nB. copper", choices=("tin", "copper"), label="B", image=image)
+
+
+def test_prompt_strings(tmp_path):
+    with_image = make_sample(tmp_path / "x.png")
+    assert build_prompt(with_image, "vicuna_v1", True) == (
+        f"{SYSTEM} USER: <image>\nWhat is it?\nA. tin\nB. copper\n"
+        "Answer with the option's letter from the given choices directly. ASSISTANT:"
+    )
+    assert build_prompt(with_image, "vicuna_v1", False) == (
+        f"{SYSTEM} USER: <image>\nWhat is it?\nA. tin\nB. copper ASSISTANT:"
+    )
+    assert build_prompt(make_sample(None), "vicuna_v1", False).startswith(f"{SYSTEM} USER: What is it?")
+    assert build_prompt(with_image, "llava_v1", False) == (
+        f"{SYSTEM.replace('user', 'human')} USER: <image>\nWhat is it?\nA. tin\nB. copper ASSISTANT:"
+    )
+    with pytest.raises(DataError, match="Did you mean 'vicuna_v1'"):
+        build_prompt(with_image, "vicuna_v2", True)
+
+
+def test_reads_llavas_form(small_scienceqa):
+    samples = load_samples(task(small_scienceqa))
+    assert [sample.id for sample in samples] == ["1", "2", "3", "4", "5", "6"]
+    assert samples[0].image == small_scienceqa / "images" / "test" / "1" / "image.png"
+    assert samples[0].choices == ("red", "green", "blue")
+    assert samples[-1].image is None
+    problems = json.loads((small_scienceqa / "problems.json").read_text())
+    assert [sample.label for sample in samples] == ["ABC"[problems[sample.id]["answer"]] for sample in samples]
+
+
+def write_items(folder, items) -> None:
+    (folder / "llava_test_CQM-A.json").write_text(json.dumps(items))
+
+
+def item(question, answer, **fields) -> dict:
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    return {"id": "7", "conversations": turns, **fields}
+
+
+def test_reads_both_forms_that_share_the_name(tmp_path):
+    """The bundle's form and the converter's, without problems.json: options and label come from the text."""
+    write_items(tmp_path, [item("Context: x\nWhat?\nA. tin\nB. copper", "B")])
+    (bundle,) = load_samples(task(tmp_path))
+    assert (bundle.choices, bundle.label) == (("tin", "copper"), "B")
+    write_items(
+        tmp_path, [item("Context: N/A\nQuestion: What?\nOptions: (A) tin (B) copper\n<image>", "The answer is B.")]
+    )
+    (converted,) = load_samples(task(tmp_path))
+    assert (converted.choices, converted.label) == (("tin", "copper"), "B")
+    assert "<image>" not in converted.question
+    assert converted.question.endswith("(B) copper")
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ([{"id": "7"}], "item 0: lacks 'conversations'"),
+        ([item("What?\nA. tin\nB. copper", "E")], "answer 'E' names none of its 2 options"),
+        ([item("What?", "A")], "no options found"),
+        ([item("What?\nA. tin", "A"), item("What?\nA. tin", "A")], "id 7 stands there twice"),
+        ([item("What?\nA. tin", "A", image="7/image.png")], "1 of 1 samples have no image on disk"),
+        ([item("What?\nA. tin", "A", image="../../../etc/passwd")], "lies outside"),
+        ([], "holds no question"),
+        ({"7": {}}, "holds a dict, expected a list"),
+    ],
+)
+def test_malformed_questions_get_one_clear_line(tmp_path, items, message):
+    write_items(tmp_path, items)
+    with pytest.raises(DataError) as caught:
+        load_samples(task(tmp_path))
+    assert message in str(caught.value)
+    assert "llava_test_CQM-A.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_files_and_names(tmp_path, small_scienceqa):
+    for spec, message in (
+        (task(tmp_path / "nowhere"), "no such directory"),
+        (task(tmp_path), "no such file"),
+        (task(small_scienceqa, split="vall"), "no such file"),
+        (task(small_scienceqa, split="vall", questions="llava_test_CQM-A.json"), "has no split 'vall'"),
+        (task(small_scienceqa, name="sciencqa"), "Did you mean 'scienceqa'"),
+        (task(small_scienceqa, scorer="strict"), "unknown scorer 'strict'"),
+    ):
+        with pytest.raises(DataError) as caught:
+            load_samples(spec)
+        assert message in str(caught.value)
+
+
+def test_half_written_json_names_the_file(tmp_path):
+    (tmp_path / "llava_test_CQM-A.json").write_text('[{"id": "7", ')
+    with pytest.raises(DataError, match=r"llava_test_CQM-A\.json: is not valid JSON"):
+        load_samples(task(tmp_path))

@@ -1,0 +1,205 @@
+"""The same rows as `dashboards.figures`, drawn with matplotlib: PNG and PDF that need no browser to be made."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from dashboards import theme
+from dashboards.labels import AXIS_TITLES, end_labels
+from dashboards.rows import (
+    AXES,
+    DROP,
+    MAX_FOREST,
+    Measure,
+    Reference,
+    Slice,
+    axis_range,
+    curves,
+    focus,
+    forest,
+    forest_range,
+    leftovers,
+    measures,
+    reference,
+    slices,
+    value_range,
+)
+from dashboards.wording import shortened
+from orchestrator.metrics import summary
+from orchestrator.store import Experiment, write_whole
+
+CUTOFF_STEM = "fastv_layer_cutoff_plot"  # the name of the original (semantics 5.1)
+INCHES = (8.0, 4.5)
+DPI = 160
+LABEL_PT = 9
+DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-.", "longdash": (0, (8, 3))}
+LEADER = {"arrowstyle": "-", "linewidth": 0.6, "shrinkA": 2, "shrinkB": 0}
+RC: Any = {
+    "pdf.fonttype": 42,  # embed TrueType, so that text in a PDF stays text
+    "font.size": 10,
+    "font.family": "sans-serif",
+    "axes.edgecolor": theme.LIGHT.grid,
+    "text.color": theme.LIGHT.text,
+    "axes.labelcolor": theme.LIGHT.muted,
+    "xtick.color": theme.LIGHT.muted,
+    "ytick.color": theme.LIGHT.muted,
+}
+
+
+def write_plots(experiment: Experiment) -> list[Path]:
+    """Write EXPERIMENT/exports/*.png and *.pdf: accuracy and relative drop along each axis, and what lies on none.
+
+    Of a grid with many slices the largest of each axis is drawn, and the layer cut-off scan in any case; the report
+    has them all.
+
+    Returns:
+        The files written. The layer cut-off scan has the name that the original gave it; its second picture the same
+        name with ``_relative_drop``.
+    """
+    folder = experiment.path / "exports"
+    folder.mkdir(exist_ok=True)
+    rows = summary(experiment)
+    written = []
+    with mpl.rc_context(RC):
+        for axis in AXES:
+            for place, part in enumerate(slices(rows, axis)):
+                if place and stem(part) != CUTOFF_STEM:
+                    continue
+                for measure in measures(part):
+                    ending = "_relative_drop" if measure is DROP else ""
+                    written += _save(curve_plot(rows, part, measure), folder, stem(part) + ending)
+        if len(alone := forest(leftovers(rows))):
+            written += _save(forest_plot(alone.head(MAX_FOREST)), folder, "single_configurations")
+    return written
+
+
+def stem(part: Slice) -> str:
+    """File name of a slice's picture, without its ending."""
+    if part.axis == "layer" and set(part.rows["strategy"]) == {"cutoff"}:
+        return CUTOFF_STEM
+    return f"accuracy_by_{part.axis}_at_{part.fixed}_{part.value}"
+
+
+def curve_plot(all_rows: pd.DataFrame, part: Slice, measure: Measure) -> Figure:
+    """Curves of one measure along a slice's axis; the twin of `dashboards.figures.curve_figure`."""
+    rows = curves(part, measure)
+    chosen = focus(part.rows)
+    base = reference(all_rows, measure)
+    span = value_range(rows, base, chosen, measure)
+    figure, axes = _canvas()
+    _reference(axes, base)
+    for name, curve in rows.groupby("series", sort=False):
+        _curve(axes, curve, str(name), chosen)
+    axes.set_xlim(*axis_range(rows["x"], part.axis))
+    axes.set_ylim(*span)
+    axes.set_xlabel(AXIS_TITLES[part.axis])
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True))
+    _title(axes, f"{measure.name} (%)", f"{part.title}; {measure.band}")
+    _end_labels(axes, rows, part, base, chosen, measure, span)
+    return figure
+
+
+def forest_plot(rows: pd.DataFrame) -> Figure:
+    """Single configurations; the twin of `dashboards.figures.forest_figure`."""
+    figure, axes = _canvas(height=1.6 + 0.3 * len(rows))
+    axes.axvline(0, color=theme.REFERENCE, linestyle="--", linewidth=1.2)
+    for place, row in enumerate(rows.to_dict("records")):
+        colour = theme.verdict(row["x"], row["significant"])
+        axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2)
+        face = colour if row["significant"] else theme.LIGHT.paper
+        axes.plot([row["x"]], [place], marker="o", markersize=6, color=colour, markerfacecolor=face)
+    axes.set_yticks(range(len(rows)), [shortened(label, 48) for label in rows["label"]])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(visible=False)
+    axes.set_xlim(*forest_range(rows))
+    axes.set_xlabel("percentage points")
+    _title(
+        axes,
+        "Change against the un-pruned model",
+        "line: paired bootstrap, 95 %; filled: significant (McNemar, Holm)",
+    )
+    return figure
+
+
+def _canvas(height: float = INCHES[1]) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(INCHES[0], height), dpi=DPI, facecolor=theme.LIGHT.paper)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.grid(axis="y", color=theme.LIGHT.grid, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0)
+    return figure, axes
+
+
+def _title(axes: Axes, title: str, subtitle: str) -> None:
+    axes.set_title(title, loc="left", fontsize=12, pad=22)
+    axes.annotate(
+        subtitle, (0, 1), xytext=(0, 8), xycoords="axes fraction", textcoords="offset points", fontsize=9,
+        color=theme.LIGHT.muted,
+    )  # fmt: skip
+
+
+def _reference(axes: Axes, base: Reference | None) -> None:
+    if base is None:
+        return
+    axes.axhspan(base.low, base.high, color=theme.REFERENCE, alpha=0.12, linewidth=0)
+    axes.axhline(base.value, color=theme.REFERENCE, linestyle="--", linewidth=1.2)
+
+
+def _curve(axes: Axes, rows: pd.DataFrame, name: str, chosen: tuple[str, ...]) -> None:
+    colour = theme.colour_of(name, chosen)
+    focused = name in chosen
+    if focused:
+        axes.fill_between(rows["x"], rows["low"], rows["high"], color=colour, alpha=theme.BAND_OPACITY, linewidth=0)
+    axes.plot(
+        rows["x"], rows["y"], color=colour, linewidth=2 if focused else 1, zorder=3 if focused else 2,
+        linestyle=DASHES[theme.DASHES[chosen.index(name)]] if focused else "-",
+    )  # fmt: skip
+    for finished in (True, False):
+        marked = rows[(rows["state"] == "complete") == finished]
+        axes.plot(
+            marked["x"], marked["y"], linestyle="", marker="o", markersize=5 if focused else 3, color=colour,
+            markerfacecolor=colour if finished else theme.LIGHT.paper, zorder=4 if focused else 2,
+        )  # fmt: skip
+
+
+def _end_labels(
+    axes: Axes,
+    rows: pd.DataFrame,
+    part: Slice,
+    base: Reference | None,
+    chosen: tuple[str, ...],
+    measure: Measure,
+    span: tuple[float, float],
+) -> None:
+    axes_points = 72 * INCHES[1] * axes.get_position().height
+    gap = (LABEL_PT + 4) / axes_points * (span[1] - span[0])
+    for label in end_labels(rows, part.axis, base, measure, chosen, gap, span):
+        colour = theme.colour_of(label.series, chosen) if label.series in chosen else theme.REFERENCE
+        axes.annotate(
+            label.text, (1, label.y), xytext=(1.03, label.placed), xycoords=("axes fraction", "data"),
+            textcoords=("axes fraction", "data"), color=colour, fontsize=LABEL_PT, verticalalignment="center",
+            fontweight="bold" if label.series in chosen else "normal", annotation_clip=False,
+            arrowprops={**LEADER, "color": colour} if label.reaches else None,
+        )  # fmt: skip
+
+
+def _save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    paths = []
+    for ending in ("png", "pdf"):
+        content = io.BytesIO()
+        # No date inside: the same results give the same bytes.
+        metadata = {"CreationDate": None} if ending == "pdf" else None
+        figure.savefig(content, format=ending, bbox_inches="tight", pad_inches=0.2, metadata=metadata)
+        path = folder / f"{name}.{ending}"
+        write_whole(path, content.getvalue())
+        paths.append(path)
+    return paths

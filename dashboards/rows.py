@@ -1,0 +1,249 @@
+"""Results -> the tidy rows behind each figure. Pure: a summary goes in, tables of numbers come out, nothing is drawn.
+
+A *series* is one strategy with its parameters; a *slice* is the part of the grid in which one axis (layer or rank) runs
+and the other is held fixed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from dashboards.wording import ALPHA
+from orchestrator.metrics import Answers
+
+Axis = Literal["layer", "rank"]
+AXES: tuple[Axis, Axis] = ("layer", "rank")
+CONTROL = "random"  # the strategy that every other must beat
+
+MAX_FOREST = 60  # dots in one picture
+HEAT_CELLS = 6  # a map of fewer says no more than the curves
+MAX_COLOURED = 3  # more bands than that are mud
+FOCUSED = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """A quantity of the summary, and the unit it is drawn in."""
+
+    name: str
+    column: str
+    low: str
+    high: str
+    scale: float  # from the summary's unit to the figure's, percent
+    band: str  # how it was made, and what the percentage is of where that needs saying
+
+
+ACCURACY = Measure(
+    name="Accuracy", column="accuracy", low="ci_low", high="ci_high", scale=100, band="band: Wilson, 95 %"
+)
+DROP = Measure(
+    name="Relative drop",
+    column="relative_drop",
+    low="drop_low",
+    high="drop_high",
+    scale=1,
+    band="of the un-pruned accuracy; band: paired bootstrap, 95 %",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """Rows of the summary in which ``axis`` runs and ``fixed`` has one value."""
+
+    axis: Axis
+    fixed: Axis
+    value: int
+    rows: pd.DataFrame
+
+    @property
+    def title(self) -> str:
+        """What is held fixed, in words."""
+        if self.fixed == "layer":
+            return f"pruned from layer {self.value} on"
+        return "every visual token removed" if self.value == 0 else f"{self.value} visual tokens kept"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """The un-pruned model as a horizontal line with its band, in the figure's unit."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heat:
+    """A map of series x axis: difference to the baseline in percentage points, NaN where not run."""
+
+    series: tuple[str, ...]
+    xs: tuple[int, ...]
+    points: np.ndarray  # (series, xs)
+    significant: np.ndarray  # bool, McNemar with Holm's correction
+    partial: np.ndarray  # bool
+
+
+def with_series(summary: pd.DataFrame) -> pd.DataFrame:
+    """The pruned rows of a summary with their series' name in a column ``series``."""
+    pruned = summary[~summary["baseline"]].copy()
+    pruned["series"] = (pruned["strategy"] + " " + pruned["params"]).str.strip()
+    return pruned
+
+
+def slices(summary: pd.DataFrame, axis: Axis) -> list[Slice]:
+    """All slices along an axis with a series of two points and an answer; the one with most points first."""
+    fixed: Axis = "rank" if axis == "layer" else "layer"
+    pruned = with_series(summary)
+    long = pruned[pruned.groupby([fixed, "series"])[axis].transform("nunique") >= 2]
+    found = []
+    for value in sorted(long[fixed].unique()):
+        rows = long[long[fixed] == value]
+        if (rows["n"] > 0).any():
+            found.append(Slice(axis=axis, fixed=fixed, value=int(value), rows=rows))
+    return sorted(found, key=lambda part: -len(part.rows))
+
+
+def leftovers(summary: pd.DataFrame) -> pd.DataFrame:
+    """Pruned rows that lie on no curve of any slice, with their series."""
+    drawn = [key for axis in AXES for part in slices(summary, axis) for key in part.rows["key"]]
+    rows = with_series(summary)
+    return rows[~rows["key"].isin(drawn)]
+
+
+def curves(part: Slice, measure: Measure) -> pd.DataFrame:
+    """The points of a slice's curves.
+
+    Returns:
+        Rows of the summary ordered by series (as in the grid) and from left to right, with x, y, low and high in the
+        figure's unit. A grid point without answers keeps its row with a missing y: its curve has a gap there.
+    """
+    rows = part.rows.assign(
+        x=part.rows[part.axis],
+        y=part.rows[measure.column] * measure.scale,
+        low=part.rows[measure.low] * measure.scale,
+        high=part.rows[measure.high] * measure.scale,
+        order=pd.factorize(part.rows["series"])[0],
+    )
+    rows = rows.sort_values(["order", "x"], ascending=[True, part.axis == "layer"], ignore_index=True)
+    return rows.drop(columns="order")
+
+
+def measures(part: Slice) -> tuple[Measure, ...]:
+    """What there is to draw of a slice: no relative drop where the un-pruned model has no right answer to lose."""
+    return tuple(measure for measure in (ACCURACY, DROP) if part.rows[measure.column].notna().any())
+
+
+def reference(summary: pd.DataFrame, measure: Measure) -> Reference | None:
+    """The line of the un-pruned model; None where it has no answers. For a comparison it is 0, without a band."""
+    base = summary[summary["baseline"] & (summary["n"] > 0)]
+    if base.empty:
+        return None
+    if measure is not ACCURACY:
+        return Reference(value=0.0, low=np.nan, high=np.nan)
+    first = base.iloc[0]
+    return Reference(value=100 * first["accuracy"], low=100 * first["ci_low"], high=100 * first["ci_high"])
+
+
+def focus(rows: pd.DataFrame) -> tuple[str, ...]:
+    """The series of a slice to draw in colour, the others being context: all if few; else the best, and the control.
+
+    The best is the one with the least mean loss over its points; without a control the runner-up is shown beside it.
+    """
+    names = rows["series"].drop_duplicates().tolist()
+    if len(names) <= MAX_COLOURED:
+        return tuple(names)
+    control = rows.loc[rows["strategy"] == CONTROL, "series"].drop_duplicates().tolist()[:1]
+    others = rows[rows["strategy"] != CONTROL]
+    ranking = others.groupby("series", sort=False)["difference"].mean().sort_values(ascending=False, kind="stable")
+    best = [str(name) for name in ranking.dropna().index]
+    return tuple((best[: FOCUSED - len(control)] + control) or names[:FOCUSED])
+
+
+def significant(rows: pd.DataFrame) -> pd.Series:
+    """Whether a row differs from the un-pruned model after Holm's correction; False where not compared."""
+    return rows["p_holm"] < ALPHA
+
+
+def value_range(
+    rows: pd.DataFrame, base: Reference | None, focus: tuple[str, ...], measure: Measure
+) -> tuple[float, float]:
+    """Ends of the y axis: all points, the bands that are drawn, and the un-pruned model, with a little room."""
+    drawn = rows[rows["series"].isin(focus)]
+    seen = np.concatenate([rows["y"], drawn["low"], drawn["high"]])
+    if base is not None:
+        seen = np.append(seen, [base.value, base.low, base.high])
+    seen = seen[~np.isnan(seen.astype(float))]
+    if not seen.size:
+        return 0.0, 100.0
+    low, high = float(seen.min()), float(seen.max())
+    room = max(0.06 * (high - low), 0.5)
+    if measure is ACCURACY:  # no room below 0 and above 100, where nothing can be
+        return max(low - room, -1.0), min(high + room, 101.0)
+    return low - room, high + room
+
+
+def axis_range(x: pd.Series, axis: str) -> list[float]:
+    """Ends of the x axis; tokens run from many to few, as pruning does."""
+    low, high = float(x.min()), float(x.max())
+    room = max(0.02 * (high - low), 0.25)
+    return [low - room, high + room] if axis == "layer" else [high + room, low - room]
+
+
+def forest_range(rows: pd.DataFrame) -> list[float]:
+    """Ends of the axis of differences, in percentage points: all intervals and 0, with a little room."""
+    low, high = min(float(rows["low"].min()), 0.0), max(float(rows["high"].max()), 0.0)
+    room = max(0.05 * (high - low), 0.5)
+    return [low - room, high + room]
+
+
+def heat(part: Slice) -> Heat | None:
+    """The slice as a map, or None where it has a single series or hardly a cell."""
+    rows = part.rows.assign(significant=significant(part.rows), partial=part.rows["state"] == "partial")
+    series = rows["series"].drop_duplicates()
+    if len(series) < 2 or len(rows) < HEAT_CELLS:
+        return None
+
+    def grid(column: str) -> pd.DataFrame:
+        return rows.pivot(index="series", columns=part.axis, values=column).reindex(series)
+
+    values = grid("difference")
+    return Heat(
+        series=tuple(series),
+        xs=tuple(int(x) for x in values.columns),
+        points=100 * values.to_numpy(dtype=float),
+        significant=grid("significant").eq(True).to_numpy(),
+        partial=grid("partial").eq(True).to_numpy(),
+    )
+
+
+def forest(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `leftovers` that have been compared, the greatest loss last, with x, low, high in percentage points."""
+    compared = rows[rows["difference"].notna()]
+    return compared.assign(
+        x=100 * compared["difference"],
+        low=100 * compared["diff_low"],
+        high=100 * compared["diff_high"],
+        significant=significant(compared),
+    ).sort_values("x", ascending=False, kind="stable", ignore_index=True)
+
+
+def flipped(table: Answers, key: str) -> tuple[list[str], list[str]]:
+    """Image questions whose answer flipped between the un-pruned model and a grid point: (lost, gained) sample ids."""
+    images = table.of_images(True)
+    if images.baseline is None:
+        return [], []
+    row = [point.key for point in images.points].index(key)
+    shared = images.answered_PS[images.baseline] & images.answered_PS[row]
+    before, after = images.correct_PS[images.baseline], images.correct_PS[row]
+    names = np.array(images.samples, dtype=object)
+    return names[shared & before & ~after].tolist(), names[shared & ~before & after].tolist()
+
+
+def failure_groups(failures: pd.DataFrame) -> pd.DataFrame:
+    """Failures by kind and message, the most frequent first: kind, message, samples (a list of ids)."""
+    groups = failures.groupby(["kind", "message"], sort=False)["sample"].agg(list).reset_index(name="samples")
+    return groups.sort_values("samples", key=lambda ids: -ids.map(len), kind="stable", ignore_index=True)

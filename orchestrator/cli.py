@@ -1,0 +1,259 @@
+"""The command `saccade`: parse, call, print. Imports happen inside the commands, so that help is there at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    from orchestrator.plan import Plan
+    from orchestrator.run import Prepared, RunResult
+    from orchestrator.store import Experiment
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="saccade",
+    help="What does a vision-language model lose when visual tokens are dropped: by which rule, where, and how many?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Sweep = Annotated[str, typer.Argument(help="A sweep file, or the name of a shipped sweep: layer_cutoff, smoke.")]
+Model = Annotated[str | None, typer.Option(help="Checkpoint directory, instead of the file's; `embedded`: ours.")]
+Data = Annotated[str | None, typer.Option(help="Benchmark directory, instead of the file's; `embedded`: ours.")]
+Samples = Annotated[str | None, typer.Option(help="`all`, or how many of the first samples, instead of the file's.")]
+Out = Annotated[Path | None, typer.Option(help="Experiment directory; by default experiments/NAME.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Number of Ray actors; by default one for each GPU, or CPU core.")
+]
+
+
+@app.command()
+def plan(
+    sweep: Sweep,
+    model: Model = None,
+    data: Data = None,
+    samples: Samples = None,
+    out: Out = None,
+    workers: Workers = None,
+) -> None:
+    """Say what a sweep would compute, and what that costs; nothing is computed or written."""
+    with _user_errors():
+        from orchestrator.run import plan_sweep
+
+        prepared = _prepare(sweep, model, data, samples)
+        folder = out or _default_out(prepared)
+        _show_plan(_console(), prepared, plan_sweep(prepared, folder, workers or 1), folder)
+
+
+@app.command()
+def run(
+    sweep: Sweep,
+    model: Model = None,
+    data: Data = None,
+    samples: Samples = None,
+    out: Out = None,
+    workers: Workers = None,
+    local: Annotated[bool, typer.Option("--local", help="In this process, without Ray: for debuggers.")] = False,
+    address: Annotated[str | None, typer.Option(help="Of a running Ray cluster; else RAY_ADDRESS, else none.")] = None,
+) -> None:
+    """Compute the missing cells of a sweep and show its table. The same command again goes on where it stopped."""
+    with _user_errors(resume=True):
+        from orchestrator.run import RunOptions, run_sweep
+
+        console = _console()
+        prepared = _prepare(sweep, model, data, samples)
+        folder = out or _default_out(prepared)
+        console.print(
+            f"[bold]{prepared.spec.name}[/]: {len(prepared.spec.points)} grid points x {len(prepared.samples)} samples "
+            f"in {folder}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        options = RunOptions(workers=workers, local=local, address=address)
+        result = run_sweep(prepared, folder, options, console)
+        _show_result(console, result)
+
+
+@app.command()
+def status(
+    experiment: Annotated[Path, typer.Argument(help="Experiment directory.")],
+) -> None:
+    """Say how far an experiment is, and what failed."""
+    with _user_errors():
+        from orchestrator.store import Experiment
+
+        _show_status(_console(), Experiment.open(experiment))
+
+
+def main() -> None:
+    """Entry point of the script."""
+    app()
+
+
+def _prepare(sweep: str, model: str | None, data: str | None, samples: str | None) -> Prepared:
+    from orchestrator.run import prepare
+    from orchestrator.spec import SpecError, load_sweep
+
+    overrides: dict[str, str | int] = {}
+    if samples is not None:
+        if samples != "all" and not (samples.isdecimal() and int(samples) > 0):
+            raise SpecError(f"--samples {samples}: give `all` or a whole number above 0")
+        overrides["samples"] = samples if samples == "all" else int(samples)
+    overrides |= {name: value for name, value in (("model", model), ("data", data)) if value is not None}
+    return prepare(load_sweep(sweep, overrides))
+
+
+def _default_out(prepared: Prepared) -> Path:
+    return Path("experiments") / prepared.spec.name
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+@contextmanager
+def _user_errors(resume: bool = False) -> Iterator[None]:
+    """Turn what a user can mend into one line each on stderr and exit code 2. Only our own bugs show a traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        again = "; finished cells are kept: give the same command again to go on" if resume else ""
+        typer.echo(f"interrupted{again}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except ValueError as error:
+        from orchestrator.spec import SpecError
+        from orchestrator.store import StoreError
+        from workers.models import ModelError
+        from workers.tasks.base import DataError
+
+        pool = sys.modules.get("orchestrator.pool")  # not loaded: it raised nothing
+        kinds = (SpecError, StoreError, ModelError, DataError, *((pool.PoolError,) if pool else ()))
+        if not isinstance(error, kinds):
+            raise
+        typer.echo(str(error), err=True)
+        raise typer.Exit(USER_ERROR) from None
+
+
+def _show_plan(console: Console, prepared: Prepared, plan: Plan, folder: Path) -> None:
+    from rich.table import Table
+
+    spec = prepared.spec
+    strategies = sorted({point.strategy for point in spec.points[1:]})
+    limited = len(prepared.samples) < prepared.available
+    of = f" (the first of {prepared.available})" if limited else ""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    rows = [
+        ("model", f"{spec.engine.model.path} ({spec.facts.layers} layers, {spec.facts.visual_tokens} visual tokens)"),
+        ("grid", f"{len(spec.points)} points: un-pruned, {', '.join(strategies)}"),
+        ("samples", f"{len(prepared.samples)}{of} of {spec.engine.task.name}"),
+        ("cells", f"{plan.cells}, of which {plan.missing} are to be computed, in {len(plan.units)} units"),
+        ("work, shared", f"{plan.work.shared / 1e6:,.1f} million token-layers (estimate)"),
+        ("work, one by one", f"{plan.work.separate / 1e6:,.1f} million, {plan.work.saving:.1f} times as much"),
+        ("disk", f"about {_size(plan.bytes_on_disk)} in {folder}"),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    console.print(table, highlight=False, soft_wrap=True)
+
+
+def _show_result(console: Console, result: RunResult) -> None:
+    from dashboards.report import write_report
+    from orchestrator.exports import write_exports
+    from orchestrator.metrics import summary
+    from orchestrator.progress import duration
+
+    experiment = result.experiment
+    table = summary(experiment)
+    files = write_exports(experiment)
+    page = write_report(experiment)
+    console.print(_accuracy_table(table))
+    done = f"{result.computed} cells in {duration(result.seconds)}" if result.computed else "nothing was missing"
+    console.print(f"{done}; results in {experiment.path}", highlight=False, soft_wrap=True)
+    console.print(f"tables: {', '.join(str(file) for file in files)}", highlight=False, soft_wrap=True)
+    console.print(f"page:   {page}", highlight=False, soft_wrap=True)
+    failures = experiment.failures()
+    if len(failures):
+        _show_failures(console, failures)
+    for warning in result.warnings:
+        console.print(f"[yellow]note[/] {warning}", highlight=False, soft_wrap=True)
+
+
+def _accuracy_table(rows: pd.DataFrame) -> object:
+    from rich.table import Table
+
+    table = Table(title="accuracy on questions with an image (Wilson 95 %)", title_justify="left")
+    table.add_column("grid point")
+    for name in ("accuracy", "95 %", "n", "change", "p (Holm)"):
+        table.add_column(name, justify="right")
+    for _, row in rows.iterrows():
+        if not row["n"]:
+            table.add_row(row["label"], "-", "", "0", "", "")
+            continue
+        change = p = ""
+        if not row["baseline"] and row["n_paired"]:
+            change = f"{100 * row['difference']:+.1f}"
+            p = f"{row['p_holm']:.2g}"
+        interval = f"{100 * row['ci_low']:.1f} .. {100 * row['ci_high']:.1f}"
+        n = f"{row['n']}" if row["n"] == row["n_expected"] else f"{row['n']} of {row['n_expected']}"
+        table.add_row(row["label"], f"{100 * row['accuracy']:.1f} %", interval, n, change, p)
+    return table
+
+
+def _show_status(console: Console, experiment: Experiment) -> None:
+    from rich.table import Table
+
+    cells = experiment.cells(["point", "sample"])
+    samples = experiment.meta["samples"]
+    counts = cells["point"].value_counts()
+    total = samples * len(experiment.points)
+    console.print(
+        f"[bold]{experiment.name}[/]: {len(cells)} of {total} cells, "
+        f"{len(experiment.points)} grid points x {samples} samples, {_size(experiment.size_bytes)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    table = Table("grid point", box=None, pad_edge=False)
+    table.add_column("cells", justify="right")
+    table.add_column("missing", justify="right")
+    for point in experiment.points:
+        have = int(counts.get(point.key, 0))
+        table.add_row(point.label, str(have), str(samples - have) if have < samples else "")
+    console.print(table, highlight=False)
+    failures = experiment.failures()
+    if len(failures):
+        _show_failures(console, failures)
+    elif len(cells) < total:
+        console.print("give the same `saccade run` again to compute what is missing", highlight=False)
+    for note in experiment.notes:
+        console.print(f"[yellow]note[/] {note}", highlight=False, soft_wrap=True)
+
+
+def _show_failures(console: Console, failures: pd.DataFrame) -> None:
+    console.print(f"[red]{len(failures)} samples failed[/]; running again tries them again", highlight=False)
+    for (kind, message), group in failures.groupby(["kind", "message"], sort=False):
+        first = ", ".join(group["sample"].head(3)) + (" ..." if len(group) > 3 else "")
+        console.print(f"  {len(group)} x {kind}: {message} ({first})", highlight=False, markup=False, soft_wrap=True)
+
+
+def _size(count: int) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count = count / 1000  # type: ignore[assignment]
+    return f"{count:.1f} GB"

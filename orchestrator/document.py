@@ -1,0 +1,241 @@
+"""A sweep file as written: YAML text -> a checked document. What its numbers mean for a model is for `spec.py`.
+
+All mistakes are collected as (place inside the file, complaint), so that they can be reported together.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from workers.work import Scalar
+
+Checked = TypeVar("Checked", bound=BaseModel)
+Mistake = tuple[str, str]  # place such as "grid[2].rank", and what is wrong there
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class ModelSection(_Section):
+    """``model:`` - a name or directory alone stands for ``{path: ...}``."""
+
+    path: str
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    image_mode: Literal["pad", "crop"] = "pad"
+
+
+class TaskSection(_Section):
+    """``task:`` - a name alone stands for ``{name: ...}``."""
+
+    name: str = "scienceqa"
+    data: str | None = None
+    questions: str | None = None
+    split: str = "test"
+    conversation: str = "vicuna_v1"
+    single_prediction: bool = True
+    scorer: str = "strict_letter"
+
+
+class Entry(BaseModel):
+    """One item of ``grid:``. Keys that are not fields are parameters of the strategy, found in ``model_extra``."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    strategy: str | list[str]
+    layer: int | str | list[int | str]
+    rank: int | str | list[int | str] | None = None
+
+    @property
+    def strategies(self) -> list[str]:
+        return [self.strategy] if isinstance(self.strategy, str) else self.strategy
+
+    @property
+    def params(self) -> dict[str, Scalar | list[Scalar]]:
+        return dict(self.model_extra or {})
+
+
+def _path_alone(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+def _name_alone(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _all_samples(value: Any) -> Any:
+    return None if value == "all" else value
+
+
+class Document(_Section):
+    """A whole sweep file, apart from its grid entries, which are checked one by one."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
+    model: Annotated[ModelSection, BeforeValidator(_path_alone)]
+    task: Annotated[TaskSection, BeforeValidator(_name_alone)] = TaskSection()
+    data: str | None = None
+    samples: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_all_samples)] = None
+    max_new_tokens: Annotated[int, Field(ge=1)] = 1024
+    seed: Annotated[int, Field(ge=0)] = 0
+    grid: Annotated[list[Any], Field(min_length=1)]
+
+
+def parse(text: str, overrides: Mapping[str, str | int]) -> tuple[Document | None, list[Entry | None], list[Mistake]]:
+    """Read a sweep file's text.
+
+    Args:
+        text: YAML.
+        overrides: Top-level keys to set before checking, as the command line does: model, data, samples.
+
+    Returns:
+        The document and its grid entries, None where one is not usable, and all mistakes found.
+
+    Raises:
+        ValueError: The text is not YAML, or not a mapping. The message says where.
+    """
+    raw = _load(text)
+    for key, value in overrides.items():
+        section = raw.get(key)
+        if key == "model" and isinstance(section, dict):
+            raw[key] = {**section, "path": value}  # dtype and image_mode of the file stay
+        else:
+            raw[key] = value
+        if key == "data" and isinstance(raw.get("task"), dict):
+            raw["task"].pop("data", None)
+    mistakes: list[Mistake] = []
+    document = _validate(Document, raw, "", mistakes)
+    entries: list[Entry | None] = []
+    grid = raw.get("grid")
+    for place, item in enumerate(grid if isinstance(grid, list) else ()):
+        entries.append(_validate(Entry, item, f"grid[{place}]", mistakes))
+    return document, entries, mistakes
+
+
+def _validate(kind: type[Checked], value: Any, place: str, mistakes: list[Mistake]) -> Checked | None:
+    if place and not isinstance(value, dict):
+        mistakes.append((place, "is not a mapping; write `- strategy: NAME` with `layer:` and `rank:` below it"))
+        return None
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        found = dict(_mistake(detail, kind, place) for detail in error.errors())
+        mistakes.extend(found.items())  # one for each place: a union complains once for each of its members
+        return None
+
+
+def _mistake(detail: ErrorDetails, kind: type[BaseModel], root: str) -> Mistake:
+    location, value = detail["loc"], detail["input"]
+    if kind is Entry:
+        location = location[:1]  # what follows is pydantic's name of the union member
+    place = root
+    for part in location:
+        if isinstance(part, int):
+            place += f"[{part}]"
+        elif not part[:1].isupper() and "[" not in part and part not in ("str", "int", "function-before"):
+            place += f".{part}" if place else str(part)
+    match detail["type"]:
+        case "extra_forbidden":
+            fields = _fields(kind, location[:-1])
+            return place, f"unknown key{near(str(location[-1]), fields)} (known: {', '.join(fields)})"
+        case "missing":
+            return place, "is missing"
+        case "literal_error":
+            expected = str(detail.get("ctx", {}).get("expected", "")).replace(" or ", ", ")
+            options = [option.strip().strip("'") for option in expected.split(",")]
+            return place, f"{_show(value)} is not known{near(str(value), options)} (known: {', '.join(options)})"
+        case "greater_than_equal":
+            return place, f"{_show(value)} is below {detail.get('ctx', {}).get('ge')}"
+        case "too_short":
+            return place, "is empty; list at least one grid entry"
+        case "string_pattern_mismatch":
+            return place, f"{_show(value)} names a directory: use letters, digits, '.', '_' and '-'"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return place, f"{_show(value)} is neither a name nor a mapping"
+        case _:
+            return place, f"{_show(value)} is not {_wanted(kind, place.rsplit('.', 1)[-1])}"
+
+
+def _wanted(kind: type[BaseModel], field: str) -> str:
+    if kind is Entry:
+        return {
+            "strategy": "a strategy's name or a list of names",
+            "layer": "a whole number, a list of them, or a range such as 2..L",
+            "rank": "a whole number, a list of them, or a range such as 576..16 step -10",
+        }.get(field, "valid")
+    return {
+        "samples": "`all` or a whole number",
+        "max_new_tokens": "a whole number",
+        "seed": "a whole number",
+        "grid": "a list of entries, each starting with `- strategy:`",
+        "single_prediction": "true or false",
+    }.get(field, "a text")
+
+
+def _fields(kind: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    if location and location[0] == "model":
+        return list(ModelSection.model_fields)
+    if location and location[0] == "task":
+        return list(TaskSection.model_fields)
+    return list(kind.model_fields)
+
+
+def near(name: str, known: Sequence[str]) -> str:
+    """``. Did you mean 'x'?``, or nothing where no known name is near."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f". Did you mean '{close[0]}'?" if close else ""
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, which YAML would let win silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _load(text: str) -> dict[str, Any]:
+    try:
+        raw = yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        context = f" {error.context}" if error.context else ""
+        remedy = "; check the indentation" if isinstance(error, yaml.parser.ParserError) else ""
+        raise ValueError(f"{where}{error.problem}{context}{remedy}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    if not isinstance(raw, dict):
+        raise ValueError("is not a sweep: it must be a mapping with the keys model, data and grid")
+    return raw
+
+
+def read_text(path: Path) -> str:
+    """The text of a sweep file.
+
+    Raises:
+        ValueError: It cannot be read as UTF-8.
+        OSError: It cannot be opened.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError("is not a UTF-8 text file") from error

@@ -1,0 +1,219 @@
+"""Cells -> what the sweep says: accuracy, its interval, and the paired difference to the un-pruned model.
+
+Everything is computed from one boolean (configuration x sample) matrix. Samples without an image have nothing to prune;
+they are counted apart, and every number is over the image questions unless its name says ``text_only``. A number that
+cannot be given is missing (NaN, <NA>), never 0. Shape letters: P grid points, S samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from orchestrator.significance import Bools, Floats, holm, mcnemar, paired_bootstrap, wilson
+from orchestrator.store import Experiment
+from workers.work import BASELINE, GridPoint
+
+FLAT_POINTS = 4  # a whole curve of at least so many points with one and the same accuracy is suspicious
+ZERO_ANSWERS = 10  # so many answers without a right one are suspicious; fewer happen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """All answers of an experiment as matrices, rows in the order of the grid, columns in that of the samples."""
+
+    points: tuple[GridPoint, ...]
+    samples: tuple[str, ...]
+    answered_PS: Bools
+    correct_PS: Bools  # False where not answered
+    image_S: Bools  # False: a text-only question, which no strategy can prune
+    failed_S: Bools  # the sample has a failure record
+
+    @property
+    def baseline(self) -> int | None:
+        """Row of the un-pruned model; None where the grid has none."""
+        return next((row for row, point in enumerate(self.points) if point.strategy == BASELINE), None)
+
+    def of_images(self, images: bool) -> Answers:
+        """Only the image questions, or only the others."""
+        chosen = self.image_S == images
+        return Answers(
+            points=self.points,
+            samples=tuple(np.array(self.samples, dtype=object)[chosen]),
+            answered_PS=self.answered_PS[:, chosen],
+            correct_PS=self.correct_PS[:, chosen],
+            image_S=self.image_S[chosen],
+            failed_S=self.failed_S[chosen],
+        )
+
+
+def answers(experiment: Experiment) -> Answers:
+    """Read the cells into matrices; the one place where the long table is walked."""
+    samples = experiment.samples
+    cells = experiment.cells(["point", "sample", "correct", "visual_tokens"])
+    row = _positions(cells["point"], [point.key for point in experiment.points])
+    column = _positions(cells["sample"], samples["id"].tolist())
+
+    shape = (len(experiment.points), len(samples))
+    answered, correct = np.zeros(shape, bool), np.zeros(shape, bool)
+    answered[row, column] = True
+    correct[row, column] = cells["correct"].to_numpy(dtype=bool)
+    # What the model saw decides; the sample's own image is the word only where nothing has been answered yet.
+    image = samples["image"].notna().to_numpy(copy=True)
+    image[column] = cells["visual_tokens"].to_numpy() > 0
+    return Answers(
+        points=experiment.points,
+        samples=tuple(samples["id"]),
+        answered_PS=answered,
+        correct_PS=correct,
+        image_S=image,
+        failed_S=samples["id"].isin(experiment.failures()["sample"]).to_numpy(),
+    )
+
+
+def summary(experiment: Experiment) -> pd.DataFrame:
+    """One row per grid point, in the order of the grid. See `summarise` for the columns."""
+    return summarise(answers(experiment))
+
+
+def summarise(table: Answers) -> pd.DataFrame:
+    """Every number that is shown of a grid point.
+
+    Returns:
+        Columns, over the image questions unless said otherwise:
+        key, baseline (bool), strategy, layer, rank, alpha (NaN where there is none), params ("name=value ..."), label;
+        n, n_expected, correct, failed (samples without an answer because they failed), state ("complete": every sample
+        has its answer or has failed, "partial", "missing");
+        accuracy, ci_low, ci_high (0 to 1, Wilson 95 %);
+        n_paired, lost, gained (samples shared with the baseline; right answers lost and gained against it),
+        difference, diff_low, diff_high (-1 to 1, paired bootstrap 95 %), relative_drop, drop_low, drop_high (percent
+        of the baseline's accuracy, on the shared samples), p (exact McNemar), p_holm (corrected across the grid);
+        n_text_only, accuracy_text_only; flags ("; "-joined, empty where nothing is suspicious).
+        The comparison is missing for the baseline itself.
+    """
+    images, texts = table.of_images(True), table.of_images(False)
+    n = images.answered_PS.sum(axis=1)
+    correct = images.correct_PS.sum(axis=1)
+    failed = (~images.answered_PS & images.failed_S).sum(axis=1)
+    n_text = texts.answered_PS.sum(axis=1)
+    interval = wilson(correct, n)
+    rows = pd.DataFrame(
+        {
+            "key": [point.key for point in table.points],
+            "baseline": [point.strategy == BASELINE for point in table.points],
+            "strategy": [point.strategy for point in table.points],
+            "layer": [point.layer for point in table.points],
+            "rank": [point.rank for point in table.points],
+            "alpha": np.array([point.alpha for point in table.points], dtype=float),
+            "params": [" ".join(f"{name}={value}" for name, value in point.params) for point in table.points],
+            "label": [point.label for point in table.points],
+            "n": n,
+            "n_expected": len(images.samples),
+            "correct": correct,
+            "failed": failed,
+            "state": np.select([n == 0, n + failed == len(images.samples)], ["missing", "complete"], "partial"),
+            "accuracy": _share(correct, n),
+            "ci_low": interval.low,
+            "ci_high": interval.high,
+            **_comparison(images),
+            "n_text_only": n_text,
+            "accuracy_text_only": _share(texts.correct_PS.sum(axis=1), n_text),
+        }
+    )
+    rows["flags"] = suspicions(rows)
+    return rows
+
+
+def _comparison(table: Answers) -> dict[str, Floats | pd.Series]:
+    """The columns that compare each row with the baseline, on the samples both have answered."""
+    baseline = table.baseline
+    names = ("difference", "diff_low", "diff_high", "relative_drop", "drop_low", "drop_high", "p", "p_holm")
+    if baseline is None:
+        nothing = pd.Series(pd.NA, index=range(len(table.points)), dtype="Int64")
+        blank = np.full(len(table.points), np.nan)
+        return {**dict.fromkeys(("n_paired", "lost", "gained"), nothing), **dict.fromkeys(names, blank)}
+    shared_PS = table.answered_PS & table.answered_PS[baseline]
+    base_PS = shared_PS & table.correct_PS[baseline]
+    both_PS = base_PS & table.correct_PS
+    base = base_PS.sum(axis=1)
+    lost = base - both_PS.sum(axis=1)
+    gained = (shared_PS & table.correct_PS).sum(axis=1) - base + lost
+    n = shared_PS.sum(axis=1)
+    bands = paired_bootstrap(table.correct_PS, table.answered_PS, baseline)
+
+    compared = n > 0
+    compared[baseline] = False
+    p = np.where(compared, mcnemar(lost, gained), np.nan)
+    values = (
+        _share(gained - lost, n),
+        bands.difference.low,
+        bands.difference.high,
+        100 * _share(lost - gained, base),
+        bands.drop.low,
+        bands.drop.high,
+        p,
+        holm(p),
+    )
+    counts = {"n_paired": n, "lost": lost, "gained": gained}
+    return {
+        **{name: pd.Series(count).astype("Int64").where(compared) for name, count in counts.items()},
+        **{name: np.where(compared, value, np.nan) for name, value in zip(names, values, strict=True)},
+    }
+
+
+def suspicions(rows: pd.DataFrame) -> list[str]:
+    """What cannot be, or hardly can, of each row: a broken run looks like a result until somebody says so.
+
+    Args:
+        rows: With baseline, strategy, params, layer, rank, n, correct, accuracy, lost and gained; may come from a file
+            that states accuracies without counts behind them.
+
+    Returns:
+        One text per row, empty where nothing is suspicious.
+    """
+    found: list[list[str]] = [[] for _ in range(len(rows))]
+    base = rows[rows["baseline"]]
+    full_layer, full_rank = (base["layer"].max(), base["rank"].max()) if len(base) else (np.inf, np.inf)
+    untouched = (rows["layer"] >= full_layer) | (rows["rank"] >= full_rank)
+    for place, (n, correct, accuracy, lost, gained, is_base, same) in enumerate(
+        zip(
+            rows["n"], rows["correct"], rows["accuracy"], rows["lost"], rows["gained"], rows["baseline"], untouched,
+            strict=True,
+        )
+    ):  # fmt: skip
+        if n >= ZERO_ANSWERS and correct == 0:
+            found[place].append(f"none of {n} answers is right")
+        if n and not reachable(accuracy, n):
+            found[place].append(f"no {n} answers give this accuracy")
+        if same and not is_base and pd.notna(lost) and lost + gained > 0:
+            found[place].append(f"nothing is pruned here, yet {lost + gained} answers differ from the un-pruned model")
+
+    place_of = pd.Series(range(len(rows)), index=rows.index)
+    pruned = rows[~rows["baseline"] & ~untouched & (rows["n"] > 0)]
+    for other in ("rank", "layer"):  # a curve: all but the other axis held fixed
+        for _, curve in pruned.groupby(["strategy", "params", other], sort=False):
+            if len(curve) >= FLAT_POINTS and curve["accuracy"].nunique() == 1:
+                for place in place_of[curve.index]:
+                    found[place].append(f"the same accuracy to the last digit at {len(curve)} settings")
+    return ["; ".join(dict.fromkeys(texts)) for texts in found]
+
+
+def reachable(accuracy: float, n: int) -> bool:
+    """Whether ``n`` answers can give this accuracy (0 to 1): it must be a whole number of them, up to rounding."""
+    count = accuracy * n
+    return 0 <= accuracy <= 1 and abs(count - round(count)) < 1e-6
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> Floats:
+    """part / whole, NaN where whole is 0."""
+    return np.divide(part, whole, out=np.full(len(part), np.nan), where=np.asarray(whole) > 0)
+
+
+def _positions(names: pd.Series, order: list[str]) -> np.ndarray:
+    """Where each name stands in ``order``; every name does, because the store reads only this sweep's cells."""
+    codes, uniques = pd.factorize(names)
+    place = pd.Index(order).get_indexer(uniques)
+    assert (place >= 0).all(), "the store returned a cell of another sweep"
+    return place[codes]

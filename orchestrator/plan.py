@@ -1,0 +1,148 @@
+"""From a sweep to units of work, and what they will cost; pure.
+
+Work is counted in token-layers: one row of the token matrix through one decoder layer. No tokenizer is loaded for
+that, so prompt lengths, and with them all the costs here, are estimates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from workers.models import ModelFacts
+from workers.tasks.base import Sample
+from workers.tasks.prompts import IMAGE_MARKER, build_prompt
+from workers.work import GridPoint, TaskSpec, WorkUnit
+
+UNITS_PER_WORKER = 4  # at least, so that progress shows and a lost unit costs little
+MAX_SHARD = 16  # samples: one micro-batch on a GPU
+MAX_CELLS = 4096  # of a unit: seconds on a GPU, and a file of a few hundred kB
+CHARACTERS_PER_TOKEN = 4  # of English text, with LLaMA's vocabulary
+CELL_BYTES = 90  # measured: cells and masks of the embedded benchmark on disk, 12 points in one file
+CELL_FILE_BYTES = 12_000  # measured: the fixed part of a unit's two files
+
+Done = Mapping[str, frozenset[str]]  # sample -> keys of the points that have a cell
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """An amount of work, counted for the two ways of doing it."""
+
+    shared: int  # token-layers: one trunk a sample, and a fork for each point
+    separate: int  # token-layers: each point on its own, from the first layer
+
+    @property
+    def saving(self) -> float:
+        """How many times less the shared way costs; 1.0 where there is nothing to do."""
+        return self.separate / self.shared if self.shared else 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is to be computed, in the order of dispatch, and an estimate of its cost."""
+
+    units: tuple[WorkUnit, ...]
+    cells: int  # of the whole sweep
+    missing: int  # cells to compute
+    work: Work  # of the missing cells
+    bytes_on_disk: int  # that the missing cells will take
+
+
+def make_plan(
+    points: Sequence[GridPoint],
+    samples: Sequence[Sample],
+    done: Done,
+    facts: ModelFacts,
+    task: TaskSpec,
+    workers: int,
+) -> Plan:
+    """Plan a sweep.
+
+    Args:
+        points: The grid, baseline first, each once.
+        samples: In the order of the benchmark's file.
+        done: Cells that exist.
+        facts: Sizes of the model.
+        task: How samples are asked, for the length of prompts.
+        workers: Number of engines.
+    """
+    units = make_units(points, [sample.id for sample in samples], done, workers)
+    missing = sum(unit.cells for unit in units)
+    return Plan(
+        units=units,
+        cells=len(points) * len(samples),
+        missing=missing,
+        work=estimate_work(units, samples, facts, task),
+        bytes_on_disk=missing * CELL_BYTES + len(units) * CELL_FILE_BYTES,
+    )
+
+
+def make_units(points: Sequence[GridPoint], samples: Sequence[str], done: Done, workers: int) -> tuple[WorkUnit, ...]:
+    """Cut the missing cells into units: shards of samples that lack the same points, with all these points.
+
+    Units come in the order of their first sample, so that the curves of all grid points grow together. Every missing
+    (sample, point) is in exactly one unit, and no other is in any.
+    """
+    keys = [point.key for point in points]
+    groups: dict[tuple[int, ...], list[str]] = {}  # indices of the missing points -> samples
+    for sample in samples:
+        have = done.get(sample, frozenset())
+        lacking = tuple(place for place, key in enumerate(keys) if key not in have)
+        if lacking:
+            groups.setdefault(lacking, []).append(sample)
+    open_samples = sum(map(len, groups.values()))
+    order = {sample: place for place, sample in enumerate(samples)}
+    units = []
+    for lacking, members in groups.items():
+        wanted = tuple(points[place] for place in lacking)
+        size = shard_size(open_samples, len(wanted), workers)
+        units += [
+            WorkUnit(samples=tuple(members[first : first + size]), points=wanted)
+            for first in range(0, len(members), size)
+        ]
+    return tuple(sorted(units, key=lambda unit: order[unit.samples[0]]))
+
+
+def shard_size(samples: int, points: int, workers: int) -> int:
+    """Samples of a unit: as many as a micro-batch takes, fewer where the units would be too few or too large."""
+    fair = math.ceil(samples / (UNITS_PER_WORKER * workers))
+    return max(1, min(MAX_SHARD, fair, MAX_CELLS // max(1, points)))
+
+
+def estimate_work(units: Sequence[WorkUnit], samples: Sequence[Sample], facts: ModelFacts, task: TaskSpec) -> Work:
+    """Token-layers of the prefill of some units, shared and separate.
+
+    A point that prunes nothing (rank N, layer L, or a sample without an image) is answered by the trunk.
+    """
+    by_id = {sample.id: sample for sample in samples}
+    shared = separate = 0
+    for unit in units:
+        pruning = [p for p in unit.points if p.layer < facts.layers and p.rank < facts.visual_tokens]
+        full_layers = sum(point.layer for point in pruning)
+        fork_layers = facts.layers * len(pruning) - full_layers
+        fork_visual = sum((facts.layers - point.layer) * point.rank for point in pruning)
+        for sample_id in unit.samples:
+            system, visual, text = prompt_lengths(by_id[sample_id], facts, task)
+            full = system + visual + text
+            trunk = facts.layers * full
+            if not visual:
+                shared += trunk
+                separate += trunk * len(unit.points)
+                continue
+            # The system part of a fork is read from the trunk's keys and values; run alone it has to be computed.
+            forks = fork_visual + fork_layers * text
+            shared += trunk + forks
+            separate += trunk * (len(unit.points) - len(pruning)) + full_layers * full + forks + fork_layers * system
+    return Work(shared=shared, separate=separate)
+
+
+def prompt_lengths(sample: Sample, facts: ModelFacts, task: TaskSpec) -> tuple[int, int, int]:
+    """Estimated tokens before the image, of the image, and after it; without an image all text counts as after."""
+    prompt = build_prompt(sample, task.conversation, task.single_prediction)
+    before, _, after = prompt.partition(IMAGE_MARKER) if sample.image is not None else ("", "", prompt)
+    return (
+        math.ceil(len(before) / CHARACTERS_PER_TOKEN),
+        facts.visual_tokens if sample.image is not None else 0,
+        math.ceil(len(after) / CHARACTERS_PER_TOKEN),
+    )

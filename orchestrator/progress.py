@@ -1,0 +1,92 @@
+"""Telling how far a sweep is: a live bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+LINE_EVERY_S = 10.0
+
+
+class SweepProgress:
+    """Counts cells; speed and time left are taken from the first unit's end on, when models are loaded."""
+
+    def __init__(self, console: Console, samples: int, cells: int, points: int) -> None:
+        """Args:
+        console: Where to show it.
+        samples: With missing cells.
+        cells: Missing.
+        points: Of the grid.
+        """
+        self._console = console
+        self._total_cells, self._total_samples, self._points = cells, samples, points
+        self._cells = self._failed = 0
+        self._samples = 0.0
+        self._started = self._last_line = time.monotonic()
+        self._bar: Progress | None = None
+        if console.is_terminal and cells:
+            self._bar = Progress(
+                TextColumn("[bold]{task.description}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                TextColumn("{task.fields[state]}"),
+                console=console,
+                transient=True,
+            )
+            self._task = self._bar.add_task("sweep", total=cells, state="loading the model")
+
+    def __enter__(self) -> SweepProgress:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def advance(self, samples: float, cells: int, failed: int) -> None:
+        """Count a finished unit.
+
+        Args:
+            samples: Sample equivalents: cells of the unit over the points of the grid.
+            cells: Cells, answered or given up.
+            failed: Samples given up.
+        """
+        self._samples += samples
+        self._cells += cells
+        self._failed += failed
+        if self._bar:
+            self._bar.update(self._task, completed=self._cells, state=self.state)
+        elif time.monotonic() - self._last_line >= LINE_EVERY_S:
+            self._last_line = time.monotonic()
+            self._console.print(f"{self._cells} of {self._total_cells} cells, {self.state}", highlight=False)
+
+    def event(self, line: str) -> None:
+        """Say something that is worth a line of its own."""
+        self._console.print(f"[yellow]note[/] {line}", highlight=False, soft_wrap=True)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    @property
+    def state(self) -> str:
+        rate = self._samples / self.seconds if self.seconds else 0.0
+        left = (self._total_cells - self._cells) / self._cells * self.seconds if self._cells else 0.0
+        failed = f", {self._failed} samples failed" if self._failed else ""
+        return f"{rate:.3g} samples/s x {self._points} points, {duration(left)} left{failed}"
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

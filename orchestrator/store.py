@@ -1,0 +1,418 @@
+"""Results on disk: one directory per experiment, cells in parquet files that are written whole.
+
+A cell is addressed by its content: (context, source, point, sample). The context names the model, the data and all of
+the engine's settings that decide an answer, but no path, so a directory may be moved and merged. Whatever is on disk
+under another address stays there and is not read: resuming, adding grid points and adding samples are all "compute
+the cells that are missing".
+
+    EXPERIMENT/sweep.yaml        the resolved sweep
+               samples.parquet   the samples of the sweep, in the order of the benchmark's file
+               cells/*.parquet   one row per cell: the truth
+               kept/*.parquet    which visual tokens each cell kept
+               failures/*.parquet   samples that could not be answered
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import yaml
+
+from workers.tasks.base import Sample
+from workers.work import EngineSpec, GridPoint, UnitOutcome, WorkUnit, content_key
+
+SCHEMA_VERSION = 1
+
+_ADDRESS = [("context", pa.string()), ("source", pa.string()), ("point", pa.string()), ("sample", pa.string())]
+CELLS = pa.schema(
+    [
+        *_ADDRESS,
+        ("answer", pa.string()),
+        ("parsed", pa.string()),
+        ("correct", pa.bool_()),
+        ("first_token", pa.int64()),
+        ("option_logits", pa.list_(pa.float32())),
+        ("margin", pa.float32()),
+        ("tokens_kept", pa.int32()),
+        ("decoded_tokens", pa.int32()),
+        ("prompt_tokens", pa.int32()),
+        ("visual_tokens", pa.int32()),
+    ]
+)
+KEPT = pa.schema([*_ADDRESS, ("visual_tokens", pa.int32()), ("kept_mask", pa.binary())])
+FAILURES = pa.schema([(name, pa.string()) for name in ("context", "sample", "kind", "message", "traceback", "worker")])
+SAMPLES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("label", pa.string()),
+        ("options", pa.int32()),  # number of options
+        ("question", pa.string()),
+        ("choices", pa.list_(pa.string())),
+        ("subject", pa.string()),
+        ("topic", pa.string()),
+        ("category", pa.string()),
+        ("skill", pa.string()),
+        ("image", pa.string()),  # path where the run saw it; null: a text-only question
+        ("patches", pa.list_(pa.int32())),  # visual tokens that hold the answer; null: unknown
+        ("position", pa.int32()),  # 0-based, in the order of the benchmark's file
+    ]
+)
+
+
+class StoreError(ValueError):
+    """A directory cannot be used as an experiment. The message names the place and the remedy; exit code 2."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The resolved sweep: what ``sweep.yaml`` of an experiment says."""
+
+    name: str
+    engine: EngineSpec
+    points: tuple[GridPoint, ...]  # the un-pruned baseline first
+    sources: tuple[str, ...]  # of each point: hash of its strategy's source file, "none" for the baseline
+    model_fingerprint: str
+    data_fingerprint: str
+    model_facts: tuple[tuple[str, int | float | str | None], ...] = ()  # layers, heads, visual_tokens ...
+    sources_hash: str = ""  # of strategies/ and workers/ together
+    versions: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.sources) != len(self.points):
+            raise ValueError(f"{len(self.points)} points but {len(self.sources)} sources")
+
+    @property
+    def parts(self) -> dict[str, str | int | bool]:
+        """All that the context is made of, by names that make sense in a message."""
+        model, task = self.engine.model, self.engine.task
+        return {
+            "model": self.model_fingerprint,
+            "data": self.data_fingerprint,
+            "dtype": model.dtype,
+            "image_mode": model.image_mode,
+            "task": task.name,
+            "conversation": task.conversation,
+            "single_prediction": task.single_prediction,
+            "scorer": task.scorer,
+            "max_new_tokens": self.engine.max_new_tokens,
+            "seed": self.engine.seed,
+        }
+
+    @property
+    def context(self) -> str:
+        """First part of every cell's address: equal contexts mean comparable cells."""
+        return content_key(self.parts)
+
+    def to_json(self) -> dict[str, Any]:
+        points = [
+            {"key": point.key, "source": source, **point.to_json()}
+            for point, source in zip(self.points, self.sources, strict=True)
+        ]
+        return {
+            "format": SCHEMA_VERSION,
+            "name": self.name,
+            "context": self.context,
+            "context_parts": self.parts,
+            "engine": self.engine.to_json(),
+            "model_facts": dict(self.model_facts),
+            "sources_hash": self.sources_hash,
+            "versions": dict(self.versions),
+            "points": points,
+        }
+
+
+class Experiment:
+    """An experiment directory: open one to read it, create one to write to it."""
+
+    def __init__(self, path: Path, meta: dict[str, Any]) -> None:
+        self.path = path
+        self.meta = meta
+        self.name: str = meta["name"]
+        self.context: str = meta["context"]
+        self.spec = EngineSpec.from_json(meta["engine"])
+        self.points: tuple[GridPoint, ...] = tuple(GridPoint.from_json(point) for point in meta["points"])
+        self._sources: dict[str, str] = {point["key"]: point["source"] for point in meta["points"]}
+        self._notes: dict[Path, str] = {}
+
+    # -- making and opening -------------------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, path: str | Path) -> Experiment:
+        """Open an experiment for reading.
+
+        Raises:
+            StoreError: ``path`` is not an experiment, or one of another format.
+        """
+        path = Path(path)
+        manifest = path / "sweep.yaml"
+        if not manifest.is_file():
+            what = "is not an experiment directory: it has no sweep.yaml" if path.is_dir() else "does not exist"
+            raise StoreError(f"{path}: {what}. `saccade run` makes one, by default under ./experiments")
+        try:
+            meta = yaml.safe_load(manifest.read_text(encoding="utf-8"))
+            if not isinstance(meta, dict) or "format" not in meta:
+                raise StoreError(
+                    f"{path}: is not an experiment directory: its sweep.yaml was not written by `saccade run`"
+                )
+            if meta["format"] != SCHEMA_VERSION:
+                raise StoreError(
+                    f"{manifest}: has format {meta['format']}, and this version of saccade reads {SCHEMA_VERSION}: "
+                    "use the version that wrote it, or run the sweep again with another --out"
+                )
+            return cls(path, meta)
+        except (yaml.YAMLError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise StoreError(
+                f"{manifest}: is damaged ({reason}); run the same sweep with the same --out to write it again "
+                "(the cells are kept)"
+            ) from error
+
+    @classmethod
+    def create(cls, path: str | Path, manifest: Manifest, samples: Sequence[Sample]) -> Experiment:
+        """Write the sweep's description into a new or an existing directory; cells already there stay.
+
+        Args:
+            path: Directory, made where it is missing.
+            manifest: The resolved sweep.
+            samples: The samples of the sweep, in the order of the benchmark's file.
+
+        Raises:
+            StoreError: The directory holds cells of another context, or something that is not an experiment.
+        """
+        path = Path(path)
+        old = check_target(path, manifest)
+        meta = manifest.to_json()
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        meta["created"] = old.get("created", now) if old else now
+        meta["updated"] = now
+        meta["samples"] = len(samples)
+        try:
+            for folder in ("cells", "kept", "failures"):
+                (path / folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be made: {error.strerror}; give --out another directory") from error
+        _write_table(path / "samples.parquet", _samples_table(samples))
+        text = "# Written by `saccade run`. Cells are addressed by what stands here: change the sweep file instead.\n"
+        write_whole(path / "sweep.yaml", (text + yaml.safe_dump(meta, sort_keys=False)).encode())
+        return cls(path, meta)
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def write(self, unit: WorkUnit, outcome: UnitOutcome) -> None:
+        """Store what an engine answered to a unit. Writing the same unit twice leaves one copy.
+
+        The cells are written last: where they exist, their masks exist too.
+        """
+        address = {"context": self.context, "sources": [self._sources[point.key] for point in unit.points]}
+        name = f"{unit.key}-{content_key(address)[:8]}.parquet"
+        rows = [{"context": self.context, "source": self._sources[cell.point], **asdict(cell)}
+                for cell in outcome.outcomes]  # fmt: skip
+        if rows:
+            _write_table(self.path / "kept" / name, pa.Table.from_pylist(rows, schema=KEPT))
+        if outcome.failures:
+            failed = [
+                {"context": self.context, "worker": outcome.worker, **asdict(failure)} for failure in outcome.failures
+            ]
+            _write_table(self.path / "failures" / name, pa.Table.from_pylist(failed, schema=FAILURES))
+        if rows:
+            _write_table(self.path / "cells" / name, pa.Table.from_pylist(rows, schema=CELLS))
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    @property
+    def samples(self) -> pd.DataFrame:
+        """The samples of the sweep, one row each, in the order of the benchmark's file (columns: SAMPLES)."""
+        try:
+            table = pq.read_table(self.path / "samples.parquet", schema=SAMPLES)
+        except (pa.ArrowException, OSError) as error:
+            raise StoreError(
+                f"{self.path / 'samples.parquet'}: cannot be read; run the same sweep with the same --out to write it "
+                "again (the cells are kept)"
+            ) from error
+        return _frame(table).sort_values("position", ignore_index=True)
+
+    def cells(self, columns: list[str] | None = None) -> pd.DataFrame:
+        """The cells of this sweep: current context, current strategies, its points and samples, each once.
+
+        Args:
+            columns: Of CELLS; all of them by default. ``point`` and ``sample`` always come along.
+
+        Returns:
+            Rows ordered by sample (order of the file), then by point (order of the grid).
+        """
+        return self._read("cells", CELLS, columns)
+
+    def kept(self) -> pd.DataFrame:
+        """Kept-token masks of the cells (columns: KEPT); bit i of ``kept_mask``, most significant first, is token i."""
+        return self._read("kept", KEPT, None)
+
+    def failures(self) -> pd.DataFrame:
+        """Samples that could not be answered and still lack a cell, newest record of each (columns: FAILURES)."""
+        tables = [table for _, table in self._tables("failures", FAILURES, FAILURES.names, newest_last=True)]
+        frame = _frame(pa.concat_tables(tables) if tables else FAILURES.empty_table())
+        frame = frame[frame["context"] == self.context].drop_duplicates("sample", keep="last")
+        done = self.done()
+        order = {sample: place for place, sample in enumerate(self.samples["id"])}
+        open_ones = [sample in order and len(done.get(sample, ())) < len(self.points) for sample in frame["sample"]]
+        frame = frame[pd.Series(open_ones, index=frame.index, dtype=bool)]
+        return frame.sort_values("sample", key=lambda ids: ids.map(order), ignore_index=True)
+
+    def done(self) -> dict[str, frozenset[str]]:
+        """Which cells exist: of each sample that has any, the keys of its points."""
+        frame = self.cells(["point", "sample"])
+        return {str(sample): frozenset(points) for sample, points in frame.groupby("sample")["point"]}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """One line per file that reading had to leave out, so far."""
+        return tuple(self._notes.values())
+
+    @property
+    def size_bytes(self) -> int:
+        """What the cells and masks take on disk."""
+        folders = (self.path / "cells", self.path / "kept")
+        return sum(file.stat().st_size for folder in folders for file in folder.glob("*.parquet"))
+
+    def _read(self, folder: str, schema: pa.Schema, columns: list[str] | None) -> pd.DataFrame:
+        wanted = list(schema.names) if columns is None else columns
+        if unknown := [name for name in wanted if name not in schema.names]:
+            raise ValueError(f"no column {unknown[0]!r} in {folder}; there are {', '.join(schema.names)}")
+        needed = list(dict.fromkeys(["context", "source", "point", "sample", *wanted]))
+        tables = [table for _, table in self._tables(folder, schema, needed)]
+        table = pa.concat_tables(tables) if tables else pa.schema([schema.field(n) for n in needed]).empty_table()
+        table = table.filter(pc.equal(table["context"], self.context))
+        points = pa.array(list(self._sources), pa.string())
+        samples = pa.array(self.samples["id"].tolist(), pa.string())
+        order = pa.table(
+            {
+                "point_order": pc.index_in(table["point"], points),
+                "sample_order": pc.index_in(table["sample"], samples),
+            }
+        )
+        sources = pa.array(list(self._sources.values()), pa.string())
+        current = pc.equal(table["source"], pc.take(sources, order["point_order"]))  # null: a point of another grid
+        frame = _frame(table.select(list(dict.fromkeys(["point", "sample", *wanted]))))
+        frame["_point"] = order["point_order"].to_pandas()
+        frame["_sample"] = order["sample_order"].to_pandas()
+        frame = frame[pc.fill_null(current, False).to_numpy() & frame["_sample"].notna().to_numpy()]
+        frame = frame.drop_duplicates(["point", "sample"], keep="first")
+        frame = frame.sort_values(["_sample", "_point"], ignore_index=True)
+        return frame.drop(columns=["_point", "_sample"])
+
+    def _tables(
+        self, folder: str, schema: pa.Schema, columns: list[str], newest_last: bool = False
+    ) -> Iterable[tuple[Path, pa.Table]]:
+        """Read all whole files of a folder; a file that is not one of ours is left out with a note."""
+        wanted = pa.schema([schema.field(name) for name in columns])
+        files = sorted(path for path in (self.path / folder).glob("*.parquet") if not path.name.startswith("."))
+        if newest_last:
+            files.sort(key=lambda path: path.stat().st_mtime_ns)
+        for path in files:
+            try:
+                yield path, pq.read_table(path, columns=columns).cast(wanted)
+            except FileNotFoundError:
+                continue  # deleted since we looked
+            except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+                reason = " ".join(str(error).split())[:100]
+                self._notes[path] = f"{path}: left out, not a whole file of cells ({reason})"
+
+
+def check_target(path: Path, manifest: Manifest) -> dict[str, Any] | None:
+    """Whether a sweep may write into a directory: it is new, empty, or holds cells of the same context.
+
+    Returns:
+        The description that is already there, or None.
+
+    Raises:
+        StoreError: Says what is in the way and what to do.
+    """
+    if path.exists() and not path.is_dir():
+        raise StoreError(f"{path}: is a file; give --out a directory")
+    if not (path / "sweep.yaml").exists():
+        if path.is_dir() and any(path.iterdir()) and not (path / "cells").is_dir():
+            raise StoreError(f"{path}: is not empty and not an experiment; give --out a new directory")
+        return None
+    try:
+        old = Experiment.open(path).meta
+    except StoreError as error:
+        if error.__cause__ is None:
+            raise
+        return None  # damaged: written again from the sweep file
+    if old["context"] == manifest.context:
+        return old
+    before, now = old.get("context_parts", {}), manifest.parts
+    changed = [name for name in now if before.get(name) != now[name]] or ["format"]
+    details = ", ".join(f"{name} was {before.get(name)}, now {now.get(name)}" for name in changed)
+    raise StoreError(
+        f"{path}: holds cells of another sweep ({details}); results of the two must not be mixed: "
+        "give --out another directory, or restore the old setting"
+    )
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there as a whole or not at all, also after a power cut.
+
+    Raises:
+        StoreError: The disk is full, or the folder may not be written to.
+    """
+    # In the same folder, because renaming is atomic only inside one file system; readers skip the leading dot.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be written: {error.strerror}; what was finished before is kept, and the same command "
+            "goes on from there"
+        ) from error
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_whole(path, sink.getvalue().to_pybytes())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _samples_table(samples: Sequence[Sample]) -> pa.Table:
+    rows = [
+        {
+            **{name: getattr(sample, name) for name in ("id", "label", "question", "subject", "topic")},
+            "category": sample.category,
+            "skill": sample.skill,
+            "options": len(sample.choices),
+            "choices": list(sample.choices),
+            "image": None if sample.image is None else str(sample.image),
+            "patches": None if sample.patches is None else list(sample.patches),
+            "position": place,
+        }
+        for place, sample in enumerate(samples)
+    ]
+    return pa.Table.from_pylist(rows, schema=SAMPLES)
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    return table.to_pandas()

@@ -1,0 +1,154 @@
+"""A made-up experiment directory with known accuracies, for tests that read results and need no model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from orchestrator.store import Experiment, Manifest
+from workers.tasks.base import LETTERS, Sample
+from workers.work import (
+    BASELINE,
+    EngineSpec,
+    GridPoint,
+    ModelSpec,
+    SampleFailure,
+    SampleOutcome,
+    TaskSpec,
+    UnitOutcome,
+    WorkUnit,
+    baseline_point,
+)
+
+LAYERS = 8
+VISUAL_TOKENS = 64
+
+
+def fake_points(layers: int = LAYERS, visual_tokens: int = VISUAL_TOKENS) -> tuple[GridPoint, ...]:
+    """Baseline, a layer cut-off curve over 2..L, two ranks of fastv and of random, and three alphas."""
+    points = [baseline_point(layers, visual_tokens)]
+    points += [GridPoint(strategy="cutoff", layer=layer, rank=0) for layer in range(2, layers + 1)]
+    points += [GridPoint(strategy=name, layer=2, rank=rank) for name in ("fastv", "random") for rank in (8, 32)]
+    points += [
+        GridPoint(strategy="weighted_combination", layer=2, rank=16, params=(("alpha", alpha),))
+        for alpha in (0.3, 0.5, 0.7)
+    ]
+    return tuple(points)
+
+
+def fake_samples(count: int) -> tuple[Sample, ...]:
+    return tuple(
+        Sample(
+            id=f"s{place}",
+            question=f"Which colour is shape {place}?\nA. red\nB. green\nC. blue",
+            choices=("red", "green", "blue"),
+            label=LETTERS[place % 3],
+            image=None if place % 10 == 9 else Path(f"/nowhere/images/{place}.png"),
+            subject=("natural science", "social science", "language science")[place % 3],
+            topic=f"topic {place % 4}",
+            category=f"category {place % 5}",
+            skill=f"skill {place % 6}",
+            patches=(place % VISUAL_TOKENS, (place + 1) % VISUAL_TOKENS),
+        )
+        for place in range(count)
+    )
+
+
+def fake_manifest(points: tuple[GridPoint, ...], name: str = "fake", seed: int = 0) -> Manifest:
+    return Manifest(
+        name=name,
+        engine=EngineSpec(
+            model=ModelSpec(path="/nowhere/model"),
+            task=TaskSpec(name="scienceqa", data="/nowhere/data"),
+            max_new_tokens=16,
+            seed=seed,
+        ),
+        points=points,
+        sources=tuple("none" if point.strategy == BASELINE else f"source-of-{point.strategy}" for point in points),
+        model_fingerprint="0123456789abcdef",
+        data_fingerprint="fedcba9876543210",
+        model_facts=(("layers", LAYERS), ("visual_tokens", VISUAL_TOKENS), ("heads", 4), ("hidden", 128)),
+        sources_hash="5eed",
+        versions=(("python", "3.11"),),
+    )
+
+
+def fake_outcome(unit: WorkUnit, accuracy: dict[str, float] | None = None, count: int = 0) -> UnitOutcome:
+    """Answer a unit: deterministic in (point, sample), whatever the unit.
+
+    Args:
+        unit: Samples must be named as `fake_samples` names them.
+        accuracy: Of each point key; the first ``accuracy * count`` samples of the file are right. Default: drawn from
+            the address of the cell, 70% right.
+        count: Samples of the whole sweep, needed with ``accuracy``.
+    """
+    cells = []
+    for sample in unit.samples:
+        place = int(sample[1:])
+        letter = LETTERS[place % 3]
+        for point in unit.points:
+            draw = np.random.default_rng([int(point.key, 16) % 2**32, place])
+            drawn = bool(draw.random() < 0.7)
+            correct = drawn if accuracy is None else place < round(accuracy[point.key] * count)
+            answer = letter if correct else LETTERS[(place + 1) % 3]
+            visual = 0 if place % 10 == 9 else VISUAL_TOKENS
+            kept = np.zeros(visual, dtype=np.uint8)
+            kept[draw.permutation(visual)[: min(point.rank, visual)]] = 1
+            logits = [float(x) for x in draw.normal(size=3)]
+            logits[LETTERS.index(answer)] = max(logits) + 0.5
+            cells.append(
+                SampleOutcome(
+                    point=point.key,
+                    sample=sample,
+                    answer=answer,
+                    parsed=answer,
+                    correct=correct,
+                    first_token=300 + LETTERS.index(answer),
+                    option_logits=tuple(logits),
+                    margin=0.5,
+                    tokens_kept=int(kept.sum()),
+                    kept_mask=np.packbits(kept).tobytes(),
+                    decoded_tokens=2,
+                    prompt_tokens=visual + 40,
+                    visual_tokens=visual,
+                )
+            )
+    return UnitOutcome(unit=unit.key, outcomes=tuple(cells), seconds=0.1, worker="fake")
+
+
+def write_fake_experiment(
+    path: Path,
+    *,
+    samples: int = 60,
+    points: tuple[GridPoint, ...] | None = None,
+    accuracy: dict[str, float] | None = None,
+    done: int | None = None,
+    failed: tuple[str, ...] = (),
+    shard: int = 10,
+) -> Experiment:
+    """Write an experiment whose cells are known.
+
+    Args:
+        path: Directory to make.
+        samples: Samples of the sweep.
+        points: The grid, baseline first; `fake_points` by default.
+        accuracy: Of each point key, see `fake_outcome`.
+        done: Samples that have cells (the first ones of the file); all by default.
+        failed: Ids of samples that have a failure record instead of cells.
+        shard: Samples per file.
+    """
+    grid = fake_points() if points is None else points
+    experiment = Experiment.create(path, fake_manifest(grid), fake_samples(samples))
+    names = [f"s{place}" for place in range(samples if done is None else done)]
+    for first in range(0, len(names), shard):
+        whole = WorkUnit(samples=tuple(names[first : first + shard]), points=grid)
+        answered = WorkUnit(samples=tuple(name for name in whole.samples if name not in failed), points=grid)
+        outcome = fake_outcome(answered, accuracy, samples)
+        failures = tuple(
+            SampleFailure(sample=name, kind="ValueError", message="the image is damaged", traceback="Traceback ...")
+            for name in whole.samples
+            if name in failed
+        )
+        experiment.write(whole, UnitOutcome(unit=whole.key, outcomes=outcome.outcomes, failures=failures))
+    return experiment

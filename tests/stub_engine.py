@@ -1,0 +1,88 @@
+"""Engines without a model, for tests of what happens around them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import time
+from pathlib import Path
+
+from fake_experiment import fake_outcome
+
+from workers.fingerprint import sources_hash
+from workers.models import ModelError
+from workers.work import EngineSpec, UnitOutcome, WorkUnit
+
+MODULE = "stub_engine"
+
+
+class StubEngine:
+    """Answers at once, the same for the same cell."""
+
+    def __init__(self, spec: EngineSpec, device: str | None = None, threads: int | None = None) -> None:
+        self.spec = spec
+
+    def identity(self) -> dict[str, str]:
+        return {"sources_hash": sources_hash(), "host": "here", "device": "none"}
+
+    def run(self, unit: WorkUnit) -> UnitOutcome:
+        return fake_outcome(unit)
+
+
+class SlowEngine(StubEngine):
+    """Takes a moment over each unit."""
+
+    def run(self, unit: WorkUnit) -> UnitOutcome:
+        time.sleep(0.3)
+        return super().run(unit)
+
+
+class DyingEngine(StubEngine):
+    """Is killed once, over the unit that holds sample s5. The folder ``spec.task.data`` remembers that it was."""
+
+    def run(self, unit: WorkUnit) -> UnitOutcome:
+        mark = Path(self.spec.task.data) / "killed"
+        if "s5" in unit.samples and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().run(unit)
+
+
+class KilledOnce(SlowEngine):
+    """Is killed over its third unit, unless another one was before it."""
+
+    runs = 0
+
+    def run(self, unit: WorkUnit) -> UnitOutcome:
+        KilledOnce.runs += 1
+        # Only the parent is known to all workers of a cluster, and there is one cluster for one test.
+        mark = Path(tempfile.gettempdir()) / f"saccade-killed-{os.getppid()}"
+        if KilledOnce.runs == 3 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().run(unit)
+
+
+class PoisonedEngine(StubEngine):
+    """Sample s5 kills whoever answers it."""
+
+    def run(self, unit: WorkUnit) -> UnitOutcome:
+        if "s5" in unit.samples:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().run(unit)
+
+
+class BrokenModel(StubEngine):
+    def __init__(self, spec: EngineSpec, device: str | None = None, threads: int | None = None) -> None:
+        raise ModelError("/models/x/model.safetensors: is truncated, 12 bytes are missing; download it again")
+
+
+class OtherSources(StubEngine):
+    def identity(self) -> dict[str, str]:
+        return {**super().identity(), "sources_hash": "0" * 16, "host": "node-7"}
+
+
+class BuggyEngine(StubEngine):
+    def run(self, unit: WorkUnit) -> UnitOutcome:
+        raise IndexError("a bug of ours")

@@ -1,0 +1,178 @@
+"""The command: what people read, and exit codes."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import stub_engine
+from conftest import write_scienceqa
+from fake_experiment import write_fake_experiment
+from typer.testing import CliRunner
+
+import orchestrator.run
+from orchestrator.cli import app
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def sweep(small_checkpoint: Path, tmp_path: Path) -> Path:
+    """Two layers, 16 visual tokens, six questions. Model and data are copies that a test may damage."""
+    shutil.copytree(small_checkpoint, tmp_path / "model")
+    (tmp_path / "data").mkdir()
+    write_scienceqa(tmp_path / "data", count=6)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(
+        f"model: {tmp_path}/model\ndata: {tmp_path}/data\nmax_new_tokens: 4\n"
+        "grid:\n  - {strategy: cutoff, layer: 0..L}\n  - {strategy: random, layer: 1, rank: [4, N]}\n"
+    )
+    return path
+
+
+def call(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def refuse(*arguments: object) -> str:
+    code, _, error = call(*arguments)
+    assert code == 2
+    assert "Traceback" not in error
+    return error.rstrip("\n")
+
+
+def test_plan_says_what_it_costs_and_writes_nothing(sweep, tmp_path):
+    code, text, _ = call("plan", sweep, "--out", tmp_path / "x", "--samples", 4)
+    assert code == 0
+    assert "6 points: un-pruned, cutoff, random" in text
+    assert "4 (the first of 6) of scienceqa" in text
+    assert "24, of which 24 are to be computed, in 4 units" in text
+    assert "token-layers (estimate)" in text
+    assert not (tmp_path / "x").exists()
+
+
+def test_run_shows_the_table_and_where_things_are_and_runs_once(sweep, tmp_path):
+    out = tmp_path / "x"
+    code, text, _ = call("run", sweep, "--out", out, "--local")
+    assert code == 0
+    assert "un-pruned" in text
+    assert "random layer=1 rank=16" in text
+    assert "36 cells in" in text
+    page = out / "report/index.html"
+    assert f"page:   {page}" in text
+    assert page.is_file()
+    code, text, _ = call("run", sweep, "--out", out, "--local")
+    assert (code, "nothing was missing" in text) == (0, True)
+    code, text, _ = call("status", out)
+    assert (code, text.splitlines()[0].startswith("tiny: 36 of 36 cells, 6 grid points x 6 samples")) == (0, True)
+
+
+def test_a_typo_in_the_sweep_file(sweep, tmp_path):
+    sweep.write_text(sweep.read_text().replace("layer: 1", "layr: 1"))
+    assert refuse("run", sweep, "--out", tmp_path / "x", "--local").splitlines() == [
+        f"{sweep}: grid[1].layer: is missing"
+    ]
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_missing_image(sweep, tmp_path):
+    image = next((tmp_path / "data/images").rglob("*.png"))
+    image.unlink()
+    error = refuse("run", sweep, "--out", tmp_path / "x", "--local")
+    assert len(error.splitlines()) == 1
+    assert str(image.parent.name) in error
+
+
+def test_a_truncated_checkpoint(sweep, tmp_path):
+    weights = next((tmp_path / "model").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    error = refuse("run", sweep, "--out", tmp_path / "x", "--local")
+    assert error == f"{weights}: is truncated, 100 bytes are missing; download it again"
+
+
+def test_a_damage_between_two_runs_loses_nothing(sweep, tmp_path):
+    out = tmp_path / "x"
+    call("run", sweep, "--out", out, "--local", "--samples", 3)
+    cells = {file.name: file.read_bytes() for file in (out / "cells").iterdir()}
+    weights = next((tmp_path / "model").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    refuse("run", sweep, "--out", out, "--local")
+    assert {file.name: file.read_bytes() for file in (out / "cells").iterdir()} == cells
+
+
+def test_another_setting_does_not_mix_with_old_cells(sweep, tmp_path):
+    call("run", sweep, "--out", tmp_path / "x", "--local", "--samples", 2)
+    sweep.write_text(sweep.read_text().replace("max_new_tokens: 4", "max_new_tokens: 5"))
+    for command in ("run", "plan"):
+        assert "(max_new_tokens was 4, now 5)" in refuse(command, sweep, "--out", tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("run", "nope.yaml"), "nope.yaml: no such file, and no shipped sweep (shipped: layer_cutoff, smoke)"),
+        (("run", "smoke", "--samples", "few"), "--samples few: give `all` or a whole number above 0"),
+        (
+            ("plan", "smoke", "--model", "/nowhere"),
+            "model /nowhere: no such directory; give a Hugging Face LLaVA checkpoint directory",
+        ),
+        (
+            ("status", "/nowhere"),
+            "/nowhere: does not exist. `saccade run` makes one, by default under ./experiments",
+        ),
+    ],
+)
+def test_one_clear_line(arguments, error):
+    assert refuse(*arguments) == error
+
+
+def test_ctrl_c_says_how_to_go_on(sweep, tmp_path, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(orchestrator.run, "run_sweep", interrupted)
+    code, _, error = call("run", sweep, "--out", tmp_path / "x")
+    assert (code, error) == (130, "interrupted; finished cells are kept: give the same command again to go on\n")
+
+
+def test_a_bug_of_ours_keeps_its_traceback(sweep, tmp_path, monkeypatch):
+    options = functools.partial(orchestrator.run.RunOptions, engine=stub_engine.BuggyEngine)
+    monkeypatch.setattr(orchestrator.run, "RunOptions", options)
+    with pytest.raises(IndexError, match="a bug of ours"):
+        call("run", sweep, "--out", tmp_path / "x", "--local")
+
+
+def test_status_counts_failures_by_message(tmp_path):
+    write_fake_experiment(tmp_path / "x", samples=30, done=20, failed=("s2", "s7"))
+    code, text, _ = call("status", tmp_path / "x")
+    assert code == 0
+    assert "2 samples failed; running again tries them again" in text
+    assert "2 x ValueError: the image is damaged (s2, s7)" in text
+
+
+def test_help_loads_nothing_heavy():
+    script = (
+        "import sys, json, orchestrator.cli\n"
+        "heavy = {'torch', 'ray', 'pandas', 'pyarrow', 'transformers', 'plotly', 'pydantic', 'rich.table'}\n"
+        "print(json.dumps(sorted(heavy & set(sys.modules))))"
+    )
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(result.stdout) == []
+
+
+def test_cluster_yaml_is_valid(monkeypatch):
+    import yaml
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    validate_config(prepare_config(config))
+    assert any("ray[default,tune]" in command for command in config["setup_commands"])
+    assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][1]

@@ -1,0 +1,75 @@
+"""Plans: every missing cell once, in an order that lets all curves grow together."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from fake_experiment import fake_points, fake_samples
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.plan import MAX_CELLS, MAX_SHARD, UNITS_PER_WORKER, estimate_work, make_units, shard_size
+from workers.models import ModelFacts
+from workers.work import GridPoint, TaskSpec, WorkUnit, baseline_point
+
+POINTS = fake_points()
+KEYS = [point.key for point in POINTS]
+FACTS = ModelFacts(
+    layers=8, heads=4, kv_heads=4, head_dim=32, hidden=128, ffn=256, vocab=500, image_size=112, patch_size=14,
+    visual_tokens=64, parameters=1,
+)  # fmt: skip
+TASK = TaskSpec(name="scienceqa", data="/nowhere")
+
+
+@given(
+    samples=st.integers(0, 60),
+    workers=st.integers(1, 9),
+    done=st.dictionaries(st.integers(0, 59), st.frozensets(st.sampled_from(KEYS)), max_size=60),
+)
+def test_every_missing_cell_is_planned_once_and_no_other(samples, workers, done):
+    names = [f"s{place}" for place in range(samples)]
+    have = {f"s{place}": keys for place, keys in done.items()}
+    units = make_units(POINTS, names, have, workers)
+    planned = Counter((sample, point.key) for unit in units for sample in unit.samples for point in unit.points)
+    assert set(planned.values()) <= {1}
+    assert set(planned) == {(name, key) for name in names for key in KEYS if key not in have.get(name, ())}
+    assert len({unit.key for unit in units}) == len(units)
+    firsts = [names.index(unit.samples[0]) for unit in units]
+    assert firsts == sorted(firsts)
+    assert units == make_units(POINTS, names, have, workers)
+
+
+@given(samples=st.integers(1, 5000), points=st.integers(1, 5000), workers=st.integers(1, 64))
+def test_units_are_neither_few_nor_large(samples, points, workers):
+    size = shard_size(samples, points, workers)
+    assert 1 <= size <= MAX_SHARD
+    assert size == 1 or size * points <= MAX_CELLS
+    units = -(-samples // size)
+    assert units >= min(samples, UNITS_PER_WORKER * workers) / 2
+
+
+def test_work_by_hand():
+    sample = fake_samples(1)[0]
+    points = (
+        baseline_point(8, 64),
+        GridPoint(strategy="cutoff", layer=6, rank=0),
+        GridPoint(strategy="cutoff", layer=8, rank=0),  # prunes nothing
+        GridPoint(strategy="random", layer=2, rank=64),  # drops nothing
+    )
+    unit = WorkUnit(samples=(sample.id,), points=points)
+    baseline = estimate_work((WorkUnit(samples=(sample.id,), points=points[:1]),), (sample,), FACTS, TASK)
+    full = baseline.shared // 8  # system + 64 visual + text
+    work = estimate_work((unit,), (sample,), FACTS, TASK)
+    fork = work.shared - 8 * full  # two layers of text rows
+    text = fork // 2
+    system = full - 64 - text
+    assert baseline.shared == baseline.separate == 8 * full
+    assert 0 < text < full
+    assert system == 41  # 164 characters of vicuna_v1 before the image; the tokenizer makes 35 of them
+    assert work.separate == 3 * 8 * full + 6 * full + 2 * (system + text)
+
+
+def test_a_question_without_image_costs_one_trunk():
+    sample = fake_samples(10)[9]
+    work = estimate_work((WorkUnit(samples=(sample.id,), points=POINTS),), (sample,), FACTS, TASK)
+    assert work.separate == len(POINTS) * work.shared

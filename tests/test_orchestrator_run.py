@@ -1,0 +1,153 @@
+"""Whole sweeps with an engine that needs no model: the same table, whatever happened on the way."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import stub_engine
+from fake_experiment import fake_outcome, fake_points, fake_samples
+from ray_cluster import local_cluster
+from rich.console import Console
+
+from orchestrator.metrics import summary
+from orchestrator.progress import duration
+from orchestrator.run import Prepared, RunOptions, RunResult, plan_sweep, prepare, run_sweep
+from orchestrator.rungs import Standing, rung_sizes
+from orchestrator.spec import SpecError, load_sweep
+from orchestrator.store import Experiment
+from workers.work import UnitOutcome, WorkUnit
+
+SWEEP = """
+model: embedded
+data: embedded
+grid:
+  - {strategy: cutoff, layer: 2..4}
+  - {strategy: [fastv, random], layer: 2, rank: 16}
+"""
+CELLS = 24 * 6
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    path = tmp_path_factory.mktemp("sweep") / "sweep.yaml"
+    path.write_text(SWEEP)
+    return replace(prepare(load_sweep(path)), samples=fake_samples(24))  # the stub engines answer these
+
+
+def run(prepared: Prepared, out: Path, engine: type = stub_engine.StubEngine) -> RunResult:
+    return run_sweep(prepared, out, RunOptions(local=True, engine=engine), Console(file=io.StringIO()))
+
+
+def test_running_again_computes_nothing(prepared, tmp_path):
+    first = run(prepared, tmp_path / "x")
+    assert (first.computed, first.failed, first.plan.missing) == (CELLS, 0, CELLS)
+    assert plan_sweep(prepared, tmp_path / "x", 1).missing == 0
+    again = run(prepared, tmp_path / "x", stub_engine.BrokenModel)  # which is not even built
+    assert again.computed == 0
+    pd.testing.assert_frame_equal(again.experiment.cells(), first.experiment.cells())
+
+
+def test_half_of_the_files_deleted_gives_the_same_table(prepared, tmp_path):
+    before = run(prepared, tmp_path / "x").experiment
+    cells, table = before.cells(), summary(before)
+    files = sorted((tmp_path / "x/cells").iterdir())
+    assert len(files) >= 4
+    for file in files[::2]:
+        file.unlink()
+    missing = CELLS - len(before.cells())
+    again = run(prepared, tmp_path / "x")
+    assert again.computed == missing > 0
+    pd.testing.assert_frame_equal(again.experiment.cells(), cells)
+    pd.testing.assert_frame_equal(summary(again.experiment), table)
+
+
+def test_what_was_answered_before_a_crash_is_kept(prepared, tmp_path):
+    class Interrupted(stub_engine.StubEngine):
+        left = 3
+
+        def run(self, unit: WorkUnit) -> UnitOutcome:
+            Interrupted.left -= 1
+            if not Interrupted.left:
+                raise KeyboardInterrupt
+            return super().run(unit)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(prepared, tmp_path / "x", Interrupted)
+    have = len(Experiment.open(tmp_path / "x").cells())
+    assert 0 < have < CELLS
+    assert run(prepared, tmp_path / "x").computed == CELLS - have
+
+
+def test_progress_without_a_terminal_is_lines(prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr("orchestrator.progress.LINE_EVERY_S", 0.0)
+    out = io.StringIO()
+    options = RunOptions(local=True, engine=stub_engine.StubEngine)
+    run_sweep(prepared, tmp_path / "x", options, Console(file=out, width=200))
+    lines = out.getvalue().splitlines()
+    assert re.fullmatch(rf"{CELLS} of {CELLS} cells, \S+ samples/s x 6 points, 0 s left", lines[-1])
+
+
+def test_progress_on_a_terminal_leaves_nothing_behind(prepared, tmp_path):
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=120)
+    run_sweep(prepared, tmp_path / "x", RunOptions(local=True, engine=stub_engine.StubEngine), console)
+    assert "samples/s" in out.getvalue()
+    assert out.getvalue().endswith("\x1b[2K")  # the line is erased
+
+
+def test_a_job_on_a_cluster_needs_a_lasting_place(prepared, monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(SpecError, match="give an absolute path"):
+        run(prepared, Path("experiments/x"))
+
+
+def test_rungs_count_the_first_questions_with_an_image_whoever_answered_when():
+    points, samples = fake_points()[:2], fake_samples(20)  # two of them without an image
+    assert rung_sizes(18) == (1, 2, 3, 5, 9, 18)
+    late, early = (WorkUnit(samples=tuple(s.id for s in part), points=points) for part in (samples[8:], samples[:8]))
+    standing = Standing(points, samples)
+    standing.add(fake_outcome(late))
+    assert all(rows == [] for rows in standing.reached().values())
+    standing.add(fake_outcome(early))
+    for point in points:
+        rows = standing.reached()[point.key]
+        assert [row["n"] for row in rows] == [1, 2, 3, 5, 9, 18]
+        right = [cell.correct for unit in (early, late) for cell in fake_outcome(unit).outcomes
+                 if cell.point == point.key and cell.visual_tokens]  # fmt: skip
+        assert [row["correct"] for row in rows] == [sum(right[:size]) for size in (1, 2, 3, 5, 9, 18)]
+
+
+def test_durations():
+    assert [duration(s) for s in (0.4, 59.4, 200, 7500)] == ["0 s", "59 s", "3 min 20 s", "2 h 05 min"]
+
+
+@pytest.fixture
+def cluster() -> Iterator[None]:
+    with local_cluster():
+        yield
+
+
+@pytest.mark.ray
+def test_a_worker_killed_in_the_middle_changes_nothing(prepared, cluster, tmp_path):
+    from ray.tune import ExperimentAnalysis
+
+    expected = run(prepared, tmp_path / "local").experiment
+    out = io.StringIO()
+    options = RunOptions(workers=2, engine="stub_engine:KilledOnce")
+    result = run_sweep(prepared, tmp_path / "ray", options, Console(file=out, width=200))
+    assert (result.computed, result.failed, result.warnings) == (CELLS, 0, ())
+    assert "a worker was lost" in out.getvalue()
+    pd.testing.assert_frame_equal(result.experiment.cells(), expected.cells())
+    pd.testing.assert_frame_equal(summary(result.experiment), summary(expected))
+    trials = ExperimentAnalysis(str(tmp_path / "ray")).dataframe().set_index("config/point/key")
+    table = summary(expected).set_index("key")
+    assert trials["accuracy"].sub(table["accuracy"]).abs().max() < 1e-12
+    again = run_sweep(prepared, tmp_path / "ray", options, Console(file=out))
+    assert again.computed == 0
+    assert again.seconds < 2

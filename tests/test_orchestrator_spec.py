@@ -1,0 +1,183 @@
+"""Sweep files: what they mean, and what is said about their mistakes."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.ranges import expand
+from orchestrator.spec import SpecError, load_sweep, shipped_sweeps
+from workers.models import ModelError
+from workers.work import BASELINE
+
+HEAD = "model: embedded\ndata: embedded\n"  # 12 layers, 576 visual tokens
+L, N = 12, 576
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "sweep.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def complaints(folder: Path, text: str) -> list[str]:
+    path = write(folder, text)
+    with pytest.raises(SpecError) as caught:
+        load_sweep(path)
+    return [line.removeprefix(f"{path}: ") for line in str(caught.value).splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("value", "numbers"),
+    [
+        (3, [3]),
+        ("L", [12]),
+        ("N/8", [72]),
+        ("L-1", [11]),
+        ("2..5", [2, 3, 4, 5]),
+        ("0..L step 4", [0, 4, 8, 12]),
+        ("576..540 step -10", [576, 566, 556, 546]),
+        ([1, "2..3", "L"], [1, 2, 3, 12]),
+    ],
+)
+def test_values_of_layer_and_rank(value, numbers):
+    assert list(expand(value, {"L": L, "N": N})) == numbers
+
+
+@pytest.mark.parametrize("value", ["", "..", "2..", "x", "L*2", "2..L step 0", "9..2", "1.5", [], "N/0", "2..L step"])
+def test_what_is_no_value_is_refused(value):
+    with pytest.raises(ValueError, match=r"is|divides|has step"):
+        expand(value, {"L": L, "N": N})
+
+
+@given(st.integers(0, 50), st.integers(0, 50), st.integers(-7, 7).filter(bool))
+def test_ranges_include_both_ends_as_far_as_the_step_meets_them(first, last, step):
+    if (last - first) * step < 0:
+        with pytest.raises(ValueError, match="is empty"):
+            expand(f"{first}..{last} step {step}", {})
+        return
+    numbers = expand(f"{first}..{last} step {step}", {})
+    assert numbers[0] == first
+    assert {after - before for before, after in pairwise(numbers)} <= {step}
+    assert 0 <= (last - numbers[-1]) * (1 if step > 0 else -1) < abs(step)
+
+
+def test_baseline_first_and_equal_points_once(tmp_path):
+    entry = "  - {strategy: [fastv, random], layer: [2, 3], rank: [16, 64]}\n"
+    spec = load_sweep(write(tmp_path, f"{HEAD}grid:\n{entry}{entry}  - {{strategy: cutoff, layer: 2..L}}\n"))
+    assert spec.points[0].strategy == BASELINE
+    assert len(spec.points) == 1 + 2 * 2 * 2 + 11
+    assert len({point.key for point in spec.points}) == len(spec.points)
+    assert {point.rank for point in spec.points if point.strategy == "cutoff"} == {0}
+    assert spec.name == "sweep"
+    assert (spec.engine.model.dtype, spec.engine.max_new_tokens, spec.engine.seed) == ("float32", 1024, 0)
+
+
+def test_shipped_sweeps_are_valid():
+    assert shipped_sweeps() == ["layer_cutoff", "smoke"]
+    assert [point.layer for point in load_sweep("layer_cutoff").points[1:]] == list(range(2, L + 1))
+    assert load_sweep("smoke.yaml").sample_limit == 20
+
+
+def test_the_command_line_overrides_the_file(tmp_path):
+    text = "model: {path: /nowhere, dtype: bfloat16}\ndata: /nowhere\ngrid: [{strategy: cutoff, layer: 2}]\n"
+    spec = load_sweep(write(tmp_path, text), {"model": "embedded", "data": "embedded", "samples": 3})
+    assert spec.engine.model.dtype == "bfloat16"
+    assert spec.sample_limit == 3
+
+
+def test_all_mistakes_are_reported_together_in_file_order(tmp_path):
+    text = """
+modl: embedded
+model: {path: embedded, dtype: float3}
+data: embedded
+samples: some
+seed: -1
+grid:
+  - {strategy: fastv, layer: 2..L, rank: 600}
+  - {strategy: fastvv, layer: 40, rank: 3}
+  - {strategy: random, layr: 2, layer: 9..2, rank: 5}
+  - 4
+  - {strategy: cutoff, layer: 2, rank: 3}
+  - {strategy: random, layer: [1, 2.5]}
+"""
+    lines = complaints(tmp_path, text)
+    assert lines[:4] == [
+        "model.dtype: 'float3' is not known. Did you mean 'float32'? (known: float32, bfloat16, float16)",
+        "samples: 'some' is not `all` or a whole number",
+        "seed: -1 is below 0",
+        "modl: unknown key. Did you mean 'model'? "
+        "(known: name, model, task, data, samples, max_new_tokens, seed, grid)",
+    ]
+    # Without a valid document the model is not known, so numbers are not compared with its sizes.
+    assert any(line.startswith("grid[1].strategy: unknown strategy 'fastvv'. Did you mean 'fastv'?") for line in lines)
+    assert "grid[3]: is not a mapping; write `- strategy: NAME` with `layer:` and `rank:` below it" in lines
+    places = [line.split(":")[0] for line in lines if line.startswith("grid[")]
+    assert places == sorted(places)
+
+
+def test_numbers_are_compared_with_the_model(tmp_path):
+    text = f"""{HEAD}grid:
+  - {{strategy: fastv, layer: 2..L, rank: 600}}
+  - {{strategy: fastv, layer: 13, rank: -1}}
+  - {{strategy: random, layr: 2, layer: 9..2, rank: 5}}
+  - {{strategy: cutoff, layer: 2, rank: 3}}
+  - {{strategy: random, layer: 2}}
+  - {{strategy: none, layer: 2, rank: 4}}
+"""
+    assert complaints(tmp_path, text) == [
+        "grid[0].rank: 600 is above the model's 576 visual tokens",
+        "grid[1].layer: 13 is above the model's 12 layers",
+        "grid[1].rank: -1 is below 0",
+        "grid[2].layer: '9..2' is empty: it counts down from 9 to 2; add for example 'step -1'",
+        "grid[2].layr: unknown key. Did you mean 'layer'? (known for random: strategy, layer, rank)",
+        "grid[3].rank: cutoff always keeps 0 visual tokens; leave rank out",
+        "grid[4].rank: is missing: say how many visual tokens random keeps",
+        "grid[5].strategy: 'none' is the un-pruned model, which every sweep holds; leave it out",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "model: embedded\ngrid:\n  - strategy: cutoff\n   layer: 2\n",
+            "line 4, column 4: expected <block end>, but found '<block mapping start>' while parsing a block "
+            "collection; check the indentation",
+        ),
+        ("model: embedded\nmodel: embedded\n", "line 2, column 1: the key 'model' is given twice"),
+        ("- 3\n", "is not a sweep: it must be a mapping with the keys model, data and grid"),
+        (f"{HEAD}grid: []\n", "grid: is empty; list at least one grid entry"),
+        (f"{HEAD}grid: {{strategy: cutoff}}\n", "grid: {'strategy': 'cutoff'} is not a list of entries, each starting "
+                                                "with `- strategy:`"),
+        ("model: embedded\ngrid: [{strategy: cutoff, layer: 2}]\n", "data: is missing: give the benchmark's directory, "
+                                                                    "or `embedded`"),
+        (f"{HEAD}grid: [{{strategy: cutoff}}]\n", "grid[0].layer: is missing"),
+        (f"name: a b\n{HEAD}grid: [{{strategy: cutoff, layer: 2}}]\n",
+         "name: 'a b' names a directory: use letters, digits, '.', '_' and '-'"),
+        (f"{HEAD}task: 3\ngrid: [{{strategy: cutoff, layer: 2}}]\n", "task: 3 is neither a name nor a mapping"),
+        (f"{HEAD}grid: [{{strategy: [], layer: 2}}]\n", "grid[0].strategy: is an empty list"),
+        (f"{HEAD}grid: [{{strategy: cutoff, layer: true}}]\n",
+         "grid[0].layer: True is not a whole number, a list of them, or a range such as 2..L"),
+    ],
+)  # fmt: skip
+def test_one_mistake_one_line(tmp_path, text, line):
+    assert complaints(tmp_path, text) == [line]
+
+
+def test_a_missing_model_is_told_with_the_other_mistakes_or_alone(tmp_path):
+    head = f"model: {tmp_path}/nope\ndata: embedded\n"
+    assert complaints(tmp_path, f"{head}grid: [{{strategy: cutof, layer: 2}}]\n")[0].startswith(
+        f"model: model {tmp_path}/nope: no such directory"
+    )
+    with pytest.raises(ModelError, match="no such directory"):
+        load_sweep(write(tmp_path, f"{head}grid: [{{strategy: cutoff, layer: 2}}]\n"))
+
+
+def test_an_unknown_sweep_is_answered_with_the_shipped_ones():
+    with pytest.raises(SpecError, match=r"layer_cutof: no such file, .* Did you mean 'layer_cutoff'\?"):
+        load_sweep("layer_cutof")

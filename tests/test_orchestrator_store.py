@@ -1,0 +1,167 @@
+"""Results on disk: whole files, one copy of each cell, and only cells that answer the same question."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from fake_experiment import fake_manifest, fake_outcome, fake_points, fake_samples, write_fake_experiment
+
+from orchestrator.store import CELLS, Experiment, StoreError, write_whole
+from workers.work import GridPoint, SampleFailure, UnitOutcome, WorkUnit
+
+POINTS = fake_points()
+
+
+def unit_of(*places: int, points: tuple[GridPoint, ...] = POINTS) -> WorkUnit:
+    return WorkUnit(samples=tuple(f"s{place}" for place in places), points=points)
+
+
+def test_cells_come_back_as_they_were_answered(tmp_path):
+    experiment = write_fake_experiment(tmp_path / "x", samples=7, shard=3)
+    opened = Experiment.open(tmp_path / "x")
+    assert (opened.name, opened.points, opened.spec) == ("fake", POINTS, fake_manifest(POINTS).engine)
+    frame = opened.cells()
+    assert set(frame.columns) == set(CELLS.names)
+    assert list(frame["sample"].unique()) == [f"s{place}" for place in range(7)]
+    assert list(frame["point"][: len(POINTS)]) == [point.key for point in POINTS]
+    wanted = fake_outcome(unit_of(4)).outcomes[3]
+    row = frame[(frame["sample"] == "s4") & (frame["point"] == wanted.point)].iloc[0]
+    assert (row["answer"], row["correct"], row["tokens_kept"]) == (wanted.answer, wanted.correct, wanted.tokens_kept)
+    assert list(row["option_logits"]) == pytest.approx(wanted.option_logits)
+    masks = opened.kept()
+    assert masks[(masks["sample"] == "s4") & (masks["point"] == wanted.point)]["kept_mask"].item() == wanted.kept_mask
+    assert opened.done() == {f"s{place}": frozenset(p.key for p in POINTS) for place in range(7)}
+    assert experiment.notes == opened.notes == ()
+
+
+def test_a_text_only_sample_keeps_its_missing_values(tmp_path):
+    write_fake_experiment(tmp_path / "x", samples=10)
+    row = Experiment.open(tmp_path / "x").samples.iloc[9]
+    assert pd.isna(row["image"])
+    assert list(row["choices"]) == ["red", "green", "blue"]
+
+
+def test_the_same_cell_twice_is_read_once(tmp_path):
+    experiment = write_fake_experiment(tmp_path / "x", samples=6, shard=3)
+    before = experiment.cells()
+    for unit in (unit_of(0, 1, 2), unit_of(2, 3)):
+        experiment.write(unit, fake_outcome(unit))
+    assert len(list((tmp_path / "x/cells").iterdir())) == 3  # the first unit took its old place
+    pd.testing.assert_frame_equal(experiment.cells(), before)
+
+
+def test_temporary_and_foreign_files_are_left_out_with_a_note(tmp_path):
+    experiment = write_fake_experiment(tmp_path / "x", samples=6, shard=3)
+    before = experiment.cells()
+    folder = tmp_path / "x/cells"
+    whole = next(folder.iterdir()).read_bytes()
+    (folder / ".half.parquet.17.tmp").write_bytes(whole[:100])
+    (folder / "half.parquet").write_bytes(whole[:100])
+    pd.DataFrame({"a": [1]}).to_parquet(folder / "foreign.parquet")
+    (folder / "empty.parquet").touch()
+    pd.testing.assert_frame_equal(experiment.cells(), before)
+    assert len(experiment.notes) == 3
+    assert all("left out, not a whole file of cells" in note for note in experiment.notes)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_whole(path, b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(StoreError, match="cannot be written: No space left on device"):
+            write_whole(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_cells_of_a_changed_strategy_are_not_read_and_not_lost(tmp_path):
+    experiment = write_fake_experiment(tmp_path / "x", samples=4)
+    manifest = fake_manifest(POINTS)
+    sources = tuple("corrected" if point.strategy == "fastv" else source
+                    for point, source in zip(POINTS, manifest.sources, strict=True))  # fmt: skip
+    changed = Experiment.create(tmp_path / "x", replace(manifest, sources=sources), fake_samples(4))
+    stale = {point.key for point in POINTS if point.strategy == "fastv"}
+    assert all(keys == frozenset(p.key for p in POINTS) - stale for keys in changed.done().values())
+    fastv = tuple(point for point in POINTS if point.strategy == "fastv")
+    for unit in (unit_of(0, 1, 2, 3, points=fastv),):
+        changed.write(unit, fake_outcome(unit))
+    assert len(changed.cells()) == len(experiment.cells()) == 4 * len(POINTS)
+    assert set(changed.cells()["source"]) == set(sources)
+    assert set(experiment.cells()["source"]) == set(manifest.sources)  # going back finds the old ones
+
+
+def test_more_points_and_more_samples_keep_what_is_there(tmp_path):
+    write_fake_experiment(tmp_path / "x", samples=4, points=POINTS[:3])
+    grown = Experiment.create(tmp_path / "x", fake_manifest(POINTS), fake_samples(9))
+    assert len(grown.cells()) == 4 * 3
+    shrunk = Experiment.create(tmp_path / "x", fake_manifest(POINTS[:2]), fake_samples(3))
+    assert len(shrunk.cells()) == 3 * 2
+
+
+def test_failures_are_told_until_the_sample_is_answered(tmp_path):
+    experiment = write_fake_experiment(tmp_path / "x", samples=12, shard=4, failed=("s2", "s7"))
+    assert list(experiment.failures()["sample"]) == ["s2", "s7"]
+    again = unit_of(2)
+    failure = SampleFailure(sample="s2", kind="OSError", message="newer", traceback="")
+    experiment.write(again, UnitOutcome(unit=again.key, outcomes=(), failures=(failure,)))
+    assert list(experiment.failures()["message"]) == ["newer", "the image is damaged"]
+    experiment.write(again, fake_outcome(again))
+    assert list(experiment.failures()["sample"]) == ["s7"]
+
+
+def test_another_context_is_refused_and_named(tmp_path):
+    write_fake_experiment(tmp_path / "x", samples=2)
+    with pytest.raises(StoreError) as caught:
+        Experiment.create(tmp_path / "x", fake_manifest(POINTS, seed=3), fake_samples(2))
+    assert str(caught.value) == (
+        f"{tmp_path}/x: holds cells of another sweep (seed was 0, now 3); results of the two must not be mixed: "
+        "give --out another directory, or restore the old setting"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "is not an experiment directory: it has no sweep.yaml"),
+        ("model: embedded", "was not written by `saccade run`"),
+        ("format: 99", "has format 99, and this version of saccade reads 1"),
+        ("format: 1\nname: x", "is damaged"),
+        ("format: [", "is damaged"),
+    ],
+)
+def test_what_is_not_an_experiment_is_said_in_one_line(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "sweep.yaml").write_text(content)
+    with pytest.raises(StoreError, match=message) as caught:
+        Experiment.open(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_description_is_written_again_and_the_cells_stay(tmp_path):
+    experiment = write_fake_experiment(tmp_path / "x", samples=5)
+    before = experiment.cells()
+    (tmp_path / "x/sweep.yaml").write_text("format: [")
+    again = Experiment.create(tmp_path / "x", fake_manifest(POINTS), fake_samples(5))
+    pd.testing.assert_frame_equal(again.cells(), before)
+
+
+def test_a_directory_of_something_else_is_not_written_into(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(StoreError, match="is not empty and not an experiment"):
+        Experiment.create(tmp_path, fake_manifest(POINTS), fake_samples(1))
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_no_path_is_part_of_the_address(tmp_path):
+    manifest = fake_manifest(POINTS)
+    moved = replace(manifest.engine, model=replace(manifest.engine.model, path="/elsewhere"))
+    assert replace(manifest, engine=moved).context == manifest.context
+    experiment = write_fake_experiment(tmp_path / "x", samples=2)
+    table = pq.read_table(next((tmp_path / "x/cells").iterdir()))
+    assert set(table["context"].to_pylist()) == {experiment.context}
+    assert yaml.safe_load((tmp_path / "x/sweep.yaml").read_text())["context"] == manifest.context

@@ -2,6 +2,8 @@
 
 ``random`` is the control of every comparison; UniPruneBench (arXiv:2511.02650) reports it as a strong baseline.
 ``cutoff`` keeps nothing at all (the layer cut-off of HiMAP, YangXu-03/Himap-based).
+``evenly_spaced`` and ``first_k`` are our own controls: a method that does not beat the first has found nothing that
+the image's layout does not give, and one that equals the second has scores without information.
 """
 
 from __future__ import annotations
@@ -29,3 +31,21 @@ def cutoff(view: TokenView) -> Tensor:
         (V,) float32 zeros.
     """
     return uniform_scores(view.visual, view.device)
+
+
+def first_k(view: TokenView) -> Tensor:
+    """Keep the first tokens in raster order: what a method amounts to whose scores all tie.
+
+    Returns:
+        (V,) float32 zeros; the rule for ties does the rest.
+    """
+    return uniform_scores(view.visual, view.device)
+
+
+def evenly_spaced(view: TokenView, keep: int) -> Tensor:
+    """Cut the raster order into ``keep`` equal runs and take the middle of each.
+
+    Returns:
+        (keep,) int64, ascending, unique.
+    """
+    return (2 * torch.arange(keep, device=view.device) + 1) * view.visual // max(2 * keep, 1)

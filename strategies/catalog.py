@@ -1,70 +1,84 @@
 """The table of strategies: name -> function, the evidence it needs, its parameters and its source.
 
-A strategy is one function in one file. It either scores the visual tokens (the ``rank`` highest are kept; one score
-then serves every rank) or selects them (``select(view, keep)``, for methods whose choice is not a ranking). Its
-parameters are the keyword-only part of its signature, each with its admissible values:
+A strategy is a function in the file of its method, and chooses in one of four ways:
+
+    score(view) -> (V,)                 the ``rank`` highest are kept; one score serves every rank
+    order(view, keep) -> (keep,)        greedy: the tokens in the order of choice; one order serves every rank
+    select(view, keep) -> (keep,)       the choice for one rank says nothing about another's
+    schedule(layer, rank) -> stages     prunes more than once, each time by another strategy of this table
+
+Its parameters are the keyword-only part of its signature, each with its admissible values:
 
     def weighted(view: TokenView, *, alpha: Annotated[float, Range(0, 1)] = 0.5) -> Tensor: ...
 """
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
 import inspect
+import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
-from strategies import baselines, fastv, scores, view
+from strategies import (
+    ablation,
+    baselines,
+    diversity,
+    fastv,
+    fastv_advanced,
+    himap,
+    input_norm,
+    merging,
+    text_weighted,
+)
+from strategies.limits import Range as Range  # known here since the first strategy
 from strategies.scores import descending_order
+from strategies.stages import Stage
 from strategies.view import ATTENTION, Evidence, TokenView
 
 Positions = Literal["keep", "compact"]
+Layers = Literal["any", "input"]
 REQUIRED = inspect.Parameter.empty
+FOLDER = Path(__file__).parent
 
 
 class UnknownStrategy(ValueError):
     """No strategy has this name. The message suggests a near one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
-    """Admissible values of a numeric parameter, both ends included; ``high`` may be open."""
-
-    low: float
-    high: float | None = None
-
-    def complaint(self, value: Any) -> str | None:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return f"{value!r} is not a number"
-        if value < self.low or (self.high is not None and value > self.high):
-            return f"{value} is outside {self.low}..{'' if self.high is None else self.high}"
-        return None
-
-
 @dataclass(frozen=True, kw_only=True)
 class Strategy:
-    """One way of choosing visual tokens."""
+    """One way of choosing visual tokens: exactly one of score, order, select and schedule."""
 
     name: str
     score: Callable[..., Tensor] | None = None  # view, *, params -> (V,) scores
+    order: Callable[..., Tensor] | None = None  # view, keep, *, params -> (keep,) int64, first choice first
     select: Callable[..., Tensor] | None = None  # view, keep, *, params -> (keep,) int64 ascending
+    schedule: Callable[..., tuple[Stage, ...]] | None = None  # layer, rank, *, params -> stages; needs nothing itself
     needs: frozenset[Evidence] = frozenset()
     positions: Positions = "keep"  # position ids of what is kept: the original ones, or renumbered without gaps
+    layers: Layers = "any"  # input: only before the first decoder layer
     fixed_rank: int | None = None  # the method itself says how many tokens stay
+    merge: Callable[[Tensor, Tensor], Tensor] | None = None  # hidden_VD, kept_K -> (K, D), what goes on in their place
+    remark: Callable[..., str | None] | None = None  # heads, *, params -> what a planner should know
     source: str
 
     def __post_init__(self) -> None:
-        assert (self.score is None) != (self.select is None), f"{self.name}: give score or select"
+        ways = [way for way in (self.score, self.order, self.select, self.schedule) if way is not None]
+        assert len(ways) == 1, f"{self.name}: give one of score, order, select, schedule"
+        assert self.merge is None or Evidence.HIDDEN in self.needs, f"{self.name}: merging reads the hidden states"
 
     @property
-    def function(self) -> Callable[..., Tensor]:
-        function = self.score or self.select
+    def function(self) -> Callable[..., Any]:
+        function = self.score or self.order or self.select or self.schedule
         assert function is not None
         return function
 
@@ -77,15 +91,33 @@ class Strategy:
     @cached_property
     def source_hash(self) -> str:
         """Hash of the code that chooses; part of a cell's address, so that a corrected strategy is run again."""
-        files = {inspect.getsourcefile(self.function), scores.__file__, view.__file__}
-        return hashlib.sha256(b"".join(Path(f).read_bytes() for f in sorted(filter(None, files)))).hexdigest()[:16]
+        files = {FOLDER / "view.py", FOLDER / "scores.py", FOLDER / "baselines.py"}  # baselines: see ``at_layer``
+        for function in filter(None, (self.function, self.merge)):
+            files |= _with_imports(Path(inspect.getsourcefile(function) or ""))
+        traits = f"{self.function.__name__}|{self.positions}|{self.fixed_rank}|{self.merge is not None}"
+        content = b"".join(file.read_bytes() for file in sorted(files))
+        return hashlib.sha256(content + traits.encode()).hexdigest()[:16]
 
     @property
     def reads_attention(self) -> bool:
         return bool(self.needs & ATTENTION)
 
-    def check(self, params: Mapping[str, Any]) -> str | None:
-        """Say in one line what is wrong with ``params``; None where nothing is."""
+    def check(
+        self,
+        params: Mapping[str, Any],
+        *,
+        layer: int | None = None,
+        rank: int | None = None,
+        layers: int | None = None,
+        heads: int | None = None,
+    ) -> str | None:
+        """Say in one line what is wrong; None where nothing is. What is not given is not checked.
+
+        Args:
+            params: values for the function's keyword-only parameters.
+            layer, rank: of the grid point.
+            layers, heads: of the model.
+        """
         hints = get_type_hints(self.function, include_extras=True)
         for name, value in params.items():
             if name not in self.params:
@@ -93,14 +125,45 @@ class Strategy:
                 return (
                     f"strategy '{self.name}' has no parameter '{name}'{_near(name, self.params)} (parameters: {known})"
                 )
-            complaint = _complaint(hints[name], value)
+            complaint = _complaint(hints[name], value, heads)
             if complaint:
                 return f"{name}: {complaint}"
         missing = [name for name, default in self.params.items() if default is REQUIRED and name not in params]
-        return f"strategy '{self.name}' needs the parameter '{missing[0]}'" if missing else None
+        if missing:
+            return f"strategy '{self.name}' needs the parameter '{missing[0]}'"
+        return None if layer is None else self._check_layers(params, layer, rank, layers)
+
+    def _check_layers(self, params: Mapping[str, Any], layer: int, rank: int | None, layers: int | None) -> str | None:
+        if self.layers == "input" and layer != 0:
+            return f"layer: {self.name} chooses before the first decoder layer, so that layer is 0, not {layer}"
+        if layers is not None and layer > layers:
+            return f"layer: {layer} is above the model's {layers} layers"
+        try:
+            stages = self.stages(layer, sys.maxsize if rank is None else rank, params)
+        except ValueError as error:
+            return str(error)
+        late = [stage for stage in stages if layers is not None and stage.layer > layers]
+        if late:
+            return f"strategy '{self.name}' has a stage at layer {late[0].layer}, above the model's {layers} layers"
+        return None
+
+    def note(self, params: Mapping[str, Any], heads: int) -> str | None:
+        """One line that a planner should know about settings that are not wrong; None where there is nothing."""
+        return None if self.remark is None else self.remark(heads, **params)
+
+    def stages(self, layer: int, rank: int, params: Mapping[str, Any]) -> tuple[Stage, ...]:
+        """What is to be pruned where; a single stage, its own, unless the strategy is a schedule.
+
+        Raises:
+            ValueError: the schedule's layers or ranks are not in order.
+        """
+        if self.schedule is not None:
+            return self.schedule(layer, rank, **params)
+        own_rank = rank if self.fixed_rank is None else self.fixed_rank
+        return (Stage(self.name, layer, own_rank, tuple(sorted(params.items()))),)
 
     def choose(self, view: TokenView, ranks: Sequence[int], params: Mapping[str, Any]) -> list[Tensor]:
-        """Choose tokens for several ranks; a score is computed once for all of them.
+        """Choose tokens for several ranks; a score or an order is computed once for all of them.
 
         Args:
             view: what the strategy declared in ``needs``.
@@ -110,11 +173,15 @@ class Strategy:
         Returns:
             For each rank (rank,) int64 on the view's device, ascending, unique.
         """
+        assert self.schedule is None, f"{self.name} prunes in stages; each of them chooses"
         if self.select is not None:
             return [self.select(view, rank, **params) for rank in ranks]
-        assert self.score is not None
-        order_V = descending_order(self.score(view, **params))
-        return [order_V[:rank].sort().values for rank in ranks]
+        if self.order is not None:
+            order_K = self.order(view, max(ranks, default=0), **params)
+        else:
+            assert self.score is not None
+            order_K = descending_order(self.score(view, **params))
+        return [order_K[:rank].sort().values for rank in ranks]
 
 
 def get(name: str) -> Strategy:
@@ -137,26 +204,115 @@ def at_layer(strategy: Strategy, layer: int) -> Strategy:
     return CATALOG["random"] if layer == 0 and strategy.reads_attention else strategy
 
 
-def _near(name: str, known: Mapping[str, Any]) -> str:
+def _near(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
     near = difflib.get_close_matches(name, list(known), n=1)
     return f". Did you mean '{near[0]}'?" if near else ""
 
 
-def _complaint(hint: Any, value: Any) -> str | None:
+def _complaint(hint: Any, value: Any, heads: int | None) -> str | None:
     if get_origin(hint) is Literal:
-        return None if value in get_args(hint) else f"{value!r} is none of {', '.join(map(repr, get_args(hint)))}"
+        words = get_args(hint)
+        if value in words:
+            return None
+        return f"{value!r} is none of {', '.join(map(repr, words))}{_near(str(value), words)}"
     if get_origin(hint) is Annotated:
-        return next((c for limit in get_args(hint)[1:] if (c := limit.complaint(value))), None)
+        kind, *limits = get_args(hint)
+        limited = (complaint for limit in limits if (complaint := limit.complaint(value, heads)))
+        return _complaint(kind, value, heads) or next(limited, None)
+    if hint is bool:
+        return None if isinstance(value, bool) else f"{value!r} is neither true nor false"
+    if hint is int:
+        return None if isinstance(value, int) and not isinstance(value, bool) else f"{value!r} is not a whole number"
+    if hint is float:
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return None if number else f"{value!r} is not a number"
     return None if isinstance(value, hint) else f"{value!r} is not {hint.__name__}"
 
+
+@cache
+def _with_imports(file: Path) -> frozenset[Path]:
+    """A file of this package and all that it imports from it, however indirectly."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == FOLDER.name:
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(f"{FOLDER.name}."):
+            names.add(node.module.split(".")[1])
+    return frozenset({file}).union(*(_with_imports(FOLDER / f"{name}.py") for name in names))
+
+
+LAST_ROW = frozenset({Evidence.LAST_ROW})
+TEXT = frozenset({Evidence.TEXT_ROWS})
+TEXT_VOTES = frozenset({Evidence.TEXT_ROWS, Evidence.TEXT_TO_TEXT})
+VISUAL = frozenset({Evidence.VISUAL_ROWS})
+HIDDEN = frozenset({Evidence.HIDDEN})
+
+FASTV = "FastV, arXiv:2403.06764"
+FASTV_ADVANCED = "HiMAP's FastV Advanced, YangXu-03/Himap-based"
+TEXT_WEIGHTED = "HiMAP's text-weighted experiment, YangXu-03/Himap-based"
+FINEPRUNER = "FinePruner ablations A and B, EasonAI-5589/LLaVA-FinePruner-Head"
+INPUT_NORM = "HiMAP's pruning experiment, YangXu-03/Himap-based"
+DIVPRUNE = "DivPrune, arXiv:2503.02175"
+HIMAP = "HiMAP, YangXu-03/Himap-based"
+SELECTORS = "HiMAP's diversity selectors, YangXu-03/Himap-based"
 
 CATALOG: dict[str, Strategy] = {
     s.name: s
     for s in (
+        # Looking at nothing
         Strategy(name="cutoff", score=baselines.cutoff, fixed_rank=0, source="HiMAP layer cut-off"),
-        Strategy(
-            name="fastv", score=fastv.fastv, needs=frozenset({Evidence.LAST_ROW}), source="FastV, arXiv:2403.06764"
-        ),
+        Strategy(name="evenly_spaced", select=baselines.evenly_spaced, source="control"),
+        Strategy(name="first_k", score=baselines.first_k, source="control"),
         Strategy(name="random", score=baselines.random, source="control"),
+        # The last query's attention
+        Strategy(name="fastv", score=fastv.fastv, needs=LAST_ROW, source=FASTV),
+        Strategy(name="avg_all_heads", score=fastv.fastv, needs=LAST_ROW, source=FASTV_ADVANCED),
+        Strategy(name="max_head", score=fastv_advanced.max_head, needs=LAST_ROW, source=FASTV_ADVANCED),
+        Strategy(
+            name="weighted_combination",
+            score=fastv_advanced.weighted_combination,
+            needs=LAST_ROW,
+            source=FASTV_ADVANCED,
+        ),
+        # The text's attention
+        Strategy(name="text_weighted", score=text_weighted.text_weighted, needs=TEXT_VOTES, source=TEXT_WEIGHTED),
+        Strategy(
+            name="text_weighted_max_head",
+            score=text_weighted.text_weighted_max_head,
+            needs=TEXT_VOTES,
+            source=f"ours, after {TEXT_WEIGHTED}",
+        ),
+        Strategy(name="ablation", score=ablation.ablation, needs=TEXT, remark=ablation.remark, source=FINEPRUNER),
+        Strategy(name="text_sum", score=himap.text_sum, needs=TEXT, source=HIMAP),
+        # The image's attention
+        Strategy(name="image_column_sum", score=himap.image_column_sum, needs=VISUAL, source=HIMAP),
+        Strategy(name="himap", schedule=himap.himap, source=HIMAP),
+        # Features
+        Strategy(
+            name="l2_norm",
+            score=input_norm.l2_norm,
+            needs=HIDDEN,
+            positions="compact",
+            layers="input",
+            source=INPUT_NORM,
+        ),
+        Strategy(
+            name="divprune",
+            order=diversity.divprune,
+            needs=HIDDEN,
+            positions="compact",
+            layers="input",
+            source=DIVPRUNE,
+        ),
+        Strategy(name="fps", order=diversity.fps, needs=HIDDEN, source=SELECTORS),
+        Strategy(name="fps_merged", order=diversity.fps, needs=HIDDEN, merge=merging.softmax_merge, source=SELECTORS),
+        Strategy(name="tome_centres", select=diversity.tome_centres, needs=HIDDEN, source=SELECTORS),
+        Strategy(
+            name="tome_merged",
+            select=diversity.tome_centres,
+            needs=HIDDEN,
+            merge=merging.softmax_merge,
+            source=SELECTORS,
+        ),
     )
 }

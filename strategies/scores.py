@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 
 def descending_order(scores_V: Tensor) -> Tensor:
@@ -46,3 +47,13 @@ def top_k(scores_V: Tensor, keep: int) -> Tensor:
 def uniform_scores(count: int, device: torch.device) -> Tensor:
     """(count,) scores that prefer no token: the tie rule keeps the first ones."""
     return torch.zeros(count, device=device)
+
+
+def lifted(tensor: Tensor) -> Tensor:
+    """At least float32: half precision ties many tokens; what comes in float64 stays there."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def cosine(left_MD: Tensor, right_ND: Tensor) -> Tensor:
+    """(M, N) cosines of all rows of one matrix with all of another, in float32 or better; 0 for a zero row."""
+    return normalize(lifted(left_MD), dim=-1) @ normalize(lifted(right_ND), dim=-1).T

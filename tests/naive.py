@@ -8,7 +8,7 @@ does it, not dropped; so the two agree only if dropping rows and reading shared 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -38,13 +38,12 @@ def naive_answer(
         image = llava.image_features(pixels[None])[0]
         start, visual = encoded.image_at, image.shape[0]
         embedded = torch.cat((embedded[:start], image, embedded[start + 1 :]))
-    prompt_length = embedded.shape[0]
+    run = _Sample(llava, seed, embedded.shape[0], start, visual)
     tokens: list[int] = []
-    kept: list[int] | None = None
     first = None
     for _ in range(max_new_tokens):
         inputs = torch.cat((embedded, embed(torch.tensor(tokens, dtype=torch.int64)))) if tokens else embedded
-        logits, kept = _forward(llava, inputs, prompt_length, start, visual, point, seed, kept)
+        logits, kept = _forward(run, inputs, point)
         first = logits if first is None else first
         tokens.append(int(logits.argmax()))
         if tokens[-1] in llava.end_tokens:
@@ -52,28 +51,52 @@ def naive_answer(
     return NaiveAnswer(kept, first, tokens)
 
 
-def _forward(llava, inputs, prompt_length, start, visual, point, seed, kept):
-    decoder = llava.model.model.language_model
-    previous_implementation = decoder.config._attn_implementation
+@dataclass
+class _Sample:
+    llava: Llava
+    seed: str
+    prompt_length: int
+    start: int
+    visual: int
+    chosen: dict[int, list[int]] = field(default_factory=dict)  # layer -> kept visual tokens, fixed at prefill
+
+
+def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, list[int]]:
+    """Last row's logits of the whole sequence, and the visual tokens that reached the last layer."""
+    decoder = run.llava.model.model.language_model
+    stages = {}
+    if point.strategy != BASELINE and run.visual:
+        stages = {s.layer: s for s in catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params))}
+    implementation = decoder.config._attn_implementation
     decoder.config._attn_implementation = "eager"
-    hidden = inputs[None]
-    length = inputs.shape[0]
-    positions = torch.arange(length)
+    hidden, length = inputs[None], inputs.shape[0]
+    positions, alive = torch.arange(length), list(range(run.visual))
+    where = {v: run.start + v for v in alive}  # row of each visual token that has one
     mask = torch.ones(length, length, dtype=torch.bool).tril()
     weights = None
     try:
         for index, layer in enumerate(decoder.layers):
-            if index == point.layer and point.strategy != BASELINE and visual:
-                if kept is None:
-                    kept = _choose(llava, point, weights, hidden[0], prompt_length, start, visual, seed)
-                if catalog.get(point.strategy).positions == "compact":
-                    rows = [*range(start), *(start + k for k in kept), *range(start + visual, length)]
+            if index in stages and alive:
+                stage = stages[index]
+                strategy = catalog.get(stage.strategy)
+                if index not in run.chosen:
+                    run.chosen[index] = _choose(run, stage, index, weights, hidden[0], alive, where)
+                kept = run.chosen[index]
+                if strategy.merge is not None and len(kept) < len(alive):
+                    before = hidden[0, [where[v] for v in alive]]
+                    hidden = hidden.clone()
+                    places = torch.tensor([alive.index(v) for v in kept], dtype=torch.int64)
+                    hidden[0, [where[v] for v in kept]] = strategy.merge(before, places)
+                gone = [where[v] for v in alive if v not in set(kept)]
+                if strategy.positions == "compact" and gone:
+                    rows = [row for row in range(hidden.shape[1]) if row not in set(gone)]
                     hidden, positions = hidden[:, rows], torch.arange(len(rows))
-                    mask = torch.ones(len(rows), len(rows), dtype=torch.bool).tril()
+                    mask = mask[rows][:, rows]
+                    where = {v: rows.index(where[v]) for v in kept}
                 else:
-                    dropped = [start + v for v in range(visual) if v not in set(kept)]
                     mask = mask.clone()
-                    mask[:, dropped] = False
+                    mask[:, gone] = False
+                alive = kept
             additive = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)[None, None]
             rotary = decoder.rotary_emb(hidden, positions[None])
             residual = hidden
@@ -83,32 +106,35 @@ def _forward(llava, inputs, prompt_length, start, visual, point, seed, kept):
             hidden = residual + attended
             hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
     finally:
-        decoder.config._attn_implementation = previous_implementation
-    if kept is None:
-        kept = list(range(visual))
-    return llava.model.lm_head(decoder.norm(hidden[0, -1])), kept
+        decoder.config._attn_implementation = implementation
+    return run.llava.model.lm_head(decoder.norm(hidden[0, -1])), alive
 
 
-def _choose(llava, point, weights, hidden, prompt_length, start, visual, seed) -> list[int]:
-    rank = min(point.rank, visual)
-    if rank in (0, visual):
-        return list(range(rank))
-    strategy = catalog.get(point.strategy)
-    if point.layer == 0 and strategy.reads_attention:
+def _choose(run, stage, layer, weights, hidden, alive, where) -> list[int]:
+    if stage.rank == 0 or stage.rank >= len(alive):
+        return alive[: stage.rank]
+    strategy, params = catalog.get(stage.strategy), dict(stage.params)
+    if layer == 0 and strategy.reads_attention:
         strategy, params = catalog.get("random"), {}
-    else:
-        params = dict(point.params)
-    end = start + visual
-    probabilities = None if weights is None else weights[0].float()
-    digest = hashlib.sha256(f"{seed}|{point.layer}".encode()).digest()
+    rows = [where[v] for v in alive]
+    text = list(range(max(rows) + 1, hidden.shape[0]))  # every row after the image, which masked rows may interrupt
+    text = text[len(text) - (run.prompt_length - run.start - run.visual) :]
+    attention = text_attention = visual_attention = None
+    if weights is not None:
+        probabilities = weights[0].float()
+        attention = probabilities[:, text][:, :, rows]
+        text_attention = probabilities[:, text][:, :, text]
+        visual_attention = probabilities[:, rows][:, :, rows]
+    digest = hashlib.sha256(f"{run.seed}|{layer}".encode()).digest()
     view = TokenView(
-        visual=visual,
-        system=start,
-        text=prompt_length - end,
+        visual=len(alive),
+        system=run.start,
+        text=len(text),
         seed=int.from_bytes(digest[:8], "big") >> 1,
         device=hidden.device,
-        attention_HQV=None if probabilities is None else probabilities[:, end - prompt_length :, start:end],
-        text_attention_HTT=None if probabilities is None else probabilities[:, end:, end:],
-        hidden_states_VD=hidden[start:end],
+        attention_HQV=attention,
+        text_attention_HTT=text_attention,
+        visual_attention_HVV=visual_attention,
+        hidden_states_VD=hidden[rows],
     )
-    return strategy.choose(view, [rank], params)[0].tolist()
+    return [alive[k] for k in strategy.choose(view, [stage.rank], params)[0].tolist()]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from strategies import catalog
 from strategies.catalog import CATALOG, REQUIRED, Range, UnknownStrategy, get
 from strategies.scores import descending_order, top_k
-from strategies.view import TokenView
+from strategies.stages import Stage
+from strategies.view import Evidence, TokenView
 
 HEADS, TEXT, SYSTEM = 4, 7, 3
+CHOOSING = sorted(name for name, strategy in CATALOG.items() if strategy.schedule is None)
 
 
 def make_view(visual: int, distinct: int | None = None, seed: int = 0, text: int = TEXT) -> TokenView:
@@ -26,6 +30,7 @@ def make_view(visual: int, distinct: int | None = None, seed: int = 0, text: int
         device=torch.device("cpu"),
         attention_HQV=attention,
         text_attention_HTT=(torch.rand(HEADS, text, text, generator=generator) / (2 * text)).tril(),
+        visual_attention_HVV=attention[:, -1:].expand(HEADS, visual, visual).tril(),
         hidden_states_VD=torch.randn(distinct or visual, 12, generator=generator)[origin],
     )
 
@@ -35,7 +40,7 @@ def some_params(name: str) -> dict:
     return {parameter: 2 for parameter, default in get(name).params.items() if default is REQUIRED}
 
 
-@pytest.mark.parametrize("name", sorted(CATALOG))
+@pytest.mark.parametrize("name", CHOOSING)
 @pytest.mark.parametrize(
     ("visual", "distinct", "keep"), [(1, 1, 1), (8, 8, 8), (8, 8, 0), (64, 1, 40), (64, 20, 40), (64, 64, 1)]
 )
@@ -49,10 +54,10 @@ def test_keeps_exactly_k_distinct_ascending_tokens(name, visual, distinct, keep)
     assert keep == 0 or 0 <= int(kept[0]) <= int(kept[-1]) < visual
 
 
-@pytest.mark.parametrize("name", sorted(CATALOG))
+@pytest.mark.parametrize("name", CHOOSING)
 def test_is_pure_and_repeatable(name):
     strategy, view = get(name), make_view(32)
-    tensors = (view.attention_HQV, view.text_attention_HTT, view.hidden_states_VD)
+    tensors = (view.attention_HQV, view.text_attention_HTT, view.visual_attention_HVV, view.hidden_states_VD)
     before = [tensor.clone() for tensor in tensors]
     torch.manual_seed(1)
     first = strategy.choose(view, [5, 9], some_params(name))
@@ -62,11 +67,9 @@ def test_is_pure_and_repeatable(name):
     assert all(torch.equal(a, b) for a, b in zip(tensors, before, strict=True))
 
 
-@pytest.mark.parametrize("name", sorted(CATALOG))
+@pytest.mark.parametrize("name", CHOOSING)
 def test_reads_only_the_evidence_it_declares(name):
     """Without the rest of the evidence the choice is the same; without the declared evidence it raises."""
-    from strategies.view import Evidence
-
     strategy, full = get(name), make_view(32)
     whole_text = strategy.needs & {Evidence.TEXT_ROWS, Evidence.TEXT_TO_TEXT}
     rows = full.attention_HQV if whole_text else full.attention_HQV[:, -1:]
@@ -76,8 +79,9 @@ def test_reads_only_the_evidence_it_declares(name):
         text=TEXT,
         seed=0,
         device=full.device,
-        attention_HQV=rows if strategy.reads_attention else None,
+        attention_HQV=rows if strategy.needs & {Evidence.LAST_ROW, Evidence.TEXT_ROWS} else None,
         text_attention_HTT=full.text_attention_HTT if Evidence.TEXT_TO_TEXT in strategy.needs else None,
+        visual_attention_HVV=full.visual_attention_HVV if Evidence.VISUAL_ROWS in strategy.needs else None,
         hidden_states_VD=full.hidden_states_VD if Evidence.HIDDEN in strategy.needs else None,
     )
     (kept,) = strategy.choose(lean, [6], some_params(name))
@@ -96,6 +100,39 @@ def test_documents_itself(name):
     assert strategy.positions in ("keep", "compact")
     assert len(strategy.source_hash) == 16
     assert strategy.check(some_params(name)) is None
+    assert hash(strategy) == hash(get(name))  # the engine groups by it
+
+
+@pytest.mark.parametrize("name", CHOOSING)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_takes_a_half_precision_model(name, dtype):
+    """Attention arrives in float32; hidden states come in the model's own type."""
+    view = make_view(32)
+    half = dataclasses.replace(view, hidden_states_VD=view.hidden_states_VD.to(dtype))
+    exact = dataclasses.replace(view, hidden_states_VD=half.hidden_states_VD.float())
+    (kept,) = get(name).choose(half, [9] if get(name).fixed_rank is None else [0], some_params(name))
+    assert torch.equal(kept, get(name).choose(exact, [len(kept)], some_params(name))[0])
+
+
+@pytest.mark.parametrize("name", [name for name in CHOOSING if get(name).needs])
+def test_refuses_nan(name):
+    view = make_view(16)
+    spoilt = {}
+    for field in ("attention_HQV", "text_attention_HTT", "visual_attention_HVV", "hidden_states_VD"):
+        spoilt[field] = getattr(view, field).clone()
+        spoilt[field][..., -1, 0] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        get(name).choose(dataclasses.replace(view, **spoilt), [4], some_params(name))
+
+
+@pytest.mark.parametrize("name", [name for name in CHOOSING if get(name).score or get(name).order])
+def test_ranks_of_one_score_or_order_nest(name):
+    small, large = get(name).choose(make_view(32), [6, 17], some_params(name))
+    assert set(small.tolist()) <= set(large.tolist())
+
+
+def test_an_empty_list_of_ranks_is_answered_with_none():
+    assert get("divprune").choose(make_view(8), [], {}) == []
 
 
 def test_unknown_names_get_a_suggestion():
@@ -142,3 +179,109 @@ def test_random_covers_all_tokens_evenly_and_nests():
         counts[small] += 1
     assert counts.min() > 150  # 200 expected, standard deviation 12
     assert counts.max() < 250
+
+
+def test_controls_that_look_at_nothing():
+    assert get("first_k").choose(make_view(9), [3], {})[0].tolist() == [0, 1, 2]
+    assert get("evenly_spaced").choose(make_view(9), [3], {})[0].tolist() == [1, 4, 7]
+    assert get("evenly_spaced").choose(make_view(576), [2], {})[0].tolist() == [144, 432]
+
+
+@pytest.mark.parametrize("visual", range(1, 30))
+def test_evenly_spaced_at_every_rank(visual):
+    for keep, kept in enumerate(get("evenly_spaced").choose(make_view(visual), range(visual + 1), {})):
+        gaps = kept.diff()
+        assert len(kept.unique()) == keep
+        assert keep < 2 or gaps.max() - gaps.min() <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "place", "complaint"),
+    [
+        ("weighted_combination", {"alpha": 1.5}, {}, "alpha: 1.5 is outside 0..1"),
+        ("weighted_combination", {"alpha": -0.1}, {}, "alpha: -0.1 is outside 0..1"),
+        ("weighted_combination", {"alpha": float("nan")}, {}, "alpha: nan is not a number"),
+        ("weighted_combination", {"alpha": True}, {}, "alpha: True is not a number"),
+        ("weighted_combination", {"alpha": "half"}, {}, "alpha: 'half' is not a number"),
+        (
+            "weighted_combination",
+            {"alhpa": 0.5},
+            {},
+            "strategy 'weighted_combination' has no parameter 'alhpa'. Did you mean 'alpha'? (parameters: alpha)",
+        ),
+        ("text_weighted", {"normalise_by_visible_queries": 1}, {}, "normalise_by_visible_queries: 1 is neither true"),
+        ("ablation", {}, {}, "strategy 'ablation' needs the parameter 'heads_kept'"),
+        ("ablation", {"heads_kept": 0}, {}, "heads_kept: 0 is outside 1.."),
+        ("ablation", {"heads_kept": 8.0}, {}, "heads_kept: 8.0 is not a whole number"),
+        ("ablation", {"heads_kept": 33}, {"heads": 32}, "heads_kept: 33 is above the model's 32 heads"),
+        ("ablation", {"heads_kept": 8, "head": "varience"}, {}, "head: 'varience' is none of 'sum', 'variance'"),
+        ("l2_norm", {}, {"layer": 2}, "layer: l2_norm chooses before the first decoder layer, so that layer is 0"),
+        ("divprune", {}, {"layer": 1}, "layer: divprune chooses before the first decoder layer, so that layer is 0"),
+        ("fps", {"start": "last"}, {}, "start: 'last' is none of 'first', 'drawn'"),
+        ("himap", {}, {"layer": 8}, "second_layer: 8 is not above layer 8"),
+        ("himap", {"second_layer": 2}, {"layer": 2}, "second_layer: 2 is not above layer 2"),
+        ("himap", {}, {"layer": 2, "rank": 64}, "second_rank: 72 is above the first stage's rank 64"),
+        ("himap", {"cutoff_layer": 5}, {"layer": 2}, "cutoff_layer: 5 is not above second_layer 8"),
+        ("himap", {}, {"layer": 2, "layers": 6}, "strategy 'himap' has a stage at layer 8, above the model's 6 layers"),
+        ("fastv", {}, {"layer": 33, "layers": 32}, "layer: 33 is above the model's 32 layers"),
+    ],
+)
+def test_check_says_what_is_wrong_in_one_line(name, params, place, complaint):
+    said = get(name).check(params, **place)
+    assert said.startswith(complaint)
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "place"),
+    [
+        ("weighted_combination", {"alpha": 1}, {}),
+        ("ablation", {"heads_kept": 32}, {"heads": 32, "layer": 2, "layers": 32, "rank": 64}),
+        ("ablation", {"heads_kept": 32}, {}),
+        ("l2_norm", {}, {"layer": 0}),
+        ("himap", {"second_layer": 3, "second_rank": 4}, {"layer": 2, "rank": 4, "layers": 3}),
+        ("himap", {}, {"layer": 2}),
+        ("fastv", {}, {"layer": 32, "layers": 32}),
+    ],
+)
+def test_check_is_content_with(name, params, place):
+    assert get(name).check(params, **place) is None
+
+
+def test_literals_get_a_suggestion():
+    assert get("ablation").check({"heads_kept": 8, "head": "varience"}).endswith("Did you mean 'variance'?")
+
+
+def test_notes():
+    note = get("ablation").note
+    assert "coincides with avg_all_heads" in note({"heads_kept": 32, "head": "entropy"}, 32)
+    assert "mean over all heads of query=last_5_tokens" in note({"heads_kept": 32, "query": "last_5_tokens"}, 32)
+    assert "text_tokens_only" in note({"heads_kept": 8, "query": "system_and_text"}, 32)
+    assert "attention_weighted" in note({"heads_kept": 8, "query": "adaptive_by_length"}, 32)
+    assert note({"heads_kept": 8}, 32) is None
+    assert get("fastv").note({}, 32) is None
+
+
+def test_an_ordinary_strategy_is_one_stage():
+    assert get("fastv").stages(2, 64, {}) == (Stage("fastv", 2, 64),)
+    assert get("cutoff").stages(2, 64, {}) == (Stage("cutoff", 2, 0),)
+    alpha = get("weighted_combination").stages(2, 64, {"alpha": 0.3})
+    assert alpha == (Stage("weighted_combination", 2, 64, (("alpha", 0.3),)),)
+
+
+def test_himap_is_several_stages():
+    first, second = Stage("text_sum", 2, 288), Stage("image_column_sum", 8, 72)
+    assert get("himap").stages(2, 288, {}) == (first, second)
+    assert get("himap").stages(2, 288, {"cutoff_layer": 20}) == (first, second, Stage("cutoff", 20, 0))
+    assert all(get(stage.strategy).schedule is None for stage in get("himap").stages(2, 288, {"cutoff_layer": 20}))
+    with pytest.raises(ValueError, match="not above layer"):
+        get("himap").stages(9, 288, {})
+
+
+def test_the_source_hash_covers_what_a_strategy_imports():
+    """A correction in heads.py must give new cells of ``ablation``, and leave those of ``divprune`` alone."""
+    names = {file.name for file in catalog._with_imports(catalog.FOLDER / "ablation.py")}
+    assert names == {"ablation.py", "heads.py", "queries.py", "limits.py", "scores.py", "view.py"}
+    hashes = [get(name).source_hash for name in ("fps", "fps_merged", "divprune", "max_head", "text_weighted")]
+    assert len(set(hashes)) == len(hashes)
+    assert get("fastv").source_hash == get("avg_all_heads").source_hash

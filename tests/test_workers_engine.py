@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from naive import naive_answer
 from small_llava import make_checkpoint
-
+from strategies.catalog import CATALOG
+from strategies.heads import HeadProbability, HeadRule
+from strategies.queries import QueryRule
 from workers.engine import Engine
 from workers.images import load_image, to_pixels
 from workers.tasks.prompts import build_prompt
@@ -89,19 +93,60 @@ def test_other_shapes_equal_naive(tmp_path, small_scienceqa, layers, heads, kv_h
     assert_equals_naive(engine, ["1", "2", "6"], every_point(layers, 9))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@st.composite
+def any_point(draw, layers: int, visual: int, heads: int) -> GridPoint:
+    """Any strategy of the catalog at any layer and rank that it admits, with drawn parameters."""
+    strategy = CATALOG[draw(st.sampled_from(sorted(CATALOG)))]
+    layer = 0 if strategy.layers == "input" else draw(st.integers(0, layers))
+    rank = draw(st.integers(0, visual)) if strategy.fixed_rank is None else strategy.fixed_rank
+    params: dict = {}
+    if strategy.name == "ablation":
+        params = {
+            "heads_kept": draw(st.integers(1, heads)),
+            "query": draw(st.sampled_from(sorted(get_args(QueryRule)))),
+            "head": draw(st.sampled_from(sorted(get_args(HeadRule)))),
+            "head_probability": draw(st.sampled_from(sorted(get_args(HeadProbability)))),
+        }
+    elif strategy.name == "himap":
+        params = {"second_layer": draw(st.integers(layer + 1, layers + 1)), "second_rank": draw(st.integers(0, rank))}
+    elif "alpha" in strategy.params:
+        params = {"alpha": draw(st.floats(0, 1))}
+    elif "normalise_by_visible_queries" in strategy.params:
+        params = {"normalise_by_visible_queries": draw(st.booleans())}
+    return GridPoint(strategy=strategy.name, layer=layer, rank=rank, params=tuple(params.items()))
+
+
+@pytest.fixture(scope="module")
+def deeper_engine(tmp_path_factory, small_scienceqa) -> Engine:
+    """Four layers, so that a method of two stages has room."""
+    return make_engine(make_checkpoint(tmp_path_factory.mktemp("deeper"), seed=5, layers=4), small_scienceqa)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_mix_of_points_equals_naive(engine, data):
+def test_any_mix_of_points_equals_naive(deeper_engine, data):
+    """Every strategy x layer x rank, in any company."""
+    engine = deeper_engine
     engine.micro_batch = data.draw(st.integers(1, 3), label="micro batch")
-    one = st.builds(
-        GridPoint,
-        strategy=st.sampled_from(["fastv", "random"]),
-        layer=st.integers(0, 2),
-        rank=st.integers(0, 16),
-    )
-    points = data.draw(st.lists(one, min_size=1, max_size=4, unique_by=lambda p: p.key), label="points")
-    ids = data.draw(st.lists(st.sampled_from(list(engine.samples)), min_size=1, max_size=3, unique=True), label="ids")
+    points = data.draw(st.lists(any_point(4, 16, 4), min_size=1, max_size=4, unique_by=lambda p: p.key), label="points")
+    ids = data.draw(st.lists(st.sampled_from(list(engine.samples)), min_size=1, max_size=2, unique=True), label="ids")
     assert_equals_naive(engine, ids, points)
+
+
+@pytest.mark.parametrize("name", sorted(CATALOG))
+def test_every_strategy_equals_naive(deeper_engine, name):
+    """Each at two layers and three ranks, so that none depends on Hypothesis' luck."""
+    strategy = CATALOG[name]
+    deeper_engine.micro_batch = 2
+    params = {"ablation": {"heads_kept": 2}, "himap": {"second_layer": 3, "second_rank": 2}}.get(name, {})
+    layers = (0,) if strategy.layers == "input" else (0, 1, 2)
+    ranks = (2, 7, 15) if strategy.fixed_rank is None else (strategy.fixed_rank,)
+    points = [
+        GridPoint(strategy=name, layer=layer, rank=rank, params=tuple(params.items()))
+        for layer in layers
+        for rank in ranks
+    ]
+    assert_equals_naive(deeper_engine, ["1", "3"], points)
 
 
 def test_keeping_everything_is_the_untouched_model(engine):

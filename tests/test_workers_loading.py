@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from small_llava import make_checkpoint
 
+from small_llava import make_checkpoint
 from workers.fingerprint import model_fingerprint, sources_hash
 from workers.images import load_image, pad_to_square, to_pixels
 from workers.loading import load_llava

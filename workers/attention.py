@@ -1,16 +1,33 @@
 """Attention over packed rows: every stream attends to its own keys, nothing is padded.
 
 So the result of a stream does not depend on who shares the batch. Queries are always the last rows of their keys,
-hence the causal mask is aligned to the bottom right.
+hence the causal mask is aligned to the bottom right. On CUDA in half precision the whole packing is one call of
+variable-length flash attention; elsewhere each stream is one call of PyTorch's scaled dot product attention.
 """
 
 from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from workers.streams import Packing, Stream, gather
+from workers.streams import Packing, Stream, gather, offsets
+
+try:
+    from torch.nn.attention import varlen
+except ImportError:  # before torch 2.10
+    varlen = None  # type: ignore[assignment]
+
+
+def uses_varlen(rows: Tensor) -> bool:
+    """Whether packed attention of these rows is one flash call."""
+    return varlen is not None and rows.is_cuda and rows.dtype in (torch.float16, torch.bfloat16)
 
 
 def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
@@ -30,10 +47,24 @@ def attend(query_RHE: Tensor, key_RGE: Tensor, value_RGE: Tensor, packing: Packi
     Returns:
         (R, H, E).
     """
+    if uses_varlen(query_RHE):
+        index = packing.index(query_RHE.device)
+        if index.key_rows is not None:
+            key_RGE, value_RGE = key_RGE[index.key_rows], value_RGE[index.key_rows]
+        return _varlen(
+            query_RHE,
+            key_RGE,
+            value_RGE,
+            index.query_starts,
+            index.key_starts,
+            index.longest_query,
+            index.longest_keys,
+            scale=scale,
+            **_causal(),
+        )
     out_RHE = torch.empty_like(query_RHE)
     for stream in packing.streams:
-        own = packing.own(stream)
-        keys = packing.keys(stream)
+        own, keys = packing.own(stream), packing.keys(stream)
         out_RHE[own] = attend_one(query_RHE[own], gather(key_RGE, keys), gather(value_RGE, keys), scale)
     return out_RHE
 
@@ -41,17 +72,104 @@ def attend(query_RHE: Tensor, key_RGE: Tensor, value_RGE: Tensor, packing: Packi
 def attend_one(query_QHE: Tensor, key_SGE: Tensor, value_SGE: Tensor, scale: float) -> Tensor:
     """Causal attention of one stream's last Q rows to its S keys: (Q, H, E)."""
     queries, keys = query_QHE.shape[0], key_SGE.shape[0]
-    alone = queries == 1  # the last row sees every key
+    square = queries == keys
     out_HQE = scaled_dot_product_attention(
         query_QHE.transpose(0, 1)[None],
         key_SGE.transpose(0, 1)[None],
         value_SGE.transpose(0, 1)[None],
-        attn_mask=None if alone or queries == keys else causal_mask(queries, keys, query_QHE.device),
-        is_causal=queries == keys and not alone,
+        attn_mask=None if square else causal_mask(queries, keys, query_QHE.device),
+        is_causal=square,
         scale=scale,
         enable_gqa=query_QHE.shape[1] != key_SGE.shape[1],
     )
     return out_HQE[0].transpose(0, 1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Groups:
+    """Single queries that share keys: the decoded tokens of all streams whose prompt is the same rows of a layer.
+
+    ``order`` sorts N queries by group; group g has ``counts[g]`` of them and attends to all keys of ``owners[g]``.
+    """
+
+    owners: Sequence[Stream]
+    order_N: Tensor  # int64, on the device
+    back_N: Tensor  # undoes ``order``
+    counts: Sequence[int]
+    query_starts: Tensor
+    key_rows: Tensor
+    key_starts: Tensor
+    longest_keys: int
+
+
+def make_groups(streams: Sequence[Stream], layer: int, packing: Packing, device: torch.device) -> Groups:
+    """Group the streams of a decoding step by whose rows they attend to in a layer."""
+    members: dict[Stream, list[int]] = {}
+    for n, stream in enumerate(streams):
+        members.setdefault(stream.at(layer), []).append(n)
+    order = torch.tensor([n for group in members.values() for n in group])
+    counts = [len(group) for group in members.values()]
+    rows, lengths = packing.key_rows(list(members))
+    return Groups(
+        owners=list(members),
+        order_N=order.to(device),
+        back_N=order.argsort().to(device),
+        counts=counts,
+        query_starts=offsets(torch.tensor(counts)).to(device),
+        key_rows=rows.to(device),
+        key_starts=offsets(lengths).to(device),
+        longest_keys=int(lengths.max()),
+    )
+
+
+def attend_groups(
+    query_NHE: Tensor, key_RGE: Tensor, value_RGE: Tensor, groups: Groups, packing: Packing, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Attention of single queries to the keys of their group, every key visible.
+
+    Returns:
+        (N, H, E) and the logarithm of each softmax's denominator, (N, H) float32, with which it can be joined to
+        attention over further keys (``join``).
+    """
+    sorted_NHE = query_NHE[groups.order_N]
+    if uses_varlen(query_NHE):
+        out_NHE, log_HN = _varlen(
+            sorted_NHE,
+            key_RGE[groups.key_rows],
+            value_RGE[groups.key_rows],
+            groups.query_starts,
+            groups.key_starts,
+            max(groups.counts),
+            groups.longest_keys,
+            scale=scale,
+            return_aux=varlen.AuxRequest(lse=True),
+        )
+        return out_NHE[groups.back_N], log_HN.T[groups.back_N]
+    outs, logs, place = [], [], 0
+    for owner, count in zip(groups.owners, groups.counts, strict=True):
+        keys = packing.keys(owner)
+        part = sorted_NHE[place : place + count][:, None]
+        key, value = gather(key_RGE, keys), gather(value_RGE, keys)
+        out, log = attend_tails(part, key.expand(count, *key.shape), value.expand(count, *value.shape), scale)
+        outs.append(out)
+        logs.append(log)
+        place += count
+    return torch.cat(outs)[groups.back_N], torch.cat(logs)[groups.back_N]
+
+
+def attend_tails(query_N1HE: Tensor, key_NTGE: Tensor, value_NTGE: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Attention of single queries to T keys each, all visible: (N, H, E) and log denominators (N, H) float32."""
+    heads, groups = query_N1HE.shape[2], key_NTGE.shape[2]
+    query = query_N1HE[:, 0].unflatten(1, (groups, heads // groups)).float()
+    scores = torch.einsum("ngre,ntge->ngrt", query, key_NTGE.float()) * scale
+    out = torch.einsum("ngrt,ntge->ngre", scores.softmax(dim=-1), value_NTGE.float())
+    return out.flatten(1, 2).to(query_N1HE.dtype), scores.logsumexp(dim=-1).flatten(1, 2)
+
+
+def join(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
+    """Attention over the union of two disjoint sets of keys: (N, H, E) in the first's dtype."""
+    share_NH1 = torch.sigmoid(first[1] - second[1])[..., None]
+    return (first[0].float() * share_NH1 + second[0].float() * (1 - share_NH1)).to(first[0].dtype)
 
 
 def probabilities(
@@ -66,10 +184,46 @@ def probabilities(
         (H, Q, S) float32, keys in the order of the stream's tokens.
     """
     own = packing.own(stream)
-    key_SGE = gather(key_RGE, packing.keys(stream)).float()
-    query_QHE = query_RHE[own.stop - queries : own.stop].float()
-    heads, groups = query_QHE.shape[1], key_SGE.shape[1]
-    key_SHE = key_SGE.repeat_interleave(heads // groups, dim=1)
-    scores_HQS = torch.einsum("qhe,she->hqs", query_QHE, key_SHE) * scale
-    mask_QS = causal_mask(queries, key_SGE.shape[0], key_SGE.device)
+    return _softmax_rows(query_RHE[own.stop - queries : own.stop], gather(key_RGE, packing.keys(stream)), scale)
+
+
+def visual_block(query_RHE: Tensor, key_RGE: Tensor, packing: Packing, stream: Stream, scale: float) -> Tensor:
+    """Attention probabilities of a stream's visual tokens among themselves.
+
+    The softmax runs over all that a visual token sees, the system rows included; then the block is cut out.
+
+    Returns:
+        (H, V, V) float32, lower-triangular, V the stream's own visual tokens.
+    """
+    seen = stream.system + stream.visual
+    key_SGE = gather(key_RGE, packing.keys(stream))[:seen]
+    return _softmax_rows(query_RHE[packing.visual(stream)], key_SGE, scale)[:, :, stream.system :]
+
+
+def _softmax_rows(query_QHE: Tensor, key_SGE: Tensor, scale: float) -> Tensor:
+    """(H, Q, S) float32 probabilities of Q queries that are the last of S keys."""
+    key_SHE = key_SGE.float().repeat_interleave(query_QHE.shape[1] // key_SGE.shape[1], dim=1)
+    scores_HQS = torch.einsum("qhe,she->hqs", query_QHE.float(), key_SHE) * scale
+    mask_QS = causal_mask(query_QHE.shape[0], key_SGE.shape[0], key_SGE.device)
     return scores_HQS.masked_fill(~mask_QS, -torch.inf).softmax(dim=-1)
+
+
+def _varlen(query: Tensor, key: Tensor, value: Tensor, *places: Any, **options: Any) -> Any:
+    """``varlen_attn`` of whatever release: some want equal head counts, some a flag for grouped ones."""
+    if query.shape[1] != key.shape[1]:
+        if "enable_gqa" in _parameters():
+            options["enable_gqa"] = True
+        else:
+            repeats = query.shape[1] // key.shape[1]
+            key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+    return varlen.varlen_attn(query, key, value, *places, **options)
+
+
+@cache
+def _parameters() -> frozenset[str]:
+    return frozenset(inspect.signature(varlen.varlen_attn).parameters)
+
+
+def _causal() -> dict[str, Any]:
+    """How this release of torch asks for the causal mask."""
+    return {"is_causal": True} if "is_causal" in _parameters() else {"window_size": (-1, 0)}

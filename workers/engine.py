@@ -10,17 +10,19 @@ import logging
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
+from strategies.quality import diversity
 from workers.decode import greedy
 from workers.forks import Placement, packed_mask
 from workers.images import load_image, to_pixels
 from workers.llava import Llava, Prompt
 from workers.loading import default_device, load_llava
 from workers.prefill import embed_trunks, make_trunks, prefill
+from workers.spectra import SpectraRecorder
 from workers.streams import Stream
 from workers.tasks import answers
 from workers.tasks.base import LETTERS, DataError, Sample
@@ -29,6 +31,8 @@ from workers.tasks.prompts import build_prompt
 from workers.work import EngineSpec, GridPoint, SampleFailure, SampleOutcome, UnitOutcome, WorkUnit
 
 log = logging.getLogger(f"saccade.{__name__}")
+
+Measures = tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +54,8 @@ class Engine:
         self.micro_batch = micro_batch
         self.score = answers.get(spec.task.scorer)
         self.letter_tokens = llava.letter_tokens(LETTERS)
+        with_image = [sample.id for sample in samples if sample.image is not None]
+        self.spectra_samples = frozenset(with_image[: spec.measure.spectra_samples] if spec.measure.spectra else ())
 
     @classmethod
     def load(cls, spec: EngineSpec, device: str | None = None, micro_batch: int | None = None) -> Engine:
@@ -124,22 +130,42 @@ class Engine:
         prompts = [item.prompt for item in batch]
         features = self._image_features(batch)
         visual = [0 if feature is None else feature.shape[0] for feature in features]
-        trunks = make_trunks(prompts, visual, self.llava.device)
+        trunks = make_trunks(prompts, visual)
         self._check_window(trunks)
         seeds = [f"{self.spec.seed}|{item.sample.id}" for item in batch]
-        placement = Placement(trunks, points, seeds)
-        start = prefill(self.llava, embed_trunks(self.llava, prompts, features), trunks, placement)
+        measure = self.spec.measure
+        placement = Placement(trunks, points, seeds, measure.quality)
+        measured = [index for index, item in enumerate(batch) if item.sample.id in self.spectra_samples]
+        spectra = SpectraRecorder(self.llava, measure.spectra, measured) if measured else None
+        start = prefill(self.llava, embed_trunks(self.llava, prompts, features), trunks, placement, spectra)
         decoded = greedy(self.llava, start, self.spec.max_new_tokens)
         answered = {
             stream: _Answer(ids, self.llava.tokenizer.decode(ids, skip_special_tokens=True).strip(), logits_C)
             for stream, ids, logits_C in zip(start.streams, decoded, start.logits_NC.cpu(), strict=True)
         }
         return [
-            self._outcome(item, trunk, points[index], stream, answered[stream])
+            self._outcome(item, trunk, points[index], stream, answered[stream], measures)
             for item, trunk in zip(batch, trunks, strict=True)
             for index in range(len(points))
             for stream in (placement.stream_of[trunk.sample, index],)
+            for measures in (
+                (spectra.measures(stream) if spectra else ())
+                + (self._quality(placement, trunk, index, stream, features[trunk.sample]) if measure.quality else ()),
+            )
         ]
+
+    def _quality(
+        self, placement: Placement, trunk: Stream, index: int, stream: Stream, features_VD: Tensor | None
+    ) -> Measures:
+        """Concentration of the scores that chose, and diversity of the projector's features that were kept."""
+        named: list[tuple[str, float]] = []
+        scores = placement.concentration.get((trunk.sample, index))
+        if scores is not None:
+            named += [(f"concentration.{name}", value) for name, value in asdict(scores).items()]
+        if features_VD is not None and stream.visual > 1:
+            kept = diversity(features_VD[stream.visual_K.to(features_VD.device)])
+            named += [(f"diversity.{name}", value) for name, value in asdict(kept).items()]
+        return tuple(named)
 
     def _check_window(self, trunks: Sequence[Stream]) -> None:
         """Mistral's sliding window: attention here is full, which is the same as long as nothing lies outside it."""
@@ -153,7 +179,13 @@ class Engine:
         return [None if item.pixels_PP is None else next(features) for item in batch]
 
     def _outcome(
-        self, item: PreparedSample, trunk: Stream, point: GridPoint, stream: Stream, answer: _Answer
+        self,
+        item: PreparedSample,
+        trunk: Stream,
+        point: GridPoint,
+        stream: Stream,
+        answer: _Answer,
+        measures: Measures,
     ) -> SampleOutcome:
         sample = item.sample
         verdict = self.score(answer.text, sample.label, len(sample.choices))
@@ -172,6 +204,7 @@ class Engine:
             decoded_tokens=len(answer.ids),
             prompt_tokens=item.prompt.length(trunk.visual),
             visual_tokens=trunk.visual,
+            measures=measures,
         )
 
 

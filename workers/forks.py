@@ -1,14 +1,15 @@
 """Where streams fork: which tokens each grid point keeps, and which grid points share a fork.
 
 Grid points that keep the same tokens of the same stream at the same layer are one fork, answered for all of them. A
-point that keeps every token, or prunes after the last layer, stays with its stream.
+point that keeps every token, or prunes after the last layer, stays with its stream. A method of several stages (HiMAP)
+forks again from its own fork.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,17 +17,19 @@ from torch import Tensor
 
 from strategies import catalog
 from strategies.catalog import Strategy
-from strategies.view import Evidence, TokenView
-from workers.attention import probabilities
+from strategies.quality import Concentration, concentration
+from strategies.stages import Stage
+from strategies.view import ATTENTION, Evidence, TokenView
+from workers.attention import probabilities, visual_block
 from workers.streams import Packing, RowMove, Stream, fork, fork_rows
 from workers.work import BASELINE, GridPoint
 
 LAST_QUERIES = 5  # the longest window of last queries that a strategy reads where the text itself is shorter
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class LayerRead:
-    """What the layer before a fork leaves for the strategies: its queries and keys, and the hidden states after it."""
+    """What the layer before a fork leaves for the strategies: its queries and keys."""
 
     packing: Packing
     query_RHE: Tensor
@@ -34,23 +37,46 @@ class LayerRead:
     scale: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Forked:
+    """The packing after a fork: where its rows come from, and the rows that a strategy has rewritten."""
+
+    move: RowMove
+    merged: Mapping[Stream, Tensor]  # (K, D) visual rows of a new fork, instead of the gathered ones
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Choice:
+    """What one stage of one grid point keeps of a stream."""
+
+    index: int  # of the grid point
+    strategy: Strategy
+    kept_K: Tensor  # on the host
+    scores: Concentration | None
+
+
 class Placement:
     """Which stream answers which grid point of which sample, as the layers go by."""
 
-    def __init__(self, trunks: Sequence[Stream], points: Sequence[GridPoint], seeds: Sequence[str]) -> None:
+    def __init__(
+        self, trunks: Sequence[Stream], points: Sequence[GridPoint], seeds: Sequence[str], quality: bool = False
+    ) -> None:
         """Args:
         trunks: one per sample of the micro-batch.
         points: the grid, the same for all samples.
         seeds: per sample a text that names run and sample, for strategies that draw.
+        quality: whether the concentration of the selection scores is recorded.
         """
-        self.points = points
+        self.trunks = trunks
         self.seeds = seeds
         self.stream_of = {(trunk.sample, index): trunk for trunk in trunks for index in range(len(points))}
-        self.trunks = trunks
+        self.concentration: dict[tuple[int, int], Concentration] = {}  # (sample, point index): of the last stage
+        self._quality = quality
+        self._stages = [_stages(point) for point in points]
 
     def fork_layers(self, layers: int) -> tuple[int, ...]:
         """Layers before which somebody may fork, ascending."""
-        return tuple(sorted({p.layer for p in self.points if p.strategy != BASELINE and p.layer < layers}))
+        return tuple(sorted({stage.layer for stages in self._stages for stage in stages if stage.layer < layers}))
 
     def answered(self) -> tuple[Stream, ...]:
         """The streams that answer at least one point now, in order of appearance."""
@@ -58,8 +84,8 @@ class Placement:
 
     def fork_at(
         self, layer: int, packing: Packing, hidden_RD: Tensor, read: LayerRead | None, more_forks: bool
-    ) -> RowMove:
-        """Let every point of ``layer`` choose its tokens; the new packing and where its rows come from.
+    ) -> Forked:
+        """Let every point of ``layer`` choose its tokens.
 
         Args:
             layer: the layer about to run.
@@ -68,51 +94,69 @@ class Placement:
             read: queries and keys of the layer before; None at layer 0.
             more_forks: whether points of later layers still wait for the un-pruned trunks.
         """
-        children: dict[tuple[Stream, bytes, bool], Stream] = {}
+        children: dict[tuple[Stream, bytes, str, object], Stream] = {}
         origins: dict[Stream, Tensor] = {}
-        for stream, indices in self._waiting(layer):
-            for index, kept_K in self._choices(layer, stream, indices, packing, hidden_RD, read):
-                if len(kept_K) == stream.visual:
+        merged: dict[Stream, Tensor] = {}
+        for stream, waiting in self._waiting(layer):
+            for choice in self._choices(layer, stream, waiting, packing, hidden_RD, read):
+                if choice.scores is not None:
+                    self.concentration[stream.sample, choice.index] = choice.scores
+                if len(choice.kept_K) == stream.visual:
                     continue  # nothing is dropped
-                compact = catalog.get(self.points[index].strategy).positions == "compact"
-                identity = (stream, kept_K.cpu().numpy().tobytes(), compact)
+                strategy = choice.strategy
+                identity = (stream, choice.kept_K.numpy().tobytes(), strategy.positions, strategy.merge)
                 if identity not in children:
-                    children[identity] = fork(stream, layer, kept_K, compact)
-                    origins[children[identity]] = fork_rows(stream, kept_K)
-                self.stream_of[stream.sample, index] = children[identity]
+                    child = fork(stream, layer, choice.kept_K, compact=strategy.positions == "compact")
+                    children[identity] = child
+                    origins[child] = fork_rows(stream, choice.kept_K)
+                    if strategy.merge is not None:
+                        kept_K = choice.kept_K.to(hidden_RD.device)
+                        merged[child] = strategy.merge(hidden_RD[packing.visual(stream)], kept_K)
+                self.stream_of[stream.sample, choice.index] = children[identity]
         alive = set(self.answered())
         retired = frozenset() if more_forks else frozenset(trunk for trunk in self.trunks if trunk not in alive)
-        forks = [s for s in packing.streams if s.parent is not None and s in alive] + list(children.values())
-        return packing.repack([*self.trunks, *forks], retired, origins)
+        forks = [stream for stream in packing.streams if stream.parent is not None and stream in alive]
+        return Forked(packing.repack([*self.trunks, *forks, *children.values()], retired, origins), merged)
 
-    def _waiting(self, layer: int) -> list[tuple[Stream, list[int]]]:
-        groups: dict[Stream, list[int]] = defaultdict(list)
+    def _waiting(self, layer: int) -> Iterator[tuple[Stream, dict[int, Stage]]]:
+        """Streams with visual tokens, and the stages that act on them now, by point index."""
+        groups: dict[Stream, dict[int, Stage]] = defaultdict(dict)
         for (_, index), stream in self.stream_of.items():
-            point = self.points[index]
-            if point.layer == layer and point.strategy != BASELINE and stream.visual > 0:
-                groups[stream].append(index)
-        return list(groups.items())
+            for stage in self._stages[index]:
+                if stage.layer == layer and stream.visual > 0:
+                    groups[stream][index] = stage
+        yield from groups.items()
 
     def _choices(
         self,
         layer: int,
         stream: Stream,
-        indices: Sequence[int],
+        waiting: Mapping[int, Stage],
         packing: Packing,
         hidden_RD: Tensor,
         read: LayerRead | None,
-    ) -> Iterable[tuple[int, Tensor]]:
-        """(point index, kept tokens) for every waiting point; a strategy scores once for all its ranks."""
+    ) -> Iterable[_Choice]:
+        """One choice for every waiting point; a strategy scores once for all its ranks.
+
+        Where nothing or everything is kept there is nothing to score.
+        """
         groups: dict[tuple[Strategy, tuple], list[int]] = defaultdict(list)
-        for index in indices:
-            strategy = catalog.at_layer(catalog.get(self.points[index].strategy), layer)
-            params = self.points[index].params if strategy.name == self.points[index].strategy else ()
-            groups[strategy, params].append(index)
-        needs = frozenset().union(*(strategy.needs for strategy, _ in groups))
+        for index, stage in waiting.items():
+            strategy = catalog.at_layer(catalog.get(stage.strategy), layer)
+            if stage.rank == 0 or stage.rank >= stream.visual:
+                yield _Choice(index, strategy, torch.arange(min(stage.rank, stream.visual)), None)
+                continue
+            groups[strategy, stage.params if strategy.name == stage.strategy else ()].append(index)
+        needs = frozenset[Evidence]().union(*(strategy.needs for strategy, _ in groups))
         view = self._view(layer, stream, needs, packing, hidden_RD, read)
         for (strategy, params), members in groups.items():
-            ranks = [min(self.points[index].rank, stream.visual) for index in members]
-            yield from zip(members, strategy.choose(view, ranks, dict(params)), strict=True)
+            ranks = [waiting[index].rank for index in members]
+            chosen = strategy.choose(view, ranks, dict(params))
+            for index, kept_K in zip(members, chosen, strict=True):
+                scores = None
+                if self._quality and strategy.score is not None:
+                    scores = concentration(strategy.score(view, **dict(params)), waiting[index].rank)
+                yield _Choice(index, strategy, kept_K.cpu(), scores)
 
     def _view(
         self,
@@ -123,8 +167,8 @@ class Placement:
         hidden_RD: Tensor,
         read: LayerRead | None,
     ) -> TokenView:
-        attention = text_attention = None
-        if needs & {Evidence.LAST_ROW, Evidence.TEXT_ROWS, Evidence.TEXT_TO_TEXT}:
+        attention = text_attention = visual_attention = None
+        if needs & ATTENTION:
             assert read is not None, "attention was asked for before the first layer"
             whole_text = bool(needs & {Evidence.TEXT_ROWS, Evidence.TEXT_TO_TEXT})
             queries = max(stream.text, min(LAST_QUERIES, stream.rows)) if whole_text else 1
@@ -132,19 +176,28 @@ class Placement:
             attention = rows_HQS[:, :, stream.system : stream.system + stream.visual]
             if Evidence.TEXT_TO_TEXT in needs:
                 text_attention = rows_HQS[:, queries - stream.text :, stream.system + stream.visual :]
+            if Evidence.VISUAL_ROWS in needs:
+                visual_attention = visual_block(read.query_RHE, read.key_RGE, read.packing, stream, read.scale)
         return TokenView(
             visual=stream.visual,
             system=stream.system,
             text=stream.text,
-            seed=_seed(self.seeds[stream.sample], layer),
+            seed=draw_seed(self.seeds[stream.sample], layer),
             device=hidden_RD.device,
             attention_HQV=attention,
             text_attention_HTT=text_attention,
+            visual_attention_HVV=visual_attention,
             hidden_states_VD=hidden_RD[packing.visual(stream)] if Evidence.HIDDEN in needs else None,
         )
 
 
-def _seed(text: str, layer: int) -> int:
+def _stages(point: GridPoint) -> tuple[Stage, ...]:
+    if point.strategy == BASELINE:
+        return ()
+    return catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params))
+
+
+def draw_seed(text: str, layer: int) -> int:
     """63 bits from run, sample and layer: the same on every worker, in every batch."""
     return int.from_bytes(hashlib.sha256(f"{text}|{layer}".encode()).digest()[:8], "big") >> 1
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import linear
 from transformers import LlavaForConditionalGeneration
 
 from workers.models import ModelError
@@ -43,8 +44,8 @@ class Llava:
         windowed = getattr(text, "use_sliding_window", True)
         self.window: int | None = getattr(text, "sliding_window", None) if windowed else None
         self.decoder = model.model.language_model
-        self.layers: list[Any] = list(self.decoder.layers)
-        attention = self.layers[0].self_attn
+        self.layers = [FusedLayer.of(layer) for layer in self.decoder.layers]
+        attention = self.decoder.layers[0].self_attn
         self.head_dim: int = attention.head_dim
         self.heads: int = text.num_attention_heads
         self.kv_heads: int = text.num_key_value_heads
@@ -94,29 +95,87 @@ class Llava:
 
     def attention_inputs(self, layer: int, hidden_RD: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (R, H, E), keys and values (R, G, E) of a layer, positions applied."""
-        module = self.layers[layer]
-        normed_RD = module.input_layernorm(hidden_RD)
-        attention = module.self_attn
-        query_RHE = attention.q_proj(normed_RD).unflatten(-1, (-1, self.head_dim))
-        key_RGE = attention.k_proj(normed_RD).unflatten(-1, (-1, self.head_dim))
-        value_RGE = attention.v_proj(normed_RD).unflatten(-1, (-1, self.head_dim))
+        fused = self.layers[layer]
+        normed_RD = fused.module.input_layernorm(hidden_RD)
+        heads = linear(normed_RD, fused.qkv, fused.qkv_bias).unflatten(-1, (-1, self.head_dim))
+        query_RHE, key_RGE, value_RGE = heads.split((self.heads, self.kv_heads, self.kv_heads), dim=1)
+        return _rotated(query_RHE, rotary), _rotated(key_RGE, rotary), value_RGE.contiguous()
+
+    def last_layer_inputs(self, hidden_RD: Tensor, rotary: Rotary, last_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As ``attention_inputs`` of the last layer, with queries (N, H, E) of some rows only: no other is needed."""
+        fused = self.layers[-1]
+        normed_RD = fused.module.input_layernorm(hidden_RD)
+        split = self.heads * self.head_dim
+        q_bias, kv_bias = (None, None) if fused.qkv_bias is None else fused.qkv_bias.tensor_split((split,))
+        query_NHE = linear(normed_RD[last_N], fused.qkv[:split], q_bias).unflatten(-1, (-1, self.head_dim))
+        heads = linear(normed_RD, fused.qkv[split:], kv_bias).unflatten(-1, (-1, self.head_dim))
+        key_RGE, value_RGE = heads.split((self.kv_heads, self.kv_heads), dim=1)
         cos, sin = rotary
-        return query_RHE * cos + _rotate(query_RHE) * sin, key_RGE * cos + _rotate(key_RGE) * sin, value_RGE
+        last = (cos[last_N], sin[last_N])
+        return _rotated(query_NHE, last), _rotated(key_RGE, rotary), value_RGE.contiguous()
 
     def finish_layer(self, layer: int, hidden_RD: Tensor, attended_RHE: Tensor) -> Tensor:
         """Output projection, residuals and feed-forward: the layer's output (R, D)."""
-        module = self.layers[layer]
-        hidden_RD = hidden_RD + module.self_attn.o_proj(attended_RHE.flatten(-2))
-        return hidden_RD + module.mlp(module.post_attention_layernorm(hidden_RD))
+        fused = self.layers[layer]
+        hidden_RD = hidden_RD + self.attention_output(layer, attended_RHE)
+        mlp = fused.module.mlp
+        gate_RF, up_RF = linear(
+            fused.module.post_attention_layernorm(hidden_RD), fused.gate_up, fused.gate_up_bias
+        ).chunk(2, dim=-1)
+        return hidden_RD + mlp.down_proj(mlp.act_fn(gate_RF) * up_RF)
+
+    def attention_output(self, layer: int, attended_RHE: Tensor) -> Tensor:
+        """Output projection of a layer's attention, before the residual: (R, D)."""
+        return self.layers[layer].module.self_attn.o_proj(attended_RHE.flatten(-2))
+
+    def final_norm(self, hidden_RD: Tensor) -> Tensor:
+        """The norm between the last layer and the head."""
+        return self.decoder.norm(hidden_RD)
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
         """Final norm and head: (R, D) -> (R, C) float32."""
-        return self.model.lm_head(self.decoder.norm(hidden_RD)).float()
+        return self.model.lm_head(self.final_norm(hidden_RD)).float()
 
 
-def _rotate(rows: Tensor) -> Tensor:
+@dataclass(frozen=True, slots=True, eq=False)
+class FusedLayer:
+    """A decoder layer whose projections of the same input lie in one matrix: one product instead of two or three.
+
+    The layer's own modules become views of it: nothing is held twice, and the model still runs as transformers runs it.
+    """
+
+    module: Any
+    qkv: Tensor
+    qkv_bias: Tensor | None
+    gate_up: Tensor
+    gate_up_bias: Tensor | None
+
+    @classmethod
+    def of(cls, module: Any) -> FusedLayer:
+        attention, mlp = module.self_attn, module.mlp
+        qkv = _fuse((attention.q_proj, attention.k_proj, attention.v_proj))
+        return cls(module, *qkv, *_fuse((mlp.gate_proj, mlp.up_proj)))
+
+
+def _fuse(parts: tuple[nn.Linear, ...]) -> tuple[Tensor, Tensor | None]:
+    """One matrix (and bias) for several linear layers, which become views of it."""
+    sizes = [part.out_features for part in parts]
+    weight = torch.cat([part.weight.data for part in parts])
+    for part, view in zip(parts, weight.split(sizes), strict=True):
+        part.weight = nn.Parameter(view, requires_grad=False)
+    if parts[0].bias is None:
+        return weight, None
+    bias = torch.cat([part.bias.data for part in parts])
+    for part, view in zip(parts, bias.split(sizes), strict=True):
+        part.bias = nn.Parameter(view, requires_grad=False)
+    return weight, bias
+
+
+def _rotated(rows: Tensor, rotary: Rotary) -> Tensor:
+    """Apply rotary positions to (R, heads, E)."""
+    cos, sin = rotary
     first, second = rows.chunk(2, dim=-1)
-    return torch.cat((-second, first), dim=-1)
+    return rows * cos + torch.cat((-second, first), dim=-1) * sin
 
 
 def _end_tokens(model: LlavaForConditionalGeneration, tokenizer: Any) -> frozenset[int]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from workers.attention import attend
+from workers.attention import attend, attend_groups, make_groups
 from workers.forks import LayerRead, Placement
-from workers.llava import Llava, Prompt
+from workers.llava import Llava, Prompt, Rotary
 from workers.streams import Packing, Stream, new_trunk
 
 
@@ -24,6 +24,18 @@ class LayerCache:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class LayerRun:
+    """All that one layer computed, for those who measure it."""
+
+    layer: int  # 0-based
+    packing: Packing
+    query_RHE: Tensor
+    key_RGE: Tensor
+    attended_RHE: Tensor  # before the output projection
+    hidden_RD: Tensor  # residual stream after the layer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Prefill:
     """What a prefill leaves for decoding."""
 
@@ -32,13 +44,13 @@ class Prefill:
     caches: tuple[LayerCache, ...]  # one a layer
 
 
-def make_trunks(prompts: Sequence[Prompt], visual: Sequence[int], device: torch.device) -> list[Stream]:
+def make_trunks(prompts: Sequence[Prompt], visual: Sequence[int]) -> list[Stream]:
     """One un-pruned stream a sample. A text-only prompt is all system: there is nothing to prune."""
     trunks = []
     for sample, (prompt, count) in enumerate(zip(prompts, visual, strict=True)):
         system = len(prompt.ids) - 1 if prompt.image_at is None else prompt.image_at
         text = prompt.length(count) - count - system
-        trunks.append(new_trunk(sample, system, count, text, device))
+        trunks.append(new_trunk(sample, system, count, text))
     return trunks
 
 
@@ -55,7 +67,13 @@ def embed_trunks(llava: Llava, prompts: Sequence[Prompt], features: Sequence[Ten
     return torch.cat(parts)
 
 
-def prefill(llava: Llava, hidden_RD: Tensor, trunks: Sequence[Stream], placement: Placement) -> Prefill:
+def prefill(
+    llava: Llava,
+    hidden_RD: Tensor,
+    trunks: Sequence[Stream],
+    placement: Placement,
+    observe: Callable[[LayerRun], None] | None = None,
+) -> Prefill:
     """Run all decoder layers for the trunks and for every fork that the placement makes on the way.
 
     Args:
@@ -63,27 +81,50 @@ def prefill(llava: Llava, hidden_RD: Tensor, trunks: Sequence[Stream], placement
         hidden_RD: (R, D) embedded prompts, trunk after trunk.
         trunks: the streams of these rows.
         placement: decides the forks; afterwards it says which stream answers which point.
+        observe: called after every layer with what it computed.
 
     Returns:
         First-token logits and the caches of all streams that answer a point.
     """
-    packing = Packing(trunks)
+    packing, last_layer = Packing(trunks), len(llava.layers) - 1
     fork_layers = placement.fork_layers(len(llava.layers))
     last_fork = max(fork_layers, default=-1)
     caches: list[LayerCache] = []
     read: LayerRead | None = None
-    rotary = llava.rotary(packing.positions_R)
+    rotary = llava.rotary(packing.index(hidden_RD.device).positions_R)
     for layer in range(len(llava.layers)):
         if layer in fork_layers:
-            move = placement.fork_at(layer, packing, hidden_RD, read, more_forks=layer < last_fork)
-            packing, hidden_RD = move.packing, hidden_RD[move.source_R]
-            rotary = llava.rotary(packing.positions_R)
+            forked = placement.fork_at(layer, packing, hidden_RD, read, more_forks=layer < last_fork)
+            packing, hidden_RD = forked.move.packing, hidden_RD[forked.move.source_R.to(hidden_RD.device)]
+            for stream, rows_KD in forked.merged.items():
+                hidden_RD[packing.visual(stream)] = rows_KD
+            rotary = llava.rotary(packing.index(hidden_RD.device).positions_R)
+        if layer == last_layer and observe is None:
+            break
         query_RHE, key_RGE, value_RGE = llava.attention_inputs(layer, hidden_RD, rotary)
         attended_RHE = attend(query_RHE, key_RGE, value_RGE, packing, llava.scale)
         hidden_RD = llava.finish_layer(layer, hidden_RD, attended_RHE)
         caches.append(LayerCache(packing, key_RGE, value_RGE))
+        if observe is not None:
+            observe(LayerRun(layer, packing, query_RHE, key_RGE, attended_RHE, hidden_RD))
         reads_attention = layer + 1 in fork_layers
         read = LayerRead(packing, query_RHE, key_RGE, llava.scale) if reads_attention else None
     streams = placement.answered()
     last_N = torch.tensor([packing.last_row(stream) for stream in streams], device=hidden_RD.device)
-    return Prefill(streams, llava.logits(hidden_RD[last_N]), tuple(caches))
+    if len(caches) <= last_layer:
+        hidden_ND, cache = _last_layer(llava, hidden_RD, rotary, packing, streams, last_N)
+        caches.append(cache)
+    else:
+        hidden_ND = hidden_RD[last_N]
+    return Prefill(streams, llava.logits(hidden_ND), tuple(caches))
+
+
+def _last_layer(
+    llava: Llava, hidden_RD: Tensor, rotary: Rotary, packing: Packing, streams: Sequence[Stream], last_N: Tensor
+) -> tuple[Tensor, LayerCache]:
+    """The last layer, whose output is needed for the streams' last rows only: (N, D) and the layer's cache."""
+    layer = len(llava.layers) - 1
+    query_NHE, key_RGE, value_RGE = llava.last_layer_inputs(hidden_RD, rotary, last_N)
+    groups = make_groups(streams, layer, packing, hidden_RD.device)
+    attended_NHE, _ = attend_groups(query_NHE, key_RGE, value_RGE, groups, packing, llava.scale)
+    return llava.finish_layer(layer, hidden_RD[last_N], attended_NHE), LayerCache(packing, key_RGE, value_RGE)

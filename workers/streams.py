@@ -10,14 +10,15 @@ rows of its kept visual tokens and of the text after the image; the system rows 
     fork of 0 at layer 2            [visual kept | text]
     fork of 0 at layer 3                 [visual kept | text]
 
-A **packing** says where each stream's rows lie; it changes only at layers where somebody forks.
+A **packing** says where each stream's rows lie; it changes only at layers where somebody forks. Streams and packings
+live on the host; what a device needs of a packing goes there in one piece (``PackedIndex``), so that bookkeeping never
+makes it wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -32,8 +33,8 @@ class Stream:
     layer: int  # first layer in which it has rows of its own
     system: int  # tokens before the image
     text: int  # tokens after the image
-    visual_K: Tensor  # (K,) int64, the kept visual tokens as indices into the sample's image tokens
-    positions_R: Tensor  # position ids of its own rows
+    visual_K: Tensor  # (K,) int64 on the host, the kept visual tokens as indices into the sample's image tokens
+    positions_R: Tensor  # int64 on the host, position ids of its own rows
     next_position: int  # position id of the first decoded token
 
     @property
@@ -59,7 +60,7 @@ class Stream:
         return self if self.layer <= layer or self.parent is None else self.parent.at(layer)
 
 
-def new_trunk(sample: int, system: int, visual: int, text: int, device: torch.device) -> Stream:
+def new_trunk(sample: int, system: int, visual: int, text: int) -> Stream:
     """The un-pruned sequence of a sample; a text-only prompt has no visual tokens and counts as system and text."""
     length = system + visual + text
     return Stream(
@@ -68,8 +69,8 @@ def new_trunk(sample: int, system: int, visual: int, text: int, device: torch.de
         layer=0,
         system=system,
         text=text,
-        visual_K=torch.arange(visual, device=device),
-        positions_R=torch.arange(length, device=device),
+        visual_K=torch.arange(visual),
+        positions_R=torch.arange(length),
         next_position=length,
     )
 
@@ -80,18 +81,14 @@ def fork(parent: Stream, layer: int, kept_K: Tensor, compact: bool) -> Stream:
     Args:
         parent: a trunk or a fork.
         layer: first layer that runs without the dropped tokens.
-        kept_K: (K,) int64 ascending, indices into the parent's visual tokens.
-        compact: renumber positions without gaps (``semantics``: methods before the decoder) or keep the original ids.
+        kept_K: (K,) int64 on the host, ascending, indices into the parent's visual tokens.
+        compact: renumber positions without gaps (methods that prune before the decoder), or keep the original ids.
     """
-    first = parent.system - parent.shared  # of the visual rows within the parent's own
-    source_R = fork_rows(parent, kept_K)
-    positions_R = parent.positions_R[source_R]
+    positions_R = parent.positions_R[fork_rows(parent, kept_K)]
     next_position = parent.next_position
     if compact:
-        start = parent.system
-        positions_R = torch.arange(start, start + len(source_R), device=positions_R.device)
-        next_position = start + len(source_R)
-    assert first >= 0
+        next_position = parent.system + len(positions_R)
+        positions_R = torch.arange(parent.system, next_position)
     return Stream(
         sample=parent.sample,
         parent=parent,
@@ -108,8 +105,22 @@ def fork_rows(parent: Stream, kept_K: Tensor) -> Tensor:
     """The parent's own rows that a fork takes over: kept visual tokens, then the text."""
     first = parent.system - parent.shared
     after = first + parent.visual
-    text_T = torch.arange(after, after + parent.text, device=kept_K.device)
-    return torch.cat((first + kept_K, text_T))
+    return torch.cat((first + kept_K, torch.arange(after, after + parent.text)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedIndex:
+    """What a device needs to run a packing: int32 offsets of the streams' queries and keys, int64 rows and positions.
+
+    Stream n's queries are rows ``query_starts[n] : query_starts[n + 1]``; its keys are those places of ``key_rows``.
+    """
+
+    positions_R: Tensor
+    key_rows: Tensor | None  # packed row of each key, stream after stream; None: keys and rows are the same
+    query_starts: Tensor  # (streams + 1,)
+    key_starts: Tensor  # (streams + 1,)
+    longest_query: int
+    longest_keys: int
 
 
 @dataclass(eq=False)
@@ -123,6 +134,7 @@ class Packing:
     retired: frozenset[Stream] = frozenset()
     starts: dict[Stream, int] = field(init=False)
     total: int = field(init=False)
+    _index: PackedIndex | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.starts, place = {}, 0
@@ -152,7 +164,33 @@ class Packing:
         system = self.starts[stream.trunk]
         return (slice(system, system + stream.shared), own)
 
-    def repack(self, streams: Sequence[Stream], retired: Iterable[Stream], origins: dict[Stream, Tensor]) -> RowMove:
+    def key_rows(self, streams: Sequence[Stream]) -> tuple[Tensor, Tensor]:
+        """Rows of the keys of some streams, stream after stream, and how many each has; both int64 on the host."""
+        parts = [self.keys(stream) for stream in streams]
+        flat = [part for slices in parts for part in slices]
+        starts = torch.tensor([part.start for part in flat])
+        lengths = torch.tensor([part.stop - part.start for part in flat])
+        counts = torch.tensor([sum(part.stop - part.start for part in slices) for slices in parts])
+        return _runs(starts, lengths), counts
+
+    def index(self, device: torch.device) -> PackedIndex:
+        """The packing on a device; made once."""
+        if self._index is None:
+            rows, counts = self.key_rows(self.streams)
+            lengths = torch.tensor([self.length(stream) for stream in self.streams])
+            positions = torch.cat([stream.positions_R[: self.length(stream)] for stream in self.streams])
+            alone = all(stream.parent is None for stream in self.streams)
+            self._index = PackedIndex(
+                positions_R=positions.to(device),
+                key_rows=None if alone else rows.to(device),
+                query_starts=offsets(lengths).to(device),
+                key_starts=offsets(counts).to(device),
+                longest_query=int(lengths.max()),
+                longest_keys=int(counts.max()),
+            )
+        return self._index
+
+    def repack(self, streams: Sequence[Stream], retired: Iterable[Stream], origins: Mapping[Stream, Tensor]) -> RowMove:
         """The packing after a fork, and which old row each new row continues.
 
         Args:
@@ -161,7 +199,6 @@ class Packing:
             origins: for each new stream the rows it takes, within its parent's own rows.
         """
         packing = Packing(streams, frozenset(retired))
-        device = streams[0].visual_K.device
         source = []
         for stream in streams:
             if stream in origins:
@@ -169,23 +206,29 @@ class Packing:
                 source.append(self.starts[stream.parent] + origins[stream])
             else:
                 start = self.starts[stream]
-                source.append(torch.arange(start, start + packing.length(stream), device=device))
+                source.append(torch.arange(start, start + packing.length(stream)))
         return RowMove(packing, torch.cat(source))
-
-    @cached_property
-    def positions_R(self) -> Tensor:
-        """Position ids of all rows."""
-        return torch.cat([stream.positions_R[: self.length(stream)] for stream in self.streams])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowMove:
-    """A new packing, and for each of its rows the row of the old one that it continues."""
+    """A new packing, and for each of its rows the row of the old one that it continues (int64, on the host)."""
 
     packing: Packing
     source_R: Tensor
 
 
+def offsets(lengths: Tensor) -> Tensor:
+    """(n,) lengths -> (n + 1,) int32 starts, the total last."""
+    return torch.cat((torch.zeros(1, dtype=torch.int64), lengths.cumsum(0))).int()
+
+
 def gather(rows: Tensor, slices: tuple[slice, ...]) -> Tensor:
     """The rows of a stream's keys as one tensor; a view where they already lie together."""
     return rows[slices[0]] if len(slices) == 1 else torch.cat([rows[part] for part in slices])
+
+
+def _runs(starts: Tensor, lengths: Tensor) -> Tensor:
+    """start, start + 1, ... for each run, one after another."""
+    ends = lengths.cumsum(0)
+    return torch.arange(int(ends[-1])) + (starts - (ends - lengths)).repeat_interleave(lengths)

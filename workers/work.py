@@ -100,6 +100,29 @@ class TaskSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpectrumSpec:
+    """One matrix of one decoder layer whose numerical and effective rank is measured; see ``workers/spectra.py``."""
+
+    matrix: str  # attention_weights, attention_output, hidden_states or hidden_states_prenorm
+    layer: int  # 0-based
+    threshold: float  # numerical rank counts singular values above ``threshold`` times the largest
+    power: int  # effective rank of s ** power: 2 as in HiMAP, 1 as defined by Roy and Vetterli
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasureSpec:
+    """What is measured on the forward besides its answer."""
+
+    spectra: tuple[SpectrumSpec, ...] = ()
+    spectra_samples: int | None = None  # on the first so many image questions of the benchmark; None: on all
+    quality: bool = False  # concentration of the selection scores, diversity of the kept features
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> MeasureSpec:
+        return cls(**{**value, "spectra": tuple(SpectrumSpec(**spectrum) for spectrum in value["spectra"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
     """All that decides a cell besides its grid point and its sample."""
 
@@ -107,13 +130,15 @@ class EngineSpec:
     task: TaskSpec
     max_new_tokens: int = 1024
     seed: int = 0  # of strategies that draw at random; each draw also depends on sample and layer, never on the batch
+    measure: MeasureSpec = field(default_factory=MeasureSpec)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> EngineSpec:
-        return cls(**{**value, "model": ModelSpec(**value["model"]), "task": TaskSpec(**value["task"])})
+        parts = {"model": ModelSpec(**value["model"]), "task": TaskSpec(**value["task"])}
+        return cls(**{**value, **parts, "measure": MeasureSpec.from_json(value["measure"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +175,7 @@ class SampleOutcome:
     decoded_tokens: int  # generated tokens, the end token included
     prompt_tokens: int  # tokens of the un-pruned prompt, visual ones included
     visual_tokens: int  # visual tokens before pruning; 0 for a sample without an image
+    measures: tuple[tuple[str, float], ...] = ()  # what MeasureSpec asks for, by name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

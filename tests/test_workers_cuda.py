@@ -1,0 +1,69 @@
+"""The engine on a CUDA device: flash attention over packed rows against one call a stream, and against the CPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from small_llava import make_checkpoint
+from test_workers_engine import make_engine
+from workers import attention
+from workers.engine import Engine
+from workers.work import GridPoint, ModelSpec, WorkUnit, baseline_point
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+POINTS = (
+    baseline_point(4, 16),
+    *(
+        GridPoint(strategy=name, layer=layer, rank=rank)
+        for name in ("fastv", "text_weighted", "random", "divprune")
+        for layer in ((0,) if name == "divprune" else (0, 1, 2, 4))
+        for rank in (0, 3, 9, 16)
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return make_checkpoint(tmp_path_factory.mktemp("cuda"), seed=5, layers=4, hidden=128, end_bias=-0.9)
+
+
+def cuda_engine(checkpoint, data, dtype: str) -> Engine:
+    cpu = make_engine(checkpoint, data)
+    spec = replace(cpu.spec, model=ModelSpec(path=str(checkpoint), dtype=dtype))
+    return Engine.load(spec, device="cuda", micro_batch=3)
+
+
+def logits(engine: Engine) -> dict:
+    unit = WorkUnit(samples=("1", "2", "3", "6"), points=POINTS)
+    outcome = engine.run(unit)
+    assert outcome.failures == ()
+    return {(cell.sample, cell.point): cell for cell in outcome.outcomes}
+
+
+def test_fp32_equals_the_cpu(checkpoint, small_scienceqa):
+    """Kept tokens and answers equal; logits within 1e-3, since the weights are scaled up and TF32 is off."""
+    slow, fast = logits(make_engine(checkpoint, small_scienceqa)), logits(
+        cuda_engine(checkpoint, small_scienceqa, "float32")
+    )
+    for key, cell in slow.items():
+        assert fast[key].kept_mask == cell.kept_mask
+        assert fast[key].answer == cell.answer
+        assert fast[key].option_logits == pytest.approx(cell.option_logits, abs=1e-3)
+
+
+def test_flash_equals_one_call_a_stream(checkpoint, small_scienceqa, monkeypatch):
+    """In bfloat16 both round attention outputs to 8 bits: kept tokens may differ where scores nearly tie."""
+    engine = cuda_engine(checkpoint, small_scienceqa, "bfloat16")
+    assert attention.uses_varlen(torch.zeros(1, device="cuda", dtype=torch.bfloat16))
+    fast = logits(engine)
+    monkeypatch.setattr(attention, "uses_varlen", lambda rows: False)
+    plain = logits(engine)
+    same = [key for key in plain if plain[key].kept_mask == fast[key].kept_mask]
+    assert len(same) >= 0.95 * len(plain)
+    for key in same:
+        scale = max(map(abs, plain[key].option_logits))
+        assert fast[key].option_logits == pytest.approx(plain[key].option_logits, abs=0.04 * scale + 0.05)

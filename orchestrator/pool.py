@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import secrets
+import socket
 import tempfile
 import time
 from collections import deque
@@ -38,6 +39,7 @@ MAX_ATTEMPTS = 3  # of a unit whose worker is lost; after the second it is tried
 MAX_FAILED_STARTS = 3  # in a row, of workers that die before their first answer
 GRACE_S = 5.0  # how often a waiting pool wakes up, so that Ctrl-C and a lost cluster are noticed
 PATIENCE_S = 60.0  # without any worker, before that is said
+CONNECT_S = 5.0  # to the head of a cluster
 OBJECT_STORE_BYTES = 200 * 2**20  # units and outcomes are small; Ray would take 30% of the memory
 PROCESS_BYTES = 2**30  # of an engine besides its weights
 
@@ -134,6 +136,7 @@ class RayPool(Pool):
         workers: int | None = None,
         address: str | None = None,
         on_event: Callable[[str], None] = log.warning,
+        on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         """Join or start a cluster. Actors start with the first unit.
 
@@ -143,6 +146,7 @@ class RayPool(Pool):
             workers: Number of actors; by default one for each GPU, or for each CPU core if memory allows.
             address: Of a running cluster; by default ``RAY_ADDRESS``, else a private cluster on this machine.
             on_event: Told one line for each loss.
+            on_ready: Called when the first engine is loaded.
         """
         self._owns_cluster = start_ray(address)
         import ray
@@ -164,7 +168,9 @@ class RayPool(Pool):
             options = {"num_cpus": int(share) if share >= 1 else int(share * 1000) / 1000}
             self._threads = max(1, int(share))
         self._remote = ray.remote(max_restarts=0, max_task_retries=0, **options)(_Seat)
-        self._engine, self._spec, self._on_event = engine, spec, on_event
+        self._engine, self._spec = engine, spec
+        self._on_event, self._on_ready = on_event, on_ready
+        self._is_ready = False
         self._actors: set[ActorHandle] = set()
         self._failed_starts = 0
 
@@ -236,6 +242,10 @@ class RayPool(Pool):
                 "than this process; install the same version there, or submit with `ray job submit --working-dir .`"
             )
 
+        if not self._is_ready:
+            self._is_ready = True
+            self._on_ready()
+
     def _lost(self, job: _Job | None, reason: str, again: deque[_Job]) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
         """Decide what becomes of the unit of a lost worker: again, again in parts, or given up."""
         if job is None:
@@ -279,10 +289,13 @@ def start_ray(address: str | None = None) -> bool:
     if private:
         # Read when ray is imported: every port on 127.0.0.1, where all but the dashboard listen on all addresses.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        os.environ.setdefault("RAY_worker_niceness", "0")  # 15 starves the engines beside any other load
         if "RAY_AUTH_MODE" not in os.environ:
             # Other users of this machine reach loopback too. A token for this run alone, in the environment, leaves
             # no file behind; Ray's own choice is ~/.ray/auth_token, readable by all.
             os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    elif address != "auto":
+        _check_reachable(str(address))
     import ray
 
     if ray.is_initialized():
@@ -295,26 +308,41 @@ def start_ray(address: str | None = None) -> bool:
             "num_cpus": cores + 1,  # one more than there are: the engines take all, Tune's mirror a sliver
             "object_store_memory": OBJECT_STORE_BYTES,
         }
-    if (folder := _neutral_folder()) is not None:
-        options["runtime_env"] = {"working_dir": folder}
-    try:
-        ray.init(address="local" if private else address, **options)
-    except (ConnectionError, ValueError) as error:
-        raise PoolError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+    with tempfile.TemporaryDirectory(prefix="saccade-empty-") as empty:  # uploaded by init, then not needed
+        if _may_be_shadowed():
+            options["runtime_env"] = {"working_dir": empty}
+        try:
+            ray.init(address="local" if private else address, **options)
+        except (ConnectionError, ValueError) as error:
+            raise PoolError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
     return private
 
 
-def _neutral_folder() -> str | None:
-    """An empty working directory for actors, where the current one could shadow the installed packages.
+def _check_reachable(address: str) -> None:
+    """Ray itself would try for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise PoolError(
+            f"--address {address}: give HOST:PORT of a Ray cluster's head, or `auto` on one of its machines"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise PoolError(
+            f"no Ray cluster at {address} ({error}); check --address and RAY_ADDRESS, or leave both out to use this "
+            "machine"
+        ) from error
 
-    Ray puts the driver's folder ahead of site-packages on the actors' path: a `workers/` lying there would be taken. A
+
+def _may_be_shadowed() -> bool:
+    """Whether actors need an empty working directory, because the current one might hold a `workers/` too.
+
+    Ray puts the driver's folder ahead of site-packages on the actors' path, and what lies there would be taken. A
     submitted job brings its own working directory.
     """
     assert workers.__file__
     root = Path(workers.__file__).resolve().parent.parent
-    if Path.cwd().resolve() == root or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
-        return None
-    return tempfile.mkdtemp(prefix="saccade-empty-")
+    return Path.cwd().resolve() != root and "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ
 
 
 def _room(spec: EngineSpec, memory_bytes: float) -> int:

@@ -12,7 +12,7 @@ LINE_EVERY_S = 10.0
 
 
 class SweepProgress:
-    """Counts cells; speed and time left are taken from the first unit's end on, when models are loaded."""
+    """Counts cells; speed and time left are counted from `ready` on, when an engine is loaded."""
 
     def __init__(self, console: Console, samples: int, cells: int, points: int) -> None:
         """Args:
@@ -48,6 +48,12 @@ class SweepProgress:
     ) -> None:
         if self._bar:
             self._bar.stop()
+
+    def ready(self) -> None:
+        """Somebody begins to answer."""
+        self._started = time.monotonic()
+        if self._bar:
+            self._bar.update(self._task, state="working on the first samples")
 
     def advance(self, samples: float, cells: int, failed: int) -> None:
         """Count a finished unit.

@@ -159,6 +159,7 @@ def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Conso
 def _pool(prepared: Prepared, options: RunOptions, progress: SweepProgress) -> Iterator[Pool]:
     if options.local:
         with LocalPool(prepared.spec.engine, options.engine) as pool:
+            progress.ready()
             yield pool
     else:
         with RayPool(
@@ -167,6 +168,7 @@ def _pool(prepared: Prepared, options: RunOptions, progress: SweepProgress) -> I
             workers=options.workers,
             address=options.address,
             on_event=progress.event,
+            on_ready=progress.ready,
         ) as pool:
             yield pool
 

@@ -4,7 +4,8 @@ Sources: DivPrune: Alvar et al., CVPR 2025, arXiv:2503.02175; vbdi/divprune, LLa
 ``fps`` and ``tome_centres``: YangXu-03/Himap-based, diversity_token_selector.py and
 fastv_custom_selection_experiment.py.
 We differ: a token is never chosen twice (all three originals can, among equal tokens), the farthest-point start is
-fixed or drawn from the sample's seed, and a centre always belongs to its own cluster.
+fixed or drawn from the sample's seed, and a centre always belongs to its own cluster. Ties go to the lower index, but
+the distances of equal tokens are equal only up to the rounding of a matrix product.
 """
 
 from __future__ import annotations

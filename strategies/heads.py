@@ -116,7 +116,7 @@ def _top_k_sum(heads: HeadRows) -> Tensor:
 
 
 def _weighted_quality(heads: HeadRows) -> Tensor:
-    covered_H = (heads.share_HV > heads.threshold).sum(dim=1)
+    covered_H = (heads.share_HV > heads.threshold).sum(dim=1, dtype=torch.float64)
     return 0.4 * heads.share_HV.amax(dim=1) + 0.4 * _sparsity(heads) + 0.2 / (covered_H + TINY)
 
 

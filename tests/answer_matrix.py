@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from fake_experiment import fake_manifest
 
+from fake_experiment import fake_manifest
 from orchestrator.store import Experiment
 from workers.tasks.base import Sample
 from workers.work import GridPoint, SampleFailure, SampleOutcome, UnitOutcome, WorkUnit

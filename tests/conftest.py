@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image, ImageDraw
+
 from small_llava import make_checkpoint
 
 torch.set_num_threads(1)  # the models are tiny, and idle threads spin against whatever else the machine does

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 from fake_experiment import fake_outcome
-
 from workers.fingerprint import sources_hash
 from workers.models import ModelError
 from workers.work import EngineSpec, UnitOutcome, WorkUnit

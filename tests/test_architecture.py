@@ -20,6 +20,7 @@ HOMES = {
         "workers/loading.py",
         "workers/actor.py",
         "workers/embedded/architecture.py",
+        "workers/embedded/forward.py",
     },
     "plotly": {"dashboards/figures.py", "dashboards/report.py"},
     "matplotlib": {"dashboards/plots.py"},

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from answer_matrix import MISSING, write_matrix
-from fake_experiment import write_fake_experiment
 
+from answer_matrix import MISSING, write_matrix
 from dashboards.figures import curve_figure, forest_figure, heat_figure
 from dashboards.plots import curve_plot, write_plots
 from dashboards.rows import ACCURACY, DROP, curves, forest, heat, leftovers, slices
+from fake_experiment import write_fake_experiment
 from orchestrator.metrics import summary
 from workers.work import GridPoint, baseline_point
 

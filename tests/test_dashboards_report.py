@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from answer_matrix import MISSING, write_matrix
-from fake_experiment import write_fake_experiment
 
+from answer_matrix import MISSING, write_matrix
 from dashboards.report import flatten, render, write_report
+from fake_experiment import write_fake_experiment
 from orchestrator.store import Experiment
 from workers.work import GridPoint, baseline_point
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from answer_matrix import MISSING, write_matrix
-from fake_experiment import write_fake_experiment
 
+from answer_matrix import MISSING, write_matrix
 from dashboards.rows import (
     ACCURACY,
     DROP,
@@ -26,6 +25,7 @@ from dashboards.rows import (
     slices,
     value_range,
 )
+from fake_experiment import write_fake_experiment
 from orchestrator.metrics import answers, summary
 from workers.work import GridPoint, baseline_point
 

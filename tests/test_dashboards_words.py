@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from answer_matrix import MISSING, write_matrix
 from hypothesis import given
 from hypothesis import strategies as st
 
+from answer_matrix import MISSING, write_matrix
 from dashboards.labels import end_labels, push_apart
 from dashboards.reading import reading
 from dashboards.rows import ACCURACY, curves, reference, slices

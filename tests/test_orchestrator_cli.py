@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import stub_engine
-from conftest import write_scienceqa
-from fake_experiment import write_fake_experiment
 from typer.testing import CliRunner
 
 import orchestrator.run
+import stub_engine
+from conftest import write_scienceqa
+from fake_experiment import write_fake_experiment
 from orchestrator.cli import app
 
 ROOT = Path(__file__).parent.parent

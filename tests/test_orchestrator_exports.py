@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
 from answer_matrix import MISSING, write_matrix
 from fake_experiment import fake_points, write_fake_experiment
-
 from orchestrator.exports import layer_cutoff, write_exports
 from orchestrator.metrics import answers, summary
 from workers.work import GridPoint, baseline_point

@@ -9,9 +9,9 @@ from math import comb
 import numpy as np
 import pandas as pd
 import pytest
+
 from answer_matrix import MISSING, write_matrix
 from fake_experiment import write_fake_experiment
-
 from orchestrator.metrics import answers, reachable, summarise, summary, suspicions
 from orchestrator.significance import holm, mcnemar, paired_bootstrap, resample_counts, wilson
 from workers.work import GridPoint, baseline_point

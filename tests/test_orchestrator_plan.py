@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-from fake_experiment import fake_points, fake_samples
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fake_experiment import fake_points, fake_samples
 from orchestrator.plan import MAX_CELLS, MAX_SHARD, UNITS_PER_WORKER, estimate_work, make_units, shard_size
 from workers.models import ModelFacts
 from workers.work import GridPoint, TaskSpec, WorkUnit, baseline_point

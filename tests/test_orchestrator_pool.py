@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 import stub_engine
 from fake_experiment import fake_manifest, fake_points
-from ray_cluster import local_cluster
-
 from orchestrator.pool import LocalPool, PoolError, RayPool
+from ray_cluster import local_cluster
 from workers.models import ModelError
 from workers.work import EngineSpec, UnitOutcome, WorkUnit
 
@@ -46,6 +46,12 @@ def expected(spec: EngineSpec) -> list[tuple[str, str, str]]:
 
 def test_local_pool_answers_each_unit_once_in_order(spec, expected):
     assert len(expected) == len(set(expected)) == 15 * len(POINTS)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "nonsense"])
+def test_no_cluster_at_the_address_is_said_at_once(spec, address):
+    with pytest.raises(PoolError, match=f"{address}"):
+        RayPool(spec, stub_engine.StubEngine, workers=1, address=address)
 
 
 @pytest.mark.ray

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import stub_engine
-from fake_experiment import fake_outcome, fake_points, fake_samples
-from ray_cluster import local_cluster
 from rich.console import Console
 
+import stub_engine
+from fake_experiment import fake_outcome, fake_points, fake_samples
 from orchestrator.metrics import summary
 from orchestrator.progress import duration
 from orchestrator.run import Prepared, RunOptions, RunResult, plan_sweep, prepare, run_sweep
 from orchestrator.rungs import Standing, rung_sizes
 from orchestrator.spec import SpecError, load_sweep
 from orchestrator.store import Experiment
+from ray_cluster import local_cluster
 from workers.work import UnitOutcome, WorkUnit
 
 SWEEP = """

@@ -8,8 +8,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from fake_experiment import fake_manifest, fake_outcome, fake_points, fake_samples, write_fake_experiment
 
+from fake_experiment import fake_manifest, fake_outcome, fake_points, fake_samples, write_fake_experiment
 from orchestrator.store import CELLS, Experiment, StoreError, write_whole
 from workers.work import GridPoint, SampleFailure, UnitOutcome, WorkUnit
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_experiment import fake_manifest, fake_outcome, fake_points, fake_samples
-from ray_cluster import local_cluster
 
+from fake_experiment import fake_manifest, fake_outcome, fake_points, fake_samples
 from orchestrator.metrics import summary
 from orchestrator.rungs import Standing
 from orchestrator.store import Experiment
 from orchestrator.tune_store import TuneMirror, remove_trials, trial_config, trial_name
+from ray_cluster import local_cluster
 from workers.work import GridPoint, UnitOutcome, WorkUnit, baseline_point
 
 SAMPLES = 40

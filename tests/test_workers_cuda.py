@@ -46,18 +46,48 @@ def logits(engine: Engine) -> dict:
 
 def test_fp32_equals_the_cpu(checkpoint, small_scienceqa):
     """Kept tokens and answers equal; logits within 1e-3, since the weights are scaled up and TF32 is off."""
-    slow, fast = logits(make_engine(checkpoint, small_scienceqa)), logits(
-        cuda_engine(checkpoint, small_scienceqa, "float32")
-    )
+    slow = logits(make_engine(checkpoint, small_scienceqa))
+    fast = logits(cuda_engine(checkpoint, small_scienceqa, "float32"))
     for key, cell in slow.items():
         assert fast[key].kept_mask == cell.kept_mask
         assert fast[key].answer == cell.answer
         assert fast[key].option_logits == pytest.approx(cell.option_logits, abs=1e-3)
 
 
+def test_kernels_equal_their_plain_form():
+    """One rounding to bfloat16 instead of several: 2 units in the last place of 8 bits."""
+    from workers.kernels import gated_silu, rms_norm, rotate
+
+    generator = torch.Generator().manual_seed(0)
+    for rows, width, heads in ((1, 64, 1), (37, 160, 5), (301, 4096, 32)):
+        x = torch.randn(rows, width, generator=generator)
+        w = torch.randn(width, generator=generator)
+        angle = torch.rand(rows, 1, width // heads // 2, generator=generator) * 6
+        cos, sin = (f(angle).repeat(1, 1, 2) for f in (torch.cos, torch.sin))
+        x, w, cos, sin = (t.bfloat16() for t in (x, w, cos, sin))
+        on = [t.cuda() for t in (x, w, cos, sin)]
+        pairs = (
+            (rms_norm(on[0], on[1], 1e-5), rms_norm(x.float(), w.float(), 1e-5)),
+            (gated_silu(on[0]), gated_silu(x.float())),
+            (
+                rotate(on[0].clone().view(rows, heads, -1), on[2], on[3]),
+                rotate(x.float().view(rows, heads, -1), cos.float(), sin.float()),
+            ),
+        )
+        for fast, plain in pairs:
+            torch.testing.assert_close(fast.cpu().float(), plain, rtol=0.016, atol=0.01)
+    strided = torch.randn(50, 12, 32, generator=generator).bfloat16().cuda()
+    turn = torch.rand(50, 1, 32, generator=generator).bfloat16().cuda()
+    expected = rotate(strided[:, :4].contiguous().clone(), turn, turn)
+    untouched = strided[:, 4:].clone()
+    assert torch.equal(rotate(strided[:, :4], turn, turn), expected)
+    assert torch.equal(strided[:, 4:], untouched)
+
+
 def test_flash_equals_one_call_a_stream(checkpoint, small_scienceqa, monkeypatch):
     """In bfloat16 both round attention outputs to 8 bits: kept tokens may differ where scores nearly tie."""
     engine = cuda_engine(checkpoint, small_scienceqa, "bfloat16")
+    engine.micro_batch = None  # planned
     assert attention.uses_varlen(torch.zeros(1, device="cuda", dtype=torch.bfloat16))
     fast = logits(engine)
     monkeypatch.setattr(attention, "uses_varlen", lambda rows: False)

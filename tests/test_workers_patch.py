@@ -1,16 +1,25 @@
-"""The patch on stock transformers against the engine: the same tokens kept, the same answers, the same logits."""
+"""The patch on stock transformers against the engine: the same tokens kept, the same answers, the same logits.
+
+The engine itself is compared with a naive forward in ``test_workers_engine.py``; the two share the strategies, and no
+code that drops, masks or places tokens.
+"""
 
 from __future__ import annotations
 
+import weakref
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
 from small_llava import make_checkpoint
+from strategies import catalog
 from test_workers_engine import make_engine
 from workers.images import load_image, to_pixels
 from workers.patch import pruned
 from workers.tasks.prompts import build_prompt
-from workers.work import GridPoint, WorkUnit
+from workers.work import GridPoint, WorkUnit, baseline_point
 
 # Kernels differ in the order of their sums only; the weights are scaled up, so logits reach 1e2.
 LOGIT_TOLERANCE = {"atol": 1e-4, "rtol": 1e-5}
@@ -30,7 +39,7 @@ def deep_engine(tmp_path_factory, small_scienceqa):
 
 
 def batch_inputs(engine, ids, side: str = "left", extra: int = 0) -> dict[str, torch.Tensor]:
-    """What a processor would give: expanded image tokens, padding on one side, a mask, pixels of those with an image."""
+    """What a processor would give: expanded image tokens, padding on one side, a mask, the pixels of all images."""
     rows, pictures = [], []
     image_token = engine.llava.image_token
     visual = (engine.llava.model.config.vision_config.image_size // 14) ** 2
@@ -78,7 +87,9 @@ def assert_equals_engine(engine, ids, points, **changes) -> None:
             )
             first, second = logits[row].topk(2).values.tolist()
             assert first - second == pytest.approx(cell.margin, abs=1e-4, rel=1e-5)
-            assert len(kept[row]) == cell.tokens_kept if kept else point.layer == len(engine.llava.layers)
+            if kept:  # nothing is reported where nothing ever prunes, at layer L
+                mask = np.unpackbits(np.frombuffer(cell.kept_mask, np.uint8))[: cell.visual_tokens]
+                assert kept[row].tolist() == np.flatnonzero(mask).tolist(), point.label
 
 
 def points_of(layers: int, visual: int, ranks=(1, 5)) -> list[GridPoint]:
@@ -99,3 +110,258 @@ def test_equals_engine(engine, ids):
 def test_long_answers_equal_engine(deep_engine, ids):
     """A dozen decoded tokens, in which every cached key is read."""
     assert_equals_engine(deep_engine, ids, points_of(3, 16, ranks=(4,)))
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "text_model", "change"),
+    [(4, 4, "llama", {}), (2, 1, "mistral", {}), (8, 2, "qwen2", {}), (4, 2, "mistral", {"sliding_window": 200})],
+)
+def test_other_decoders_equal_engine(tmp_path, small_scienceqa, heads, kv_heads, text_model, change):
+    checkpoint = make_checkpoint(
+        tmp_path, seed=7, layers=4, heads=heads, kv_heads=kv_heads, side=3, text_model=text_model, end_bias=-0.9
+    )
+    engine = make_engine(checkpoint, small_scienceqa, max_new_tokens=3)
+    for name, value in change.items():
+        setattr(engine.llava.model.config.text_config, name, value)
+    points = [GridPoint(strategy="fastv", layer=layer, rank=4) for layer in (0, 1, 3)]
+    assert_equals_engine(engine, ["1", TEXT_ONLY, "2"], points)
+
+
+EVERY = [
+    GridPoint(strategy=name, layer=0 if strategy.layers == "input" else 1, rank=6, params=params)
+    for name, strategy in catalog.CATALOG.items()
+    for params in [{"himap": (("second_layer", 2), ("second_rank", 3))}.get(name, ())]
+    if strategy.check(dict(params)) is None
+]
+
+
+@pytest.mark.parametrize("ids", [["1"], ["2", TEXT_ONLY, "3"]], ids=["alone", "padded"])
+def test_every_strategy_equals_engine(deep_engine, ids):
+    """Scores, greedy orders, several stages, merged tokens, renumbered positions."""
+    assert {"himap", "fps_merged", "divprune", "text_weighted"} <= {point.strategy for point in EVERY}
+    stages = GridPoint(
+        strategy="himap", layer=0, rank=9, params=(("cutoff_layer", 2), ("second_layer", 1), ("second_rank", 3))
+    )
+    assert_equals_engine(deep_engine, ids, [*EVERY, stages])
+
+
+def test_eager_equals_engine(deep_engine):
+    model = deep_engine.llava.model
+    points = [GridPoint(strategy=name, layer=layer, rank=4) for name in ("fastv", "text_sum") for layer in (1, 2)]
+    points.append(GridPoint(strategy="divprune", layer=0, rank=4))
+    model.set_attn_implementation("eager")
+    try:
+        assert_equals_engine(deep_engine, ["1"], points)
+        assert_equals_engine(deep_engine, ["1", TEXT_ONLY, "2"], points)
+    finally:
+        model.set_attn_implementation("sdpa")
+
+
+@pytest.mark.parametrize("name", ["fastv", "l2_norm"])
+def test_right_padding_equals_engine(deep_engine, name):
+    """Forward by forward, as a harness that pads on the right would do it: the last true row gives the next token."""
+    model, ids = deep_engine.llava.model, ["1", TEXT_ONLY, "2"]
+    inputs = batch_inputs(deep_engine, ids, side="right", extra=3)
+    point = GridPoint(strategy=name, layer=0 if name == "l2_norm" else 1, rank=5)
+    cells = {c.sample: c for c in deep_engine.run(WorkUnit(samples=tuple(ids), points=(point,))).outcomes}
+    mask, lengths = inputs["attention_mask"], inputs["attention_mask"].sum(dim=1)
+    answers = []
+    with pruned(model, name, point.layer, 5, sample_ids=ids), torch.inference_mode():
+        out = model(**inputs, use_cache=True)
+        assert out.logits.shape[1] == mask.shape[1]
+        logits = out.logits[torch.arange(3), lengths - 1]
+        first = logits
+        for step in range(deep_engine.spec.max_new_tokens):
+            answers.append(logits.argmax(dim=-1))
+            mask = torch.cat((mask, torch.ones(3, 1, dtype=torch.int64)), dim=1)
+            logits = model(
+                input_ids=answers[-1][:, None],
+                attention_mask=mask,
+                position_ids=(lengths + step)[:, None],
+                past_key_values=out.past_key_values,
+            ).logits[:, -1]
+    for row, id in enumerate(ids):
+        tokens = torch.stack(answers)[: cells[id].decoded_tokens, row]
+        assert deep_engine.llava.tokenizer.decode(tokens, skip_special_tokens=True).strip() == cells[id].answer
+        letters = deep_engine.letter_tokens[: len(cells[id].option_logits)]
+        torch.testing.assert_close(first[row, letters], torch.tensor(cells[id].option_logits), **LOGIT_TOLERANCE)
+
+
+def test_several_new_tokens_at_once_equal_one_by_one(deep_engine):
+    model, new = deep_engine.llava.model, torch.tensor([[9, 11, 4]])
+    inputs = batch_inputs(deep_engine, ["1"])
+    with pruned(model, "fastv", 1, 4), torch.inference_mode():
+        together = model(input_ids=new, past_key_values=model(**inputs).past_key_values).logits
+        cache = model(**inputs).past_key_values
+        alone = [model(input_ids=new[:, i : i + 1], past_key_values=cache).logits for i in range(3)]
+    torch.testing.assert_close(together, torch.cat(alone, dim=1), **LOGIT_TOLERANCE)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_dropped_tokens_are_not_in_the_cache(deep_engine, layer):
+    model, inputs = deep_engine.llava.model, batch_inputs(deep_engine, ["1"])
+    length = inputs["input_ids"].shape[1]
+    with pruned(model, "fastv", layer, 4):
+        cache = model.generate(
+            **inputs, do_sample=False, min_new_tokens=5, max_new_tokens=5, pad_token_id=0, return_dict_in_generate=True
+        ).past_key_values
+    decoded = 4  # the fifth token was never fed
+    held = [length if index < layer else length - 12 for index in range(3)]
+    assert [kv.keys.shape[-2] for kv in cache.layers] == [count + decoded for count in held]
+    assert cache.get_seq_length() == length + decoded  # of the whole sequence: position ids follow it
+    reference = weakref.ref(cache.layers[0])
+    del cache
+    assert reference() is None  # no cycle keeps the keys alive
+
+
+def test_sampling_beams_and_copies(deep_engine):
+    """Whatever ``generate`` does with rows, a sample's copies keep the sample's tokens."""
+    model, inputs = deep_engine.llava.model, batch_inputs(deep_engine, ["1", "2"])
+    for sample_ids in (["1", "2"], None):
+        with pruned(model, "random", 1, 4, sample_ids=sample_ids) as report:
+            torch.manual_seed(0)
+            model.generate(**inputs, do_sample=True, num_return_sequences=2, max_new_tokens=3, pad_token_id=0)
+            first, copy, second, _ = (kept.tolist() for kept in report.kept)
+            assert first == copy
+            assert first != second
+    with pruned(model, "fastv", 1, 4):
+        beams = model.generate(**inputs, num_beams=2, do_sample=False, max_new_tokens=4, pad_token_id=0)
+        rows = [
+            model.generate(**batch_inputs(deep_engine, [id]), num_beams=2, do_sample=False, max_new_tokens=4)[0]
+            for id in ("1", "2")
+        ]
+    assert [row[row != 0].tolist() for row in beams] == [row[row != 0].tolist() for row in rows]
+
+
+def test_without_ids_a_draw_depends_on_the_sample_only(deep_engine):
+    model = deep_engine.llava.model
+    with pruned(model, "random", 1, 4) as report:
+        model(**batch_inputs(deep_engine, ["1", TEXT_ONLY, "2"]))
+        together = [kept.tolist() for kept in report.kept]
+        model(**batch_inputs(deep_engine, ["2"]))
+        assert report.kept[0].tolist() == together[2]
+    assert together[1] == []
+    with pruned(model, "random", 1, 4, seed=1) as report:
+        model(**batch_inputs(deep_engine, ["2"]))
+        assert report.kept[0].tolist() != together[2]
+
+
+def test_without_a_cache_the_first_token_is_the_same(deep_engine):
+    model, inputs = deep_engine.llava.model, batch_inputs(deep_engine, ["1"])
+    arguments = {"do_sample": False, "output_logits": True, "return_dict_in_generate": True, "pad_token_id": 0}
+    with pruned(model, "fastv", 1, 4):
+        cached = model.generate(**inputs, **arguments, max_new_tokens=1)
+        again = model.generate(**inputs, **arguments, max_new_tokens=6, use_cache=False)
+    torch.testing.assert_close(cached.logits[0], again.logits[0], **LOGIT_TOLERANCE)
+
+
+def hooks_of(model) -> list[int]:
+    """Everything that a block might leave behind, in every module."""
+    return [
+        (name, sorted(vars(module)), len(module._forward_hooks), len(module._forward_pre_hooks))
+        for name, module in model.named_modules()
+    ]
+
+
+def test_the_model_is_as_before(deep_engine):
+    model, inputs = deep_engine.llava.model, batch_inputs(deep_engine, ["1", TEXT_ONLY, "2"])
+    with torch.inference_mode():
+        model.generate(**inputs, max_new_tokens=2, do_sample=False, pad_token_id=0)
+        before, state = model(**inputs).logits, hooks_of(model)
+        with pruned(model, "fastv", 1, 4):
+            inside = model(**inputs).logits
+            assert hooks_of(model) != state
+        assert hooks_of(model) == state
+        assert torch.equal(model(**inputs).logits, before)
+        assert not torch.equal(inside[0, -1], before[0, -1])
+        with pytest.raises(KeyError), pruned(model, "fastv", 0, 4):
+            raise KeyError
+        with pytest.raises(ValueError, match="sample_ids"), pruned(model, "fastv", 0, 4, sample_ids=["1", "2"]):
+            model(**inputs)
+        assert hooks_of(model) == state
+        assert torch.equal(model(**inputs).logits, before)
+
+
+def test_layer_l_and_rank_v_are_the_untouched_model(deep_engine):
+    model, inputs = deep_engine.llava.model, batch_inputs(deep_engine, ["1"])
+    with torch.inference_mode():
+        whole = model(**inputs).logits
+        for layer, rank in ((3, 2), (1, 16)):
+            with pruned(model, "fastv", layer, rank):
+                assert torch.equal(model(**inputs).logits, whole)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"strategy": "fastw"}, "unknown strategy 'fastw'. Did you mean 'fastv'"),
+        ({"layer": 4}, "layer 4 is outside 0..3"),
+        ({"layer": -1}, "layer -1 is outside 0..3"),
+        ({"rank": 17}, "rank 17 is outside 0..16"),
+        ({"rank": -1}, "rank -1 is outside 0..16"),
+        ({"alpha": 1}, "has no parameter 'alpha'"),
+        ({"strategy": "divprune"}, "layer is 0, not 1"),
+        ({"strategy": "himap", "second_layer": 1}, "second_layer: 1 is not above layer 1"),
+    ],
+)
+def test_mistakes_are_one_line(deep_engine, arguments, message):
+    with (
+        pytest.raises(ValueError, match=message) as caught,
+        pruned(deep_engine.llava.model, **{"layer": 1, "rank": 4, **arguments}),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def test_what_cannot_be_pruned_is_refused(deep_engine):
+    model, inputs = deep_engine.llava.model, batch_inputs(deep_engine, ["1"])
+    with pytest.raises(ValueError, match="LlavaForConditionalGeneration, got Linear"), pruned(torch.nn.Linear(1, 1)):
+        pass
+    outside = model(**inputs).past_key_values
+    with pruned(model, "fastv", 1, 4):
+        with pytest.raises(ValueError, match="already pruned"), pruned(model, "fastv", 1, 4):
+            pass
+        with pytest.raises(ValueError, match="outside this block"):
+            model(input_ids=torch.tensor([[5]]), past_key_values=outside)
+        with pytest.raises(ValueError, match="input_ids"):
+            model(inputs_embeds=torch.zeros(1, 4, 32))
+        with pytest.raises(ValueError, match="image tokens"):
+            model(input_ids=torch.tensor([[1, 3, 3, 5]]))
+        with pytest.raises(ValueError, match="StaticCache"):
+            model.generate(**inputs, cache_implementation="static", max_new_tokens=2, disable_compile=True)
+        cache = model(**inputs).past_key_values
+        with pytest.raises(ValueError, match="an image after"):
+            model(input_ids=torch.tensor([[3]]), past_key_values=cache)
+    assert_equals_engine(deep_engine, ["1"], [GridPoint(strategy="fastv", layer=1, rank=4)])  # nothing stayed behind
+
+
+def test_the_unpruned_point_needs_no_block(deep_engine):
+    """The engine's baseline is the model outside the block."""
+    point = baseline_point(3, 16)
+    (cell,) = deep_engine.run(WorkUnit(samples=("1",), points=(point,))).outcomes
+    logits = deep_engine.llava.model(**batch_inputs(deep_engine, ["1"])).logits[0, -1]
+    letters = deep_engine.letter_tokens[: len(cell.option_logits)]
+    torch.testing.assert_close(logits[letters], torch.tensor(cell.option_logits), **LOGIT_TOLERANCE)
+
+
+def test_beyond_a_sliding_window_is_refused(tmp_path, small_scienceqa):
+    checkpoint = make_checkpoint(tmp_path, layers=2, text_model="mistral")
+    engine = make_engine(checkpoint, small_scienceqa)
+    model, inputs = engine.llava.model, batch_inputs(engine, ["1"])
+    model.config.text_config.sliding_window = inputs["input_ids"].shape[1] - 1
+    with pruned(model, "fastv", 1, 4), pytest.raises(ValueError, match="sliding window"):
+        model(**inputs)
+
+
+def test_half_precision_runs(deep_engine):
+    """bfloat16 weights: the dtype of masks and rows follows the model's."""
+    spec = replace(deep_engine.spec.model, dtype="bfloat16")
+    engine = make_engine(spec.path, deep_engine.spec.task.data, model=spec, max_new_tokens=3)
+    for attention in ("sdpa", "eager"):
+        engine.llava.model.set_attn_implementation(attention)
+        texts, logits, kept = patched_answers(
+            engine, ["1", TEXT_ONLY, "2"], GridPoint(strategy="fastv", layer=1, rank=4)
+        )
+        assert len(texts) == 3
+        assert torch.isfinite(logits).all()
+        assert [len(tokens) for tokens in kept] == [4, 0, 4]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from workers.streams import Packing, Stream, gather, offsets
+from workers.streams import Packing, Stream, gather, offsets, to_device
 
 try:
     from torch.nn.attention import varlen
@@ -93,6 +93,7 @@ class Groups:
     """
 
     owners: Sequence[Stream]
+    positions: Sequence[int]  # of each query's stream in this layer: position id of its first decoded token
     order_N: Tensor  # int64, on the device
     back_N: Tensor  # undoes ``order``
     counts: Sequence[int]
@@ -112,12 +113,13 @@ def make_groups(streams: Sequence[Stream], layer: int, packing: Packing, device:
     rows, lengths = packing.key_rows(list(members))
     return Groups(
         owners=list(members),
-        order_N=order.to(device),
-        back_N=order.argsort().to(device),
+        positions=[stream.at(layer).next_position for stream in streams],
+        order_N=to_device(order, device),
+        back_N=to_device(order.argsort(), device),
         counts=counts,
-        query_starts=offsets(torch.tensor(counts)).to(device),
-        key_rows=rows.to(device),
-        key_starts=offsets(lengths).to(device),
+        query_starts=to_device(offsets(torch.tensor(counts)), device),
+        key_rows=to_device(rows, device),
+        key_starts=to_device(offsets(lengths), device),
         longest_keys=int(lengths.max()),
     )
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from workers.attention import Groups, attend_groups, attend_tails, join, make_groups
 from workers.llava import Llava, Rotary
 from workers.prefill import Prefill
-from workers.streams import Packing
+from workers.streams import Packing, to_device
 
 
 def greedy(llava: Llava, start: Prefill, max_new_tokens: int) -> list[list[int]]:
@@ -30,46 +30,56 @@ def greedy(llava: Llava, start: Prefill, max_new_tokens: int) -> list[list[int]]
     Returns:
         Per stream the generated ids; the last is an end token unless ``max_new_tokens`` was reached.
     """
-    answers = [[token] for token in start.logits_NC.argmax(dim=-1).tolist()]
-    running = [n for n, answer in enumerate(answers) if answer[-1] not in llava.end_tokens]
-    decoding = Decoding(llava, start, running)
-    for _ in range(max_new_tokens - 1):
-        if not running:
-            break
-        tokens = [answers[n][-1] for n in running]
-        for n, token in zip(running, decoding.step(tokens).argmax(dim=-1).tolist(), strict=True):
+    answers: list[list[int]] = [[] for _ in start.streams]
+    running = list(range(len(answers)))
+    decoding = Decoding(llava, start)
+    logits_NC = start.logits_NC
+    while True:
+        tokens = logits_NC.argmax(dim=-1).tolist()
+        for n, token in zip(running, tokens, strict=True):
             answers[n].append(token)
-        still = [place for place, n in enumerate(running) if answers[n][-1] not in llava.end_tokens]
+        still = [place for place, token in enumerate(tokens) if token not in llava.end_tokens]
+        if not still or len(answers[running[0]]) == max_new_tokens:
+            return answers
         if len(still) < len(running):
             running = [running[place] for place in still]
             decoding.keep(still)
-    return answers
+        logits_NC = decoding.step([answers[n][-1] for n in running])
 
 
 class Decoding:
     """The streams that are still decoding, and the keys and values of what they have decoded."""
 
-    def __init__(self, llava: Llava, start: Prefill, running: Sequence[int]) -> None:
+    def __init__(self, llava: Llava, start: Prefill) -> None:
+        """Begin with all streams of a prefill. Bookkeeping is done here, while a GPU still works on the prefill."""
         self._llava = llava
         self._caches = start.caches
-        self._streams = [start.streams[n] for n in running]
+        self._streams = list(start.streams)
         self._tails: list[tuple[Tensor, Tensor]] = []  # a layer: (N, T, G, E) keys and values
         self._steps = 0
         self._groups: dict[Packing, Groups] = {}
+        for layer, cache in enumerate(start.caches):
+            self._group(layer, cache.packing)
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Feed one token to each stream: (N, C) logits of the next."""
         llava = self._llava
-        hidden_ND = llava.embed(torch.tensor(tokens, device=llava.device))
-        positions: list[int] = []
+        hidden_ND = llava.embed(to_device(torch.tensor(tokens), llava.device))
+        groups: Groups | None = None
         rotary: Rotary | None = None
         for layer, cache in enumerate(self._caches):
-            wanted = [stream.at(layer).next_position + self._steps for stream in self._streams]
-            if rotary is None or wanted != positions:  # positions differ between layers only for compact forks
-                positions, rotary = wanted, llava.rotary(torch.tensor(wanted, device=llava.device))
+            previous, groups = groups, self._group(layer, cache.packing)
+            if (
+                rotary is None
+                or previous is None
+                or (
+                    groups is not previous and groups.positions != previous.positions  # only with compact forks
+                )
+            ):
+                positions = torch.tensor(groups.positions) + self._steps
+                rotary = llava.rotary(to_device(positions, llava.device))
             query_NHE, key_NGE, value_NGE = llava.attention_inputs(layer, hidden_ND, rotary)
             keys, values = self._append(layer, key_NGE, value_NGE)
-            groups = self._group(layer, cache.packing)
             prompt = attend_groups(query_NHE, cache.key_RGE, cache.value_RGE, groups, cache.packing, llava.scale)
             own = attend_tails(query_NHE[:, None], keys, values, llava.scale)
             hidden_ND = llava.finish_layer(layer, hidden_ND, join(prompt, own))

@@ -7,9 +7,10 @@ their own; see ``streams.py``, ``forks.py`` and ``prefill.py``.
 from __future__ import annotations
 
 import logging
+import os
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -21,6 +22,8 @@ from workers.forks import Placement, packed_mask
 from workers.images import load_image, to_pixels
 from workers.llava import Llava, Prompt
 from workers.loading import default_device, load_llava
+from workers.memory import ENOUGH_ROWS, budget_bytes, footprint
+from workers.prefetch import ahead
 from workers.prefill import embed_trunks, make_trunks, prefill
 from workers.spectra import SpectraRecorder
 from workers.streams import Stream
@@ -32,6 +35,7 @@ from workers.work import EngineSpec, GridPoint, SampleFailure, SampleOutcome, Un
 
 log = logging.getLogger(f"saccade.{__name__}")
 
+PREPARING_THREADS = 8
 Measures = tuple[tuple[str, float], ...]
 
 
@@ -47,7 +51,7 @@ class PreparedSample:
 class Engine:
     """One model on one device, and the samples it may be asked about."""
 
-    def __init__(self, spec: EngineSpec, llava: Llava, samples: Sequence[Sample], micro_batch: int) -> None:
+    def __init__(self, spec: EngineSpec, llava: Llava, samples: Sequence[Sample], micro_batch: int | None) -> None:
         self.spec = spec
         self.llava = llava
         self.samples = {sample.id: sample for sample in samples}
@@ -64,16 +68,15 @@ class Engine:
         Args:
             spec: what to load, and how to ask.
             device: as torch names it; None takes a GPU if there is one.
-            micro_batch: samples that go through the model together; None: 1 on a CPU, so that a cell does not depend on
-                its neighbours to the last bit, 8 on a GPU.
+            micro_batch: samples that go through the model together; None: as many as fit a GPU and help it, and one on
+                a CPU, so that a cell does not depend on its neighbours to the last bit.
 
         Raises:
             ModelError, DataError: files are missing or broken.
         """
         samples = load_samples(spec.task)
         device = device or default_device()
-        size = micro_batch or (1 if device == "cpu" else 8)
-        return cls(spec, load_llava(spec.model, device), samples, size)
+        return cls(spec, load_llava(spec.model, device), samples, micro_batch or (1 if device == "cpu" else None))
 
     @torch.inference_mode()
     def run(self, unit: WorkUnit) -> UnitOutcome:
@@ -82,18 +85,54 @@ class Engine:
         outcomes: list[SampleOutcome] = []
         failures: list[SampleFailure] = []
         notes: list[str] = []
-        for first in range(0, len(unit.samples), self.micro_batch):
-            prepared = []
-            for id in unit.samples[first : first + self.micro_batch]:
-                try:
-                    prepared.append(self._prepare(self.samples[id]))
-                except Exception as error:  # whatever is wrong with one sample must not cost the others
-                    failures.append(_failure(id, error))
-            self._answer_or_split(prepared, unit.points, outcomes, failures, notes)
+        for batch in self._batches(unit, failures):
+            self._answer_or_split(batch, unit.points, outcomes, failures, notes)
         seconds = time.perf_counter() - began
         return UnitOutcome(
             unit=unit.key, outcomes=tuple(outcomes), failures=tuple(failures), seconds=seconds, notes=tuple(notes)
         )
+
+    def _batches(self, unit: WorkUnit, failures: list[SampleFailure]) -> Iterator[list[PreparedSample]]:
+        """Micro-batches of prepared samples: of fixed size, or as many as the device's memory takes."""
+        batch: list[PreparedSample] = []
+        rows = used = 0
+        budget = budget_bytes(self.llava.device)
+        for item in self._prepared(unit.samples, failures):
+            visual = 0 if item.prompt.image_at is None else self.llava.visual_tokens
+            value_bytes = self.llava.model.dtype.itemsize
+            need = footprint(self.llava.facts, unit.points, item.prompt.length(visual), visual, value_bytes)
+            if self.micro_batch is not None:
+                full = len(batch) == self.micro_batch
+            else:
+                full = bool(batch) and (rows + need.rows > ENOUGH_ROWS or (budget or 0) < used + need.bytes)
+            if full:
+                yield batch
+                batch, rows, used = [], 0, 0
+            batch.append(item)
+            rows, used = rows + need.rows, used + need.bytes
+        if batch:
+            yield batch
+
+    def _prepared(self, ids: Sequence[str], failures: list[SampleFailure]) -> Iterator[PreparedSample]:
+        """Decode and pre-process images ahead of the device, in threads: Pillow lets go of the interpreter's lock.
+
+        On a CPU the model's own threads use all cores, so samples are prepared when they are needed.
+        """
+        if self.llava.device.type == "cpu":
+            pending: Iterator[PreparedSample | SampleFailure] = map(self._try_prepare, ids)
+        else:
+            pending = ahead(self._try_prepare, ids, threads=min(PREPARING_THREADS, os.cpu_count() or 1))
+        for item in pending:
+            if isinstance(item, SampleFailure):
+                failures.append(item)
+            else:
+                yield item
+
+    def _try_prepare(self, id: str) -> PreparedSample | SampleFailure:
+        try:
+            return self._prepare(self.samples[id])
+        except Exception as error:  # whatever is wrong with one sample must not cost the others
+            return _failure(id, error)
 
     def _prepare(self, sample: Sample) -> PreparedSample:
         prompt = build_prompt(sample, self.spec.task.conversation, self.spec.task.single_prediction)
@@ -121,8 +160,11 @@ class Engine:
                 failures.append(_failure(batch[0].sample.id, error))
                 return
             half = (len(batch) + 1) // 2
-            notes.append(f"micro-batch of {len(batch)} halved after {type(error).__name__}: {error}")
+            notes.append(f"micro-batch of {len(batch)} halved after {type(error).__name__}: {str(error)[:200]}")
             log.warning(notes[-1])
+            del error  # its traceback holds the tensors that did not fit
+            if self.llava.device.type == "cuda":
+                torch.cuda.empty_cache()
             for part in (batch[:half], batch[half:]):
                 self._answer_or_split(part, points, outcomes, failures, notes)
 

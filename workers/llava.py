@@ -9,6 +9,7 @@ Shape letters: see ``strategies/view.py``; here also E head width, G key-value h
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import LlavaForConditionalGeneration
 
-from workers.models import ModelError
+from workers.kernels import gated_silu, rms_norm, rotate
+from workers.models import ModelError, facts_from
 
 Rotary = tuple[Tensor, Tensor]
 
@@ -38,9 +40,12 @@ class Llava:
 
     def __init__(self, model: LlavaForConditionalGeneration, tokenizer: Any, image_processor: Any) -> None:
         self.model = model.eval()
+        self.facts = facts_from(model.config.to_dict(), Path("config.json"))
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         text = model.config.text_config
+        if text.hidden_act != "silu":
+            raise ModelError(f"text_config.hidden_act: '{text.hidden_act}' is not supported (silu)")
         windowed = getattr(text, "use_sliding_window", True)
         self.window: int | None = getattr(text, "sliding_window", None) if windowed else None
         self.decoder = model.model.language_model
@@ -52,6 +57,11 @@ class Llava:
         self.scale: float = attention.scaling
         self.image_token: int = model.config.image_token_id
         self.end_tokens = _end_tokens(model, tokenizer)
+
+    @property
+    def visual_tokens(self) -> int:
+        """Tokens of one image."""
+        return self.facts.visual_tokens
 
     @property
     def device(self) -> torch.device:
@@ -93,36 +103,34 @@ class Llava:
         cos, sin = self.decoder.rotary_emb(probe, positions_R[None])
         return cos[0, :, None], sin[0, :, None]
 
+    def keys_and_values(self, layer: int, normed_RD: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor]:
+        """Keys, positions applied, and values (R, G, E) of a layer's normed input, in one buffer for the cache."""
+        fused = self.layers[layer]
+        heads = linear(normed_RD, fused.kv, fused.kv_bias).unflatten(-1, (-1, self.head_dim))
+        key_RGE, value_RGE = heads.split((self.kv_heads, self.kv_heads), dim=1)
+        return rotate(key_RGE, *rotary), value_RGE
+
+    def queries(self, layer: int, normed_RD: Tensor, rotary: Rotary) -> Tensor:
+        """Queries (R, H, E) of a layer's normed input, positions applied."""
+        return rotate(self.layers[layer].module.self_attn.q_proj(normed_RD).unflatten(-1, (-1, self.head_dim)), *rotary)
+
+    def attention_norm(self, layer: int, hidden_RD: Tensor) -> Tensor:
+        """The norm before a layer's attention."""
+        return _norm(self.layers[layer].module.input_layernorm, hidden_RD)
+
     def attention_inputs(self, layer: int, hidden_RD: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (R, H, E), keys and values (R, G, E) of a layer, positions applied."""
-        fused = self.layers[layer]
-        normed_RD = fused.module.input_layernorm(hidden_RD)
-        heads = linear(normed_RD, fused.qkv, fused.qkv_bias).unflatten(-1, (-1, self.head_dim))
-        query_RHE, key_RGE, value_RGE = heads.split((self.heads, self.kv_heads, self.kv_heads), dim=1)
-        return _rotated(query_RHE, rotary), _rotated(key_RGE, rotary), value_RGE.contiguous()
-
-    def last_layer_inputs(self, hidden_RD: Tensor, rotary: Rotary, last_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As ``attention_inputs`` of the last layer, with queries (N, H, E) of some rows only: no other is needed."""
-        fused = self.layers[-1]
-        normed_RD = fused.module.input_layernorm(hidden_RD)
-        split = self.heads * self.head_dim
-        q_bias, kv_bias = (None, None) if fused.qkv_bias is None else fused.qkv_bias.tensor_split((split,))
-        query_NHE = linear(normed_RD[last_N], fused.qkv[:split], q_bias).unflatten(-1, (-1, self.head_dim))
-        heads = linear(normed_RD, fused.qkv[split:], kv_bias).unflatten(-1, (-1, self.head_dim))
-        key_RGE, value_RGE = heads.split((self.kv_heads, self.kv_heads), dim=1)
-        cos, sin = rotary
-        last = (cos[last_N], sin[last_N])
-        return _rotated(query_NHE, last), _rotated(key_RGE, rotary), value_RGE.contiguous()
+        normed_RD = self.attention_norm(layer, hidden_RD)
+        return self.queries(layer, normed_RD, rotary), *self.keys_and_values(layer, normed_RD, rotary)
 
     def finish_layer(self, layer: int, hidden_RD: Tensor, attended_RHE: Tensor) -> Tensor:
-        """Output projection, residuals and feed-forward: the layer's output (R, D)."""
+        """Output projection, residuals and feed-forward. Overwrites ``hidden_RD`` with the layer's output (R, D)."""
         fused = self.layers[layer]
-        hidden_RD = hidden_RD + self.attention_output(layer, attended_RHE)
-        mlp = fused.module.mlp
-        gate_RF, up_RF = linear(
-            fused.module.post_attention_layernorm(hidden_RD), fused.gate_up, fused.gate_up_bias
-        ).chunk(2, dim=-1)
-        return hidden_RD + mlp.down_proj(mlp.act_fn(gate_RF) * up_RF)
+        attention, mlp = fused.module.self_attn, fused.module.mlp
+        _add_linear(hidden_RD, attended_RHE.flatten(-2), attention.o_proj)
+        gate_up_RF = linear(_norm(fused.module.post_attention_layernorm, hidden_RD), fused.gate_up, fused.gate_up_bias)
+        _add_linear(hidden_RD, gated_silu(gate_up_RF), mlp.down_proj)
+        return hidden_RD
 
     def attention_output(self, layer: int, attended_RHE: Tensor) -> Tensor:
         """Output projection of a layer's attention, before the residual: (R, D)."""
@@ -130,7 +138,7 @@ class Llava:
 
     def final_norm(self, hidden_RD: Tensor) -> Tensor:
         """The norm between the last layer and the head."""
-        return self.decoder.norm(hidden_RD)
+        return _norm(self.decoder.norm, hidden_RD)
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
         """Final norm and head: (R, D) -> (R, C) float32."""
@@ -139,22 +147,34 @@ class Llava:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FusedLayer:
-    """A decoder layer whose projections of the same input lie in one matrix: one product instead of two or three.
+    """A decoder layer whose projections of the same input lie in one matrix: one product instead of two.
 
     The layer's own modules become views of it: nothing is held twice, and the model still runs as transformers runs it.
+    Queries stay apart, because keys and values outlive them in the cache.
     """
 
     module: Any
-    qkv: Tensor
-    qkv_bias: Tensor | None
+    kv: Tensor
+    kv_bias: Tensor | None
     gate_up: Tensor
     gate_up_bias: Tensor | None
 
     @classmethod
     def of(cls, module: Any) -> FusedLayer:
         attention, mlp = module.self_attn, module.mlp
-        qkv = _fuse((attention.q_proj, attention.k_proj, attention.v_proj))
-        return cls(module, *qkv, *_fuse((mlp.gate_proj, mlp.up_proj)))
+        kv = _fuse((attention.k_proj, attention.v_proj))
+        return cls(module, *kv, *_fuse((mlp.gate_proj, mlp.up_proj)))
+
+
+def _norm(module: Any, rows_RD: Tensor) -> Tensor:
+    return rms_norm(rows_RD, module.weight, module.variance_epsilon)
+
+
+def _add_linear(residual_RD: Tensor, rows: Tensor, module: nn.Linear) -> None:
+    """residual += module(rows), the sum inside the matrix product."""
+    residual_RD.addmm_(rows, module.weight.T)
+    if module.bias is not None:
+        residual_RD += module.bias
 
 
 def _fuse(parts: tuple[nn.Linear, ...]) -> tuple[Tensor, Tensor | None]:
@@ -169,13 +189,6 @@ def _fuse(parts: tuple[nn.Linear, ...]) -> tuple[Tensor, Tensor | None]:
     for part, view in zip(parts, bias.split(sizes), strict=True):
         part.bias = nn.Parameter(view, requires_grad=False)
     return weight, bias
-
-
-def _rotated(rows: Tensor, rotary: Rotary) -> Tensor:
-    """Apply rotary positions to (R, heads, E)."""
-    cos, sin = rotary
-    first, second = rows.chunk(2, dim=-1)
-    return rows * cos + torch.cat((-second, first), dim=-1) * sin
 
 
 def _end_tokens(model: LlavaForConditionalGeneration, tokenizer: Any) -> frozenset[int]:

@@ -20,6 +20,16 @@ class ModelError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VisionFacts:
+    """Sizes of the vision tower; CLIP ViT-L/14, the tower of LLaVA-1.5, where nothing else is said."""
+
+    hidden: int = 1024
+    ffn: int = 4096
+    layers: int = 23  # that run for the features: with vision_feature_layer -2 the last of 24 is not needed
+    features: int = 1  # layers whose outputs are joined for the projector
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
     """Sizes of a LLaVA checkpoint, from its config.json."""
 
@@ -34,6 +44,7 @@ class ModelFacts:
     patch_size: int
     visual_tokens: int  # V, tokens of one image
     parameters: int  # of the decoder's linear layers, for cost estimates
+    vision: VisionFacts = VisionFacts()
 
 
 def read_facts(path: str | Path) -> ModelFacts:
@@ -42,8 +53,19 @@ def read_facts(path: str | Path) -> ModelFacts:
     Raises:
         ModelError: no such directory, no config.json, or a model the engine does not run.
     """
-    config = read_config(path)
-    place = Path(path) / "config.json"
+    return facts_from(read_config(path), Path(path) / "config.json")
+
+
+def facts_from(config: dict[str, Any], place: Path) -> ModelFacts:
+    """The sizes that a LLaVA configuration states.
+
+    Args:
+        config: as in config.json; what is missing has transformers' default.
+        place: for messages.
+
+    Raises:
+        ModelError: a field is no number, or the decoder is one the engine does not run.
+    """
     text, vision = _section(config, "text_config", place), _section(config, "vision_config", place)
     text_model = text.get("model_type", "llama")
     if text_model not in TEXT_MODELS:
@@ -67,6 +89,21 @@ def read_facts(path: str | Path) -> ModelFacts:
         patch_size=patch_size,
         visual_tokens=(image_size // patch_size) ** 2 + class_token,
         parameters=layers * (attention + 3 * hidden * ffn),
+        vision=_vision_facts(config, vision, place),
+    )
+
+
+def _vision_facts(config: dict[str, Any], vision: dict[str, Any], place: Path) -> VisionFacts:
+    layers = _number(vision, "num_hidden_layers", 24, place)
+    chosen = config.get("vision_feature_layer", -2)
+    chosen = chosen if isinstance(chosen, list) else [chosen]
+    if not chosen or not all(isinstance(index, int) and -layers - 1 <= index <= layers for index in chosen):
+        raise ModelError(f"{place}: vision_feature_layer: {chosen} is outside the vision tower's {layers} layers")
+    return VisionFacts(
+        hidden=_number(vision, "hidden_size", 1024, place),
+        ffn=_number(vision, "intermediate_size", 4096, place),
+        layers=max(index if index >= 0 else layers + 1 + index for index in chosen),  # 0 is the embeddings
+        features=len(chosen),
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from workers.attention import attend, attend_groups, make_groups
 from workers.forks import LayerRead, Placement
 from workers.llava import Llava, Prompt, Rotary
-from workers.streams import Packing, Stream, new_trunk
+from workers.streams import Packing, Stream, new_trunk, to_device
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +58,7 @@ def embed_trunks(llava: Llava, prompts: Sequence[Prompt], features: Sequence[Ten
     """Token embeddings with the image features in the placeholder's stead: (R, D), sample after sample."""
     parts = []
     for prompt, image_VD in zip(prompts, features, strict=True):
-        embedded_SD = llava.embed(torch.tensor(prompt.ids, device=llava.device))
+        embedded_SD = llava.embed(to_device(torch.tensor(prompt.ids), llava.device))
         if prompt.image_at is None:
             parts.append(embedded_SD)
         else:
@@ -95,7 +95,8 @@ def prefill(
     for layer in range(len(llava.layers)):
         if layer in fork_layers:
             forked = placement.fork_at(layer, packing, hidden_RD, read, more_forks=layer < last_fork)
-            packing, hidden_RD = forked.move.packing, hidden_RD[forked.move.source_R.to(hidden_RD.device)]
+            packing = forked.move.packing
+            hidden_RD = hidden_RD[to_device(forked.move.source_R, hidden_RD.device)]
             for stream, rows_KD in forked.merged.items():
                 hidden_RD[packing.visual(stream)] = rows_KD
             rotary = llava.rotary(packing.index(hidden_RD.device).positions_R)
@@ -110,7 +111,7 @@ def prefill(
         reads_attention = layer + 1 in fork_layers
         read = LayerRead(packing, query_RHE, key_RGE, llava.scale) if reads_attention else None
     streams = placement.answered()
-    last_N = torch.tensor([packing.last_row(stream) for stream in streams], device=hidden_RD.device)
+    last_N = to_device(torch.tensor([packing.last_row(stream) for stream in streams]), hidden_RD.device)
     if len(caches) <= last_layer:
         hidden_ND, cache = _last_layer(llava, hidden_RD, rotary, packing, streams, last_N)
         caches.append(cache)
@@ -124,7 +125,9 @@ def _last_layer(
 ) -> tuple[Tensor, LayerCache]:
     """The last layer, whose output is needed for the streams' last rows only: (N, D) and the layer's cache."""
     layer = len(llava.layers) - 1
-    query_NHE, key_RGE, value_RGE = llava.last_layer_inputs(hidden_RD, rotary, last_N)
+    normed_RD, (cos, sin) = llava.attention_norm(layer, hidden_RD), rotary
+    query_NHE = llava.queries(layer, normed_RD[last_N], (cos[last_N], sin[last_N]))
+    key_RGE, value_RGE = llava.keys_and_values(layer, normed_RD, rotary)
     groups = make_groups(streams, layer, packing, hidden_RD.device)
     attended_NHE, _ = attend_groups(query_NHE, key_RGE, value_RGE, groups, packing, llava.scale)
     return llava.finish_layer(layer, hidden_RD[last_N], attended_NHE), LayerCache(packing, key_RGE, value_RGE)

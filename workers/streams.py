@@ -181,10 +181,10 @@ class Packing:
             positions = torch.cat([stream.positions_R[: self.length(stream)] for stream in self.streams])
             alone = all(stream.parent is None for stream in self.streams)
             self._index = PackedIndex(
-                positions_R=positions.to(device),
-                key_rows=None if alone else rows.to(device),
-                query_starts=offsets(lengths).to(device),
-                key_starts=offsets(counts).to(device),
+                positions_R=to_device(positions, device),
+                key_rows=None if alone else to_device(rows, device),
+                query_starts=to_device(offsets(lengths), device),
+                key_starts=to_device(offsets(counts), device),
                 longest_query=int(lengths.max()),
                 longest_keys=int(counts.max()),
             )
@@ -221,6 +221,11 @@ class RowMove:
 def offsets(lengths: Tensor) -> Tensor:
     """(n,) lengths -> (n + 1,) int32 starts, the total last."""
     return torch.cat((torch.zeros(1, dtype=torch.int64), lengths.cumsum(0))).int()
+
+
+def to_device(host: Tensor, device: torch.device) -> Tensor:
+    """Copy bookkeeping to the device without making either side wait for the other."""
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
 
 
 def gather(rows: Tensor, slices: tuple[slice, ...]) -> Tensor:

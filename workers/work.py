@@ -119,7 +119,7 @@ class MeasureSpec:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> MeasureSpec:
-        return cls(**{**value, "spectra": tuple(SpectrumSpec(**spectrum) for spectrum in value["spectra"])})
+        return cls(**{**value, "spectra": tuple(SpectrumSpec(**spectrum) for spectrum in value.get("spectra", ()))})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +138,7 @@ class EngineSpec:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> EngineSpec:
         parts = {"model": ModelSpec(**value["model"]), "task": TaskSpec(**value["task"])}
-        return cls(**{**value, **parts, "measure": MeasureSpec.from_json(value["measure"])})
+        return cls(**{**value, **parts, "measure": MeasureSpec.from_json(value.get("measure", {}))})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

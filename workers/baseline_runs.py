@@ -1,0 +1,200 @@
+"""What the engine is compared with: stock Hugging Face LLaVA, and the way the original research code runs it.
+
+All of it is transformers' own forward and ``generate`` on the same weights as the engine's. Prompts and pixels are on
+the device before the clock starts. Masking saves no work, so one configuration costs what any other costs, and one is
+timed for all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workers.llava import Llava, Prompt
+
+NEW_TOKENS = 2  # a letter and the end
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """A sample as transformers takes it."""
+
+    id: str
+    ids_S: Tensor  # (S,) int64, the image token repeated for every visual token
+    image_at: int
+    visual: int
+    pixels_PP: Tensor  # (3, side, side)
+
+
+def make_case(llava: Llava, id: str, prompt: Prompt, pixels_PP: Tensor, visual: int) -> Case:
+    """Expand the placeholder and bring all to the model's device and dtype."""
+    assert prompt.image_at is not None
+    ids = [*prompt.ids[: prompt.image_at], *[llava.image_token] * visual, *prompt.ids[prompt.image_at + 1 :]]
+    return Case(
+        id=id,
+        ids_S=torch.tensor(ids, device=llava.device),
+        image_at=prompt.image_at,
+        visual=visual,
+        pixels_PP=pixels_PP.to(llava.device, llava.model.dtype),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """A way of answering one configuration for all cases."""
+
+    name: str
+    what: str
+    attention: str  # transformers' attn_implementation
+    run: Callable[[], None]
+    prefill: Callable[[], None] | None  # the same without decoding
+    cells: int  # configurations and samples that one run answers
+
+
+def make_baselines(llava: Llava, cases: Sequence[Case], layer: int, rank: int, batches: Sequence[int]) -> list[Baseline]:
+    """All baselines.
+
+    Args:
+        llava: whose model is run.
+        cases: the samples.
+        layer, rank: the configuration that the seed-style code masks.
+        batches: sizes for stock Hugging Face.
+    """
+    mask = f"tokens outside FastV's best {rank} masked from layer {layer} on"
+    rows = [
+        Baseline(
+            "seed",
+            f"as HiMAP runs: batch 1, eager, attentions returned, {mask}, cached, {NEW_TOKENS} tokens",
+            "eager",
+            lambda: _seed_style(llava, cases, layer, rank, use_cache=True),
+            None,
+            len(cases),
+        ),
+        Baseline(
+            "seed_nocache",
+            f"as HiMAP's rank experiments run: the same without a cache, tokens chosen again for each of {NEW_TOKENS}",
+            "eager",
+            lambda: _seed_style(llava, cases, layer, rank, use_cache=False),
+            None,
+            len(cases),
+        ),
+    ]
+    for size in (1, *batches):
+        groups = batched(llava, cases, size)
+        rows.append(
+            Baseline(
+                "stock" if size == 1 else f"stock_batch{size}",
+                f"transformers' generate, SDPA, batch {size}, {NEW_TOKENS} tokens"
+                + ("" if size == 1 else ", left padding, samples sorted by length"),
+                "sdpa",
+                lambda groups=groups: _stock(llava, groups),  # type: ignore[misc]
+                lambda groups=groups: _stock_prefill(llava, groups),  # type: ignore[misc]
+                sum(len(group["input_ids"]) for group in groups),
+            )
+        )
+    return rows
+
+
+def batched(llava: Llava, cases: Sequence[Case], size: int) -> list[dict[str, Tensor]]:
+    """Whole batches only, left-padded and sorted by length: every case equally often, so the mean length stays."""
+    copies = math.lcm(len(cases), size) // len(cases)
+    pool = sorted([case for case in cases for _ in range(copies)], key=lambda case: len(case.ids_S))
+    return [_inputs(llava, pool[first : first + size]) for first in range(0, len(pool), size)]
+
+
+def _inputs(llava: Llava, cases: Sequence[Case]) -> dict[str, Tensor]:
+    longest = max(len(case.ids_S) for case in cases)
+    ids_BS = torch.full((len(cases), longest), pad_token(llava), device=llava.device)
+    mask_BS = torch.zeros_like(ids_BS)
+    for row, case in enumerate(cases):
+        ids_BS[row, longest - len(case.ids_S) :] = case.ids_S
+        mask_BS[row, longest - len(case.ids_S) :] = 1
+    pixels_BPP = torch.stack([case.pixels_PP for case in cases])
+    return {"input_ids": ids_BS, "attention_mask": mask_BS, "pixel_values": pixels_BPP}
+
+
+def pad_token(llava: Llava) -> int:
+    pad = llava.model.generation_config.pad_token_id
+    return 0 if pad is None else pad
+
+
+@contextmanager
+def attention_of(llava: Llava, implementation: str) -> Iterator[None]:
+    """Run the model with another attention implementation, then with its own again."""
+    model: Any = llava.model
+    own = model.config._attn_implementation
+    model.set_attn_implementation(implementation)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(own)
+
+
+def generate(llava: Llava, case: Case, **options: Any) -> Any:
+    """Greedy ``generate`` of one case: sequences and first-token logits."""
+    model: Any = llava.model
+    inputs = _inputs(llava, [case])
+    return model.generate(
+        **inputs,
+        max_new_tokens=NEW_TOKENS,
+        do_sample=False,
+        pad_token_id=pad_token(llava),
+        return_dict_in_generate=True,
+        **options,
+    )
+
+
+def _stock(llava: Llava, groups: Sequence[dict[str, Tensor]]) -> None:
+    model: Any = llava.model
+    for inputs in groups:
+        model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=pad_token(llava)).cpu()
+
+
+def _stock_prefill(llava: Llava, groups: Sequence[dict[str, Tensor]]) -> None:
+    for inputs in groups:
+        llava.model(**inputs, use_cache=False, logits_to_keep=1).logits.argmax(dim=-1).cpu()
+
+
+def _seed_style(llava: Llava, cases: Sequence[Case], layer: int, rank: int, *, use_cache: bool) -> None:
+    for case in cases:
+        with _masked(llava, case, layer, rank):
+            generate(llava, case, use_cache=use_cache, output_attentions=True).sequences.cpu()
+
+
+@contextmanager
+def _masked(llava: Llava, case: Case, layer: int, rank: int) -> Iterator[None]:
+    """HiMAP's FastV: from ``layer`` on the additive mask hides the visual tokens that the layer before ranks low.
+
+    Source: YangXu-03/Himap-based, fastv.py. A forward over the whole prompt chooses; one over a cached prompt keeps
+    the choice.
+    """
+    image = slice(case.image_at, case.image_at + case.visual)
+    dropped: list[Tensor] = []  # columns; replaced by every choice
+    masks: list[Tensor] = []  # of the forward in progress
+
+    def choose(module: Any, args: Any, output: tuple[Tensor, Tensor]) -> None:
+        attention_BHQS = output[1]
+        masks.clear()
+        if attention_BHQS.shape[2] > 1:
+            score_V = attention_BHQS.mean(dim=1)[0, -1, image]
+            dropped[:] = [case.image_at + score_V.topk(case.visual - rank, largest=False).indices]
+
+    def hide(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        if not masks:
+            mask_BQS = kwargs["attention_mask"].clone()
+            mask_BQS[..., dropped[0]] = torch.finfo(mask_BQS.dtype).min
+            masks.append(mask_BQS)
+        return args, {**kwargs, "attention_mask": masks[0]}
+
+    layers: Any = llava.decoder.layers
+    with ExitStack() as stack:
+        stack.callback(layers[layer - 1].self_attn.register_forward_hook(choose).remove)
+        for module in layers[layer:]:
+            stack.callback(module.register_forward_pre_hook(hide, with_kwargs=True).remove)
+        yield

@@ -1,0 +1,151 @@
+"""What a prompt costs, counted and not measured: FLOPs of every matrix product, and bytes of keys and values.
+
+Counts are per sample, from its true numbers of tokens, layer by layer. A FLOP is a multiplication or an addition, so a
+product of (n, a) and (a, b) has 2nab; the literature's formulas count multiply-adds and are given by name, as ratios.
+Norms, softmax, rotary positions and activations are left out, as everywhere. Only the standard library is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from workers.models import ModelFacts
+
+TERA = 1e12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """One configuration on one sample. Ratios are fractions of the un-pruned model on the same sample."""
+
+    prefill_tflop: float  # decoder and head's last row; neither vision tower nor selector
+    decode_tflop: float  # the first decoded token; each later one attends to one key more
+    vision_tflop: float  # tower and projector; 0 for a sample without an image
+    selector_tflop: float  # rows of attention that the strategy reads and the model itself does not keep
+    flops_ratio: float  # of prefill_tflop
+    fastv_ratio: float  # 4nd^2 + 2n^2d + 2ndm
+    swiglu_ratio: float  # 4nd^2 + 2n^2d + 3ndm
+    himap_ratio: float  # n^2 + n
+    average_visual_tokens: float  # that the layers really process, mean over layers
+    kv_bytes: int  # keys and values of the prompt
+    kv_ratio: float
+
+
+def himap(tokens: int) -> int:
+    """Cost of a layer in HiMAP's ``eval_scivqa.py``: without unit, and without the model's width."""
+    return tokens * tokens + tokens
+
+
+def fastv(tokens: int, hidden: int, ffn: int) -> int:
+    """Multiply-adds of a layer in FastV's paper (arXiv:2403.06764): a feed-forward of two matrices."""
+    return 4 * tokens * hidden**2 + 2 * tokens**2 * hidden + 2 * tokens * hidden * ffn
+
+
+def swiglu(tokens: int, hidden: int, ffn: int) -> int:
+    """Multiply-adds of a layer in SparseVLM and FasterVLM: right for LLaMA's feed-forward of three matrices."""
+    return 4 * tokens * hidden**2 + 2 * tokens**2 * hidden + 3 * tokens * hidden * ffn
+
+
+def visual_by_layer(layers: int, visual: int, stages: Iterable[tuple[int, int]]) -> tuple[int, ...]:
+    """Visual tokens that each layer processes.
+
+    Args:
+        layers: L.
+        visual: V, before pruning; 0 for a sample without an image.
+        stages: (layer, rank), each of which leaves at most ``rank`` tokens from ``layer`` on.
+    """
+    stages = tuple(stages)
+    return tuple(
+        min([visual, *(rank for first, rank in stages if first <= layer)]) for layer in range(layers)
+    )
+
+
+def cost(
+    facts: ModelFacts,
+    *,
+    system: int,
+    visual: Sequence[int],
+    text: int,
+    image_tokens: int | None = None,
+    probed: Mapping[int, int] | None = None,
+    value_bytes: int = 2,
+) -> Cost:
+    """Count one configuration on one sample.
+
+    Args:
+        facts: sizes of the model.
+        system, text: tokens before and after the image.
+        visual: visual tokens that each layer processes, as from ``visual_by_layer``.
+        image_tokens: visual tokens before pruning; None: the model's, or 0 where no layer processes any and K > 0 is
+            not at stake, that is: give 0 yourself for a sample without an image.
+        probed: layer (0-based) -> rows of attention read there by the strategy, all heads.
+        value_bytes: of one key or value number, 2 in half precision.
+
+    Raises:
+        ValueError: ``visual`` does not have one entry for each layer, or one is above the image's tokens.
+    """
+    whole = facts.visual_tokens if image_tokens is None else image_tokens
+    if len(visual) != facts.layers:
+        raise ValueError(f"visual has {len(visual)} entries, the model {facts.layers} layers")
+    if not all(0 <= count <= whole for count in visual):
+        raise ValueError(f"visual tokens {min(visual)}..{max(visual)} are outside 0..{whole}")
+    tokens = [system + count + text for count in visual]
+    unpruned = [system + whole + text] * facts.layers
+    d, m = facts.hidden, facts.ffn
+    prefill = _decoder_flop(facts, tokens)
+    return Cost(
+        prefill_tflop=prefill / TERA,
+        decode_tflop=_decode_flop(facts, tokens) / TERA,
+        vision_tflop=_vision_flop(facts) / TERA if whole else 0.0,
+        selector_tflop=sum(
+            _attention_scores_flop(facts, rows, tokens[layer]) for layer, rows in (probed or {}).items()
+        )
+        / TERA,
+        flops_ratio=prefill / _decoder_flop(facts, unpruned),
+        fastv_ratio=sum(fastv(n, d, m) for n in tokens) / sum(fastv(n, d, m) for n in unpruned),
+        swiglu_ratio=sum(swiglu(n, d, m) for n in tokens) / sum(swiglu(n, d, m) for n in unpruned),
+        himap_ratio=sum(map(himap, tokens)) / sum(map(himap, unpruned)),
+        average_visual_tokens=sum(visual) / facts.layers,
+        kv_bytes=kv_bytes(facts, tokens, value_bytes),
+        kv_ratio=sum(tokens) / sum(unpruned),
+    )
+
+
+def kv_bytes(facts: ModelFacts, tokens: Iterable[int], value_bytes: int) -> int:
+    """Bytes of keys and values of the given tokens per layer."""
+    return 2 * value_bytes * facts.kv_heads * facts.head_dim * sum(tokens)
+
+
+def _rows_flop(facts: ModelFacts, rows: int) -> int:
+    """A layer's linear maps: q and o, k and v, gate, up and down."""
+    queries, keys = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
+    return 2 * rows * facts.hidden * (2 * queries + 2 * keys + 3 * facts.ffn)
+
+
+def _decoder_flop(facts: ModelFacts, tokens: Iterable[int]) -> int:
+    """Every layer for all its tokens, attention over the causal triangle only, and the head for the last row."""
+    width = facts.heads * facts.head_dim
+    layers = sum(_rows_flop(facts, n) + 2 * 2 * width * (n * (n + 1) // 2) for n in tokens)
+    return layers + 2 * facts.hidden * facts.vocab
+
+
+def _decode_flop(facts: ModelFacts, tokens: Iterable[int]) -> int:
+    """One row through every layer, attending to the prompt and itself, and through the head."""
+    width = facts.heads * facts.head_dim
+    return sum(_rows_flop(facts, 1) + 2 * 2 * width * (n + 1) for n in tokens) + 2 * facts.hidden * facts.vocab
+
+
+def _attention_scores_flop(facts: ModelFacts, rows: int, keys: int) -> int:
+    """Scores of the last ``rows`` queries, computed over all keys; queries and keys are there already."""
+    return 2 * facts.heads * facts.head_dim * rows * keys
+
+
+def _vision_flop(facts: ModelFacts) -> int:
+    """Patch embedding, the tower's layers up to the one whose output is read, and the projector's two matrices."""
+    vision, patches = facts.vision, (facts.image_size // facts.patch_size) ** 2
+    tokens = patches + 1  # the class token
+    embedding = 2 * patches * 3 * facts.patch_size**2 * vision.hidden
+    layer = 2 * tokens * (4 * vision.hidden**2 + 2 * vision.hidden * vision.ffn) + 2 * 2 * tokens**2 * vision.hidden
+    projector = 2 * facts.visual_tokens * (vision.features * vision.hidden * facts.hidden + facts.hidden**2)
+    return embedding + vision.layers * layer + projector

@@ -1,0 +1,58 @@
+"""How many samples go through a GPU together: planned from free memory and each sample's own length, not guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from strategies import catalog
+from workers.models import ModelFacts
+from workers.work import BASELINE, GridPoint
+
+ENOUGH_ROWS = 60_000  # matrix products gain nothing beyond; measured, docs/performance.md
+SAFETY = 0.8  # of the free memory: fragments, scoring and the vision tower take the rest
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What one sample asks of a device."""
+
+    rows: int  # packed rows of the layer that has most
+    bytes: int  # caches of all layers and the activations of one
+
+
+def footprint(facts: ModelFacts, points: Sequence[GridPoint], prompt: int, visual: int, value_bytes: int) -> Footprint:
+    """An upper bound: grid points that share a fork are counted apart.
+
+    Args:
+        facts: sizes of the model.
+        points: the grid.
+        prompt: tokens of the un-pruned prompt, visual ones included.
+        visual: visual tokens among them.
+        value_bytes: of one value, 2 in half precision.
+    """
+    layers = [prompt] * facts.layers
+    for point in points:
+        stages = (
+            ()
+            if point.strategy == BASELINE
+            else catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params))
+        )
+        for number, stage in enumerate(stages):
+            end = stages[number + 1].layer if number + 1 < len(stages) else facts.layers
+            for layer in range(stage.layer, min(end, facts.layers)):
+                layers[layer] += min(stage.rank, visual) + prompt - visual
+    key_values = 2 * facts.kv_heads * facts.head_dim
+    wide = 4 * facts.hidden + facts.heads * facts.head_dim + 3 * key_values + 3 * facts.ffn
+    return Footprint(max(layers), value_bytes * (key_values * sum(layers) + wide * max(layers)))
+
+
+def budget_bytes(device: torch.device) -> int | None:
+    """Memory that a micro-batch may take now; None where it is not the device's to plan."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(SAFETY * (free + unused))

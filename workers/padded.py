@@ -1,0 +1,173 @@
+"""A padded batch in transformers' own layout, from which visual tokens are dropped as the layers go by.
+
+The batch comes as a (B, S) rectangle with padding on either side. After a drop the samples may differ in length, so
+each **group** of layers has a rectangle of its own: samples aligned right, filled up on the left, with a mask that
+hides the filling. Position ids stay with their tokens, or are renumbered where the method says so.
+
+Shape letters: see ``strategies/view.py``; here also W columns of a group, N keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """The columns that a run of layers works on."""
+
+    first_layer: int
+    rows_BW: Tensor  # int64, the row of the whole sequence in each column
+    alive_BW: Tensor  # bool, False: padding
+    full: bool  # no padding at all, so that sdpa needs no mask
+    visual_at: tuple[int, ...]  # per sample the column of its first visual token
+    visual: tuple[Tensor, ...]  # per sample (K,) int64, its visual tokens as indices into the image
+    shift_BS: Tensor | None = None  # by how much the position ids of the whole sequence are lowered; None: not
+
+
+@dataclass(eq=False, slots=True)
+class Batch:
+    """Some prompts that run together, from their first forward to their last decoded token."""
+
+    system: tuple[int, ...]  # per sample, tokens before the image; padding is never counted
+    text: tuple[int, ...]  # per sample, tokens after the image
+    length: int  # S
+    groups: list[Group]  # the first is the whole sequence
+    prefill: bool = True  # whether the forward in progress is the first one
+    attention_mask: Tensor | None = None  # of the forward in progress, as given
+    inputs: dict[int, dict[str, Any]] = field(default_factory=dict)  # of its layers, by their group's first layer
+
+    def group(self, layer: int) -> Group:
+        return next(group for group in reversed(self.groups) if group.first_layer <= layer)
+
+
+def new_batch(ids_BS: Tensor, mask_BS: Tensor | None, image_token: int, visual_tokens: int) -> Batch:
+    """Read from token ids and attention mask where the images are.
+
+    Raises:
+        ValueError: a sample has another number of image tokens than none or one image's, or not all in a row.
+    """
+    batch, length = ids_BS.shape
+    alive_BS = torch.ones_like(ids_BS, dtype=torch.bool) if mask_BS is None else mask_BS.to(ids_BS.device).bool()
+    image_BS = ids_BS == image_token
+    count_B, start_B = image_BS.sum(dim=1), image_BS.int().argmax(dim=1)
+    column_S = torch.arange(length, device=ids_BS.device)
+    before_BS = column_S < start_B[:, None]
+    inside_BS = ~before_BS & (column_S < (start_B + count_B)[:, None])
+    figures = (count_B, start_B, alive_BS.sum(1), (before_BS & alive_BS).sum(1), (image_BS == inside_BS).all(1))
+    counts, starts, lengths, system, straight = torch.stack(figures).tolist()  # the one wait for the device
+    for sample, count in enumerate(counts):
+        if count not in (0, visual_tokens) or not straight[sample]:
+            raise ValueError(
+                f"sample {sample} has {count} image tokens; pruned takes one image, {visual_tokens} tokens in a row"
+            )
+    whole = Group(
+        first_layer=0,
+        rows_BW=column_S.expand(batch, -1),
+        alive_BW=alive_BS,
+        full=sum(lengths) == batch * length,
+        visual_at=tuple(starts),
+        visual=tuple(torch.arange(count, device=ids_BS.device) for count in counts),
+    )
+    text = tuple(n - v - s for n, v, s in zip(lengths, counts, system, strict=True))
+    return Batch(system=tuple(system), text=text, length=length, groups=[whole])
+
+
+def drop(batch: Batch, layer: int, kept: Sequence[Tensor], compact: bool, hidden_BWD: Tensor) -> Tensor:
+    """Begin a new group without the tokens that were not kept.
+
+    Args:
+        batch: gets the new group.
+        layer: the first that runs without them.
+        kept: per sample (K,) int64 ascending, indices into its living visual tokens.
+        compact: whether position ids are renumbered without gaps.
+        hidden_BWD: residual stream in the columns of the last group.
+
+    Returns:
+        The residual stream in the columns of the new group.
+    """
+    before, whole = batch.groups[-1], batch.groups[0]
+    alive_BW = before.alive_BW.clone()
+    for sample, kept_K in enumerate(kept):
+        at, visual = before.visual_at[sample], len(before.visual[sample])
+        stays_V = torch.zeros(visual, dtype=torch.bool, device=alive_BW.device)
+        stays_V[kept_K] = True
+        alive_BW[sample, at : at + visual] &= stays_V
+    ends = [len(kept_K) + text for kept_K, text in zip(kept, batch.text, strict=True)]  # of image and text, from right
+    lengths = [system + end for system, end in zip(batch.system, ends, strict=True)]
+    width = max(lengths)
+    columns_BW = alive_BW.byte().argsort(dim=1, stable=True)[:, -width:]  # the living last, in their order
+    rows_BW, left_BW = before.rows_BW.gather(1, columns_BW), alive_BW.gather(1, columns_BW)
+    shift_BS = before.shift_BS
+    if compact:
+        left_BS = torch.zeros_like(whole.alive_BW).scatter(1, rows_BW, left_BW)
+        shift_BS = (whole.alive_BW & ~left_BS).cumsum(dim=1)
+    group = Group(
+        first_layer=layer,
+        rows_BW=rows_BW,
+        alive_BW=left_BW,
+        full=min(lengths) == width,
+        visual_at=tuple(width - end for end in ends),
+        visual=tuple(old[kept_K] for old, kept_K in zip(before.visual, kept, strict=True)),
+        shift_BS=shift_BS,
+    )
+    batch.groups.append(group)
+    return hidden_BWD.gather(1, columns_BW[..., None].expand(-1, -1, hidden_BWD.shape[-1]))
+
+
+def positions(batch: Batch, group: Group, given: Tensor) -> Tensor:
+    """Position ids of a group's queries from those of the whole forward, (B or 1, S) or one for each new token."""
+    given = given.expand(group.rows_BW.shape[0], -1)
+    if group.shift_BS is not None:
+        given = (given - (group.shift_BS if batch.prefill else group.shift_BS[:, -1:])).clamp(min=0)
+    return given.gather(1, group.rows_BW) if batch.prefill else given
+
+
+def mask(batch: Batch, group: Group, queries: int, past: int, eager: bool, dtype: torch.dtype) -> Tensor | None:
+    """The attention mask of a group's layers: (B or 1, 1, Q, N) bool, additive under eager; None where none is needed.
+
+    Args:
+        batch: with the attention mask of the forward in progress, which covers decoded tokens too.
+        group: of the layers.
+        queries: rows of the forward.
+        past: keys in the cache of these layers.
+        eager: whether attention adds its mask.
+        dtype: of the additive mask.
+    """
+    alive_BN, full = group.alive_BW, group.full
+    if not batch.prefill:
+        later, given = past + queries - alive_BN.shape[1], batch.attention_mask
+        rows = (alive_BN.shape[0], later)
+        later_BN = alive_BN.new_ones(rows) if given is None else given[:, -later:].to(alive_BN.device).bool()
+        full = full and (given is None or bool(later_BN.all()))
+        alive_BN = torch.cat((alive_BN, later_BN), dim=1)
+    keys = alive_BN.shape[1]
+    if full and (queries == 1 or (queries == keys and not eager)):
+        return None
+    causal_QN = causal(queries, keys, alive_BN.device)
+    visible_BQN = causal_QN[None]
+    if not full:
+        itself_QN = causal_QN.triu(keys - queries)  # padding sees itself: a row that sees nothing would be NaN
+        visible_BQN = causal_QN & alive_BN[:, None] | itself_QN
+    if not eager:
+        return visible_BQN[:, None]
+    additive = torch.zeros(visible_BQN.shape, dtype=dtype, device=visible_BQN.device)
+    return additive.masked_fill_(~visible_BQN, torch.finfo(dtype).min)[:, None]
+
+
+def causal(queries: int, keys: int, device: torch.device) -> Tensor:
+    """(queries, keys) bool, True where a query may look: the queries are the last of the keys' rows."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+
+
+def spread(hidden_BWD: Tensor, group: Group, length: int) -> Tensor:
+    """(B, S, D): a group's hidden states in the rows of the whole sequence, zero where a token was dropped."""
+    batch, _, width = hidden_BWD.shape
+    rows_BW = group.rows_BW.masked_fill(~group.alive_BW, length)  # padding goes to a row that is cut off
+    target = rows_BW[..., None].expand(-1, -1, width)
+    return hidden_BWD.new_zeros(batch, length + 1, width).scatter(1, target, hidden_BWD)[:, :length]

@@ -1,0 +1,183 @@
+"""A LLaVA with random weights, made on the device without a file, and stand-ins for its tokenizer.
+
+How long a forward takes depends on the shape and on the lengths of the prompts, not on what the weights have learned,
+so speed is measured here. Answers mean nothing; two ways of computing them can still be compared.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText, CLIPImageProcessorPil, CLIPVisionConfig, LlamaConfig, LlavaConfig
+from transformers.utils import logging as transformers_logging
+
+from workers.llava import Llava
+from workers.models import ModelFacts
+from workers.tasks.prompts import CONVERSATIONS, IMAGE_MARKER, SINGLE_PREDICTION
+
+SYSTEM_TOKENS = 35  # of LLaVA-1.5's prompt before the image, with Vicuna's tokenizer
+FIRST_WORD = 3  # ids below are unknown, begin and end
+END = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """Sizes of the two towers; both decoders of LLaVA-1.5 have as many key-value heads as query heads."""
+
+    hidden: int
+    ffn: int
+    layers: int
+    heads: int
+    vocab: int
+    vision_hidden: int
+    vision_ffn: int
+    vision_layers: int
+    vision_heads: int
+    image_size: int
+    patch_size: int = 14
+
+
+_CLIP_LARGE = {
+    "vision_hidden": 1024,
+    "vision_ffn": 4096,
+    "vision_layers": 24,
+    "vision_heads": 16,
+    "image_size": 336,
+}
+_CLIP_TINY = {"vision_hidden": 32, "vision_ffn": 64, "vision_layers": 3, "vision_heads": 4, "image_size": 168}
+SHAPES = {
+    "llava-1.5-7b": Shape(hidden=4096, ffn=11008, layers=32, heads=32, vocab=32064, **_CLIP_LARGE),
+    "llava-1.5-13b": Shape(hidden=5120, ffn=13824, layers=40, heads=40, vocab=32064, **_CLIP_LARGE),
+    "tiny": Shape(hidden=64, ffn=128, layers=4, heads=4, vocab=512, **_CLIP_TINY),  # 144 visual tokens; for tests
+}
+
+
+def random_llava(shape: str, dtype: torch.dtype, device: str, seed: int) -> Llava:
+    """Make a model of a known shape with weights as transformers initialises them, N(0, 0.02).
+
+    Args:
+        shape: a name of ``SHAPES``.
+        dtype: of weights and computation.
+        device: as torch names it; the weights are drawn there.
+        seed: of the weights. Other devices and dtypes draw other weights from it.
+
+    Raises:
+        ValueError: unknown shape.
+    """
+    if shape not in SHAPES:
+        raise ValueError(f"unknown shape '{shape}' (known: {', '.join(SHAPES)})")
+    sizes = SHAPES[shape]
+    transformers_logging.set_verbosity_error()
+    where = torch.device(device)
+    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []), where:
+        torch.manual_seed(seed)
+        model = AutoModelForImageTextToText.from_config(_config(sizes), dtype=dtype, attn_implementation="sdpa")
+    model.requires_grad_(False)
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = END, 0
+    side = sizes.image_size
+    processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    return Llava(model, StandInTokenizer(sizes.vocab, model.config.image_token_id), processor, _facts(sizes))
+
+
+def _facts(sizes: Shape) -> ModelFacts:
+    return ModelFacts(
+        layers=sizes.layers,
+        heads=sizes.heads,
+        kv_heads=sizes.heads,
+        head_dim=sizes.hidden // sizes.heads,
+        hidden=sizes.hidden,
+        ffn=sizes.ffn,
+        vocab=sizes.vocab,
+        image_size=sizes.image_size,
+        patch_size=sizes.patch_size,
+        visual_tokens=(sizes.image_size // sizes.patch_size) ** 2,
+        parameters=sizes.layers * (4 * sizes.hidden**2 + 3 * sizes.hidden * sizes.ffn),
+    )
+
+
+def _config(sizes: Shape) -> LlavaConfig:
+    vision = CLIPVisionConfig(
+        hidden_size=sizes.vision_hidden,
+        intermediate_size=sizes.vision_ffn,
+        num_hidden_layers=sizes.vision_layers,
+        num_attention_heads=sizes.vision_heads,
+        image_size=sizes.image_size,
+        patch_size=sizes.patch_size,
+    )
+    text = LlamaConfig(
+        hidden_size=sizes.hidden,
+        intermediate_size=sizes.ffn,
+        num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.heads,
+        num_key_value_heads=sizes.heads,
+        vocab_size=sizes.vocab,
+        max_position_embeddings=4096,
+        rms_norm_eps=1e-5,
+    )
+    return LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=sizes.vocab - 64,  # 32000 in LLaVA-1.5
+        image_seq_length=(sizes.image_size // sizes.patch_size) ** 2,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+    )
+
+
+class StandInTokenizer:
+    """Ids drawn from the text itself, as many as Vicuna's tokenizer gives a ScienceQA prompt of that length.
+
+    A prompt with an image has 35 ids before it, and after it (c + 90) / 4 for a question of c characters, its marker
+    counted and the instruction not: 95 on average, as in the 2017 image questions of the test split.
+    """
+
+    eos_token_id = END
+    _FRAME = len(f"\n\n{SINGLE_PREDICTION}" + CONVERSATIONS["vicuna_v1"].partition("{question}")[2])
+
+    def __init__(self, vocab: int, image_token: int) -> None:
+        self._vocab = min(vocab, image_token)  # no text draws the image token
+        self._image_token = image_token
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        before, marker, after = text.partition(IMAGE_MARKER)
+        if not marker:
+            return {"input_ids": self._draw(text, max(1, len(text) // 4))}
+        question = len(after) - self._FRAME + len(f"{IMAGE_MARKER}\n")
+        tail = self._draw(after, text_tokens(question))
+        return {"input_ids": [*self._draw(before, SYSTEM_TOKENS), self._image_token, *tail]}
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        return " ".join(str(int(id)) for id in ids if not (skip_special_tokens and id == END))
+
+    def _draw(self, text: str, count: int) -> list[int]:
+        draw = random.Random(text)
+        return [draw.randrange(FIRST_WORD, self._vocab) for _ in range(count)]
+
+
+def text_tokens(characters: int) -> int:
+    """Tokens after the image, for a ScienceQA question of so many characters, its image marker included."""
+    return max(8, (characters + 90) // 4)
+
+
+class PreparedPixels:
+    """An image processor that hands out pixels prepared before the clock starts.
+
+    The image it is given is a token: one pixel, whose red and green say which sample is meant.
+    """
+
+    def __init__(self, pixels: Sequence[torch.Tensor], image_mean: Sequence[float]) -> None:
+        self.image_mean = image_mean
+        self._pixels = pixels
+
+    def __call__(self, images: Any, return_tensors: str) -> Mapping[str, Any]:
+        red, green, _ = images.getpixel((0, 0))
+        return {"pixel_values": [self._pixels[red * 256 + green]]}
+
+    @staticmethod
+    def colour(index: int) -> tuple[int, int, int]:
+        """The pixel that stands for a sample."""
+        return (index // 256, index % 256, 0)

@@ -1,0 +1,153 @@
+"""The grids that the benchmark measures, and the arithmetic that none of them can do without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from strategies import catalog
+from workers.models import ModelFacts
+from workers.work import GridPoint, SampleOutcome, baseline_point
+
+FULL = 576  # ranks are named for LLaVA-1.5's visual tokens and scaled to the model's
+BUDGETS = {192: 166, 128: 98, 64: 30}  # average visual tokens over 32 layers -> kept from layer 2 on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """A grid with a name; its last point is the un-pruned model."""
+
+    name: str
+    what: str
+    points: tuple[GridPoint, ...]
+
+
+def make_workloads(layers: int, heads: int, visual: int) -> dict[str, Workload]:
+    """The four workloads for a model with so many decoder layers, query heads and visual tokens."""
+    pruning_layer = min(2, layers)
+    cutoffs = [GridPoint(strategy="cutoff", layer=layer, rank=0) for layer in range(pruning_layer, layers)]
+    ranks = dict.fromkeys(scaled(rank, visual) for rank in range(576, 15, -10))
+    ladder = [GridPoint(strategy="fastv", layer=pruning_layer, rank=rank) for rank in ranks]
+    choices = _strategies(heads)
+    forks = [
+        GridPoint(strategy=name, layer=pruning_layer, rank=scaled(rank, visual), params=tuple(params.items()))
+        for rank in BUDGETS.values()
+        for name, params in choices
+    ]
+    one = [GridPoint(strategy="fastv", layer=pruning_layer, rank=scaled(128, visual))]
+    baseline = baseline_point(layers, visual)
+    named = "; ".join(_label(name, params) for name, params in choices)
+    budgets = ", ".join(str(scaled(rank, visual)) for rank in BUDGETS.values())
+    return {
+        name: Workload(name=name, what=f"{what} + un-pruned", points=(*points, baseline))
+        for name, what, points in (
+            ("cutoffs", f"{len(cutoffs)} cut-offs, rank 0, layers {pruning_layer}..{layers - 1}", cutoffs),
+            ("ranks", f"{len(ladder)} ranks {max(ranks)}..{min(ranks)}, fastv, layer {pruning_layer}", ladder),
+            (
+                "strategies",
+                f"{len(choices)} strategies x ranks {budgets} at layer {pruning_layer} "
+                f"(averages {'/'.join(map(str, BUDGETS))} of 32 layers): {named}",
+                forks,
+            ),
+            ("one", f"fastv, rank {one[0].rank}, layer {pruning_layer}", one),
+        )
+    }
+
+
+def scaled(rank: int, visual: int) -> int:
+    """A rank of LLaVA-1.5 for a model with another number of visual tokens."""
+    return rank * visual // FULL
+
+
+def _strategies(heads: int) -> list[tuple[str, dict[str, bool | int | float | str]]]:
+    """18 rules that score differently and so keep different tokens: 17 read attention, one draws.
+
+    Left out: names of one rule (``avg_all_heads`` is ``fastv``; ablations that coincide, see their remark), methods
+    that act before the decoder only, and the greedy choices on features, which score nothing.
+    """
+    half = max(1, heads // 2)
+    head_rules = ("sum", "variance", "entropy", "max_attention", "sparsity", "gini_coefficient")
+    query_rules = ("last_n_tokens", "last_5_tokens", "weighted_recent", "attention_weighted")
+    return [
+        ("fastv", {}),
+        ("max_head", {}),
+        ("weighted_combination", {}),
+        ("text_weighted", {}),
+        ("text_weighted_max_head", {}),
+        ("text_sum", {}),
+        ("image_column_sum", {}),
+        ("random", {}),
+        *(("ablation", {"heads_kept": half, "head": rule}) for rule in head_rules),
+        *(("ablation", {"heads_kept": half, "head": "variance", "query": rule}) for rule in query_rules),
+    ]
+
+
+def _label(name: str, params: Mapping[str, object]) -> str:
+    return " ".join([name, *(f"{key}={value}" for key, value in params.items())])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearSizes:
+    """Parameters of one decoder layer's linear maps."""
+
+    layers: int
+    keys_values: int  # needed for every row of every layer
+    others: int  # query, output, feed-forward: in the last layer needed for the last row only
+
+    @classmethod
+    def of(cls, facts: ModelFacts) -> LinearSizes:
+        keys_values = 2 * facts.hidden * facts.kv_heads * facts.head_dim
+        return cls(
+            layers=facts.layers, keys_values=keys_values, others=facts.parameters // facts.layers - keys_values
+        )
+
+    def prefill_flop(self, rows: int, first_layer: int) -> int:
+        """Of rows that exist from ``first_layer`` on and answer with their last one."""
+        inner = max(0, self.layers - 1 - first_layer)
+        return 2 * (inner * rows * (self.keys_values + self.others) + rows * self.keys_values + self.others)
+
+    def decode_flop(self, steps: int) -> int:
+        return 2 * steps * self.layers * (self.keys_values + self.others)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needed:
+    """What the cells of a workload need at least, nothing computed twice."""
+
+    streams: int  # different continuations, the un-pruned one of each sample included
+    prefill_flop: int
+    decode_flop: int
+
+
+def needed(
+    sizes: LinearSizes, points: Sequence[GridPoint], cells: Iterable[SampleOutcome], system: Mapping[str, int]
+) -> Needed:
+    """Count the decoder's linear maps for the tokens that were really kept; points with equal tokens count once.
+
+    Attention, the vision tower, the scores and the head over the vocabulary are left out, so a share of the matmul
+    ceiling computed from this is a lower bound.
+
+    Args:
+        sizes: of the model.
+        points: the grid, each pruning at one layer.
+        cells: what the engine answered.
+        system: per sample the tokens before the image.
+    """
+    of_key = {point.key: point for point in points}
+    streams: dict[tuple, tuple[int, int, int]] = {}  # identity -> rows, first layer, decoding steps
+    for cell in cells:
+        point = of_key[cell.point]
+        steps = cell.decoded_tokens - 1
+        if cell.tokens_kept == cell.visual_tokens or point.layer >= sizes.layers:
+            streams[cell.sample,] = (cell.prompt_tokens, 0, steps)
+            continue
+        strategy = catalog.get(point.strategy)
+        assert strategy.schedule is None, "a method of several stages has no single first layer"
+        identity = (cell.sample, point.layer, cell.kept_mask, strategy.positions, strategy.merge)
+        rows = cell.prompt_tokens - cell.visual_tokens - system[cell.sample] + cell.tokens_kept
+        streams[identity] = (rows, point.layer, steps)
+    return Needed(
+        streams=len(streams),
+        prefill_flop=sum(sizes.prefill_flop(rows, layer) for rows, layer, _ in streams.values()),
+        decode_flop=sum(sizes.decode_flop(steps) for _, _, steps in streams.values()),
+    )

@@ -25,7 +25,7 @@ HOMES = {
     "plotly": {"dashboards/figures.py", "dashboards/report.py"},
     "matplotlib": {"dashboards/plots.py"},
 }
-STDLIB_ONLY = ("workers/work.py", "workers/models.py")
+STDLIB_ONLY = ("workers/work.py", "workers/models.py", "workers/cost.py")
 FILES = sorted(file.relative_to(ROOT) for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
 
 

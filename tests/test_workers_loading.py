@@ -120,6 +120,14 @@ def test_an_image_processor_of_another_size_is_named(copy):
     assert "crops to {'height': 28, 'width': 28}, but config.json has vision_config.image_size 56" in message_of(copy)
 
 
+def test_another_kind_of_image_processor_is_refused(copy):
+    place = next(copy.glob("*processor_config.json"))
+    place.write_text(place.read_text().replace("CLIPImageProcessor", "SiglipImageProcessor"))
+    assert "image processor 'SiglipImageProcessor" in message_of(copy)
+    place.unlink()
+    assert "names an image processor" in message_of(copy)
+
+
 def test_other_mistakes(copy, tmp_path):
     assert "no such directory" in message_of(tmp_path / "nowhere")
     assert "has no config.json" in message_of(tmp_path)

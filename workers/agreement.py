@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 from workers.baseline_runs import Case, attention_of, generate
 from workers.forks import packed_mask
 from workers.llava import Llava
+from workers.patch import pruned
 from workers.work import BASELINE, GridPoint, SampleOutcome
 
 
@@ -48,121 +49,95 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """What Hugging Face answers."""
+    """What one way of computing answers."""
 
-    ids: tuple[int, ...]
+    ids: tuple[int, ...]  # decoded tokens, or the first alone
     text: str
-    logits_C: Tensor  # float32, of the first token
-    kept_mask: bytes | None
-
-    @property
-    def margin(self) -> float:
-        first, second = self.logits_C.topk(2).values.tolist()
-        return first - second
-
-
-def huggingface_answer(llava: Llava, case: Case, point: GridPoint, seed: int) -> Answer:
-    """Batch 1, SDPA or whatever the model is set to; pruned by ``workers.patch`` where the point prunes."""
-    with _pruning(llava, case, point, seed) as report:
-        made = generate(llava, case, output_logits=True)
-    ids = made.sequences[0, len(case.ids_S) :].tolist()
-    text = llava.tokenizer.decode(ids, skip_special_tokens=True).strip()
-    kept = None if report is None else packed_mask(report.kept[0].cpu(), case.visual)
-    return Answer(tuple(ids), text, made.logits[0][0].float(), kept)
-
-
-def patch_is_there() -> bool:
-    try:
-        import workers.patch  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    margin: float
+    kept_mask: bytes
+    logits_C: Tensor | None = None  # float32, of the first token
 
 
 def engine_against_huggingface(
     llava: Llava, cases: Sequence[Case], cells: Mapping[tuple[str, str], SampleOutcome], point: GridPoint, seed: int
 ) -> Agreement:
     """Compare cells of the engine, by (sample, point key), with batch-1 Hugging Face on the same weights."""
-    different, first, answers, kept, margins = [], 0, 0, 0, []
-    for case in cases:
-        cell, reference = cells[case.id, point.key], huggingface_answer(llava, case, point, seed)
-        same_first, same_answer = cell.first_token == reference.ids[0], cell.answer == reference.text
-        same_kept = None if reference.kept_mask is None else cell.kept_mask == reference.kept_mask
-        first, answers, kept = first + same_first, answers + same_answer, kept + bool(same_kept)
-        margins.append(reference.margin)
-        if not (same_first and same_answer):
-            different.append(
-                Disagreement(
-                    sample=case.id,
-                    point=point.label,
-                    tokens=(cell.first_token,),
-                    reference_tokens=reference.ids,
-                    answer=cell.answer,
-                    reference_answer=reference.text,
-                    margin=cell.margin,
-                    reference_margin=reference.margin,
-                    reference_gap=_gap(reference, cell.first_token),
-                    same_kept=same_kept,
-                )
-            )
-    return Agreement(
-        what="engine against Hugging Face SDPA, batch 1",
-        point=point.label,
-        samples=len(cases),
-        same_first_token=first,
-        same_answer=answers,
-        same_kept=None if point.strategy == BASELINE else kept,
-        smallest_margin=min(margins),
-        disagreements=tuple(different),
-    )
+
+    def engine_answer(case: Case) -> Answer:
+        cell = cells[case.id, point.key]
+        return Answer((cell.first_token,), cell.answer, cell.margin, cell.kept_mask)
+
+    what = "engine against Hugging Face SDPA, batch 1"
+    return _compare(what, cases, point, engine_answer, lambda case: huggingface_answer(llava, case, point, seed))
 
 
-def eager_against_sdpa(llava: Llava, cases: Sequence[Case], point: GridPoint) -> Agreement:
+def eager_against_sdpa(llava: Llava, cases: Sequence[Case], point: GridPoint, seed: int) -> Agreement:
     """The control: how often Hugging Face disagrees with itself when only the attention kernel changes."""
-    different, first, answers, margins = [], 0, 0, []
-    for case in cases:
-        reference = huggingface_answer(llava, case, point, seed=0)
+
+    def eager_answer(case: Case) -> Answer:
         with attention_of(llava, "eager"):
-            other = huggingface_answer(llava, case, point, seed=0)
-        first, answers = first + (other.ids[0] == reference.ids[0]), answers + (other.ids == reference.ids)
-        margins.append(reference.margin)
-        if other.ids != reference.ids:
-            different.append(
-                Disagreement(
-                    sample=case.id,
-                    point=point.label,
-                    tokens=other.ids,
-                    reference_tokens=reference.ids,
-                    answer=other.text,
-                    reference_answer=reference.text,
-                    margin=other.margin,
-                    reference_margin=reference.margin,
-                    reference_gap=_gap(reference, other.ids[0]),
-                    same_kept=None,
-                )
+            return huggingface_answer(llava, case, point, seed)
+
+    what = "control: Hugging Face eager against SDPA, batch 1"
+    return _compare(what, cases, point, eager_answer, lambda case: huggingface_answer(llava, case, point, seed))
+
+
+def huggingface_answer(llava: Llava, case: Case, point: GridPoint, seed: int) -> Answer:
+    """Batch 1, with the attention the model is set to; pruned by ``workers.patch`` where the point prunes."""
+    with _pruning(llava, case, point, seed) as report:
+        made = generate(llava, case, output_logits=True)
+    ids = made.sequences[0, len(case.ids_S) :].tolist()
+    text = llava.tokenizer.decode(ids, skip_special_tokens=True).strip()
+    logits_C = made.logits[0][0].float()
+    first, second = logits_C.topk(2).values.tolist()
+    kept = torch.arange(case.visual) if report is None else report.kept[0].cpu()
+    return Answer(tuple(ids), text, first - second, packed_mask(kept, case.visual), logits_C)
+
+
+def _compare(
+    what: str,
+    cases: Sequence[Case],
+    point: GridPoint,
+    answer: Callable[[Case], Answer],
+    reference_answer: Callable[[Case], Answer],
+) -> Agreement:
+    pairs = [(case, answer(case), reference_answer(case)) for case in cases]
+    prunes = point.strategy != BASELINE
+    different = []
+    for case, found, reference in pairs:
+        if found.ids[0] == reference.ids[0] and found.text == reference.text:
+            continue
+        assert reference.logits_C is not None
+        different.append(
+            Disagreement(
+                sample=case.id,
+                point=point.label,
+                tokens=found.ids,
+                reference_tokens=reference.ids,
+                answer=found.text,
+                reference_answer=reference.text,
+                margin=found.margin,
+                reference_margin=reference.margin,
+                reference_gap=float(reference.logits_C.max() - reference.logits_C[found.ids[0]]),
+                same_kept=found.kept_mask == reference.kept_mask if prunes else None,
             )
+        )
     return Agreement(
-        what="control: Hugging Face eager against SDPA, batch 1",
+        what=what,
         point=point.label,
-        samples=len(cases),
-        same_first_token=first,
-        same_answer=answers,
-        same_kept=None,
-        smallest_margin=min(margins),
+        samples=len(pairs),
+        same_first_token=sum(found.ids[0] == reference.ids[0] for _, found, reference in pairs),
+        same_answer=sum(found.text == reference.text for _, found, reference in pairs),
+        same_kept=sum(found.kept_mask == reference.kept_mask for _, found, reference in pairs) if prunes else None,
+        smallest_margin=min(reference.margin for _, _, reference in pairs),
         disagreements=tuple(different),
     )
-
-
-def _gap(reference: Answer, token: int) -> float:
-    return float(reference.logits_C.max() - reference.logits_C[token])
 
 
 @contextmanager
 def _pruning(llava: Llava, case: Case, point: GridPoint, seed: int) -> Iterator[Any]:
     block: AbstractContextManager[Any] = nullcontext()
     if point.strategy != BASELINE:
-        from workers.patch import pruned
-
         block = pruned(
             llava.model,
             point.strategy,

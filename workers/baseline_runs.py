@@ -57,7 +57,9 @@ class Baseline:
     cells: int  # configurations and samples that one run answers
 
 
-def make_baselines(llava: Llava, cases: Sequence[Case], layer: int, rank: int, batches: Sequence[int]) -> list[Baseline]:
+def make_baselines(
+    llava: Llava, cases: Sequence[Case], layer: int, rank: int, batches: Sequence[int]
+) -> list[Baseline]:
     """All baselines.
 
     Args:

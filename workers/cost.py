@@ -22,7 +22,7 @@ class Cost:
     prefill_tflop: float  # decoder and head's last row; neither vision tower nor selector
     decode_tflop: float  # the first decoded token; each later one attends to one key more
     vision_tflop: float  # tower and projector; 0 for a sample without an image
-    selector_tflop: float  # rows of attention that the strategy reads and the model itself does not keep
+    selector_tflop: float  # rows of attention that the strategy reads; work on hidden states is not counted
     flops_ratio: float  # of prefill_tflop
     fastv_ratio: float  # 4nd^2 + 2n^2d + 2ndm
     swiglu_ratio: float  # 4nd^2 + 2n^2d + 3ndm
@@ -56,9 +56,19 @@ def visual_by_layer(layers: int, visual: int, stages: Iterable[tuple[int, int]])
         stages: (layer, rank), each of which leaves at most ``rank`` tokens from ``layer`` on.
     """
     stages = tuple(stages)
-    return tuple(
-        min([visual, *(rank for first, rank in stages if first <= layer)]) for layer in range(layers)
-    )
+    return tuple(min([visual, *(rank for first, rank in stages if first <= layer)]) for layer in range(layers))
+
+
+def probed_rows(needs: Iterable[str], visual: int, text: int) -> int:
+    """Rows of attention that a strategy reads in one layer.
+
+    Args:
+        needs: values of ``strategies.view.Evidence``.
+        visual, text: tokens of that layer.
+    """
+    needs = set(needs)
+    last = text if needs & {"text_rows", "text_to_text"} else int("last_row" in needs)
+    return last + visual * ("visual_rows" in needs)
 
 
 def cost(
@@ -67,7 +77,7 @@ def cost(
     system: int,
     visual: Sequence[int],
     text: int,
-    image_tokens: int | None = None,
+    image_tokens: int,
     probed: Mapping[int, int] | None = None,
     value_bytes: int = 2,
 ) -> Cost:
@@ -77,31 +87,26 @@ def cost(
         facts: sizes of the model.
         system, text: tokens before and after the image.
         visual: visual tokens that each layer processes, as from ``visual_by_layer``.
-        image_tokens: visual tokens before pruning; None: the model's, or 0 where no layer processes any and K > 0 is
-            not at stake, that is: give 0 yourself for a sample without an image.
+        image_tokens: visual tokens before pruning; 0 for a sample without an image.
         probed: layer (0-based) -> rows of attention read there by the strategy, all heads.
         value_bytes: of one key or value number, 2 in half precision.
 
     Raises:
         ValueError: ``visual`` does not have one entry for each layer, or one is above the image's tokens.
     """
-    whole = facts.visual_tokens if image_tokens is None else image_tokens
     if len(visual) != facts.layers:
         raise ValueError(f"visual has {len(visual)} entries, the model {facts.layers} layers")
-    if not all(0 <= count <= whole for count in visual):
-        raise ValueError(f"visual tokens {min(visual)}..{max(visual)} are outside 0..{whole}")
+    if not all(0 <= count <= image_tokens for count in visual):
+        raise ValueError(f"visual tokens {min(visual)}..{max(visual)} are outside 0..{image_tokens}")
     tokens = [system + count + text for count in visual]
-    unpruned = [system + whole + text] * facts.layers
+    unpruned = [system + image_tokens + text] * facts.layers
     d, m = facts.hidden, facts.ffn
     prefill = _decoder_flop(facts, tokens)
     return Cost(
         prefill_tflop=prefill / TERA,
         decode_tflop=_decode_flop(facts, tokens) / TERA,
-        vision_tflop=_vision_flop(facts) / TERA if whole else 0.0,
-        selector_tflop=sum(
-            _attention_scores_flop(facts, rows, tokens[layer]) for layer, rows in (probed or {}).items()
-        )
-        / TERA,
+        vision_tflop=_vision_flop(facts) / TERA if image_tokens else 0.0,
+        selector_tflop=sum(_probe_flop(facts, rows, tokens[layer]) for layer, rows in (probed or {}).items()) / TERA,
         flops_ratio=prefill / _decoder_flop(facts, unpruned),
         fastv_ratio=sum(fastv(n, d, m) for n in tokens) / sum(fastv(n, d, m) for n in unpruned),
         swiglu_ratio=sum(swiglu(n, d, m) for n in tokens) / sum(swiglu(n, d, m) for n in unpruned),
@@ -136,8 +141,8 @@ def _decode_flop(facts: ModelFacts, tokens: Iterable[int]) -> int:
     return sum(_rows_flop(facts, 1) + 2 * 2 * width * (n + 1) for n in tokens) + 2 * facts.hidden * facts.vocab
 
 
-def _attention_scores_flop(facts: ModelFacts, rows: int, keys: int) -> int:
-    """Scores of the last ``rows`` queries, computed over all keys; queries and keys are there already."""
+def _probe_flop(facts: ModelFacts, rows: int, keys: int) -> int:
+    """Scores of some rows over all the layer's keys; queries and keys themselves are there already."""
     return 2 * facts.heads * facts.head_dim * rows * keys
 
 

@@ -5,12 +5,14 @@ Checkpoints are read as safetensors only: a pickle can run code, and users recei
 
 from __future__ import annotations
 
+import json
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoImageProcessor, AutoTokenizer, LlavaForConditionalGeneration
+from transformers import AutoTokenizer, CLIPImageProcessorPil, LlavaForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
 from workers.images import MODES
@@ -80,13 +82,34 @@ def _load_model(spec: ModelSpec) -> LlavaForConditionalGeneration:
 
 def _load_processors(path: str) -> tuple[Any, Any]:
     """Tokenizer and image processor. The PIL back end by name: torchvision's resize gives slightly other pixels."""
+    kind = _image_processor_kind(Path(path))
+    if not kind.startswith("CLIP"):
+        raise ModelError(f"model {path}: image processor '{kind}' is not supported (CLIPImageProcessor)")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        processor = AutoImageProcessor.from_pretrained(path, local_files_only=True, backend="pil")
+        processor = CLIPImageProcessorPil.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = _first_line(error)
         raise ModelError(f"model {path}: tokenizer or image processor cannot be loaded: {reason}") from error
     return tokenizer, processor
+
+
+def _image_processor_kind(folder: Path) -> str:
+    """The class that the checkpoint names; in a file of its own, or in the processor's."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        place = folder / name
+        if not place.is_file():
+            continue
+        try:
+            settings = json.loads(place.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ModelError(f"{place}: is not valid JSON: {error}") from error
+        settings = settings.get("image_processor", settings)
+        if kind := settings.get("image_processor_type") or settings.get("feature_extractor_type"):
+            return str(kind)
+    raise ModelError(
+        f"model {folder}: neither preprocessor_config.json nor processor_config.json names an image processor"
+    )
 
 
 def _first_line(error: Exception) -> str:

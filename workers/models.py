@@ -95,7 +95,8 @@ def facts_from(config: dict[str, Any], place: Path) -> ModelFacts:
 
 def _vision_facts(config: dict[str, Any], vision: dict[str, Any], place: Path) -> VisionFacts:
     layers = _number(vision, "num_hidden_layers", 24, place)
-    chosen = config.get("vision_feature_layer", -2)
+    chosen = config.get("vision_feature_layer")
+    chosen = -2 if chosen is None else chosen
     chosen = chosen if isinstance(chosen, list) else [chosen]
     if not chosen or not all(isinstance(index, int) and -layers - 1 <= index <= layers for index in chosen):
         raise ModelError(f"{place}: vision_feature_layer: {chosen} is outside the vision tower's {layers} layers")

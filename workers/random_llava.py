@@ -16,7 +16,6 @@ from transformers import AutoModelForImageTextToText, CLIPImageProcessorPil, CLI
 from transformers.utils import logging as transformers_logging
 
 from workers.llava import Llava
-from workers.models import ModelFacts
 from workers.tasks.prompts import CONVERSATIONS, IMAGE_MARKER, SINGLE_PREDICTION
 
 SYSTEM_TOKENS = 35  # of LLaVA-1.5's prompt before the image, with Vicuna's tokenizer
@@ -80,23 +79,7 @@ def random_llava(shape: str, dtype: torch.dtype, device: str, seed: int) -> Llav
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = END, 0
     side = sizes.image_size
     processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
-    return Llava(model, StandInTokenizer(sizes.vocab, model.config.image_token_id), processor, _facts(sizes))
-
-
-def _facts(sizes: Shape) -> ModelFacts:
-    return ModelFacts(
-        layers=sizes.layers,
-        heads=sizes.heads,
-        kv_heads=sizes.heads,
-        head_dim=sizes.hidden // sizes.heads,
-        hidden=sizes.hidden,
-        ffn=sizes.ffn,
-        vocab=sizes.vocab,
-        image_size=sizes.image_size,
-        patch_size=sizes.patch_size,
-        visual_tokens=(sizes.image_size // sizes.patch_size) ** 2,
-        parameters=sizes.layers * (4 * sizes.hidden**2 + 3 * sizes.hidden * sizes.ffn),
-    )
+    return Llava(model, StandInTokenizer(sizes.vocab, model.config.image_token_id), processor)
 
 
 def _config(sizes: Shape) -> LlavaConfig:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from strategies import catalog
 from workers.models import ModelFacts
-from workers.work import GridPoint, SampleOutcome, baseline_point
+from workers.work import GridPoint, SampleOutcome, Scalar, baseline_point
 
 FULL = 576  # ranks are named for LLaVA-1.5's visual tokens and scaled to the model's
 BUDGETS = {192: 166, 128: 98, 64: 30}  # average visual tokens over 32 layers -> kept from layer 2 on
@@ -59,7 +59,7 @@ def scaled(rank: int, visual: int) -> int:
     return rank * visual // FULL
 
 
-def _strategies(heads: int) -> list[tuple[str, dict[str, bool | int | float | str]]]:
+def _strategies(heads: int) -> list[tuple[str, dict[str, Scalar]]]:
     """18 rules that score differently and so keep different tokens: 17 read attention, one draws.
 
     Left out: names of one rule (``avg_all_heads`` is ``fastv``; ablations that coincide, see their remark), methods
@@ -68,18 +68,11 @@ def _strategies(heads: int) -> list[tuple[str, dict[str, bool | int | float | st
     half = max(1, heads // 2)
     head_rules = ("sum", "variance", "entropy", "max_attention", "sparsity", "gini_coefficient")
     query_rules = ("last_n_tokens", "last_5_tokens", "weighted_recent", "attention_weighted")
-    return [
-        ("fastv", {}),
-        ("max_head", {}),
-        ("weighted_combination", {}),
-        ("text_weighted", {}),
-        ("text_weighted_max_head", {}),
-        ("text_sum", {}),
-        ("image_column_sum", {}),
-        ("random", {}),
-        *(("ablation", {"heads_kept": half, "head": rule}) for rule in head_rules),
-        *(("ablation", {"heads_kept": half, "head": "variance", "query": rule}) for rule in query_rules),
-    ]
+    plain = "fastv max_head weighted_combination text_weighted text_weighted_max_head text_sum image_column_sum random"
+    chosen: list[tuple[str, dict[str, Scalar]]] = [(name, {}) for name in plain.split()]
+    chosen += [("ablation", {"heads_kept": half, "head": rule}) for rule in head_rules]
+    chosen += [("ablation", {"heads_kept": half, "head": "variance", "query": rule}) for rule in query_rules]
+    return chosen
 
 
 def _label(name: str, params: Mapping[str, object]) -> str:
@@ -97,9 +90,7 @@ class LinearSizes:
     @classmethod
     def of(cls, facts: ModelFacts) -> LinearSizes:
         keys_values = 2 * facts.hidden * facts.kv_heads * facts.head_dim
-        return cls(
-            layers=facts.layers, keys_values=keys_values, others=facts.parameters // facts.layers - keys_values
-        )
+        return cls(layers=facts.layers, keys_values=keys_values, others=facts.parameters // facts.layers - keys_values)
 
     def prefill_flop(self, rows: int, first_layer: int) -> int:
         """Of rows that exist from ``first_layer`` on and answer with their last one."""

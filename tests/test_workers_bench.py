@@ -1,0 +1,247 @@
+"""The benchmark runs through on a tiny model; its arithmetic is checked by hand. Nothing here asserts a speed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from strategies import catalog
+from workers.agreement import huggingface_answer
+from workers.baseline_runs import batched, make_case
+from workers.bench import BenchSpec, bench, main
+from workers.bench_report import Report
+from workers.bench_samples import QUESTION_LENGTHS
+from workers.llava import Prompt
+from workers.random_llava import SHAPES, random_llava, text_tokens
+from workers.tasks.base import LETTERS, Sample
+from workers.tasks.prompts import build_prompt
+from workers.timing import Timing, timed
+from workers.work import SampleOutcome, baseline_point
+from workers.workloads import LinearSizes, make_workloads, needed, scaled
+
+TINY = BenchSpec(shape="tiny", samples=2, batches=(2,), agreement=1, seconds=0.0, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def llava():
+    return random_llava("tiny", torch.float32, "cpu", seed=0)
+
+
+@pytest.fixture(scope="module")
+def measured() -> tuple[Report, list[str]]:
+    lines: list[str] = []
+    return bench(TINY, lambda report, line: lines.append(line)), lines
+
+
+def test_everything_is_measured(measured):
+    report, lines = measured
+    assert [row.name for row in report.baselines] == ["seed", "seed_nocache", "stock", "stock_batch2"]
+    assert [row.workload for row in report.engine] == ["cutoffs", "ranks", "strategies", "one"]
+    assert [row.configurations for row in report.engine] == [3, 58, 55, 2]
+    assert report.notes == ()
+    for row in (*report.baselines, *report.engine):
+        assert row.ms_per_cell > 0
+        assert row.cells_per_s == pytest.approx(1000 / row.ms_per_cell)
+        assert row.ceiling_share > 0
+        assert row.peak_gib is None  # not a CUDA device
+        assert not row.timing.warm  # no time was allowed: the first run stands, and is marked
+    for row in report.engine:
+        assert set(row.ratios) == {baseline.name for baseline in report.baselines}
+        assert row.prefill_ms_per_cell > 0
+        assert 1 < row.streams_per_sample <= row.configurations
+    assert len(lines) >= 1 + 4 + 4 + 5
+
+
+def test_engine_agrees_with_huggingface_in_float32(measured):
+    report, _ = measured
+    assert [row.point for row in report.agreement] == [
+        *("un-pruned", "un-pruned", "cutoff layer=2 rank=0", "random layer=2 rank=32", "fastv layer=2 rank=32")
+    ]
+    for row in report.agreement:
+        assert (row.same_first_token, row.same_answer, row.disagreements) == (row.samples, row.samples, ())
+
+
+def test_report_survives_json(measured, tmp_path):
+    report, _ = measured
+    report.write(tmp_path / "bench.json")
+    assert Report.from_json(json.loads((tmp_path / "bench.json").read_text())) == report
+
+
+def test_table_shows_every_row(measured):
+    report, _ = measured
+    table = report.table()
+    for row in (*report.baselines, *report.engine):
+        assert row.what in table
+    assert "matmul ceiling" in table
+
+
+def test_disagreements_are_listed(llava, monkeypatch):
+    """A reference that likes best what the model likes least."""
+
+    def wrong(llava, case, point, seed):
+        answer = huggingface_answer(llava, case, point, seed)
+        return replace(answer, ids=(int(answer.logits_C.argmin()), 7), text="wrong", logits_C=-answer.logits_C)
+
+    monkeypatch.setattr("workers.agreement.huggingface_answer", wrong)
+    report = bench(replace(TINY, workloads=(), batches=()), lambda report, line: None)
+    found = report.agreement[1].disagreements[0]
+    assert found.reference_answer == "wrong"
+    assert found.margin > 0
+    assert found.reference_gap > 0
+    assert "first-token margin" in report.table()
+    assert Report.from_json(json.loads(json.dumps(report.to_json()))) == report
+
+
+def test_command_line(tmp_path, capsys):
+    file = tmp_path / "lengths.json"
+    file.write_text("[80, 300]")
+    out = tmp_path / "bench.json"
+    words = "--shape tiny --device cpu --samples 2 --batches 2 --agreement 0 --seconds 0 --workloads one --images disk"
+    assert main([*words.split(), "--micro-batch", "1,2", "--questions", str(file), "--out", str(out)]) == 0
+    report = Report.from_json(json.loads(out.read_text()))
+    assert [row.micro_batch for row in report.engine] == [1, 2]
+    assert report.mean_text_tokens == (text_tokens(80) + text_tokens(300)) / 2
+    assert report.table() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"workloads": ("cutoff",)}, "unknown workload"),
+        ({"images": "tape"}, "neither memory nor disk"),
+        ({"samples": 0}, "below 1"),
+    ],
+)
+def test_wrong_settings_are_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        BenchSpec(**wrong)
+
+
+def test_unknown_names_and_files_are_named(capsys):
+    with pytest.raises(ValueError, match="unknown shape 'huge'"):
+        random_llava("huge", torch.float32, "cpu", seed=0)
+    assert main(["--shape", "tiny", "--device", "cpu", "--questions", "/nowhere.json"]) == 2
+    assert "/nowhere.json" in capsys.readouterr().err
+
+
+def test_prompts_have_real_lengths(llava):
+    question = "x" * (300 - len("<image>\n"))
+    sample = Sample(id="1", question=question, choices=("a",), label="A", image="somewhere")
+    prompt = llava.encode(build_prompt(sample, "vicuna_v1", single_prediction=True))
+    assert prompt.image_at == 35
+    assert prompt.length(576) == 35 + 576 + (300 + 90) // 4
+    assert prompt == llava.encode(build_prompt(sample, "vicuna_v1", single_prediction=True))
+    assert len(set(llava.letter_tokens(LETTERS))) == len(LETTERS)
+    assert sum(map(text_tokens, QUESTION_LENGTHS)) / len(QUESTION_LENGTHS) == pytest.approx(94.7, rel=0.02)
+
+
+def test_random_model_depends_on_its_seed_only(llava):
+    torch.manual_seed(5)
+    again = random_llava("tiny", torch.float32, "cpu", seed=0)
+    other = random_llava("tiny", torch.float32, "cpu", seed=1)
+    assert torch.equal(again.model.lm_head.weight, llava.model.lm_head.weight)
+    assert not torch.equal(other.model.lm_head.weight, llava.model.lm_head.weight)
+    torch.manual_seed(5)
+    drawn = torch.rand(1)
+    torch.manual_seed(5)
+    random_llava("tiny", torch.float32, "cpu", seed=0)
+    assert torch.equal(torch.rand(1), drawn)  # the caller's random state is left alone
+
+
+def test_shapes_are_those_of_llava():
+    sizes = SHAPES["llava-1.5-7b"]
+    assert (sizes.layers, sizes.heads, sizes.hidden, sizes.ffn, sizes.vocab) == (32, 32, 4096, 11008, 32064)
+    assert (sizes.image_size // sizes.patch_size) ** 2 == 576
+
+
+def test_workloads_are_those_of_the_goals():
+    grids = make_workloads(32, 32, 576)
+    assert [(p.layer, p.rank) for p in grids["cutoffs"].points[:-1]] == [(layer, 0) for layer in range(2, 32)]
+    assert [p.rank for p in grids["ranks"].points[:-1]] == list(range(576, 15, -10))
+    assert sorted({p.rank for p in grids["strategies"].points[:-1]}) == [30, 98, 166]
+    assert [p.rank for p in grids["one"].points[:-1]] == [128]
+    assert [len(grids[name].points) for name in ("cutoffs", "ranks", "strategies", "one")] == [31, 58, 55, 2]
+    for grid in grids.values():
+        assert grid.points[-1] == baseline_point(32, 576)
+        assert len({point.key for point in grid.points}) == len(grid.points)
+        for point in grid.points[:-1]:
+            complaint = catalog.get(point.strategy).check(
+                dict(point.params), layer=point.layer, rank=point.rank, layers=32, heads=32
+            )
+            assert complaint is None
+
+
+def cell(point, *, kept: int, mask: bytes, decoded: int = 2) -> SampleOutcome:
+    return SampleOutcome(
+        point=point.key,
+        sample="1",
+        answer="A",
+        parsed="A",
+        correct=True,
+        first_token=3,
+        option_logits=(1.0,),
+        margin=1.0,
+        tokens_kept=kept,
+        kept_mask=mask,
+        decoded_tokens=decoded,
+        prompt_tokens=20,
+        visual_tokens=8,
+    )
+
+
+def test_needed_work_is_counted_by_hand():
+    """5 system tokens, 8 visual, 7 text; four layers; keys and values cost 3 a row and layer, the rest 10."""
+    sizes = LinearSizes(layers=4, keys_values=3, others=10)
+    grid = make_workloads(4, 4, 8)
+    full, fork = baseline_point(4, 8), grid["cutoffs"].points[0]
+    same, other = (replace(fork, strategy="fastv", rank=rank) for rank in (0, 3))
+    cells = [
+        cell(full, kept=8, mask=b"\xff"),
+        cell(fork, kept=0, mask=b"\x00"),
+        cell(same, kept=0, mask=b"\x00"),  # the same tokens at the same layer: nothing more to compute
+        cell(other, kept=3, mask=b"\x07", decoded=1),
+    ]
+    work = needed(sizes, (full, fork, same, other), cells, {"1": 5})
+    assert work.streams == 3
+    trunk = 3 * 20 * 13 + 20 * 3 + 10
+    forks = (1 * 7 * 13 + 7 * 3 + 10) + (1 * 10 * 13 + 10 * 3 + 10)
+    assert work.prefill_flop == 2 * (trunk + forks)
+    assert work.decode_flop == 2 * (4 * 13) * 2  # the third stream ended with its first token
+
+
+def test_linear_sizes_are_those_of_the_modules(llava):
+    layer = llava.decoder.layers[0]
+    sizes = LinearSizes.of(llava.facts)
+    linears = [module for module in layer.modules() if isinstance(module, torch.nn.Linear)]
+    assert sizes.keys_values + sizes.others == sum(module.weight.numel() for module in linears)
+    assert sizes.layers == len(llava.decoder.layers)
+
+
+def test_ranks_scale_with_the_image():
+    assert [scaled(rank, 576) for rank in (576, 166, 16)] == [576, 166, 16]
+    assert [scaled(rank, 144) for rank in (576, 166, 16)] == [144, 41, 4]
+
+
+def test_batches_are_whole_padded_left_and_sorted(llava):
+    image = torch.zeros(3, 168, 168)
+    cases = [
+        make_case(llava, str(tail), Prompt((5, llava.image_token, *[6] * tail), 1), image, 144) for tail in (9, 2, 4)
+    ]
+    groups = batched(llava, cases, 2)
+    assert [len(group["input_ids"]) for group in groups] == [2, 2, 2]
+    lengths = [row for group in groups for row in group["attention_mask"].sum(dim=1).tolist()]
+    assert lengths == sorted(2 * [1 + 144 + tail for tail in (9, 2, 4)])
+    for group in groups:
+        assert bool(group["attention_mask"][:, -1].all())
+        assert bool((group["input_ids"][group["attention_mask"] == 0] == 0).all())
+
+
+def test_timing_takes_the_median_after_a_warm_up():
+    calls: list[None] = []
+    timing, peak = timed(lambda: calls.append(None), torch.device("cpu"), seconds=60, repeats=3)
+    assert (len(calls), timing.runs, timing.warm, peak) == (4, 3, True, None)
+    assert timing.low_s <= timing.median_s <= timing.high_s
+    assert isinstance(timing, Timing)

@@ -1,0 +1,316 @@
+"""The benchmark: baselines and engine in one process, on the same weights and the same samples.
+
+    python -m workers.bench --shape llava-1.5-7b --samples 16 --out bench.json
+
+The model is random, of a known shape, or a checkpoint; the questions have the lengths of ScienceQA's. What is compared
+with what is in ``baseline_runs.py``, the grids are in ``workloads.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workers.agreement import eager_against_sdpa, engine_against_huggingface
+from workers.baseline_runs import NEW_TOKENS, attention_of, make_baselines
+from workers.bench_report import BaselineRow, EngineRow, Report, describe
+from workers.bench_samples import drawn_samples, hand_out_pixels, make_cases, read_samples
+from workers.engine import Engine
+from workers.loading import DTYPES, default_device, load_llava
+from workers.random_llava import SHAPES, random_llava
+from workers.timing import Timing, matmul_ceiling, timed
+from workers.work import (
+    EngineSpec,
+    GridPoint,
+    ModelSpec,
+    SampleOutcome,
+    TaskSpec,
+    UnitOutcome,
+    WorkUnit,
+    baseline_point,
+)
+from workers.workloads import LinearSizes, Workload, make_workloads, needed, scaled
+
+WORKLOADS = ("cutoffs", "ranks", "strategies", "one")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchSpec:
+    """What is measured."""
+
+    shape: str = "llava-1.5-7b"  # a name of random_llava.SHAPES; unused where there is a checkpoint
+    model: str | None = None  # a checkpoint directory instead of random weights
+    data: str | None = None  # a ScienceQA directory with images; needs ``model``, else prompts are drawn anyway
+    questions: str | None = None  # a JSON list of question lengths in characters, or LLaVA's question file
+    samples: int = 16
+    workloads: tuple[str, ...] = WORKLOADS
+    batches: tuple[int, ...] = (8, 32)  # of stock Hugging Face, besides 1
+    micro_batches: tuple[int | None, ...] = (None,)  # of the engine; None: as the engine plans
+    images: str = "memory"  # memory: pixels prepared before the clock starts; disk: PNG files, decoded within it
+    agreement: int = 16  # samples compared with Hugging Face; 0: none
+    seconds: float = 120.0  # for each timing (with and without decoding); one run is always finished
+    dtype: str | None = None  # None: bfloat16 on CUDA, else float32
+    device: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.workloads) - set(WORKLOADS))
+        if unknown:
+            raise ValueError(f"unknown workload '{unknown[0]}' (known: {', '.join(WORKLOADS)})")
+        if self.images not in ("memory", "disk"):
+            raise ValueError(f"images: '{self.images}' is neither memory nor disk")
+        if self.samples < 1:
+            raise ValueError(f"samples: {self.samples} is below 1")
+
+
+def bench(spec: BenchSpec, progress: Callable[[Report, str], None]) -> Report:
+    """Measure everything that is asked for.
+
+    Args:
+        spec: what is measured.
+        progress: called after every step with all that is known so far, and a line for people.
+
+    Raises:
+        ValueError, ModelError, DataError: the model or the questions cannot be used.
+    """
+    with tempfile.TemporaryDirectory(prefix="saccade-bench-") as folder, torch.inference_mode():
+        return _Bench(spec, Path(folder), progress).run()
+
+
+class _Bench:
+    def __init__(self, spec: BenchSpec, folder: Path, progress: Callable[[Report, str], None]) -> None:
+        self.spec = spec
+        self.progress = progress
+        device = spec.device or default_device()
+        dtype = spec.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype '{dtype}' is unknown ({', '.join(DTYPES)})")
+        self.llava = (
+            random_llava(spec.shape, DTYPES[dtype], device, spec.seed)
+            if spec.model is None
+            else load_llava(ModelSpec(path=spec.model, dtype=dtype), device)
+        )
+        self.engine_spec = EngineSpec(
+            model=ModelSpec(path=spec.model or f"random:{spec.shape}", dtype=dtype),
+            task=TaskSpec(name="scienceqa", data=spec.data or ""),
+            max_new_tokens=NEW_TOKENS,
+            seed=spec.seed,
+        )
+        side = self.llava.facts.image_size
+        self.samples = (
+            read_samples(spec.data, spec.samples)
+            if spec.data is not None
+            else drawn_samples(spec.questions, spec.samples, side, spec.seed, folder)
+        )
+        self.cases = make_cases(self.llava, self.engine_spec, self.samples)
+        if spec.images == "memory":
+            self.samples = hand_out_pixels(self.llava, self.engine_spec, self.samples, folder)
+        self.workloads = make_workloads(self.llava.facts.layers, self.llava.facts.heads, self.llava.facts.visual_tokens)
+        prompts = [len(case.ids_S) for case in self.cases]
+        after = [len(case.ids_S) - case.image_at - case.visual for case in self.cases]
+        self.report = Report(
+            model=self.engine_spec.model.path,
+            dtype=dtype,
+            device=_device_name(self.llava.device),
+            versions={"python": platform.python_version(), **{n: version(n) for n in ("torch", "transformers")}},
+            samples=len(self.samples),
+            mean_text_tokens=statistics.fmean(after),
+            mean_prompt_tokens=statistics.fmean(prompts),
+            images=spec.images,
+            new_tokens=NEW_TOKENS,
+            ceiling=matmul_ceiling(self.llava.device, DTYPES[dtype]),
+        )
+
+    def run(self) -> Report:
+        self._tell(f"{self.report.model} on {self.report.device}: {self.report.ceiling.tflops:.3g} TFLOP/s ceiling")
+        self._baselines()
+        for name in self.spec.workloads:
+            for micro_batch in self.spec.micro_batches:
+                self._workload(self.workloads[name], micro_batch)
+        if self.spec.agreement:
+            self._agreement()
+        return self.report
+
+    def _tell(self, line: str, **changes: Any) -> None:
+        self.report = replace(self.report, **changes)
+        self.progress(self.report, line)
+
+    def _note(self, line: str) -> None:
+        self._tell(line, notes=(*self.report.notes, line))
+
+    def _baselines(self) -> None:
+        facts = self.llava.facts
+        sizes = LinearSizes.of(facts)
+        flop = statistics.fmean(
+            sizes.prefill_flop(len(case.ids_S), 0) + sizes.decode_flop(NEW_TOKENS - 1) for case in self.cases
+        )
+        rank = scaled(128, facts.visual_tokens)
+        for baseline in make_baselines(self.llava, self.cases, min(2, facts.layers), rank, self.spec.batches):
+            try:
+                with attention_of(self.llava, baseline.attention):
+                    timing, peak = self._timed(baseline.run)
+                    prefill = None if baseline.prefill is None else self._timed(baseline.prefill)[0]
+            except torch.OutOfMemoryError as error:
+                self._note(f"{baseline.name}: out of memory: {str(error)[:100]}")
+                continue
+            row = BaselineRow(
+                name=baseline.name,
+                what=baseline.what,
+                timing=timing,
+                ms_per_cell=1e3 * timing.median_s / baseline.cells,
+                prefill_ms_per_cell=None if prefill is None else 1e3 * prefill.median_s / baseline.cells,
+                cells_per_s=baseline.cells / timing.median_s,
+                ceiling_share=self._share(flop * baseline.cells, timing),
+                peak_gib=peak,
+            )
+            self._tell(f"{row.name}: {row.ms_per_cell:.3g} ms a cell", baselines=(*self.report.baselines, row))
+
+    def _workload(self, workload: Workload, micro_batch: int | None) -> None:
+        unit = WorkUnit(samples=tuple(sample.id for sample in self.samples), points=workload.points)
+        engine = Engine(self.engine_spec, self.llava, self.samples, micro_batch)
+        forward = Engine(replace(self.engine_spec, max_new_tokens=1), self.llava, self.samples, micro_batch)
+        answered: list[UnitOutcome] = []
+
+        def answer() -> None:
+            answered[:] = [engine.run(unit)]
+
+        timing, peak = self._timed(answer)
+        (outcome,) = answered
+        if outcome.failures:
+            failure = outcome.failures[0]
+            self._note(
+                f"{workload.name}: {len(outcome.failures)} of {len(self.samples)} samples failed, nothing is reported; "
+                f"first: {failure.kind}: {failure.message[:200]}"
+            )
+            return
+        prefill, _ = self._timed(lambda: forward.run(unit))
+        system = {case.id: case.image_at for case in self.cases}
+        work = needed(LinearSizes.of(self.llava.facts), unit.points, outcome.outcomes, system)
+        ms_per_cell = 1e3 * timing.median_s / unit.cells
+        row = EngineRow(
+            workload=workload.name,
+            what=workload.what,
+            micro_batch=micro_batch,
+            configurations=len(unit.points),
+            streams_per_sample=work.streams / len(unit.samples),
+            timing=timing,
+            ms_per_cell=ms_per_cell,
+            prefill_ms_per_cell=1e3 * prefill.median_s / unit.cells,
+            cells_per_s=unit.cells / timing.median_s,
+            needed_tflop=(work.prefill_flop + work.decode_flop) / 1e12,
+            ceiling_share=self._share(work.prefill_flop + work.decode_flop, timing),
+            prefill_ceiling_share=self._share(work.prefill_flop, prefill),
+            peak_gib=peak,
+            ratios={baseline.name: baseline.ms_per_cell / ms_per_cell for baseline in self.report.baselines},
+            notes=outcome.notes,
+        )
+        against = "; ".join(f"x{ratio:.3g} {name}" for name, ratio in row.ratios.items())
+        self._tell(
+            f"{row.workload}, micro-batch {micro_batch or 'auto'}: {row.ms_per_cell:.3g} ms a cell, "
+            f"{row.ceiling_share:.3f} of the ceiling; {against}",
+            engine=(*self.report.engine, row),
+        )
+
+    def _agreement(self) -> None:
+        facts = self.llava.facts
+        baseline = baseline_point(facts.layers, facts.visual_tokens)
+        layer, rank = min(2, facts.layers), scaled(128, facts.visual_tokens)
+        points = [baseline, GridPoint(strategy="cutoff", layer=layer, rank=0)]
+        points += [GridPoint(strategy=name, layer=layer, rank=rank) for name in ("random", "fastv")]
+        cases = self.cases[: self.spec.agreement]
+        engine = Engine(self.engine_spec, self.llava, self.samples, self.spec.micro_batches[0])
+        outcome = engine.run(WorkUnit(samples=tuple(case.id for case in cases), points=tuple(points)))
+        if outcome.failures:
+            failure = outcome.failures[0]
+            self._note(f"agreement: the engine failed on {failure.sample}: {failure.kind}: {failure.message[:200]}")
+            return
+        cells: dict[tuple[str, str], SampleOutcome] = {(cell.sample, cell.point): cell for cell in outcome.outcomes}
+        seed = self.spec.seed
+        comparisons = [partial(eager_against_sdpa, self.llava, cases, baseline, seed)]
+        comparisons += [partial(engine_against_huggingface, self.llava, cases, cells, point, seed) for point in points]
+        for compare in comparisons:
+            found = compare()
+            self._tell(
+                f"{found.what}, {found.point}: first token {found.same_first_token}/{found.samples}, "
+                f"answer {found.same_answer}/{found.samples}",
+                agreement=(*self.report.agreement, found),
+            )
+            for one in found.disagreements:
+                self._tell(f"  {describe(one)}")
+
+    def _timed(self, run: Callable[[], object]) -> tuple[Timing, float | None]:
+        return timed(run, self.llava.device, self.spec.seconds)
+
+    def _share(self, flop: float, timing: Timing) -> float:
+        return flop / timing.median_s / 1e12 / self.report.ceiling.tflops
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or device.type
+
+
+def build_parser() -> argparse.ArgumentParser:
+    defaults = BenchSpec()
+    parser = argparse.ArgumentParser(prog="python -m workers.bench", description="Engine against Hugging Face.")
+    parser.add_argument("--shape", default=defaults.shape, choices=sorted(SHAPES))
+    parser.add_argument("--model", help="checkpoint directory, instead of random weights of --shape")
+    parser.add_argument("--data", help="ScienceQA directory with images")
+    parser.add_argument("--questions", help="JSON list of question lengths in characters, or LLaVA's question file")
+    parser.add_argument("--samples", type=int, default=defaults.samples)
+    parser.add_argument("--workloads", type=_names, default=defaults.workloads, help=",".join(WORKLOADS))
+    parser.add_argument("--batches", type=_sizes, default=defaults.batches, help="of stock Hugging Face, as 8,32")
+    parser.add_argument("--micro-batch", type=_sizes, default=(), help="of the engine, as 4,8; default: planned")
+    parser.add_argument("--images", choices=("memory", "disk"), default=defaults.images)
+    parser.add_argument("--agreement", type=int, default=defaults.agreement, help="samples to compare, 0: none")
+    parser.add_argument(
+        "--seconds", type=float, default=defaults.seconds, help="for each timing; one run is always finished"
+    )
+    parser.add_argument("--dtype", choices=sorted(DTYPES))
+    parser.add_argument("--device")
+    parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.add_argument("--out", type=Path, help="JSON file, rewritten after every step")
+    return parser
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.split(",") if name)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(int(size) for size in text.split(",") if size)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = vars(build_parser().parse_args(argv))
+    out: Path | None = args.pop("out")
+    micro_batches = args.pop("micro_batch") or (None,)
+    began = time.perf_counter()
+
+    def progress(report: Report, line: str) -> None:
+        print(f"[{time.perf_counter() - began:6.1f} s] {line}", flush=True)
+        if out is not None:
+            report.write(out)
+
+    try:
+        report = bench(BenchSpec(**args, micro_batches=micro_batches), progress)
+    except ValueError as error:  # ModelError and DataError are ValueErrors
+        print(error, file=sys.stderr)
+        return 2
+    print(f"\n{report.table()}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,126 @@
+"""Questions for the benchmark: as long as ScienceQA's, short and long ones in its proportions, each with an image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from workers.baseline_runs import Case, make_case
+from workers.images import load_image, to_pixels
+from workers.llava import Llava
+from workers.random_llava import PreparedPixels
+from workers.tasks.base import LETTERS, DataError, Sample
+from workers.tasks.catalog import load_samples
+from workers.tasks.prompts import IMAGE_MARKER, build_prompt
+from workers.work import EngineSpec, TaskSpec
+
+# Characters of a question, its image marker counted: every 64th part of the 2017 image questions of ScienceQA's test
+# split (YangXu-03/Himap-based, himap-inference-MCQ.json), at the middle of the part. Mean 289 (of all: 290.5).
+QUESTION_LENGTHS = (
+    *(67, 79, 81, 83, 85, 86, 87, 89, 90, 91, 92, 93, 94, 95, 96, 97, 98, 99, 100, 102, 105, 107, 111, 117, 118, 120),
+    *(123, 127, 130, 150, 171, 184, 191, 193, 201, 210, 220, 230, 243, 250, 252, 270, 294, 311, 341, 362, 382, 383),
+    *(390, 404, 429, 433, 457, 466, 504, 515, 696, 740, 758, 795, 898, 980, 1116, 1216),
+)
+FILLER = "which of these objects in the picture is the largest one beside the others "
+
+
+def read_samples(data: str, count: int) -> list[Sample]:
+    """Questions with images of a ScienceQA directory; fewer than ``count`` where it holds fewer.
+
+    Raises:
+        DataError: there is none, or the directory cannot be read.
+    """
+    found = [sample for sample in load_samples(TaskSpec(name="scienceqa", data=data)) if sample.image is not None]
+    if not found:
+        raise DataError(f"data {data}: holds no question with an image")
+    found.sort(key=lambda sample: len(sample.question))
+    return [found[place] for place in _spread(len(found), min(count, len(found)))]
+
+
+def drawn_samples(questions: str | None, count: int, side: int, seed: int, folder: Path) -> list[Sample]:
+    """Questions of given lengths, or the texts of a question file, with images of random pixels.
+
+    Args:
+        questions: a JSON file, a list of lengths in characters or LLaVA's form; None: ScienceQA's lengths.
+        count: samples wanted.
+        side: of an image, in pixels.
+        seed: of the images.
+        folder: where they are written, as PNG.
+
+    Raises:
+        DataError: the file cannot be used.
+    """
+    texts = sorted(_question_texts(questions), key=len)
+    draw = torch.Generator().manual_seed(seed)
+    samples = []
+    for index, place in enumerate(_spread(len(texts), count)):
+        image = folder / f"{index}.png"
+        pixels = torch.randint(256, (side, side, 3), generator=draw, dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(image)
+        samples.append(
+            Sample(id=f"bench-{index}", question=texts[place], choices=tuple(LETTERS[:4]), label="A", image=image)
+        )
+    return samples
+
+
+def make_cases(llava: Llava, spec: EngineSpec, samples: Sequence[Sample]) -> list[Case]:
+    """The samples as transformers takes them, prompts and pixels on the device."""
+    return [
+        make_case(
+            llava,
+            sample.id,
+            llava.encode(build_prompt(sample, spec.task.conversation, spec.task.single_prediction)),
+            _pixels(llava, spec, sample),
+            llava.facts.visual_tokens,
+        )
+        for sample in samples
+    ]
+
+
+def hand_out_pixels(llava: Llava, spec: EngineSpec, samples: Sequence[Sample], folder: Path) -> list[Sample]:
+    """Prepare all pixels now, and let the model's image processor hand them out: the engine decodes no image then."""
+    pixels = [_pixels(llava, spec, sample) for sample in samples]
+    llava.image_processor = PreparedPixels(pixels, llava.image_processor.image_mean)
+    tokens = [folder / f"{index}.ppm" for index in range(len(samples))]
+    for index, token in enumerate(tokens):
+        Image.new("RGB", (1, 1), PreparedPixels.colour(index)).save(token)
+    return [replace(sample, image=token) for sample, token in zip(samples, tokens, strict=True)]
+
+
+def _pixels(llava: Llava, spec: EngineSpec, sample: Sample) -> Tensor:
+    assert sample.image is not None
+    return to_pixels(load_image(sample.image), spec.model.image_mode, llava.image_processor)
+
+
+def _spread(total: int, count: int) -> list[int]:
+    """``count`` places of a sorted list, each in the middle of its share; some come again where there are too few."""
+    return [(2 * index + 1) * total // (2 * count) for index in range(count)]
+
+
+def _question_texts(questions: str | None) -> list[str]:
+    if questions is None:
+        return [_filler(length) for length in QUESTION_LENGTHS]
+    try:
+        found = json.loads(Path(questions).read_text(encoding="utf-8"))
+        if all(isinstance(item, int) for item in found):
+            texts = [_filler(item) for item in found]
+        else:
+            shown = [item["conversations"][0]["value"] for item in found]
+            texts = [text.replace(IMAGE_MARKER, "").strip() for text in shown if IMAGE_MARKER in text]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DataError(f"questions {questions}: neither a JSON list of lengths nor LLaVA's form: {error!r}") from error
+    if not texts:
+        raise DataError(f"questions {questions}: holds no question with an image")
+    return texts
+
+
+def _filler(length: int) -> str:
+    """A text that makes a question of so many characters once the image marker and a newline stand before it."""
+    wanted = max(1, length - len(f"{IMAGE_MARKER}\n"))
+    return (FILLER * (wanted // len(FILLER) + 1))[:wanted].strip().ljust(wanted, ".")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,12 @@ from dashboards.rows import (
     value_range,
 )
 from dashboards.wording import shortened
+from orchestrator.exports import original_files
 from orchestrator.metrics import summary
+from orchestrator.originals import PromisedFile, min_max
 from orchestrator.store import Experiment, write_whole
+
+Normalised = tuple[tuple[str, list[float], str], ...]  # name, raw values, colour
 
 CUTOFF_STEM = "fastv_layer_cutoff_plot"  # the name of the original (semantics 5.1)
 INCHES = (8.0, 4.5)
@@ -57,6 +62,8 @@ RC: Any = {
 def write_plots(experiment: Experiment) -> list[Path]:
     """Write EXPERIMENT/exports/*.png and *.pdf: accuracy and relative drop along each axis, and what lies on none.
 
+    Where the grid is one of the documents' experiments, also the picture that its document promises.
+
     Of a grid with many slices the largest of each axis is drawn, and the layer cut-off scan in any case; the report
     has them all.
 
@@ -78,7 +85,81 @@ def write_plots(experiment: Experiment) -> list[Path]:
                     written += _save(curve_plot(rows, part, measure), folder, stem(part) + ending)
         if len(alone := forest(leftovers(rows))):
             written += _save(forest_plot(alone.head(MAX_FOREST)), folder, "single_configurations")
+        written += original_plots(original_files(experiment), folder)
     return written
+
+
+def original_plots(files: Sequence[PromisedFile], folder: Path) -> list[Path]:
+    """The pictures that S2's and S4's documents promise: three curves, each scaled to 0..1 (semantics 5.2, 5.4)."""
+    written = []
+    for file in files:
+        content = file.content
+        name = Path(file.name)
+        if name.name.startswith("fastv_textweighted"):
+            tokens, series, ending = content["tokens"], _text_weighted_series(content), name.stem
+            title = "Choice by the text's attention: accuracy and rank of the last layer's attention"
+        elif name.name.startswith("raw_results"):
+            tokens, series = content["token_counts"], _pruning_series(content)
+            ending = f"pruning_experiment_results{name.stem.removeprefix('raw_results')}"
+            title = f"Choice by norm before the first layer: accuracy and rank ({file.provenance['matrix'].split()[0]})"
+        else:
+            continue
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        figure = normalised_plot(title, tokens, series)
+        written += _save(figure, (folder / name).parent, ending)
+    return written
+
+
+def _text_weighted_series(content: dict[str, Any]) -> Normalised:
+    return (
+        ("accuracy", content["accuracies"], theme.COLOURS[0]),
+        ("numerical rank", content["layer31_numeric_ranks"], theme.CONTEXT),  # it says nothing, see spectra.py
+        ("effective rank", content["layer31_effective_ranks"], theme.COLOURS[1]),
+    )
+
+
+def _pruning_series(content: dict[str, Any]) -> Normalised:
+    return (
+        ("accuracy", [value / 100 for value in content["accuracies"]], theme.COLOURS[0]),
+        ("rank, first layer", content["first_layer_ranks"], theme.COLOURS[1]),
+        ("rank, last layer", content["last_layer_ranks"], theme.COLOURS[2]),
+    )
+
+
+def normalised_plot(title: str, tokens: list[int], series: Normalised) -> Figure:
+    """Curves scaled to 0..1 over the tokens kept, many on the left; each label says what 0 and 1 stand for."""
+    figure, axes = _canvas()
+    labels = []
+    for place, (name, values, colour) in enumerate(series):
+        low, high = min(values), max(values)
+        scaled = min_max(values)
+        axes.plot(
+            tokens, scaled, color=colour, linewidth=2, marker="o", markersize=3,
+            linestyle=DASHES[theme.DASHES[place]],
+        )  # fmt: skip
+        if low == high:
+            text = f"{name}: constant, {_amount(name, low)}"
+        else:
+            text = f"{name}\n{_amount(name, low)} to {_amount(name, high)}"
+        labels.append((scaled[-1], text, colour))
+    axes.set_xlim(*axis_range(pd.Series(tokens), "rank"))
+    axes.set_ylim(-0.04, 1.04)
+    axes.set_xlabel(AXIS_TITLES["rank"])
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True))
+    _title(axes, title, "each series scaled from its least (0) to its greatest value (1)")
+    free = -1.0
+    for end, text, colour in sorted(labels):
+        placed = max(end, free)
+        free = placed + 0.13
+        axes.annotate(
+            text, (1, end), xytext=(1.03, placed), xycoords="axes fraction", textcoords="axes fraction", color=colour,
+            fontsize=LABEL_PT, verticalalignment="center", annotation_clip=False,
+        )  # fmt: skip
+    return figure
+
+
+def _amount(name: str, value: float) -> str:
+    return f"{100 * value:.1f} %" if name == "accuracy" else f"{value:.1f}"
 
 
 def stem(part: Slice) -> str:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,7 +29,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Sweep = Annotated[str, typer.Argument(help="A sweep file, or the name of a shipped sweep: layer_cutoff, smoke.")]
+Sweep = Annotated[str, typer.Argument(help="A sweep file, or a shipped sweep's name: layer_cutoff, text_weighted, ...")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change the file, e.g. grid[0].head=sum; may be given repeatedly."),
+]
 Model = Annotated[str | None, typer.Option(help="Checkpoint directory, instead of the file's; `embedded`: ours.")]
 Data = Annotated[str | None, typer.Option(help="Benchmark directory, instead of the file's; `embedded`: ours.")]
 Samples = Annotated[str | None, typer.Option(help="`all`, or how many of the first samples, instead of the file's.")]
@@ -37,6 +41,9 @@ Out = Annotated[Path | None, typer.Option(help="Experiment directory; by default
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Number of Ray actors; by default one for each GPU, or CPU core.")
 ]
+
+
+Local = Annotated[bool, typer.Option("--local", help="In this process, without Ray: for debuggers.")]
 
 
 @app.command()
@@ -47,12 +54,13 @@ def plan(
     samples: Samples = None,
     out: Out = None,
     workers: Workers = None,
+    changes: Set = None,
 ) -> None:
     """Say what a sweep would compute, and what that costs; nothing is computed or written."""
     with _user_errors():
         from orchestrator.run import plan_sweep
 
-        prepared = _prepare(sweep, model, data, samples)
+        prepared = _prepare(sweep, model, data, samples, changes)
         folder = out or _default_out(prepared)
         _show_plan(_console(), prepared, plan_sweep(prepared, folder, workers or 1), folder)
 
@@ -65,7 +73,8 @@ def run(
     samples: Samples = None,
     out: Out = None,
     workers: Workers = None,
-    local: Annotated[bool, typer.Option("--local", help="In this process, without Ray: for debuggers.")] = False,
+    changes: Set = None,
+    local: Local = False,
     address: Annotated[str | None, typer.Option(help="Of a running Ray cluster; else RAY_ADDRESS, else none.")] = None,
 ) -> None:
     """Compute the missing cells of a sweep and show its table. The same command again goes on where it stopped."""
@@ -73,7 +82,7 @@ def run(
         from orchestrator.run import RunOptions, run_sweep
 
         console = _console()
-        prepared = _prepare(sweep, model, data, samples)
+        prepared = _prepare(sweep, model, data, samples, changes)
         folder = out or _default_out(prepared)
         console.print(
             f"[bold]{prepared.spec.name}[/]: {len(prepared.spec.points)} grid points x {len(prepared.samples)} samples "
@@ -84,6 +93,17 @@ def run(
         options = RunOptions(workers=workers, local=local, address=address)
         result = run_sweep(prepared, folder, options, console)
         _show_result(console, result)
+
+
+@app.command()
+def report(
+    experiment: Annotated[Path, typer.Argument(help="Experiment directory.")],
+) -> None:
+    """Write tables, pictures and page of an experiment again, from its cells; nothing is computed."""
+    with _user_errors():
+        from orchestrator.store import Experiment
+
+        _write_results(_console(), Experiment.open(experiment))
 
 
 @app.command()
@@ -102,11 +122,23 @@ def main() -> None:
     app()
 
 
-def _prepare(sweep: str, model: str | None, data: str | None, samples: str | None) -> Prepared:
+def _prepare(
+    sweep: str, model: str | None, data: str | None, samples: str | None, changes: list[str] | None = None
+) -> Prepared:
+    import yaml
+
     from orchestrator.run import prepare
     from orchestrator.spec import SpecError, load_sweep
 
-    overrides: dict[str, str | int] = {}
+    overrides: dict[str, Any] = {}
+    for change in changes or ():
+        place, sign, value = change.partition("=")
+        if not sign or not place:
+            raise SpecError(f"--set {change}: write KEY=VALUE, for example measure.spectra.samples=50")
+        try:
+            overrides[place.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise SpecError(f"--set {change}: the value is not YAML ({' '.join(str(error).split())})") from error
     if samples is not None:
         if samples != "all" and not (samples.isdecimal() and int(samples) > 0):
             raise SpecError(f"--samples {samples}: give `all` or a whole number above 0")
@@ -151,6 +183,8 @@ def _user_errors(resume: bool = False) -> Iterator[None]:
 def _show_plan(console: Console, prepared: Prepared, plan: Plan, folder: Path) -> None:
     from rich.table import Table
 
+    from strategies import catalog
+
     spec = prepared.spec
     strategies = sorted({point.strategy for point in spec.points[1:]})
     limited = len(prepared.samples) < prepared.available
@@ -167,31 +201,58 @@ def _show_plan(console: Console, prepared: Prepared, plan: Plan, folder: Path) -
         ("work, one by one", f"{plan.work.separate / 1e6:,.1f} million, {plan.work.saving:.1f} times as much"),
         ("disk", f"about {_size(plan.bytes_on_disk)} in {folder}"),
     ]
+    if spec.engine.measure.spectra or spec.engine.measure.quality:
+        rows.append(("measures", _measures_text(prepared)))
     for row in rows:
         table.add_row(*row)
     console.print(table, highlight=False, soft_wrap=True)
+    for budget in spec.budgets:
+        console.print(
+            f"tokens {budget.tokens:g} at layer {budget.layer}: rank {budget.rank}, an average of {budget.average:.1f} "
+            "visual tokens",
+            highlight=False,
+            soft_wrap=True,
+        )
+    remarks = (catalog.get(p.strategy).note(dict(p.params), spec.facts.heads) for p in spec.points[1:])
+    for remark in dict.fromkeys(part for remark in remarks if remark for part in remark.split("; ")):
+        console.print(f"[yellow]note[/] {remark}", highlight=False, soft_wrap=True)
+
+
+def _measures_text(prepared: Prepared) -> str:
+    measure = prepared.spec.engine.measure
+    spectra = [f"{spectrum.matrix} of layer {spectrum.layer}" for spectrum in measure.spectra]
+    if spectra and measure.spectra_samples is not None:
+        spectra[-1] += f" (first {measure.spectra_samples} image questions)"
+    return ", ".join(spectra + (["concentration and diversity of the kept tokens"] if measure.quality else []))
 
 
 def _show_result(console: Console, result: RunResult) -> None:
-    from dashboards.report import write_report
-    from orchestrator.exports import write_exports
     from orchestrator.metrics import summary
     from orchestrator.progress import duration
 
     experiment = result.experiment
-    table = summary(experiment)
-    files = write_exports(experiment)
-    page = write_report(experiment)
-    console.print(_accuracy_table(table))
+    console.print(_accuracy_table(summary(experiment)))
     done = f"{result.computed} cells in {duration(result.seconds)}" if result.computed else "nothing was missing"
     console.print(f"{done}; results in {experiment.path}", highlight=False, soft_wrap=True)
-    console.print(f"tables: {', '.join(str(file) for file in files)}", highlight=False, soft_wrap=True)
-    console.print(f"page:   {page}", highlight=False, soft_wrap=True)
+    _write_results(console, experiment)
     failures = experiment.failures()
     if len(failures):
         _show_failures(console, failures)
     for warning in result.warnings:
         console.print(f"[yellow]note[/] {warning}", highlight=False, soft_wrap=True)
+
+
+def _write_results(console: Console, experiment: Experiment) -> None:
+    from dashboards.plots import write_plots
+    from dashboards.report import write_report
+    from orchestrator.exports import write_exports
+
+    files = write_exports(experiment)
+    pictures = [file for file in write_plots(experiment) if file.suffix == ".png"]
+    page = write_report(experiment)
+    for what, paths in (("tables: ", files), ("plots:  ", pictures), ("page:   ", [page])):
+        if paths:
+            console.print(what + ", ".join(map(str, paths)), highlight=False, soft_wrap=True)
 
 
 def _accuracy_table(rows: pd.DataFrame) -> object:

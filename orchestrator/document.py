@@ -6,9 +6,10 @@ All mistakes are collected as (place inside the file, complaint), so that they c
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -17,11 +18,16 @@ from pydantic_core import ErrorDetails
 from workers.work import Scalar
 
 Checked = TypeVar("Checked", bound=BaseModel)
+SpectrumMatrix = Literal["attention_weights", "attention_output", "hidden_states", "hidden_states_prenorm"]
 Mistake = tuple[str, str]  # place such as "grid[2].rank", and what is wrong there
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
+
+
+def _all_samples(value: Any) -> Any:
+    return None if value == "all" else value
 
 
 class ModelSection(_Section):
@@ -44,6 +50,27 @@ class TaskSection(_Section):
     scorer: str = "strict_letter"
 
 
+class SpectraSection(_Section):
+    """``measure.spectra:`` - which matrices' ranks are measured on the forward."""
+
+    matrix: SpectrumMatrix | list[SpectrumMatrix]
+    layer: int | str | list[int | str] = ["first", "last"]  # noqa: RUF012  0-based, first or last; pydantic copies it
+    threshold: Annotated[float, Field(gt=0, lt=1)]  # numerical rank: relative to the largest singular value
+    power: Literal[1, 2] = 2  # effective rank of s ** power
+    samples: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_all_samples)] = None
+
+    @property
+    def matrices(self) -> list[str]:
+        return [self.matrix] if isinstance(self.matrix, str) else list(self.matrix)
+
+
+class MeasureSection(_Section):
+    """``measure:`` - what is measured besides the answers."""
+
+    spectra: SpectraSection | None = None
+    quality: bool = False
+
+
 class Entry(BaseModel):
     """One item of ``grid:``. Keys that are not fields are parameters of the strategy, found in ``model_extra``."""
 
@@ -52,6 +79,7 @@ class Entry(BaseModel):
     strategy: str | list[str]
     layer: int | str | list[int | str]
     rank: int | str | list[int | str] | None = None
+    tokens: int | float | str | list[int | float | str] | None = None  # instead of rank: average over the layers
 
     @property
     def strategies(self) -> list[str]:
@@ -70,10 +98,6 @@ def _name_alone(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-def _all_samples(value: Any) -> Any:
-    return None if value == "all" else value
-
-
 class Document(_Section):
     """A whole sweep file, apart from its grid entries, which are checked one by one."""
 
@@ -84,15 +108,17 @@ class Document(_Section):
     samples: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_all_samples)] = None
     max_new_tokens: Annotated[int, Field(ge=1)] = 1024
     seed: Annotated[int, Field(ge=0)] = 0
+    measure: MeasureSection = MeasureSection()
     grid: Annotated[list[Any], Field(min_length=1)]
 
 
-def parse(text: str, overrides: Mapping[str, str | int]) -> tuple[Document | None, list[Entry | None], list[Mistake]]:
+def parse(text: str, overrides: Mapping[str, Any]) -> tuple[Document | None, list[Entry | None], list[Mistake]]:
     """Read a sweep file's text.
 
     Args:
         text: YAML.
-        overrides: Top-level keys to set before checking, as the command line does: model, data, samples.
+        overrides: What to set before checking, as the command line does: model, data, samples, or any place such as
+            ``measure.spectra.samples`` or ``grid[0].layer``.
 
     Returns:
         The document and its grid entries, None where one is not usable, and all mistakes found.
@@ -102,6 +128,9 @@ def parse(text: str, overrides: Mapping[str, str | int]) -> tuple[Document | Non
     """
     raw = _load(text)
     for key, value in overrides.items():
+        if "." in key or "[" in key:
+            _set_place(raw, key, value)
+            continue
         section = raw.get(key)
         if key == "model" and isinstance(section, dict):
             raw[key] = {**section, "path": value}  # dtype and image_mode of the file stay
@@ -116,6 +145,33 @@ def parse(text: str, overrides: Mapping[str, str | int]) -> tuple[Document | Non
     for place, item in enumerate(grid if isinstance(grid, list) else ()):
         entries.append(_validate(Entry, item, f"grid[{place}]", mistakes))
     return document, entries, mistakes
+
+
+def _set_place(raw: dict[str, Any], place: str, value: Any) -> None:
+    """Set ``a.b[2].c``; what is missing on the way is made.
+
+    Raises:
+        ValueError: The file has something else there than a mapping or a list that is long enough.
+    """
+    *way, last = [int(part) if part.isdecimal() else part for part in re.findall(r"[^.\[\]]+", place)]
+    inside: Any = raw
+    for part in way:
+        if isinstance(inside, dict) and isinstance(part, str) and not isinstance(inside.get(part), dict | list):
+            old = inside.get(part)
+            inside[part] = {} if old is None else {"path" if part == "model" else "name": old}
+        inside = _member(inside, part, place)
+    if isinstance(last, int):
+        _member(inside, last, place)
+    elif not isinstance(inside, dict):
+        raise ValueError(f"--set {place}: {last!r} is to be set inside what is not a mapping")
+    inside[last] = value
+
+
+def _member(inside: Any, part: int | str, place: str) -> Any:
+    try:
+        return inside[part]
+    except (KeyError, IndexError, TypeError):
+        raise ValueError(f"--set {place}: the sweep file has no {part!r} there") from None
 
 
 def _validate(kind: type[Checked], value: Any, place: str, mistakes: list[Mistake]) -> Checked | None:
@@ -150,6 +206,8 @@ def _mistake(detail: ErrorDetails, kind: type[BaseModel], root: str) -> Mistake:
             expected = str(detail.get("ctx", {}).get("expected", "")).replace(" or ", ", ")
             options = [option.strip().strip("'") for option in expected.split(",")]
             return place, f"{_show(value)} is not known{near(str(value), options)} (known: {', '.join(options)})"
+        case "greater_than" | "less_than":
+            return place, f"{_show(value)} is not above 0 and below 1"
         case "greater_than_equal":
             return place, f"{_show(value)} is below {detail.get('ctx', {}).get('ge')}"
         case "too_short":
@@ -168,6 +226,7 @@ def _wanted(kind: type[BaseModel], field: str) -> str:
             "strategy": "a strategy's name or a list of names",
             "layer": "a whole number, a list of them, or a range such as 2..L",
             "rank": "a whole number, a list of them, or a range such as 576..16 step -10",
+            "tokens": "a number of tokens or a list of them",
         }.get(field, "valid")
     return {
         "samples": "`all` or a whole number",
@@ -175,6 +234,10 @@ def _wanted(kind: type[BaseModel], field: str) -> str:
         "seed": "a whole number",
         "grid": "a list of entries, each starting with `- strategy:`",
         "single_prediction": "true or false",
+        "quality": "true or false",
+        "layer": "first, last, a 0-based number, or a list of them",
+        "matrix": f"one of {', '.join(get_args(SpectrumMatrix))}, or a list of them",
+        "threshold": "a number such as 1.0e-6 (YAML needs the dot)",
     }.get(field, "a text")
 
 
@@ -183,6 +246,8 @@ def _fields(kind: type[BaseModel], location: Sequence[str | int]) -> list[str]:
         return list(ModelSection.model_fields)
     if location and location[0] == "task":
         return list(TaskSection.model_fields)
+    if location and location[0] == "measure":
+        return list((SpectraSection if "spectra" in location else MeasureSection).model_fields)
     return list(kind.model_fields)
 
 

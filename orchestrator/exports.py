@@ -1,20 +1,32 @@
-"""The files an experiment promises besides its cells: the layer cut-off JSON, and the summary as CSV.
+"""The files an experiment promises besides its cells: tables as CSV, and the JSON files of the user's documents.
 
-Source of the JSON's schema: HiMAP's ``fastv_layer_cutoff_results.json`` (semantics 5.1). It is kept exact; what else is
-known stands in summary.csv and sweep.yaml beside it.
+    summary.csv          one row per grid point: accuracy, comparison with the un-pruned model, cost
+    measures.csv         what was measured on the forward, mean per grid point
+    token_quality.csv    do the kept tokens hold the answer?
+    agreement.csv        do two methods keep the same tokens? (Jaccard)
+    ablation_summary.csv   the runs of an ablation side by side
+    *.json               the originals' schemas, see `originals.py`; each with a sidecar, NAME.provenance.json
+
+Source of the layer cut-off's schema: HiMAP's ``fastv_layer_cutoff_results.json`` (semantics 5.1).
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
-from orchestrator.metrics import Answers, answers, summarise
+import pandas as pd
+
+from orchestrator.costs import costs
+from orchestrator.kept_quality import agreement, kept_masks, overlap
+from orchestrator.metrics import Answers, answers, measure_summary, summarise
+from orchestrator.originals import Found, PromisedFile, ablation_table, promised_files
 from orchestrator.store import Experiment, write_whole
 
 CUTOFF = "cutoff"  # the strategy that keeps nothing
 LAYER_CUTOFF_FILE = "fastv_layer_cutoff_results.json"
+LATENCY_FILE = "latency.json"
 
 
 class LayerCutoff(TypedDict):
@@ -64,19 +76,79 @@ def layer_cutoff(table: Answers) -> LayerCutoff | None:
     )
 
 
+def full_summary(experiment: Experiment) -> pd.DataFrame:
+    """`metrics.summary`, with the columns of `costs.costs` where the cost is known."""
+    return _with_costs(summarise(answers(experiment)), costs(experiment))
+
+
+def original_files(experiment: Experiment) -> list[PromisedFile]:
+    """The files of the user's documents that the grid of this experiment gives, apart from the layer cut-off."""
+    facts = experiment.meta["model_facts"]
+    return promised_files(
+        Found(
+            answers=answers(experiment).of_images(True),
+            measures=measure_summary(experiment),
+            costs=costs(experiment),
+            latency=latencies(experiment),
+            layers=facts["layers"],
+            visual_tokens=facts["visual_tokens"],
+        )
+    )
+
+
+def latencies(experiment: Experiment) -> dict[str, float]:
+    """Seconds per sample of each grid point (by key) that `saccade latency` has measured."""
+    path = experiment.path / LATENCY_FILE
+    if not path.is_file():
+        return {}
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return {row["key"]: row["total_ms"] / 1000 for row in rows if row.get("total_ms") is not None}
+
+
 def write_exports(experiment: Experiment) -> list[Path]:
     """Write EXPERIMENT/exports/.
 
     Returns:
-        The files written: summary.csv always, the layer cut-off JSON where the grid holds that scan.
+        The files written: summary.csv always, the others where the experiment has what they tell. Sidecars and the many
+        single runs of an ablation are written too, but not listed.
     """
     folder = experiment.path / "exports"
     folder.mkdir(exist_ok=True)
     table = answers(experiment)
-    written = [folder / "summary.csv"]
-    # A byte-order mark, because spreadsheets otherwise take UTF-8 for Latin-1.
-    write_whole(written[0], summarise(table).to_csv(index=False, lineterminator="\n").encode("utf-8-sig"))
+    rows = full_summary(experiment)
+    written = [_csv(folder / "summary.csv", rows)]
+    measured = measure_summary(experiment)
+    if len(measured):
+        written.append(_csv(folder / "measures.csv", measured))
+    masks = kept_masks(experiment)
+    if masks is not None:
+        written.append(_csv(folder / "token_quality.csv", overlap(masks)))
+        if len(alike := agreement(masks)):
+            written.append(_csv(folder / "agreement.csv", alike))
+    if (runs := ablation_table(rows, experiment.points)) is not None:
+        written.append(_csv(folder / "ablation_summary.csv", runs))
     if (scan := layer_cutoff(table)) is not None:
-        written.append(folder / LAYER_CUTOFF_FILE)
-        write_whole(written[1], (json.dumps(scan, indent=2) + "\n").encode())
+        written.append(_json(folder / LAYER_CUTOFF_FILE, dict(scan)))
+    for file in original_files(experiment):
+        path = _json(folder / file.name, file.content)
+        if file.provenance:
+            known = {**file.provenance, "experiment": experiment.name, "context": experiment.meta["context_parts"]}
+            _json(path.with_suffix(".provenance.json"), {**known, "versions": experiment.meta["versions"]})
+            written.append(path)
     return written
+
+
+def _with_costs(rows: pd.DataFrame, counted: pd.DataFrame | None) -> pd.DataFrame:
+    return rows if counted is None else rows.merge(counted, on="key", how="left", validate="one_to_one")
+
+
+def _csv(path: Path, table: pd.DataFrame) -> Path:
+    # A byte-order mark, because spreadsheets otherwise take UTF-8 for Latin-1.
+    write_whole(path, table.to_csv(index=False, lineterminator="\n").encode("utf-8-sig"))
+    return path
+
+
+def _json(path: Path, content: dict[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    return path

@@ -126,6 +126,24 @@ def summarise(table: Answers) -> pd.DataFrame:
     return rows
 
 
+def measure_summary(experiment: Experiment) -> pd.DataFrame:
+    """What was measured on the forward, mean over image questions.
+
+    Returns:
+        One row per grid point and name, in the order of the grid: point (key), label, name, mean, se (standard error of
+        the mean, missing for a single sample), n. Undefined values of a sample (NaN) are left out.
+    """
+    table = experiment.measures()
+    label = {point.key: point.label for point in experiment.points}
+    groups = table.dropna(subset=["value"]).groupby(["point", "name"], sort=False)["value"]
+    rows = groups.agg(["mean", "sem", "count"]).reset_index()
+    rows.columns = pd.Index(["point", "name", "mean", "se", "n"])
+    order = {key: place for place, key in enumerate(label)}
+    rows = rows.sort_values("point", key=lambda keys: keys.map(order), kind="stable", ignore_index=True)
+    rows.insert(1, "label", rows["point"].map(label))
+    return rows
+
+
 def _comparison(table: Answers) -> dict[str, Floats | pd.Series]:
     """The columns that compare each row with the baseline, on the samples both have answered."""
     baseline = table.baseline

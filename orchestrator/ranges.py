@@ -1,7 +1,7 @@
-"""The values that ``layer`` and ``rank`` take in a sweep file: ``3``, ``L``, ``N/4``, ``2..L``, ``576..16 step -10``.
+"""The whole numbers of a sweep file: ``3``, ``L``, ``3N/4``, ``L/32+1``, ``2..L``, ``576..16 step -10``.
 
     value := term | term .. term | term .. term step INTEGER | [value, ...]
-    term  := INTEGER | SYMBOL | SYMBOL / INTEGER | SYMBOL - INTEGER          (division rounds down)
+    term  := INTEGER | [INTEGER] SYMBOL [/ INTEGER] [+ INTEGER | - INTEGER]      (3N/4 is 3N over 4, rounded down)
 
 Ranges include both ends, as far as the step meets the last one.
 """
@@ -11,7 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-_TERM = re.compile(r"(?P<number>-?\d+)|(?P<symbol>[A-Za-z]\w*)(?:\s*(?P<operator>[-/])\s*(?P<operand>\d+))?")
+_TERM = re.compile(
+    r"(?P<number>-?\d+)"
+    r"|(?P<factor>\d+)?\s*(?P<symbol>[A-Za-z]\w*)(?:\s*/\s*(?P<divisor>\d+))?(?:\s*(?P<sign>[-+])\s*(?P<shift>\d+))?"
+)
 _RANGE = re.compile(r"(?P<first>.+?)\s*\.\.\s*(?P<last>.+?)(?:\s+step\s+(?P<step>[-+]?\d+))?")
 
 IntegerValue = int | str | list[int | str]
@@ -22,7 +25,7 @@ def expand(value: IntegerValue, symbols: Mapping[str, int]) -> tuple[int, ...]:
 
     Args:
         value: What the sweep file says.
-        symbols: What ``L`` and ``N`` stand for.
+        symbols: What ``L``, ``N`` and the like stand for.
 
     Raises:
         ValueError: It does not follow the grammar, or is an empty range. The message quotes it.
@@ -60,12 +63,10 @@ def _term(text: str, symbols: Mapping[str, int]) -> int:
         return int(match["number"])
     if match["symbol"] not in symbols:
         raise ValueError(f"{match['symbol']!r} is not known here; use a whole number or {known}")
-    size = symbols[match["symbol"]]
-    if match["operator"] is None:
-        return size
-    operand = int(match["operand"])
-    if match["operator"] == "-":
-        return size - operand
-    if operand == 0:
-        raise ValueError(f"{text!r} divides by 0")
-    return size // operand
+    size = int(match["factor"] or 1) * symbols[match["symbol"]]
+    if match["divisor"] is not None:
+        if int(match["divisor"]) == 0:
+            raise ValueError(f"{text!r} divides by 0")
+        size //= int(match["divisor"])
+    shift = int(match["shift"] or 0)
+    return size - shift if match["sign"] == "-" else size + shift

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
-from orchestrator.document import Document, Entry, Mistake, near, parse, read_text
+from orchestrator.document import Document, Entry, MeasureSection, Mistake, near, parse, read_text
 from orchestrator.ranges import expand
 from strategies import catalog
+from strategies.budget import average_tokens, rank_for_average
 from strategies.catalog import Strategy
 from workers.embedded.location import DATA_DIR, MODEL_DIR
 from workers.models import ModelError, ModelFacts, read_facts
-from workers.work import BASELINE, EngineSpec, GridPoint, ModelSpec, Scalar, TaskSpec, baseline_point
+from workers.work import (
+    BASELINE,
+    EngineSpec,
+    GridPoint,
+    MeasureSpec,
+    ModelSpec,
+    Scalar,
+    SpectrumSpec,
+    TaskSpec,
+    baseline_point,
+)
 
 EMBEDDED = "embedded"
 SHIPPED = resources.files("orchestrator") / "sweeps"
@@ -23,6 +34,16 @@ SHIPPED = resources.files("orchestrator") / "sweeps"
 
 class SpecError(ValueError):
     """A sweep file is wrong. One line per mistake, each with file, place and remedy; exit code 2."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """An average number of visual tokens that was asked for, and the rank that comes nearest to it."""
+
+    tokens: float
+    layer: int
+    rank: int
+    average: float  # realised
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,14 +55,15 @@ class SweepSpec:
     points: tuple[GridPoint, ...]  # the un-pruned baseline first, each once
     sample_limit: int | None  # the first N samples of the file; None: all
     facts: ModelFacts
+    budgets: tuple[Budget, ...] = ()  # what `tokens:` was compiled to
 
 
-def load_sweep(source: str | Path, overrides: Mapping[str, str | int] | None = None) -> SweepSpec:
+def load_sweep(source: str | Path, overrides: Mapping[str, Any] | None = None) -> SweepSpec:
     """Read a sweep file and resolve it against its model's sizes and the catalog of strategies.
 
     Args:
         source: Path of a YAML file, or the name of a shipped sweep.
-        overrides: Top-level keys that the command line sets: model, data, samples.
+        overrides: What the command line sets: model, data, samples, or a place such as ``measure.spectra.samples``.
 
     Raises:
         SpecError: All mistakes of the file, one line each.
@@ -54,14 +76,16 @@ def load_sweep(source: str | Path, overrides: Mapping[str, str | int] | None = N
         raise SpecError(f"{place}: {error}") from error
     facts, model_error = _facts(document)
     points: dict[str, GridPoint] = {}
+    budgets: dict[Budget, None] = {}
     for index, entry in enumerate(entries):
         if entry is not None:
-            for point in _points(entry, f"grid[{index}]", facts, mistakes):
+            for point in _points(entry, f"grid[{index}]", facts, mistakes, budgets):
                 points.setdefault(point.key, point)
     if document is not None and document.data is None and document.task.data is None:
         mistakes.append(("data", f"is missing: give the benchmark's directory, or `{EMBEDDED}`"))
     if document is not None and document.data is not None and document.task.data is not None:
         mistakes.append(("task.data", "is given, and so is `data`: keep one of them"))
+    measure = MeasureSpec() if document is None else _measure(document.measure, facts, mistakes)
     if mistakes and model_error is not None:
         mistakes.append(("model", str(model_error)))
     if mistakes:
@@ -73,10 +97,11 @@ def load_sweep(source: str | Path, overrides: Mapping[str, str | int] | None = N
     baseline = baseline_point(facts.layers, facts.visual_tokens)
     return SweepSpec(
         name=document.name or Path(source).stem,
-        engine=_engine(document),
+        engine=_engine(document, measure),
         points=(baseline, *points.values()),
         sample_limit=document.samples,
         facts=facts,
+        budgets=tuple(budgets),
     )
 
 
@@ -115,7 +140,7 @@ def _model_path(document: Document) -> Path:
     return MODEL_DIR if document.model.path == EMBEDDED else Path(document.model.path).absolute()
 
 
-def _engine(document: Document) -> EngineSpec:
+def _engine(document: Document, measure: MeasureSpec) -> EngineSpec:
     task = document.task
     data = document.data or task.data
     assert data is not None
@@ -134,13 +159,44 @@ def _engine(document: Document) -> EngineSpec:
         ),
         max_new_tokens=document.max_new_tokens,
         seed=document.seed,
+        measure=measure,
     )
 
 
-def _points(entry: Entry, place: str, facts: ModelFacts | None, mistakes: list[Mistake]) -> Iterator[GridPoint]:
+def _measure(section: MeasureSection, facts: ModelFacts | None, mistakes: list[Mistake]) -> MeasureSpec:
+    wanted = section.spectra
+    if wanted is None or facts is None:
+        return MeasureSpec(quality=section.quality)
+    layers = wanted.layer if isinstance(wanted.layer, list) else [wanted.layer]
+    named = [{"first": 0, "last": facts.layers - 1}.get(str(layer), layer) for layer in layers]
+    try:
+        numbers = expand(named, {"L": facts.layers})
+    except ValueError as error:
+        mistakes.append(("measure.spectra.layer", str(error)))
+        return MeasureSpec(quality=section.quality)
+    if wrong := [number for number in numbers if not 0 <= number < facts.layers]:
+        message = f"{wrong[0]} is outside 0..{facts.layers - 1}, the model's decoder layers counted from 0"
+        mistakes.append(("measure.spectra.layer", message))
+    if not wanted.matrices:
+        mistakes.append(("measure.spectra.matrix", "is an empty list"))
+    spectra = dict.fromkeys(
+        SpectrumSpec(matrix=matrix, layer=layer, threshold=wanted.threshold, power=wanted.power)
+        for matrix in wanted.matrices
+        for layer in numbers
+    )
+    return MeasureSpec(spectra=tuple(spectra), spectra_samples=wanted.samples, quality=section.quality)
+
+
+def _points(
+    entry: Entry, place: str, facts: ModelFacts | None, mistakes: list[Mistake], budgets: dict[Budget, None]
+) -> Iterator[GridPoint]:
     """All points of a grid entry; without the model's facts it is checked as far as possible."""
+    if entry.rank is not None and entry.tokens is not None:
+        mistakes.append((f"{place}.tokens", "is given, and so is `rank`: keep one of them"))
+        return
     layers = _numbers(entry.layer, f"{place}.layer", "layer", facts, mistakes)
     ranks = None if entry.rank is None else _numbers(entry.rank, f"{place}.rank", "rank", facts, mistakes)
+    chosen = _budgets(entry, place, layers, facts, mistakes) if entry.tokens is not None else None
     if not entry.strategies:
         mistakes.append((f"{place}.strategy", "is an empty list"))
     for name in entry.strategies:
@@ -148,19 +204,66 @@ def _points(entry: Entry, place: str, facts: ModelFacts | None, mistakes: list[M
         if strategy is None:
             continue
         if strategy.fixed_rank is not None:
-            if ranks is not None and set(ranks) != {strategy.fixed_rank}:
+            if chosen is not None or (ranks is not None and set(ranks) != {strategy.fixed_rank}):
+                key = "rank" if chosen is None else "tokens"
                 mistakes.append(
-                    (f"{place}.rank", f"{name} always keeps {strategy.fixed_rank} visual tokens; leave rank out")
+                    (f"{place}.{key}", f"{name} always keeps {strategy.fixed_rank} visual tokens; leave {key} out")
                 )
-            own_ranks: tuple[int, ...] = (strategy.fixed_rank,)
+            settings = [(layer, strategy.fixed_rank) for layer in layers]
+        elif chosen is not None:
+            if strategy.schedule is not None:
+                mistakes.append((f"{place}.tokens", f"{name} prunes in stages, which one budget does not fix; give rank"))
+                continue
+            settings = [(budget.layer, budget.rank) for budget in chosen]
+            budgets.update(dict.fromkeys(chosen))
         elif ranks is None:
             mistakes.append((f"{place}.rank", f"is missing: say how many visual tokens {name} keeps"))
             continue
         else:
-            own_ranks = ranks
-        for params in _params(entry, strategy, place, mistakes):
-            for layer, rank in itertools.product(layers, own_ranks):
+            settings = list(itertools.product(layers, ranks))
+        for params in _params(entry, strategy, place, facts, mistakes):
+            for layer, rank in settings:
+                assert facts is not None
+                complaint = strategy.check(
+                    dict(params), layer=layer, rank=rank, layers=facts.layers, heads=facts.heads
+                )
+                if complaint:
+                    mistakes.append(_placed(complaint, place, {"layer", *strategy.params}))
+                    break  # the other layers and ranks would say the same
                 yield GridPoint(strategy=name, layer=layer, rank=rank, params=params)
+
+
+def _budgets(
+    entry: Entry, place: str, layers: tuple[int, ...], facts: ModelFacts | None, mistakes: list[Mistake]
+) -> list[Budget]:
+    """Average tokens -> ranks, for each layer."""
+    if facts is None:
+        return []
+    values = entry.tokens if isinstance(entry.tokens, list) else [entry.tokens]
+    found = []
+    try:
+        if not values:
+            raise ValueError("is an empty list")
+        symbols = {"L": facts.layers, "N": facts.visual_tokens}
+        wanted = [
+            number
+            for value in values
+            if value is not None
+            for number in ((value,) if isinstance(value, float) else expand(value, symbols))
+        ]
+        for layer, tokens in itertools.product(layers, wanted):
+            rank = rank_for_average(tokens, layer, facts.layers, facts.visual_tokens)
+            average = average_tokens(layer, rank, facts.layers, facts.visual_tokens)
+            found.append(Budget(tokens=tokens, layer=layer, rank=rank, average=average))
+    except ValueError as error:
+        mistakes.append((f"{place}.tokens", str(error)))
+    return found
+
+
+def _placed(complaint: str, place: str, keys: Collection[str]) -> Mistake:
+    """A strategy's complaint, at the key that it names where it names one."""
+    name, _, rest = complaint.partition(": ")
+    return (f"{place}.{name}", rest) if name in keys else (place, complaint)
 
 
 def _strategy(name: str, place: str, mistakes: list[Mistake]) -> Strategy | None:
@@ -197,20 +300,27 @@ def _numbers(
 
 
 def _params(
-    entry: Entry, strategy: Strategy, place: str, mistakes: list[Mistake]
+    entry: Entry, strategy: Strategy, place: str, facts: ModelFacts | None, mistakes: list[Mistake]
 ) -> list[tuple[tuple[str, Scalar], ...]]:
     """All combinations of a grid entry's parameters for one strategy; defaults are written out.
 
     A default is part of the point, so that giving it explicitly names the same cells.
     """
     lists: dict[str, list[Any]] = {}
+    whole = _whole_numbers(strategy)
     for name, value in entry.params.items():
         if name not in strategy.params:
-            known = ["strategy", "layer", "rank", *strategy.params]
+            known = ["strategy", "layer", "rank", "tokens", *strategy.params]
             what = f"unknown key{near(name, known)} (known for {strategy.name}: {', '.join(known)})"
             mistakes.append((f"{place}.{name}", what))
             return []
-        values = value if isinstance(value, list) else [value]
+        values: list[Any] = value if isinstance(value, list) else [value]
+        if whole.get(name) and facts is not None and any(isinstance(one, str) for one in values):
+            try:
+                values = list(expand(values, {"L": facts.layers, "N": facts.visual_tokens, "H": facts.heads}))
+            except ValueError as error:
+                mistakes.append((f"{place}.{name}", str(error)))
+                return []
         if not values:
             mistakes.append((f"{place}.{name}", "is an empty list"))
             return []
@@ -221,14 +331,24 @@ def _params(
     combinations = []
     for chosen in itertools.product(*lists.values()):
         given = dict(zip(lists, chosen, strict=True))
-        if complaint := strategy.check(given):
-            name, _, rest = complaint.partition(": ")
-            mistakes.append((f"{place}.{name}", rest) if name in given else (place, complaint))
+        if facts is None:  # expressions such as H/2 are not numbers yet
+            given_now = {name: value for name, value in given.items() if not (whole.get(name) and isinstance(value, str))}
+            complaint = strategy.check(given_now) if given_now == given else None
+        else:
+            complaint = strategy.check(given, heads=facts.heads)
+        if complaint:
+            mistakes.append(_placed(complaint, place, given))
             continue
         defaults = {name: value for name, value in strategy.params.items() if name not in given}
         complete = {name: _as_default(strategy.params[name], value) for name, value in {**defaults, **given}.items()}
         combinations.append(tuple(complete.items()))
     return combinations
+
+
+def _whole_numbers(strategy: Strategy) -> dict[str, bool]:
+    """Which parameters are whole numbers, so that H/2 may stand for one."""
+    hints = get_type_hints(strategy.function)
+    return {name: hints[name] is int or int in get_args(hints[name]) for name in strategy.params}
 
 
 def _as_default(default: Any, value: Scalar) -> Scalar:

@@ -9,11 +9,13 @@ the cells that are missing".
                samples.parquet   the samples of the sweep, in the order of the benchmark's file
                cells/*.parquet   one row per cell: the truth
                kept/*.parquet    which visual tokens each cell kept
+               measures/*.parquet   what was measured on the forward, one row per cell and name
                failures/*.parquet   samples that could not be answered
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -28,7 +30,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from workers.tasks.base import Sample
-from workers.work import EngineSpec, GridPoint, UnitOutcome, WorkUnit, content_key
+from workers.work import EngineSpec, GridPoint, MeasureSpec, UnitOutcome, WorkUnit, content_key
 
 SCHEMA_VERSION = 1
 
@@ -49,6 +51,7 @@ CELLS = pa.schema(
     ]
 )
 KEPT = pa.schema([*_ADDRESS, ("visual_tokens", pa.int32()), ("kept_mask", pa.binary())])
+MEASURES = pa.schema([*_ADDRESS, ("name", pa.string()), ("value", pa.float64())])
 FAILURES = pa.schema([(name, pa.string()) for name in ("context", "sample", "kind", "message", "traceback", "worker")])
 SAMPLES = pa.schema(
     [
@@ -93,7 +96,7 @@ class Manifest:
     @property
     def parts(self) -> dict[str, str | int | bool]:
         """All that the context is made of, by names that make sense in a message."""
-        model, task = self.engine.model, self.engine.task
+        model, task, measure = self.engine.model, self.engine.task, self.engine.measure
         return {
             "model": self.model_fingerprint,
             "data": self.data_fingerprint,
@@ -105,6 +108,8 @@ class Manifest:
             "scorer": task.scorer,
             "max_new_tokens": self.engine.max_new_tokens,
             "seed": self.engine.seed,
+            # Only where something is measured, so that other sweeps keep their addresses.
+            **({"measure": json.dumps(asdict(measure), sort_keys=True)} if measure != MeasureSpec() else {}),
         }
 
     @property
@@ -196,7 +201,7 @@ class Experiment:
         meta["updated"] = now
         meta["samples"] = len(samples)
         try:
-            for folder in ("cells", "kept", "failures"):
+            for folder in ("cells", "kept", "failures", "measures"):
                 (path / folder).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"{path}: cannot be made: {error.strerror}; give --out another directory") from error
@@ -210,7 +215,7 @@ class Experiment:
     def write(self, unit: WorkUnit, outcome: UnitOutcome) -> None:
         """Store what an engine answered to a unit. Writing the same unit twice leaves one copy.
 
-        The cells are written last: where they exist, their masks exist too.
+        The cells are written last: where they exist, their masks and measures exist too.
         """
         address = {"context": self.context, "sources": [self._sources[point.key] for point in unit.points]}
         name = f"{unit.key}-{content_key(address)[:8]}.parquet"
@@ -218,6 +223,15 @@ class Experiment:
                 for cell in outcome.outcomes]  # fmt: skip
         if rows:
             _write_table(self.path / "kept" / name, pa.Table.from_pylist(rows, schema=KEPT))
+        measured = [
+            {"context": self.context, "source": self._sources[cell.point], "point": cell.point, "sample": cell.sample,
+             "name": what, "value": value}
+            for cell in outcome.outcomes
+            for what, value in cell.measures
+        ]  # fmt: skip
+        if measured:
+            (self.path / "measures").mkdir(exist_ok=True)  # an experiment begun before there were measures
+            _write_table(self.path / "measures" / name, pa.Table.from_pylist(measured, schema=MEASURES))
         if outcome.failures:
             failed = [
                 {"context": self.context, "worker": outcome.worker, **asdict(failure)} for failure in outcome.failures
@@ -255,6 +269,10 @@ class Experiment:
         """Kept-token masks of the cells (columns: KEPT); bit i of ``kept_mask``, most significant first, is token i."""
         return self._read("kept", KEPT, None)
 
+    def measures(self) -> pd.DataFrame:
+        """What was measured on the forward (columns point, sample, name, value), ordered as the cells."""
+        return self._read("measures", MEASURES, ["name", "value"], unique=["point", "sample", "name"])
+
     def failures(self) -> pd.DataFrame:
         """Samples that could not be answered and still lack a cell, newest record of each (columns: FAILURES)."""
         tables = [table for _, table in self._tables("failures", FAILURES, FAILURES.names, newest_last=True)]
@@ -278,11 +296,13 @@ class Experiment:
 
     @property
     def size_bytes(self) -> int:
-        """What the cells and masks take on disk."""
-        folders = (self.path / "cells", self.path / "kept")
+        """What the cells, masks and measures take on disk."""
+        folders = (self.path / "cells", self.path / "kept", self.path / "measures")
         return sum(file.stat().st_size for folder in folders for file in folder.glob("*.parquet"))
 
-    def _read(self, folder: str, schema: pa.Schema, columns: list[str] | None) -> pd.DataFrame:
+    def _read(
+        self, folder: str, schema: pa.Schema, columns: list[str] | None, unique: Sequence[str] = ("point", "sample")
+    ) -> pd.DataFrame:
         wanted = list(schema.names) if columns is None else columns
         if unknown := [name for name in wanted if name not in schema.names]:
             raise ValueError(f"no column {unknown[0]!r} in {folder}; there are {', '.join(schema.names)}")
@@ -304,8 +324,8 @@ class Experiment:
         frame["_point"] = order["point_order"].to_pandas()
         frame["_sample"] = order["sample_order"].to_pandas()
         frame = frame[pc.fill_null(current, False).to_numpy() & frame["_sample"].notna().to_numpy()]
-        frame = frame.drop_duplicates(["point", "sample"], keep="first")
-        frame = frame.sort_values(["_sample", "_point"], ignore_index=True)
+        frame = frame.drop_duplicates(list(unique), keep="first")
+        frame = frame.sort_values(["_sample", "_point"], ignore_index=True, kind="stable")
         return frame.drop(columns=["_point", "_sample"])
 
     def _tables(

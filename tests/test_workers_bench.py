@@ -10,7 +10,7 @@ import torch
 
 from strategies import catalog
 from workers.agreement import huggingface_answer
-from workers.baseline_runs import batched, make_case
+from workers.baseline_runs import attention_of, batched, generate, make_case, masked
 from workers.bench import BenchSpec, bench, main
 from workers.bench_report import Report
 from workers.bench_samples import QUESTION_LENGTHS
@@ -19,7 +19,7 @@ from workers.random_llava import SHAPES, random_llava, text_tokens
 from workers.tasks.base import LETTERS, Sample
 from workers.tasks.prompts import build_prompt
 from workers.timing import Timing, timed
-from workers.work import SampleOutcome, baseline_point
+from workers.work import GridPoint, SampleOutcome, baseline_point
 from workers.workloads import LinearSizes, make_workloads, needed, scaled
 
 TINY = BenchSpec(shape="tiny", samples=2, batches=(2,), agreement=1, seconds=0.0, device="cpu")
@@ -245,3 +245,20 @@ def test_timing_takes_the_median_after_a_warm_up():
     assert (len(calls), timing.runs, timing.warm, peak) == (4, 3, True, None)
     assert timing.low_s <= timing.median_s <= timing.high_s
     assert isinstance(timing, Timing)
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_seed_style_masking_equals_dropping(llava, use_cache):
+    """Semantics 1.4: a masked token and a dropped one are the same to all others; the first token's logits show it."""
+    pixels = torch.randn(3, 168, 168, generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(3, 400, (60,), generator=torch.Generator().manual_seed(1)).tolist()
+    case = make_case(llava, "1", Prompt((*ids[:35], llava.image_token, *ids[35:]), 35), pixels, 144)
+    point = GridPoint(strategy="fastv", layer=2, rank=20)
+    with torch.inference_mode(), attention_of(llava, "eager"):
+        dropped = huggingface_answer(llava, case, point, seed=0)
+        plain = huggingface_answer(llava, case, baseline_point(4, 144), seed=0)
+        with masked(llava, case, layer=2, rank=20):
+            made = generate(llava, case, use_cache=use_cache, output_attentions=True, output_logits=True)
+    torch.testing.assert_close(made.logits[0][0].float(), dropped.logits_C, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(dropped.logits_C, plain.logits_C, atol=1e-3)
+    assert llava.model.config._attn_implementation == "sdpa"

@@ -165,12 +165,12 @@ def _stock_prefill(llava: Llava, groups: Sequence[dict[str, Tensor]]) -> None:
 
 def _seed_style(llava: Llava, cases: Sequence[Case], layer: int, rank: int, *, use_cache: bool) -> None:
     for case in cases:
-        with _masked(llava, case, layer, rank):
+        with masked(llava, case, layer, rank):
             generate(llava, case, use_cache=use_cache, output_attentions=True).sequences.cpu()
 
 
 @contextmanager
-def _masked(llava: Llava, case: Case, layer: int, rank: int) -> Iterator[None]:
+def masked(llava: Llava, case: Case, layer: int, rank: int) -> Iterator[None]:
     """HiMAP's FastV: from ``layer`` on the additive mask hides the visual tokens that the layer before ranks low.
 
     Source: YangXu-03/Himap-based, fastv.py. A forward over the whole prompt chooses; one over a cached prompt keeps

@@ -17,8 +17,10 @@ import stub_engine
 from conftest import write_scienceqa
 from fake_experiment import write_fake_experiment
 from orchestrator.cli import app
+from orchestrator.spec import shipped_sweeps
 
 ROOT = Path(__file__).parent.parent
+SHIPPED = ", ".join(shipped_sweeps())
 
 
 @pytest.fixture
@@ -118,7 +120,7 @@ def test_another_setting_does_not_mix_with_old_cells(sweep, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (("run", "nope.yaml"), "nope.yaml: no such file, and no shipped sweep (shipped: layer_cutoff, smoke)"),
+        (("run", "nope.yaml"), f"nope.yaml: no such file, and no shipped sweep (shipped: {SHIPPED})"),
         (("run", "smoke", "--samples", "few"), "--samples few: give `all` or a whole number above 0"),
         (
             ("plan", "smoke", "--model", "/nowhere"),

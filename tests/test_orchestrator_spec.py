@@ -37,6 +37,9 @@ def complaints(folder: Path, text: str) -> list[str]:
         (3, [3]),
         ("L", [12]),
         ("N/8", [72]),
+        ("3N/4", [432]),
+        ("L/5+1", [3]),
+        ("N-6..550 step -10", [570, 560, 550]),
         ("L-1", [11]),
         ("2..5", [2, 3, 4, 5]),
         ("0..L step 4", [0, 4, 8, 12]),
@@ -78,7 +81,7 @@ def test_baseline_first_and_equal_points_once(tmp_path):
 
 
 def test_shipped_sweeps_are_valid():
-    assert shipped_sweeps() == ["layer_cutoff", "smoke"]
+    assert {"layer_cutoff", "smoke"} <= set(shipped_sweeps())
     assert [point.layer for point in load_sweep("layer_cutoff").points[1:]] == list(range(2, L + 1))
     assert load_sweep("smoke.yaml").sample_limit == 20
 
@@ -111,7 +114,7 @@ grid:
         "samples: 'some' is not `all` or a whole number",
         "seed: -1 is below 0",
         "modl: unknown key. Did you mean 'model'? "
-        "(known: name, model, task, data, samples, max_new_tokens, seed, grid)",
+        "(known: name, model, task, data, samples, max_new_tokens, seed, measure, grid)",
     ]
     # Without a valid document the model is not known, so numbers are not compared with its sizes.
     assert any(line.startswith("grid[1].strategy: unknown strategy 'fastvv'. Did you mean 'fastv'?") for line in lines)
@@ -134,7 +137,7 @@ def test_numbers_are_compared_with_the_model(tmp_path):
         "grid[1].layer: 13 is above the model's 12 layers",
         "grid[1].rank: -1 is below 0",
         "grid[2].layer: '9..2' is empty: it counts down from 9 to 2; add for example 'step -1'",
-        "grid[2].layr: unknown key. Did you mean 'layer'? (known for random: strategy, layer, rank)",
+        "grid[2].layr: unknown key. Did you mean 'layer'? (known for random: strategy, layer, rank, tokens)",
         "grid[3].rank: cutoff always keeps 0 visual tokens; leave rank out",
         "grid[4].rank: is missing: say how many visual tokens random keeps",
         "grid[5].strategy: 'none' is the un-pruned model, which every sweep holds; leave it out",

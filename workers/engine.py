@@ -24,7 +24,7 @@ from workers.llava import Llava, Prompt
 from workers.loading import default_device, load_llava
 from workers.memory import ENOUGH_ROWS, budget_bytes, footprint
 from workers.prefetch import ahead
-from workers.prefill import embed_trunks, make_trunks, prefill
+from workers.prefill import Prefill, embed_trunks, make_trunks, prefill
 from workers.spectra import SpectraRecorder
 from workers.streams import Stream
 from workers.tasks import answers
@@ -180,21 +180,40 @@ class Engine:
         measured = [index for index, item in enumerate(batch) if item.sample.id in self.spectra_samples]
         spectra = SpectraRecorder(self.llava, measure.spectra, measured) if measured else None
         start = prefill(self.llava, embed_trunks(self.llava, prompts, features), trunks, placement, spectra)
+        answered = self._answers(start, trunks)
+        keys = [point.key for point in points]
+        outcomes = []
+        for item, trunk in zip(batch, trunks, strict=True):
+            for index, key in enumerate(keys):
+                stream = placement.stream_of[trunk.sample, index]
+                measures = spectra.measures(stream) if spectra else ()
+                if measure.quality:
+                    measures += self._quality(placement, trunk, index, stream, features[trunk.sample])
+                outcomes.append(self._outcome(item, trunk, key, stream, answered[stream], measures))
+        return outcomes
+
+    def _answers(self, start: Prefill, trunks: Sequence[Stream]) -> dict[Stream, _Answer]:
+        """Decode all streams. What is kept of their logits is taken on the device: a vocabulary is long."""
+        highest_N2 = start.logits_NC.topk(2, dim=-1).values
+        margins = highest_N2[:, 0] - highest_N2[:, 1]
+        letters = start.logits_NC[:, self.letter_tokens]
         decoded = greedy(self.llava, start, self.spec.max_new_tokens)
-        answered = {
-            stream: _Answer(ids, self.llava.tokenizer.decode(ids, skip_special_tokens=True).strip(), logits_C)
-            for stream, ids, logits_C in zip(start.streams, decoded, start.logits_NC.cpu(), strict=True)
-        }
-        return [
-            self._outcome(item, trunk, points[index], stream, answered[stream], measures)
-            for item, trunk in zip(batch, trunks, strict=True)
-            for index in range(len(points))
-            for stream in (placement.stream_of[trunk.sample, index],)
-            for measures in (
-                (spectra.measures(stream) if spectra else ())
-                + (self._quality(placement, trunk, index, stream, features[trunk.sample]) if measure.quality else ()),
+        texts = {ids: self._text(ids) for ids in set(map(tuple, decoded))}  # most streams of a sample say the same
+        return {
+            stream: _Answer(
+                ids=ids,
+                text=texts[tuple(ids)],
+                letter_logits=tuple(letter_logits),
+                margin=margin,
+                kept_mask=packed_mask(stream.visual_K, trunks[stream.sample].visual),
             )
-        ]
+            for stream, ids, letter_logits, margin in zip(
+                start.streams, decoded, letters.tolist(), margins.tolist(), strict=True
+            )
+        }
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self.llava.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def _quality(
         self, placement: Placement, trunk: Stream, index: int, stream: Stream, features_VD: Tensor | None
@@ -224,25 +243,24 @@ class Engine:
         self,
         item: PreparedSample,
         trunk: Stream,
-        point: GridPoint,
+        point: str,
         stream: Stream,
         answer: _Answer,
         measures: Measures,
     ) -> SampleOutcome:
         sample = item.sample
         verdict = self.score(answer.text, sample.label, len(sample.choices))
-        first, second = answer.logits_C.topk(2).values.tolist()
         return SampleOutcome(
-            point=point.key,
+            point=point,
             sample=sample.id,
             answer=answer.text,
             parsed=verdict.parsed,
             correct=verdict.correct,
             first_token=answer.ids[0],
-            option_logits=tuple(answer.logits_C[self.letter_tokens[: len(sample.choices)]].tolist()),
-            margin=first - second,
+            option_logits=answer.letter_logits[: len(sample.choices)],
+            margin=answer.margin,
             tokens_kept=stream.visual,
-            kept_mask=packed_mask(stream.visual_K, trunk.visual),
+            kept_mask=answer.kept_mask,
             decoded_tokens=len(answer.ids),
             prompt_tokens=item.prompt.length(trunk.visual),
             visual_tokens=trunk.visual,
@@ -254,7 +272,9 @@ class Engine:
 class _Answer:
     ids: list[int]
     text: str
-    logits_C: Tensor
+    letter_logits: tuple[float, ...]  # of the first token: A, B, ...
+    margin: float
+    kept_mask: bytes
 
 
 def _failure(id: str, error: Exception) -> SampleFailure:

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -203,9 +204,7 @@ def draw_seed(text: str, layer: int) -> int:
 
 
 def packed_mask(kept_K: Tensor, visual: int) -> bytes:
-    """Kept tokens as bits, the first token in the highest bit of the first byte (``numpy.packbits``)."""
-    flags = torch.zeros(visual, dtype=torch.uint8)
-    flags[kept_K.cpu()] = 1
-    padded = torch.nn.functional.pad(flags, (0, -visual % 8)).view(-1, 8)
-    weights = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8)
-    return bytes((padded * weights).sum(dim=1, dtype=torch.int64).to(torch.uint8).tolist())
+    """Kept tokens as bits, the first token in the highest bit of the first byte."""
+    flags = np.zeros(visual, dtype=np.uint8)
+    flags[kept_K.numpy()] = 1
+    return np.packbits(flags).tobytes()

@@ -1,0 +1,179 @@
+"""Side by side: what is compared with what, and what is recommended; and the choice of an ablation."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from answer_matrix import write_matrix
+from measured_experiment import write_measured
+from orchestrator.ablate import ablate, choice_lines, choose
+from orchestrator.cli import app
+from orchestrator.compare import COLUMNS, compare, rendered
+from orchestrator.imports import import_files
+from orchestrator.metrics import answers, summary
+from orchestrator.store import Experiment, StoreError
+from workers.work import GridPoint, baseline_point
+
+BASE = baseline_point(4, 64)
+ORIGINALS = Path(__file__).parent / "originals"
+
+
+def point(name: str, rank: int = 16) -> GridPoint:
+    return GridPoint(strategy=name, layer=2, rank=rank)
+
+
+def test_one_experiment_is_its_summary_with_costs(tmp_path: Path) -> None:
+    experiment = write_measured(tmp_path / "x", (point("fastv"), point("random", 8)))
+    rows = compare([experiment.path]).rows
+    expected = summary(experiment)
+    for name in ("label", "accuracy", "difference", "p_holm"):
+        assert rows[name].dropna().tolist() == expected[name].dropna().tolist()
+    assert rows["flops_ratio"][0] == 1 > rows["flops_ratio"][1] > rows["flops_ratio"][2]
+
+
+def test_experiments_on_the_same_questions_are_paired(tmp_path: Path) -> None:
+    right = np.array([[1] * 20, [1] * 10 + [0] * 10])
+    first = write_matrix(tmp_path / "a", (BASE, point("fastv")), right, name="a")
+    second = write_matrix(tmp_path / "b", (BASE, point("random")), 1 - right, name="b")
+    rows = compare([first.path, second.path]).rows
+    assert rows["experiment"].tolist() == ["a", "a", "b", "b"]
+    assert rows["difference"].iloc[1:].tolist() == [-0.5, -1.0, -0.5]  # all against a's un-pruned model
+    assert rows["p_holm"].iloc[2] == pytest.approx(3 * 2 / 2**20)
+
+
+def test_imported_figures_keep_their_own_baseline(tmp_path: Path) -> None:
+    files = [
+        ORIGINALS / name for name in ("fastv_layer_cutoff_results.json", "fastv_textweighted_layer3_experiment.json")
+    ]
+    import_files(files, tmp_path / "i")
+    result = compare([tmp_path / "i"])
+    with_own = result.rows[result.rows["difference"].notna()]
+    assert set(with_own["experiment"]) == {"i/fastv_layer_cutoff_results"}
+    assert len(with_own) == 31
+    last = with_own.iloc[-1]
+    assert last["difference"] == 0
+    assert last["diff_low"] == pytest.approx(-0.0288, abs=2e-4)  # Newcombe, 1370 of 2017 twice
+    assert np.isnan(last["p_holm"])
+
+
+def test_the_recommendation(tmp_path: Path) -> None:
+    right = np.ones((4, 200), dtype=int)
+    right[1, :2] = 0  # loses exactly 0.01
+    right[2, :3] = 0
+    right[3, :199] = 1
+    points = (BASE, point("fastv"), point("random"), point("first_k", 8))
+    lines = compare([write_matrix(tmp_path / "x", points, right).path]).recommendation
+    assert lines[0] == "2 of 3 settings lose at most 0.01 of accuracy"
+    assert lines[1].startswith("for 1 of them the whole 95 % interval")
+    assert lines[2].startswith("best by accuracy: first_k layer=2 rank=8 (matrix), 100.0 % (+0.0)")
+    assert lines[-1].startswith("the best of 3 looks better than it is")
+
+
+def test_points_can_be_chosen(tmp_path: Path) -> None:
+    path = write_measured(tmp_path / "x", (point("fastv"), point("fastv", 8), point("random"))).path
+    assert compare([path], ["random"]).rows["label"].tolist() == ["un-pruned", point("random").label]
+    assert len(compare([path], ["fastv*rank=8", "random"]).rows) == 3
+    with pytest.raises(StoreError, match="no grid point matches nope"):
+        compare([path], ["nope"])
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "markdown", "latex"])
+def test_every_format(tmp_path: Path, form: str) -> None:
+    path = write_measured(tmp_path / "x", (point("fastv"), point("text_sum"))).path
+    result = CliRunner().invoke(app, ["compare", str(path), "--format", form])
+    assert result.exit_code == 0, result.output
+    if form == "csv":
+        table = list(csv.DictReader(io.StringIO(result.stdout)))
+        assert tuple(table[0]) == COLUMNS
+        assert float(table[1]["accuracy"]) == compare([path]).rows["accuracy"][1]  # every digit
+    else:
+        assert (r"text\_sum" if form == "latex" else "text_sum") in result.stdout
+        assert "of 2 settings" in result.stdout
+    if form == "latex":
+        assert result.stdout == rendered(compare([path]), "latex")
+
+
+def grid(heads: tuple[str, ...]) -> tuple[GridPoint, ...]:
+    return (
+        BASE,
+        *(
+            GridPoint(strategy="ablation", layer=2, rank=rank, params=(("head", head), ("heads_kept", 2)))
+            for head in heads
+            for rank in (16, 8)
+        ),
+    )
+
+
+def test_the_choice_sums_over_budgets_and_names_its_rivals(tmp_path: Path) -> None:
+    right = np.zeros((7, 12), dtype=int)
+    right[0] = 1
+    right[1, :6] = right[2, :6] = 1  # sum: 12
+    right[3, :8] = right[4, :6] = 1  # variance: 14, better on two questions
+    right[5, :7] = right[6, :6] = 1  # entropy: 13
+    table = answers(write_matrix(tmp_path / "x", grid(("sum", "variance", "entropy")), right))
+    choice = choose(table, ("head", "heads_kept"), {"head": "sum"})
+    assert choice.text == "head=variance heads_kept=2"
+    assert (choice.candidates, choice.ties, choice.questions) == (3, 1, 12)
+    assert choice.accuracy == 14 / 24
+    assert choice.runner_up is not None
+    assert choice.plain is not None
+    assert (choice.runner_up.other, choice.runner_up.better, choice.runner_up.worse) == (
+        "head=entropy heads_kept=2",
+        1,
+        0,
+    )
+    assert (choice.plain.better, choice.plain.worse, choice.plain.p) == (2, 0, 0.5)
+    assert choice.plain.p_adjusted == 1.0
+    assert choice_lines(choice)[0].startswith("best of 3: head=variance heads_kept=2, 58.3 % on the 12 image questions")
+
+
+def test_the_stages_feed_one_another(tmp_path: Path) -> None:
+    """With an engine that knows the answers: stage 2 has stage 1's winner, stage 3 tests on other questions."""
+    from orchestrator.run import Prepared
+    from workers.work import SampleOutcome, UnitOutcome, WorkUnit
+
+    asked: list[Prepared] = []
+
+    def answer(prepared: Prepared, place: int, key: str, settings: dict[str, object], id: str) -> SampleOutcome:
+        best = settings.get("head") == "sparsity" and settings.get("query") in ("last_token", "text_tokens_only")
+        right = not settings or best or place % 2 == 0
+        return SampleOutcome(
+            point=key, sample=id, answer="A", parsed="A", correct=right, first_token=1, option_logits=(), margin=0.0,
+            tokens_kept=0, kept_mask=bytes(72), decoded_tokens=1, prompt_tokens=600, visual_tokens=576,
+        )  # fmt: skip
+
+    def runner(prepared: Prepared, folder: Path) -> Experiment:
+        asked.append(prepared)
+        experiment = Experiment.create(folder, prepared.manifest, prepared.samples)
+        unit = WorkUnit(samples=tuple(s.id for s in prepared.samples), points=prepared.spec.points)
+        cells = tuple(
+            answer(prepared, place, p.key, dict(p.params), sample.id)
+            for place, sample in enumerate(prepared.samples)
+            for p in prepared.spec.points
+        )
+        experiment.write(unit, UnitOutcome(unit=unit.key, outcomes=cells))
+        return experiment
+
+    result = ablate(tmp_path / "a", {}, 10, runner)
+    assert dict(result.heads.winner) == {"head": "sparsity", "heads_kept": 6}
+    assert result.heads.candidates == 27
+    assert result.heads.ties == 3
+    second = {(dict(p.params)["head"], dict(p.params)["heads_kept"]) for p in asked[1].spec.points[1:]}
+    assert second == {("sparsity", 6)}
+    assert dict(result.queries.winner) == {"query": "last_token"}
+    assert [len(one.samples) for one in asked] == [10, 10, asked[2].available]
+    assert (result.held_out["n_expected"] + result.held_out["n_text_only"]).max() == asked[2].available - 10
+    text = result.report.read_text()
+    assert "best of 27" in text
+    assert "questions that chose nothing" in text
+    assert {"1_heads", "2_queries", "3_final", "3_final.yaml", "flips.csv", "ablation.json", "ablation.md"} == {
+        path.name for path in (tmp_path / "a").iterdir()
+    }
+    assert replace(result.heads, ties=1).ties == 1

@@ -1,0 +1,130 @@
+"""What is measured besides answers: on disk, in the address of cells, and as means; and what masks and counts tell."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from fake_experiment import fake_manifest, fake_points, write_fake_experiment
+from measured_experiment import LAYERS, VISUAL, write_measured
+from orchestrator.costs import costs
+from orchestrator.kept_quality import agreement, kept_masks, overlap
+from orchestrator.metrics import measure_summary
+from orchestrator.store import Experiment
+from strategies import quality
+from workers.work import GridPoint, MeasureSpec, SpectrumSpec
+
+FASTV = GridPoint(strategy="fastv", layer=2, rank=16)
+RANDOM = GridPoint(strategy="random", layer=2, rank=16)
+
+
+def test_measures_come_back_in_the_order_of_the_cells(tmp_path: Path) -> None:
+    write_measured(tmp_path / "x", (FASTV,), lambda point: (("a", float(point.rank)), ("b", math.nan)), samples=11)
+    table = Experiment.open(tmp_path / "x").measures()
+    assert table.columns.tolist() == ["point", "sample", "name", "value"]
+    assert len(table) == 2 * 2 * 10  # two points, two names, ten image questions
+    assert table["name"][:4].tolist() == ["a", "b", "a", "b"]
+    assert table[table["point"] == FASTV.key]["value"].dropna().unique().tolist() == [16.0]
+    rows = measure_summary(Experiment.open(tmp_path / "x"))
+    assert rows[["label", "name", "mean", "se", "n"]].values.tolist() == [
+        ["un-pruned", "a", VISUAL, 0.0, 10],
+        [FASTV.label, "a", 16.0, 0.0, 10],
+    ]
+
+
+def test_the_standard_error_is_that_of_the_mean(tmp_path: Path) -> None:
+    values = iter(range(100))
+    write_measured(tmp_path / "x", (), lambda point: (("a", float(next(values))),), samples=5)
+    row = measure_summary(Experiment.open(tmp_path / "x")).iloc[0]
+    assert (row["mean"], row["n"]) == (2.0, 5)
+    assert row["se"] == pytest.approx(np.std([0, 1, 2, 3, 4], ddof=1) / math.sqrt(5))
+
+
+def test_an_experiment_without_measures_has_an_empty_table(tmp_path: Path) -> None:
+    experiment = write_fake_experiment(tmp_path / "x", samples=3)
+    assert len(experiment.measures()) == len(measure_summary(experiment)) == 0
+    assert not list((tmp_path / "x" / "measures").glob("*"))
+
+
+def test_only_a_sweep_that_measures_has_it_in_its_address() -> None:
+    plain = fake_manifest(fake_points())
+    assert "measure" not in plain.parts
+    spectrum = SpectrumSpec(matrix="hidden_states", layer=0, threshold=1e-5, power=2)
+    measuring = [
+        replace(plain, engine=replace(plain.engine, measure=measure))
+        for measure in (MeasureSpec(quality=True), MeasureSpec(spectra=(spectrum,)))
+    ]
+    assert len({manifest.context for manifest in (plain, *measuring)}) == 3
+
+
+def test_overlap_agrees_with_the_definition_for_one_sample(tmp_path: Path) -> None:
+    experiment = write_measured(tmp_path / "x", (FASTV,), samples=8)
+    masks = kept_masks(experiment)
+    assert masks is not None
+    row = overlap(masks).set_index("key").loc[FASTV.key]
+    samples = experiment.samples.set_index("id")
+    each = []
+    for place, name in enumerate(masks.samples):
+        kept = torch.from_numpy(np.flatnonzero(masks.mask_PSV[1, place]))
+        answer = torch.tensor(list(samples.loc[name, "patches"]))
+        found = quality.overlap(kept, answer, VISUAL)
+        each.append([found.precision, found.recall, found.iou, found.lift, quality.spread(kept, VISUAL).coverage])
+    expected = np.mean(each, axis=0)
+    np.testing.assert_allclose(row[["precision", "recall", "iou", "lift", "coverage"]].astype(float), expected)
+    assert (row["n"], row["n_answer"], row["kept"]) == (8, 8, 16)
+
+
+def test_keeping_everything_has_lift_one_and_keeping_nothing_none(tmp_path: Path) -> None:
+    cutoff = GridPoint(strategy="cutoff", layer=2, rank=0)
+    masks = kept_masks(write_measured(tmp_path / "x", (cutoff,), samples=6))
+    assert masks is not None
+    whole, nothing = overlap(masks).to_dict("records")
+    assert (whole["lift"], whole["recall"], whole["coverage"]) == (1, 1, 1)
+    assert (nothing["recall"], nothing["kept"], math.isnan(nothing["precision"])) == (0, 0, True)
+
+
+def test_agreement_is_jaccard_among_points_of_equal_layer_and_rank(tmp_path: Path) -> None:
+    points = (
+        FASTV,
+        RANDOM,
+        GridPoint(strategy="fastv", layer=3, rank=16),
+        GridPoint(strategy="cutoff", layer=2, rank=0),
+    )
+    masks = kept_masks(write_measured(tmp_path / "x", points, samples=7))
+    assert masks is not None
+    table = agreement(masks)
+    assert table[["left", "right"]].values.tolist() == [[FASTV.label, RANDOM.label]]
+    each = [
+        quality.jaccard(*(torch.from_numpy(np.flatnonzero(masks.mask_PSV[row, place])) for row in (1, 2)))
+        for place in range(len(masks.samples))
+    ]
+    assert table["jaccard"][0] == pytest.approx(np.mean(each))
+    assert table["n"][0] == 7
+
+
+def test_costs_are_counted_from_the_prompts(tmp_path: Path) -> None:
+    points = (
+        FASTV,
+        GridPoint(strategy="fastv", layer=LAYERS, rank=3),
+        GridPoint(strategy="text_sum", layer=2, rank=16),
+    )
+    table = costs(write_measured(tmp_path / "x", points, samples=10))
+    assert table is not None
+    rows = table.to_dict("records")
+    n, pruned = VISUAL + 40, 16 + 40
+    assert rows[1]["himap_ratio"] == pytest.approx((2 * (n * n + n) + 6 * (pruned**2 + pruned)) / (8 * (n * n + n)))
+    assert rows[1]["average_visual_tokens"] == (2 * VISUAL + 6 * 16) / 8
+    assert rows[1]["kv_bytes"] == 2 * 4 * 4 * 32 * (2 * n + 6 * pruned)
+    assert rows[0]["flops_ratio"] == rows[2]["flops_ratio"] == 1
+    assert rows[1]["selector_tflop"] > 0
+    assert pd.isna(rows[3]["selector_tflop"])  # the length of the text is not known
+
+
+def test_without_the_sizes_of_the_model_there_is_no_cost(tmp_path: Path) -> None:
+    assert costs(write_fake_experiment(tmp_path / "x", samples=3)) is None

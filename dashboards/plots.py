@@ -19,6 +19,7 @@ from dashboards.rows import (
     AXES,
     DROP,
     MAX_FOREST,
+    Axis,
     Measure,
     Reference,
     Slice,
@@ -160,6 +161,72 @@ def normalised_plot(title: str, tokens: list[int], series: Normalised) -> Figure
 
 def _amount(name: str, value: float) -> str:
     return f"{100 * value:.1f} %" if name == "accuracy" else f"{value:.1f}"
+
+
+def comparison_plot(rows: pd.DataFrame) -> Figure:
+    """Accuracy curves of several experiments, ours and imported ones, in one picture.
+
+    Args:
+        rows: As `orchestrator.compare` gives them. Grid points on no curve of two points are left out.
+
+    Where the models differ in size, x is the share of their layers or tokens.
+
+    Raises:
+        ValueError: There is no curve.
+    """
+    pruned = rows[~rows["baseline"] & rows["accuracy"].notna() & rows["layer"].notna() & rows["rank"].notna()]
+    axis: Axis = "layer" if pruned["layer"].nunique() > pruned["rank"].nunique() else "rank"
+    fixed = "rank" if axis == "layer" else "layer"
+    sizes = rows[rows["baseline"]].groupby("experiment")[axis].max()
+    shares = sizes.nunique() > 1 and set(pruned["experiment"]) <= set(sizes.index)
+    keys = ["experiment", "strategy", "params", fixed]
+    groups = pruned.groupby(keys, sort=False)
+    found = [curve.sort_values(axis, ascending=axis == "layer") for _, curve in groups if curve[axis].nunique() > 1]
+    if not found:
+        raise ValueError("no grid points differ in the layer or the rank alone, so that there is no curve to draw")
+    with mpl.rc_context(RC):
+        figure, axes = _canvas()
+        ends = []
+        for place, curve in enumerate(found):
+            colour = theme.COLOURS[place % len(theme.COLOURS)]
+            owner, strategy, params, value = (curve[key].iloc[0] for key in keys)
+            x = curve[axis] / sizes[owner] if shares else curve[axis]
+            axes.fill_between(x, 100 * curve["ci_low"], 100 * curve["ci_high"], color=colour, alpha=0.12, linewidth=0)
+            dash = DASHES[theme.DASHES[place % len(theme.DASHES)]]
+            axes.plot(x, 100 * curve["accuracy"], color=colour, linewidth=2, marker="o", markersize=3, linestyle=dash)
+            ends.append(
+                (
+                    100 * curve["accuracy"].iloc[-1],
+                    f"{owner}\n{strategy} {params}".strip() + f", {fixed} {value:g}",
+                    colour,
+                )
+            )
+        low, high = axes.get_ylim()
+        title = "Accuracy (%)" + (", by the share of the model's layers" if shares and axis == "layer" else "")
+        axes.set_xlabel(f"{AXIS_TITLES[axis]}, share" if shares else AXIS_TITLES[axis])
+        if axis == "rank":
+            axes.invert_xaxis()
+        _title(axes, title, "band: Wilson, 95 %, where the number of answers is known")
+        free = low
+        for end, text, colour in sorted(ends):
+            placed = max(end, free)
+            free = placed + 0.1 * (high - low)
+            axes.annotate(
+                text, (1, end), xytext=(1.03, placed), xycoords=("axes fraction", "data"),
+                textcoords=("axes fraction", "data"), color=colour, fontsize=LABEL_PT, verticalalignment="center",
+                annotation_clip=False,
+            )  # fmt: skip
+    return figure
+
+
+def write_comparison(rows: pd.DataFrame, path: Path) -> None:
+    """`comparison_plot` as a file: PNG or PDF, as its name says."""
+    figure = comparison_plot(rows)
+    with mpl.rc_context(RC):
+        content = io.BytesIO()
+        ending = path.suffix.removeprefix(".").lower() or "png"
+        figure.savefig(content, format=ending, bbox_inches="tight", pad_inches=0.2)
+    write_whole(path, content.getvalue())
 
 
 def stem(part: Slice) -> str:

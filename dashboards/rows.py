@@ -90,8 +90,21 @@ class Heat:
 def with_series(summary: pd.DataFrame) -> pd.DataFrame:
     """The pruned rows of a summary with their series' name in a column ``series``."""
     pruned = summary[~summary["baseline"]].copy()
-    pruned["series"] = (pruned["strategy"] + " " + pruned["params"]).str.strip()
+    telling = {name: _telling(rows["params"]) for name, rows in pruned.groupby("strategy", sort=False)}
+    pruned["series"] = [
+        " ".join([name, *(part for part in params.split() if part.partition("=")[0] in telling[name])])
+        for name, params in zip(pruned["strategy"], pruned["params"], strict=True)
+    ]
     return pruned
+
+
+def _telling(params: pd.Series) -> set[str]:
+    """Parameters of a strategy that tell its series apart; an only one is named too, unless it is switched off."""
+    parts = [dict(part.split("=", 1) for part in text.split()) for text in params.unique()]
+    names = {name for part in parts for name in part}
+    varied = {name for name in names if len({part.get(name) for part in parts}) > 1}
+    alone = {name for name in names if len(names) == 1 and parts[0].get(name) != "False"}
+    return varied | alone
 
 
 def slices(summary: pd.DataFrame, axis: Axis) -> list[Slice]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +22,16 @@ if TYPE_CHECKING:
 
 USER_ERROR = 2
 INTERRUPTED = 130
+
+
+class Format(StrEnum):
+    """How a comparison is printed."""
+
+    TABLE = "table"
+    CSV = "csv"
+    MARKDOWN = "markdown"
+    LATEX = "latex"
+
 
 app = typer.Typer(
     name="saccade",
@@ -107,6 +119,145 @@ def report(
 
 
 @app.command()
+def compare(
+    experiments: Annotated[list[Path], typer.Argument(help="Experiment directories, or imported ones.")],
+    points: Annotated[
+        list[str] | None, typer.Option("--points", help="Only grid points whose label contains this; repeatable.")
+    ] = None,
+    form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TABLE,
+    picture: Annotated[Path | None, typer.Option(help="Draw the curves into this file, .png or .pdf.")] = None,
+) -> None:
+    """Put experiments or grid points side by side, with differences, intervals, cost, and a recommendation."""
+    with _user_errors():
+        from orchestrator.compare import compare as compared
+        from orchestrator.compare import printable, rendered
+
+        result = compared(experiments, points or ())
+        if picture is not None:
+            _draw(result.rows, picture)
+        if form is not Format.TABLE:
+            typer.echo(rendered(result, form.value), nl=False)
+            return
+        console = _console()
+        typer.echo(_text_table(*printable(result.rows)))
+        for line in result.recommendation:
+            console.print(line, highlight=False, soft_wrap=True)
+
+
+@app.command("import")
+def import_(
+    files: Annotated[list[Path], typer.Argument(help="Result files of the original projects.")],
+    out: Annotated[Path, typer.Option(help="Directory to make.")],
+) -> None:
+    """Read the original projects' result files, to stand beside ours; says which of their numbers cannot be."""
+    with _user_errors():
+        from orchestrator.imports import import_files
+
+        path, rows = import_files(files, out)
+        console = _console()
+        console.print(f"{len(rows)} figures of {rows['experiment'].nunique()} files in {path}", highlight=False)
+        for (name, flag), group in rows[rows["flags"] != ""].groupby(["experiment", "flags"], sort=False):
+            console.print(f"[yellow]{name}[/] {len(group)} of them: {flag}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def latency(
+    sweep: Sweep,
+    model: Model = None,
+    data: Data = None,
+    samples: Samples = None,
+    out: Out = None,
+    changes: Set = None,
+    points: Annotated[
+        list[str] | None, typer.Option("--points", help="Only grid points whose label contains this; repeatable.")
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="Questions with an image to measure on.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 5,
+    warmup: Annotated[int, typer.Option(min=0, help="Rounds before them.")] = 1,
+    decode_tokens: Annotated[int, typer.Option(min=1, help="Tokens decoded after the first.")] = 16,
+) -> None:
+    """Measure grid points one at a time, with tokens really dropped; writes EXPERIMENT/latency.json."""
+    with _user_errors():
+        from orchestrator.latency import chosen_points, write_latency
+
+        console = _console()
+        prepared = _prepare(sweep, model, data, samples, changes)
+        chosen = chosen_points(prepared.spec.points, points or ())
+        count = (len(chosen) + 1) * images * (repeats + warmup)
+        console.print(f"{len(chosen)} grid points and the un-pruned model: {count} measurements", highlight=False)
+        last = time.monotonic()
+
+        def progress(done: int, of: int) -> None:
+            nonlocal last
+            if time.monotonic() - last > 10:
+                last = time.monotonic()
+                console.print(f"{done} of {of}", highlight=False)
+
+        rounds: dict[str, int] = {
+            "images": images,
+            "repeats": repeats,
+            "warmup": warmup,
+            "decode_tokens": decode_tokens,
+        }
+        path, rows = write_latency(prepared, out or _default_out(prepared), chosen, **rounds, progress=progress)
+        header = [
+            "grid point",
+            "first token ms",
+            "p90",
+            "decode ms/token",
+            "tokens/s",
+            "total ms",
+            "speed-up",
+            "peak GiB",
+        ]
+        body = [
+            [row.point.label, f"{row.first_token_ms.median:.1f}", f"{row.first_token_ms.p90:.1f}",
+             f"{row.decode_ms.median:.2f}", f"{row.tokens_per_s.median:.0f}", f"{row.total_ms.median:.1f}",
+             f"{row.total_speedup:.2f}", "-" if row.peak_gib is None else f"{row.peak_gib.median:.2f}"]
+            for row in rows
+        ]  # fmt: skip
+        typer.echo(_text_table(header, body))
+        console.print(f"medians of {images * repeats} measurements, in {path}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def ablate(
+    model: Model = None,
+    data: Data = None,
+    samples: Annotated[
+        str | None, typer.Option(help="Questions that choose; the others test the choice. By default the sweep files'.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Directory; each stage is an experiment in it.")] = Path(
+        "experiments/ablate"
+    ),
+    workers: Workers = None,
+    local: Local = False,
+    address: Annotated[str | None, typer.Option(help="Of a running Ray cluster; else RAY_ADDRESS, else none.")] = None,
+) -> None:
+    """Choose a head rule, then a query rule with it, test the pair on other questions, and sort the flipped answers."""
+    with _user_errors(resume=True):
+        from orchestrator.ablate import ablate as ablated
+        from orchestrator.ablate import choice_lines
+        from orchestrator.run import RunOptions, run_sweep
+
+        console = _console()
+        options = RunOptions(workers=workers, local=local, address=address)
+
+        def runner(prepared: Prepared, folder: Path) -> Experiment:
+            console.print(f"[bold]{folder.name}[/]: {len(prepared.spec.points)} grid points", highlight=False)
+            experiment = run_sweep(prepared, folder, options, console).experiment
+            _write_results(console, experiment)
+            return experiment
+
+        overrides: dict[str, Any] = {name: value for name, value in (("model", model), ("data", data)) if value}
+        result = ablated(out, overrides, _sample_count(samples), runner)
+        for choice in (result.heads, result.queries):
+            for line in choice_lines(choice):
+                console.print(line, highlight=False, soft_wrap=True)
+        console.print(f"report: {result.report}", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def status(
     experiment: Annotated[Path, typer.Argument(help="Experiment directory.")],
 ) -> None:
@@ -140,11 +291,19 @@ def _prepare(
         except yaml.YAMLError as error:
             raise SpecError(f"--set {change}: the value is not YAML ({' '.join(str(error).split())})") from error
     if samples is not None:
-        if samples != "all" and not (samples.isdecimal() and int(samples) > 0):
-            raise SpecError(f"--samples {samples}: give `all` or a whole number above 0")
-        overrides["samples"] = samples if samples == "all" else int(samples)
+        overrides["samples"] = _sample_count(samples)
     overrides |= {name: value for name, value in (("model", model), ("data", data)) if value is not None}
     return prepare(load_sweep(sweep, overrides))
+
+
+def _sample_count(samples: str | None) -> str | int | None:
+    from orchestrator.spec import SpecError
+
+    if samples is None or samples == "all":
+        return samples
+    if not (samples.isdecimal() and int(samples) > 0):
+        raise SpecError(f"--samples {samples}: give `all` or a whole number above 0")
+    return int(samples)
 
 
 def _default_out(prepared: Prepared) -> Path:
@@ -213,8 +372,8 @@ def _show_plan(console: Console, prepared: Prepared, plan: Plan, folder: Path) -
             highlight=False,
             soft_wrap=True,
         )
-    remarks = (catalog.get(p.strategy).note(dict(p.params), spec.facts.heads) for p in spec.points[1:])
-    for remark in dict.fromkeys(part for remark in remarks if remark for part in remark.split("; ")):
+    notes = (catalog.get(p.strategy).note(dict(p.params), spec.facts.heads) for p in spec.points[1:])
+    for remark in dict.fromkeys(part for note in notes if note for part in note.split("; ")):
         console.print(f"[yellow]note[/] {remark}", highlight=False, soft_wrap=True)
 
 
@@ -242,6 +401,42 @@ def _show_result(console: Console, result: RunResult) -> None:
         console.print(f"[yellow]note[/] {warning}", highlight=False, soft_wrap=True)
 
 
+def _text_table(header: list[str], body: list[list[str]]) -> str:
+    """Columns as wide as they need: a terminal wraps them, a pipe gets them whole."""
+    lines = [header, *body]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(header))]
+    left = {0, len(header) - 1} if header[-1] == "suspicious" else {0}
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if place in left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _draw(rows: pd.DataFrame, picture: Path) -> None:
+    from dashboards.plots import write_comparison
+    from orchestrator.store import StoreError
+
+    if picture.suffix.lower() not in (".png", ".pdf"):
+        raise StoreError(f"--picture {picture}: the name must end in .png or .pdf")
+    try:
+        write_comparison(rows, picture)
+    except ValueError as error:
+        raise StoreError(f"--picture {picture}: {error}") from error
+
+
+def _named(paths: list[Path], folder: Path) -> str:
+    """Paths; those in a folder below ``folder`` as that folder and how many they are."""
+    counts: dict[Path, int] = {}
+    for path in paths:
+        inside = path.relative_to(folder).parts if path.is_relative_to(folder) else (path.name,)
+        shown = folder / inside[0] if len(inside) > 1 else path
+        counts[shown] = counts.get(shown, 0) + 1
+    return ", ".join(f"{path}/ ({count} files)" if path.is_dir() else str(path) for path, count in counts.items())
+
+
 def _write_results(console: Console, experiment: Experiment) -> None:
     from dashboards.plots import write_plots
     from dashboards.report import write_report
@@ -252,7 +447,7 @@ def _write_results(console: Console, experiment: Experiment) -> None:
     page = write_report(experiment)
     for what, paths in (("tables: ", files), ("plots:  ", pictures), ("page:   ", [page])):
         if paths:
-            console.print(what + ", ".join(map(str, paths)), highlight=False, soft_wrap=True)
+            console.print(what + _named(paths, experiment.path / "exports"), highlight=False, soft_wrap=True)
 
 
 def _accuracy_table(rows: pd.DataFrame) -> object:

@@ -20,9 +20,9 @@ from orchestrator.costs import costs
 from orchestrator.exports import latencies
 from orchestrator.imports import IMPORTED_FILE, imported_summary
 from orchestrator.metrics import Answers, answers, summarise
-from orchestrator.significance import wilson
 from orchestrator.store import Experiment, StoreError
 
+KEYS = ("key", "baseline", "strategy", "layer", "rank", "params", "state")
 TOLERATED_LOSS = 0.01  # of accuracy; the documents' threshold for a recommendation
 COLUMNS = (
     "experiment", "label", "n", "accuracy", "ci_low", "ci_high", "difference", "diff_low", "diff_high", "p_holm",
@@ -34,7 +34,7 @@ COLUMNS = (
 class Comparison:
     """The table, and what it comes to."""
 
-    rows: pd.DataFrame  # COLUMNS, and key, baseline
+    rows: pd.DataFrame  # COLUMNS and KEYS
     recommendation: tuple[str, ...]  # lines
 
 
@@ -49,7 +49,12 @@ def compare(paths: Sequence[Path], patterns: Sequence[str] = ()) -> Comparison:
         StoreError: One is not an experiment, or no grid point is left.
     """
     experiments = [Experiment.open(path) for path in paths if not (path / IMPORTED_FILE).is_file()]
-    imported = [imported_summary(path) for path in paths if (path / IMPORTED_FILE).is_file()]
+    imported = [
+        rows
+        for path in paths
+        if (path / IMPORTED_FILE).is_file()
+        for _, rows in imported_summary(path).groupby("experiment", sort=False)
+    ]
     groups: dict[str, list[Experiment]] = {}
     for experiment in experiments:
         data = experiment.meta["context_parts"]
@@ -57,7 +62,7 @@ def compare(paths: Sequence[Path], patterns: Sequence[str] = ()) -> Comparison:
     parts = [_joined(group) for group in groups.values()] + [_unpaired(rows) for rows in imported]
     rows = pd.concat([part for part in parts if len(part)], ignore_index=True)
     if patterns:
-        rows = rows[rows["baseline"] | [_matches(label, patterns) for label in rows["label"]]]
+        rows = rows[rows["baseline"] | rows["label"].map(lambda label: _matches(label, patterns))]
         if rows["baseline"].all():
             raise StoreError(f"no grid point matches {', '.join(patterns)}; `saccade status EXPERIMENT` lists them")
     rows = rows.reset_index(drop=True)
@@ -67,10 +72,13 @@ def compare(paths: Sequence[Path], patterns: Sequence[str] = ()) -> Comparison:
 def recommend(rows: pd.DataFrame) -> tuple[str, ...]:
     """Who loses at most 0.01 of accuracy, the best of them by accuracy and by cost, and how sure that is."""
     pruned = rows[~rows["baseline"] & rows["difference"].notna()]
+    doubtful = int((pruned["flags"] != "").sum())
+    pruned = pruned[pruned["flags"] == ""]
     good = pruned[pruned["difference"] >= -TOLERATED_LOSS - 1e-12]
     if pruned.empty:
         return ("nothing to recommend: no pruned setting has been compared with an un-pruned model",)
-    lines = [f"{len(good)} of {len(pruned)} settings lose at most {TOLERATED_LOSS:g} of accuracy"]
+    aside = f" ({doubtful} suspicious ones left aside)" if doubtful else ""
+    lines = [f"{len(good)} of {len(pruned)} settings lose at most {TOLERATED_LOSS:g} of accuracy{aside}"]
     if good.empty:
         return tuple(lines)
     sure = int((good["diff_low"] >= -TOLERATED_LOSS).sum())
@@ -94,8 +102,8 @@ def rendered(comparison: Comparison, form: str) -> str:
         return comparison.rows[list(COLUMNS)].to_csv(index=False, lineterminator="\n")
     header, body = printable(comparison.rows)
     if form == "markdown":
-        lines = [header, ["---", *["---:"] * (len(header) - 1)], *body]
-        table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        cells = [header, ["---", *["---:"] * (len(header) - 1)], *body]
+        table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in cells)
         return table + "\n\n" + "\n".join(f"- {line}" for line in comparison.recommendation) + "\n"
     lines = [" & ".join(_latex(cell) for cell in line) + r" \\" for line in (header, *body)]
     return "\n".join(
@@ -108,8 +116,11 @@ def printable(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Header and rows as text; columns that nothing is known of are left out. A missing number is empty."""
     several = rows["experiment"].nunique() > 1
     columns = {
-        "setting": [f"{e}: {label}" if several else label for e, label in zip(rows["experiment"], rows["label"], strict=True)],
-        "n": ["" if pd.isna(n) else str(int(n)) for n in rows["n"]],
+        "setting": [
+            f"{owner}: {label}" if several else label
+            for owner, label in zip(rows["experiment"], rows["label"], strict=True)
+        ],
+        "n": ["" if pd.isna(n) or n == 0 else str(int(n)) for n in rows["n"]],
         "accuracy %": _texts(rows["accuracy"], "{:.1f}", 100),
         "95 %": _spans(rows["ci_low"], rows["ci_high"], "{:.1f}"),
         "change": _texts(rows["difference"], "{:+.1f}", 100),
@@ -171,7 +182,8 @@ def _stacked(tables: Sequence[Answers]) -> Answers:
 
 
 def _unpaired(rows: pd.DataFrame) -> pd.DataFrame:
-    """Differences of imported figures to their own un-pruned model, from counts alone."""
+    """Differences of the imported figures of one run to its own un-pruned model, from counts alone."""
+    rows = rows.copy()
     base = rows[rows["baseline"] & rows["accuracy"].notna()]
     if len(base):
         reference = base.iloc[0]
@@ -186,7 +198,7 @@ def _finished(rows: pd.DataFrame) -> pd.DataFrame:
     base = rows.loc[rows["baseline"] & rows["latency_s"].notna(), "latency_s"]
     rows["speedup"] = base.iloc[0] / rows["latency_s"] if len(base) else np.nan
     rows["n"] = rows["n"].astype("Int64")
-    return rows[[*COLUMNS, "key", "baseline"]]
+    return rows[[*COLUMNS, *KEYS]]
 
 
 def _name(row: pd.Series) -> str:
@@ -210,9 +222,3 @@ def _latex(text: str) -> str:
     for sign in "&%_#":
         text = text.replace(sign, f"\\{sign}")
     return text
-
-
-def interval(correct: int, n: int) -> tuple[float, float]:
-    """Wilson interval of one count, as plain numbers."""
-    found = wilson(np.array([correct]), np.array([n]))
-    return float(found.low[0]), float(found.high[0])

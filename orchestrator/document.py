@@ -54,7 +54,7 @@ class SpectraSection(_Section):
     """``measure.spectra:`` - which matrices' ranks are measured on the forward."""
 
     matrix: SpectrumMatrix | list[SpectrumMatrix]
-    layer: int | str | list[int | str] = ["first", "last"]  # noqa: RUF012  0-based, first or last; pydantic copies it
+    layer: int | str | list[int | str] = ["first", "last"]  # 0-based, first or last
     threshold: Annotated[float, Field(gt=0, lt=1)]  # numerical rank: relative to the largest singular value
     power: Literal[1, 2] = 2  # effective rank of s ** power
     samples: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_all_samples)] = None

@@ -97,12 +97,12 @@ def original_files(experiment: Experiment) -> list[PromisedFile]:
 
 
 def latencies(experiment: Experiment) -> dict[str, float]:
-    """Seconds per sample of each grid point (by key) that `saccade latency` has measured."""
+    """Mean seconds per sample of each grid point (by key) that `saccade latency` has measured."""
     path = experiment.path / LATENCY_FILE
     if not path.is_file():
         return {}
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    return {row["key"]: row["total_ms"] / 1000 for row in rows if row.get("total_ms") is not None}
+    return {row["key"]: row["total_ms"]["mean"] / 1000 for row in rows}
 
 
 def write_exports(experiment: Experiment) -> list[Path]:

@@ -46,6 +46,13 @@ class Figure:
     measures: tuple[tuple[str, float], ...] = ()
 
     @property
+    def run(self) -> str:
+        """Figures of one run may be compared: a file, or the files that hold a configuration each, of equal count."""
+        stem = Path(self.file).stem
+        single = stem.partition("_results_")
+        return f"{single[0]}_results, {self.n} samples" if single[1] and self.n else stem
+
+    @property
     def label(self) -> str:
         if self.strategy == BASELINE:
             return "un-pruned"
@@ -104,7 +111,7 @@ def import_files(paths: Sequence[Path], out: Path) -> tuple[Path, pd.DataFrame]:
 def imported_summary(folder: Path) -> pd.DataFrame:
     """Imported rows in the columns of `metrics.summarise`, so that the same pictures and tables show them.
 
-    Besides them experiment (directory: file), metric, value, latency_s, flops_ratio. What was not stated is missing.
+    Besides them experiment (directory/run), metric, value, latency_s, flops_ratio. What was not stated is missing.
     Scores that are no shares keep accuracy missing. ``n`` is what the file states; without it ``flags`` says how many
     answers would fit.
     """
@@ -119,9 +126,9 @@ def imported_summary(folder: Path) -> pd.DataFrame:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path}: cannot be read ({error}); import the files again") from error
     tables = []
-    for file in dict.fromkeys(figure.file for figure in figures):
-        own = [figure for figure in figures if figure.file == file]
-        tables.append(_table(own).assign(experiment=f"{content['name']}/{Path(file).stem}"))
+    for run in dict.fromkeys(figure.run for figure in figures):
+        own = [figure for figure in figures if figure.run == run]
+        tables.append(_table(own).assign(experiment=f"{content['name']}/{run}"))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -185,14 +192,20 @@ def _flags(figures: Sequence[Figure], rows: pd.DataFrame) -> list[str]:
     uncounted = [place for place, f in enumerate(figures) if not f.n and f.metric == "accuracy"]
     if uncounted and any(shares[place] > 0 for place in uncounted):
         fitting = fitting_count([float(shares[place]) for place in uncounted])
-        note = f"no count stated; {fitting} answers would fit" if fitting else "no count of answers gives these accuracies"
+        note = (
+            f"no count stated; {fitting} answers would fit" if fitting else "no count of answers gives these accuracies"
+        )
         for place in uncounted:
             found[place].append(note)
     curve = [place for place, figure in enumerate(figures) if figure.strategy != BASELINE]
     values = rows["value"].to_numpy()[curve]
     scan = len({(figures[place].layer, figures[place].rank) for place in curve}) >= CONSTANT_FIGURES
     if len(curve) >= CONSTANT_FIGURES and scan and len(set(values)) == 1:
-        text = f"all {len(curve)} values are 0" if values[0] == 0 else f"the same to the last digit at {len(curve)} settings"
+        text = (
+            f"all {len(curve)} values are 0"
+            if values[0] == 0
+            else f"the same to the last digit at {len(curve)} settings"
+        )
         for place in curve:
             found[place].append(text)
     for name in dict(figures[0].measures):
@@ -223,12 +236,16 @@ def _cutoff(file: str, content: Content) -> list[Figure]:
         for layer, value, count in zip(content["layers"], content["accuracies"], counts, strict=True)
     ]
     if (base := content.get("baseline_acc")) is not None:
-        figures.insert(0, Figure(file=file, strategy=BASELINE, value=base, correct=content.get("baseline_correct"), n=n))
+        figures.insert(
+            0, Figure(file=file, strategy=BASELINE, value=base, correct=content.get("baseline_correct"), n=n)
+        )
     return figures
 
 
 def _layer_map(file: str, content: Content) -> list[Figure]:
-    return [Figure(file=file, strategy="cutoff", layer=int(name), rank=0, value=value) for name, value in content.items()]
+    return [
+        Figure(file=file, strategy="cutoff", layer=int(name), rank=0, value=value) for name, value in content.items()
+    ]
 
 
 def _rank_scan(file: str, content: Content) -> list[Figure]:
@@ -315,8 +332,7 @@ def _mme_scan(file: str, content: Content) -> list[Figure]:
 
 
 def _mme(file: str, content: Content) -> list[Figure]:
-    scores = content["scores"]
-    total = scores["perception_score"] + scores["cognition_score"]
+    total = content["perception_score"] + content["cognition_score"]
     return [Figure(file=file, strategy="himap", metric="MME total", value=total)]
 
 
@@ -344,6 +360,6 @@ READERS: tuple[tuple[Callable[[Content], bool], Callable[[str, Content], list[Fi
     (_has("accuracy", "config", "total"), _per_sample),
     (_has("rows", "source"), _finepruner),
     (_has("layers", "total_scores"), _mme_scan),
-    (_has("scores"), _mme),
+    (_has("perception_score", "cognition_score"), _mme),
     (_only_layers, _layer_map),
 )

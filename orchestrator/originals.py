@@ -242,12 +242,16 @@ def ablation(found: Found) -> list[PromisedFile]:
         if found.costs is not None:
             cost = found.costs.iloc[row]
             content["avg_visual_tokens"] = float(cost["average_visual_tokens"])
-            content["flops_ratio"] = {name: float(cost[f"{name}_ratio"]) for name in ("flops", "fastv", "swiglu", "himap")}
+            content["flops_ratio"] = {
+                name: float(cost[f"{name}_ratio"]) for name in ("flops", "fastv", "swiglu", "himap")
+            }
         own = found.measures[found.measures["point"] == point.key]
         content["measures"] = {
             name: _number(mean) for name, mean in zip(own["name"], own["mean"], strict=True)
         }  # fmt: skip
-        files.append(PromisedFile(name=f"ablation/layer-{point.layer}_rank-{point.rank}_{settings}.json", content=content))
+        files.append(
+            PromisedFile(name=f"ablation/layer-{point.layer}_rank-{point.rank}_{settings}.json", content=content)
+        )
     return files
 
 

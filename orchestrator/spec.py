@@ -212,7 +212,9 @@ def _points(
             settings = [(layer, strategy.fixed_rank) for layer in layers]
         elif chosen is not None:
             if strategy.schedule is not None:
-                mistakes.append((f"{place}.tokens", f"{name} prunes in stages, which one budget does not fix; give rank"))
+                mistakes.append(
+                    (f"{place}.tokens", f"{name} prunes in stages, which one budget does not fix; give rank")
+                )
                 continue
             settings = [(budget.layer, budget.rank) for budget in chosen]
             budgets.update(dict.fromkeys(chosen))
@@ -224,9 +226,7 @@ def _points(
         for params in _params(entry, strategy, place, facts, mistakes):
             for layer, rank in settings:
                 assert facts is not None
-                complaint = strategy.check(
-                    dict(params), layer=layer, rank=rank, layers=facts.layers, heads=facts.heads
-                )
+                complaint = strategy.check(dict(params), layer=layer, rank=rank, layers=facts.layers, heads=facts.heads)
                 if complaint:
                     mistakes.append(_placed(complaint, place, {"layer", *strategy.params}))
                     break  # the other layers and ranks would say the same
@@ -332,7 +332,9 @@ def _params(
     for chosen in itertools.product(*lists.values()):
         given = dict(zip(lists, chosen, strict=True))
         if facts is None:  # expressions such as H/2 are not numbers yet
-            given_now = {name: value for name, value in given.items() if not (whole.get(name) and isinstance(value, str))}
+            given_now = {
+                name: value for name, value in given.items() if not (whole.get(name) and isinstance(value, str))
+            }
             complaint = strategy.check(given_now) if given_now == given else None
         else:
             complaint = strategy.check(given, heads=facts.heads)

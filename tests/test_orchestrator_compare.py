@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +99,20 @@ def test_every_format(tmp_path: Path, form: str) -> None:
         assert result.stdout == rendered(compare([path]), "latex")
 
 
+def test_curves_of_ours_and_theirs_in_one_picture(tmp_path: Path) -> None:
+    ours = write_measured(tmp_path / "x", tuple(GridPoint(strategy="cutoff", layer=k, rank=0) for k in (2, 4, 8))).path
+    import_files([ORIGINALS / "fastv_layer_cutoff_results.json"], tmp_path / "i")
+    for name in ("p.png", "p.pdf"):
+        result = CliRunner().invoke(app, ["compare", str(ours), str(tmp_path / "i"), "--picture", str(tmp_path / name)])
+        assert result.exit_code == 0, result.output
+        assert (tmp_path / name).stat().st_size > 5000
+    alone = write_measured(tmp_path / "y", (point("fastv"),)).path
+    for path, name, message in ((alone, "q.png", "no curve to draw"), (ours, "q.jpg", "must end in .png or .pdf")):
+        result = CliRunner().invoke(app, ["compare", str(path), "--picture", str(tmp_path / name)])
+        assert result.exit_code == 2
+        assert message in result.stderr
+
+
 def grid(heads: tuple[str, ...]) -> tuple[GridPoint, ...]:
     return (
         BASE,
@@ -176,4 +189,3 @@ def test_the_stages_feed_one_another(tmp_path: Path) -> None:
     assert {"1_heads", "2_queries", "3_final", "3_final.yaml", "flips.csv", "ablation.json", "ablation.md"} == {
         path.name for path in (tmp_path / "a").iterdir()
     }
-    assert replace(result.heads, ties=1).ties == 1

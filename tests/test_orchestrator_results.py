@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dashboards.plots import write_plots
-from measured_experiment import LAYERS, VISUAL, write_measured
+from measured_experiment import LAYERS, write_measured
 from orchestrator.cli import app
 from orchestrator.exports import write_exports
 from orchestrator.metrics import summary
@@ -161,4 +161,3 @@ def test_report_rebuilds_everything_from_the_cells(tmp_path: Path, again: int) -
     for name in ("exports/fastv_layer_cutoff_plot_relative_drop.png", "exports/summary.csv", "report/index.html"):
         assert (experiment.path / name).is_file()
     assert "flops_ratio" in (experiment.path / "exports/summary.csv").read_text(encoding="utf-8-sig").splitlines()[0]
-    assert VISUAL == 64

@@ -1,0 +1,282 @@
+"""The ablations in stages: choose a head rule, choose a query rule with it, test the pair, look at its errors.
+
+    1  head_ablation: every head rule and number of heads
+    2  query_ablation: every query rule, with the winner of stage 1
+    3  the winner of stage 2, its runner-up's plainer rivals and all heads, on all questions
+    4  which answers flip, by subject and kind of question
+
+A winner among many looks better than it is. So stages 1 and 2 choose on the first questions only, stage 3 reports the
+others apart, and each choice says among how many it was made. Two candidates are compared by their right answers per
+question, summed over the budgets: a sign test over questions, so that the budgets of one question count once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from orchestrator.metrics import Answers, answers, summarise
+from orchestrator.originals import ABLATION
+from orchestrator.run import Prepared, prepare
+from orchestrator.significance import Bools, mcnemar
+from orchestrator.spec import SpecError, load_sweep
+from orchestrator.store import Experiment, write_whole
+from workers.work import Scalar
+
+Settings = tuple[tuple[str, Scalar], ...]
+Runner = Callable[[Prepared, Path], Experiment]
+PLAIN_HEAD, PLAIN_QUERY = "sum", "last_token"  # what every other rule has to beat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duel:
+    """The winner against one other candidate, on the questions that chose it."""
+
+    other: str
+    better: int  # questions with more right answers of the winner, over the budgets
+    worse: int
+    p: float  # exact sign test, for this pair alone
+    p_adjusted: float  # times the number of candidates that the winner was chosen over, at most 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The best of several settings."""
+
+    winner: Settings
+    accuracy: float  # mean over the budgets, on the questions that chose it: too good
+    candidates: int
+    ties: int  # candidates with the very same accuracy, the winner included
+    questions: int
+    runner_up: Duel | None
+    plain: Duel | None  # against the plain rule; None where that is the winner, or was not run
+
+    @property
+    def text(self) -> str:
+        return _text(self.winner)
+
+
+def choose(table: Answers, keys: Sequence[str], plain: Mapping[str, Scalar]) -> Choice:
+    """The setting with most right answers, summed over budgets and layers, on the image questions all have answered.
+
+    Args:
+        table: Of an ablation.
+        keys: Parameters that make a candidate.
+        plain: The candidate to compare the winner with, by some of these parameters; the others as the winner's.
+
+    Raises:
+        SpecError: Nothing has been answered.
+    """
+    table = table.of_images(True)
+    groups: dict[Settings, list[int]] = {}
+    for row, point in enumerate(table.points):
+        if point.strategy == ABLATION:
+            params = dict(point.params)
+            groups.setdefault(tuple((key, params[key]) for key in keys), []).append(row)
+    rows = [row for members in groups.values() for row in members]
+    used = table.answered_PS[rows].all(axis=0)
+    if not rows or not used.any():
+        raise SpecError("no question has been answered by all candidates of the ablation; look at its failures")
+    right = {settings: table.correct_PS[members][:, used].sum(axis=0) for settings, members in groups.items()}
+    ranking = sorted(right, key=lambda settings: -int(right[settings].sum()))  # stable: ties go to the grid's order
+    winner, others = ranking[0], ranking[1:]
+    wanted = dict(winner) | dict(plain)
+    rival = tuple((key, wanted[key]) for key in keys)
+    best = int(right[winner].sum())
+    return Choice(
+        winner=winner,
+        accuracy=best / (len(groups[winner]) * int(used.sum())),
+        candidates=len(ranking),
+        ties=sum(int(score.sum()) == best for score in right.values()),
+        questions=int(used.sum()),
+        runner_up=_duel(right, winner, others[0], len(others)) if others else None,
+        plain=_duel(right, winner, rival, len(others)) if rival in right and rival != winner else None,
+    )
+
+
+def _duel(right: Mapping[Settings, np.ndarray], winner: Settings, other: Settings, tests: int) -> Duel:
+    change = right[winner].astype(int) - right[other]
+    better, worse = int((change > 0).sum()), int((change < 0).sum())
+    p = float(mcnemar(np.array([worse]), np.array([better]))[0])
+    return Duel(other=_text(other), better=better, worse=worse, p=p, p_adjusted=min(1.0, p * tests))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AblationResult:
+    """What all stages found."""
+
+    heads: Choice
+    queries: Choice
+    held_out: pd.DataFrame  # the final points on questions that chose nothing: columns of `metrics.summarise`
+    everything: pd.DataFrame  # on all questions
+    flips: pd.DataFrame  # answers that the winner flipped, by group
+    report: Path
+
+
+def ablate(out: Path, overrides: Mapping[str, Any], samples: int | str | None, runner: Runner) -> AblationResult:
+    """Run all stages; cells that exist are not computed again.
+
+    Args:
+        out: Directory; each stage is an experiment in it.
+        overrides: Model and data, as for `load_sweep`.
+        samples: Questions that choose, instead of the sweep files'; ``all`` leaves none to test on.
+        runner: Computes a prepared sweep in a directory.
+
+    Raises:
+        SpecError, StoreError, ModelError, DataError: As in running a sweep.
+    """
+    choosing = dict(overrides) | ({} if samples is None else {"samples": samples})
+    first = runner(prepare(load_sweep("head_ablation", choosing)), out / "1_heads")
+    heads = choose(answers(first), ("head", "heads_kept"), {"head": PLAIN_HEAD})
+    fixed = {f"grid[0].{name}": value for name, value in heads.winner}
+    second = runner(prepare(load_sweep("query_ablation", choosing | fixed)), out / "2_queries")
+    queries = choose(answers(second), ("query",), {"query": PLAIN_QUERY})
+
+    spec_file = out / "3_final.yaml"
+    write_whole(spec_file, _final_sweep(second, heads, queries).encode())
+    third = runner(prepare(load_sweep(spec_file, dict(overrides) | {"samples": "all"})), out / "3_final")
+    table = answers(third)
+    chosen_on = set(answers(first).samples) | set(answers(second).samples)
+    fresh = np.array([name not in chosen_on for name in table.samples])
+    held_out = summarise(_of_samples(table, fresh))
+    flips = flipped_groups(third, table)
+    result = AblationResult(
+        heads=heads, queries=queries, held_out=held_out, everything=summarise(table), flips=flips,
+        report=out / "ablation.md",
+    )  # fmt: skip
+    write_whole(out / "flips.csv", flips.to_csv(index=False, lineterminator="\n").encode("utf-8-sig"))
+    found = {"heads": asdict(heads), "queries": asdict(queries), "held_out_questions": int(fresh.sum())}
+    write_whole(out / "ablation.json", (json.dumps(found, indent=1) + "\n").encode())
+    write_whole(result.report, report_text(result).encode())
+    return result
+
+
+def _final_sweep(second: Experiment, heads: Choice, queries: Choice) -> str:
+    """The sweep of stage 3: the winner, the plain rules and all heads, at the budgets of stage 2."""
+    ranks = sorted({(point.layer, point.rank) for point in second.points[1:]}, reverse=True)
+    winner: dict[str, Scalar] = dict(heads.winner) | dict(queries.winner)
+    plain = {**winner, "head": PLAIN_HEAD, "query": PLAIN_QUERY}
+    same_heads = {**winner, "query": PLAIN_QUERY}
+    grid: list[dict[str, Any]] = [
+        {"strategy": ABLATION, "layer": layer, "rank": rank, **params}
+        for params in (winner, same_heads, plain)
+        for layer, rank in ranks
+    ]
+    grid += [{"strategy": name, "layer": layer, "rank": rank} for name in ("fastv", "random") for layer, rank in ranks]
+    engine = second.spec
+    document = {
+        "name": "3_final",
+        "model": {"path": engine.model.path, "dtype": engine.model.dtype, "image_mode": engine.model.image_mode},
+        "task": {
+            "name": engine.task.name, "questions": engine.task.questions, "split": engine.task.split,
+            "conversation": engine.task.conversation, "single_prediction": engine.task.single_prediction,
+            "scorer": engine.task.scorer,
+        },
+        "data": engine.task.data,
+        "max_new_tokens": engine.max_new_tokens,
+        "seed": engine.seed,
+        "grid": grid,
+    }  # fmt: skip
+    return "# Written by `saccade ablate` from what its first stages chose.\n" + yaml.safe_dump(
+        document, sort_keys=False
+    )
+
+
+def _of_samples(table: Answers, chosen_S: Bools) -> Answers:
+    return Answers(
+        points=table.points, samples=tuple(np.array(table.samples, dtype=object)[chosen_S]),
+        answered_PS=table.answered_PS[:, chosen_S], correct_PS=table.correct_PS[:, chosen_S],
+        image_S=table.image_S[chosen_S], failed_S=table.failed_S[chosen_S],
+    )  # fmt: skip
+
+
+def flipped_groups(experiment: Experiment, table: Answers) -> pd.DataFrame:
+    """Answers that each point flipped against the un-pruned model, by subject, topic, category and skill.
+
+    Returns:
+        Rows label, by, group, n (image questions), lost, gained; the groups with the greatest loss first.
+    """
+    images = table.of_images(True)
+    assert images.baseline is not None, "every sweep holds the un-pruned model"
+    samples = experiment.samples.set_index("id").loc[list(images.samples)]
+    before = images.correct_PS[images.baseline]
+    rows = []
+    for row, point in enumerate(images.points):
+        if row == images.baseline:
+            continue
+        both = images.answered_PS[row] & images.answered_PS[images.baseline]
+        lost, gained = both & before & ~images.correct_PS[row], both & ~before & images.correct_PS[row]
+        for kind in ("subject", "topic", "category", "skill"):
+            names = samples[kind].to_numpy(dtype=object)
+            for group in pd.unique(names):
+                inside = (names == group) & both
+                counts = (int(inside.sum()), int((inside & lost).sum()), int((inside & gained).sum()))
+                rows.append((point.label, kind, group, *counts))
+    table_ = pd.DataFrame(rows, columns=["label", "by", "group", "n", "lost", "gained"])
+    order = {label: place for place, label in enumerate(dict.fromkeys(table_["label"]))}
+    table_["_order"] = table_["label"].map(order)
+    table_ = table_.sort_values(["_order", "by", "lost"], ascending=[True, True, False], kind="stable")
+    return table_.drop(columns="_order").reset_index(drop=True)
+
+
+def report_text(result: AblationResult) -> str:
+    """The four stages in Markdown."""
+    lines = ["# Head and query ablation", ""]
+    for number, name, choice in ((1, "Head rule", result.heads), (2, "Query rule", result.queries)):
+        lines += [f"## {number}. {name}", "", *(f"- {line}" for line in choice_lines(choice)), ""]
+    fresh = result.held_out
+    count = int(fresh["n"].max()) if len(fresh) else 0
+    lines += ["## 3. The winner on questions that chose nothing", ""]
+    if count:
+        lines += [f"{count} image questions; change in percentage points against the un-pruned model.", ""]
+        lines += ["| setting | accuracy % | change | 95 % | p (Holm) |", "| --- | ---: | ---: | ---: | ---: |"]
+        for _, row in fresh.iterrows():
+            start = f"| {row['label']} | {100 * row['accuracy']:.1f} |"
+            if row["baseline"]:
+                lines.append(f"{start} | | |")
+            else:
+                span = f"{100 * row['diff_low']:+.1f} .. {100 * row['diff_high']:+.1f}"
+                lines.append(f"{start} {100 * row['difference']:+.1f} | {span} | {row['p_holm']:.2g} |")
+    else:
+        lines.append("None is left: all questions were used to choose, and the accuracies above are too good.")
+    winner = next((label for label in result.flips["label"]), "")
+    lines += [
+        "",
+        "## 4. Answers flipped by the winner",
+        "",
+        f"`{winner}`, all image questions; flips.csv has the others.",
+        "",
+    ]
+    lines += ["| by | group | n | lost | gained |", "| --- | --- | ---: | ---: | ---: |"]
+    own = result.flips[result.flips["label"] == winner]
+    for _, row in own[(own["lost"] + own["gained"]) > 0].iterrows():
+        lines.append(f"| {row['by']} | {row['group']} | {row['n']} | {row['lost']} | {row['gained']} |")
+    return "\n".join(lines) + "\n"
+
+
+def choice_lines(choice: Choice) -> list[str]:
+    """What a choice is worth, one line each."""
+    lines = [
+        f"best of {choice.candidates}: {choice.text}, {100 * choice.accuracy:.1f} % on the {choice.questions} image "
+        "questions that chose it (too good: it was chosen for it)"
+    ]
+    if choice.ties > 1:
+        lines.append(f"{choice.ties} of them have this very accuracy; the first of the grid was taken")
+    for what, duel in (("runner-up", choice.runner_up), ("plain rule", choice.plain)):
+        if duel is not None:
+            lines.append(
+                f"against the {what} {duel.other}: better on {duel.better} questions, worse on {duel.worse}, "
+                f"p = {duel.p:.2g}, {duel.p_adjusted:.2g} for the best of {choice.candidates}"
+            )
+    return lines
+
+
+def _text(settings: Settings) -> str:
+    return " ".join(f"{name}={value}" for name, value in settings)

@@ -1,0 +1,92 @@
+"""Latency of grid points, one at a time: EXPERIMENT/latency.json. Without Ray, because nothing else may run."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from orchestrator.exports import LATENCY_FILE
+from orchestrator.run import Prepared
+from orchestrator.spec import SpecError
+from orchestrator.store import Experiment, write_whole
+from workers.latency import Latency, measure_latency, prepare_prompts
+from workers.loading import default_device, load_llava
+from workers.work import GridPoint
+
+
+def chosen_points(points: Sequence[GridPoint], patterns: Sequence[str]) -> tuple[GridPoint, ...]:
+    """The pruning points whose label contains one of the patterns or matches it as a glob; all without a pattern.
+
+    Raises:
+        SpecError: None does.
+    """
+    chosen = tuple(
+        point
+        for point in points[1:]
+        if not patterns or any(pattern in point.label or fnmatch(point.label, pattern) for pattern in patterns)
+    )
+    if not chosen:
+        raise SpecError(f"--points {', '.join(patterns)}: no grid point matches, for example {points[-1].label!r}")
+    return chosen
+
+
+def write_latency(
+    prepared: Prepared,
+    out: Path,
+    points: Sequence[GridPoint],
+    *,
+    images: int,
+    repeats: int,
+    warmup: int,
+    decode_tokens: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Path, tuple[Latency, ...]]:
+    """Measure and store; what was measured of other points in the same way stays in the file.
+
+    Args:
+        prepared: The sweep.
+        out: Its experiment directory; made where it is missing.
+        points: To measure, besides the un-pruned model.
+        images: Questions to measure on: the first with an image.
+        repeats, warmup, decode_tokens, progress: See `workers.latency.measure_latency`.
+
+    Raises:
+        SpecError: The sweep has no question with an image.
+        StoreError: ``out`` holds another sweep.
+        ModelError, DataError: The model or an image cannot be read.
+    """
+    experiment = Experiment.create(out, prepared.manifest, prepared.samples)
+    spec = prepared.spec.engine
+    asked = [sample for sample in prepared.samples if sample.image is not None][:images]
+    if not asked:
+        raise SpecError(f"{prepared.spec.name}: no question has an image, so that nothing is pruned")
+    device = default_device()
+    llava = load_llava(spec.model, device)
+    prompts = prepare_prompts(llava, asked, spec.task, spec.model.image_mode)
+    measured = measure_latency(
+        llava, prompts, points, repeats=repeats, warmup=warmup, decode_tokens=decode_tokens, seed=spec.seed,
+        progress=progress,
+    )  # fmt: skip
+    how = {
+        "device": device, "machine": platform.machine(), "dtype": spec.model.dtype, "context": experiment.context,
+        "samples": [sample.id for sample in asked], "repeats": repeats, "warmup": warmup,
+        "decode_tokens": decode_tokens, "versions": experiment.meta["versions"],
+    }  # fmt: skip
+    rows = {row["key"]: row for row in _old_rows(experiment.path / LATENCY_FILE, how)}
+    rows |= {one.point.key: {"key": one.point.key, "label": one.point.label, **one.to_json()} for one in measured}
+    path = experiment.path / LATENCY_FILE
+    write_whole(path, (json.dumps({"how": how, "rows": list(rows.values())}, indent=1) + "\n").encode())
+    return path, measured
+
+
+def _old_rows(path: Path, how: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows measured in the very same way; others must not stand beside new ones."""
+    try:
+        old = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return list(old["rows"]) if old.get("how") == how else []

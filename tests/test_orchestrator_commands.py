@@ -1,0 +1,77 @@
+"""The newer commands on the small checkpoint: a sweep that measures, latency beside it, both in a comparison."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from orchestrator.cli import app
+from orchestrator.store import Experiment
+
+
+@pytest.fixture
+def sweep(small_checkpoint: Path, small_scienceqa: Path, tmp_path: Path) -> Path:
+    """Two layers, four heads, 16 visual tokens, six questions of which one is text only."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(
+        f"model: {small_checkpoint}\ndata: {small_scienceqa}\nmax_new_tokens: 2\n"
+        "measure:\n"
+        "  spectra: {matrix: [attention_weights, hidden_states], threshold: 1.0e-5, samples: 2}\n"
+        "  quality: true\n"
+        "grid:\n"
+        "  - {strategy: ablation, layer: 1, tokens: [N/2, 3N/4], heads_kept: H, query: [last_token, system_and_text]}\n"
+    )
+    return path
+
+
+def call(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "300"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_plan_shows_budgets_remarks_and_what_is_measured(sweep: Path) -> None:
+    text = call("plan", sweep, "--set", "max_new_tokens=3")
+    assert "tokens 12 at layer 1: rank 8, an average of 12.0 visual tokens" in text
+    assert "heads_kept=4 keeps every head" in text
+    assert text.count("query=system_and_text keeps the same tokens as text_tokens_only") == 1
+    assert "attention_weights of layer 0" in text
+    assert "(first 2 image questions), concentration and diversity of the kept tokens" in text
+
+
+def test_a_sweep_that_measures_then_latency_then_compare(sweep: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x"
+    text = call("run", sweep, "--out", out, "--local")
+    assert "nothing was missing" not in text
+    table = Experiment.open(out).measures()
+    counts = table.groupby("name")["sample"].nunique()
+    assert counts["attention_weights.1.effective_rank"] == counts["hidden_states.0.numerical_rank"] == 2
+    assert counts["diversity.mean_distance"] == counts["concentration.gini"] == 5
+    point = Experiment.open(out).points[2]
+    names = ("attention_weights.1.numerical_rank", "hidden_states.0.numerical_rank")
+    ranks = [table[(table["point"] == point.key) & (table["name"] == name)]["value"].max() for name in names]
+    assert ranks == [point.rank, 16]  # before the pruning all tokens are there
+
+    options = ("--points", "last_token", "--images", 1, "--repeats", 1, "--warmup", 0, "--decode-tokens", 1)
+    assert "medians of 1 measurements" in call("latency", sweep, "--out", out, *options)
+    stored = json.loads((out / "latency.json").read_text())
+    assert len(stored["rows"]) == 3
+    assert stored["rows"][0]["label"] == "un-pruned"
+    assert "speed-up" in call("compare", out)
+    assert "nothing was missing" in call("run", sweep, "--out", out, "--local")
+
+
+def test_a_change_on_the_command_line_must_be_readable(sweep: Path) -> None:
+    for change, message in (
+        ("samples", "write KEY=VALUE"),
+        ("samples=[", "is not YAML"),
+        ("grid[7].layer=1", "no 7 there"),
+    ):
+        result = CliRunner().invoke(app, ["plan", str(sweep), "--set", change])
+        assert result.exit_code == 2
+        assert message in result.stderr

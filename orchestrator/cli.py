@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-    from orchestrator.plan import Plan
     from orchestrator.run import Prepared, RunResult
     from orchestrator.store import Experiment
 
@@ -71,10 +70,11 @@ def plan(
     """Say what a sweep would compute, and what that costs; nothing is computed or written."""
     with _user_errors():
         from orchestrator.run import plan_sweep
+        from orchestrator.show import show_plan
 
         prepared = _prepare(sweep, model, data, samples, changes)
         folder = out or _default_out(prepared)
-        _show_plan(_console(), prepared, plan_sweep(prepared, folder, workers or 1), folder)
+        show_plan(_console(), prepared, plan_sweep(prepared, folder, workers or 1), folder)
 
 
 @app.command()
@@ -131,6 +131,7 @@ def compare(
     with _user_errors():
         from orchestrator.compare import compare as compared
         from orchestrator.compare import printable, rendered
+        from orchestrator.show import text_table
 
         result = compared(experiments, points or ())
         if picture is not None:
@@ -139,7 +140,7 @@ def compare(
             typer.echo(rendered(result, form.value), nl=False)
             return
         console = _console()
-        typer.echo(_text_table(*printable(result.rows)))
+        typer.echo(text_table(*printable(result.rows)))
         for line in result.recommendation:
             console.print(line, highlight=False, soft_wrap=True)
 
@@ -179,6 +180,7 @@ def latency(
     """Measure grid points one at a time, with tokens really dropped; writes EXPERIMENT/latency.json."""
     with _user_errors():
         from orchestrator.latency import chosen_points, write_latency
+        from orchestrator.show import latency_text
 
         console = _console()
         prepared = _prepare(sweep, model, data, samples, changes)
@@ -200,24 +202,18 @@ def latency(
             "decode_tokens": decode_tokens,
         }
         path, rows = write_latency(prepared, out or _default_out(prepared), chosen, **rounds, progress=progress)
-        header = [
-            "grid point",
-            "first token ms",
-            "p90",
-            "decode ms/token",
-            "tokens/s",
-            "total ms",
-            "speed-up",
-            "peak GiB",
-        ]
-        body = [
-            [row.point.label, f"{row.first_token_ms.median:.1f}", f"{row.first_token_ms.p90:.1f}",
-             f"{row.decode_ms.median:.2f}", f"{row.tokens_per_s.median:.0f}", f"{row.total_ms.median:.1f}",
-             f"{row.total_speedup:.2f}", "-" if row.peak_gib is None else f"{row.peak_gib.median:.2f}"]
-            for row in rows
-        ]  # fmt: skip
-        typer.echo(_text_table(header, body))
+        typer.echo(latency_text(rows))
         console.print(f"medians of {images * repeats} measurements, in {path}", highlight=False, soft_wrap=True)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def bench(context: typer.Context) -> None:
+    """Time the shared engine beside real Hugging Face baselines in one process; `saccade bench --help` has options."""
+    from workers.bench import main as bench_main
+
+    raise typer.Exit(bench_main(context.args))
 
 
 @app.command()
@@ -263,9 +259,10 @@ def status(
 ) -> None:
     """Say how far an experiment is, and what failed."""
     with _user_errors():
+        from orchestrator.show import show_status
         from orchestrator.store import Experiment
 
-        _show_status(_console(), Experiment.open(experiment))
+        show_status(_console(), Experiment.open(experiment))
 
 
 def main() -> None:
@@ -339,80 +336,21 @@ def _user_errors(resume: bool = False) -> Iterator[None]:
         raise typer.Exit(USER_ERROR) from None
 
 
-def _show_plan(console: Console, prepared: Prepared, plan: Plan, folder: Path) -> None:
-    from rich.table import Table
-
-    from strategies import catalog
-
-    spec = prepared.spec
-    strategies = sorted({point.strategy for point in spec.points[1:]})
-    limited = len(prepared.samples) < prepared.available
-    of = f" (the first of {prepared.available})" if limited else ""
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column()
-    rows = [
-        ("model", f"{spec.engine.model.path} ({spec.facts.layers} layers, {spec.facts.visual_tokens} visual tokens)"),
-        ("grid", f"{len(spec.points)} points: un-pruned, {', '.join(strategies)}"),
-        ("samples", f"{len(prepared.samples)}{of} of {spec.engine.task.name}"),
-        ("cells", f"{plan.cells}, of which {plan.missing} are to be computed, in {len(plan.units)} units"),
-        ("work, shared", f"{plan.work.shared / 1e6:,.1f} million token-layers (estimate)"),
-        ("work, one by one", f"{plan.work.separate / 1e6:,.1f} million, {plan.work.saving:.1f} times as much"),
-        ("disk", f"about {_size(plan.bytes_on_disk)} in {folder}"),
-    ]
-    if spec.engine.measure.spectra or spec.engine.measure.quality:
-        rows.append(("measures", _measures_text(prepared)))
-    for row in rows:
-        table.add_row(*row)
-    console.print(table, highlight=False, soft_wrap=True)
-    for budget in spec.budgets:
-        console.print(
-            f"tokens {budget.tokens:g} at layer {budget.layer}: rank {budget.rank}, an average of {budget.average:.1f} "
-            "visual tokens",
-            highlight=False,
-            soft_wrap=True,
-        )
-    notes = (catalog.get(p.strategy).note(dict(p.params), spec.facts.heads) for p in spec.points[1:])
-    for remark in dict.fromkeys(part for note in notes if note for part in note.split("; ")):
-        console.print(f"[yellow]note[/] {remark}", highlight=False, soft_wrap=True)
-
-
-def _measures_text(prepared: Prepared) -> str:
-    measure = prepared.spec.engine.measure
-    spectra = [f"{spectrum.matrix} of layer {spectrum.layer}" for spectrum in measure.spectra]
-    if spectra and measure.spectra_samples is not None:
-        spectra[-1] += f" (first {measure.spectra_samples} image questions)"
-    return ", ".join(spectra + (["concentration and diversity of the kept tokens"] if measure.quality else []))
-
-
 def _show_result(console: Console, result: RunResult) -> None:
     from orchestrator.metrics import summary
     from orchestrator.progress import duration
+    from orchestrator.show import accuracy_table, show_failures
 
     experiment = result.experiment
-    console.print(_accuracy_table(summary(experiment)))
+    console.print(accuracy_table(summary(experiment)))
     done = f"{result.computed} cells in {duration(result.seconds)}" if result.computed else "nothing was missing"
     console.print(f"{done}; results in {experiment.path}", highlight=False, soft_wrap=True)
     _write_results(console, experiment)
     failures = experiment.failures()
     if len(failures):
-        _show_failures(console, failures)
+        show_failures(console, failures)
     for warning in result.warnings:
         console.print(f"[yellow]note[/] {warning}", highlight=False, soft_wrap=True)
-
-
-def _text_table(header: list[str], body: list[list[str]]) -> str:
-    """Columns as wide as they need: a terminal wraps them, a pipe gets them whole."""
-    lines = [header, *body]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(header))]
-    left = {0, len(header) - 1} if header[-1] == "suspicious" else {0}
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if place in left else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
 
 
 def _draw(rows: pd.DataFrame, picture: Path) -> None:
@@ -427,89 +365,15 @@ def _draw(rows: pd.DataFrame, picture: Path) -> None:
         raise StoreError(f"--picture {picture}: {error}") from error
 
 
-def _named(paths: list[Path], folder: Path) -> str:
-    """Paths; those in a folder below ``folder`` as that folder and how many they are."""
-    counts: dict[Path, int] = {}
-    for path in paths:
-        inside = path.relative_to(folder).parts if path.is_relative_to(folder) else (path.name,)
-        shown = folder / inside[0] if len(inside) > 1 else path
-        counts[shown] = counts.get(shown, 0) + 1
-    return ", ".join(f"{path}/ ({count} files)" if path.is_dir() else str(path) for path, count in counts.items())
-
-
 def _write_results(console: Console, experiment: Experiment) -> None:
     from dashboards.plots import write_plots
     from dashboards.report import write_report
     from orchestrator.exports import write_exports
+    from orchestrator.show import named
 
     files = write_exports(experiment)
     pictures = [file for file in write_plots(experiment) if file.suffix == ".png"]
     page = write_report(experiment)
     for what, paths in (("tables: ", files), ("plots:  ", pictures), ("page:   ", [page])):
         if paths:
-            console.print(what + _named(paths, experiment.path / "exports"), highlight=False, soft_wrap=True)
-
-
-def _accuracy_table(rows: pd.DataFrame) -> object:
-    from rich.table import Table
-
-    table = Table(title="accuracy on questions with an image (Wilson 95 %)", title_justify="left")
-    table.add_column("grid point")
-    for name in ("accuracy", "95 %", "n", "change", "p (Holm)"):
-        table.add_column(name, justify="right")
-    for _, row in rows.iterrows():
-        if not row["n"]:
-            table.add_row(row["label"], "-", "", "0", "", "")
-            continue
-        change = p = ""
-        if not row["baseline"] and row["n_paired"]:
-            change = f"{100 * row['difference']:+.1f}"
-            p = f"{row['p_holm']:.2g}"
-        interval = f"{100 * row['ci_low']:.1f} .. {100 * row['ci_high']:.1f}"
-        n = f"{row['n']}" if row["n"] == row["n_expected"] else f"{row['n']} of {row['n_expected']}"
-        table.add_row(row["label"], f"{100 * row['accuracy']:.1f} %", interval, n, change, p)
-    return table
-
-
-def _show_status(console: Console, experiment: Experiment) -> None:
-    from rich.table import Table
-
-    cells = experiment.cells(["point", "sample"])
-    samples = experiment.meta["samples"]
-    counts = cells["point"].value_counts()
-    total = samples * len(experiment.points)
-    console.print(
-        f"[bold]{experiment.name}[/]: {len(cells)} of {total} cells, "
-        f"{len(experiment.points)} grid points x {samples} samples, {_size(experiment.size_bytes)}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    table = Table("grid point", box=None, pad_edge=False)
-    table.add_column("cells", justify="right")
-    table.add_column("missing", justify="right")
-    for point in experiment.points:
-        have = int(counts.get(point.key, 0))
-        table.add_row(point.label, str(have), str(samples - have) if have < samples else "")
-    console.print(table, highlight=False)
-    failures = experiment.failures()
-    if len(failures):
-        _show_failures(console, failures)
-    elif len(cells) < total:
-        console.print("give the same `saccade run` again to compute what is missing", highlight=False)
-    for note in experiment.notes:
-        console.print(f"[yellow]note[/] {note}", highlight=False, soft_wrap=True)
-
-
-def _show_failures(console: Console, failures: pd.DataFrame) -> None:
-    console.print(f"[red]{len(failures)} samples failed[/]; running again tries them again", highlight=False)
-    for (kind, message), group in failures.groupby(["kind", "message"], sort=False):
-        first = ", ".join(group["sample"].head(3)) + (" ..." if len(group) > 3 else "")
-        console.print(f"  {len(group)} x {kind}: {message} ({first})", highlight=False, markup=False, soft_wrap=True)
-
-
-def _size(count: int) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count = count / 1000  # type: ignore[assignment]
-    return f"{count:.1f} GB"
+            console.print(what + named(paths, experiment.path / "exports"), highlight=False, soft_wrap=True)

@@ -34,7 +34,7 @@ class ModelSection(_Section):
     """``model:`` - a name or directory alone stands for ``{path: ...}``."""
 
     path: str
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # bfloat16 where there is a GPU, else float32
     image_mode: Literal["pad", "crop"] = "pad"
 
 

@@ -9,6 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import torch
+
 from orchestrator.document import Document, Entry, MeasureSection, Mistake, near, parse, read_text
 from orchestrator.ranges import expand
 from strategies import catalog
@@ -140,13 +142,20 @@ def _model_path(document: Document) -> Path:
     return MODEL_DIR if document.model.path == EMBEDDED else Path(document.model.path).absolute()
 
 
+def _dtype(name: str) -> str:
+    """`auto` is settled where the sweep is read: the dtype is part of a cell's address."""
+    if name != "auto":
+        return name
+    return "bfloat16" if torch.cuda.is_available() else "float32"
+
+
 def _engine(document: Document, measure: MeasureSpec) -> EngineSpec:
     task = document.task
     data = document.data or task.data
     assert data is not None
     return EngineSpec(
         model=ModelSpec(
-            path=str(_model_path(document)), dtype=document.model.dtype, image_mode=document.model.image_mode
+            path=str(_model_path(document)), dtype=_dtype(document.model.dtype), image_mode=document.model.image_mode
         ),
         task=TaskSpec(
             name=task.name,

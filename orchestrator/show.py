@@ -1,0 +1,172 @@
+"""What the commands print: plans, accuracies, progress and failures as text. No computing, no files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from strategies import catalog
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    from orchestrator.plan import Plan
+    from orchestrator.run import Prepared
+    from orchestrator.store import Experiment
+    from workers.latency import Latency
+
+
+def show_plan(console: Console, prepared: Prepared, plan: Plan, folder: Path) -> None:
+    spec = prepared.spec
+    strategies = sorted({point.strategy for point in spec.points[1:]})
+    limited = len(prepared.samples) < prepared.available
+    of = f" (the first of {prepared.available})" if limited else ""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    rows = [
+        (
+            "model",
+            f"{spec.engine.model.path} ({spec.facts.layers} layers, {spec.facts.visual_tokens} visual tokens, "
+            f"{spec.engine.model.dtype})",
+        ),
+        ("grid", f"{len(spec.points)} points: un-pruned, {', '.join(strategies)}"),
+        ("samples", f"{len(prepared.samples)}{of} of {spec.engine.task.name}"),
+        ("cells", f"{plan.cells}, of which {plan.missing} are to be computed, in {len(plan.units)} units"),
+        ("work, shared", f"{plan.work.shared / 1e6:,.1f} million token-layers (estimate)"),
+        ("work, one by one", f"{plan.work.separate / 1e6:,.1f} million, {plan.work.saving:.1f} times as much"),
+        ("disk", f"about {size_text(plan.bytes_on_disk)} in {folder}"),
+    ]
+    if spec.engine.measure.spectra or spec.engine.measure.quality:
+        rows.append(("measures", _measures_text(prepared)))
+    for row in rows:
+        table.add_row(*row)
+    console.print(table, highlight=False, soft_wrap=True)
+    for budget in spec.budgets:
+        console.print(
+            f"tokens {budget.tokens:g} at layer {budget.layer}: rank {budget.rank}, an average of {budget.average:.1f} "
+            "visual tokens",
+            highlight=False,
+            soft_wrap=True,
+        )
+    notes = (catalog.get(p.strategy).note(dict(p.params), spec.facts.heads) for p in spec.points[1:])
+    for remark in dict.fromkeys(part for note in notes if note for part in note.split("; ")):
+        console.print(f"[yellow]note[/] {remark}", highlight=False, soft_wrap=True)
+
+
+def _measures_text(prepared: Prepared) -> str:
+    measure = prepared.spec.engine.measure
+    spectra = [f"{spectrum.matrix} of layer {spectrum.layer}" for spectrum in measure.spectra]
+    if spectra and measure.spectra_samples is not None:
+        spectra[-1] += f" (first {measure.spectra_samples} image questions)"
+    return ", ".join(spectra + (["concentration and diversity of the kept tokens"] if measure.quality else []))
+
+
+def accuracy_table(rows: pd.DataFrame) -> object:
+    table = Table(title="accuracy on questions with an image (Wilson 95 %)", title_justify="left")
+    table.add_column("grid point")
+    for name in ("accuracy", "95 %", "n", "change", "p (Holm)"):
+        table.add_column(name, justify="right")
+    for _, row in rows.iterrows():
+        if not row["n"]:
+            table.add_row(row["label"], "-", "", "0", "", "")
+            continue
+        change = p = ""
+        if not row["baseline"] and row["n_paired"]:
+            change = f"{100 * row['difference']:+.1f}"
+            p = f"{row['p_holm']:.2g}"
+        interval = f"{100 * row['ci_low']:.1f} .. {100 * row['ci_high']:.1f}"
+        n = f"{row['n']}" if row["n"] == row["n_expected"] else f"{row['n']} of {row['n_expected']}"
+        table.add_row(row["label"], f"{100 * row['accuracy']:.1f} %", interval, n, change, p)
+    return table
+
+
+def show_status(console: Console, experiment: Experiment) -> None:
+    cells = experiment.cells(["point", "sample"])
+    samples = experiment.meta["samples"]
+    counts = cells["point"].value_counts()
+    total = samples * len(experiment.points)
+    console.print(
+        f"[bold]{experiment.name}[/]: {len(cells)} of {total} cells, "
+        f"{len(experiment.points)} grid points x {samples} samples, {size_text(experiment.size_bytes)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    table = Table("grid point", box=None, pad_edge=False)
+    table.add_column("cells", justify="right")
+    table.add_column("missing", justify="right")
+    for point in experiment.points:
+        have = int(counts.get(point.key, 0))
+        table.add_row(point.label, str(have), str(samples - have) if have < samples else "")
+    console.print(table, highlight=False)
+    failures = experiment.failures()
+    if len(failures):
+        show_failures(console, failures)
+    elif len(cells) < total:
+        console.print("give the same `saccade run` again to compute what is missing", highlight=False)
+    for note in experiment.notes:
+        console.print(f"[yellow]note[/] {note}", highlight=False, soft_wrap=True)
+
+
+def show_failures(console: Console, failures: pd.DataFrame) -> None:
+    console.print(f"[red]{len(failures)} samples failed[/]; running again tries them again", highlight=False)
+    for (kind, message), group in failures.groupby(["kind", "message"], sort=False):
+        first = ", ".join(group["sample"].head(3)) + (" ..." if len(group) > 3 else "")
+        console.print(f"  {len(group)} x {kind}: {message} ({first})", highlight=False, markup=False, soft_wrap=True)
+
+
+def latency_text(rows: Sequence[Latency]) -> str:
+    """Latencies as a table: medians, and the 90th percentile of the time to the first token."""
+    header = [
+        "grid point",
+        "first token ms",
+        "p90",
+        "decode ms/token",
+        "tokens/s",
+        "total ms",
+        "speed-up",
+        "peak GiB",
+    ]
+    body = [
+        [row.point.label, f"{row.first_token_ms.median:.1f}", f"{row.first_token_ms.p90:.1f}",
+         f"{row.decode_ms.median:.2f}", f"{row.tokens_per_s.median:.0f}", f"{row.total_ms.median:.1f}",
+         f"{row.total_speedup:.2f}", "-" if row.peak_gib is None else f"{row.peak_gib.median:.2f}"]
+        for row in rows
+    ]  # fmt: skip
+    return text_table(header, body)
+
+
+def text_table(header: list[str], body: list[list[str]]) -> str:
+    """Columns as wide as they need: a terminal wraps them, a pipe gets them whole."""
+    lines = [header, *body]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(header))]
+    left = {0, len(header) - 1} if header[-1] == "suspicious" else {0}
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if place in left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def named(paths: list[Path], folder: Path) -> str:
+    """Paths; those in a folder below ``folder`` as that folder and how many they are."""
+    counts: dict[Path, int] = {}
+    for path in paths:
+        inside = path.relative_to(folder).parts if path.is_relative_to(folder) else (path.name,)
+        shown = folder / inside[0] if len(inside) > 1 else path
+        counts[shown] = counts.get(shown, 0) + 1
+    return ", ".join(f"{path}/ ({count} files)" if path.is_dir() else str(path) for path, count in counts.items())
+
+
+def size_text(count: int) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count = count / 1000  # type: ignore[assignment]
+    return f"{count:.1f} GB"

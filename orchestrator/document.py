@@ -201,7 +201,9 @@ def _mistake(detail: ErrorDetails, kind: type[BaseModel], root: str) -> Mistake:
             fields = _fields(kind, location[:-1])
             return place, f"unknown key{near(str(location[-1]), fields)} (known: {', '.join(fields)})"
         case "missing":
-            return place, "is missing"
+            given = [str(key) for key in detail["input"]] if isinstance(detail["input"], dict) else []
+            typo = difflib.get_close_matches(str(location[-1]), given, n=1)
+            return place, f"is missing: should '{typo[0]}' be '{location[-1]}'?" if typo else "is missing"
         case "literal_error":
             expected = str(detail.get("ctx", {}).get("expected", "")).replace(" or ", ", ")
             options = [option.strip().strip("'") for option in expected.split(",")]

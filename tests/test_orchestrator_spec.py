@@ -160,6 +160,7 @@ def test_numbers_are_compared_with_the_model(tmp_path):
         ("model: embedded\ngrid: [{strategy: cutoff, layer: 2}]\n", "data: is missing: give the benchmark's directory, "
                                                                     "or `embedded`"),
         (f"{HEAD}grid: [{{strategy: cutoff}}]\n", "grid[0].layer: is missing"),
+        (f"{HEAD}grid: [{{strategi: cutoff, layer: 2}}]\n", "grid[0].strategy: is missing: should 'strategi' be 'strategy'?"),
         (f"name: a b\n{HEAD}grid: [{{strategy: cutoff, layer: 2}}]\n",
          "name: 'a b' names a directory: use letters, digits, '.', '_' and '-'"),
         (f"{HEAD}task: 3\ngrid: [{{strategy: cutoff, layer: 2}}]\n", "task: 3 is neither a name nor a mapping"),

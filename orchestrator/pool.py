@@ -26,7 +26,7 @@ import workers
 from workers.fingerprint import sources_hash
 from workers.models import ModelError, weight_files
 from workers.tasks.base import DataError
-from workers.work import EngineSpec, SampleFailure, UnitOutcome, WorkUnit
+from workers.work import DeviceLostError, EngineSpec, SampleFailure, UnitOutcome, WorkUnit
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -122,7 +122,11 @@ class _Seat:
         return self._engine.identity()
 
     def run(self, unit: WorkUnit) -> UnitOutcome:
-        return self._engine.run(unit)
+        try:
+            return self._engine.run(unit)
+        except DeviceLostError:
+            log.exception("the device is lost, and with it this worker")
+            os._exit(1)  # the pool replaces a lost process; one that lives on would fail every unit at once
 
 
 class RayPool(Pool):

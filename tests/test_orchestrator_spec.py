@@ -110,7 +110,7 @@ grid:
 """
     lines = complaints(tmp_path, text)
     assert lines[:4] == [
-        "model.dtype: 'float3' is not known. Did you mean 'float32'? (known: float32, bfloat16, float16)",
+        "model.dtype: 'float3' is not known. Did you mean 'float32'? (known: auto, float32, bfloat16, float16)",
         "samples: 'some' is not `all` or a whole number",
         "seed: -1 is below 0",
         "modl: unknown key. Did you mean 'model'? "
@@ -160,7 +160,8 @@ def test_numbers_are_compared_with_the_model(tmp_path):
         ("model: embedded\ngrid: [{strategy: cutoff, layer: 2}]\n", "data: is missing: give the benchmark's directory, "
                                                                     "or `embedded`"),
         (f"{HEAD}grid: [{{strategy: cutoff}}]\n", "grid[0].layer: is missing"),
-        (f"{HEAD}grid: [{{strategi: cutoff, layer: 2}}]\n", "grid[0].strategy: is missing: should 'strategi' be 'strategy'?"),
+        (f"{HEAD}grid: [{{strategi: cutoff, layer: 2}}]\n",
+         "grid[0].strategy: is missing: should 'strategi' be 'strategy'?"),
         (f"name: a b\n{HEAD}grid: [{{strategy: cutoff, layer: 2}}]\n",
          "name: 'a b' names a directory: use letters, digits, '.', '_' and '-'"),
         (f"{HEAD}task: 3\ngrid: [{{strategy: cutoff, layer: 2}}]\n", "task: 3 is neither a name nor a mapping"),

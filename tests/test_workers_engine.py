@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from typing import get_args
 
@@ -18,8 +19,9 @@ from strategies.heads import HeadProbability, HeadRule
 from strategies.queries import QueryRule
 from workers.engine import Engine
 from workers.images import load_image, to_pixels
+from workers.memory import footprint
 from workers.tasks.prompts import build_prompt
-from workers.work import EngineSpec, GridPoint, ModelSpec, TaskSpec, WorkUnit, baseline_point
+from workers.work import DeviceLostError, EngineSpec, GridPoint, ModelSpec, TaskSpec, WorkUnit, baseline_point
 
 # Dropping and masking differ in the shapes of their reductions only; the weights are scaled up, so logits reach 1e2.
 LOGIT_TOLERANCE = {"atol": 1e-4, "rtol": 1e-5}
@@ -63,6 +65,9 @@ def assert_equals_naive(engine: Engine, ids, points) -> None:
             torch.testing.assert_close(
                 torch.tensor(cell.option_logits), slow.first_logits[letters], **LOGIT_TOLERANCE, msg=point.label
             )
+            assert cell.tokens_kept == len(slow.kept)
+            highest = slow.first_logits.topk(2).values
+            assert cell.margin == pytest.approx(float(highest[0] - highest[1]), abs=2e-4)
             answer = engine.llava.tokenizer.decode(slow.tokens, skip_special_tokens=True).strip()
             assert (cell.answer, cell.first_token, cell.decoded_tokens) == (answer, slow.tokens[0], len(slow.tokens))
 
@@ -97,7 +102,8 @@ def test_other_shapes_equal_naive(tmp_path, small_scienceqa, layers, heads, kv_h
 def any_point(draw, layers: int, visual: int, heads: int) -> GridPoint:
     """Any strategy of the catalog at any layer and rank that it admits, with drawn parameters."""
     strategy = CATALOG[draw(st.sampled_from(sorted(CATALOG)))]
-    layer = 0 if strategy.layers == "input" else draw(st.integers(0, layers))
+    last = layers - 1 if strategy.name == "himap" else layers  # its second stage needs a later layer
+    layer = 0 if strategy.layers == "input" else draw(st.integers(0, last))
     rank = draw(st.integers(0, visual)) if strategy.fixed_rank is None else strategy.fixed_rank
     params: dict = {}
     if strategy.name == "ablation":
@@ -108,7 +114,7 @@ def any_point(draw, layers: int, visual: int, heads: int) -> GridPoint:
             "head_probability": draw(st.sampled_from(sorted(get_args(HeadProbability)))),
         }
     elif strategy.name == "himap":
-        params = {"second_layer": draw(st.integers(layer + 1, layers + 1)), "second_rank": draw(st.integers(0, rank))}
+        params = {"second_layer": draw(st.integers(layer + 1, layers)), "second_rank": draw(st.integers(0, rank))}
     elif "alpha" in strategy.params:
         params = {"alpha": draw(st.floats(0, 1))}
     elif "normalise_by_visible_queries" in strategy.params:
@@ -179,6 +185,113 @@ def test_long_answers_agree_with_naive(tmp_path, small_scienceqa):
     engine = make_engine(checkpoint, small_scienceqa, max_new_tokens=12)
     points = [GridPoint(strategy="fastv", layer=layer, rank=rank) for layer in (0, 1, 2) for rank in (0, 4)]
     assert_equals_naive(engine, ["1", "2"], points)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_answers_that_end_at_different_steps(tmp_path, small_scienceqa, seed):
+    """Streams leave the batch one after another; those that go on keep their own caches."""
+    checkpoint = make_checkpoint(tmp_path, seed=3, layers=4, end_bias=-0.9)
+    engine = make_engine(checkpoint, small_scienceqa, max_new_tokens=10)
+    engine.micro_batch = 3
+    vocabulary = torch.randperm(len(engine.llava.tokenizer), generator=torch.Generator().manual_seed(seed))
+    engine.llava.end_tokens = frozenset(vocabulary[:12].tolist())
+    points = [
+        GridPoint(strategy=name, layer=layer, rank=rank)
+        for name in ("fastv", "random")
+        for layer in (0, 1, 3)
+        for rank in (0, 4)
+    ]
+    points.append(GridPoint(strategy="l2_norm", layer=0, rank=5))
+    points.append(GridPoint(strategy="himap", layer=1, rank=8, params=(("second_layer", 3), ("second_rank", 3))))
+    lengths = {cell.decoded_tokens for cell in engine.run(WorkUnit(samples=("1", "2"), points=tuple(points))).outcomes}
+    assert len(lengths) > 1
+    assert_equals_naive(engine, ["1", "2", "6"], points)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_gives_its_memory_back_first(engine, monkeypatch):
+    from workers import engine as module
+
+    engine.micro_batch = 4
+    real, held, alive_at_start = module.prefill, [], []
+
+    def prefill(llava, hidden, trunks, *rest):
+        alive_at_start.append(sum(reference() is not None for reference in held))
+        if len(trunks) > 1:
+            big = torch.zeros(1000)
+            held.append(weakref.ref(big))
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+        return real(llava, hidden, trunks, *rest)
+
+    points = (baseline_point(2, 16), GridPoint(strategy="fastv", layer=1, rank=4))
+    expected = engine.run(WorkUnit(samples=("1", "2", "3", "4"), points=points)).outcomes
+    monkeypatch.setattr(module, "prefill", prefill)
+    outcome = engine.run(WorkUnit(samples=("1", "2", "3", "4"), points=points))
+    assert alive_at_start == [0] * 7  # 4, 2, 1, 1, 2, 1, 1 samples
+    assert outcome.failures == ()
+    assert [(c.sample, c.point, c.answer) for c in outcome.outcomes] == [
+        (c.sample, c.point, c.answer) for c in expected
+    ]
+    assert outcome.notes[0].startswith("micro-batch of 4 halved after OutOfMemoryError")
+
+
+def test_a_lost_device_ends_the_process_not_the_samples(engine, monkeypatch):
+    from workers import engine as module
+
+    def prefill(*_):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(module, "prefill", prefill)
+    with pytest.raises(DeviceLostError):
+        engine.run(WorkUnit(samples=("1",), points=(baseline_point(2, 16),)))
+
+
+def test_logits_that_are_not_finite_are_failures_not_answers(small_checkpoint, small_scienceqa):
+    engine = make_engine(small_checkpoint, small_scienceqa)
+    with torch.no_grad():
+        engine.llava.decoder.norm.weight[0] = torch.nan
+    outcome = engine.run(WorkUnit(samples=("1",), points=(baseline_point(2, 16),)))
+    assert outcome.outcomes == ()
+    assert "not finite" in outcome.failures[0].message
+
+
+@pytest.mark.parametrize(
+    ("point", "message"),
+    [
+        (GridPoint(strategy="fastv", layer=9, rank=1), "the model has 2 layers"),
+        (GridPoint(strategy="fastv", layer=1, rank=99), "16 visual tokens"),
+        (GridPoint(strategy="fastvv", layer=1, rank=1), "Did you mean 'fastv'"),
+        (GridPoint(strategy="l2_norm", layer=1, rank=1), "l2_norm"),
+        (GridPoint(strategy="weighted_combination", layer=1, rank=1, params=(("alpha", 2.0),)), "outside 0..1"),
+        (GridPoint(strategy="ablation", layer=1, rank=1, params=(("heads_kept", 5),)), "4 heads"),
+    ],
+)
+def test_points_that_the_model_cannot_run_are_refused(engine, point, message):
+    with pytest.raises(ValueError, match=message):
+        engine.run(WorkUnit(samples=("1",), points=(point,)))
+
+
+def test_mistakes_in_code_are_told(engine, small_checkpoint, small_scienceqa):
+    (failure,) = engine.run(WorkUnit(samples=("77",), points=(baseline_point(2, 16),))).failures
+    assert failure.message == "the benchmark has no sample '77'"
+    with pytest.raises(ValueError, match="max_new_tokens"):
+        make_engine(small_checkpoint, small_scienceqa, max_new_tokens=0)
+
+
+def test_footprint_counts_what_the_forward_holds(engine):
+    """Rows of the last layer as the packing has them; an upper bound where points share a fork."""
+    facts = engine.llava.facts
+    points = (
+        baseline_point(2, 16),
+        GridPoint(strategy="fastv", layer=1, rank=4),
+        GridPoint(strategy="cutoff", layer=1, rank=0),
+        GridPoint(strategy="random", layer=1, rank=16),
+        GridPoint(strategy="random", layer=2, rank=3),
+    )
+    need = footprint(facts, points, prompt=60, visual=16, decoded=2, value_bytes=4)
+    assert need.rows == 60 + (4 + 44) + 44
+    assert footprint(facts, points, prompt=60, visual=0, decoded=2, value_bytes=4).rows == 60
+    more = footprint(facts, points, prompt=60, visual=16, decoded=12, value_bytes=4)
+    assert more.bytes - need.bytes == 10 * 3 * 2 * (2 * facts.kv_heads * facts.head_dim) * 4
 
 
 def test_equal_token_sets_are_one_fork(engine):

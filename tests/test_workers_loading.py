@@ -152,6 +152,10 @@ def test_fingerprints_follow_content(copy, small_checkpoint):
     tensors[name] = tensors[name] + 1
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
     assert model_fingerprint(copy) != model_fingerprint(small_checkpoint)
+    (copy / "tokenizer.model").write_bytes(b"another vocabulary")
+    named = model_fingerprint(copy)
+    (copy / "tokenizer.model").write_bytes(b"a third vocabulary")
+    assert model_fingerprint(copy) != named
     assert sources_hash() == sources_hash()
     assert len(sources_hash()) == 16
 
@@ -187,8 +191,15 @@ def test_bad_images_are_data_errors(tmp_path, monkeypatch):
         load_image(broken)
     with pytest.raises(DataError, match=r"gone\.png: cannot be read"):
         load_image(tmp_path / "gone.png")
+    thread = tmp_path / "thread.png"
+    Image.new("1", (1, 60_000)).save(thread)  # 200 bytes, which padded to a square are 14 GB
+    with pytest.raises(DataError, match="1 x 60000 makes a square above"):
+        load_image(thread)
+    Image.new("1", (1, 500)).save(thread)
+    with pytest.raises(DataError, match="1 x 500 is more than 100 times as long as wide"):
+        load_image(thread)
     big = tmp_path / "big.png"
     Image.new("1", (200, 200)).save(big)
     monkeypatch.setattr("workers.images.MAX_PIXELS", 30_000)
-    with pytest.raises(DataError, match="200 x 200 is above 30000 pixels"):
+    with pytest.raises(DataError, match="200 x 200 makes a square above 30000 pixels"):
         load_image(big)

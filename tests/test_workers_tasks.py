@@ -114,6 +114,39 @@ def test_reads_both_forms_that_share_the_name(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "choices"),
+    [
+        ("Context: read this.\nC. elegans is a worm.\nWhat?\nA. x\nB. y", ("x", "y")),
+        ("Context: by\nE. B. White wrote it.\nWho?\nA. he\nB. she", ("he", "she")),
+        ("Context: go (A) left or (B) right\nQuestion: Where?\nOptions: (A) up (B) down\n<image>", ("up", "down")),
+        ("What?\nA. one\nB. two\nWhich?\nA. three\nB. four\nC. five", ("three", "four", "five")),
+    ],
+)
+def test_letters_in_the_context_are_no_options(tmp_path, text, choices):
+    write_items(tmp_path, [item(text, "A")])
+    assert load_samples(task(tmp_path))[0].choices == choices
+
+
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [
+        ({"answer": 0}, "choices: expected a list of texts"),
+        ({"choices": "tin", "answer": 0}, "choices: expected a list of texts"),
+        ({"choices": ["tin", "copper"], "answer": True}, "answer: True is not an index"),
+        ({"choices": ["tin", "copper"], "answer": 2}, "answer: 2 is not an index into its 2 choices"),
+        ({"choices": [str(n) for n in range(11)], "answer": 10}, "has 11 options"),
+        (["tin"], "is not an object"),
+    ],
+)
+def test_malformed_problems_get_one_clear_line(tmp_path, problem, message):
+    write_items(tmp_path, [item("What?\nA. tin\nB. copper", "A")])
+    (tmp_path / "problems.json").write_text(json.dumps({"7": problem}))
+    with pytest.raises(DataError) as caught:
+        load_samples(task(tmp_path))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("items", "message"),
     [
         ([{"id": "7"}], "item 0: lacks 'conversations'"),
@@ -122,6 +155,10 @@ def test_reads_both_forms_that_share_the_name(tmp_path):
         ([item("What?\nA. tin", "A"), item("What?\nA. tin", "A")], "id 7 stands there twice"),
         ([item("What?\nA. tin", "A", image="7/image.png")], "1 of 1 samples have no image on disk"),
         ([item("What?\nA. tin", "A", image="../../../etc/passwd")], "lies outside"),
+        ([item("What?\nA. tin", None)], "must be text"),
+        ([item(5, "A")], "must be text"),
+        ([item("What?\nA. tin", "A", image=5)], "must be text"),
+        ([item("What?\nB. tin\nC. copper", "B")], "no options found"),
         ([], "holds no question"),
         ({"7": {}}, "holds a dict, expected a list"),
     ],

@@ -35,7 +35,10 @@ def greedy(llava: Llava, start: Prefill, max_new_tokens: int) -> list[list[int]]
     decoding = Decoding(llava, start)
     logits_NC = start.logits_NC
     while True:
-        tokens = logits_NC.argmax(dim=-1).tolist()
+        highest_N, tokens_N = logits_NC.max(dim=-1)
+        if not highest_N.isfinite().all():
+            raise ValueError("the model's logits are not finite; try dtype bfloat16 or float32")
+        tokens = tokens_N.tolist()
         for n, token in zip(running, tokens, strict=True):
             answers[n].append(token)
         still = [place for place, token in enumerate(tokens) if token not in llava.end_tokens]

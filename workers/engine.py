@@ -16,22 +16,32 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
+from strategies import catalog
 from strategies.quality import diversity
 from workers.decode import greedy
 from workers.forks import Placement, packed_mask
 from workers.images import load_image, to_pixels
 from workers.llava import Llava, Prompt
 from workers.loading import default_device, load_llava
-from workers.memory import ENOUGH_ROWS, budget_bytes, footprint
+from workers.memory import DECODED_ALLOWANCE, ENOUGH_ROWS, budget_bytes, footprint
 from workers.prefetch import ahead
 from workers.prefill import Prefill, embed_trunks, make_trunks, prefill
-from workers.spectra import SpectraRecorder
+from workers.spectra import SpectraRecorder, check_spectra
 from workers.streams import Stream
 from workers.tasks import answers
 from workers.tasks.base import LETTERS, DataError, Sample
 from workers.tasks.catalog import load_samples
 from workers.tasks.prompts import build_prompt
-from workers.work import EngineSpec, GridPoint, SampleFailure, SampleOutcome, UnitOutcome, WorkUnit
+from workers.work import (
+    BASELINE,
+    DeviceLostError,
+    EngineSpec,
+    GridPoint,
+    SampleFailure,
+    SampleOutcome,
+    UnitOutcome,
+    WorkUnit,
+)
 
 log = logging.getLogger(f"saccade.{__name__}")
 
@@ -59,6 +69,9 @@ class Engine:
         self.score = answers.get(spec.task.scorer)
         self.letter_tokens = llava.letter_tokens(LETTERS)
         with_image = [sample.id for sample in samples if sample.image is not None]
+        if spec.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {spec.max_new_tokens}")
+        check_spectra(spec.measure.spectra, len(llava.layers))
         self.spectra_samples = frozenset(with_image[: spec.measure.spectra_samples] if spec.measure.spectra else ())
 
     @classmethod
@@ -69,7 +82,8 @@ class Engine:
             spec: what to load, and how to ask.
             device: as torch names it; None takes a GPU if there is one.
             micro_batch: samples that go through the model together; None: as many as fit a GPU and help it, and one on
-                a CPU, so that a cell does not depend on its neighbours to the last bit.
+                a CPU, so that a cell does not depend on other samples to the last bit. Other grid points of the same
+                sample share its matrix products, and may change the last bits.
 
         Raises:
             ModelError, DataError: files are missing or broken.
@@ -80,7 +94,13 @@ class Engine:
 
     @torch.inference_mode()
     def run(self, unit: WorkUnit) -> UnitOutcome:
-        """Answer every (sample, point) of a unit. A sample that fails becomes a record; the others go on."""
+        """Answer every (sample, point) of a unit. A sample that fails becomes a record; the others go on.
+
+        Raises:
+            ValueError: a point is none that this model can run: unknown strategy, parameter, layer or rank.
+            DeviceLostError: the GPU answers nothing any more; this process has to end.
+        """
+        self._check(unit.points)
         began = time.perf_counter()
         outcomes: list[SampleOutcome] = []
         failures: list[SampleFailure] = []
@@ -92,6 +112,20 @@ class Engine:
             unit=unit.key, outcomes=tuple(outcomes), failures=tuple(failures), seconds=seconds, notes=tuple(notes)
         )
 
+    def _check(self, points: Sequence[GridPoint]) -> None:
+        """The planner checks sweep files; whoever builds points in code learns of a mistake here."""
+        layers, visual = len(self.llava.layers), self.llava.visual_tokens
+        for point in points:
+            if point.strategy == BASELINE:
+                continue
+            if point.layer > layers or point.rank > visual:
+                raise ValueError(f"{point.label}: the model has {layers} layers and {visual} visual tokens")
+            complaint = catalog.get(point.strategy).check(
+                dict(point.params), layer=point.layer, rank=point.rank, layers=layers, heads=self.llava.heads
+            )
+            if complaint:
+                raise ValueError(f"{point.label}: {complaint}")
+
     def _batches(self, unit: WorkUnit, failures: list[SampleFailure]) -> Iterator[list[PreparedSample]]:
         """Micro-batches of prepared samples: of fixed size, or as many as the device's memory takes."""
         batch: list[PreparedSample] = []
@@ -100,7 +134,14 @@ class Engine:
         for item in self._prepared(unit.samples, failures):
             visual = 0 if item.prompt.image_at is None else self.llava.visual_tokens
             value_bytes = self.llava.model.dtype.itemsize
-            need = footprint(self.llava.facts, unit.points, item.prompt.length(visual), visual, value_bytes)
+            need = footprint(
+                self.llava.facts,
+                unit.points,
+                prompt=item.prompt.length(visual),
+                visual=visual,
+                decoded=min(self.spec.max_new_tokens, DECODED_ALLOWANCE),
+                value_bytes=value_bytes,
+            )
             if self.micro_batch is not None:
                 full = len(batch) == self.micro_batch
             else:
@@ -130,6 +171,8 @@ class Engine:
 
     def _try_prepare(self, id: str) -> PreparedSample | SampleFailure:
         try:
+            if id not in self.samples:
+                raise DataError(f"the benchmark has no sample '{id}'")
             return self._prepare(self.samples[id])
         except Exception as error:  # whatever is wrong with one sample must not cost the others
             return _failure(id, error)
@@ -155,18 +198,21 @@ class Engine:
             return
         try:
             outcomes += self._answer(batch, points)
+            return
         except Exception as error:  # an unknown fault of one sample, or of the memory, must not cost the others
+            if _device_is_lost(error):
+                raise DeviceLostError(str(error)) from error
             if len(batch) == 1:
                 failures.append(_failure(batch[0].sample.id, error))
                 return
-            half = (len(batch) + 1) // 2
             notes.append(f"micro-batch of {len(batch)} halved after {type(error).__name__}: {str(error)[:200]}")
             log.warning(notes[-1])
-            del error  # its traceback holds the tensors that did not fit
-            if self.llava.device.type == "cuda":
-                torch.cuda.empty_cache()
-            for part in (batch[:half], batch[half:]):
-                self._answer_or_split(part, points, outcomes, failures, notes)
+        # Out here nothing holds the exception, whose traceback holds the tensors that did not fit.
+        if self.llava.device.type == "cuda":
+            torch.cuda.empty_cache()
+        half = (len(batch) + 1) // 2
+        for part in (batch[:half], batch[half:]):
+            self._answer_or_split(part, points, outcomes, failures, notes)
 
     def _answer(self, batch: Sequence[PreparedSample], points: Sequence[GridPoint]) -> list[SampleOutcome]:
         prompts = [item.prompt for item in batch]
@@ -275,6 +321,11 @@ class _Answer:
     letter_logits: tuple[float, ...]  # of the first token: A, B, ...
     margin: float
     kept_mask: bytes
+
+
+def _device_is_lost(error: Exception) -> bool:
+    """After an illegal access or a failed assertion every later CUDA call of the process fails; not after OOM."""
+    return isinstance(error, RuntimeError) and "CUDA error" in str(error) and "out of memory" not in str(error)
 
 
 def _failure(id: str, error: Exception) -> SampleFailure:

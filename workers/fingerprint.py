@@ -17,7 +17,9 @@ import workers
 from workers.models import weight_files
 from workers.tasks.base import Sample
 
-EDGE_BYTES = 1 << 20  # of each weight file, at its start and at its end
+SMALL_BYTES = 16 << 20  # files up to this size are read whole
+BLOCKS, BLOCK_BYTES = 64, 1 << 16  # of each larger file, evenly spaced from its start to its end
+IMAGE_BYTES = 1024  # of each image, besides its size
 
 
 def sources_hash() -> str:
@@ -32,32 +34,36 @@ def sources_hash() -> str:
 
 
 def model_fingerprint(path: str | Path) -> str:
-    """Hash of a checkpoint: every small file whole, of each weight file its size, first and last MiB.
+    """Hash of a checkpoint: configuration, tokenizer and small weights whole, of large files evenly spaced blocks.
 
-    Reading 14 GB would take longer than many a sweep; the first MiB holds the header with every tensor's name and
-    shape.
+    Reading 14 GB would take longer than many a sweep. The first block holds the header with every tensor's name and
+    shape, and 64 blocks a shard meet any training that touches more than a few tensors.
 
     Raises:
         ModelError: the directory has no weights.
     """
     digest = hashlib.sha256()
-    for file in sorted(Path(path).glob("*.json")):
-        digest.update(f"{file.name}\0".encode() + file.read_bytes())
-    for file in weight_files(path):
+    beside = [file for file in Path(path).iterdir() if file.suffix in (".json", ".model", ".jinja", ".txt")]
+    for file in sorted(beside) + list(weight_files(path)):
         size = file.stat().st_size
         digest.update(f"{file.name}\0{size}\0".encode())
         with file.open("rb") as stream:
-            digest.update(stream.read(EDGE_BYTES))
-            stream.seek(max(EDGE_BYTES, size - EDGE_BYTES))
-            digest.update(stream.read(EDGE_BYTES))
+            if size <= SMALL_BYTES:
+                digest.update(stream.read())
+                continue
+            for block in range(BLOCKS):
+                stream.seek(block * (size - BLOCK_BYTES) // (BLOCKS - 1))
+                digest.update(stream.read(BLOCK_BYTES))
     return digest.hexdigest()[:16]
 
 
 def sample_fingerprint(sample: Sample) -> str:
-    """Hash of a question, its label and its image's bytes count; where the files lie does not matter."""
+    """Hash of a question, its label, and its image's size and first KiB; where the files lie does not matter."""
     fields = asdict(sample)
     image = fields.pop("image")
-    fields["image_bytes"] = image.stat().st_size if image is not None else None
+    if image is not None:
+        with image.open("rb") as stream:
+            fields["image"] = [image.stat().st_size, hashlib.sha256(stream.read(IMAGE_BYTES)).hexdigest()]
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -83,9 +83,7 @@ class Placement:
         """The streams that answer at least one point now, in order of appearance."""
         return tuple(dict.fromkeys(self.stream_of.values()))
 
-    def fork_at(
-        self, layer: int, packing: Packing, hidden_RD: Tensor, read: LayerRead | None, more_forks: bool
-    ) -> Forked:
+    def fork_at(self, layer: int, packing: Packing, hidden_RD: Tensor, read: LayerRead | None) -> Forked:
         """Let every point of ``layer`` choose its tokens.
 
         Args:
@@ -93,13 +91,13 @@ class Placement:
             packing: of ``hidden_RD``.
             hidden_RD: residual stream entering the layer.
             read: queries and keys of the layer before; None at layer 0.
-            more_forks: whether points of later layers still wait for the un-pruned trunks.
         """
         children: dict[tuple[Stream, bytes, str, object], Stream] = {}
         origins: dict[Stream, Tensor] = {}
         merged: dict[Stream, Tensor] = {}
         for stream, waiting in self._waiting(layer):
             for choice in self._choices(layer, stream, waiting, packing, hidden_RD, read):
+                self.concentration.pop((stream.sample, choice.index), None)
                 if choice.scores is not None:
                     self.concentration[stream.sample, choice.index] = choice.scores
                 if len(choice.kept_K) == stream.visual:
@@ -115,7 +113,7 @@ class Placement:
                         merged[child] = strategy.merge(hidden_RD[packing.visual(stream)], kept_K)
                 self.stream_of[stream.sample, choice.index] = children[identity]
         alive = set(self.answered())
-        retired = frozenset() if more_forks else frozenset(trunk for trunk in self.trunks if trunk not in alive)
+        retired = frozenset(trunk for trunk in self.trunks if trunk not in alive)
         forks = [stream for stream in packing.streams if stream.parent is not None and stream in alive]
         return Forked(packing.repack([*self.trunks, *forks, *children.values()], retired, origins), merged)
 
@@ -153,10 +151,12 @@ class Placement:
         for (strategy, params), members in groups.items():
             ranks = [waiting[index].rank for index in members]
             chosen = strategy.choose(view, ranks, dict(params))
+            # Of scores that look at something: a random order has no concentration worth the name.
+            scores_V = strategy.score(view, **dict(params)) if self._quality and strategy.score and needs else None
             for index, kept_K in zip(members, chosen, strict=True):
                 scores = None
-                if self._quality and strategy.score is not None:
-                    scores = concentration(strategy.score(view, **dict(params)), waiting[index].rank)
+                if scores_V is not None and strategy.needs:
+                    scores = concentration(scores_V, waiting[index].rank)
                 yield _Choice(index, strategy, kept_K.cpu(), scores)
 
     def _view(

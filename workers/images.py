@@ -16,19 +16,25 @@ from torch import Tensor
 from workers.tasks.base import DataError
 
 MODES = ("pad", "crop")
-MAX_PIXELS = 64 * 1024 * 1024  # larger files are refused before they are decoded: image bombs
+# A file of 200 bytes can hold 1 x 60,000 pixels, which padded to a square are 14 GB: refused before it is decoded.
+MAX_PIXELS = 64 * 1024 * 1024  # of the square it is padded to
+MAX_ASPECT = 100  # longer to shorter side
 
 
 def load_image(path: Path) -> Image.Image:
     """Decode an image file to RGB.
 
     Raises:
-        DataError: the file is missing, no image, damaged, or above ``MAX_PIXELS``.
+        DataError: the file is missing, no image, damaged, or too large or too long (``MAX_PIXELS``, ``MAX_ASPECT``).
     """
     try:
         with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(f"image {path}: {image.width} x {image.height} is above {MAX_PIXELS} pixels")
+            size = f"image {path}: {image.width} x {image.height}"
+            longer, shorter = max(image.size), max(min(image.size), 1)
+            if longer**2 > MAX_PIXELS:
+                raise DataError(f"{size} makes a square above {MAX_PIXELS} pixels")
+            if longer > MAX_ASPECT * shorter:
+                raise DataError(f"{size} is more than {MAX_ASPECT} times as long as wide")
             return image.convert("RGB")
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow raises SyntaxError on broken PNGs
         raise DataError(f"image {path}: cannot be read: {error}") from error

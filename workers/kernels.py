@@ -42,7 +42,8 @@ def rotate(rows_RHE: Tensor, cos_R1E: Tensor, sin_R1E: Tensor) -> Tensor:
         rows_RHE: (R, heads, E).
         cos_R1E, sin_R1E: (R, 1, E), second half equal to the first.
     """
-    if uses_triton(rows_RHE):
+    half = rows_RHE.shape[-1] // 2
+    if uses_triton(rows_RHE) and half & (half - 1) == 0:  # a Triton range has a power of two of values
         count, heads, width = rows_RHE.shape
         assert rows_RHE.stride()[1:] == (width, 1)
         grid = (count, triton.cdiv(heads, 8))
@@ -52,7 +53,7 @@ def rotate(rows_RHE: Tensor, cos_R1E: Tensor, sin_R1E: Tensor) -> Tensor:
             sin_R1E.contiguous(),
             rows_RHE.stride(0),
             heads,
-            half=width // 2,
+            half=half,
             block_heads=8,
             num_warps=4,
         )

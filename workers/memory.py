@@ -12,6 +12,7 @@ from workers.models import ModelFacts
 from workers.work import BASELINE, GridPoint
 
 ENOUGH_ROWS = 40_000  # matrix products gain nothing beyond, and the next micro-batch is prepared meanwhile
+DECODED_ALLOWANCE = 64  # decoded tokens a stream that are planned for; longer answers may halve the micro-batch
 SAFETY = 0.8  # of the free memory: fragments, scoring and the vision tower take the rest
 
 
@@ -23,7 +24,9 @@ class Footprint:
     bytes: int  # caches of all layers and the activations of one
 
 
-def footprint(facts: ModelFacts, points: Sequence[GridPoint], prompt: int, visual: int, value_bytes: int) -> Footprint:
+def footprint(
+    facts: ModelFacts, points: Sequence[GridPoint], *, prompt: int, visual: int, decoded: int, value_bytes: int
+) -> Footprint:
     """An upper bound: grid points that share a fork are counted apart.
 
     Args:
@@ -31,22 +34,23 @@ def footprint(facts: ModelFacts, points: Sequence[GridPoint], prompt: int, visua
         points: the grid.
         prompt: tokens of the un-pruned prompt, visual ones included.
         visual: visual tokens among them.
+        decoded: tokens decoded by each stream.
         value_bytes: of one value, 2 in half precision.
     """
-    layers = [prompt] * facts.layers
+    layers, streams = [prompt] * facts.layers, 1
     for point in points:
-        stages = (
-            ()
-            if point.strategy == BASELINE
-            else catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params))
-        )
+        if point.strategy == BASELINE or point.rank >= visual or point.layer >= facts.layers:
+            continue  # answered by the trunk
+        streams += 1
+        stages = catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params))
         for number, stage in enumerate(stages):
             end = stages[number + 1].layer if number + 1 < len(stages) else facts.layers
             for layer in range(stage.layer, min(end, facts.layers)):
                 layers[layer] += min(stage.rank, visual) + prompt - visual
     key_values = 2 * facts.kv_heads * facts.head_dim
     wide = 4 * facts.hidden + facts.heads * facts.head_dim + 3 * key_values + 3 * facts.ffn
-    return Footprint(max(layers), value_bytes * (key_values * sum(layers) + wide * max(layers)))
+    cached = sum(layers) + streams * decoded * facts.layers
+    return Footprint(max(layers), value_bytes * (key_values * cached + wide * max(layers)))
 
 
 def budget_bytes(device: torch.device) -> int | None:

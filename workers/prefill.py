@@ -88,13 +88,13 @@ def prefill(
     """
     packing, last_layer = Packing(trunks), len(llava.layers) - 1
     fork_layers = placement.fork_layers(len(llava.layers))
-    last_fork = max(fork_layers, default=-1)
     caches: list[LayerCache] = []
     read: LayerRead | None = None
     rotary = llava.rotary(packing.index(hidden_RD.device).positions_R)
     for layer in range(len(llava.layers)):
         if layer in fork_layers:
-            forked = placement.fork_at(layer, packing, hidden_RD, read, more_forks=layer < last_fork)
+            forked = placement.fork_at(layer, packing, hidden_RD, read)
+            read = None
             packing = forked.move.packing
             hidden_RD = hidden_RD[to_device(forked.move.source_R, hidden_RD.device)]
             for stream, rows_KD in forked.merged.items():

@@ -27,7 +27,21 @@ from workers.prefill import LayerRun
 from workers.streams import Stream
 from workers.work import SpectrumSpec
 
+MATRICES = ("attention_weights", "attention_output", "hidden_states", "hidden_states_prenorm")
 GRAM_THRESHOLD = 1e-6  # below it the eigenvalues of a float64 Gram matrix no longer resolve the singular values
+
+
+def check_spectra(specs: Sequence[SpectrumSpec], layers: int) -> None:
+    """Whether all of them can be measured on a model of that many layers.
+
+    Raises:
+        ValueError: unknown matrix, or a layer that the model does not have.
+    """
+    for spec in specs:
+        if spec.matrix not in MATRICES:
+            raise ValueError(f"spectrum of '{spec.matrix}': is none of {', '.join(MATRICES)}")
+        if not 0 <= spec.layer < layers:
+            raise ValueError(f"spectrum of {spec.matrix}: layer {spec.layer} is outside 0..{layers - 1}")
 
 
 class SpectraRecorder:

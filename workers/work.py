@@ -14,6 +14,11 @@ from typing import Any
 
 BASELINE = "none"  # the strategy name of the un-pruned model
 
+
+class DeviceLostError(RuntimeError):
+    """The device of this process answers nothing any more: only a new process can go on."""
+
+
 Scalar = bool | int | float | str
 
 

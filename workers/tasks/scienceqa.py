@@ -44,8 +44,10 @@ def load_scienceqa(spec: TaskSpec) -> tuple[Sample, ...]:
     items = _read_json(questions, list)
     problems = _read_json(folder / "problems.json", dict) if (folder / "problems.json").is_file() else {}
     wanted = _split_ids(folder, spec.split)
-    images = folder / "images" / spec.split
-    everything = (_sample(questions, position, item, problems, images) for position, item in enumerate(items))
+    images = folder / "images"
+    everything = (
+        _sample(questions, position, item, problems, images, spec.split) for position, item in enumerate(items)
+    )
     samples = tuple(sample for sample in everything if wanted is None or sample.id in wanted)
     if not samples:
         raise DataError(f"{questions}: holds no question of split '{spec.split}'")
@@ -54,7 +56,7 @@ def load_scienceqa(spec: TaskSpec) -> tuple[Sample, ...]:
     return samples
 
 
-def _sample(place: Path, position: int, item: Any, problems: dict[str, Any], images: Path) -> Sample:
+def _sample(place: Path, position: int, item: Any, problems: dict[str, Any], images: Path, split: str) -> Sample:
     where = f"{place}: item {position}"
     if not isinstance(item, dict):
         raise DataError(f"{where}: is not an object")
@@ -63,14 +65,21 @@ def _sample(place: Path, position: int, item: Any, problems: dict[str, Any], ima
         question, answer = turns[0]["value"], turns[1]["value"]
     except (KeyError, IndexError, TypeError) as error:
         raise DataError(f"{where}: lacks {error}; expected id and conversations with question and answer") from error
+    image = item.get("image")
+    if not isinstance(question, str) or not isinstance(answer, str) or not isinstance(image, str | None):
+        raise DataError(f"{where}: id {id}: question, answer and image must be text")
     text = question.replace(IMAGE_MARKER, "").strip()
     problem = problems.get(id, {})
     if problems and not problem:
         raise DataError(f"{where}: id {id} is not in {place.parent / 'problems.json'}")
-    choices = tuple(problem["choices"]) if problem else tuple(_options(text))
+    if not isinstance(problem, dict):
+        raise DataError(f"{place.parent / 'problems.json'}: id {id}: is not an object")
+    choices = _choices(problem, place.parent / "problems.json", id) if problem else tuple(_options(text))
     if not choices:
         raise DataError(f"{where}: id {id}: no options found in its text, and there is no problems.json")
-    image = item.get("image")
+    if len(choices) > len(LETTERS):
+        raise DataError(f"{where}: id {id}: has {len(choices)} options; {len(LETTERS)} are supported")
+    images = images / str(problem.get("split") or split)
     return Sample(
         id=id,
         question=text,
@@ -85,15 +94,26 @@ def _sample(place: Path, position: int, item: Any, problems: dict[str, Any], ima
     )
 
 
+def _choices(problem: dict[str, Any], place: Path, id: str) -> tuple[str, ...]:
+    choices = problem.get("choices")
+    if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
+        raise DataError(f"{place}: id {id}: choices: expected a list of texts, found {str(choices)[:40]!r}")
+    return tuple(choices)
+
+
 def _options(text: str) -> list[str]:
-    found = OPTION_LINE.findall(text) or OPTION_INLINE.findall(text)
-    return [option for _, option in found]
+    """The options of a question: the last run of A, B, C, ... in its text, since a context may hold letters too."""
+    found = OPTION_LINE.findall(text) or OPTION_INLINE.findall(text.rpartition("Options:")[2])
+    starts = [place for place, (letter, _) in enumerate(found) if letter == LETTERS[0]]
+    last = found[starts[-1] :] if starts else []
+    in_order = [letter for letter, _ in last] == list(LETTERS[: len(last)])
+    return [option for _, option in last] if in_order else []
 
 
 def _label(where: str, problem: dict[str, Any], answer: str, options: int) -> str:
     if problem:
         index = problem.get("answer")
-        if not isinstance(index, int) or not 0 <= index < options:
+        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < options:
             raise DataError(f"{where}: answer: {index!r} is not an index into its {options} choices")
         return LETTERS[index]
     found = THE_ANSWER_IS.findall(answer)

@@ -91,11 +91,18 @@ def with_series(summary: pd.DataFrame) -> pd.DataFrame:
     """The pruned rows of a summary with their series' name in a column ``series``."""
     pruned = summary[~summary["baseline"]].copy()
     telling = {name: _telling(rows["params"]) for name, rows in pruned.groupby("strategy", sort=False)}
+    alone = len(telling) == 1  # a strategy that is everywhere says nothing
     pruned["series"] = [
-        " ".join([name, *(part for part in params.split() if part.partition("=")[0] in telling[name])])
+        _series(name, [part for part in params.split() if part.partition("=")[0] in telling[name]], alone)
         for name, params in zip(pruned["strategy"], pruned["params"], strict=True)
     ]
     return pruned
+
+
+def _series(strategy: str, parts: list[str], alone: bool) -> str:
+    """Short: ``fastv``, ``weighted_combination alpha=0.3``; a rule by its own name, ``sparsity heads_kept=4``."""
+    short = [part.partition("=")[2] if part.partition("=")[2][:1].islower() else part for part in parts]
+    return " ".join(short if alone and short else [strategy, *short])
 
 
 def _telling(params: pd.Series) -> set[str]:

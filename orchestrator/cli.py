@@ -211,7 +211,7 @@ def latency(
 )
 def bench(context: typer.Context) -> None:
     """Time the shared engine beside real Hugging Face baselines in one process; `saccade bench --help` has options."""
-    from workers.bench import main as bench_main
+    from workers.benchmark.bench import main as bench_main
 
     raise typer.Exit(bench_main(context.args))
 

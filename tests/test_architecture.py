@@ -18,7 +18,7 @@ HOMES = {
     "transformers": {
         "workers/llava.py",
         "workers/loading.py",
-        "workers/random_llava.py",
+        "workers/benchmark/random_llava.py",
         "workers/actor.py",
         "workers/embedded/architecture.py",
         "workers/embedded/forward.py",

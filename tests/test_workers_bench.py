@@ -9,18 +9,18 @@ import pytest
 import torch
 
 from strategies import catalog
-from workers.agreement import huggingface_answer
-from workers.baseline_runs import attention_of, batched, generate, make_case, masked
-from workers.bench import BenchSpec, bench, main
-from workers.bench_report import Report
-from workers.bench_samples import QUESTION_LENGTHS
+from workers.benchmark.agreement import huggingface_answer
+from workers.benchmark.baselines import attention_of, batched, generate, make_case, masked
+from workers.benchmark.bench import BenchSpec, bench, main
+from workers.benchmark.random_llava import SHAPES, random_llava, text_tokens
+from workers.benchmark.report import Report
+from workers.benchmark.samples import QUESTION_LENGTHS
+from workers.benchmark.timing import Timing, timed
+from workers.benchmark.workloads import LinearSizes, make_workloads, needed, scaled
 from workers.llava import Prompt
-from workers.random_llava import SHAPES, random_llava, text_tokens
 from workers.tasks.base import LETTERS, Sample
 from workers.tasks.prompts import build_prompt
-from workers.timing import Timing, timed
 from workers.work import GridPoint, SampleOutcome, baseline_point
-from workers.workloads import LinearSizes, make_workloads, needed, scaled
 
 TINY = BenchSpec(shape="tiny", samples=2, batches=(2,), agreement=1, seconds=0.0, device="cpu")
 
@@ -85,7 +85,7 @@ def test_disagreements_are_listed(llava, monkeypatch):
         answer = huggingface_answer(llava, case, point, seed)
         return replace(answer, ids=(int(answer.logits_C.argmin()), 7), text="wrong", logits_C=-answer.logits_C)
 
-    monkeypatch.setattr("workers.agreement.huggingface_answer", wrong)
+    monkeypatch.setattr("workers.benchmark.agreement.huggingface_answer", wrong)
     report = bench(replace(TINY, workloads=(), batches=()), lambda report, line: None)
     found = report.agreement[1].disagreements[0]
     assert found.reference_answer == "wrong"

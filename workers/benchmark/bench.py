@@ -1,9 +1,9 @@
 """The benchmark: baselines and engine in one process, on the same weights and the same samples.
 
-    python -m workers.bench --shape llava-1.5-7b --samples 16 --out bench.json
+    python -m workers.benchmark --shape llava-1.5-7b --samples 16 --out bench.json
 
 The model is random, of a known shape, or a checkpoint; the questions have the lengths of ScienceQA's. What is compared
-with what is in ``baseline_runs.py``, the grids are in ``workloads.py``.
+with what is in ``baselines.py``, the grids are in ``workloads.py``.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from typing import Any
 
 import torch
 
-from workers.agreement import eager_against_sdpa, engine_against_huggingface
-from workers.baseline_runs import NEW_TOKENS, attention_of, make_baselines
-from workers.bench_report import BaselineRow, EngineRow, Report, describe
-from workers.bench_samples import drawn_samples, hand_out_pixels, make_cases, read_samples
+from workers.benchmark.agreement import eager_against_sdpa, engine_against_huggingface
+from workers.benchmark.baselines import NEW_TOKENS, attention_of, make_baselines
+from workers.benchmark.random_llava import SHAPES, random_llava
+from workers.benchmark.report import BaselineRow, EngineRow, Report, describe
+from workers.benchmark.samples import drawn_samples, hand_out_pixels, make_cases, read_samples
+from workers.benchmark.timing import Timing, matmul_ceiling, timed
+from workers.benchmark.workloads import LinearSizes, Workload, make_workloads, needed, scaled
 from workers.engine import Engine
 from workers.loading import DTYPES, default_device, load_llava
-from workers.random_llava import SHAPES, random_llava
-from workers.timing import Timing, matmul_ceiling, timed
 from workers.work import (
     EngineSpec,
     GridPoint,
@@ -41,7 +42,6 @@ from workers.work import (
     WorkUnit,
     baseline_point,
 )
-from workers.workloads import LinearSizes, Workload, make_workloads, needed, scaled
 
 WORKLOADS = ("cutoffs", "ranks", "strategies", "one")
 
@@ -263,7 +263,7 @@ def _device_name(device: torch.device) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     defaults = BenchSpec()
-    parser = argparse.ArgumentParser(prog="python -m workers.bench", description="Engine against Hugging Face.")
+    parser = argparse.ArgumentParser(prog="python -m workers.benchmark", description="Engine against Hugging Face.")
     parser.add_argument("--shape", default=defaults.shape, choices=sorted(SHAPES))
     parser.add_argument("--model", help="checkpoint directory, instead of random weights of --shape")
     parser.add_argument("--data", help="ScienceQA directory with images")
@@ -310,7 +310,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     print(f"\n{report.table()}", flush=True)
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from workers.baseline_runs import Case, make_case
+from workers.benchmark.baselines import Case, make_case
+from workers.benchmark.random_llava import PreparedPixels
 from workers.images import load_image, to_pixels
 from workers.llava import Llava
-from workers.random_llava import PreparedPixels
 from workers.tasks.base import LETTERS, DataError, Sample
 from workers.tasks.catalog import load_samples
 from workers.tasks.prompts import IMAGE_MARKER, build_prompt

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from workers.agreement import Agreement, Disagreement
-from workers.timing import Ceiling, Timing
+from workers.benchmark.agreement import Agreement, Disagreement
+from workers.benchmark.timing import Ceiling, Timing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

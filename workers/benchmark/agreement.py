@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.baseline_runs import Case, attention_of, generate
+from workers.benchmark.baselines import Case, attention_of, generate
 from workers.forks import packed_mask
 from workers.llava import Llava
 from workers.patch import pruned

@@ -1,0 +1,1 @@
+"""The shared engine beside real Hugging Face baselines, in one process: `saccade bench`."""

@@ -28,7 +28,8 @@ from dashboards.wording import count, number, p_value, percent, percent_span, pl
 
 HEIGHT = 400
 MARGIN = {"l": 56, "r": 24, "t": 72, "b": 52}
-CHARACTER_PX = 6.6  # mean width at theme.LABEL_PX
+HEAD_ROOM = 16  # more above a heat-map, whose first row has no axis to keep it from the subtitle
+CHARACTER_PX = 7.4  # mean width of a bold character at theme.LABEL_PX
 
 
 def template(ink: theme.Ink) -> go.layout.Template:
@@ -105,7 +106,8 @@ def heat_figure(heat: Heat, axis: str) -> go.Figure:
     )  # fmt: skip
     figure.update_layout(
         template=template(theme.LIGHT),
-        height=MARGIN["t"] + MARGIN["b"] + 24 + 30 * len(names),
+        height=MARGIN["t"] + HEAD_ROOM + MARGIN["b"] + 24 + 30 * len(names),
+        margin={**MARGIN, "t": MARGIN["t"] + HEAD_ROOM},
         title={
             "text": "Change against the un-pruned model (percentage points)",
             "subtitle": {"text": "° not significant (McNemar, Holm) · … unfinished · blank: not run"},

@@ -80,7 +80,7 @@ def test_run_shows_the_table_and_where_things_are_and_runs_once(sweep, tmp_path)
 def test_a_typo_in_the_sweep_file(sweep, tmp_path):
     sweep.write_text(sweep.read_text().replace("layer: 1", "layr: 1"))
     assert refuse("run", sweep, "--out", tmp_path / "x", "--local").splitlines() == [
-        f"{sweep}: grid[1].layer: is missing"
+        f"{sweep}: grid[1].layer: is missing: should 'layr' be 'layer'?"
     ]
     assert not (tmp_path / "x").exists()
 

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from strategies.suggestion import near
 from workers.work import Scalar
 
 Checked = TypeVar("Checked", bound=BaseModel)
@@ -251,12 +252,6 @@ def _fields(kind: type[BaseModel], location: Sequence[str | int]) -> list[str]:
     if location and location[0] == "measure":
         return list((SpectraSection if "spectra" in location else MeasureSection).model_fields)
     return list(kind.model_fields)
-
-
-def near(name: str, known: Sequence[str]) -> str:
-    """``. Did you mean 'x'?``, or nothing where no known name is near."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f". Did you mean '{close[0]}'?" if close else ""
 
 
 def _show(value: Any) -> str:

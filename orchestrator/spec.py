@@ -11,11 +11,12 @@ from typing import Any, get_args, get_type_hints
 
 import torch
 
-from orchestrator.document import Document, Entry, MeasureSection, Mistake, near, parse, read_text
+from orchestrator.document import Document, Entry, MeasureSection, Mistake, parse, read_text
 from orchestrator.ranges import expand
 from strategies import catalog
 from strategies.budget import average_tokens, rank_for_average
 from strategies.catalog import Strategy
+from strategies.suggestion import near
 from workers.embedded.location import DATA_DIR, MODEL_DIR
 from workers.models import ModelError, ModelFacts, read_facts
 from workers.work import (

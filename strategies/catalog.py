@@ -15,7 +15,6 @@ Its parameters are the keyword-only part of its signature, each with its admissi
 from __future__ import annotations
 
 import ast
-import difflib
 import hashlib
 import inspect
 import math
@@ -42,6 +41,7 @@ from strategies import (
 from strategies.limits import Range as Range  # known here since the first strategy
 from strategies.scores import descending_order
 from strategies.stages import Stage
+from strategies.suggestion import near
 from strategies.view import ATTENTION, Evidence, TokenView
 
 Positions = Literal["keep", "compact"]
@@ -123,7 +123,7 @@ class Strategy:
             if name not in self.params:
                 known = ", ".join(self.params) or "it has none"
                 return (
-                    f"strategy '{self.name}' has no parameter '{name}'{_near(name, self.params)} (parameters: {known})"
+                    f"strategy '{self.name}' has no parameter '{name}'{near(name, self.params)} (parameters: {known})"
                 )
             complaint = _complaint(hints[name], value, heads)
             if complaint:
@@ -191,7 +191,7 @@ def get(name: str) -> Strategy:
         UnknownStrategy: with a suggestion and the known names.
     """
     if name not in CATALOG:
-        raise UnknownStrategy(f"unknown strategy '{name}'{_near(name, CATALOG)} (known: {', '.join(sorted(CATALOG))})")
+        raise UnknownStrategy(f"unknown strategy '{name}'{near(name, CATALOG)} (known: {', '.join(sorted(CATALOG))})")
     return CATALOG[name]
 
 
@@ -204,17 +204,12 @@ def at_layer(strategy: Strategy, layer: int) -> Strategy:
     return CATALOG["random"] if layer == 0 and strategy.reads_attention else strategy
 
 
-def _near(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f". Did you mean '{near[0]}'?" if near else ""
-
-
 def _complaint(hint: Any, value: Any, heads: int | None) -> str | None:
     if get_origin(hint) is Literal:
         words = get_args(hint)
         if value in words:
             return None
-        return f"{value!r} is none of {', '.join(map(repr, words))}{_near(str(value), words)}"
+        return f"{value!r} is none of {', '.join(map(repr, words))}{near(str(value), words)}"
     if get_origin(hint) is Annotated:
         kind, *limits = get_args(hint)
         limited = (complaint for limit in limits if (complaint := limit.complaint(value, heads)))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from workers.attention import Groups, attend_groups, attend_tails, join, make_groups
-from workers.llava import Llava, Rotary
+from workers.llava import Llava
 from workers.prefill import Prefill
 from workers.streams import Packing, to_device
 
@@ -68,19 +68,12 @@ class Decoding:
         """Feed one token to each stream: (N, C) logits of the next."""
         llava = self._llava
         hidden_ND = llava.embed(to_device(torch.tensor(tokens), llava.device))
-        groups: Groups | None = None
-        rotary: Rotary | None = None
+        positions: Sequence[int] = ()
         for layer, cache in enumerate(self._caches):
-            previous, groups = groups, self._group(layer, cache.packing)
-            if (
-                rotary is None
-                or previous is None
-                or (
-                    groups is not previous and groups.positions != previous.positions  # only with compact forks
-                )
-            ):
-                positions = torch.tensor(groups.positions) + self._steps
-                rotary = llava.rotary(to_device(positions, llava.device))
+            groups = self._group(layer, cache.packing)
+            if groups.positions != positions:  # between layers only compact forks differ
+                positions = groups.positions
+                rotary = llava.rotary(to_device(torch.tensor(positions) + self._steps, llava.device))
             query_NHE, key_NGE, value_NGE = llava.attention_inputs(layer, hidden_ND, rotary)
             keys, values = self._append(layer, key_NGE, value_NGE)
             prompt = attend_groups(query_NHE, cache.key_RGE, cache.value_RGE, groups, cache.packing, llava.scale)

@@ -152,11 +152,10 @@ class Placement:
             ranks = [waiting[index].rank for index in members]
             chosen = strategy.choose(view, ranks, dict(params))
             # Of scores that look at something: a random order has no concentration worth the name.
-            scores_V = strategy.score(view, **dict(params)) if self._quality and strategy.score and needs else None
+            looks = self._quality and strategy.needs
+            scores_V = strategy.score(view, **dict(params)) if looks and strategy.score else None
             for index, kept_K in zip(members, chosen, strict=True):
-                scores = None
-                if scores_V is not None and strategy.needs:
-                    scores = concentration(scores_V, waiting[index].rank)
+                scores = None if scores_V is None else concentration(scores_V, waiting[index].rank)
                 yield _Choice(index, strategy, kept_K.cpu(), scores)
 
     def _view(

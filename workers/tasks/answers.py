@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 
+from strategies.suggestion import near
 from workers.tasks.base import LETTERS, DataError, Scorer, Verdict
 
 STOP = "</s>"
@@ -49,7 +49,5 @@ def get(name: str) -> Scorer:
         DataError: unknown name, with a suggestion.
     """
     if name not in SCORERS:
-        near = difflib.get_close_matches(name, SCORERS, n=1)
-        hint = f". Did you mean '{near[0]}'?" if near else ""
-        raise DataError(f"unknown scorer '{name}'{hint} (known: {', '.join(SCORERS)})")
+        raise DataError(f"unknown scorer '{name}'{near(name, SCORERS)} (known: {', '.join(SCORERS)})")
     return SCORERS[name]

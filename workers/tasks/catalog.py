@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
+from strategies.suggestion import near
 from workers.tasks import answers, prompts
 from workers.tasks.base import DataError, Sample, Task
 from workers.tasks.scienceqa import load_scienceqa
@@ -23,8 +23,7 @@ def load_samples(spec: TaskSpec) -> tuple[Sample, ...]:
         DataError: unknown task, scorer or conversation (with a suggestion), missing or malformed files.
     """
     if spec.name not in CATALOG:
-        near = difflib.get_close_matches(spec.name, CATALOG, n=1)
-        hint = f". Did you mean '{near[0]}'?" if near else ""
+        hint = near(spec.name, CATALOG)
         raise DataError(f"unknown task '{spec.name}'{hint} (known: {', '.join(CATALOG)})")
     answers.get(spec.scorer)
     samples: Sequence[Sample] = CATALOG[spec.name].load(spec)

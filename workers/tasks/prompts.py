@@ -5,8 +5,7 @@ Source: haotian-liu/LLaVA, llava/conversation.py (conv_vicuna_v1, conv_llava_v1)
 
 from __future__ import annotations
 
-import difflib
-
+from strategies.suggestion import near
 from workers.tasks.base import DataError, Sample
 
 IMAGE_MARKER = "<image>"
@@ -29,8 +28,7 @@ def build_prompt(sample: Sample, conversation: str, single_prediction: bool) -> 
         DataError: unknown conversation mode.
     """
     if conversation not in CONVERSATIONS:
-        near = difflib.get_close_matches(conversation, CONVERSATIONS, n=1)
-        hint = f". Did you mean '{near[0]}'?" if near else ""
+        hint = near(conversation, CONVERSATIONS)
         raise DataError(f"unknown conversation '{conversation}'{hint} (known: {', '.join(CONVERSATIONS)})")
     lines = [IMAGE_MARKER] if sample.image is not None else []
     lines.append(sample.question)

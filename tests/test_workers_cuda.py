@@ -1,7 +1,8 @@
-"""The engine on a CUDA device: flash attention over packed rows against one call a stream, and against the CPU."""
+"""The engine on a CUDA device: its kernels against their plain form, and the whole against the CPU."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from small_llava import make_checkpoint
 from test_workers_engine import make_engine
-from workers import attention
+from workers import attention, flash, lanes
 from workers.engine import Engine
 from workers.work import GridPoint, ModelSpec, WorkUnit, baseline_point
 
@@ -84,16 +85,82 @@ def test_kernels_equal_their_plain_form():
     assert torch.equal(strided[:, 4:], untouched)
 
 
+STREAMS = ((None, 70), (None, 150), ((0, 5), 65), ((1, 35), 94), ((1, 35), 1), ((0, 64), 64), (None, 1))
+
+
+def packed(heads: int, groups: int, width: int, dtype: torch.dtype = torch.bfloat16):
+    """Rows of ``STREAMS``, each (trunk whose first rows it shares, rows of its own), and where their keys lie."""
+    starts = [sum(own for _, own in STREAMS[:place]) for place in range(len(STREAMS))]
+    own = [slice(start, start + rows) for start, (_, rows) in zip(starts, STREAMS, strict=True)]
+    runs = [
+        (rows,) if shared is None else (slice(starts[shared[0]], starts[shared[0]] + shared[1]), rows)
+        for rows, (shared, _) in zip(own, STREAMS, strict=True)
+    ]
+    query = torch.randn(own[-1].stop, heads, width, device="cuda", dtype=dtype)
+    keys_values = torch.randn(own[-1].stop, 2 * groups, width, device="cuda", dtype=dtype)
+    return query, keys_values[:, :groups], keys_values[:, groups:], own, runs
+
+
+@pytest.mark.parametrize(("heads", "groups", "width"), [(2, 2, 16), (4, 2, 32), (32, 32, 128), (28, 4, 128)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_flash_prefill_equals_sdpa(heads, groups, width, dtype):
+    """Weights are rounded to 8 (11) bits before the second product, as in any flash kernel: 0.02 for values near 1."""
+    torch.manual_seed(0)
+    query, key, value, own, runs = packed(heads, groups, width, dtype)
+    places = [(rows.start, rows.stop - rows.start) for rows in own]
+    seen = [sum(run.stop - run.start for run in keys[:-1]) for keys in runs]
+    table = flash.tiles(places, seen, runs, flash.PREFILL_TILE).cuda()
+    out = flash.flash_prefill(query, key, value, table, width**-0.5)
+    for rows, keys in zip(own, runs, strict=True):
+        parts = [torch.cat([source[run] for run in keys]).float() for source in (key, value)]
+        expected = attention.attend_one(query[rows].float(), *parts, width**-0.5)
+        torch.testing.assert_close(out[rows].float(), expected, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("decoded", [0, 1, 5])
+def test_flash_decode_equals_sdpa(decoded):
+    torch.manual_seed(0)
+    heads, groups, width = 8, 4, 64
+    _, key, value, _, runs = packed(heads, groups, width)
+    counts = [7 * place % 37 + 1 for place in range(len(runs))]
+    total = sum(counts)
+    order = torch.randperm(total)
+    query = torch.randn(total, heads, width, device="cuda", dtype=torch.bfloat16)
+    tails = torch.randn(2, total, decoded, groups, width, device="cuda", dtype=torch.bfloat16)
+    places = [(sum(counts[:place]), count) for place, count in enumerate(counts)]
+    lengths = [sum(run.stop - run.start for run in keys) for keys in runs]
+    table = flash.tiles(places, lengths, runs, flash.DECODE_TILE, causal=False).cuda()
+    own = (tails[0], tails[1]) if decoded else None
+    out = flash.flash_decode(query, order.cuda(), key, value, table, own, width**-0.5)
+    for (first, count), keys in zip(places, runs, strict=True):
+        for n in order[first : first + count].tolist():
+            sources = ((key, tails[0, n]), (value, tails[1, n]))
+            parts = [torch.cat([*(rows[run] for run in keys), tail]).float() for rows, tail in sources]
+            expected = attention.attend_one(query[n : n + 1].float(), *parts, width**-0.5)
+            torch.testing.assert_close(out[n : n + 1].float(), expected, atol=0.02, rtol=0)
+
+
 def test_flash_equals_one_call_a_stream(checkpoint, small_scienceqa, monkeypatch):
     """In bfloat16 both round attention outputs to 8 bits: kept tokens may differ where scores nearly tie."""
     engine = cuda_engine(checkpoint, small_scienceqa, "bfloat16")
     engine.micro_batch = None  # planned
-    assert attention.uses_varlen(torch.zeros(1, device="cuda", dtype=torch.bfloat16))
+    assert flash.uses_flash(torch.zeros(1, engine.llava.head_dim, device="cuda", dtype=torch.bfloat16))
     fast = logits(engine)
-    monkeypatch.setattr(attention, "uses_varlen", lambda rows: False)
+    monkeypatch.setattr(attention, "uses_flash", lambda rows: False)
     plain = logits(engine)
     same = [key for key in plain if plain[key].kept_mask == fast[key].kept_mask]
     assert len(same) >= 0.95 * len(plain)
     for key in same:
         scale = max(map(abs, plain[key].option_logits))
         assert fast[key].option_logits == pytest.approx(plain[key].option_logits, abs=0.04 * scale + 0.05)
+
+
+def test_lanes_change_nothing(checkpoint, small_scienceqa, monkeypatch):
+    """The same micro-batches, side by side or one after another, and two units at a time: equal to the last bit."""
+    monkeypatch.setattr(lanes, "LANES", 1)
+    alone = logits(cuda_engine(checkpoint, small_scienceqa, "bfloat16"))
+    monkeypatch.setattr(lanes, "LANES", 2)
+    engine = cuda_engine(checkpoint, small_scienceqa, "bfloat16")
+    with ThreadPoolExecutor(2) as callers:
+        first, second = callers.map(lambda _: logits(engine), range(2))
+    assert first == second == alone

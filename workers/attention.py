@@ -1,33 +1,22 @@
 """Attention over packed rows: every stream attends to its own keys, nothing is padded.
 
 So the result of a stream does not depend on who shares the batch. Queries are always the last rows of their keys,
-hence the causal mask is aligned to the bottom right. On CUDA in half precision the whole packing is one call of
-variable-length flash attention; elsewhere each stream is one call of PyTorch's scaled dot product attention.
+hence the causal mask is aligned to the bottom right. On CUDA in half precision the whole packing is one kernel
+(``flash.py``); elsewhere, and as its reference, each stream is one call of PyTorch's scaled dot product attention.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from workers.streams import Packing, Stream, gather, offsets, to_device
-
-try:
-    from torch.nn.attention import varlen
-except ImportError:  # before torch 2.10
-    varlen = None  # type: ignore[assignment]
-
-
-def uses_varlen(rows: Tensor) -> bool:
-    """Whether packed attention of these rows is one flash call."""
-    return varlen is not None and rows.is_cuda and rows.dtype in (torch.float16, torch.bfloat16)
+from workers.flash import DECODE_TILE, flash_decode, flash_prefill, tiles, uses_flash
+from workers.streams import Packing, Stream, gather, to_device
 
 
 def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
@@ -47,21 +36,8 @@ def attend(query_RHE: Tensor, key_RGE: Tensor, value_RGE: Tensor, packing: Packi
     Returns:
         (R, H, E).
     """
-    if uses_varlen(query_RHE):
-        index = packing.index(query_RHE.device)
-        if index.key_rows is not None:
-            key_RGE, value_RGE = key_RGE[index.key_rows], value_RGE[index.key_rows]
-        return _varlen(
-            query_RHE,
-            key_RGE,
-            value_RGE,
-            index.query_starts,
-            index.key_starts,
-            index.longest_query,
-            index.longest_keys,
-            scale=scale,
-            **_causal(),
-        )
+    if uses_flash(query_RHE):
+        return flash_prefill(query_RHE, key_RGE, value_RGE, packing.tiles(query_RHE.device), scale)
     out_RHE = torch.empty_like(query_RHE)
     for stream in packing.streams:
         own, keys = packing.own(stream), packing.keys(stream)
@@ -97,10 +73,7 @@ class Groups:
     order_N: Tensor  # int64, on the device
     back_N: Tensor  # undoes ``order``
     counts: Sequence[int]
-    query_starts: Tensor
-    key_rows: Tensor
-    key_starts: Tensor
-    longest_keys: int
+    tiles: Tensor  # the same for the kernel, see ``flash.tiles``
 
 
 def make_groups(streams: Sequence[Stream], layer: int, packing: Packing, device: torch.device) -> Groups:
@@ -110,65 +83,67 @@ def make_groups(streams: Sequence[Stream], layer: int, packing: Packing, device:
         members.setdefault(stream.at(layer), []).append(n)
     order = torch.tensor([n for group in members.values() for n in group])
     counts = [len(group) for group in members.values()]
-    rows, lengths = packing.key_rows(list(members))
+    keys = [packing.keys(owner) for owner in members]
+    lengths = [sum(run.stop - run.start for run in runs) for runs in keys]
+    places = zip(accumulate(counts, initial=0), counts, strict=False)
     return Groups(
         owners=list(members),
         positions=[stream.at(layer).next_position for stream in streams],
         order_N=to_device(order, device),
         back_N=to_device(order.argsort(), device),
         counts=counts,
-        query_starts=to_device(offsets(torch.tensor(counts)), device),
-        key_rows=to_device(rows, device),
-        key_starts=to_device(offsets(lengths), device),
-        longest_keys=int(lengths.max()),
+        tiles=to_device(tiles(list(places), lengths, keys, DECODE_TILE, causal=False), device),
     )
 
 
 def attend_groups(
-    query_NHE: Tensor, key_RGE: Tensor, value_RGE: Tensor, groups: Groups, packing: Packing, scale: float
-) -> tuple[Tensor, Tensor]:
-    """Attention of single queries to the keys of their group, every key visible.
+    query_NHE: Tensor,
+    key_RGE: Tensor,
+    value_RGE: Tensor,
+    groups: Groups,
+    packing: Packing,
+    scale: float,
+    tails: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Attention of single queries to the keys of their group, every key visible, and to what each has decoded itself.
+
+    Args:
+        query_NHE: (N, H, E).
+        key_RGE, value_RGE: of the prompt, all rows of the packing.
+        groups: which query attends to which rows.
+        packing: where they lie.
+        scale: factor on the dot products.
+        tails: keys and values (N, T, G, E) that each query has for itself; None: there are none yet.
 
     Returns:
-        (N, H, E) and the logarithm of each softmax's denominator, (N, H) float32, with which it can be joined to
-        attention over further keys (``join``).
+        (N, H, E).
     """
+    if uses_flash(query_NHE):
+        return flash_decode(query_NHE, groups.order_N, key_RGE, value_RGE, groups.tiles, tails, scale)
     sorted_NHE = query_NHE[groups.order_N]
-    if uses_varlen(query_NHE):
-        out_NHE, log_HN = _varlen(
-            sorted_NHE,
-            key_RGE[groups.key_rows],
-            value_RGE[groups.key_rows],
-            groups.query_starts,
-            groups.key_starts,
-            max(groups.counts),
-            groups.longest_keys,
-            scale=scale,
-            return_aux=varlen.AuxRequest(lse=True),
-        )
-        return out_NHE[groups.back_N], log_HN.T[groups.back_N]
     outs, logs, place = [], [], 0
     for owner, count in zip(groups.owners, groups.counts, strict=True):
         keys = packing.keys(owner)
-        part = sorted_NHE[place : place + count][:, None]
+        part = sorted_NHE[place : place + count]
         key, value = gather(key_RGE, keys), gather(value_RGE, keys)
-        out, log = attend_tails(part, key.expand(count, *key.shape), value.expand(count, *value.shape), scale)
+        out, log = _attend_apart(part, key.expand(count, *key.shape), value.expand(count, *value.shape), scale)
         outs.append(out)
         logs.append(log)
         place += count
-    return torch.cat(outs)[groups.back_N], torch.cat(logs)[groups.back_N]
+    prompt = torch.cat(outs)[groups.back_N], torch.cat(logs)[groups.back_N]
+    return prompt[0] if tails is None else _join(prompt, _attend_apart(query_NHE, *tails, scale))
 
 
-def attend_tails(query_N1HE: Tensor, key_NTGE: Tensor, value_NTGE: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def _attend_apart(query_NHE: Tensor, key_NTGE: Tensor, value_NTGE: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Attention of single queries to T keys each, all visible: (N, H, E) and log denominators (N, H) float32."""
-    heads, groups = query_N1HE.shape[2], key_NTGE.shape[2]
-    query = query_N1HE[:, 0].unflatten(1, (groups, heads // groups)).float()
+    heads, groups = query_NHE.shape[1], key_NTGE.shape[2]
+    query = query_NHE.unflatten(1, (groups, heads // groups)).float()
     scores = torch.einsum("ngre,ntge->ngrt", query, key_NTGE.float()) * scale
     out = torch.einsum("ngrt,ntge->ngre", scores.softmax(dim=-1), value_NTGE.float())
-    return out.flatten(1, 2).to(query_N1HE.dtype), scores.logsumexp(dim=-1).flatten(1, 2)
+    return out.flatten(1, 2).to(query_NHE.dtype), scores.logsumexp(dim=-1).flatten(1, 2)
 
 
-def join(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
+def _join(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
     """Attention over the union of two disjoint sets of keys: (N, H, E) in the first's dtype."""
     share_NH1 = torch.sigmoid(first[1] - second[1])[..., None]
     return (first[0].float() * share_NH1 + second[0].float() * (1 - share_NH1)).to(first[0].dtype)
@@ -208,24 +183,3 @@ def _softmax_rows(query_QHE: Tensor, key_SGE: Tensor, scale: float) -> Tensor:
     scores_HQS = torch.einsum("qhe,she->hqs", query_QHE.float(), key_SHE) * scale
     mask_QS = causal_mask(query_QHE.shape[0], key_SGE.shape[0], key_SGE.device)
     return scores_HQS.masked_fill(~mask_QS, -torch.inf).softmax(dim=-1)
-
-
-def _varlen(query: Tensor, key: Tensor, value: Tensor, *places: Any, **options: Any) -> Any:
-    """``varlen_attn`` of whatever release: some want equal head counts, some a flag for grouped ones."""
-    if query.shape[1] != key.shape[1]:
-        if "enable_gqa" in _parameters():
-            options["enable_gqa"] = True
-        else:
-            repeats = query.shape[1] // key.shape[1]
-            key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
-    return varlen.varlen_attn(query, key, value, *places, **options)
-
-
-@cache
-def _parameters() -> frozenset[str]:
-    return frozenset(inspect.signature(varlen.varlen_attn).parameters)
-
-
-def _causal() -> dict[str, Any]:
-    """How this release of torch asks for the causal mask."""
-    return {"is_causal": True} if "is_causal" in _parameters() else {"window_size": (-1, 0)}

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from workers.attention import Groups, attend_groups, attend_tails, join, make_groups
+from workers.attention import Groups, attend_groups, make_groups
 from workers.llava import Llava
 from workers.prefill import Prefill
 from workers.streams import Packing, to_device
@@ -75,10 +75,11 @@ class Decoding:
                 positions = groups.positions
                 rotary = llava.rotary(to_device(torch.tensor(positions) + self._steps, llava.device))
             query_NHE, key_NGE, value_NGE = llava.attention_inputs(layer, hidden_ND, rotary)
-            keys, values = self._append(layer, key_NGE, value_NGE)
-            prompt = attend_groups(query_NHE, cache.key_RGE, cache.value_RGE, groups, cache.packing, llava.scale)
-            own = attend_tails(query_NHE[:, None], keys, values, llava.scale)
-            hidden_ND = llava.finish_layer(layer, hidden_ND, join(prompt, own))
+            tails = self._append(layer, key_NGE, value_NGE)
+            attended_NHE = attend_groups(
+                query_NHE, cache.key_RGE, cache.value_RGE, groups, cache.packing, llava.scale, tails
+            )
+            hidden_ND = llava.finish_layer(layer, hidden_ND, attended_NHE)
         self._steps += 1
         return llava.logits(hidden_ND)
 

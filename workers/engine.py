@@ -11,7 +11,9 @@ import os
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,6 +23,7 @@ from strategies.quality import diversity
 from workers.decode import greedy
 from workers.forks import Placement, packed_mask
 from workers.images import load_image, to_pixels
+from workers.lanes import Lanes
 from workers.llava import Llava, Prompt
 from workers.loading import default_device, load_llava
 from workers.memory import DECODED_ALLOWANCE, ENOUGH_ROWS, budget_bytes, footprint
@@ -45,7 +48,8 @@ from workers.work import (
 
 log = logging.getLogger(f"saccade.{__name__}")
 
-PREPARING_THREADS = 8
+PREPARING_THREADS = min(8, os.cpu_count() or 1)
+PREPARED_AHEAD = 64  # samples that may wait: a few micro-batches of pixels, 87 MB at 336 x 336
 Measures = tuple[tuple[str, float], ...]
 
 
@@ -59,7 +63,7 @@ class PreparedSample:
 
 
 class Engine:
-    """One model on one device, and the samples it may be asked about."""
+    """One model on one device, and the samples it may be asked about. Several threads may ask at a time."""
 
     def __init__(self, spec: EngineSpec, llava: Llava, samples: Sequence[Sample], micro_batch: int | None) -> None:
         self.spec = spec
@@ -72,6 +76,9 @@ class Engine:
         if spec.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {spec.max_new_tokens}")
         check_spectra(spec.measure.spectra, len(llava.layers))
+        self._lanes = Lanes(llava.device)
+        self._preparing = ThreadPoolExecutor(PREPARING_THREADS, thread_name_prefix="saccade-prepare")
+        self._resident = torch.cuda.memory_allocated(llava.device) if llava.device.type == "cuda" else 0
         self.spectra_samples = frozenset(with_image[: spec.measure.spectra_samples] if spec.measure.spectra else ())
 
     @classmethod
@@ -102,14 +109,18 @@ class Engine:
         """
         self._check(unit.points)
         began = time.perf_counter()
-        outcomes: list[SampleOutcome] = []
-        failures: list[SampleFailure] = []
-        notes: list[str] = []
-        for batch in self._batches(unit, failures):
-            self._answer_or_split(batch, unit.points, outcomes, failures, notes)
-        seconds = time.perf_counter() - began
+        unprepared: list[SampleFailure] = []
+        batches = self._batches(unit, unprepared)
+        parts = list(self._lanes.map(partial(self._answer_or_split, unit.points), batches))
+        whole = _Part.of(parts)
+        on_gpu = self.llava.device.type == "cuda"
         return UnitOutcome(
-            unit=unit.key, outcomes=tuple(outcomes), failures=tuple(failures), seconds=seconds, notes=tuple(notes)
+            unit=unit.key,
+            outcomes=whole.outcomes,
+            failures=(*unprepared, *whole.failures),
+            seconds=time.perf_counter() - began,
+            peak_bytes=torch.cuda.max_memory_allocated(self.llava.device) if on_gpu else 0,
+            notes=whole.notes,
         )
 
     def _check(self, points: Sequence[GridPoint]) -> None:
@@ -130,7 +141,7 @@ class Engine:
         """Micro-batches of prepared samples: of fixed size, or as many as the device's memory takes."""
         batch: list[PreparedSample] = []
         rows = used = 0
-        budget = budget_bytes(self.llava.device)
+        budget = budget_bytes(self.llava.device, self._resident) // self._lanes.count
         for item in self._prepared(unit.samples, failures):
             visual = 0 if item.prompt.image_at is None else self.llava.visual_tokens
             value_bytes = self.llava.model.dtype.itemsize
@@ -145,7 +156,7 @@ class Engine:
             if self.micro_batch is not None:
                 full = len(batch) == self.micro_batch
             else:
-                full = bool(batch) and (rows + need.rows > ENOUGH_ROWS or (budget or 0) < used + need.bytes)
+                full = bool(batch) and (rows + need.rows > ENOUGH_ROWS or used + need.bytes > budget)
             if full:
                 yield batch
                 batch, rows, used = [], 0, 0
@@ -162,7 +173,7 @@ class Engine:
         if self.llava.device.type == "cpu":
             pending: Iterator[PreparedSample | SampleFailure] = map(self._try_prepare, ids)
         else:
-            pending = ahead(self._try_prepare, ids, threads=min(PREPARING_THREADS, os.cpu_count() or 1))
+            pending = ahead(self._preparing, self._try_prepare, ids, PREPARED_AHEAD)
         for item in pending:
             if isinstance(item, SampleFailure):
                 failures.append(item)
@@ -185,34 +196,23 @@ class Engine:
             pixels = to_pixels(image, self.spec.model.image_mode, self.llava.image_processor)
         return PreparedSample(sample, self.llava.encode(prompt), pixels)
 
-    def _answer_or_split(
-        self,
-        batch: Sequence[PreparedSample],
-        points: Sequence[GridPoint],
-        outcomes: list[SampleOutcome],
-        failures: list[SampleFailure],
-        notes: list[str],
-    ) -> None:
+    def _answer_or_split(self, points: Sequence[GridPoint], batch: Sequence[PreparedSample]) -> _Part:
         """Answer a batch; where that fails, its halves, down to the one sample that is to blame."""
-        if not batch:
-            return
         try:
-            outcomes += self._answer(batch, points)
-            return
+            return _Part(outcomes=tuple(self._answer(batch, points)))
         except Exception as error:  # an unknown fault of one sample, or of the memory, must not cost the others
             if _device_is_lost(error):
                 raise DeviceLostError(str(error)) from error
             if len(batch) == 1:
-                failures.append(_failure(batch[0].sample.id, error))
-                return
-            notes.append(f"micro-batch of {len(batch)} halved after {type(error).__name__}: {str(error)[:200]}")
-            log.warning(notes[-1])
+                return _Part(failures=(_failure(batch[0].sample.id, error),))
+            note = f"micro-batch of {len(batch)} halved after {type(error).__name__}: {str(error)[:200]}"
+            log.warning(note)
         # Out here nothing holds the exception, whose traceback holds the tensors that did not fit.
         if self.llava.device.type == "cuda":
             torch.cuda.empty_cache()
         half = (len(batch) + 1) // 2
-        for part in (batch[:half], batch[half:]):
-            self._answer_or_split(part, points, outcomes, failures, notes)
+        halves = [self._answer_or_split(points, part) for part in (batch[:half], batch[half:])]
+        return _Part.of([_Part(notes=(note,)), *halves])
 
     def _answer(self, batch: Sequence[PreparedSample], points: Sequence[GridPoint]) -> list[SampleOutcome]:
         prompts = [item.prompt for item in batch]
@@ -311,6 +311,23 @@ class Engine:
             prompt_tokens=item.prompt.length(trunk.visual),
             visual_tokens=trunk.visual,
             measures=measures,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What became of some of a unit's samples."""
+
+    outcomes: tuple[SampleOutcome, ...] = ()
+    failures: tuple[SampleFailure, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, parts: Sequence[_Part]) -> _Part:
+        return cls(
+            outcomes=tuple(outcome for part in parts for outcome in part.outcomes),
+            failures=tuple(failure for part in parts for failure in part.failures),
+            notes=tuple(note for part in parts for note in part.notes),
         )
 
 

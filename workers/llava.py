@@ -19,6 +19,7 @@ from transformers import LlavaForConditionalGeneration
 
 from workers.kernels import gated_silu, rms_norm, rotate
 from workers.models import ModelError, facts_from
+from workers.streams import to_device
 
 Rotary = tuple[Tensor, Tensor]
 
@@ -90,7 +91,7 @@ class Llava:
 
     def image_features(self, pixels_BPP: Tensor) -> Tensor:
         """Vision tower and projector: (B, 3, side, side) -> (B, V, D), in the model's dtype."""
-        pixels = pixels_BPP.to(self.device, self.model.dtype)
+        pixels = to_device(pixels_BPP, self.device).to(self.model.dtype)
         return torch.stack(list(self.model.model.get_image_features(pixel_values=pixels).pooler_output))
 
     def embed(self, ids_R: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ def prefill(
     fork_layers = placement.fork_layers(len(llava.layers))
     caches: list[LayerCache] = []
     read: LayerRead | None = None
-    rotary = llava.rotary(packing.index(hidden_RD.device).positions_R)
+    rotary = llava.rotary(packing.positions(hidden_RD.device))
     for layer in range(len(llava.layers)):
         if layer in fork_layers:
             forked = placement.fork_at(layer, packing, hidden_RD, read)
@@ -99,7 +99,7 @@ def prefill(
             hidden_RD = hidden_RD[to_device(forked.move.source_R, hidden_RD.device)]
             for stream, rows_KD in forked.merged.items():
                 hidden_RD[packing.visual(stream)] = rows_KD
-            rotary = llava.rotary(packing.index(hidden_RD.device).positions_R)
+            rotary = llava.rotary(packing.positions(hidden_RD.device))
         if layer == last_layer and observe is None:
             break
         query_RHE, key_RGE, value_RGE = llava.attention_inputs(layer, hidden_RD, rotary)
@@ -129,5 +129,5 @@ def _last_layer(
     query_NHE = llava.queries(layer, normed_RD[last_N], (cos[last_N], sin[last_N]))
     key_RGE, value_RGE = llava.keys_and_values(layer, normed_RD, rotary)
     groups = make_groups(streams, layer, packing, hidden_RD.device)
-    attended_NHE, _ = attend_groups(query_NHE, key_RGE, value_RGE, groups, packing, llava.scale)
+    attended_NHE = attend_groups(query_NHE, key_RGE, value_RGE, groups, packing, llava.scale)
     return llava.finish_layer(layer, hidden_RD[last_N], attended_NHE), LayerCache(packing, key_RGE, value_RGE)

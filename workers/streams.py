@@ -11,8 +11,7 @@ rows of its kept visual tokens and of the text after the image; the system rows 
     fork of 0 at layer 3                 [visual kept | text]
 
 A **packing** says where each stream's rows lie; it changes only at layers where somebody forks. Streams and packings
-live on the host; what a device needs of a packing goes there in one piece (``PackedIndex``), so that bookkeeping never
-makes it wait.
+live on the host; what a device needs of a packing goes there once, so that bookkeeping never makes it wait.
 """
 
 from __future__ import annotations
@@ -22,6 +21,8 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from workers.flash import PREFILL_TILE, tiles
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -36,24 +37,16 @@ class Stream:
     visual_K: Tensor  # (K,) int64 on the host, the kept visual tokens as indices into the sample's image tokens
     positions_R: Tensor  # int64 on the host, position ids of its own rows
     next_position: int  # position id of the first decoded token
+    trunk: Stream = field(init=False)
+    visual: int = field(init=False)  # visual tokens it keeps
+    shared: int = field(init=False)  # rows it attends to but leaves to the trunk
+    rows: int = field(init=False)  # rows of its own
 
-    @property
-    def trunk(self) -> Stream:
-        return self if self.parent is None else self.parent.trunk
-
-    @property
-    def visual(self) -> int:
-        return self.visual_K.shape[0]
-
-    @property
-    def shared(self) -> int:
-        """Rows it attends to but leaves to the trunk."""
-        return 0 if self.parent is None else self.system
-
-    @property
-    def rows(self) -> int:
-        """Rows of its own."""
-        return self.system + self.visual + self.text - self.shared
+    def __post_init__(self) -> None:
+        self.trunk = self if self.parent is None else self.parent.trunk
+        self.visual = self.visual_K.shape[0]
+        self.shared = 0 if self.parent is None else self.system
+        self.rows = self.system + self.visual + self.text - self.shared
 
     def at(self, layer: int) -> Stream:
         """The ancestor, or itself, whose rows stand for it in ``layer``."""
@@ -108,21 +101,6 @@ def fork_rows(parent: Stream, kept_K: Tensor) -> Tensor:
     return torch.cat((first + kept_K, torch.arange(after, after + parent.text)))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PackedIndex:
-    """What a device needs to run a packing: int32 offsets of the streams' queries and keys, int64 rows and positions.
-
-    Stream n's queries are rows ``query_starts[n] : query_starts[n + 1]``; its keys are those places of ``key_rows``.
-    """
-
-    positions_R: Tensor
-    key_rows: Tensor | None  # packed row of each key, stream after stream; None: keys and rows are the same
-    query_starts: Tensor  # (streams + 1,)
-    key_starts: Tensor  # (streams + 1,)
-    longest_query: int
-    longest_keys: int
-
-
 @dataclass(eq=False)
 class Packing:
     """Where the rows of each stream lie in the packed matrix.
@@ -134,7 +112,8 @@ class Packing:
     retired: frozenset[Stream] = frozenset()
     starts: dict[Stream, int] = field(init=False)
     total: int = field(init=False)
-    _index: PackedIndex | None = field(init=False, default=None)
+    _positions: Tensor | None = field(init=False, default=None)
+    _tiles: Tensor | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.starts, place = {}, 0
@@ -164,31 +143,22 @@ class Packing:
         system = self.starts[stream.trunk]
         return (slice(system, system + stream.shared), own)
 
-    def key_rows(self, streams: Sequence[Stream]) -> tuple[Tensor, Tensor]:
-        """Rows of the keys of some streams, stream after stream, and how many each has; both int64 on the host."""
-        parts = [self.keys(stream) for stream in streams]
-        flat = [part for slices in parts for part in slices]
-        starts = torch.tensor([part.start for part in flat])
-        lengths = torch.tensor([part.stop - part.start for part in flat])
-        counts = torch.tensor([sum(part.stop - part.start for part in slices) for slices in parts])
-        return _runs(starts, lengths), counts
+    def positions(self, device: torch.device) -> Tensor:
+        """(R,) int64 position ids on a device; made once."""
+        if self._positions is None:
+            parts = [stream.positions_R[: self.length(stream)] for stream in self.streams]
+            self._positions = to_device(torch.cat(parts), device)
+        return self._positions
 
-    def index(self, device: torch.device) -> PackedIndex:
-        """The packing on a device; made once."""
-        if self._index is None:
-            rows, counts = self.key_rows(self.streams)
-            lengths = torch.tensor([self.length(stream) for stream in self.streams])
-            positions = torch.cat([stream.positions_R[: self.length(stream)] for stream in self.streams])
-            alone = all(stream.parent is None for stream in self.streams)
-            self._index = PackedIndex(
-                positions_R=to_device(positions, device),
-                key_rows=None if alone else to_device(rows, device),
-                query_starts=to_device(offsets(lengths), device),
-                key_starts=to_device(offsets(counts), device),
-                longest_query=int(lengths.max()),
-                longest_keys=int(counts.max()),
-            )
-        return self._index
+    def tiles(self, device: torch.device) -> Tensor:
+        """Who attends to what, for the kernel: see ``flash.tiles``; made once."""
+        if self._tiles is None:
+            own = [self.own(stream) for stream in self.streams]
+            queries = [(rows.start, rows.stop - rows.start) for rows in own]
+            shared = [stream.shared for stream in self.streams]
+            keys = [self.keys(stream) for stream in self.streams]
+            self._tiles = to_device(tiles(queries, shared, keys, PREFILL_TILE), device)
+        return self._tiles
 
     def repack(self, streams: Sequence[Stream], retired: Iterable[Stream], origins: Mapping[Stream, Tensor]) -> RowMove:
         """The packing after a fork, and which old row each new row continues.
@@ -218,11 +188,6 @@ class RowMove:
     source_R: Tensor
 
 
-def offsets(lengths: Tensor) -> Tensor:
-    """(n,) lengths -> (n + 1,) int32 starts, the total last."""
-    return torch.cat((torch.zeros(1, dtype=torch.int64), lengths.cumsum(0))).int()
-
-
 def to_device(host: Tensor, device: torch.device) -> Tensor:
     """Copy bookkeeping to the device without making either side wait for the other."""
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
@@ -231,9 +196,3 @@ def to_device(host: Tensor, device: torch.device) -> Tensor:
 def gather(rows: Tensor, slices: tuple[slice, ...]) -> Tensor:
     """The rows of a stream's keys as one tensor; a view where they already lie together."""
     return rows[slices[0]] if len(slices) == 1 else torch.cat([rows[part] for part in slices])
-
-
-def _runs(starts: Tensor, lengths: Tensor) -> Tensor:
-    """start, start + 1, ... for each run, one after another."""
-    ends = lengths.cumsum(0)
-    return torch.arange(int(ends[-1])) + (starts - (ends - lengths)).repeat_interleave(lengths)

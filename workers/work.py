@@ -202,4 +202,5 @@ class UnitOutcome:
     failures: tuple[SampleFailure, ...] = ()
     seconds: float = 0.0
     worker: str = ""
+    peak_bytes: int = 0  # device memory that the engine has had allocated at most, so far
     notes: tuple[str, ...] = field(default=())  # e.g. "micro-batch halved to 4 after out of memory"

@@ -1,0 +1,53 @@
+"""Micro-batches of a GPU in two lanes: each lane is a thread with a CUDA stream of its own.
+
+While one micro-batch waits for its host (tokens are chosen, forks laid out, answers written down) or decodes with small
+kernels, the other's matrix products keep the GPU busy. Lanes share the weights and nothing else, so what a micro-batch
+computes does not depend on its neighbour. On a CPU there is one lane, the caller.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+from workers.prefetch import ahead
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+LANES = 2  # on a GPU; a third gained nothing
+
+
+class Lanes:
+    """Runs micro-batches side by side and hands the results on in order. Several threads may do so at a time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.count = LANES if device.type == "cuda" else 1
+        self._device = device
+        self._own = threading.local()
+        self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="saccade-lane", initializer=self._open)
+
+    def _open(self) -> None:
+        if self._device.type == "cuda":
+            self._own.stream = torch.cuda.Stream(self._device)
+            self._own.stream.wait_stream(torch.cuda.default_stream(self._device))  # the weights are there
+
+    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """The results of ``work`` in the order of ``items``.
+
+        Args:
+            work: called in inference mode; its tensors stay in its lane, and it returns none.
+            items: taken one by one, one more than there are lanes ahead of the results.
+        """
+        if self._device.type != "cuda":
+            return map(work, items)
+
+        def in_lane(item: Item) -> Result:
+            with torch.inference_mode(), torch.cuda.stream(self._own.stream):
+                return work(item)
+
+        return ahead(self._pool, in_lane, items, waiting=self.count + 1)

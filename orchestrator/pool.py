@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import workers
 from workers.fingerprint import sources_hash
 from workers.models import ModelError, weight_files
+from workers.prefetch import ahead
 from workers.tasks.base import DataError
 from workers.work import DeviceLostError, EngineSpec, SampleFailure, UnitOutcome, WorkUnit
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(f"saccade.{__name__}")
 
 ENGINE = "workers.actor:EngineActor"
+UNITS_IN_FLIGHT = 3  # of a GPU: one for each lane (workers/lanes.py), and the next is there before it is needed
 MAX_ATTEMPTS = 3  # of a unit whose worker is lost; after the second it is tried sample by sample
 MAX_FAILED_STARTS = 3  # in a row, of workers that die before their first answer
 GRACE_S = 5.0  # how often a waiting pool wakes up, so that Ctrl-C and a lost cluster are noticed
@@ -93,14 +96,30 @@ class LocalPool(Pool):
         self._engine = _factory(engine)(spec, device, None)
 
     def results(self, units: Iterable[WorkUnit]) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
-        for unit in units:
-            yield unit, self._engine.run(unit)
+        if not self._engine.identity()["device"].startswith("cuda"):
+            for unit in units:
+                yield unit, self._engine.run(unit)
+            return
+        with ThreadPoolExecutor(UNITS_IN_FLIGHT) as pool:
+            yield from ahead(pool, lambda unit: (unit, self._engine.run(unit)), units, UNITS_IN_FLIGHT)
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
     unit: WorkUnit
-    losses: int = 0  # workers lost over it
+    losses: int = 0  # workers lost while they had it
+
+
+@dataclass(eq=False, slots=True)
+class _Worker:
+    """An actor, and how many units it has."""
+
+    actor: ActorHandle
+    has: int = 0
+    alone: bool = False  # one of them was with a lost worker before: if this one is lost too, that is the unit to blame
+
+    def takes(self, job: _Job, depth: int) -> bool:
+        return not self.has if job.losses else self.has < depth and not self.alone
 
 
 class _Seat:
@@ -171,6 +190,8 @@ class RayPool(Pool):
             # More workers than cores share them: Ray takes fractions below one, whole numbers above.
             options = {"num_cpus": int(share) if share >= 1 else int(share * 1000) / 1000}
             self._threads = max(1, int(share))
+        self._depth = UNITS_IN_FLIGHT if self.gpus else 1
+        options["max_concurrency"] = self._depth
         self._remote = ray.remote(max_restarts=0, max_task_retries=0, **options)(_Seat)
         self._engine, self._spec = engine, spec
         self._on_event, self._on_ready = on_event, on_ready
@@ -182,20 +203,28 @@ class RayPool(Pool):
         import ray
 
         coming = iter(units)
-        first = next(coming, None)
-        if first is None:
+        job = _next_job(coming)
+        if job is None:
             return
-        again = deque([_Job(first)])
-        idle: list[ActorHandle] = []
-        busy: dict[ObjectRef, tuple[ActorHandle, _Job | None]] = {}  # None: the actor is starting
+        again: deque[_Job] = deque()
+        free: list[_Worker] = []  # those with room for a unit
+        busy: dict[ObjectRef, tuple[_Worker, _Job | None]] = {}  # None: the worker is starting
         waiting_since: float | None = time.monotonic()
         for _ in range(self.workers):
             self._start(busy)
         while True:
-            while idle and (job := again.popleft() if again else _next_job(coming)) is not None:
-                actor = idle.pop()
-                busy[actor.run.remote(job.unit)] = (actor, job)
-            if idle and not any(job for _, job in busy.values()):
+            if free and job is None:
+                job = again.popleft() if again else _next_job(coming)
+            free.sort(key=lambda worker: worker.has)
+            if job and free and free[0].takes(job, self._depth):
+                worker = free[0]
+                busy[worker.actor.run.remote(job.unit)] = (worker, job)
+                worker.has, worker.alone = worker.has + 1, bool(job.losses)
+                job = None
+                if worker.has == self._depth:
+                    free.remove(worker)
+                continue
+            if free and not job and not any(has for _, has in busy.values()):
                 return  # somebody is free and there is nothing to do; whoever is still starting is not needed
             ready = _ready(busy)
             if waiting_since is not None and time.monotonic() - waiting_since > PATIENCE_S:
@@ -204,23 +233,28 @@ class RayPool(Pool):
                 )
                 waiting_since = None
             for ref in ready:
-                actor, answered = busy.pop(ref)
+                worker, answered = busy.pop(ref)
                 try:
                     value = ray.get(ref)
                 except _lost_errors() as error:
-                    self._actors.discard(actor)
+                    if worker in free:
+                        free.remove(worker)
                     yield from self._lost(answered, _reason(error), again)
-                    self._start(busy)
+                    if worker.actor in self._actors:  # the first of its units to be noticed
+                        self._actors.discard(worker.actor)
+                        self._start(busy)
                     continue
                 except ray.exceptions.RayTaskError as error:
                     if isinstance(error.cause, ModelError | DataError):
                         raise error.cause from None
                     raise
                 waiting_since = None
-                idle.append(actor)
+                if worker not in free and worker.actor in self._actors:
+                    free.append(worker)
                 if answered is None:
                     self._greet(value)
                 else:
+                    worker.has, worker.alone = worker.has - 1, False
                     yield answered.unit, value
 
     def close(self) -> None:
@@ -232,10 +266,10 @@ class RayPool(Pool):
         if self._owns_cluster:
             ray.shutdown()
 
-    def _start(self, busy: dict[ObjectRef, tuple[ActorHandle, _Job | None]]) -> None:
+    def _start(self, busy: dict[ObjectRef, tuple[_Worker, _Job | None]]) -> None:
         actor: Any = self._remote.remote(self._engine, self._spec, None, self._threads)
         self._actors.add(actor)
-        busy[actor.identity.remote()] = (actor, None)
+        busy[actor.identity.remote()] = (_Worker(actor), None)
 
     def _greet(self, identity: dict[str, str]) -> None:
         """Trust an actor only if it runs the code that this process planned with."""

@@ -12,7 +12,9 @@ from strategies import catalog
 from workers.models import ModelFacts
 from workers.work import BASELINE, GridPoint
 
-ENOUGH_ROWS = 60_000  # matrix products gain nothing beyond, and there are two lanes of them (measured: 40,000 1.3 % slower)
+ENOUGH_ROWS = (
+    60_000  # matrix products gain nothing beyond, and there are two lanes of them (measured: 40,000 1.3 % slower)
+)
 DECODED_ALLOWANCE = 64  # decoded tokens a stream that are planned for; longer answers may halve the micro-batch
 SAFETY = 0.8  # of the free memory: fragments, scoring and the vision tower take the rest
 

@@ -344,6 +344,8 @@ def _show_result(console: Console, result: RunResult) -> None:
     experiment = result.experiment
     console.print(accuracy_table(summary(experiment)))
     done = f"{result.computed} cells in {duration(result.seconds)}" if result.computed else "nothing was missing"
+    if result.peak_bytes:
+        done += f", at most {result.peak_bytes / 2**30:.3g} GiB of a GPU's memory"
     console.print(f"{done}; results in {experiment.path}", highlight=False, soft_wrap=True)
     _write_results(console, experiment)
     failures = experiment.failures()

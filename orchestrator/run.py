@@ -49,6 +49,7 @@ class RunResult:
     computed: int  # cells
     failed: int  # samples given up in this run
     seconds: float
+    peak_bytes: int = 0  # of the memory of the fullest GPU
     warnings: tuple[str, ...] = ()
 
 
@@ -118,7 +119,7 @@ def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Conso
     plan = _plan(prepared, experiment.done(), options.workers or 1)
     if not plan.missing and (mirror is None or mirror.is_complete(standing.reached())):
         return RunResult(experiment=experiment, plan=plan, computed=0, failed=0, seconds=time.monotonic() - started)
-    computed = failed = 0
+    computed = failed = peak_bytes = 0
     warnings: list[str] = []
     open_samples = sum(len(unit.samples) for unit in plan.units)
     with (
@@ -136,6 +137,7 @@ def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Conso
                     mirror.publish(standing.reached())
                 computed += len(outcome.outcomes)
                 failed += len(outcome.failures)
+                peak_bytes = max(peak_bytes, outcome.peak_bytes)
                 progress.advance(unit.cells / len(experiment.points), unit.cells, len(outcome.failures))
                 for note in outcome.notes:
                     progress.event(note)
@@ -151,6 +153,7 @@ def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Conso
         computed=computed,
         failed=failed,
         seconds=time.monotonic() - started,
+        peak_bytes=peak_bytes,
         warnings=(*warnings, *experiment.notes),
     )
 

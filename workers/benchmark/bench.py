@@ -195,7 +195,7 @@ class _Bench:
                 f"first: {failure.kind}: {failure.message[:200]}"
             )
             return
-        prefill, _ = self._timed(lambda: forward.run(unit))
+        prefill, _ = timed(lambda: forward.run(unit), self.llava.device, self.spec.seconds, repeats=0)  # warm by now
         system = {case.id: case.image_at for case in self.cases}
         work = needed(LinearSizes.of(self.llava.facts), unit.points, outcome.outcomes, system)
         ms_per_cell = 1e3 * timing.median_s / unit.cells

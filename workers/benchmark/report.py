@@ -104,7 +104,10 @@ class Report:
             f"{self.mean_text_tokens:.0f} after the image; {self.new_tokens} tokens decoded; images {self.images}"
         )
         ceiling = self.ceiling
-        yield f"matmul ceiling {ceiling.tflops:.3g} TFLOP/s ({ceiling.size} cubed, {ceiling.dtype})"
+        yield (
+            f"matmul ceiling {ceiling.tflops:.3g} TFLOP/s for a moment, {ceiling.sustained_tflops:.3g} sustained "
+            f"({ceiling.size} cubed, {ceiling.dtype}); shares are of the first"
+        )
         yield from (f"note: {note}" for note in self.notes)
 
     def _baseline_lines(self) -> Iterable[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 REPEATS = 3
+SUSTAINED_S = 3.0  # until the clock of an H200 has settled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,8 @@ class Ceiling:
 
     size: int  # (size x size) times (size x size), random values
     dtype: str
-    tflops: float
+    tflops: float  # for a moment, on a cool device
+    sustained_tflops: float  # after seconds of nothing else, when power and heat limit the clock
 
 
 def timed(
@@ -77,10 +79,25 @@ def _synchronise(device: torch.device) -> None:
 
 
 def matmul_ceiling(device: torch.device, dtype: torch.dtype) -> Ceiling:
-    """Median of ten square products of normal values, after two that do not count."""
-    size = 8192 if device.type == "cuda" else 512
+    """Median of ten square products of normal values, after two that do not count; then the rate that lasts."""
+    cuda = device.type == "cuda"
+    size = 8192 if cuda else 512
     first = torch.randn(size, size, device=device, dtype=dtype)
     second = torch.randn(size, size, device=device, dtype=dtype)
     times = [_once(lambda: first @ second, device) for _ in range(12)][2:]
-    tflops = 2 * size**3 / statistics.median(times) / 1e12
-    return Ceiling(size=size, dtype=str(dtype).removeprefix("torch."), tflops=tflops)
+    tflop = 2 * size**3 / 1e12
+
+    def twenty() -> None:
+        for _ in range(20):
+            first @ second
+
+    lasting: list[float] = []
+    began = time.perf_counter()
+    while not lasting or time.perf_counter() - began < (SUSTAINED_S if cuda else 0):
+        lasting.append(_once(twenty, device))
+    return Ceiling(
+        size=size,
+        dtype=str(dtype).removeprefix("torch."),
+        tflops=tflop / statistics.median(times),
+        sustained_tflops=20 * tflop / statistics.median(lasting[-10:]),
+    )

@@ -206,7 +206,7 @@ def test_needed_work_is_counted_by_hand():
     ]
     work = needed(sizes, (full, fork, same, other), cells, {"1": 5})
     assert work.streams == 3
-    trunk = 3 * 20 * 13 + 20 * 3 + 10
+    trunk = 3 * 15 * 13 + 15 * 3 + 10  # its system tokens are everybody's
     forks = (1 * 7 * 13 + 7 * 3 + 10) + (1 * 10 * 13 + 10 * 3 + 10)
     assert work.prefill_flop == 2 * (trunk + forks)
     assert work.decode_flop == 2 * (4 * 13) * 2  # the third stream ended with its first token

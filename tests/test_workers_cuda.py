@@ -107,9 +107,7 @@ def test_flash_prefill_equals_sdpa(heads, groups, width, dtype):
     """Weights are rounded to 8 (11) bits before the second product, as in any flash kernel: 0.02 for values near 1."""
     torch.manual_seed(0)
     query, key, value, own, runs = packed(heads, groups, width, dtype)
-    places = [(rows.start, rows.stop - rows.start) for rows in own]
-    seen = [sum(run.stop - run.start for run in keys[:-1]) for keys in runs]
-    table = flash.tiles(places, seen, runs, flash.PREFILL_TILE).cuda()
+    table = flash.tiles(list(zip(own, runs, strict=True)), flash.PREFILL_TILE).cuda()
     out = flash.flash_prefill(query, key, value, table, width**-0.5)
     for rows, keys in zip(own, runs, strict=True):
         parts = [torch.cat([source[run] for run in keys]).float() for source in (key, value)]
@@ -127,13 +125,12 @@ def test_flash_decode_equals_sdpa(decoded):
     order = torch.randperm(total)
     query = torch.randn(total, heads, width, device="cuda", dtype=torch.bfloat16)
     tails = torch.randn(2, total, decoded, groups, width, device="cuda", dtype=torch.bfloat16)
-    places = [(sum(counts[:place]), count) for place, count in enumerate(counts)]
-    lengths = [sum(run.stop - run.start for run in keys) for keys in runs]
-    table = flash.tiles(places, lengths, runs, flash.DECODE_TILE, causal=False).cuda()
+    places = [slice(sum(counts[:place]), sum(counts[: place + 1])) for place in range(len(counts))]
+    table = flash.tiles(list(zip(places, runs, strict=True)), flash.DECODE_TILE, causal=False).cuda()
     own = (tails[0], tails[1]) if decoded else None
     out = flash.flash_decode(query, order.cuda(), key, value, table, own, width**-0.5)
-    for (first, count), keys in zip(places, runs, strict=True):
-        for n in order[first : first + count].tolist():
+    for place, keys in zip(places, runs, strict=True):
+        for n in order[place].tolist():
             sources = ((key, tails[0, n]), (value, tails[1, n]))
             parts = [torch.cat([*(rows[run] for run in keys), tail]).float() for rows, tail in sources]
             expected = attention.attend_one(query[n : n + 1].float(), *parts, width**-0.5)

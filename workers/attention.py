@@ -39,9 +39,8 @@ def attend(query_RHE: Tensor, key_RGE: Tensor, value_RGE: Tensor, packing: Packi
     if uses_flash(query_RHE):
         return flash_prefill(query_RHE, key_RGE, value_RGE, packing.tiles(query_RHE.device), scale)
     out_RHE = torch.empty_like(query_RHE)
-    for stream in packing.streams:
-        own, keys = packing.own(stream), packing.keys(stream)
-        out_RHE[own] = attend_one(query_RHE[own], gather(key_RGE, keys), gather(value_RGE, keys), scale)
+    for rows, keys in packing.blocks():
+        out_RHE[rows] = attend_one(query_RHE[rows], gather(key_RGE, keys), gather(value_RGE, keys), scale)
     return out_RHE
 
 
@@ -83,16 +82,17 @@ def make_groups(streams: Sequence[Stream], layer: int, packing: Packing, device:
         members.setdefault(stream.at(layer), []).append(n)
     order = torch.tensor([n for group in members.values() for n in group])
     counts = [len(group) for group in members.values()]
-    keys = [packing.keys(owner) for owner in members]
-    lengths = [sum(run.stop - run.start for run in runs) for runs in keys]
-    places = zip(accumulate(counts, initial=0), counts, strict=False)
+    ends = accumulate(counts)
+    blocks = [
+        (slice(end - count, end), packing.keys(owner)) for owner, count, end in zip(members, counts, ends, strict=True)
+    ]
     return Groups(
         owners=list(members),
         positions=[stream.at(layer).next_position for stream in streams],
         order_N=to_device(order, device),
         back_N=to_device(order.argsort(), device),
         counts=counts,
-        tiles=to_device(tiles(list(places), lengths, keys, DECODE_TILE, causal=False), device),
+        tiles=to_device(tiles(blocks, DECODE_TILE, causal=False), device),
     )
 
 

@@ -225,7 +225,7 @@ class Engine:
         placement = Placement(trunks, points, seeds, measure.quality)
         measured = [index for index, item in enumerate(batch) if item.sample.id in self.spectra_samples]
         spectra = SpectraRecorder(self.llava, measure.spectra, measured) if measured else None
-        start = prefill(self.llava, embed_trunks(self.llava, prompts, features), trunks, placement, spectra)
+        start = prefill(self.llava, embed_trunks(self.llava, trunks, prompts, features), trunks, placement, spectra)
         answered = self._answers(start, trunks)
         keys = [point.key for point in points]
         outcomes = []
@@ -276,7 +276,7 @@ class Engine:
 
     def _check_window(self, trunks: Sequence[Stream]) -> None:
         """Mistral's sliding window: attention here is full, which is the same as long as nothing lies outside it."""
-        longest = max(trunk.rows for trunk in trunks) + self.spec.max_new_tokens
+        longest = max(trunk.length for trunk in trunks) + self.spec.max_new_tokens
         if self.llava.window is not None and longest > self.llava.window:
             raise DataError(f"{longest} tokens, max_new_tokens included, exceed the sliding window {self.llava.window}")
 

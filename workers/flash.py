@@ -1,6 +1,6 @@
 """Attention of packed rows as one Triton kernel a layer: keys are read where they lie, nothing is gathered or padded.
 
-A stream attends to two runs of rows, the trunk's system rows and its own, so a key's row follows from its number.
+A stream attends to two runs of rows, its root's and its own, so a key's row follows from its number.
 Library kernels want each sequence's keys in one piece: gathering them cost as much as half of the attention itself
 (``docs/performance.md``). Softmax and sums are float32, products half precision, as in FlashAttention (Dao et al.,
 arXiv 2205.14135), whose online softmax this is.
@@ -27,8 +27,7 @@ LOG2_E = 1.4426950408889634
 PREFILL_OPTIONS: dict[str, Any] = {"num_warps": 4, "num_stages": 3}
 DECODE_OPTIONS: dict[str, Any] = {"num_warps": 4, "num_stages": 3}
 
-# Rows a program reads: first query, queries, keys that its first query sees besides itself, and the two runs of keys.
-Tile = tuple[int, int, int, int, int, int]
+Block = tuple[slice, Sequence[slice]]  # query rows, and one or two runs of key rows in the order of the tokens
 
 
 def uses_flash(rows: Tensor) -> bool:
@@ -38,32 +37,33 @@ def uses_flash(rows: Tensor) -> bool:
     return on_device and width >= 16 and width & (width - 1) == 0
 
 
-def tiles(
-    queries: Sequence[tuple[int, int]],
-    seen: Sequence[int],
-    keys: Sequence[Sequence[slice]],
-    tile: int,
-    causal: bool = True,
-) -> Tensor:
-    """Cut streams into tiles of at most ``tile`` queries.
+def tiles(blocks: Sequence[Block], tile: int, causal: bool = True) -> Tensor:
+    """Cut blocks of queries into tiles of at most ``tile``.
 
     Args:
-        queries: per stream its first query row and its number of queries.
-        seen: keys that the first query sees besides itself.
-        keys: per stream one run of key rows, or two, in the order of its tokens.
+        blocks: with the queries as the last of the keys, if causal.
         tile: queries of a program.
-        causal: whether each query of a stream sees one key more than the one before; else all see ``seen`` keys.
+        causal: whether each query sees one key more than the one before, the last one all; else all see all.
 
     Returns:
-        (tiles, 6) int32 on the host: first query, queries, seen, start of the first run, its length, start of the
-        second run. Streams with most keys come first, so that the last programs to run are short ones.
+        (tiles, 6) int32 on the host: first query, queries, keys that the first query sees besides itself (all that it
+        sees, if not causal), start of the first run of keys, its length, start of the second run. Those that see most
+        come first, so that the last programs to run are short ones.
     """
-    table: list[Tile] = []
-    step = 1 if causal else 0
-    for (first, count), before, runs in zip(queries, seen, keys, strict=True):
-        system, rest = runs[0], runs[1].start if len(runs) > 1 else 0
+    table = []
+    for queries, runs in blocks:
+        count = queries.stop - queries.start
+        keys = sum(run.stop - run.start for run in runs)
+        first, second = runs[0], runs[1].start if len(runs) > 1 else 0
         table += [
-            (first + at, min(tile, count - at), before + step * at, system.start, system.stop - system.start, rest)
+            (
+                queries.start + at,
+                min(tile, count - at),
+                keys - count + at if causal else keys,
+                first.start,
+                first.stop - first.start,
+                second,
+            )
             for at in range(0, count, tile)
         ]
     table.sort(key=lambda row: -row[2])

@@ -68,7 +68,6 @@ class Placement:
         seeds: per sample a text that names run and sample, for strategies that draw.
         quality: whether the concentration of the selection scores is recorded.
         """
-        self.trunks = trunks
         self.seeds = seeds
         self.stream_of = {(trunk.sample, index): trunk for trunk in trunks for index in range(len(points))}
         self.concentration: dict[tuple[int, int], Concentration] = {}  # (sample, point index): of the last stage
@@ -113,9 +112,9 @@ class Placement:
                         merged[child] = strategy.merge(hidden_RD[packing.visual(stream)], kept_K)
                 self.stream_of[stream.sample, choice.index] = children[identity]
         alive = set(self.answered())
-        retired = frozenset(trunk for trunk in self.trunks if trunk not in alive)
-        forks = [stream for stream in packing.streams if stream.parent is not None and stream in alive]
-        return Forked(packing.repack([*self.trunks, *forks, *children.values()], retired, origins), merged)
+        alive |= {stream.root for stream in alive if stream.root}
+        older = [stream for stream in packing.streams if stream in alive]
+        return Forked(packing.repack([*older, *children.values()], origins), merged)
 
     def _waiting(self, layer: int) -> Iterator[tuple[Stream, dict[int, Stage]]]:
         """Streams with visual tokens, and the stages that act on them now, by point index."""

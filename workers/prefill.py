@@ -11,7 +11,7 @@ from torch import Tensor
 from workers.attention import attend, attend_groups, make_groups
 from workers.forks import LayerRead, Placement
 from workers.llava import Llava, Prompt, Rotary
-from workers.streams import Packing, Stream, new_trunk, to_device
+from workers.streams import Packing, Stream, new_root, new_trunk, to_device
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,25 +45,35 @@ class Prefill:
 
 
 def make_trunks(prompts: Sequence[Prompt], visual: Sequence[int]) -> list[Stream]:
-    """One un-pruned stream a sample. A text-only prompt is all system: there is nothing to prune."""
+    """One un-pruned stream a sample; those with the same tokens before the image have one root."""
+    roots: dict[tuple[int, ...], Stream] = {}
     trunks = []
     for sample, (prompt, count) in enumerate(zip(prompts, visual, strict=True)):
-        system = len(prompt.ids) - 1 if prompt.image_at is None else prompt.image_at
-        text = prompt.length(count) - count - system
-        trunks.append(new_trunk(sample, system, count, text))
+        system = prompt.ids[: prompt.image_at or 0]
+        if system and system not in roots:
+            roots[system] = new_root(len(system))
+        trunks.append(new_trunk(sample, roots.get(system), count, prompt.length(count) - count - len(system)))
     return trunks
 
 
-def embed_trunks(llava: Llava, prompts: Sequence[Prompt], features: Sequence[Tensor | None]) -> Tensor:
-    """Token embeddings with the image features in the placeholder's stead: (R, D), sample after sample."""
+def pack_trunks(trunks: Sequence[Stream]) -> Packing:
+    """Trunks in order, each root before the first that has it."""
+    return Packing(list(dict.fromkeys(stream for trunk in trunks for stream in (trunk.root, trunk) if stream)))
+
+
+def embed_trunks(
+    llava: Llava, trunks: Sequence[Stream], prompts: Sequence[Prompt], features: Sequence[Tensor | None]
+) -> Tensor:
+    """Token embeddings, image features where they belong: the (R, D) rows of ``pack_trunks``."""
+    seen: set[Stream] = set()
     parts = []
-    for prompt, image_VD in zip(prompts, features, strict=True):
+    for trunk, prompt, image_VD in zip(trunks, prompts, features, strict=True):
+        first = 0 if prompt.image_at is None else prompt.image_at
         embedded_SD = llava.embed(to_device(torch.tensor(prompt.ids), llava.device))
-        if prompt.image_at is None:
-            parts.append(embedded_SD)
-        else:
-            assert image_VD is not None
-            parts += [embedded_SD[: prompt.image_at], image_VD, embedded_SD[prompt.image_at + 1 :]]
+        if trunk.root and trunk.root not in seen:
+            seen.add(trunk.root)
+            parts.append(embedded_SD[:first])
+        parts += [embedded_SD] if image_VD is None else [image_VD, embedded_SD[first + 1 :]]
     return torch.cat(parts)
 
 
@@ -78,7 +88,7 @@ def prefill(
 
     Args:
         llava: the model.
-        hidden_RD: (R, D) embedded prompts, trunk after trunk.
+        hidden_RD: (R, D) embedded prompts, see ``embed_trunks``.
         trunks: the streams of these rows.
         placement: decides the forks; afterwards it says which stream answers which point.
         observe: called after every layer with what it computed.
@@ -86,7 +96,7 @@ def prefill(
     Returns:
         First-token logits and the caches of all streams that answer a point.
     """
-    packing, last_layer = Packing(trunks), len(llava.layers) - 1
+    packing, last_layer = pack_trunks(trunks), len(llava.layers) - 1
     fork_layers = placement.fork_layers(len(llava.layers))
     caches: list[LayerCache] = []
     read: LayerRead | None = None

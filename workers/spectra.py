@@ -64,7 +64,7 @@ class SpectraRecorder:
             if spec.layer != run.layer:
                 continue
             for stream in run.packing.streams:
-                if stream.sample in self._samples and stream not in run.packing.retired:
+                if stream.sample in self._samples:
                     self._values[stream, spec] = _ranks(self._matrices(spec, run, stream), spec)
 
     def measures(self, stream: Stream) -> tuple[tuple[str, float], ...]:

@@ -1,14 +1,15 @@
 """Which packed rows belong to whom: the trunks of the samples and the forks that prune them.
 
 A **stream** is a run of rows that belong to one sequence: the un-pruned **trunk** of a sample, or a **fork** that
-dropped visual tokens at some layer. All streams of a micro-batch lie in one packed matrix of R rows. A fork owns the
-rows of its kept visual tokens and of the text after the image; the system rows before the image see no visual token
-(causality), so they are the trunk's, and a fork only attends to them.
+dropped visual tokens at some layer. All streams of a micro-batch lie in one packed matrix of R rows. The system rows
+before the image see neither image nor question (causality), so all samples with the same system prompt share them: they
+are a stream of their own, the **root**, which the others only attend to.
 
-    trunk of sample 0      [system | visual . . . . . . . | text]
-    trunk of sample 1      [system | visual . . . . . . . | text]
-    fork of 0 at layer 2            [visual kept | text]
-    fork of 0 at layer 3                 [visual kept | text]
+    root                   [system]
+    trunk of sample 0              [visual . . . . . . . | text]
+    fork of 0 at layer 2               [visual kept | text]
+    fork of 0 at layer 3                    [visual kept | text]
+    trunk of sample 1              [visual . . . . . . . | text]
 
 A **packing** says where each stream's rows lie; it changes only at layers where somebody forks. Streams and packings
 live on the host; what a device needs of a packing goes there once, so that bookkeeping never makes it wait.
@@ -16,7 +17,7 @@ live on the host; what a device needs of a packing goes there once, so that book
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -29,41 +30,60 @@ from workers.flash import PREFILL_TILE, tiles
 class Stream:
     """One sequence of a micro-batch. Identity matters, not content: two streams are the same only if they are one."""
 
-    sample: int  # index within the micro-batch
-    parent: Stream | None  # what it forked from; None for a trunk
+    sample: int  # index within the micro-batch; -1 for a root
+    root: Stream | None  # whose rows are its system rows; None: it has none, or is a root
+    parent: Stream | None  # what it forked from; None for a trunk or root
     layer: int  # first layer in which it has rows of its own
     system: int  # tokens before the image
     text: int  # tokens after the image
     visual_K: Tensor  # (K,) int64 on the host, the kept visual tokens as indices into the sample's image tokens
     positions_R: Tensor  # int64 on the host, position ids of its own rows
     next_position: int  # position id of the first decoded token
-    trunk: Stream = field(init=False)
     visual: int = field(init=False)  # visual tokens it keeps
-    shared: int = field(init=False)  # rows it attends to but leaves to the trunk
     rows: int = field(init=False)  # rows of its own
 
     def __post_init__(self) -> None:
-        self.trunk = self if self.parent is None else self.parent.trunk
         self.visual = self.visual_K.shape[0]
-        self.shared = 0 if self.parent is None else self.system
-        self.rows = self.system + self.visual + self.text - self.shared
+        self.rows = len(self.positions_R)
+
+    @property
+    def length(self) -> int:
+        """Tokens it stands for, those of its root included."""
+        return self.rows + (self.root.rows if self.root else 0)
 
     def at(self, layer: int) -> Stream:
         """The ancestor, or itself, whose rows stand for it in ``layer``."""
         return self if self.layer <= layer or self.parent is None else self.parent.at(layer)
 
 
-def new_trunk(sample: int, system: int, visual: int, text: int) -> Stream:
-    """The un-pruned sequence of a sample; a text-only prompt has no visual tokens and counts as system and text."""
+def new_root(system: int) -> Stream:
+    """The tokens before an image, at least one."""
+    return Stream(
+        sample=-1,
+        root=None,
+        parent=None,
+        layer=0,
+        system=system,
+        text=0,
+        visual_K=torch.arange(0),
+        positions_R=torch.arange(system),
+        next_position=system,
+    )
+
+
+def new_trunk(sample: int, root: Stream | None, visual: int, text: int) -> Stream:
+    """The un-pruned sequence of a sample; a text-only prompt has neither root nor visual tokens."""
+    system = root.rows if root else 0
     length = system + visual + text
     return Stream(
         sample=sample,
+        root=root,
         parent=None,
         layer=0,
         system=system,
         text=text,
         visual_K=torch.arange(visual),
-        positions_R=torch.arange(length),
+        positions_R=torch.arange(system, length),
         next_position=length,
     )
 
@@ -84,6 +104,7 @@ def fork(parent: Stream, layer: int, kept_K: Tensor, compact: bool) -> Stream:
         positions_R = torch.arange(parent.system, next_position)
     return Stream(
         sample=parent.sample,
+        root=parent.root,
         parent=parent,
         layer=layer,
         system=parent.system,
@@ -96,20 +117,14 @@ def fork(parent: Stream, layer: int, kept_K: Tensor, compact: bool) -> Stream:
 
 def fork_rows(parent: Stream, kept_K: Tensor) -> Tensor:
     """The parent's own rows that a fork takes over: kept visual tokens, then the text."""
-    first = parent.system - parent.shared
-    after = first + parent.visual
-    return torch.cat((first + kept_K, torch.arange(after, after + parent.text)))
+    return torch.cat((kept_K, torch.arange(parent.visual, parent.rows)))
 
 
 @dataclass(eq=False)
 class Packing:
-    """Where the rows of each stream lie in the packed matrix.
-
-    ``retired`` trunks are answered by nobody any more; only their system rows go on, for the forks that attend to them.
-    """
+    """Where the rows of each stream lie in the packed matrix. A root comes before the streams that have it."""
 
     streams: Sequence[Stream]
-    retired: frozenset[Stream] = frozenset()
     starts: dict[Stream, int] = field(init=False)
     total: int = field(init=False)
     _positions: Tensor | None = field(init=False, default=None)
@@ -119,65 +134,66 @@ class Packing:
         self.starts, place = {}, 0
         for stream in self.streams:
             self.starts[stream] = place
-            place += self.length(stream)
+            place += stream.rows
         self.total = place
 
-    def length(self, stream: Stream) -> int:
-        return stream.system if stream in self.retired else stream.rows
-
     def own(self, stream: Stream) -> slice:
-        return slice(self.starts[stream], self.starts[stream] + self.length(stream))
+        return slice(self.starts[stream], self.starts[stream] + stream.rows)
 
     def last_row(self, stream: Stream) -> int:
-        return self.own(stream).stop - 1
+        return self.starts[stream] + stream.rows - 1
 
     def visual(self, stream: Stream) -> slice:
-        start = self.starts[stream] + stream.system - stream.shared
-        return slice(start, start + stream.visual)
+        return slice(self.starts[stream], self.starts[stream] + stream.visual)
 
     def keys(self, stream: Stream) -> tuple[slice, ...]:
-        """The rows it attends to, in the order of its tokens: the trunk's system rows, then its own."""
+        """The rows it attends to, in the order of its tokens: the root's, then its own; one run where they touch."""
         own = self.own(stream)
-        if stream.shared == 0:
+        if stream.root is None:
             return (own,)
-        system = self.starts[stream.trunk]
-        return (slice(system, system + stream.shared), own)
+        system = self.own(stream.root)
+        return (slice(system.start, own.stop),) if system.stop == own.start else (system, own)
+
+    def blocks(self) -> list[tuple[slice, tuple[slice, ...]]]:
+        """Query rows and their key rows, the queries last among them; a root and a trunk that touches it are one."""
+        blocks: list[tuple[slice, tuple[slice, ...]]] = []
+        for stream in self.streams:
+            keys = self.keys(stream)
+            if stream.root is not None and len(keys) == 1:
+                blocks.remove((self.own(stream.root), self.keys(stream.root)))
+                blocks.append((keys[0], keys))
+            else:
+                blocks.append((self.own(stream), keys))
+        return blocks
 
     def positions(self, device: torch.device) -> Tensor:
         """(R,) int64 position ids on a device; made once."""
         if self._positions is None:
-            parts = [stream.positions_R[: self.length(stream)] for stream in self.streams]
-            self._positions = to_device(torch.cat(parts), device)
+            self._positions = to_device(torch.cat([stream.positions_R for stream in self.streams]), device)
         return self._positions
 
     def tiles(self, device: torch.device) -> Tensor:
         """Who attends to what, for the kernel: see ``flash.tiles``; made once."""
         if self._tiles is None:
-            own = [self.own(stream) for stream in self.streams]
-            queries = [(rows.start, rows.stop - rows.start) for rows in own]
-            shared = [stream.shared for stream in self.streams]
-            keys = [self.keys(stream) for stream in self.streams]
-            self._tiles = to_device(tiles(queries, shared, keys, PREFILL_TILE), device)
+            self._tiles = to_device(tiles(self.blocks(), PREFILL_TILE), device)
         return self._tiles
 
-    def repack(self, streams: Sequence[Stream], retired: Iterable[Stream], origins: Mapping[Stream, Tensor]) -> RowMove:
+    def repack(self, streams: Sequence[Stream], origins: Mapping[Stream, Tensor]) -> RowMove:
         """The packing after a fork, and which old row each new row continues.
 
         Args:
             streams: all streams of the new packing; those not in this one are forks of streams that are.
-            retired: trunks of which only the system rows go on.
             origins: for each new stream the rows it takes, within its parent's own rows.
         """
-        packing = Packing(streams, frozenset(retired))
         source = []
         for stream in streams:
             if stream in origins:
                 assert stream.parent is not None
                 source.append(self.starts[stream.parent] + origins[stream])
             else:
-                start = self.starts[stream]
-                source.append(torch.arange(start, start + packing.length(stream)))
-        return RowMove(packing, torch.cat(source))
+                own = self.own(stream)
+                source.append(torch.arange(own.start, own.stop))
+        return RowMove(Packing(streams), torch.cat(source))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

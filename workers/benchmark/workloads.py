@@ -115,8 +115,8 @@ def needed(
 ) -> Needed:
     """Count the decoder's linear maps for the tokens that were really kept; points with equal tokens count once.
 
-    Attention, the vision tower, the scores and the head over the vocabulary are left out, so a share of the matmul
-    ceiling computed from this is a lower bound.
+    Attention, the vision tower, the scores, the head over the vocabulary, and the rows before the image, which are the
+    same for all samples, are left out, so a share of the matmul ceiling computed from this is a lower bound.
 
     Args:
         sizes: of the model.
@@ -130,7 +130,7 @@ def needed(
         point = of_key[cell.point]
         steps = cell.decoded_tokens - 1
         if cell.tokens_kept == cell.visual_tokens or point.layer >= sizes.layers:
-            streams[cell.sample,] = (cell.prompt_tokens, 0, steps)
+            streams[cell.sample,] = (cell.prompt_tokens - system[cell.sample], 0, steps)
             continue
         strategy = catalog.get(point.strategy)
         assert strategy.schedule is None, "a method of several stages has no single first layer"

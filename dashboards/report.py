@@ -50,6 +50,7 @@ from dashboards.wording import (
 )
 from orchestrator.metrics import Answers, answers, summarise
 from orchestrator.store import Experiment, write_whole
+from orchestrator.task_metrics import shown, task_metrics
 
 MAX_NOTICES = 5  # of one kind
 MAX_FLIPS = 8  # examples shown
@@ -89,7 +90,8 @@ def render(experiment: Experiment, now: datetime) -> str:
     sections = [
         *_pictures(summary),
         _flips(experiment, table, summary),
-        _grid(summary),
+        _grid(summary, table.of_images(True).binary),
+        _task_figures(task_metrics(experiment)),
         _failures(failures),
         _provenance(experiment),
     ]
@@ -228,7 +230,7 @@ def _flips(experiment: Experiment, table: Answers, summary: pd.DataFrame) -> str
     )
 
 
-def _grid(summary: pd.DataFrame) -> str:
+def _grid(summary: pd.DataFrame, binary: bool = True) -> str:
     """All grid points as a table: the numbers under the pictures."""
     texts = bool(summary["n_text_only"].any())
     flags = bool((summary["flags"] != "").any())
@@ -257,13 +259,30 @@ def _grid(summary: pd.DataFrame) -> str:
         cells += [("", percent(row["accuracy_text_only"]))] if texts else []
         cells += [("text flag", escape(row["flags"]))] if flags else []
         body.append(_row(cells, "baseline" if row["baseline"] else row["state"]))
+    accuracy, test = ("Accuracy", "McNemar's exact") if binary else ("Mean score", "a paired bootstrap")
+    interval = "Wilson" if binary else "bootstrap"
     return (
         "<section><h2>All grid points</h2>"
-        '<p class="note">Accuracy over image questions with its Wilson interval. The change is paired: on the '
+        f'<p class="note">{accuracy} over image questions with its {interval} interval. The change is paired: on the '
         "questions that the configuration and the un-pruned model have both answered, with a bootstrap interval; p is "
-        "McNemar's exact test, then corrected across the grid by Holm. Bold: significant at 0.05 after correction. "
+        f"{test} test, then corrected across the grid by Holm. Bold: significant at 0.05 after correction. "
         f"Where no answer flipped the interval has no width.</p>{_table(_head(kinds, names), body)}</section>"
     )
+
+
+def _task_figures(figures: pd.DataFrame) -> str:
+    """What the benchmark's authors publish, one column a figure."""
+    if figures.empty:
+        return ""
+    names = list(dict.fromkeys(figures["name"]))
+    body = []
+    for _, rows in figures.groupby("point", sort=False):
+        own = {row.name: shown(row.value, row.unit) for row in rows.itertuples(index=False)}
+        cells = [("", escape(own.get(name) or MISSING)) for name in names]
+        body.append(_row([("text name", escape(rows["label"].iloc[0])), *cells]))
+    head = _head(["text", *[""] * len(names)], ["configuration", *names])
+    note = '<p class="note">As the benchmark defines them, over all questions answered; without intervals.</p>'
+    return f"<section><h2>The benchmark's own figures</h2>{note}{_table(head, body)}</section>"
 
 
 def _failures(failures: pd.DataFrame) -> str:

@@ -258,7 +258,7 @@ def flipped(table: Answers, key: str) -> tuple[list[str], list[str]]:
         return [], []
     row = [point.key for point in images.points].index(key)
     shared = images.answered_PS[images.baseline] & images.answered_PS[row]
-    before, after = images.correct_PS[images.baseline], images.correct_PS[row]
+    before, after = images.score_PS[images.baseline], images.score_PS[row]
     names = np.array(images.samples, dtype=object)
     return names[shared & before & ~after].tolist(), names[shared & ~before & after].tolist()
 

@@ -193,6 +193,7 @@ def _of_samples(table: Answers, chosen_S: Bools) -> Answers:
     return Answers(
         points=table.points, samples=tuple(np.array(table.samples, dtype=object)[chosen_S]),
         answered_PS=table.answered_PS[:, chosen_S], correct_PS=table.correct_PS[:, chosen_S],
+        score_PS=table.score_PS[:, chosen_S],
         image_S=table.image_S[chosen_S], failed_S=table.failed_S[chosen_S],
     )  # fmt: skip
 

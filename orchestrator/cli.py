@@ -337,12 +337,15 @@ def _user_errors(resume: bool = False) -> Iterator[None]:
 
 
 def _show_result(console: Console, result: RunResult) -> None:
-    from orchestrator.metrics import summary
+    from orchestrator.metrics import answers, summarise
     from orchestrator.progress import duration
     from orchestrator.show import accuracy_table, show_failures
+    from orchestrator.task_metrics import headline, task_metrics
 
     experiment = result.experiment
-    console.print(accuracy_table(summary(experiment)))
+    table = answers(experiment)
+    figures = headline(task_metrics(experiment), experiment)
+    console.print(accuracy_table(summarise(table), not table.of_images(True).binary, figures))
     done = f"{result.computed} cells in {duration(result.seconds)}" if result.computed else "nothing was missing"
     if result.peak_bytes:
         done += f", at most {result.peak_bytes / 2**30:.3g} GiB of a GPU's memory"

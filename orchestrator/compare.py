@@ -167,17 +167,25 @@ def _stacked(tables: Sequence[Answers]) -> Answers:
     place = {name: column for column, name in enumerate(samples)}
     points = tuple(point for table in tables for point in table.points)
     answered, correct = np.zeros((len(points), len(samples)), bool), np.zeros((len(points), len(samples)), bool)
+    score = np.zeros((len(points), len(samples)))
     image, failed = np.zeros(len(samples), bool), np.zeros(len(samples), bool)
     first = 0
     for table in tables:
         columns = [place[name] for name in table.samples]
         rows = slice(first, first + len(table.points))
         answered[rows, columns], correct[rows, columns] = table.answered_PS, table.correct_PS
+        score[rows, columns] = table.score_PS
         image[columns] |= table.image_S
         failed[columns] |= table.failed_S
         first += len(table.points)
     return Answers(
-        points=points, samples=samples, answered_PS=answered, correct_PS=correct, image_S=image, failed_S=failed
+        points=points,
+        samples=samples,
+        answered_PS=answered,
+        correct_PS=correct,
+        score_PS=score,
+        image_S=image,
+        failed_S=failed,
     )
 
 

@@ -45,10 +45,10 @@ class TaskSection(_Section):
     name: str = "scienceqa"
     data: str | None = None
     questions: str | None = None
-    split: str = "test"
+    split: str | None = None  # the task's usual one
     conversation: str = "vicuna_v1"
     single_prediction: bool = True
-    scorer: str = "strict_letter"
+    scorer: str | None = None  # the task's usual one
 
 
 class SpectraSection(_Section):

@@ -1,6 +1,7 @@
 """The files an experiment promises besides its cells: tables as CSV, and the JSON files of the user's documents.
 
     summary.csv          one row per grid point: accuracy, comparison with the un-pruned model, cost
+    task_metrics.csv     the benchmark's own figures, such as POPE's F1 or MME's acc+
     measures.csv         what was measured on the forward, mean per grid point
     token_quality.csv    do the kept tokens hold the answer?
     agreement.csv        do two methods keep the same tokens? (Jaccard)
@@ -23,6 +24,7 @@ from orchestrator.kept_quality import agreement, kept_masks, overlap
 from orchestrator.metrics import Answers, answers, measure_summary, summarise
 from orchestrator.originals import Found, PromisedFile, ablation_table, promised_files
 from orchestrator.store import Experiment, write_whole
+from orchestrator.task_metrics import task_metrics
 
 CUTOFF = "cutoff"  # the strategy that keeps nothing
 LAYER_CUTOFF_FILE = "fastv_layer_cutoff_results.json"
@@ -117,6 +119,8 @@ def write_exports(experiment: Experiment) -> list[Path]:
     table = answers(experiment)
     rows = full_summary(experiment)
     written = [_csv(folder / "summary.csv", rows)]
+    if len(figures := task_metrics(experiment)):
+        written.append(_csv(folder / "task_metrics.csv", figures))
     measured = measure_summary(experiment)
     if len(measured):
         written.append(_csv(folder / "measures.csv", measured))

@@ -1,8 +1,10 @@
 """Cells -> what the sweep says: accuracy, its interval, and the paired difference to the un-pruned model.
 
-Everything is computed from one boolean (configuration x sample) matrix. Samples without an image have nothing to prune;
-they are counted apart, and every number is over the image questions unless its name says ``text_only``. A number that
-cannot be given is missing (NaN, <NA>), never 0. Shape letters: P grid points, S samples.
+Everything is computed from one (configuration x sample) matrix of scores. Where all are 0 or 1, intervals are Wilson's
+and tests McNemar's; benchmarks whose scores lie between (VQA's soft accuracy) have bootstrap intervals and tests.
+Samples without an image have nothing to prune; they are counted apart, and every number is over the image questions
+unless its name says ``text_only``. A number that cannot be given is missing (NaN, <NA>), never 0. Shape letters: P grid
+points, S samples.
 """
 
 from __future__ import annotations
@@ -12,7 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from orchestrator.significance import Bools, Floats, holm, mcnemar, paired_bootstrap, wilson
+from orchestrator.significance import (
+    Bools,
+    Floats,
+    bootstrap_mean,
+    bootstrap_p,
+    holm,
+    mcnemar,
+    paired_bootstrap,
+    wilson,
+)
 from orchestrator.store import Experiment
 from workers.work import BASELINE, GridPoint
 
@@ -27,7 +38,8 @@ class Answers:
     points: tuple[GridPoint, ...]
     samples: tuple[str, ...]
     answered_PS: Bools
-    correct_PS: Bools  # False where not answered
+    correct_PS: Bools  # a score of at least half; False where not answered
+    score_PS: Floats  # 0 to 1; 0 where not answered
     image_S: Bools  # False: a text-only question, which no strategy can prune
     failed_S: Bools  # the sample has a failure record
 
@@ -35,6 +47,11 @@ class Answers:
     def baseline(self) -> int | None:
         """Row of the un-pruned model; None where the grid has none."""
         return next((row for row, point in enumerate(self.points) if point.strategy == BASELINE), None)
+
+    @property
+    def binary(self) -> bool:
+        """Whether every answer is right or wrong, and none in between."""
+        return bool(((self.score_PS == 0) | (self.score_PS == 1)).all())
 
     def of_images(self, images: bool) -> Answers:
         """Only the image questions, or only the others."""
@@ -44,6 +61,7 @@ class Answers:
             samples=tuple(np.array(self.samples, dtype=object)[chosen]),
             answered_PS=self.answered_PS[:, chosen],
             correct_PS=self.correct_PS[:, chosen],
+            score_PS=self.score_PS[:, chosen],
             image_S=self.image_S[chosen],
             failed_S=self.failed_S[chosen],
         )
@@ -52,14 +70,15 @@ class Answers:
 def answers(experiment: Experiment) -> Answers:
     """Read the cells into matrices; the one place where the long table is walked."""
     samples = experiment.samples
-    cells = experiment.cells(["point", "sample", "correct", "visual_tokens"])
+    cells = experiment.cells(["point", "sample", "correct", "score", "visual_tokens"])
     row = _positions(cells["point"], [point.key for point in experiment.points])
     column = _positions(cells["sample"], samples["id"].tolist())
 
     shape = (len(experiment.points), len(samples))
-    answered, correct = np.zeros(shape, bool), np.zeros(shape, bool)
+    answered, correct, score = np.zeros(shape, bool), np.zeros(shape, bool), np.zeros(shape)
     answered[row, column] = True
     correct[row, column] = cells["correct"].to_numpy(dtype=bool)
+    score[row, column] = scores(cells)
     # What the model saw decides; the sample's own image is the word only where nothing has been answered yet.
     image = samples["image"].notna().to_numpy(copy=True)
     image[column] = cells["visual_tokens"].to_numpy() > 0
@@ -68,9 +87,16 @@ def answers(experiment: Experiment) -> Answers:
         samples=tuple(samples["id"]),
         answered_PS=answered,
         correct_PS=correct,
+        score_PS=score,
         image_S=image,
         failed_S=samples["id"].isin(experiment.failures()["sample"]).to_numpy(),
     )
+
+
+def scores(cells: pd.DataFrame) -> Floats:
+    """Each cell's score (columns correct, score): 0 or 1 as ``correct`` says where there is none of its own."""
+    own, counted = cells["score"].to_numpy(dtype=np.float64), cells["correct"].to_numpy(dtype=np.float64)
+    return np.where(np.isnan(own), counted, own)
 
 
 def summary(experiment: Experiment) -> pd.DataFrame:
@@ -84,12 +110,13 @@ def summarise(table: Answers) -> pd.DataFrame:
     Returns:
         Columns, over the image questions unless said otherwise:
         key, baseline (bool), strategy, layer, rank, alpha (NaN where there is none), params ("name=value ..."), label;
-        n, n_expected, correct, failed (samples without an answer because they failed), state ("complete": every sample
-        has its answer or has failed, "partial", "missing");
-        accuracy, ci_low, ci_high (0 to 1, Wilson 95 %);
-        n_paired, lost, gained (samples shared with the baseline; right answers lost and gained against it),
+        n, n_expected, correct (scores of at least half), failed (samples without an answer because they failed), state
+        ("complete": every sample has its answer or has failed, "partial", "missing");
+        accuracy, ci_low, ci_high (mean score, 0 to 1; Wilson 95 %, or bootstrap for soft scores);
+        n_paired, lost, gained (samples shared with the baseline; those with a lower and a higher score than it has),
         difference, diff_low, diff_high (-1 to 1, paired bootstrap 95 %), relative_drop, drop_low, drop_high (percent
-        of the baseline's accuracy, on the shared samples), p (exact McNemar), p_holm (corrected across the grid);
+        of the baseline's accuracy, on the shared samples), p (exact McNemar, or paired bootstrap for soft scores),
+        p_holm (corrected across the grid);
         n_text_only, accuracy_text_only; flags ("; "-joined, empty where nothing is suspicious).
         The comparison is missing for the baseline itself.
     """
@@ -98,7 +125,7 @@ def summarise(table: Answers) -> pd.DataFrame:
     correct = images.correct_PS.sum(axis=1)
     failed = (~images.answered_PS & images.failed_S).sum(axis=1)
     n_text = texts.answered_PS.sum(axis=1)
-    interval = wilson(correct, n)
+    interval = wilson(correct, n) if images.binary else bootstrap_mean(images.score_PS, images.answered_PS)
     rows = pd.DataFrame(
         {
             "key": [point.key for point in table.points],
@@ -114,15 +141,15 @@ def summarise(table: Answers) -> pd.DataFrame:
             "correct": correct,
             "failed": failed,
             "state": np.select([n == 0, n + failed == len(images.samples)], ["missing", "complete"], "partial"),
-            "accuracy": _share(correct, n),
+            "accuracy": _share(images.score_PS.sum(axis=1), n),
             "ci_low": interval.low,
             "ci_high": interval.high,
             **_comparison(images),
             "n_text_only": n_text,
-            "accuracy_text_only": _share(texts.correct_PS.sum(axis=1), n_text),
+            "accuracy_text_only": _share(texts.score_PS.sum(axis=1), n_text),
         }
     )
-    rows["flags"] = suspicions(rows)
+    rows["flags"] = suspicions(rows, counted=images.binary)
     return rows
 
 
@@ -153,22 +180,21 @@ def _comparison(table: Answers) -> dict[str, Floats | pd.Series]:
         blank = np.full(len(table.points), np.nan)
         return {**dict.fromkeys(("n_paired", "lost", "gained"), nothing), **dict.fromkeys(names, blank)}
     shared_PS = table.answered_PS & table.answered_PS[baseline]
-    base_PS = shared_PS & table.correct_PS[baseline]
-    both_PS = base_PS & table.correct_PS
-    base = base_PS.sum(axis=1)
-    lost = base - both_PS.sum(axis=1)
-    gained = (shared_PS & table.correct_PS).sum(axis=1) - base + lost
-    n = shared_PS.sum(axis=1)
-    bands = paired_bootstrap(table.correct_PS, table.answered_PS, baseline)
+    change_PS = np.where(shared_PS, table.score_PS - table.score_PS[baseline], 0.0)
+    base = np.where(shared_PS, table.score_PS[baseline], 0.0).sum(axis=1)
+    lost, gained = (change_PS < 0).sum(axis=1), (change_PS > 0).sum(axis=1)
+    change, n = change_PS.sum(axis=1), shared_PS.sum(axis=1)
+    bands = paired_bootstrap(table.score_PS, table.answered_PS, baseline)
 
     compared = n > 0
     compared[baseline] = False
-    p = np.where(compared, mcnemar(lost, gained), np.nan)
+    tested = mcnemar(lost, gained) if table.binary else bootstrap_p(change_PS)
+    p = np.where(compared, tested, np.nan)
     values = (
-        _share(gained - lost, n),
+        _share(change, n),
         bands.difference.low,
         bands.difference.high,
-        100 * _share(lost - gained, base),
+        100 * _share(0 - change, base),
         bands.drop.low,
         bands.drop.high,
         p,
@@ -181,12 +207,13 @@ def _comparison(table: Answers) -> dict[str, Floats | pd.Series]:
     }
 
 
-def suspicions(rows: pd.DataFrame) -> list[str]:
+def suspicions(rows: pd.DataFrame, counted: bool = True) -> list[str]:
     """What cannot be, or hardly can, of each row: a broken run looks like a result until somebody says so.
 
     Args:
         rows: With baseline, strategy, params, layer, rank, n, correct, accuracy, lost and gained; may come from a file
             that states accuracies without counts behind them.
+        counted: Whether an accuracy is a share of the answers; not where scores lie between 0 and 1.
 
     Returns:
         One text per row, empty where nothing is suspicious.
@@ -203,7 +230,7 @@ def suspicions(rows: pd.DataFrame) -> list[str]:
     ):  # fmt: skip
         if n >= ZERO_ANSWERS and correct == 0:
             found[place].append(f"none of {n} answers is right")
-        if n and not reachable(accuracy, n):
+        if counted and n and not reachable(accuracy, n):
             found[place].append(f"no {n} answers give this accuracy")
         if same and not is_base and pd.notna(lost) and lost + gained > 0:
             found[place].append(f"nothing is pruned here, yet {lost + gained} answers differ from the un-pruned model")

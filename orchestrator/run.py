@@ -24,7 +24,7 @@ from strategies import catalog
 from workers.fingerprint import data_fingerprint, model_fingerprint, sources_hash
 from workers.models import check_weights
 from workers.tasks.base import Sample
-from workers.tasks.catalog import load_samples
+from workers.tasks.catalog import load_benchmark
 from workers.work import BASELINE, GridPoint
 
 RECORDED_VERSIONS = ("saccade", "torch", "transformers", "ray", "numpy", "pandas", "pyarrow")
@@ -38,6 +38,7 @@ class Prepared:
     samples: tuple[Sample, ...]  # of the sweep
     available: int  # samples that the benchmark has
     manifest: Manifest
+    notes: tuple[str, ...] = ()  # what is to be known of the benchmark's files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,8 @@ def prepare(spec: SweepSpec) -> Prepared:
         ModelError, DataError: Files are missing or damaged.
     """
     check_weights(spec.engine.model.path)
-    everything = load_samples(spec.engine.task)
+    benchmark = load_benchmark(spec.engine.task)
+    everything = benchmark.samples
     manifest = Manifest(
         name=spec.name,
         engine=spec.engine,
@@ -83,7 +85,13 @@ def prepare(spec: SweepSpec) -> Prepared:
         sources_hash=sources_hash(),
         versions=tuple(_versions()),
     )
-    return Prepared(spec=spec, samples=everything[: spec.sample_limit], available=len(everything), manifest=manifest)
+    return Prepared(
+        spec=spec,
+        samples=everything[: spec.sample_limit],
+        available=len(everything),
+        manifest=manifest,
+        notes=benchmark.notes,
+    )
 
 
 def plan_sweep(prepared: Prepared, out: Path, workers: int) -> Plan:
@@ -114,11 +122,18 @@ def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Conso
     started = time.monotonic()
     experiment = Experiment.create(out, prepared.manifest, prepared.samples)
     standing = Standing(experiment.points, prepared.samples)
-    standing.add_cells(experiment.cells(["correct", "tokens_kept"]))
+    standing.add_cells(experiment.cells(["correct", "score", "tokens_kept"]))
     mirror = None if options.local else TuneMirror(experiment, standing.sizes)
     plan = _plan(prepared, experiment.done(), options.workers or 1)
     if not plan.missing and (mirror is None or mirror.is_complete(standing.reached())):
-        return RunResult(experiment=experiment, plan=plan, computed=0, failed=0, seconds=time.monotonic() - started)
+        return RunResult(
+            experiment=experiment,
+            plan=plan,
+            computed=0,
+            failed=0,
+            seconds=time.monotonic() - started,
+            warnings=prepared.notes,
+        )
     computed = failed = peak_bytes = 0
     warnings: list[str] = []
     open_samples = sum(len(unit.samples) for unit in plan.units)
@@ -154,7 +169,7 @@ def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Conso
         failed=failed,
         seconds=time.monotonic() - started,
         peak_bytes=peak_bytes,
-        warnings=(*warnings, *experiment.notes),
+        warnings=(*prepared.notes, *warnings, *experiment.notes),
     )
 
 

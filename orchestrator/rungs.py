@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from orchestrator.metrics import scores
 from orchestrator.significance import wilson
 from workers.tasks.base import Sample
-from workers.work import GridPoint, UnitOutcome
+from workers.work import GridPoint, SampleOutcome, UnitOutcome
 
 RUNGS = 7  # reports of a trial; each costs Ray Tune some tens of milliseconds
 
@@ -26,7 +27,7 @@ def rung_sizes(samples: int, rungs: int = RUNGS) -> tuple[int, ...]:
 
 
 class Standing:
-    """Right and wrong answers so far, by (grid point, image question)."""
+    """Scores so far, by (grid point, image question)."""
 
     def __init__(self, points: Sequence[GridPoint], samples: Sequence[Sample]) -> None:
         asked = [sample.id for sample in samples if sample.image is not None]
@@ -36,6 +37,7 @@ class Standing:
         shape = (len(points), len(asked))
         self._answered_PS = np.zeros(shape, dtype=bool)
         self._correct_PS = np.zeros(shape, dtype=bool)
+        self._score_PS = np.zeros(shape)
         self._failed_S = np.zeros(len(asked), dtype=bool)
         self._kept_PS = np.zeros(shape, dtype=np.int32)
 
@@ -43,19 +45,20 @@ class Standing:
         """Count what an engine has answered."""
         for cell in outcome.outcomes:
             if (column := self._samples.get(cell.sample)) is not None:
-                self._set(self._points[cell.point], column, cell.correct, cell.tokens_kept)
+                self._set(self._points[cell.point], column, cell)
         for failure in outcome.failures:
             if (column := self._samples.get(failure.sample)) is not None:
                 self._failed_S[column] = True
 
     def add_cells(self, cells: pd.DataFrame) -> None:
-        """Count cells from disk (columns point, sample, correct, tokens_kept)."""
+        """Count cells from disk (columns point, sample, correct, score, tokens_kept)."""
         rows = cells["point"].map(self._points)
         columns = cells["sample"].map(self._samples)
         known = rows.notna() & columns.notna()
         at = rows[known].astype(int).to_numpy(), columns[known].astype(int).to_numpy()
         self._answered_PS[at] = True
         self._correct_PS[at] = cells["correct"][known].to_numpy(dtype=bool)
+        self._score_PS[at] = scores(cells[known])
         self._kept_PS[at] = cells["tokens_kept"][known].to_numpy()
 
     def reached(self) -> dict[str, list[Metrics]]:
@@ -68,7 +71,8 @@ class Standing:
             n_P = self._answered_PS[:, :size].sum(axis=1)
             correct_P = self._correct_PS[:, :size].sum(axis=1)
             kept_P = (self._kept_PS[:, :size] * self._answered_PS[:, :size]).sum(axis=1)
-            interval = wilson(correct_P, n_P)
+            total_P = self._score_PS[:, :size].sum(axis=1)
+            interval = wilson(total_P, n_P)  # of soft scores too wide, never too narrow: 0 and 1 vary most
             for key, row in self._points.items():
                 if prefix_P is None or prefix_P[row] >= size:
                     n = int(n_P[row])
@@ -77,7 +81,7 @@ class Standing:
                             "samples": size,
                             "n": n,
                             "correct": int(correct_P[row]),
-                            "accuracy": correct_P[row] / n if n else None,
+                            "accuracy": total_P[row] / n if n else None,
                             "ci_low": float(interval.low[row]) if n else None,
                             "ci_high": float(interval.high[row]) if n else None,
                             "tokens_kept": kept_P[row] / n if n else None,
@@ -85,7 +89,8 @@ class Standing:
                     )
         return result
 
-    def _set(self, row: int, column: int, correct: bool, kept: int) -> None:
+    def _set(self, row: int, column: int, cell: SampleOutcome) -> None:
         self._answered_PS[row, column] = True
-        self._correct_PS[row, column] = correct
-        self._kept_PS[row, column] = kept
+        self._correct_PS[row, column] = cell.correct
+        self._score_PS[row, column] = cell.correct if cell.score is None else cell.score
+        self._kept_PS[row, column] = cell.tokens_kept

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from orchestrator.task_metrics import shown
 from strategies import catalog
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def show_plan(console: Console, prepared: Prepared, plan: Plan, folder: Path) ->
     for row in rows:
         table.add_row(*row)
     console.print(table, highlight=False, soft_wrap=True)
+    for said in prepared.notes:
+        console.print(f"[yellow]note[/] {said}", highlight=False, soft_wrap=True)
     for budget in spec.budgets:
         console.print(
             f"tokens {budget.tokens:g} at layer {budget.layer}: rank {budget.rank}, an average of {budget.average:.1f} "
@@ -66,14 +69,30 @@ def _measures_text(prepared: Prepared) -> str:
     return ", ".join(spectra + (["concentration and diversity of the kept tokens"] if measure.quality else []))
 
 
-def accuracy_table(rows: pd.DataFrame) -> object:
-    table = Table(title="accuracy on questions with an image (Wilson 95 %)", title_justify="left")
+def accuracy_table(rows: pd.DataFrame, soft: bool = False, figures: pd.DataFrame | None = None) -> object:
+    """One line per grid point.
+
+    Args:
+        rows: Of `metrics.summarise`.
+        soft: Scores lie between 0 and 1.
+        figures: Of `task_metrics.headline`: a column of its own.
+    """
+    texts = bool(rows["n_text_only"].any())
+    own = {} if figures is None else {row.point: shown(row.value, row.unit) for row in figures.itertuples()}
+    what = "mean score on questions with an image (bootstrap" if soft else "accuracy on questions with an image (Wilson"
+    table = Table(title=f"{what} 95 %)", title_justify="left")
     table.add_column("grid point")
-    for name in ("accuracy", "95 %", "n", "change", "p (Holm)"):
+    names = ["accuracy", "95 %", "n", "change", "p (Holm)"]
+    names += ["text-only"] * texts + ([str(figures["name"].iloc[0])] if figures is not None and own else [])
+    for name in names:
         table.add_column(name, justify="right")
     for _, row in rows.iterrows():
+        more = [
+            f"{100 * row['accuracy_text_only']:.1f} % of {row['n_text_only']}" if row["n_text_only"] else "-"
+        ] * texts
+        more += [own.get(row["key"], "-")] * bool(own)
         if not row["n"]:
-            table.add_row(row["label"], "-", "", "0", "", "")
+            table.add_row(row["label"], "-", "", "0", "", "", *more)
             continue
         change = p = ""
         if not row["baseline"] and row["n_paired"]:
@@ -81,7 +100,7 @@ def accuracy_table(rows: pd.DataFrame) -> object:
             p = f"{row['p_holm']:.2g}"
         interval = f"{100 * row['ci_low']:.1f} .. {100 * row['ci_high']:.1f}"
         n = f"{row['n']}" if row["n"] == row["n_expected"] else f"{row['n']} of {row['n_expected']}"
-        table.add_row(row["label"], f"{100 * row['accuracy']:.1f} %", interval, n, change, p)
+        table.add_row(row["label"], f"{100 * row['accuracy']:.1f} %", interval, n, change, p, *more)
     return table
 
 

@@ -1,7 +1,9 @@
-"""Intervals and tests for right-or-wrong answers: how sure a counted accuracy is, and whether two of them differ.
+"""Intervals and tests for scores from 0 to 1: how sure an accuracy is, and whether two of them differ.
 
 Everything is vectorised over configurations and needs numpy only. Shape letters: P configurations, S samples,
 B bootstrap replicates. All intervals are at 95 %.
+
+Wilson and McNemar are for answers that are right or wrong; the bootstrap takes any score.
 
 Sources: Wilson 1927 (score interval); McNemar 1947 in its exact binomial form; Holm 1979; Efron's percentile bootstrap
 on paired samples.
@@ -19,6 +21,7 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 LEVEL = 0.95
+P_REPLICATES = 10_000  # of the bootstrap test: its smallest p is 2 / 10,001
 Z = 1.959963984540054  # standard normal quantile of (1 + LEVEL) / 2
 
 
@@ -36,7 +39,7 @@ class PairedBands(NamedTuple):
     drop: Interval  # percent of the baseline's accuracy that is lost; negative is a gain
 
 
-def wilson(correct: Ints, n: Ints) -> Interval:
+def wilson(correct: Ints | Floats, n: Ints) -> Interval:
     """Wilson score interval of a share.
 
     Args:
@@ -100,8 +103,50 @@ def resample_counts(samples: int, replicates: int, seed: int) -> NDArray[np.floa
     return np.bincount(flat.ravel(), minlength=replicates * samples).reshape(replicates, samples).astype(np.float32)
 
 
+def bootstrap_mean(score_PS: Floats, answered_PS: Bools, replicates: int = 1000, seed: int = 0) -> Interval:
+    """Percentile bootstrap interval of each configuration's mean score.
+
+    Args:
+        score_PS: 0 to 1; 0 where not answered.
+        answered_PS: Which cells exist.
+        replicates, seed: As in `paired_bootstrap`.
+
+    Returns:
+        Ends of shape (P,), NaN where nothing was answered.
+    """
+    if not score_PS.shape[1]:
+        nothing = np.full(score_PS.shape[0], np.nan)
+        return Interval(nothing, nothing)
+    counts_SB = resample_counts(score_PS.shape[1], replicates, seed).T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _percentiles((score_PS.astype(np.float32) @ counts_SB) / (answered_PS.astype(np.float32) @ counts_SB))
+
+
+def bootstrap_p(change_PS: Floats, seed: int = 0) -> Floats:
+    """Two-sided paired bootstrap test: how often do resampled questions show no change, or the opposite one?
+
+    Twice the smaller share of replicates on either side of 0, those on it counted on both, with one added to every
+    count, so that p is never 0 (Davison and Hinkley 1997, 4.4).
+
+    Args:
+        change_PS: Score minus the baseline's; 0 where one of the two is missing.
+
+    Returns:
+        (P,) in (0, 1]; 1 where no score changed.
+    """
+    points, samples = change_PS.shape
+    below, above = np.zeros(points), np.zeros(points)
+    step = 1000  # replicates at a time, for memory
+    for part in range(P_REPLICATES // step if samples else 0):
+        total_PB = change_PS.astype(np.float32) @ resample_counts(samples, step, seed + part).T
+        below += (total_PB <= 0).sum(axis=1)
+        above += (total_PB >= 0).sum(axis=1)
+    p = np.minimum(1.0, 2 * (np.minimum(below, above) + 1) / (P_REPLICATES + 1))
+    return np.where((change_PS != 0).any(axis=1), p, 1.0)
+
+
 def paired_bootstrap(
-    correct_PS: Bools, answered_PS: Bools, baseline: int, replicates: int = 1000, seed: int = 0
+    score_PS: Floats | Bools, answered_PS: Bools, baseline: int, replicates: int = 1000, seed: int = 0
 ) -> PairedBands:
     """Percentile bootstrap of the paired difference to one configuration, and of the share of it that is lost.
 
@@ -110,7 +155,7 @@ def paired_bootstrap(
     interval has no width; the true difference may still be as large as about 3 / n.
 
     Args:
-        correct_PS: Right answers; False where not answered.
+        score_PS: 0 to 1, or right and wrong; 0 where not answered.
         answered_PS: Which cells exist.
         baseline: Row of the un-pruned model.
         replicates: 1000 gives ends good to about a tenth of the interval's width.
@@ -120,17 +165,17 @@ def paired_bootstrap(
         Two intervals of shape (P,), NaN where no sample is shared; ``drop`` also without a right answer to lose.
     """
     columns = np.flatnonzero(answered_PS[baseline])
-    points = correct_PS.shape[0]
+    points = score_PS.shape[0]
     nothing = np.full(points, np.nan)
     if not columns.size:
         return PairedBands(Interval(nothing, nothing), Interval(nothing, nothing))
     shared_PS = answered_PS[:, columns]
-    base_S = correct_PS[baseline, columns]
+    base_S = score_PS[baseline, columns].astype(np.float32)
     counts_SB = resample_counts(columns.size, replicates, seed).T
 
-    change_PS = correct_PS[:, columns].astype(np.float32) - base_S
+    change_PS = score_PS[:, columns].astype(np.float32) - base_S
     change_PS[~shared_PS] = 0.0
-    gain_PB = change_PS @ counts_SB  # whole numbers below 2**24: exact in float32
+    gain_PB = change_PS @ counts_SB  # of right and wrong whole numbers below 2**24: exact in float32
     answers_PB = np.full((points, 1), float(columns.size), np.float32)
     right_PB = (base_S @ counts_SB)[None, :]
     unfinished = ~shared_PS.all(axis=1)
@@ -138,7 +183,7 @@ def paired_bootstrap(
         answers_PB = np.broadcast_to(answers_PB, gain_PB.shape).copy()
         right_PB = np.broadcast_to(right_PB, gain_PB.shape).copy()
         answers_PB[unfinished] = shared_PS[unfinished].astype(np.float32) @ counts_SB
-        right_PB[unfinished] = (shared_PS[unfinished] & base_S).astype(np.float32) @ counts_SB
+        right_PB[unfinished] = (shared_PS[unfinished] * base_S) @ counts_SB
 
     with np.errstate(divide="ignore", invalid="ignore"):
         difference = _percentiles(gain_PB / answers_PB)

@@ -19,6 +19,8 @@ from strategies.catalog import Strategy
 from strategies.suggestion import near
 from workers.embedded.location import DATA_DIR, MODEL_DIR
 from workers.models import ModelError, ModelFacts, read_facts
+from workers.tasks.base import DataError
+from workers.tasks.catalog import resolved
 from workers.work import (
     BASELINE,
     EngineSpec,
@@ -97,10 +99,14 @@ def load_sweep(source: str | Path, overrides: Mapping[str, Any] | None = None) -
         raise model_error
     assert document is not None
     assert facts is not None
+    try:
+        task = resolved(_task(document))
+    except DataError as error:
+        raise SpecError(f"{place}: task: {error}") from error
     baseline = baseline_point(facts.layers, facts.visual_tokens)
     return SweepSpec(
         name=document.name or Path(source).stem,
-        engine=_engine(document, measure),
+        engine=_engine(document, task, measure),
         points=(baseline, *points.values()),
         sample_limit=document.samples,
         facts=facts,
@@ -150,23 +156,27 @@ def _dtype(name: str) -> str:
     return "bfloat16" if torch.cuda.is_available() else "float32"
 
 
-def _engine(document: Document, measure: MeasureSpec) -> EngineSpec:
+def _task(document: Document) -> TaskSpec:
     task = document.task
     data = document.data or task.data
     assert data is not None
+    return TaskSpec(
+        name=task.name,
+        data=str(DATA_DIR if data == EMBEDDED else Path(data).absolute()),
+        questions=task.questions,
+        split=task.split,
+        conversation=task.conversation,
+        single_prediction=task.single_prediction,
+        scorer=task.scorer,
+    )
+
+
+def _engine(document: Document, task: TaskSpec, measure: MeasureSpec) -> EngineSpec:
     return EngineSpec(
         model=ModelSpec(
             path=str(_model_path(document)), dtype=_dtype(document.model.dtype), image_mode=document.model.image_mode
         ),
-        task=TaskSpec(
-            name=task.name,
-            data=str(DATA_DIR if data == EMBEDDED else Path(data).absolute()),
-            questions=task.questions,
-            split=task.split,
-            conversation=task.conversation,
-            single_prediction=task.single_prediction,
-            scorer=task.scorer,
-        ),
+        task=task,
         max_new_tokens=document.max_new_tokens,
         seed=document.seed,
         measure=measure,

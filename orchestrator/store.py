@@ -41,6 +41,7 @@ CELLS = pa.schema(
         ("answer", pa.string()),
         ("parsed", pa.string()),
         ("correct", pa.bool_()),
+        ("score", pa.float64()),  # 0 to 1; null: 0 or 1, as ``correct`` says
         ("first_token", pa.int64()),
         ("option_logits", pa.list_(pa.float32())),
         ("margin", pa.float32()),
@@ -64,11 +65,13 @@ SAMPLES = pa.schema(
         ("topic", pa.string()),
         ("category", pa.string()),
         ("skill", pa.string()),
-        ("image", pa.string()),  # path where the run saw it; null: a text-only question
+        ("group", pa.string()),  # questions that count together; empty or null: it counts alone
+        ("image", pa.string()),  # path, or file and row, where the run saw it; null: a text-only question
         ("patches", pa.list_(pa.int32())),  # visual tokens that hold the answer; null: unknown
         ("position", pa.int32()),  # 0-based, in the order of the benchmark's file
     ]
 )
+ADDED = frozenset({"score", "group"})  # columns that files of earlier versions do not have
 
 
 class StoreError(ValueError):
@@ -105,7 +108,7 @@ class Manifest:
             "task": task.name,
             "conversation": task.conversation,
             "single_prediction": task.single_prediction,
-            "scorer": task.scorer,
+            "scorer": task.scorer or "",
             "max_new_tokens": self.engine.max_new_tokens,
             "seed": self.engine.seed,
             # Only where something is measured, so that other sweeps keep their addresses.
@@ -246,7 +249,7 @@ class Experiment:
     def samples(self) -> pd.DataFrame:
         """The samples of the sweep, one row each, in the order of the benchmark's file (columns: SAMPLES)."""
         try:
-            table = pq.read_table(self.path / "samples.parquet", schema=SAMPLES)
+            table = _read_columns(self.path / "samples.parquet", SAMPLES)
         except (pa.ArrowException, OSError) as error:
             raise StoreError(
                 f"{self.path / 'samples.parquet'}: cannot be read; run the same sweep with the same --out to write it "
@@ -338,7 +341,7 @@ class Experiment:
             files.sort(key=lambda path: path.stat().st_mtime_ns)
         for path in files:
             try:
-                yield path, pq.read_table(path, columns=columns).cast(wanted)
+                yield path, _read_columns(path, wanted)
             except FileNotFoundError:
                 continue  # deleted since we looked
             except (pa.ArrowException, OSError, ValueError, KeyError) as error:
@@ -409,6 +412,17 @@ def _write_table(path: Path, table: pa.Table) -> None:
     write_whole(path, sink.getvalue().to_pybytes())
 
 
+def _read_columns(path: Path, wanted: pa.Schema) -> pa.Table:
+    """Some columns of a file; those that came later than the file (ADDED) are null in it."""
+    with pq.ParquetFile(path) as file:
+        there = [name for name in wanted.names if name in file.schema_arrow.names or name not in ADDED]
+        table = file.read(columns=there)
+    for place, name in enumerate(wanted.names):
+        if name not in there:
+            table = table.add_column(place, wanted.field(name), pa.nulls(len(table), wanted.field(name).type))
+    return table.select(wanted.names).cast(wanted)
+
+
 def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -423,6 +437,7 @@ def _samples_table(samples: Sequence[Sample]) -> pa.Table:
             **{name: getattr(sample, name) for name in ("id", "label", "question", "subject", "topic")},
             "category": sample.category,
             "skill": sample.skill,
+            "group": sample.group,
             "options": len(sample.choices),
             "choices": list(sample.choices),
             "image": None if sample.image is None else str(sample.image),

@@ -43,15 +43,19 @@ def task(folder, **changes) -> TaskSpec:
     ],
 )
 def test_scorers(answer, strict, official):
-    assert strict_letter(answer, "B", 3).correct is strict
-    assert llava_official(answer, "B", 3).correct is official
+    assert strict_letter(answer, options("B", 3)).correct is strict
+    assert llava_official(answer, options("B", 3)).correct is official
+
+
+def options(label: str, count: int) -> Sample:
+    return Sample(id="1", question="?", choices=("x",) * count, label=label, image=None)
 
 
 def test_a_letter_beyond_the_options_is_wrong():
-    assert llava_official("D", "D", 4).correct
-    assert llava_official("D", "D", 3).parsed is None
-    assert strict_letter("D", "B", 3).parsed is None
-    assert strict_letter("AB", "B", 3).parsed is None
+    assert llava_official("D", options("D", 4)).correct
+    assert llava_official("D", options("D", 3)).parsed is None
+    assert strict_letter("D", options("B", 3)).parsed is None
+    assert strict_letter("AB", options("B", 3)).parsed is None
 
 
 def test_unknown_scorer_gets_a_suggestion():
@@ -176,7 +180,7 @@ def test_missing_files_and_names(tmp_path, small_scienceqa):
     for spec, message in (
         (task(tmp_path / "nowhere"), "no such directory"),
         (task(tmp_path), "no such file"),
-        (task(small_scienceqa, split="vall"), "no such file"),
+        (task(small_scienceqa, split="vall"), "has no split 'vall'"),
         (task(small_scienceqa, split="vall", questions="llava_test_CQM-A.json"), "has no split 'vall'"),
         (task(small_scienceqa, name="sciencqa"), "Did you mean 'scienceqa'"),
         (task(small_scienceqa, scorer="strict"), "unknown scorer 'strict'"),

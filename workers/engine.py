@@ -31,9 +31,8 @@ from workers.prefetch import ahead
 from workers.prefill import Prefill, embed_trunks, make_trunks, prefill
 from workers.spectra import SpectraRecorder, check_spectra
 from workers.streams import Stream
-from workers.tasks import answers
 from workers.tasks.base import LETTERS, DataError, Sample
-from workers.tasks.catalog import load_samples
+from workers.tasks.catalog import load_samples, scorer_of
 from workers.tasks.prompts import build_prompt
 from workers.work import (
     BASELINE,
@@ -70,7 +69,7 @@ class Engine:
         self.llava = llava
         self.samples = {sample.id: sample for sample in samples}
         self.micro_batch = micro_batch
-        self.score = answers.get(spec.task.scorer)
+        self.score = scorer_of(spec.task)
         self.letter_tokens = llava.letter_tokens(LETTERS)
         with_image = [sample.id for sample in samples if sample.image is not None]
         if spec.max_new_tokens < 1:
@@ -295,13 +294,14 @@ class Engine:
         measures: Measures,
     ) -> SampleOutcome:
         sample = item.sample
-        verdict = self.score(answer.text, sample.label, len(sample.choices))
+        verdict = self.score(answer.text, sample)
         return SampleOutcome(
             point=point,
             sample=sample.id,
             answer=answer.text,
             parsed=verdict.parsed,
             correct=verdict.correct,
+            score=float(verdict.score),
             first_token=answer.ids[0],
             option_logits=answer.letter_logits[: len(sample.choices)],
             margin=answer.margin,

@@ -1,7 +1,7 @@
 """Content hashes that tell whether two cells answer the same question.
 
 Driver and actors compare ``sources_hash``, so that a mixture of two code versions is refused; model and data
-fingerprints are part of a cell's address. Only the standard library is imported.
+fingerprints are part of a cell's address. Only the standard library is imported here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import fields as dataclass_fields
+from functools import lru_cache
 from pathlib import Path
 
 import strategies
@@ -20,6 +21,7 @@ from workers.tasks.base import Sample
 SMALL_BYTES = 16 << 20  # files up to this size are read whole
 BLOCKS, BLOCK_BYTES = 64, 1 << 16  # of each larger file, evenly spaced from its start to its end
 IMAGE_BYTES = 1024  # of each image, besides its size
+LATER_FIELDS = ("answers", "group", "instruction")  # of samples; those without them keep their hashes
 
 
 def sources_hash() -> str:
@@ -45,25 +47,44 @@ def model_fingerprint(path: str | Path) -> str:
     digest = hashlib.sha256()
     beside = [file for file in Path(path).iterdir() if file.suffix in (".json", ".model", ".jinja", ".txt")]
     for file in sorted(beside) + list(weight_files(path)):
-        size = file.stat().st_size
-        digest.update(f"{file.name}\0{size}\0".encode())
-        with file.open("rb") as stream:
-            if size <= SMALL_BYTES:
-                digest.update(stream.read())
-                continue
-            for block in range(BLOCKS):
-                stream.seek(block * (size - BLOCK_BYTES) // (BLOCKS - 1))
-                digest.update(stream.read(BLOCK_BYTES))
+        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode() + _content_digest(file))
     return digest.hexdigest()[:16]
 
 
+def _content_digest(file: Path) -> bytes:
+    """Hash of a small file's content, of a large one's evenly spaced blocks."""
+    digest, size = hashlib.sha256(), file.stat().st_size
+    with file.open("rb") as stream:
+        if size <= SMALL_BYTES:
+            digest.update(stream.read())
+        else:
+            for block in range(BLOCKS):
+                stream.seek(block * (size - BLOCK_BYTES) // (BLOCKS - 1))
+                digest.update(stream.read(BLOCK_BYTES))
+    return digest.digest()
+
+
+@lru_cache(maxsize=64)
+def _table_digest(file: Path, size: int, changed: int) -> str:
+    return _content_digest(file).hex()
+
+
 def sample_fingerprint(sample: Sample) -> str:
-    """Hash of a question, its label, and its image's size and first KiB; where the files lie does not matter."""
-    fields = asdict(sample)
+    """Hash of a question, its label, and its image's size and first KiB; where the files lie does not matter.
+
+    An image inside a table is named by its row and the table's content, of which reading one by one would take long.
+    """
+    fields = {item.name: getattr(sample, item.name) for item in dataclass_fields(sample)}
+    for later in LATER_FIELDS:
+        if not fields[later]:
+            del fields[later]
     image = fields.pop("image")
-    if image is not None:
+    if isinstance(image, Path):
         with image.open("rb") as stream:
             fields["image"] = [image.stat().st_size, hashlib.sha256(stream.read(IMAGE_BYTES)).hexdigest()]
+    elif image is not None:
+        seen = image.file.stat()
+        fields["image"] = [image.row, _table_digest(image.file, seen.st_size, seen.st_mtime_ns)]
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -6,14 +6,16 @@ with the CLIP mean colour. HiMAP's experiment scripts centre-crop instead and lo
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from workers.tasks.base import DataError
+from workers.tasks.base import DataError, EmbeddedImage
 
 MODES = ("pad", "crop")
 # A file of 200 bytes can hold 1 x 60,000 pixels, which padded to a square are 14 GB: refused before it is decoded.
@@ -21,23 +23,29 @@ MAX_PIXELS = 64 * 1024 * 1024  # of the square it is padded to
 MAX_ASPECT = 100  # longer to shorter side
 
 
-def load_image(path: Path) -> Image.Image:
-    """Decode an image file to RGB.
+def load_image(source: Path | EmbeddedImage) -> Image.Image:
+    """Decode an image file, or one inside a table's file, to RGB: the first frame, and of 16 bits the upper 8.
 
     Raises:
         DataError: the file is missing, no image, damaged, or too large or too long (``MAX_PIXELS``, ``MAX_ASPECT``).
     """
     try:
-        with Image.open(path) as image:
-            size = f"image {path}: {image.width} x {image.height}"
+        with Image.open(source if isinstance(source, Path) else BytesIO(source.read())) as image:
+            size = f"image {source}: {image.width} x {image.height}"
             longer, shorter = max(image.size), max(min(image.size), 1)
             if longer**2 > MAX_PIXELS:
                 raise DataError(f"{size} makes a square above {MAX_PIXELS} pixels")
             if longer > MAX_ASPECT * shorter:
                 raise DataError(f"{size} is more than {MAX_ASPECT} times as long as wide")
-            return image.convert("RGB")
+            return _rgb(image)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow raises SyntaxError on broken PNGs
-        raise DataError(f"image {path}: cannot be read: {error}") from error
+        raise DataError(f"image {source}: cannot be read: {error}") from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # Pillow would cut off at 255 what runs to 65535
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def pad_to_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:

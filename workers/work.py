@@ -98,10 +98,10 @@ class TaskSpec:
     name: str  # a name of workers.tasks.catalog
     data: str  # directory
     questions: str | None = None  # question file inside ``data``; None: the task's usual name
-    split: str = "test"
+    split: str | None = None  # None: the task's usual one
     conversation: str = "vicuna_v1"
-    single_prediction: bool = True  # add "Answer with the option's letter from the given choices directly."
-    scorer: str = "strict_letter"  # a name of workers.tasks.answers
+    single_prediction: bool = True  # add the line that asks for a short answer: an option's letter, or a word
+    scorer: str | None = None  # a name of workers.tasks.answers; None: the task's usual one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +171,7 @@ class SampleOutcome:
     sample: str
     answer: str  # decoded text, special tokens skipped
     parsed: str | None  # option letter the scorer read, None where it could not
-    correct: bool
+    correct: bool  # a score of at least half
     first_token: int  # id of the first decoded token
     option_logits: tuple[float, ...]  # first-token logits of the sample's option letters A, B, ...
     margin: float  # first-token logit of the answer minus the runner-up's over the whole vocabulary
@@ -180,6 +180,7 @@ class SampleOutcome:
     decoded_tokens: int  # generated tokens, the end token included
     prompt_tokens: int  # tokens of the un-pruned prompt, visual ones included
     visual_tokens: int  # visual tokens before pruning; 0 for a sample without an image
+    score: float | None = None  # 0 to 1; None: 0 or 1, as ``correct`` says
     measures: tuple[tuple[str, float], ...] = ()  # what MeasureSpec asks for, by name
 
 

@@ -1,19 +1,37 @@
-"""What a benchmark is: samples, the text they are asked with, and the rule that judges an answer."""
+"""What a benchmark is: samples, the text they are asked with, and the rules that judge answers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from workers.work import TaskSpec
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 LETTERS = "ABCDEFGHIJ"
+SHORT_ANSWER = "Answer the question using a single word or phrase."  # haotian-liu/LLaVA, docs/Evaluation.md
 
 
 class DataError(ValueError):
     """A benchmark's files are missing or malformed. The message names the place and the remedy; exit code 2."""
+
+
+class EmbeddedImage(Protocol):
+    """An image inside a table's file; its text form names the place."""
+
+    @property
+    def file(self) -> Path: ...
+
+    @property
+    def row(self) -> int: ...
+
+    def read(self) -> bytes:
+        """The image file's content. OSError where it cannot be had."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,10 +39,13 @@ class Sample:
     """One question with its image."""
 
     id: str
-    question: str  # text without the image marker: context, question and options as published
-    choices: tuple[str, ...]
-    label: str  # the right option's letter
-    image: Path | None  # None: a text-only question, answered un-pruned
+    question: str  # text without the image marker and without the instruction: context, question and options
+    choices: tuple[str, ...] = ()  # the options' texts; empty for a free answer
+    label: str  # the right option's letter, or the right answer
+    answers: tuple[str, ...] = ()  # of all annotators, where the scorer compares with each of them
+    image: Path | EmbeddedImage | None  # None: a text-only question, answered un-pruned
+    group: str = ""  # questions that count together, such as the two of an MME image; "": it counts alone
+    instruction: str = ""  # how a short answer is asked for; "": the benchmark's usual line, see prompts.py
     subject: str = ""
     topic: str = ""
     category: str = ""
@@ -37,19 +58,47 @@ class Verdict:
     """How a scorer read an answer."""
 
     parsed: str | None
-    correct: bool
+    score: float  # 0 to 1: right or wrong for most benchmarks, a share of the annotators for some
+
+    @property
+    def correct(self) -> bool:
+        """Whether it counts as right where only right and wrong are told apart: at least half of the score."""
+        return self.score >= 0.5
 
 
 class Scorer(Protocol):
-    """A scoring rule: answer text, right letter and the number of options -> verdict."""
+    """A scoring rule: an answer's text and the sample it answers -> verdict."""
 
-    def __call__(self, answer: str, label: str, options: int) -> Verdict: ...
+    def __call__(self, answer: str, sample: Sample) -> Verdict: ...
+
+
+class Metric(NamedTuple):
+    """A figure of a benchmark that is not the mean of its scores, such as POPE's F1."""
+
+    name: str
+    value: float  # NaN where it is undefined
+    n: int  # questions, or groups of them, that it is over
+    unit: Literal["share", "points"] = "share"  # a share is 0 to 1 and shown in percent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Benchmark:
+    """What is on disk: the samples in file order, and what a user should know of them."""
+
+    samples: tuple[Sample, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A benchmark by name: how its samples are read from disk. Reading opens no image and checks that all are there."""
+    """A benchmark by name. Reading opens no image, and checks that all are there."""
 
     name: str
-    load: Callable[[TaskSpec], Sequence[Sample]]
+    load: Callable[[TaskSpec], Benchmark]  # with ``split`` resolved
+    split: str  # where the sweep names none
+    scorers: tuple[str, ...]  # names of workers.tasks.answers; the first where the sweep names none
     source: str
+    # Of one configuration's answered questions (columns id, group, category, subject, label, options, image, parsed,
+    # score, correct; one row a question) the figures that are published; the headline is the one quoted alone.
+    metrics: Callable[[pd.DataFrame], Sequence[Metric]] | None = None
+    headline: str = ""

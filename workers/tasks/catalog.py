@@ -1,31 +1,73 @@
-"""The table of benchmarks: name -> how its samples are read."""
+"""The table of benchmarks: name -> how its samples are read and judged."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 
 from strategies.suggestion import near
 from workers.tasks import answers, prompts
-from workers.tasks.base import DataError, Sample, Task
-from workers.tasks.scienceqa import load_scienceqa
+from workers.tasks.base import Benchmark, DataError, Sample, Scorer, Task
+from workers.tasks.gqa import GQA
+from workers.tasks.mmbench import MMBENCH, MMBENCH_CIRCULAR
+from workers.tasks.mme import MME
+from workers.tasks.pope import POPE
+from workers.tasks.scienceqa import SCIENCEQA, SCIENCEQA_IMG
+from workers.tasks.vqa import TEXTVQA, VQAV2
 from workers.work import TaskSpec
 
 CATALOG = {
-    task.name: task
-    for task in (Task(name="scienceqa", load=load_scienceqa, source="Lu et al., NeurIPS 2022; LLaVA's file form"),)
+    task.name: task for task in (SCIENCEQA, SCIENCEQA_IMG, MMBENCH, MMBENCH_CIRCULAR, VQAV2, TEXTVQA, GQA, MME, POPE)
 }
 
 
-def load_samples(spec: TaskSpec) -> tuple[Sample, ...]:
-    """All samples of a benchmark, in file order; nothing is decoded, but every name is checked.
+def get(name: str) -> Task:
+    """Look a benchmark up.
+
+    Raises:
+        DataError: unknown name, with a suggestion.
+    """
+    if name not in CATALOG:
+        raise DataError(f"unknown task '{name}'{near(name, CATALOG)} (known: {', '.join(CATALOG)})")
+    return CATALOG[name]
+
+
+def resolved(spec: TaskSpec) -> TaskSpec:
+    """The spec with split and scorer named: the task's usual ones where it leaves them open.
+
+    Raises:
+        DataError: unknown task, or a scorer that cannot judge it.
+    """
+    task = get(spec.name)
+    scorer = spec.scorer or task.scorers[0]
+    answers.get(scorer)
+    if scorer not in task.scorers:
+        raise DataError(f"scorer '{scorer}' cannot judge {task.name} (it takes {', '.join(task.scorers)})")
+    return replace(spec, split=spec.split or task.split, scorer=scorer)
+
+
+def scorer_of(spec: TaskSpec) -> Scorer:
+    """The rule that judges the answers of a benchmark.
+
+    Raises:
+        DataError: as `resolved`.
+    """
+    name = resolved(spec).scorer
+    assert name is not None
+    return answers.get(name)
+
+
+def load_benchmark(spec: TaskSpec) -> Benchmark:
+    """All samples of a benchmark, in file order; no image is opened, but every file is checked to be there.
 
     Raises:
         DataError: unknown task, scorer or conversation (with a suggestion), missing or malformed files.
     """
-    if spec.name not in CATALOG:
-        hint = near(spec.name, CATALOG)
-        raise DataError(f"unknown task '{spec.name}'{hint} (known: {', '.join(CATALOG)})")
-    answers.get(spec.scorer)
-    samples: Sequence[Sample] = CATALOG[spec.name].load(spec)
-    prompts.build_prompt(samples[0], spec.conversation, spec.single_prediction)
-    return tuple(samples)
+    spec = resolved(spec)
+    benchmark = get(spec.name).load(spec)
+    prompts.build_prompt(benchmark.samples[0], spec.conversation, spec.single_prediction)
+    return benchmark
+
+
+def load_samples(spec: TaskSpec) -> tuple[Sample, ...]:
+    """The samples of `load_benchmark`."""
+    return load_benchmark(spec).samples

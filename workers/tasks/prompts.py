@@ -33,5 +33,5 @@ def build_prompt(sample: Sample, conversation: str, single_prediction: bool) -> 
     lines = [IMAGE_MARKER] if sample.image is not None else []
     lines.append(sample.question)
     if single_prediction:
-        lines.append(SINGLE_PREDICTION)
+        lines.append(sample.instruction or SINGLE_PREDICTION)
     return CONVERSATIONS[conversation].format(question="\n".join(lines))

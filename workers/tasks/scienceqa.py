@@ -1,12 +1,14 @@
-"""ScienceQA in the file forms of LLaVA's evaluation bundle.
+"""ScienceQA, in the forms in which it is published.
 
 Source: Lu et al., Learn to Explain, NeurIPS 2022 (lupantech/ScienceQA); haotian-liu/LLaVA, docs/Evaluation.md and
-scripts/convert_sqa_to_llava.py. A directory holds
+scripts/convert_sqa_to_llava.py. A directory holds one of
 
-    llava_test_CQM-A.json    the questions (or another file, by name)
-    problems.json            per id: choices, answer index, subject, ...; optional, then labels come from the questions
-    pid_splits.json          split -> ids; optional
-    images/test/ID/image.png
+    llava_test_CQM-A.json    LLaVA's questions, or another file of this form by name, such as HiMAP's
+                             himap-inference-MCQ.json; labels from problems.json where that is there
+    problems.json            the authors' own form; questions are put together as in LLaVA's file
+    test-00000-of-...        parquet files of the Hugging Face hub, images inside
+
+and, for the first two, pid_splits.json (split -> ids; optional for the first) and images/test/ID/image.png.
 
 Two incompatible files share the name llava_test_CQM-A.json: LLaVA's bundle (marker first, bare letter as answer) and
 the converter's (marker last, "The answer is B."). The label comes from problems.json where there is one, else from the
@@ -15,45 +17,108 @@ answer in either form; the image marker is taken out of the text wherever it sta
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from workers.tasks.base import LETTERS, DataError, Sample
+from workers.tasks.base import LETTERS, Benchmark, DataError, EmbeddedImage, Metric, Sample, Task
+from workers.tasks.files import checked, data_folder, find_file, inside, parquet_files, parquet_rows, read_json
 from workers.tasks.prompts import IMAGE_MARKER
 from workers.work import TaskSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 OPTION_LINE = re.compile(r"^([A-J])\. ?(.*)$", re.MULTILINE)  # "A. copper"
 OPTION_INLINE = re.compile(r"\(([A-J])\) (.*?)(?= \([A-J]\) |$)", re.MULTILINE)  # "Options: (A) copper (B) tin"
 THE_ANSWER_IS = re.compile(r"The answer is ([A-J])\.")
+SUBJECTS = {"natural science": "NAT", "social science": "SOC", "language science": "LAN"}
 
 
-def load_scienceqa(spec: TaskSpec) -> tuple[Sample, ...]:
+def load_scienceqa(spec: TaskSpec, images_only: bool = False) -> Benchmark:
     """Read the questions of one split, in the order of the question file.
+
+    Args:
+        spec: split is test, val, train, minival, ...
+        images_only: leave text-only questions out (the IMG split).
 
     Raises:
         DataError: a file or an image is missing, is not JSON, or an item lacks a field. All missing images are
             counted; the first is named.
     """
-    folder = Path(spec.data)
-    if not folder.is_dir():
-        raise DataError(f"data {folder}: no such directory")
-    questions = folder / (spec.questions or f"llava_{spec.split}_CQM-A.json")
-    items = _read_json(questions, list)
-    problems = _read_json(folder / "problems.json", dict) if (folder / "problems.json").is_file() else {}
-    wanted = _split_ids(folder, spec.split)
-    images = folder / "images"
+    assert spec.split is not None
+    folder = data_folder(spec)
+    named = folder / (spec.questions or f"llava_{spec.split}_CQM-A.json")
+    notes: tuple[str, ...] = ()
+    if named.suffix == ".json" and named.is_file():
+        place, (samples, notes) = named, _questions(named, spec.split)
+    elif files := parquet_files(folder, spec.questions, spec.split):
+        place, samples = files[0].parent, list(_from_parquet(files))
+    elif (folder / "problems.json").is_file() and spec.questions is None:
+        place, samples = folder / "problems.json", list(_from_problems(folder, spec.split))
+    else:
+        usual = (named.name, "problems.json", f"{spec.split}-*.parquet")
+        place, samples = find_file(folder, spec.questions, usual), []
+    if images_only:
+        samples = [sample for sample in samples if sample.image is not None]
+    what = f"question of split '{spec.split}'" + (" with an image" if images_only else "")
+    return Benchmark(samples=checked(place, samples, what), notes=notes)
+
+
+def scienceqa_metrics(rows: pd.DataFrame) -> list[Metric]:
+    """Accuracy over all questions, with and without image, and by subject: the columns of the authors' table.
+
+    Source: lupantech/ScienceQA, models/run_gpt3.py (NAT, SOC, LAN); haotian-liu/LLaVA, llava/eval/eval_science_qa.py.
+    """
+    if rows["image"].all():
+        return []  # the same as the accuracy on image questions
+    parts = {"all questions": rows["image"] | True, "text-only": ~rows["image"]}
+    parts |= {short: rows["subject"] == name for name, short in SUBJECTS.items()}
+    return [
+        Metric(name, float(rows.loc[chosen, "score"].mean()), int(chosen.sum()))
+        for name, chosen in parts.items()
+        if chosen.any()
+    ]
+
+
+SCIENCEQA = Task(
+    name="scienceqa",
+    load=load_scienceqa,
+    split="test",
+    scorers=("strict_letter", "llava_official"),
+    source="Lu et al., NeurIPS 2022, arXiv:2209.09513",
+    metrics=scienceqa_metrics,
+    headline="all questions",
+)
+SCIENCEQA_IMG = replace(
+    SCIENCEQA, name="scienceqa_img", load=partial(load_scienceqa, images_only=True), metrics=None, headline=""
+)
+
+
+def _questions(place: Path, split: str) -> tuple[list[Sample], tuple[str, ...]]:
+    """Samples of LLaVA's form, and what to say of ids without a question."""
+    folder = place.parent
+    problems = read_json(folder / "problems.json", dict) if (folder / "problems.json").is_file() else {}
+    ids = _split_ids(folder, split) if (folder / "pid_splits.json").is_file() else None
+    wanted = None if ids is None else set(ids)
     everything = (
-        _sample(questions, position, item, problems, images, spec.split) for position, item in enumerate(items)
+        _sample(place, position, item, problems, folder / "images", split)
+        for position, item in enumerate(read_json(place, list))
     )
-    samples = tuple(sample for sample in everything if wanted is None or sample.id in wanted)
-    if not samples:
-        raise DataError(f"{questions}: holds no question of split '{spec.split}'")
-    _check_ids(questions, samples)
-    _check_images(questions, samples)
-    return samples
+    samples = [sample for sample in everything if wanted is None or sample.id in wanted]
+    if ids is None or not samples:
+        return samples, ()
+    asked = {sample.id for sample in samples}
+    without = [id for id in ids if id not in asked]
+    if not without:
+        return samples, ()
+    return samples, (
+        f"{len(without)} of the {len(ids)} ids of split '{split}' in {folder / 'pid_splits.json'} have no question in "
+        f"{place.name} (first: {without[0]}); they are not asked",
+    )
 
 
 def _sample(place: Path, position: int, item: Any, problems: dict[str, Any], images: Path, split: str) -> Sample:
@@ -72,32 +137,83 @@ def _sample(place: Path, position: int, item: Any, problems: dict[str, Any], ima
     problem = problems.get(id, {})
     if problems and not problem:
         raise DataError(f"{where}: id {id} is not in {place.parent / 'problems.json'}")
-    if not isinstance(problem, dict):
-        raise DataError(f"{place.parent / 'problems.json'}: id {id}: is not an object")
-    choices = _choices(problem, place.parent / "problems.json", id) if problem else tuple(_options(text))
+    _must_be_object(problem, place.parent / "problems.json", id)
+    choices = _choices(problem, f"{place.parent / 'problems.json'}: id {id}") if problem else tuple(_options(text))
     if not choices:
         raise DataError(f"{where}: id {id}: no options found in its text, and there is no problems.json")
     if len(choices) > len(LETTERS):
         raise DataError(f"{where}: id {id}: has {len(choices)} options; {len(LETTERS)} are supported")
     images = images / str(problem.get("split") or split)
+    label = _label(f"{where}: id {id}", problem, answer, len(choices))
+    return _described(problem, id, text, choices, label, inside(images, image, where) if image else None)
+
+
+def _from_problems(folder: Path, split: str) -> Iterator[Sample]:
+    """The authors' own files, asked as in LLaVA's question file (HiMAP's 2017 items have the same text)."""
+    place = folder / "problems.json"
+    problems = read_json(place, dict)
+    for id in _split_ids(folder, split):
+        where = f"{place}: id {id}"
+        if id not in problems:
+            raise DataError(f"{where}: stands in pid_splits.json and not here")
+        _must_be_object(problems[id], place, id)
+        image = problems[id].get("image")
+        path = None if not image else inside(folder / "images" / split, f"{id}/{image}", where)
+        yield _problem(id, where, problems[id], path)
+
+
+def _from_parquet(files: Sequence[Path]) -> Iterator[Sample]:
+    """Rows are named by their number, because the hub's files have no ids."""
+    needed = ("question", "choices", "answer", "hint")
+    for number, (where, row, picture) in enumerate(parquet_rows(files, needed)):
+        yield _problem(str(number), where, row, picture)
+
+
+def _problem(id: str, where: str, problem: Mapping[str, Any], image: Path | EmbeddedImage | None) -> Sample:
+    choices, question, hint = _choices(problem, where), problem.get("question"), problem.get("hint") or ""
+    if not isinstance(question, str) or not isinstance(hint, str):
+        raise DataError(f"{where}: question and hint must be text")
+    if not 0 < len(choices) <= len(LETTERS):
+        raise DataError(f"{where}: has {len(choices)} options; 1 to {len(LETTERS)} are supported")
+    context = [f"Context: {hint}"] if hint else []
+    options = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
+    label = _label(where, problem, "", len(choices))
+    return _described(problem, id, "\n".join([*context, question, *options]), choices, label, image)
+
+
+def _described(
+    problem: Mapping[str, Any],
+    id: str,
+    question: str,
+    choices: tuple[str, ...],
+    label: str,
+    image: Path | EmbeddedImage | None,
+) -> Sample:
+    """A sample, with what its problem says of it besides."""
+    patches = problem.get("patches")
     return Sample(
         id=id,
-        question=text,
+        question=question,
         choices=choices,
-        label=_label(f"{where}: id {id}", problem, answer, len(choices)),
-        image=_inside(images, image, where) if image else None,
-        subject=problem.get("subject", ""),
-        topic=problem.get("topic", ""),
-        category=problem.get("category", ""),
-        skill=problem.get("skill", ""),
-        patches=tuple(problem["patches"]) if problem.get("patches") is not None else None,
+        label=label,
+        image=image,
+        subject=problem.get("subject") or "",
+        topic=problem.get("topic") or "",
+        category=problem.get("category") or "",
+        skill=problem.get("skill") or "",
+        patches=None if patches is None else tuple(patches),
     )
 
 
-def _choices(problem: dict[str, Any], place: Path, id: str) -> tuple[str, ...]:
+def _must_be_object(problem: Any, place: Path, id: str) -> None:
+    if not isinstance(problem, dict):
+        raise DataError(f"{place}: id {id}: is not an object")
+
+
+def _choices(problem: Mapping[str, Any], where: str) -> tuple[str, ...]:
     choices = problem.get("choices")
     if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
-        raise DataError(f"{place}: id {id}: choices: expected a list of texts, found {str(choices)[:40]!r}")
+        raise DataError(f"{where}: choices: expected a list of texts, found {str(choices)[:40]!r}")
     return tuple(choices)
 
 
@@ -110,7 +226,7 @@ def _options(text: str) -> list[str]:
     return [option for _, option in last] if in_order else []
 
 
-def _label(where: str, problem: dict[str, Any], answer: str, options: int) -> str:
+def _label(where: str, problem: Mapping[str, Any], answer: str, options: int) -> str:
     if problem:
         index = problem.get("answer")
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < options:
@@ -123,52 +239,11 @@ def _label(where: str, problem: dict[str, Any], answer: str, options: int) -> st
     return letter
 
 
-def _inside(images: Path, name: str, where: str) -> Path:
-    """An image's path; a question file may not point outside its image folder."""
-    path = images / name
-    if not path.resolve().is_relative_to(images.resolve()):
-        raise DataError(f"{where}: image {name!r} lies outside {images}")
-    return path
-
-
-def _split_ids(folder: Path, split: str) -> set[str] | None:
+def _split_ids(folder: Path, split: str) -> list[str]:
     place = folder / "pid_splits.json"
-    if not place.is_file():
-        return None
-    splits = _read_json(place, dict)
+    splits = read_json(place, dict)
     if split not in splits:
         raise DataError(f"{place}: has no split '{split}' (it has {', '.join(sorted(splits))})")
-    return set(map(str, splits[split]))
-
-
-def _check_ids(place: Path, samples: tuple[Sample, ...]) -> None:
-    seen: set[str] = set()
-    for sample in samples:
-        if sample.id in seen:
-            raise DataError(f"{place}: id {sample.id} stands there twice")
-        seen.add(sample.id)
-
-
-def _check_images(place: Path, samples: tuple[Sample, ...]) -> None:
-    missing = list(_missing_images(samples))
-    if missing:
-        raise DataError(
-            f"{place}: {len(missing)} of {len(samples)} samples have no image on disk; first: id {missing[0].id}, "
-            f"{missing[0].image}. Copy the images there"
-        )
-
-
-def _missing_images(samples: tuple[Sample, ...]) -> Iterator[Sample]:
-    return (sample for sample in samples if sample.image is not None and not sample.image.is_file())
-
-
-def _read_json(place: Path, kind: type) -> Any:
-    if not place.is_file():
-        raise DataError(f"{place}: no such file")
-    try:
-        value = json.loads(place.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{place}: is not valid JSON: {error}") from error
-    if not isinstance(value, kind):
-        raise DataError(f"{place}: holds a {type(value).__name__}, expected a {kind.__name__}")
-    return value
+    if not isinstance(splits[split], list):
+        raise DataError(f"{place}: split '{split}': holds a {type(splits[split]).__name__}, expected a list of ids")
+    return list(map(str, splits[split]))

@@ -1,0 +1,225 @@
+"""Reading a benchmark's files, with complaints that name the place and the remedy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from workers.tasks.base import DataError, EmbeddedImage, Sample
+from workers.tasks.tables import read_parquet, read_tsv
+from workers.work import TaskSpec
+
+Value = TypeVar("Value")
+Row = Mapping[str, Any]
+
+
+def data_folder(spec: TaskSpec) -> Path:
+    """The benchmark's directory.
+
+    Raises:
+        DataError: there is none.
+    """
+    folder = Path(spec.data)
+    if not folder.is_dir():
+        raise DataError(f"data {folder}: no such directory")
+    return folder
+
+
+def find_file(folder: Path, wanted: str | None, usual: Sequence[str]) -> Path:
+    """The file that was asked for, else the first usual one that is there.
+
+    Raises:
+        DataError: none is there.
+    """
+    names = [wanted] if wanted else usual
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    others = f" (nor {', '.join(names[1:])})" if len(names) > 1 else ""
+    raise DataError(f"{folder / names[0]}: no such file{others}; copy it there, or name another with task.questions")
+
+
+def parquet_files(folder: Path, wanted: str | None, split: str) -> list[Path]:
+    """The shards of a split, in order: the hub's ``SPLIT-00000-of-00002-HASH.parquet``, anywhere below the directory.
+
+    Args:
+        folder: the benchmark's directory.
+        wanted: a parquet file or a directory in it, where there are several configurations; None: look everywhere.
+        split: first part of the files' names.
+
+    Raises:
+        DataError: shards are missing, or lie in several directories.
+    """
+    if wanted and wanted.endswith(".parquet"):
+        return [find_file(folder, wanted, ())]
+    below = folder / wanted if wanted else folder
+    found = sorted([*below.rglob(f"{split}-*.parquet"), *below.rglob(f"{split}.parquet")])
+    homes = sorted({str(file.parent.relative_to(folder)) for file in found})
+    if len(homes) > 1:
+        raise DataError(
+            f"{folder}: has parquet files of split '{split}' in {', '.join(homes)}; name one directory with "
+            "task.questions"
+        )
+    if found and "-of-" in found[0].name:
+        count = int(found[0].name.partition("-of-")[2][:5])
+        if len(found) != count:
+            raise DataError(f"{found[0].parent}: has {len(found)} of {count} parquet files of split '{split}'")
+    return found
+
+
+def parquet_rows(
+    files: Sequence[Path], needed: Sequence[str], image: str = "image"
+) -> Iterator[tuple[str, Row, EmbeddedImage | None]]:
+    """Place, columns and image of every row of some shards.
+
+    Raises:
+        DataError: a file is damaged or lacks a column.
+    """
+    for file in files:
+        try:
+            for number, (row, picture) in enumerate(read_parquet(file, image)):
+                if number == 0:
+                    _need(file, "column", needed, row)
+                yield f"{file}: row {number}", row, picture
+        except (OSError, ValueError) as error:  # pyarrow's errors are both or either
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{file}: cannot be read as parquet ({one_line(error)}); copy it again") from error
+
+
+def tsv_rows(file: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Place and fields of every row of a TSV file.
+
+    Raises:
+        DataError: it is damaged or lacks a column.
+    """
+    try:
+        for number, row in enumerate(read_tsv(file, "image")):
+            if number == 0:
+                _need(file, "column", needed, row)
+            yield f"{file}: row {number}", row
+    except (OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{file}: cannot be read as a tab-separated table: {one_line(error)}; copy it again") from error
+
+
+def read_json(place: Path, kind: type[Value]) -> Value:
+    """A whole JSON file.
+
+    Raises:
+        DataError: it is missing, no JSON, or holds another kind of value.
+    """
+    if not place.is_file():
+        raise DataError(f"{place}: no such file")
+    try:
+        value = json.loads(place.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{place}: is not valid JSON: {error}") from error
+    if not isinstance(value, kind):
+        raise DataError(f"{place}: holds a {type(value).__name__}, expected a {kind.__name__}")
+    return value
+
+
+def read_json_lines(place: Path) -> Iterator[tuple[str, Row]]:
+    """Place and object of every line of a file with one JSON object a line.
+
+    Raises:
+        DataError: it is missing, or a line is no JSON object.
+    """
+    if not place.is_file():
+        raise DataError(f"{place}: no such file")
+    try:
+        for number, line in enumerate(place.read_text(encoding="utf-8").splitlines(), start=1):
+            if not line.strip():
+                continue
+            value = json.loads(line)
+            if not isinstance(value, dict):
+                raise DataError(f"{place}: line {number}: holds a {type(value).__name__}, expected an object")
+            yield f"{place}: line {number}", value
+    except json.JSONDecodeError as error:
+        raise DataError(f"{place}: line {number}: is not valid JSON: {error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place}: is not a UTF-8 text file") from error
+
+
+def field(where: str, item: Row, name: str, kind: type[Value]) -> Value:
+    """A field of an object.
+
+    Raises:
+        DataError: it is missing or of another kind.
+    """
+    if name not in item:
+        raise DataError(f"{where}: lacks '{name}' (it has {', '.join(map(str, item)) or 'nothing'})")
+    value = item[name]
+    if not isinstance(value, kind):
+        raise DataError(f"{where}: {name}: {str(value)[:40]!r} is no {kind.__name__}")
+    return value
+
+
+def text(where: str, item: Row, name: str) -> str:
+    """A field that must be text; a number stands for its digits.
+
+    Raises:
+        DataError: it is missing or neither.
+    """
+    if isinstance(item.get(name), int) and not isinstance(item[name], bool):
+        return str(item[name])
+    return field(where, item, name, str)
+
+
+def inside(images: Path, name: str, where: str) -> Path:
+    """An image's path; a question file may not point outside its image folder.
+
+    Raises:
+        DataError: it does.
+    """
+    path = images / name
+    if not path.resolve().is_relative_to(images.resolve()):
+        raise DataError(f"{where}: image {name!r} lies outside {images}")
+    return path
+
+
+def checked(place: Path, samples: Sequence[Sample], what: str) -> tuple[Sample, ...]:
+    """The samples of a benchmark, none of them twice and none without its image file.
+
+    Args:
+        place: file or directory, for messages.
+        samples: what was read.
+        what: named where there are none, such as ``question of split 'test'``.
+
+    Raises:
+        DataError: all missing images are counted; the first is named.
+    """
+    if not samples:
+        raise DataError(f"{place}: holds no {what}")
+    seen: set[str] = set()
+    for sample in samples:
+        if sample.id in seen:
+            raise DataError(f"{place}: id {sample.id} stands there twice")
+        seen.add(sample.id)
+    missing = [s for s in samples if isinstance(s.image, Path) and not s.image.is_file()]
+    if missing:
+        raise DataError(
+            f"{place}: {len(missing)} of {len(samples)} samples have no image on disk; first: id {missing[0].id}, "
+            f"{missing[0].image}. Copy the images there"
+        )
+    return tuple(samples)
+
+
+def one_line(error: Exception) -> str:
+    """An exception's message for one line of complaint."""
+    return " ".join(str(error).split())[:160]
+
+
+def first_folder(folder: Path, names: Sequence[str], holds: Callable[[Path], bool] = Path.is_dir) -> Path:
+    """The first of some folders that is there; else the first, which then is named in the complaint about images."""
+    return next((folder / name for name in names if holds(folder / name)), folder / names[0])
+
+
+def _need(file: Path, what: str, needed: Sequence[str], row: Row) -> None:
+    missing = [name for name in needed if name not in row]
+    if missing:
+        raise DataError(f"{file}: lacks the {what} {', '.join(missing)} (it has {', '.join(row)})")

@@ -1,0 +1,176 @@
+"""VQAv2 and TextVQA: free answers, compared with those of ten people.
+
+Source: Goyal et al., CVPR 2017 (visualqa.org); Singh et al., Towards VQA Models That Can Read, CVPR 2019
+(textvqa.org, release 0.5.1); prompts as in haotian-liu/LLaVA, docs/Evaluation.md. A directory holds
+
+    VQAv2     v2_OpenEnded_mscoco_val2014_questions.json, v2_mscoco_val2014_annotations.json, val2014/COCO_*.jpg
+    TextVQA   TextVQA_0.5.1_val.json, train_images/*.jpg; to show OCR tokens as LLaVA does, name its
+              llava_textvqa_val_v051_ocr.jsonl with task.questions
+    either    parquet files of the Hugging Face hub, images inside
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from workers.tasks.base import SHORT_ANSWER, Benchmark, DataError, EmbeddedImage, Sample, Task
+from workers.tasks.files import (
+    checked,
+    data_folder,
+    field,
+    inside,
+    parquet_files,
+    parquet_rows,
+    read_json,
+    read_json_lines,
+    text,
+)
+from workers.tasks.metrics import by_category
+from workers.work import TaskSpec
+
+OCR = "Reference OCR token:"
+
+
+def load_vqav2(spec: TaskSpec) -> Benchmark:
+    """Read questions and annotations of one split.
+
+    Raises:
+        DataError: a file or an image is missing or malformed; only splits with answers can be judged.
+    """
+    assert spec.split is not None
+    folder = data_folder(spec)
+    if files := parquet_files(folder, spec.questions, spec.split):
+        return _benchmark(files[0].parent, _from_parquet(files), spec.split)
+    year = f"{spec.split}2014"
+    place = folder / (spec.questions or f"v2_OpenEnded_mscoco_{year}_questions.json")
+    questions = field(str(place), read_json(place, dict), "questions", list)
+    judged = folder / f"v2_mscoco_{year}_annotations.json"
+    if not judged.is_file():
+        raise DataError(f"{judged}: no such file; a split without published answers is judged by the server only")
+    annotations = {
+        text(f"{judged}: annotation {number}", item, "question_id"): item
+        for number, item in enumerate(field(str(judged), read_json(judged, dict), "annotations", list))
+    }
+    return _benchmark(place, _from_vqav2(place, questions, annotations, folder / year, judged), spec.split)
+
+
+def load_textvqa(spec: TaskSpec) -> Benchmark:
+    """Read questions with their answers; with ``questions`` naming LLaVA's file, ask as that file does.
+
+    Raises:
+        DataError: a file or an image is missing or malformed.
+    """
+    assert spec.split is not None
+    folder = data_folder(spec)
+    lines = spec.questions if spec.questions and spec.questions.endswith(".jsonl") else None
+    if not lines and (files := parquet_files(folder, spec.questions, spec.split)):
+        return _benchmark(files[0].parent, _from_parquet(files), spec.split)
+    usual = f"TextVQA_0.5.1_{spec.split}.json"
+    place = folder / (usual if lines else spec.questions or usual)
+    items = [
+        (f"{place}: item {number}", item)
+        for number, item in enumerate(field(str(place), read_json(place, dict), "data", list))
+    ]
+    images = folder / ("test_images" if spec.split == "test" else "train_images")  # val's lie among train's
+    asked = None if lines is None else _llava_texts(folder / lines)
+    return _benchmark(place, _from_textvqa(items, images, asked), spec.split)
+
+
+VQAV2 = Task(
+    name="vqav2",
+    load=load_vqav2,
+    split="val",
+    scorers=("vqa_soft",),
+    source="Goyal et al., CVPR 2017, arXiv:1612.00837",
+    metrics=by_category,
+)
+TEXTVQA = Task(
+    name="textvqa",
+    load=load_textvqa,
+    split="val",
+    scorers=("vqa_soft",),
+    source="Singh et al., CVPR 2019, arXiv:1904.08920",
+)
+
+
+def _benchmark(place: Path, samples: Iterator[Sample], split: str) -> Benchmark:
+    return Benchmark(samples=checked(place, list(samples), f"question of split '{split}'"))
+
+
+def _from_vqav2(
+    place: Path, questions: Sequence[Any], annotations: Mapping[str, Any], images: Path, judged: Path
+) -> Iterator[Sample]:
+    for number, item in enumerate(questions):
+        where = f"{place}: question {number}"
+        id, image = text(where, item, "question_id"), field(where, item, "image_id", int)
+        if id not in annotations:
+            raise DataError(f"{where}: question_id {id} has no annotation in {judged}")
+        judgement = annotations[id]
+        yield _sample(
+            id,
+            text(where, item, "question"),
+            _answers(f"{judged}: question_id {id}", judgement),
+            images / f"COCO_{images.name}_{image:012d}.jpg",
+            str(judgement.get("answer_type", "")),
+        )
+
+
+def _from_textvqa(
+    items: Sequence[tuple[str, Any]], images: Path, asked: Mapping[tuple[str, str], str] | None
+) -> Iterator[Sample]:
+    for where, item in items:
+        image, question = text(where, item, "image_id"), text(where, item, "question")
+        shown = question
+        if asked is not None:
+            key = image, question.lower()
+            if key not in asked:
+                continue  # the file that was named asks a part of the split
+            shown = asked[key]
+        path = inside(images, f"{image}.jpg", where)
+        yield _sample(text(where, item, "question_id"), shown, _answers(where, item), path)
+
+
+def _from_parquet(files: Sequence[Path]) -> Iterator[Sample]:
+    for where, row, picture in parquet_rows(files, ("question_id", "question", "answers")):
+        if picture is None:
+            raise DataError(f"{where}: has no image")
+        kind = str(row.get("answer_type") or "")
+        yield _sample(
+            text(where, row, "question_id"), text(where, row, "question"), _answers(where, row), picture, kind
+        )
+
+
+def _sample(
+    id: str, question: str, answers: tuple[str, ...], image: Path | EmbeddedImage, category: str = ""
+) -> Sample:
+    return Sample(
+        id=id,
+        question=question,
+        label=Counter(answers).most_common(1)[0][0],
+        answers=answers,
+        image=image,
+        instruction=SHORT_ANSWER,
+        category=category,
+    )
+
+
+def _answers(where: str, item: Any) -> tuple[str, ...]:
+    """Plain texts, or objects with an ``answer``."""
+    found = [one.get("answer") if isinstance(one, dict) else one for one in field(where, item, "answers", list)]
+    texts = tuple(one for one in found if isinstance(one, str))
+    if not texts or len(texts) < len(found):
+        raise DataError(f"{where}: answers: expected a list of texts; a split without answers cannot be judged")
+    return texts
+
+
+def _llava_texts(place: Path) -> dict[tuple[str, str], str]:
+    """(image id, lower-case question) -> the text that is asked, without its instruction."""
+    texts = {}
+    for where, item in read_json_lines(place):
+        lines = [line for line in text(where, item, "text").split("\n") if line != SHORT_ANSWER]
+        question = next((line for line in lines if not line.startswith(OCR)), "")
+        texts[text(where, item, "question_id"), question.lower()] = "\n".join(lines)
+    return texts

@@ -50,7 +50,7 @@ from dashboards.wording import (
 )
 from orchestrator.metrics import Answers, answers, summarise
 from orchestrator.store import Experiment, write_whole
-from orchestrator.task_metrics import shown, task_metrics
+from orchestrator.task_metrics import task_metrics
 
 MAX_NOTICES = 5  # of one kind
 MAX_FLIPS = 8  # examples shown
@@ -277,7 +277,7 @@ def _task_figures(figures: pd.DataFrame) -> str:
     names = list(dict.fromkeys(figures["name"]))
     body = []
     for _, rows in figures.groupby("point", sort=False):
-        own = {row.name: shown(row.value, row.unit) for row in rows.itertuples(index=False)}
+        own = dict(zip(rows["name"], rows["text"], strict=True))
         cells = [("", escape(own.get(name) or MISSING)) for name in names]
         body.append(_row([("text name", escape(rows["label"].iloc[0])), *cells]))
     head = _head(["text", *[""] * len(names)], ["configuration", *names])

@@ -260,7 +260,7 @@ def flipped(table: Answers, key: str) -> tuple[list[str], list[str]]:
     shared = images.answered_PS[images.baseline] & images.answered_PS[row]
     before, after = images.score_PS[images.baseline], images.score_PS[row]
     names = np.array(images.samples, dtype=object)
-    return names[shared & before & ~after].tolist(), names[shared & ~before & after].tolist()
+    return names[shared & (after < before)].tolist(), names[shared & (after > before)].tolist()
 
 
 def failure_groups(failures: pd.DataFrame) -> pd.DataFrame:

@@ -120,7 +120,7 @@ def write_exports(experiment: Experiment) -> list[Path]:
     rows = full_summary(experiment)
     written = [_csv(folder / "summary.csv", rows)]
     if len(figures := task_metrics(experiment)):
-        written.append(_csv(folder / "task_metrics.csv", figures))
+        written.append(_csv(folder / "task_metrics.csv", figures.drop(columns="text")))
     measured = measure_summary(experiment)
     if len(measured):
         written.append(_csv(folder / "measures.csv", measured))

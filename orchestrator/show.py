@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from orchestrator.task_metrics import shown
 from strategies import catalog
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ def accuracy_table(rows: pd.DataFrame, soft: bool = False, figures: pd.DataFrame
         figures: Of `task_metrics.headline`: a column of its own.
     """
     texts = bool(rows["n_text_only"].any())
-    own = {} if figures is None else {row.point: shown(row.value, row.unit) for row in figures.itertuples()}
+    own = {} if figures is None else dict(zip(figures["point"], figures["text"], strict=True))
     what = "mean score on questions with an image (bootstrap" if soft else "accuracy on questions with an image (Wilson"
     table = Table(title=f"{what} 95 %)", title_justify="left")
     table.add_column("grid point")
@@ -87,10 +86,10 @@ def accuracy_table(rows: pd.DataFrame, soft: bool = False, figures: pd.DataFrame
     for name in names:
         table.add_column(name, justify="right")
     for _, row in rows.iterrows():
-        more = [
+        without_image = (
             f"{100 * row['accuracy_text_only']:.1f} % of {row['n_text_only']}" if row["n_text_only"] else "-"
-        ] * texts
-        more += [own.get(row["key"], "-")] * bool(own)
+        )
+        more = [without_image] * texts + [own.get(row["key"], "-")] * bool(own)
         if not row["n"]:
             table.add_row(row["label"], "-", "", "0", "", "", *more)
             continue

@@ -6,13 +6,16 @@ Computed from the cells, over all questions that a grid point has answered; the 
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 from orchestrator.metrics import scores
 from orchestrator.store import Experiment
+from workers.tasks.base import Metric
 from workers.tasks.catalog import CATALOG
 
-COLUMNS = ("point", "label", "name", "value", "n", "unit")
+COLUMNS = ("point", "label", "name", "value", "n", "unit", "text")
 
 
 def task_metrics(experiment: Experiment) -> pd.DataFrame:
@@ -20,16 +23,16 @@ def task_metrics(experiment: Experiment) -> pd.DataFrame:
 
     Returns:
         One row per grid point and figure, in the order of the grid: point (key), label, name, value (NaN where it is
-        undefined), n (questions, or groups of them, behind it), unit ("share", 0 to 1, or "points"). Empty where the
-        benchmark has no such figures.
+        undefined), n (questions, or groups of them, behind it), unit ("share", 0 to 1, or "points"), text (the value for
+        people; "" where it is undefined). Empty where the benchmark has no such figures.
     """
     task = CATALOG.get(experiment.spec.task.name)
-    rows: list[tuple[str, str, str, float, int, str]] = []
+    rows: list[tuple[str, str, str, float, int, str, str]] = []
     if task is not None and task.metrics is not None:
         parts = dict(list(answered(experiment).groupby("point", sort=False)))
         for point in experiment.points:
             if point.key in parts:
-                rows += [(point.key, point.label, *metric) for metric in task.metrics(parts[point.key])]
+                rows += [(point.key, point.label, *metric, _text(metric)) for metric in task.metrics(parts[point.key])]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -51,8 +54,7 @@ def headline(table: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
     return table[[name.partition(" (")[0] == wanted for name in table["name"]]]
 
 
-def shown(value: float, unit: str) -> str:
-    """A figure for people; "" where it is undefined."""
-    if pd.isna(value):
+def _text(metric: Metric) -> str:
+    if math.isnan(metric.value):
         return ""
-    return f"{100 * value:.1f} %" if unit == "share" else f"{value:.1f}"
+    return f"{100 * metric.value:.1f} %" if metric.unit == "share" else f"{metric.value:.1f}"

@@ -23,8 +23,8 @@ def task_metrics(experiment: Experiment) -> pd.DataFrame:
 
     Returns:
         One row per grid point and figure, in the order of the grid: point (key), label, name, value (NaN where it is
-        undefined), n (questions, or groups of them, behind it), unit ("share", 0 to 1, or "points"), text (the value for
-        people; "" where it is undefined). Empty where the benchmark has no such figures.
+        undefined), n (questions, or groups of them, behind it), unit ("share", 0 to 1, or "points"), text (the value
+        for people; "" where it is undefined). Empty where the benchmark has no such figures.
     """
     task = CATALOG.get(experiment.spec.task.name)
     rows: list[tuple[str, str, str, float, int, str, str]] = []

@@ -151,6 +151,8 @@ def field(where: str, item: Row, name: str, kind: type[Value]) -> Value:
     Raises:
         DataError: it is missing or of another kind.
     """
+    if not isinstance(item, Mapping):
+        raise DataError(f"{where}: is not an object")
     if name not in item:
         raise DataError(f"{where}: lacks '{name}' (it has {', '.join(map(str, item)) or 'nothing'})")
     value = item[name]
@@ -165,8 +167,9 @@ def text(where: str, item: Row, name: str) -> str:
     Raises:
         DataError: it is missing or neither.
     """
-    if isinstance(item.get(name), int) and not isinstance(item[name], bool):
-        return str(item[name])
+    value = field(where, item, name, object)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
     return field(where, item, name, str)
 
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 # A field as Python's csv and pandas read it: quoted with doubled quotes inside, or all up to the next tab or line end.
-FIELD = re.compile(rb'(?:"((?:[^"]|"")*)"|([^\t\r\n]*))(\t|\r\n|\n|\r|\Z)')
+FIELD = re.compile(rb'(?:"([^"]*(?:""[^"]*)*)"|((?:[^"\t\r\n][^\t\r\n]*)?))(\t|\r\n|\n|\r|\Z)')
 
 _reading = Lock()  # threads that prepare neighbouring samples want the same row group
 

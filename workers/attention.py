@@ -125,13 +125,24 @@ def attend_groups(
     for owner, count in zip(groups.owners, groups.counts, strict=True):
         keys = packing.keys(owner)
         part = sorted_NHE[place : place + count]
-        key, value = gather(key_RGE, keys), gather(value_RGE, keys)
-        out, log = _attend_apart(part, key.expand(count, *key.shape), value.expand(count, *value.shape), scale)
+        out, log = _attend_together(part, gather(key_RGE, keys), gather(value_RGE, keys), scale)
         outs.append(out)
         logs.append(log)
         place += count
     prompt = torch.cat(outs)[groups.back_N], torch.cat(logs)[groups.back_N]
     return prompt[0] if tails is None else _join(prompt, _attend_apart(query_NHE, *tails, scale))
+
+
+def _attend_together(query_NHE: Tensor, key_SGE: Tensor, value_SGE: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Attention of single queries to the same S keys, all visible: (N, H, E) and log denominators (N, H) float32."""
+    (count, heads, width), groups = query_NHE.shape, key_SGE.shape[1]
+    # One product for each key head: its keys are read once for all queries.
+    query_GQE = query_NHE.float().unflatten(1, (groups, -1)).transpose(0, 1).reshape(groups, -1, width)
+    scores_GQS = query_GQE @ key_SGE.float().permute(1, 2, 0) * scale
+    out_GQE = scores_GQS.softmax(dim=-1) @ value_SGE.float().transpose(0, 1)
+    out_NHE = out_GQE.unflatten(1, (count, -1)).transpose(0, 1).reshape(count, heads, width)
+    log_NH = scores_GQS.logsumexp(dim=-1).unflatten(1, (count, -1)).transpose(0, 1).reshape(count, heads)
+    return out_NHE.to(query_NHE.dtype), log_NH
 
 
 def _attend_apart(query_NHE: Tensor, key_NTGE: Tensor, value_NTGE: Tensor, scale: float) -> tuple[Tensor, Tensor]:

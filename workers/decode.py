@@ -18,6 +18,9 @@ from workers.llava import Llava
 from workers.prefill import Prefill
 from workers.streams import Packing, to_device
 
+FIRST_ROOM = 4  # decoded tokens; most multiple-choice answers end at the second
+LEAVE_TOGETHER = 0.25  # share of the batch that has ended before it is packed anew, which costs the host some time
+
 
 def greedy(llava: Llava, start: Prefill, max_new_tokens: int) -> list[list[int]]:
     """Decode every stream of a prefill.
@@ -31,23 +34,27 @@ def greedy(llava: Llava, start: Prefill, max_new_tokens: int) -> list[list[int]]
         Per stream the generated ids; the last is an end token unless ``max_new_tokens`` was reached.
     """
     answers: list[list[int]] = [[] for _ in start.streams]
-    running = list(range(len(answers)))
+    running = list(range(len(answers)))  # streams in the batch; some may have ended
+    ended: set[int] = set()
     decoding = Decoding(llava, start)
     logits_NC = start.logits_NC
-    while True:
+    for step in range(1, max_new_tokens + 1):
         highest_N, tokens_N = logits_NC.max(dim=-1)
         if not highest_N.isfinite().all():
             raise ValueError("the model's logits are not finite; try dtype bfloat16 or float32")
         tokens = tokens_N.tolist()
         for n, token in zip(running, tokens, strict=True):
-            answers[n].append(token)
-        still = [place for place, token in enumerate(tokens) if token not in llava.end_tokens]
-        if not still or len(answers[running[0]]) == max_new_tokens:
-            return answers
-        if len(still) < len(running):
-            running = [running[place] for place in still]
+            if n not in ended:
+                answers[n].append(token)
+        ended |= {n for n, token in zip(running, tokens, strict=True) if token in llava.end_tokens}
+        still = [place for place, n in enumerate(running) if n not in ended]
+        if not still or step == max_new_tokens:
+            break
+        if len(running) - len(still) >= LEAVE_TOGETHER * len(running):
+            running, tokens = [running[place] for place in still], [tokens[place] for place in still]
             decoding.keep(still)
-        logits_NC = decoding.step([answers[n][-1] for n in running])
+        logits_NC = decoding.step(tokens)
+    return answers
 
 
 class Decoding:
@@ -58,7 +65,7 @@ class Decoding:
         self._llava = llava
         self._caches = start.caches
         self._streams = list(start.streams)
-        self._tails: list[tuple[Tensor, Tensor]] = []  # a layer: (N, T, G, E) keys and values
+        self._tails: list[tuple[Tensor, Tensor]] = []  # a layer: (N, room, G, E) keys and values
         self._steps = 0
         self._groups: dict[Packing, Groups] = {}
         for layer, cache in enumerate(start.caches):
@@ -91,15 +98,16 @@ class Decoding:
         self._groups.clear()
 
     def _append(self, layer: int, key_NGE: Tensor, value_NGE: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of all tokens decoded so far, (N, T, G, E) each, in buffers that double when full."""
         if len(self._tails) == layer:
-            self._tails.append((key_NGE[:, None], value_NGE[:, None]))
-        else:
-            keys, values = self._tails[layer]
-            self._tails[layer] = (
-                torch.cat((keys, key_NGE[:, None]), dim=1),
-                torch.cat((values, value_NGE[:, None]), dim=1),
-            )
-        return self._tails[layer]
+            shape = (key_NGE.shape[0], FIRST_ROOM, *key_NGE.shape[1:])
+            self._tails.append((key_NGE.new_empty(shape), value_NGE.new_empty(shape)))
+        keys, values = self._tails[layer]
+        if self._steps == keys.shape[1]:
+            keys, values = (torch.cat((tail, torch.empty_like(tail)), dim=1) for tail in (keys, values))
+            self._tails[layer] = (keys, values)
+        keys[:, self._steps], values[:, self._steps] = key_NGE, value_NGE
+        return keys[:, : self._steps + 1], values[:, : self._steps + 1]
 
     def _group(self, layer: int, packing: Packing) -> Groups:
         """Groups change where somebody forked, so one packing has one grouping."""

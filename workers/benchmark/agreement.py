@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.benchmark.baselines import Case, attention_of, generate
+from workers.benchmark.baselines import NEW_TOKENS, Case, attention_of, generate
 from workers.forks import packed_mask
 from workers.llava import Llava
 from workers.patch import pruned
@@ -59,7 +59,12 @@ class Answer:
 
 
 def engine_against_huggingface(
-    llava: Llava, cases: Sequence[Case], cells: Mapping[tuple[str, str], SampleOutcome], point: GridPoint, seed: int
+    llava: Llava,
+    cases: Sequence[Case],
+    cells: Mapping[tuple[str, str], SampleOutcome],
+    point: GridPoint,
+    seed: int,
+    new_tokens: int = NEW_TOKENS,
 ) -> Agreement:
     """Compare cells of the engine, by (sample, point key), with batch-1 Hugging Face on the same weights."""
 
@@ -68,24 +73,30 @@ def engine_against_huggingface(
         return Answer((cell.first_token,), cell.answer, cell.margin, cell.kept_mask)
 
     what = "engine against Hugging Face SDPA, batch 1"
-    return _compare(what, cases, point, engine_answer, lambda case: huggingface_answer(llava, case, point, seed))
+    return _compare(
+        what, cases, point, engine_answer, lambda case: huggingface_answer(llava, case, point, seed, new_tokens)
+    )
 
 
-def eager_against_sdpa(llava: Llava, cases: Sequence[Case], point: GridPoint, seed: int) -> Agreement:
+def eager_against_sdpa(
+    llava: Llava, cases: Sequence[Case], point: GridPoint, seed: int, new_tokens: int = NEW_TOKENS
+) -> Agreement:
     """The control: how often Hugging Face disagrees with itself when only the attention kernel changes."""
 
     def eager_answer(case: Case) -> Answer:
         with attention_of(llava, "eager"):
-            return huggingface_answer(llava, case, point, seed)
+            return huggingface_answer(llava, case, point, seed, new_tokens)
 
     what = "control: Hugging Face eager against SDPA, batch 1"
-    return _compare(what, cases, point, eager_answer, lambda case: huggingface_answer(llava, case, point, seed))
+    return _compare(
+        what, cases, point, eager_answer, lambda case: huggingface_answer(llava, case, point, seed, new_tokens)
+    )
 
 
-def huggingface_answer(llava: Llava, case: Case, point: GridPoint, seed: int) -> Answer:
+def huggingface_answer(llava: Llava, case: Case, point: GridPoint, seed: int, new_tokens: int = NEW_TOKENS) -> Answer:
     """Batch 1, with the attention the model is set to; pruned by ``workers.patch`` where the point prunes."""
     with _pruning(llava, case, point, seed) as report:
-        made = generate(llava, case, output_logits=True)
+        made = generate(llava, case, new_tokens, output_logits=True)
     ids = made.sequences[0, len(case.ids_S) :].tolist()
     text = llava.tokenizer.decode(ids, skip_special_tokens=True).strip()
     logits_C = made.logits[0][0].float()

@@ -58,7 +58,7 @@ class Baseline:
 
 
 def make_baselines(
-    llava: Llava, cases: Sequence[Case], layer: int, rank: int, batches: Sequence[int]
+    llava: Llava, cases: Sequence[Case], layer: int, rank: int, batches: Sequence[int], new_tokens: int
 ) -> list[Baseline]:
     """All baselines.
 
@@ -67,22 +67,23 @@ def make_baselines(
         cases: the samples.
         layer, rank: the configuration that the seed-style code masks.
         batches: sizes for stock Hugging Face.
+        new_tokens: decoded at most.
     """
     mask = f"tokens outside FastV's best {rank} masked from layer {layer} on"
     rows = [
         Baseline(
             "seed",
-            f"as HiMAP runs: batch 1, eager, attentions returned, {mask}, cached, {NEW_TOKENS} tokens",
+            f"as HiMAP runs: batch 1, eager, attentions returned, {mask}, cached, {new_tokens} tokens",
             "eager",
-            lambda: _seed_style(llava, cases, layer, rank, use_cache=True),
+            lambda: _seed_style(llava, cases, layer, rank, new_tokens, use_cache=True),
             None,
             len(cases),
         ),
         Baseline(
             "seed_nocache",
-            f"as HiMAP's rank experiments run: the same without a cache, tokens chosen again for each of {NEW_TOKENS}",
+            f"as HiMAP's rank experiments run: the same without a cache, tokens chosen again for each of {new_tokens}",
             "eager",
-            lambda: _seed_style(llava, cases, layer, rank, use_cache=False),
+            lambda: _seed_style(llava, cases, layer, rank, new_tokens, use_cache=False),
             None,
             len(cases),
         ),
@@ -92,10 +93,10 @@ def make_baselines(
         rows.append(
             Baseline(
                 "stock" if size == 1 else f"stock_batch{size}",
-                f"transformers' generate, SDPA, batch {size}, {NEW_TOKENS} tokens"
+                f"transformers' generate, SDPA, batch {size}, {new_tokens} tokens"
                 + ("" if size == 1 else ", left padding, samples sorted by length"),
                 "sdpa",
-                lambda groups=groups: _stock(llava, groups),  # type: ignore[misc]
+                lambda groups=groups: _stock(llava, groups, new_tokens),  # type: ignore[misc]
                 lambda groups=groups: _stock_prefill(llava, groups),  # type: ignore[misc]
                 sum(len(group["input_ids"]) for group in groups),
             )
@@ -138,13 +139,13 @@ def attention_of(llava: Llava, implementation: str) -> Iterator[None]:
         model.set_attn_implementation(own)
 
 
-def generate(llava: Llava, case: Case, **options: Any) -> Any:
+def generate(llava: Llava, case: Case, new_tokens: int = NEW_TOKENS, **options: Any) -> Any:
     """Greedy ``generate`` of one case: sequences and first-token logits."""
     model: Any = llava.model
     inputs = _inputs(llava, [case])
     return model.generate(
         **inputs,
-        max_new_tokens=NEW_TOKENS,
+        max_new_tokens=new_tokens,
         do_sample=False,
         pad_token_id=pad_token(llava),
         return_dict_in_generate=True,
@@ -152,10 +153,10 @@ def generate(llava: Llava, case: Case, **options: Any) -> Any:
     )
 
 
-def _stock(llava: Llava, groups: Sequence[dict[str, Tensor]]) -> None:
+def _stock(llava: Llava, groups: Sequence[dict[str, Tensor]], new_tokens: int) -> None:
     model: Any = llava.model
     for inputs in groups:
-        model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=pad_token(llava)).cpu()
+        model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False, pad_token_id=pad_token(llava)).cpu()
 
 
 def _stock_prefill(llava: Llava, groups: Sequence[dict[str, Tensor]]) -> None:
@@ -163,10 +164,12 @@ def _stock_prefill(llava: Llava, groups: Sequence[dict[str, Tensor]]) -> None:
         llava.model(**inputs, use_cache=False, logits_to_keep=1).logits.argmax(dim=-1).cpu()
 
 
-def _seed_style(llava: Llava, cases: Sequence[Case], layer: int, rank: int, *, use_cache: bool) -> None:
+def _seed_style(
+    llava: Llava, cases: Sequence[Case], layer: int, rank: int, new_tokens: int, *, use_cache: bool
+) -> None:
     for case in cases:
         with masked(llava, case, layer, rank):
-            generate(llava, case, use_cache=use_cache, output_attentions=True).sequences.cpu()
+            generate(llava, case, new_tokens, use_cache=use_cache, output_attentions=True).sequences.cpu()
 
 
 @contextmanager

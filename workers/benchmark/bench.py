@@ -60,6 +60,7 @@ class BenchSpec:
     micro_batches: tuple[int | None, ...] = (None,)  # of the engine; None: as the engine plans
     images: str = "memory"  # memory: pixels prepared before the clock starts; disk: PNG files, decoded within it
     agreement: int = 16  # samples compared with Hugging Face; 0: none
+    new_tokens: int = NEW_TOKENS  # decoded at most; random weights hardly ever end before
     seconds: float = 120.0  # for each timing (with and without decoding); one run is always finished
     dtype: str | None = None  # None: bfloat16 on CUDA, else float32
     device: str | None = None
@@ -73,6 +74,8 @@ class BenchSpec:
             raise ValueError(f"images: '{self.images}' is neither memory nor disk")
         if self.samples < 1:
             raise ValueError(f"samples: {self.samples} is below 1")
+        if self.new_tokens < 1:
+            raise ValueError(f"new_tokens: {self.new_tokens} is below 1")
 
 
 def bench(spec: BenchSpec, progress: Callable[[Report, str], None]) -> Report:
@@ -105,7 +108,7 @@ class _Bench:
         self.engine_spec = EngineSpec(
             model=ModelSpec(path=spec.model or f"random:{spec.shape}", dtype=dtype),
             task=TaskSpec(name="scienceqa", data=spec.data or ""),
-            max_new_tokens=NEW_TOKENS,
+            max_new_tokens=spec.new_tokens,
             seed=spec.seed,
         )
         side = self.llava.facts.image_size
@@ -129,7 +132,7 @@ class _Bench:
             mean_text_tokens=statistics.fmean(after),
             mean_prompt_tokens=statistics.fmean(prompts),
             images=spec.images,
-            new_tokens=NEW_TOKENS,
+            new_tokens=spec.new_tokens,
             ceiling=matmul_ceiling(self.llava.device, DTYPES[dtype]),
         )
 
@@ -154,10 +157,12 @@ class _Bench:
         facts = self.llava.facts
         sizes = LinearSizes.of(facts)
         flop = statistics.fmean(
-            sizes.prefill_flop(len(case.ids_S), 0) + sizes.decode_flop(NEW_TOKENS - 1) for case in self.cases
+            sizes.prefill_flop(len(case.ids_S), 0) + sizes.decode_flop(self.spec.new_tokens - 1) for case in self.cases
         )
         rank = scaled(128, facts.visual_tokens)
-        for baseline in make_baselines(self.llava, self.cases, min(2, facts.layers), rank, self.spec.batches):
+        for baseline in make_baselines(
+            self.llava, self.cases, min(2, facts.layers), rank, self.spec.batches, self.spec.new_tokens
+        ):
             try:
                 with attention_of(self.llava, baseline.attention):
                     timing, peak = self._timed(baseline.run)
@@ -237,9 +242,11 @@ class _Bench:
             self._note(f"agreement: the engine failed on {failure.sample}: {failure.kind}: {failure.message[:200]}")
             return
         cells: dict[tuple[str, str], SampleOutcome] = {(cell.sample, cell.point): cell for cell in outcome.outcomes}
-        seed = self.spec.seed
-        comparisons = [partial(eager_against_sdpa, self.llava, cases, baseline, seed)]
-        comparisons += [partial(engine_against_huggingface, self.llava, cases, cells, point, seed) for point in points]
+        seed, tokens = self.spec.seed, self.spec.new_tokens
+        comparisons = [partial(eager_against_sdpa, self.llava, cases, baseline, seed, tokens)]
+        comparisons += [
+            partial(engine_against_huggingface, self.llava, cases, cells, point, seed, tokens) for point in points
+        ]
         for compare in comparisons:
             found = compare()
             self._tell(
@@ -277,6 +284,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seconds", type=float, default=defaults.seconds, help="for each timing; one run is always finished"
     )
+    parser.add_argument("--new-tokens", type=int, default=defaults.new_tokens, help="decoded at most, by everybody")
     parser.add_argument("--dtype", choices=sorted(DTYPES))
     parser.add_argument("--device")
     parser.add_argument("--seed", type=int, default=defaults.seed)

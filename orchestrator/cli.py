@@ -32,6 +32,12 @@ class Format(StrEnum):
     LATEX = "latex"
 
 
+class ExportFormat(StrEnum):
+    """Whose per-sample files are written."""
+
+    LMMS_EVAL = "lmms-eval"
+
+
 app = typer.Typer(
     name="saccade",
     help="What does a vision-language model lose when visual tokens are dropped: by which rule, where, and how many?",
@@ -116,6 +122,26 @@ def report(
         from orchestrator.store import Experiment
 
         _write_results(_console(), Experiment.open(experiment))
+
+
+@app.command()
+def export(
+    experiment: Annotated[Path, typer.Argument(help="Experiment directory.")],
+    form: Annotated[ExportFormat, typer.Option("--format", help="Whose per-sample files.")] = ExportFormat.LMMS_EVAL,
+    out: Annotated[Path | None, typer.Option(help="Directory; by default EXPERIMENT/exports/lmms_eval.")] = None,
+    points: Annotated[
+        list[str] | None, typer.Option("--points", help="Only grid points whose label contains this; repeatable.")
+    ] = None,
+) -> None:
+    """Write each grid point's answers and scores, sample by sample, in another harness's form."""
+    with _user_errors():
+        from orchestrator.lmms_samples import write_lmms_samples
+        from orchestrator.show import named
+        from orchestrator.store import Experiment
+
+        folder = out or experiment / "exports" / "lmms_eval"
+        files = write_lmms_samples(Experiment.open(experiment), folder, points or ())
+        _console().print(f"{len(files)} grid points: {named(files, folder)}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -51,7 +51,8 @@ def headline(table: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
     task = CATALOG.get(experiment.spec.task.name)
     wanted = task.headline if task is not None else ""
     # A sum over part of its categories says so in its name: "total (3 of 14)".
-    return table[[name.partition(" (")[0] == wanted for name in table["name"]]]
+    chosen = [name.partition(" (")[0] == wanted for name in table["name"]]
+    return table[pd.Series(chosen, index=table.index, dtype=bool)]
 
 
 def _text(metric: Metric) -> str:

@@ -24,10 +24,17 @@ MAX_ASPECT = 100  # longer to shorter side
 
 
 def load_image(source: Path | EmbeddedImage) -> Image.Image:
-    """Decode an image file, or one inside a table's file, to RGB: the first frame, and of 16 bits the upper 8.
+    """Decode an image to RGB, as LLaVA's ``Image.open(path).convert("RGB")`` does, except for 16-bit grey.
+
+    So of an animation the first frame counts; an orientation in the EXIF data is ignored; transparency is dropped,
+    and what it covered shows. 16-bit grey is brought to 8 bits, where Pillow would clip it to white.
+
+    Args:
+        source: a file, or a place inside a table's file.
 
     Raises:
-        DataError: the file is missing, no image, damaged, or too large or too long (``MAX_PIXELS``, ``MAX_ASPECT``).
+        DataError: the file is missing, no image, damaged, of a number type without a known range, or too large or too
+            long (``MAX_PIXELS``, ``MAX_ASPECT``).
     """
     try:
         with Image.open(source if isinstance(source, Path) else BytesIO(source.read())) as image:
@@ -37,15 +44,18 @@ def load_image(source: Path | EmbeddedImage) -> Image.Image:
                 raise DataError(f"{size} makes a square above {MAX_PIXELS} pixels")
             if longer > MAX_ASPECT * shorter:
                 raise DataError(f"{size} is more than {MAX_ASPECT} times as long as wide")
-            return _rgb(image)
+            return _eight_bits(image, source).convert("RGB")
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow raises SyntaxError on broken PNGs
         raise DataError(f"image {source}: cannot be read: {error}") from error
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # Pillow would cut off at 255 what runs to 65535
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("RGB")
+def _eight_bits(image: Image.Image, source: Path | EmbeddedImage) -> Image.Image:
+    """Grey of more than 8 bits, scaled. Old releases of Pillow open a 16-bit PNG in mode I."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise DataError(f"image {source}: has pixels of mode {image.mode}, whose range is unknown; save it with 8 bits")
+    return image
 
 
 def pad_to_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:

@@ -1,0 +1,1 @@
+"""Pruned models inside other evaluation harnesses."""

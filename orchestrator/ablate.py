@@ -173,7 +173,7 @@ def _final_sweep(second: Experiment, heads: Choice, queries: Choice) -> str:
     engine = second.spec
     document = {
         "name": "3_final",
-        "model": {"path": engine.model.path, "dtype": engine.model.dtype, "image_mode": engine.model.image_mode},
+        "model": asdict(engine.model),
         "task": {
             "name": engine.task.name, "questions": engine.task.questions, "split": engine.task.split,
             "conversation": engine.task.conversation, "single_prediction": engine.task.single_prediction,

@@ -51,7 +51,10 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change the file, e.g. grid[0].head=sum; may be given repeatedly."),
 ]
-Model = Annotated[str | None, typer.Option(help="Checkpoint directory, instead of the file's; `embedded`: ours.")]
+Model = Annotated[
+    str | None, typer.Option(help="Checkpoint directory or hub id, instead of the file's; `embedded`: ours.")
+]
+Base = Annotated[str | None, typer.Option("--model-base", help="What an adapter (LoRA) changes: directory or hub id.")]
 Data = Annotated[str | None, typer.Option(help="Benchmark directory, instead of the file's; `embedded`: ours.")]
 Samples = Annotated[str | None, typer.Option(help="`all`, or how many of the first samples, instead of the file's.")]
 Out = Annotated[Path | None, typer.Option(help="Experiment directory; by default experiments/NAME.")]
@@ -67,6 +70,7 @@ Local = Annotated[bool, typer.Option("--local", help="In this process, without R
 def plan(
     sweep: Sweep,
     model: Model = None,
+    base: Base = None,
     data: Data = None,
     samples: Samples = None,
     out: Out = None,
@@ -78,7 +82,7 @@ def plan(
         from orchestrator.run import plan_sweep
         from orchestrator.show import show_plan
 
-        prepared = _prepare(sweep, model, data, samples, changes)
+        prepared = _prepare(sweep, model, base, data, samples, changes)
         folder = out or _default_out(prepared)
         show_plan(_console(), prepared, plan_sweep(prepared, folder, workers or 1), folder)
 
@@ -87,6 +91,7 @@ def plan(
 def run(
     sweep: Sweep,
     model: Model = None,
+    base: Base = None,
     data: Data = None,
     samples: Samples = None,
     out: Out = None,
@@ -100,7 +105,7 @@ def run(
         from orchestrator.run import RunOptions, run_sweep
 
         console = _console()
-        prepared = _prepare(sweep, model, data, samples, changes)
+        prepared = _prepare(sweep, model, base, data, samples, changes)
         folder = out or _default_out(prepared)
         console.print(
             f"[bold]{prepared.spec.name}[/]: {len(prepared.spec.points)} grid points x {len(prepared.samples)} samples "
@@ -191,6 +196,7 @@ def import_(
 def latency(
     sweep: Sweep,
     model: Model = None,
+    base: Base = None,
     data: Data = None,
     samples: Samples = None,
     out: Out = None,
@@ -209,7 +215,7 @@ def latency(
         from orchestrator.show import latency_text
 
         console = _console()
-        prepared = _prepare(sweep, model, data, samples, changes)
+        prepared = _prepare(sweep, model, base, data, samples, changes)
         chosen = chosen_points(prepared.spec.points, points or ())
         count = (len(chosen) + 1) * images * (repeats + warmup)
         console.print(f"{len(chosen)} grid points and the un-pruned model: {count} measurements", highlight=False)
@@ -297,7 +303,12 @@ def main() -> None:
 
 
 def _prepare(
-    sweep: str, model: str | None, data: str | None, samples: str | None, changes: list[str] | None = None
+    sweep: str,
+    model: str | None,
+    base: str | None,
+    data: str | None,
+    samples: str | None,
+    changes: list[str] | None = None,
 ) -> Prepared:
     import yaml
 
@@ -316,6 +327,8 @@ def _prepare(
     if samples is not None:
         overrides["samples"] = _sample_count(samples)
     overrides |= {name: value for name, value in (("model", model), ("data", data)) if value is not None}
+    if base is not None:
+        overrides["model.base"] = base
     return prepare(load_sweep(sweep, overrides))
 
 

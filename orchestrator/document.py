@@ -36,7 +36,9 @@ class ModelSection(_Section):
 
     path: str
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # bfloat16 where there is a GPU, else float32
-    image_mode: Literal["pad", "crop"] = "pad"
+    image_mode: Literal["auto", "pad", "crop", "anyres"] = "auto"  # what the checkpoint was made with
+    base: str | None = None  # of an adapter
+    vision_tower: str | None = None  # of LLaVA's own form, where its config.json does not say it right
 
 
 class TaskSection(_Section):

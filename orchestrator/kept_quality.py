@@ -34,7 +34,9 @@ class KeptMasks:
 
 
 def kept_masks(experiment: Experiment) -> KeptMasks | None:
-    """Read the masks; None where no cell has an image."""
+    """Read the masks; None where no cell has an image, or where images are cut into tiles of differing number."""
+    if experiment.meta["model_facts"].get("pinpoints"):
+        return None
     kept = experiment.kept()
     kept = kept[kept["visual_tokens"] > 0]
     if kept.empty:

@@ -24,8 +24,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import workers
+from workers.checkpoints.layout import open_checkpoint
 from workers.fingerprint import sources_hash
-from workers.models import ModelError, weight_files
+from workers.models import ModelError
 from workers.prefetch import ahead
 from workers.tasks.base import DataError
 from workers.work import DeviceLostError, EngineSpec, SampleFailure, UnitOutcome, WorkUnit
@@ -385,7 +386,7 @@ def _may_be_shadowed() -> bool:
 
 def _room(spec: EngineSpec, memory_bytes: float) -> int:
     """How many engines fit into half of the memory: their weights, in a wider type perhaps, and a process around."""
-    weights = sum(file.stat().st_size for file in weight_files(spec.model.path))
+    weights = sum(file.stat().st_size for file in open_checkpoint(spec.model).files)
     return max(1, int(memory_bytes / 2 / (2 * weights + PROCESS_BYTES)))
 
 

@@ -21,8 +21,8 @@ from orchestrator.spec import SpecError, SweepSpec
 from orchestrator.store import Experiment, Manifest, check_target
 from orchestrator.tune_store import TuneMirror
 from strategies import catalog
+from workers.checkpoints.layout import open_checkpoint
 from workers.fingerprint import data_fingerprint, model_fingerprint, sources_hash
-from workers.models import check_weights
 from workers.tasks.base import Sample
 from workers.tasks.catalog import load_benchmark
 from workers.work import BASELINE, GridPoint
@@ -70,7 +70,8 @@ def prepare(spec: SweepSpec) -> Prepared:
     Raises:
         ModelError, DataError: Files are missing or damaged.
     """
-    check_weights(spec.engine.model.path)
+    checkpoint = open_checkpoint(spec.engine.model)
+    checkpoint.check()
     benchmark = load_benchmark(spec.engine.task)
     everything = benchmark.samples
     manifest = Manifest(
@@ -78,7 +79,7 @@ def prepare(spec: SweepSpec) -> Prepared:
         engine=spec.engine,
         points=spec.points,
         sources=tuple(_source(point) for point in spec.points),
-        model_fingerprint=model_fingerprint(spec.engine.model.path),
+        model_fingerprint=model_fingerprint(checkpoint),
         # Of all samples, not only of this sweep's, so that asking more of them continues the same cells.
         data_fingerprint=data_fingerprint(everything),
         model_facts=tuple(asdict(spec.facts).items()),

@@ -28,10 +28,11 @@ def show_plan(console: Console, prepared: Prepared, plan: Plan, folder: Path) ->
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column()
+    most = "up to " if spec.facts.pinpoints else ""
     rows = [
         (
             "model",
-            f"{spec.engine.model.path} ({spec.facts.layers} layers, {spec.facts.visual_tokens} visual tokens, "
+            f"{spec.engine.model.path} ({spec.facts.layers} layers, {most}{spec.facts.visual_tokens} visual tokens, "
             f"{spec.engine.model.dtype})",
         ),
         ("grid", f"{len(spec.points)} points: un-pruned, {', '.join(strategies)}"),

@@ -17,8 +17,9 @@ from strategies import catalog
 from strategies.budget import average_tokens, rank_for_average
 from strategies.catalog import Strategy
 from strategies.suggestion import near
+from workers.checkpoints.layout import Checkpoint, open_checkpoint
 from workers.embedded.location import DATA_DIR, MODEL_DIR
-from workers.models import ModelError, ModelFacts, read_facts
+from workers.models import ModelError, ModelFacts
 from workers.tasks.base import DataError
 from workers.tasks.catalog import resolved
 from workers.work import (
@@ -79,7 +80,7 @@ def load_sweep(source: str | Path, overrides: Mapping[str, Any] | None = None) -
         document, entries, mistakes = parse(text, overrides or {})
     except ValueError as error:
         raise SpecError(f"{place}: {error}") from error
-    facts, model_error = _facts(document)
+    checkpoint, facts, model_error = _model(document)
     points: dict[str, GridPoint] = {}
     budgets: dict[Budget, None] = {}
     for index, entry in enumerate(entries):
@@ -98,6 +99,7 @@ def load_sweep(source: str | Path, overrides: Mapping[str, Any] | None = None) -
     if model_error is not None:
         raise model_error
     assert document is not None
+    assert checkpoint is not None
     assert facts is not None
     try:
         task = resolved(_task(document))
@@ -106,7 +108,7 @@ def load_sweep(source: str | Path, overrides: Mapping[str, Any] | None = None) -
     baseline = baseline_point(facts.layers, facts.visual_tokens)
     return SweepSpec(
         name=document.name or Path(source).stem,
-        engine=_engine(document, task, measure),
+        engine=_engine(document, checkpoint, task, measure),
         points=(baseline, *points.values()),
         sample_limit=document.samples,
         facts=facts,
@@ -136,17 +138,16 @@ def _find(source: str | Path) -> tuple[str, str]:
     )
 
 
-def _facts(document: Document | None) -> tuple[ModelFacts | None, ModelError | None]:
+def _model(document: Document | None) -> tuple[Checkpoint | None, ModelFacts | None, ModelError | None]:
     if document is None:
-        return None, None
+        return None, None, None
+    wanted = document.model
+    path = str(MODEL_DIR) if wanted.path == EMBEDDED else wanted.path
     try:
-        return read_facts(_model_path(document)), None
+        checkpoint = open_checkpoint(ModelSpec(path=path, base=wanted.base, vision_tower=wanted.vision_tower))
+        return checkpoint, checkpoint.facts, None
     except ModelError as error:
-        return None, error
-
-
-def _model_path(document: Document) -> Path:
-    return MODEL_DIR if document.model.path == EMBEDDED else Path(document.model.path).absolute()
+        return None, None, error
 
 
 def _dtype(name: str) -> str:
@@ -171,10 +172,16 @@ def _task(document: Document) -> TaskSpec:
     )
 
 
-def _engine(document: Document, task: TaskSpec, measure: MeasureSpec) -> EngineSpec:
+def _engine(document: Document, checkpoint: Checkpoint, task: TaskSpec, measure: MeasureSpec) -> EngineSpec:
+    wanted = document.model
     return EngineSpec(
+        # Folders, no names: a branch of the hub may mean something else tomorrow.
         model=ModelSpec(
-            path=str(_model_path(document)), dtype=_dtype(document.model.dtype), image_mode=document.model.image_mode
+            path=str(checkpoint.folder),
+            dtype=_dtype(wanted.dtype),
+            image_mode=checkpoint.image_mode if wanted.image_mode == "auto" else wanted.image_mode,
+            base=None if checkpoint.base == checkpoint.folder else str(checkpoint.base),
+            vision_tower=None if checkpoint.tower is None else str(checkpoint.tower),
         ),
         task=task,
         max_new_tokens=document.max_new_tokens,
@@ -258,6 +265,10 @@ def _budgets(
 ) -> list[Budget]:
     """Average tokens -> ranks, for each layer."""
     if facts is None:
+        return []
+    if facts.pinpoints:
+        what = "is an average over a fixed number of visual tokens, and this model cuts images into tiles; give rank"
+        mistakes.append((f"{place}.tokens", what))
         return []
     values = entry.tokens if isinstance(entry.tokens, list) else [entry.tokens]
     found = []

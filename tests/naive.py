@@ -29,13 +29,13 @@ class NaiveAnswer:
 def naive_answer(
     llava: Llava, prompt: str, pixels: Tensor | None, point: GridPoint, seed: str, max_new_tokens: int
 ) -> NaiveAnswer:
-    """Answer one grid point on one sample."""
+    """Answer one grid point on one sample. ``pixels``: (3, side, side), or features (V, D) that were computed."""
     encoded = llava.encode(prompt)
     embed = llava.model.get_input_embeddings()
     embedded = embed(torch.tensor(encoded.ids))
     start, visual = len(encoded.ids), 0
     if encoded.image_at is not None:
-        image = llava.image_features(pixels[None])[0]
+        image = llava.image_features(pixels[None])[0] if pixels.dim() == 3 else pixels
         start, visual = encoded.image_at, image.shape[0]
         embedded = torch.cat((embedded[:start], image, embedded[start + 1 :]))
     run = _Sample(llava, seed, embedded.shape[0], start, visual)

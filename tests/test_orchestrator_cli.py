@@ -124,7 +124,7 @@ def test_another_setting_does_not_mix_with_old_cells(sweep, tmp_path):
         (("run", "smoke", "--samples", "few"), "--samples few: give `all` or a whole number above 0"),
         (
             ("plan", "smoke", "--model", "/nowhere"),
-            "model /nowhere: no such directory; give a Hugging Face LLaVA checkpoint directory",
+            "model /nowhere: no such directory; give a LLaVA checkpoint directory",
         ),
         (
             ("status", "/nowhere"),

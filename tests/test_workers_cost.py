@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strategies.view import ATTENTION, Evidence
+from workers.checkpoints.layout import open_checkpoint
 from workers.cost import cost, fastv, kv_bytes, probed_rows, swiglu, visual_by_layer
-from workers.models import ModelError, ModelFacts, VisionFacts, read_facts
+from workers.models import ModelError, ModelFacts, VisionFacts
+from workers.work import ModelSpec
 
 SEVEN_B = ModelFacts(
     layers=32, heads=32, kv_heads=32, head_dim=128, hidden=4096, ffn=11008, vocab=32064, image_size=336, patch_size=14,
@@ -143,13 +145,15 @@ def test_wrong_token_counts_are_refused(visual, message):
 
 
 def test_vision_sizes_are_read_from_the_checkpoint(small_checkpoint):
-    assert read_facts(small_checkpoint).vision == VisionFacts(hidden=16, ffn=32, layers=1, features=1)
+    assert open_checkpoint(ModelSpec(path=str(small_checkpoint))).facts.vision == VisionFacts(
+        hidden=16, ffn=32, layers=1, features=1
+    )
 
 
 @pytest.mark.parametrize(("chosen", "layers", "features"), [(-1, 2, 1), (1, 1, 1), ([-2, -1], 2, 2), ([0, 1], 1, 2)])
 def test_only_layers_that_are_read_count(small_checkpoint, tmp_path, chosen, layers, features):
     write_config(small_checkpoint, tmp_path, chosen)
-    found = read_facts(tmp_path).vision
+    found = open_checkpoint(ModelSpec(path=str(tmp_path))).facts.vision
     assert (found.layers, found.features) == (layers, features)
 
 
@@ -157,7 +161,7 @@ def test_only_layers_that_are_read_count(small_checkpoint, tmp_path, chosen, lay
 def test_a_feature_layer_outside_the_tower_is_refused(small_checkpoint, tmp_path, chosen):
     write_config(small_checkpoint, tmp_path, chosen)
     with pytest.raises(ModelError, match="vision_feature_layer"):
-        read_facts(tmp_path)
+        _ = open_checkpoint(ModelSpec(path=str(tmp_path))).facts
 
 
 def write_config(checkpoint, folder, chosen) -> None:

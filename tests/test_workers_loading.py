@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
+import zlib
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from small_llava import make_checkpoint
+from workers.checkpoints.layout import open_checkpoint
 from workers.fingerprint import model_fingerprint, sources_hash
 from workers.images import load_image, pad_to_square, to_pixels
 from workers.loading import load_llava
-from workers.models import ModelError, check_weights, read_facts
+from workers.models import ModelError
 from workers.tasks.base import DataError
 from workers.work import ModelSpec
 
@@ -24,6 +28,10 @@ def copy(small_checkpoint, tmp_path):
     folder = tmp_path / "checkpoint"
     shutil.copytree(small_checkpoint, folder)
     return folder
+
+
+def opened(folder):
+    return open_checkpoint(ModelSpec(path=str(folder)))
 
 
 def edit_config(folder, **changes) -> None:
@@ -46,7 +54,7 @@ def message_of(folder, **spec) -> str:
 
 
 def test_facts_come_from_the_checkpoint(small_checkpoint):
-    facts = read_facts(small_checkpoint)
+    facts = opened(small_checkpoint).facts
     assert (facts.layers, facts.heads, facts.kv_heads, facts.head_dim) == (2, 4, 2, 8)
     assert (facts.hidden, facts.ffn, facts.visual_tokens, facts.image_size) == (32, 64, 16, 56)
     llava = load_llava(ModelSpec(path=str(small_checkpoint)), "cpu")
@@ -99,7 +107,13 @@ def test_a_missing_shard_is_named(tmp_path):
     [
         (
             {"vision_config__image_size": 28},
-            "position_embedding.weight: has shape [17, 16], config.json asks for [5, 16]",
+            "crops to {'height': 56, 'width': 56}, but config.json has vision_config.image_size 28",
+        ),
+        ({"vision_config__patch_size": 7}, "patch_embedding.weight: has shape [16, 3, 14, 14], config.json asks for"),
+        ({"text_config__hidden_size": "wide"}, "hidden_size: 'wide' is not a positive whole number"),
+        (
+            {"text_config__rope_parameters": {"rope_type": "spiral"}},
+            "is not a configuration that can be built: 'spiral'",
         ),
         ({"text_config__num_hidden_layers": -3}, "num_hidden_layers: -3 is not a positive whole number"),
         ({"model_type": "llava_next"}, "model_type: 'llava_next' is not 'llava'"),
@@ -134,10 +148,10 @@ def test_other_mistakes(copy, tmp_path):
     assert "dtype 'float8'" in message_of(copy, dtype="float8")
     assert "image_mode 'stretch'" in message_of(copy, image_mode="stretch")
     (copy / "tokenizer.json").unlink()
-    assert "tokenizer or image processor cannot be loaded" in message_of(copy)
+    assert "has no tokenizer.json or tokenizer.model" in message_of(copy)
     (copy / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match="has no safetensors weights"):
-        check_weights(copy)
+    with pytest.raises(ModelError, match="has no weights"):
+        opened(copy).check()
 
 
 def test_half_precision_loads(small_checkpoint):
@@ -146,16 +160,16 @@ def test_half_precision_loads(small_checkpoint):
 
 
 def test_fingerprints_follow_content(copy, small_checkpoint):
-    assert model_fingerprint(copy) == model_fingerprint(small_checkpoint)
+    assert model_fingerprint(opened(copy)) == model_fingerprint(opened(small_checkpoint))
     tensors = load_file(copy / "model.safetensors")
     name = sorted(tensors)[0]
     tensors[name] = tensors[name] + 1
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
-    assert model_fingerprint(copy) != model_fingerprint(small_checkpoint)
+    assert model_fingerprint(opened(copy)) != model_fingerprint(opened(small_checkpoint))
     (copy / "tokenizer.model").write_bytes(b"another vocabulary")
-    named = model_fingerprint(copy)
+    named = model_fingerprint(opened(copy))
     (copy / "tokenizer.model").write_bytes(b"a third vocabulary")
-    assert model_fingerprint(copy) != named
+    assert model_fingerprint(opened(copy)) != named
     assert sources_hash() == sources_hash()
     assert len(sources_hash()) == 16
 
@@ -182,6 +196,64 @@ def test_any_colour_mode_becomes_rgb(tmp_path, mode, colour):
     place = tmp_path / ("x.tiff" if mode == "CMYK" else "x.png")
     Image.new(mode, (5, 4), colour).save(place)
     assert load_image(place).mode == "RGB"
+
+
+def test_sixteen_bits_of_grey_are_scaled(tmp_path):
+    """Pillow's own conversion would clip them to white."""
+    grey = np.array([[0, 0x1234, 0x8000, 0xFFFF]], dtype=np.uint16)
+    for name in ("grey.png", "grey.tif"):
+        Image.fromarray(grey).save(tmp_path / name)
+        assert np.asarray(load_image(tmp_path / name)).tolist() == [[[v] * 3 for v in (0, 0x12, 0x80, 0xFF)]]
+    for unknown in (grey.astype(np.float32), grey.astype(np.int32)):
+        Image.fromarray(unknown).save(tmp_path / "unknown.tif")
+        with pytest.raises(DataError, match=r"has pixels of mode [FI], whose range is unknown; save it with 8 bits"):
+            load_image(tmp_path / "unknown.tif")
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp"])
+def test_of_an_animation_the_first_frame_counts(tmp_path, suffix):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / f"x.{suffix}", save_all=True, append_images=frames[1:], duration=50, lossless=True)
+    assert load_image(tmp_path / f"x.{suffix}").getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_transparency_is_dropped_and_orientation_ignored_as_llava_does(tmp_path):
+    image = Image.new("P", (2, 1), 1)
+    image.putpalette([9, 8, 7, 255, 0, 0])
+    image.putpixel((0, 0), 0)
+    image.save(tmp_path / "x.png", transparency=0)
+    assert load_image(tmp_path / "x.png").getpixel((0, 0)) == (9, 8, 7)
+    turned = Image.Exif()
+    turned[274] = 6  # to be shown rotated by 90 degrees
+    Image.new("RGB", (8, 4)).save(tmp_path / "x.jpg", exif=turned)
+    assert load_image(tmp_path / "x.jpg").size == (8, 4)
+
+
+@pytest.mark.parametrize("mode", ["pad", "crop"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 90), (3000, 40)])
+def test_small_and_long_images_have_pixels_too(small_checkpoint, mode, size):
+    processor = load_llava(ModelSpec(path=str(small_checkpoint)), "cpu").image_processor
+    pixels = to_pixels(Image.new("RGB", size, (255, 255, 255)), mode, processor)
+    assert pixels.shape == (3, 56, 56)
+    assert torch.isfinite(pixels).all()
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp", "bmp"])
+def test_truncated_images_are_data_errors(tmp_path, suffix):
+    place = tmp_path / f"x.{suffix}"
+    Image.effect_noise((90, 90), 90).convert("RGB").save(place)
+    place.write_bytes(place.read_bytes()[: place.stat().st_size // 2])
+    with pytest.raises(DataError, match=f"x.{suffix}: cannot be read"):
+        load_image(place)
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)  # 2.7 GB in 69 bytes
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
+    chunks = [struct.pack(">I", len(b)) + name + b + struct.pack(">I", zlib.crc32(name + b)) for name, b in parts]
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    with pytest.raises(DataError, match="900000000 pixels"):
+        load_image(tmp_path / "bomb.png")
 
 
 def test_bad_images_are_data_errors(tmp_path, monkeypatch):

@@ -76,7 +76,9 @@ def test_prompt_strings(tmp_path):
     assert build_prompt(with_image, "vicuna_v1", False) == (
         f"{SYSTEM} USER: <image>\nWhat is it?\nA. tin\nB. copper ASSISTANT:"
     )
-    assert build_prompt(make_sample(None), "vicuna_v1", False).startswith(f"{SYSTEM} USER: What is it?")
+    assert build_prompt(make_sample(None), "vicuna_v1", False) == (
+        f"{SYSTEM} USER: What is it?\nA. tin\nB. copper ASSISTANT:"
+    )
     assert build_prompt(with_image, "llava_v1", False) == (
         f"{SYSTEM.replace('user', 'human')} USER: <image>\nWhat is it?\nA. tin\nB. copper ASSISTANT:"
     )

@@ -7,6 +7,7 @@ Norms, softmax, rotary positions and activations are left out, as everywhere. On
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ class Cost:
 
     prefill_tflop: float  # decoder and head's last row; neither vision tower nor selector
     decode_tflop: float  # the first decoded token; each later one attends to one key more
-    vision_tflop: float  # tower and projector; 0 for a sample without an image
+    vision_tflop: float  # tower and projector; 0 for a sample without an image, NaN where images have several tiles
     selector_tflop: float  # rows of attention that the strategy reads; work on hidden states is not counted
     flops_ratio: float  # of prefill_tflop
     fastv_ratio: float  # 4nd^2 + 2n^2d + 2ndm
@@ -105,7 +106,7 @@ def cost(
     return Cost(
         prefill_tflop=prefill / TERA,
         decode_tflop=_decode_flop(facts, tokens) / TERA,
-        vision_tflop=_vision_flop(facts) / TERA if image_tokens else 0.0,
+        vision_tflop=(math.nan if facts.pinpoints else _vision_flop(facts) / TERA) if image_tokens else 0.0,
         selector_tflop=sum(_probe_flop(facts, rows, tokens[layer]) for layer, rows in (probed or {}).items()) / TERA,
         flops_ratio=prefill / _decoder_flop(facts, unpruned),
         fastv_ratio=sum(fastv(n, d, m) for n in tokens) / sum(fastv(n, d, m) for n in unpruned),

@@ -20,20 +20,21 @@ from torch import Tensor
 
 from strategies import catalog
 from strategies.quality import diversity
+from workers.asking import ask
 from workers.decode import greedy
 from workers.forks import Placement, packed_mask
-from workers.images import load_image, to_pixels
 from workers.lanes import Lanes
 from workers.llava import Llava, Prompt
 from workers.loading import default_device, load_llava
 from workers.memory import DECODED_ALLOWANCE, ENOUGH_ROWS, budget_bytes, footprint
 from workers.prefetch import ahead
 from workers.prefill import Prefill, embed_trunks, make_trunks, prefill
+from workers.seeing import Seen, image_features, look
 from workers.spectra import SpectraRecorder, check_spectra
 from workers.streams import Stream
 from workers.tasks.base import LETTERS, DataError, Sample
 from workers.tasks.catalog import load_samples, scorer_of
-from workers.tasks.prompts import build_prompt
+from workers.tasks.prompts import CHAT_TEMPLATE
 from workers.work import (
     BASELINE,
     DeviceLostError,
@@ -58,7 +59,7 @@ class PreparedSample:
 
     sample: Sample
     prompt: Prompt
-    pixels_PP: Tensor | None  # (3, side, side), None for a text-only question
+    image: Seen | None  # None for a text-only question
 
 
 class Engine:
@@ -75,6 +76,8 @@ class Engine:
         if spec.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {spec.max_new_tokens}")
         check_spectra(spec.measure.spectra, len(llava.layers))
+        if spec.task.conversation == CHAT_TEMPLATE:
+            llava.chat("What is it?", image=True)  # a template that cannot be used is refused now, not once a sample
         self._lanes = Lanes(llava.device)
         self._preparing = ThreadPoolExecutor(PREPARING_THREADS, thread_name_prefix="saccade-prepare")
         self._resident = torch.cuda.memory_allocated(llava.device) if llava.device.type == "cuda" else 0
@@ -142,7 +145,7 @@ class Engine:
         rows = used = 0
         budget = budget_bytes(self.llava.device, self._resident) // self._lanes.count
         for item in self._prepared(unit.samples, failures):
-            visual = 0 if item.prompt.image_at is None else self.llava.visual_tokens
+            visual = 0 if item.image is None else item.image.visual
             value_bytes = self.llava.model.dtype.itemsize
             need = footprint(
                 self.llava.facts,
@@ -188,12 +191,8 @@ class Engine:
             return _failure(id, error)
 
     def _prepare(self, sample: Sample) -> PreparedSample:
-        prompt = build_prompt(sample, self.spec.task.conversation, self.spec.task.single_prediction)
-        pixels = None
-        if sample.image is not None:
-            image = load_image(sample.image)
-            pixels = to_pixels(image, self.spec.model.image_mode, self.llava.image_processor)
-        return PreparedSample(sample, self.llava.encode(prompt), pixels)
+        image = None if sample.image is None else look(self.llava, sample.image, self.spec.model.image_mode)
+        return PreparedSample(sample, ask(self.llava, sample, self.spec.task), image)
 
     def _answer_or_split(self, points: Sequence[GridPoint], batch: Sequence[PreparedSample]) -> _Part:
         """Answer a batch; where that fails, its halves, down to the one sample that is to blame."""
@@ -280,9 +279,8 @@ class Engine:
             raise DataError(f"{longest} tokens, max_new_tokens included, exceed the sliding window {self.llava.window}")
 
     def _image_features(self, batch: Sequence[PreparedSample]) -> list[Tensor | None]:
-        pixels = [item.pixels_PP for item in batch if item.pixels_PP is not None]
-        features = iter(self.llava.image_features(torch.stack(pixels)) if pixels else ())
-        return [None if item.pixels_PP is None else next(features) for item in batch]
+        features = iter(image_features(self.llava, [item.image for item in batch if item.image is not None]))
+        return [None if item.image is None else next(features) for item in batch]
 
     def _outcome(
         self,

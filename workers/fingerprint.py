@@ -15,7 +15,7 @@ from pathlib import Path
 
 import strategies
 import workers
-from workers.models import weight_files
+from workers.checkpoints.layout import Checkpoint
 from workers.tasks.base import Sample
 
 SMALL_BYTES = 16 << 20  # files up to this size are read whole
@@ -35,20 +35,24 @@ def sources_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-def model_fingerprint(path: str | Path) -> str:
+def model_fingerprint(checkpoint: Checkpoint) -> str:
     """Hash of a checkpoint: configuration, tokenizer and small weights whole, of large files evenly spaced blocks.
 
     Reading 14 GB would take longer than many a sweep. The first block holds the header with every tensor's name and
     shape, and 64 blocks a shard meet any training that touches more than a few tensors.
 
     Raises:
-        ModelError: the directory has no weights.
+        ModelError: the checkpoint has no weights.
     """
     digest = hashlib.sha256()
-    beside = [file for file in Path(path).iterdir() if file.suffix in (".json", ".model", ".jinja", ".txt")]
-    for file in sorted(beside) + list(weight_files(path)):
+    folders = dict.fromkeys((checkpoint.folder, checkpoint.base, checkpoint.words, checkpoint.images))
+    for file in [*(file for folder in folders for file in _settings(folder)), *checkpoint.files]:
         digest.update(f"{file.name}\0{file.stat().st_size}\0".encode() + _content_digest(file))
     return digest.hexdigest()[:16]
+
+
+def _settings(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix in (".json", ".model", ".jinja", ".txt"))
 
 
 def _content_digest(file: Path) -> bytes:

@@ -15,9 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from workers.anyres import Tiling
 from workers.tasks.base import DataError, EmbeddedImage
 
-MODES = ("pad", "crop")
+SQUARE_MODES = ("pad", "crop")
+MODES = (*SQUARE_MODES, "anyres")
 # A file of 200 bytes can hold 1 x 60,000 pixels, which padded to a square are 14 GB: refused before it is decoded.
 MAX_PIXELS = 64 * 1024 * 1024  # of the square it is padded to
 MAX_ASPECT = 100  # longer to shorter side
@@ -66,6 +68,25 @@ def pad_to_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Ima
     square = Image.new("RGB", (side, side), colour)
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square
+
+
+def cut(image: Image.Image, tiling: Tiling, resample: int) -> list[Image.Image]:
+    """The overview, squeezed to a square, and the tiles of the image padded with black, row by row."""
+    side, (height, width) = tiling.tile, tiling.best((image.height, image.width))
+    inner = tiling.scaled((image.height, image.width))
+    grid = Image.new("RGB", (width, height))
+    scaled = image.resize((inner[1], inner[0]), Image.Resampling(resample))
+    grid.paste(scaled, ((width - inner[1]) // 2, (height - inner[0]) // 2))
+    corners = [(x, y) for y in range(0, height, side) for x in range(0, width, side)]
+    overview = image.resize((side, side), Image.Resampling(resample))
+    return [overview, *(grid.crop((x, y, x + side, y + side)) for x, y in corners)]
+
+
+def to_tiles(image: Image.Image, tiling: Tiling, processor: Any) -> Tensor:
+    """Pre-process one image for any-resolution: (tiles, 3, side, side) float32, the overview first."""
+    tiles = cut(image, tiling, int(processor.resample))
+    pixels = [processor(images=tile, return_tensors="pt")["pixel_values"][0] for tile in tiles]
+    return torch.stack([torch.as_tensor(one, dtype=torch.float32) for one in pixels])
 
 
 def to_pixels(image: Image.Image, mode: str, processor: Any) -> Tensor:

@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workers.asking import ask
 from workers.images import load_image, to_pixels
 from workers.llava import Llava, Prompt
+from workers.models import ModelError
 from workers.patch import pruned
 from workers.tasks.base import Sample
-from workers.tasks.prompts import build_prompt
 from workers.work import BASELINE, GridPoint, TaskSpec, baseline_point
 
 GIB = 2**30
@@ -86,13 +87,15 @@ def prepare_prompts(llava: Llava, samples: Sequence[Sample], task: TaskSpec, ima
 
     Raises:
         DataError: an image cannot be read.
+        ModelError: the model cuts images into tiles.
     """
     prompts = []
+    if llava.facts.tiling is not None:
+        raise ModelError("latency is measured for models that see one square; this one cuts images into tiles")
     for sample in samples:
         if sample.image is not None:
-            text = build_prompt(sample, task.conversation, task.single_prediction)
             pixels = to_pixels(load_image(sample.image), image_mode, llava.image_processor)
-            prompts.append(TimedPrompt(sample.id, llava.encode(text), pixels))
+            prompts.append(TimedPrompt(sample.id, ask(llava, sample, task), pixels))
     return prompts
 
 

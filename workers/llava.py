@@ -8,6 +8,7 @@ Shape letters: see ``strategies/view.py``; here also E head width, G key-value h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import LlavaForConditionalGeneration
 
+from workers.checkpoints.words import rendered
 from workers.kernels import gated_silu, rms_norm, rotate
 from workers.models import ModelError, facts_from
 from workers.streams import to_device
+from workers.tasks.prompts import IMAGE_MARKER
 
 Rotary = tuple[Tensor, Tensor]
 
@@ -39,11 +42,18 @@ class Prompt:
 class Llava:
     """A loaded checkpoint: model, tokenizer and image processor, with the few operations the engine needs."""
 
-    def __init__(self, model: LlavaForConditionalGeneration, tokenizer: Any, image_processor: Any) -> None:
+    def __init__(
+        self,
+        model: LlavaForConditionalGeneration,
+        tokenizer: Any,
+        image_processor: Any,
+        chat_template: str | None = None,
+    ) -> None:
         self.model = model.eval()
         self.facts = facts_from(model.config.to_dict(), Path("config.json"))
         self.tokenizer = tokenizer
         self.image_processor = image_processor
+        self.chat_template = chat_template
         text = model.config.text_config
         if text.hidden_act != "silu":
             raise ModelError(f"text_config.hidden_act: '{text.hidden_act}' is not supported (silu)")
@@ -61,29 +71,52 @@ class Llava:
 
     @property
     def visual_tokens(self) -> int:
-        """Tokens of one image."""
+        """Tokens of one image; with any-resolution the most that an image can have."""
         return self.facts.visual_tokens
 
     @property
     def device(self) -> torch.device:
         return self.model.device
 
-    def encode(self, prompt: str) -> Prompt:
+    def encode(self, prompt: str, whole: bool = False) -> Prompt:
         """Tokenise a prompt with at most one ``<image>`` marker.
+
+        Args:
+            prompt: text.
+            whole: give the tokenizer the whole text, as transformers' processors do. Else each side of the marker by
+                itself, as LLaVA was trained and evaluated (llava/mm_utils.py, ``tokenizer_image_token``): a
+                SentencePiece tokenizer that is not "legacy" loses the space token after the image otherwise.
 
         Raises:
             ModelError: the tokenizer does not turn the marker into the model's image token.
         """
+        before, marker, after = prompt.partition(IMAGE_MARKER)
+        if IMAGE_MARKER in after:
+            raise ModelError(f"the prompt has {prompt.count(IMAGE_MARKER)} images; one is supported")
+        if not whole:
+            ids = tuple(self.tokenizer(before)["input_ids"])
+            if not marker:
+                return Prompt(ids, None)
+            tail = self.tokenizer(after, add_special_tokens=False)["input_ids"] if after else ()
+            return Prompt((*ids, self.image_token, *tail), len(ids))
         ids = tuple(self.tokenizer(prompt)["input_ids"])
         places = [place for place, token in enumerate(ids) if token == self.image_token]
-        if len(places) != prompt.count("<image>"):
+        if len(places) != bool(marker):
             raise ModelError(
-                f"the tokenizer gives {len(places)} image tokens (id {self.image_token}) for {prompt.count('<image>')} "
-                "<image> markers; the checkpoint's tokenizer does not belong to its model"
+                f"the tokenizer gives {len(places)} image tokens (id {self.image_token}) for {int(bool(marker))} "
+                f"{IMAGE_MARKER} markers; the checkpoint's tokenizer does not belong to its model"
             )
-        if len(places) > 1:
-            raise ModelError(f"the prompt has {len(places)} images; one is supported")
         return Prompt(ids, places[0] if places else None)
+
+    def chat(self, question: str, image: bool) -> str:
+        """One question in the checkpoint's own chat template, ready for ``encode(..., whole=True)``.
+
+        Raises:
+            ModelError: the checkpoint has no template, or one that loses the question or its image.
+        """
+        if self.chat_template is None:
+            raise ModelError("the checkpoint has no chat template; set task.conversation to vicuna_v1 or llava_v1")
+        return rendered(self.tokenizer, self.chat_template, question, image)
 
     def letter_tokens(self, letters: str) -> list[int]:
         """The id with which the model begins an answer that is one of the letters."""
@@ -93,6 +126,17 @@ class Llava:
         """Vision tower and projector: (B, 3, side, side) -> (B, V, D), in the model's dtype."""
         pixels = to_device(pixels_BPP, self.device).to(self.model.dtype)
         return torch.stack(list(self.model.model.get_image_features(pixel_values=pixels).pooler_output))
+
+    def tiled_features(self, tiles: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """The same for any-resolution, padding left out and row ends marked: for each image (V, D), V of its own.
+
+        Args:
+            tiles: of each image, (T, 3, side, side).
+            sizes: height and width of each image before it was cut.
+        """
+        pixels = torch.cat(list(tiles)).to(self.device, self.model.dtype)
+        known = torch.tensor(list(sizes))
+        return list(self.model.model.get_image_features(pixel_values=pixels, image_sizes=known).pooler_output)
 
     def embed(self, ids_R: Tensor) -> Tensor:
         """(R,) token ids -> (R, D)."""
@@ -179,17 +223,26 @@ def _add_linear(residual_RD: Tensor, rows: Tensor, module: nn.Linear) -> None:
 
 
 def _fuse(parts: tuple[nn.Linear, ...]) -> tuple[Tensor, Tensor | None]:
-    """One matrix (and bias) for several linear layers, which become views of it."""
-    sizes = [part.out_features for part in parts]
-    weight = torch.cat([part.weight.data for part in parts])
-    for part, view in zip(parts, weight.split(sizes), strict=True):
-        part.weight = nn.Parameter(view, requires_grad=False)
-    if parts[0].bias is None:
-        return weight, None
-    bias = torch.cat([part.bias.data for part in parts])
-    for part, view in zip(parts, bias.split(sizes), strict=True):
-        part.bias = nn.Parameter(view, requires_grad=False)
-    return weight, bias
+    """One matrix (and bias) for several linear layers, which are or become views of it."""
+    weight = _one(parts, "weight")
+    return weight, None if parts[0].bias is None else _one(parts, "bias")
+
+
+def _one(parts: tuple[nn.Linear, ...], name: str) -> Tensor:
+    """The parts' tensors as one. The loader lays them out one after another; others are copied together."""
+    tensors = [getattr(part, name).data for part in parts]
+    first, sizes = tensors[0], [part.shape[0] for part in tensors]
+    follows = first.data_ptr()
+    for tensor in tensors:
+        if tensor.data_ptr() != follows or tensor.untyped_storage().data_ptr() != first.untyped_storage().data_ptr():
+            break
+        follows += tensor.nbytes
+    else:
+        return first.as_strided((sum(sizes), *first.shape[1:]), first.stride())
+    joined = torch.cat(tensors)
+    for part, view in zip(parts, joined.split(sizes), strict=True):
+        setattr(part, name, nn.Parameter(view, requires_grad=False))
+    return joined
 
 
 def _end_tokens(model: LlavaForConditionalGeneration, tokenizer: Any) -> frozenset[int]:

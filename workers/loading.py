@@ -1,119 +1,214 @@
 """From a ModelSpec to a model on a device.
 
-Checkpoints are read as safetensors only: a pickle can run code, and users receive checkpoints from others.
+The model is laid out on the device first, empty, and then filled tensor by tensor from the files' pages: nothing lies
+in memory twice, neither on the host nor on the device.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoTokenizer, CLIPImageProcessorPil, LlavaForConditionalGeneration
+from torch import Tensor, nn
+from transformers import (
+    AutoTokenizer,
+    CLIPImageProcessorPil,
+    GenerationConfig,
+    LlamaTokenizer,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+)
 from transformers.utils import logging as transformers_logging
 
-from workers.images import MODES
+from workers.checkpoints.adapter import read_adapter
+from workers.checkpoints.files import weight_files
+from workers.checkpoints.layout import Checkpoint, open_checkpoint, processor_kind, processor_settings, read_json
+from workers.checkpoints.names import TOWER, model_name
+from workers.checkpoints.tensors import first_line, stored_tensors
+from workers.checkpoints.words import chat_template, check_tokenizer
+from workers.images import MODES, SQUARE_MODES
 from workers.llava import Llava
-from workers.models import ModelError, check_weights, read_facts
+from workers.models import ANY_RESOLUTION, ModelError
 from workers.work import ModelSpec
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Projections of the same input, which the engine multiplies as one matrix: they are laid out as one from the start.
+JOINED = (("self_attn.k_proj", "self_attn.v_proj"), ("mlp.gate_proj", "mlp.up_proj"))
 
 log = logging.getLogger(f"saccade.{__name__}")
 
 
 def load_llava(spec: ModelSpec, device: str) -> Llava:
-    """Load a Hugging Face LLaVA checkpoint directory.
+    """Load a LLaVA checkpoint in any form that ``workers/checkpoints`` reads.
 
     Args:
-        spec: directory, dtype and image mode.
+        spec: where it lies, dtype and image mode.
         device: as torch names it, ``cpu`` or ``cuda:0``.
 
     Raises:
-        ModelError: the directory is incomplete, a tensor is missing or has another shape than config.json says, or
+        ModelError: the checkpoint is incomplete, a tensor is missing or has another shape than config.json says, or
             tokenizer and image processor do not fit the model.
     """
     if spec.dtype not in DTYPES:
         raise ModelError(f"dtype '{spec.dtype}' is unknown ({', '.join(DTYPES)})")
     if spec.image_mode not in MODES:
         raise ModelError(f"image_mode '{spec.image_mode}' is unknown ({', '.join(MODES)})")
-    facts = read_facts(spec.path)
-    check_weights(spec.path)
+    checkpoint = open_checkpoint(spec)
+    facts = checkpoint.facts
+    if (spec.image_mode in SQUARE_MODES) == bool(facts.pinpoints):
+        known = "anyres" if facts.pinpoints else ", ".join(SQUARE_MODES)
+        raise ModelError(f"model {spec.path}: image_mode '{spec.image_mode}' is not one of this model's ({known})")
+    checkpoint.check()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    model = _load_model(spec).to(device)
-    tokenizer, image_processor = _load_processors(spec.path)
+    tokenizer, image_processor = _load_tokenizer(checkpoint), _load_image_processor(checkpoint)
     side = dict(image_processor.crop_size or image_processor.size)
     if set(side.values()) != {facts.image_size}:
         raise ModelError(
-            f"model {spec.path}: preprocessor_config.json crops to {side}, but "
+            f"model {checkpoint.images}: preprocessor_config.json crops to {side}, but "
             f"config.json has vision_config.image_size {facts.image_size}"
         )
-    return Llava(model, tokenizer, image_processor)
+    model = _empty_model(checkpoint, DTYPES[spec.dtype], device)
+    _fill(model, _all_tensors(checkpoint, device), checkpoint)
+    return Llava(model, tokenizer, image_processor, chat_template(checkpoint))
 
 
-def _load_model(spec: ModelSpec) -> LlavaForConditionalGeneration:
+def _empty_model(checkpoint: Checkpoint, dtype: torch.dtype, device: str) -> Any:
+    """The model with parameters that lie on the device and hold nothing yet."""
     try:
-        loaded: Any = LlavaForConditionalGeneration.from_pretrained(
-            spec.path,
-            dtype=DTYPES[spec.dtype],
-            attn_implementation="sdpa",
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that the mismatch is reported, below, with the tensor's name
-        )
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise ModelError(f"model {spec.path}: cannot be loaded: {_first_line(error)}") from error
-    model, report = loaded
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ModelError(f"model {spec.path}: {len(missing)} tensors are missing from the weights; first: {missing[0]}")
-    for name, stored, wanted in sorted(report["mismatched_keys"]):
-        raise ModelError(f"model {spec.path}: {name}: has shape {list(stored)}, config.json asks for {list(wanted)}")
-    unexpected = sorted(report["unexpected_keys"])
-    if unexpected:
-        log.warning("model %s: %d tensors are not used, first: %s", spec.path, len(unexpected), unexpected[0])
+        kinds: Any = (LlavaConfig, LlavaForConditionalGeneration)
+        if checkpoint.config["model_type"] == ANY_RESOLUTION:
+            kinds = (LlavaNextConfig, LlavaNextForConditionalGeneration)
+        config = kinds[0].from_dict(checkpoint.config)
+        with torch.device("meta"):
+            model = kinds[1]._from_config(config, attn_implementation="sdpa", dtype=dtype)
+    except (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError) as error:
+        raise ModelError(
+            f"{checkpoint.place}: is not a configuration that can be built: {first_line(error)}"
+        ) from error
+    decoder = model.model.language_model
+    if checkpoint.original:  # its vocabulary has no image token: one row more, whose content is never used
+        rows, width = decoder.embed_tokens.weight.shape
+        decoder.embed_tokens = nn.Embedding(rows + 1, width, device="meta")
+    for layer in decoder.layers:
+        for names in JOINED:
+            _join([layer.get_submodule(name) for name in names], dtype, device)
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.is_meta:
+                module._parameters[name] = _parameter(torch.empty(parameter.shape, dtype=dtype, device=device))
+    _compute_buffers(model, config, device)
+    place = checkpoint.words / "generation_config.json"
+    if place.is_file():
+        model.generation_config = GenerationConfig.from_dict(read_json(place, "model"))
     return model
 
 
-def _load_processors(path: str) -> tuple[Any, Any]:
-    """Tokenizer and image processor. The PIL back end by name: torchvision's resize gives slightly other pixels."""
-    kind = _image_processor_kind(Path(path))
-    if not kind.startswith("CLIP"):
-        raise ModelError(f"model {path}: image processor '{kind}' is not supported (CLIPImageProcessor)")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        processor = CLIPImageProcessorPil.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = _first_line(error)
-        raise ModelError(f"model {path}: tokenizer or image processor cannot be loaded: {reason}") from error
-    return tokenizer, processor
+def _join(parts: list[nn.Linear], dtype: torch.dtype, device: str) -> None:
+    """Lay linear layers out one after another in one matrix, and their biases in one vector."""
+    sizes = [part.out_features for part in parts]
+    weight = torch.empty(sum(sizes), parts[0].in_features, dtype=dtype, device=device)
+    for part, rows in zip(parts, weight.split(sizes), strict=True):
+        part.weight = _parameter(rows)
+    if parts[0].bias is not None:
+        bias = torch.empty(sum(sizes), dtype=dtype, device=device)
+        for part, rows in zip(parts, bias.split(sizes), strict=True):
+            part.bias = _parameter(rows)
 
 
-def _image_processor_kind(folder: Path) -> str:
-    """The class that the checkpoint names; in a file of its own, or in the processor's."""
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        place = folder / name
-        if not place.is_file():
+def _parameter(values: Tensor) -> nn.Parameter:
+    return nn.Parameter(values, requires_grad=False)
+
+
+def _compute_buffers(model: Any, config: Any, device: str) -> None:
+    """What no file holds: rotary frequencies, and the numbers of the vision tower's patches."""
+    decoder = model.model.language_model
+    decoder.rotary_emb = type(decoder.rotary_emb)(config.text_config).to(device)
+    for module in model.modules():
+        if isinstance(ids := getattr(module, "position_ids", None), Tensor) and ids.is_meta:
+            module.position_ids = torch.arange(ids.shape[-1], device=device)[None]
+    left = [name for name, buffer in model.named_buffers() if buffer.is_meta]
+    assert not left, f"no file holds {left}, and nobody computed it"
+
+
+def _all_tensors(checkpoint: Checkpoint, device: str) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a checkpoint by the model's name; a later one of the same name counts."""
+    if checkpoint.tower is not None:
+        for name, tensor in _named(stored_tensors(weight_files(checkpoint.tower))):
+            if name.startswith(TOWER):
+                yield name, tensor
+    adapter = read_adapter(checkpoint.folder, checkpoint.extras)
+    yield from adapter.applied(_named(stored_tensors(checkpoint.weights)), device)
+
+
+def _named(stored: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in stored:
+        known = model_name(name)
+        if known is not None:
+            yield known, tensor
+
+
+@torch.no_grad()
+def _fill(model: Any, tensors: Iterable[tuple[str, Tensor]], checkpoint: Checkpoint) -> None:
+    """Copy tensors to where the model has them, each converted on the way."""
+    decoder, where = model.model.language_model, f"model {checkpoint.folder}"
+    targets: dict[str, Tensor] = dict(_named(model.named_parameters()))
+    if checkpoint.original:
+        name = "model.language_model.embed_tokens.weight"
+        decoder.embed_tokens.weight[-1] = 0
+        targets[name] = decoder.embed_tokens.weight[:-1]
+    missing, unused = set(targets), []
+    for name, tensor in tensors:
+        target = targets.get(name)
+        if target is None:
+            unused.append(name)
             continue
-        try:
-            settings = json.loads(place.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ModelError(f"{place}: is not valid JSON: {error}") from error
-        settings = settings.get("image_processor", settings)
-        if kind := settings.get("image_processor_type") or settings.get("feature_extractor_type"):
-            return str(kind)
-    raise ModelError(
-        f"model {folder}: neither preprocessor_config.json nor processor_config.json names an image processor"
-    )
+        if target.shape != tensor.shape:
+            shapes = f"has shape {list(tensor.shape)}, config.json asks for {list(target.shape)}"
+            raise ModelError(f"{where}: {name}: {shapes}")
+        target.copy_(tensor)
+        missing.discard(name)
+    if "lm_head.weight" in missing and model.config.get_text_config().tie_word_embeddings:
+        model.lm_head.weight = decoder.embed_tokens.weight
+        missing.discard("lm_head.weight")
+    if missing:
+        raise ModelError(f"{where}: {len(missing)} tensors are missing from the weights; first: {min(missing)}")
+    if unused:
+        log.warning("%s: %d tensors are not used, first: %s", where, len(unused), min(unused))
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+def _load_tokenizer(checkpoint: Checkpoint) -> Any:
+    """The tokenizer; of LLaVA's own form by name, because its config.json is none that transformers knows."""
+    kind = LlamaTokenizer if checkpoint.original else AutoTokenizer
+    folder = checkpoint.words
+    if not any(folder.glob("tokenizer.*")):
+        raise ModelError(f"model {folder}: has no tokenizer.json or tokenizer.model")
+    try:
+        tokenizer = kind.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers and its parsers raise whatever they like on a broken file
+        raise ModelError(f"model {folder}: the tokenizer cannot be loaded: {first_line(error)}") from error
+    check_tokenizer(tokenizer, checkpoint)
+    return tokenizer
+
+
+def _load_image_processor(checkpoint: Checkpoint) -> Any:
+    """The PIL back end by name: torchvision's resize gives slightly other pixels.
+
+    LLaVA's own classes are CLIP's with padding or tiles, which ``workers/images.py`` makes.
+    """
+    settings = processor_settings(checkpoint.images)
+    kind = processor_kind(settings)
+    if not kind.startswith(("CLIP", "LlavaImage", "LlavaNextImage")):
+        raise ModelError(f"model {checkpoint.images}: image processor '{kind}' is not supported (CLIPImageProcessor)")
+    try:
+        return CLIPImageProcessorPil.from_dict(settings)
+    except (ValueError, TypeError, KeyError) as error:
+        reason = first_line(error)
+        raise ModelError(f"model {checkpoint.images}: the image processor cannot be loaded: {reason}") from error
 
 
 def default_device() -> str:

@@ -1,17 +1,17 @@
-"""What can be known of a checkpoint without loading it: its sizes, and whether its files are whole.
+"""What can be known of a model without loading it: its sizes.
 
 Only the standard library is imported, so that planning a sweep needs neither torch nor the weights.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workers.anyres import Tiling, read_pinpoints
+
+ANY_RESOLUTION = "llava_next"  # the model type that cuts images into tiles
 TEXT_MODELS = ("llama", "mistral", "qwen2")  # decoders whose layer the engine knows: norm, q/k/v/o, gate/up/down
 
 
@@ -42,18 +42,15 @@ class ModelFacts:
     vocab: int
     image_size: int  # pixels, one side
     patch_size: int
-    visual_tokens: int  # V, tokens of one image
+    visual_tokens: int  # V, tokens of one image; with any-resolution the most that an image can have
     parameters: int  # of the decoder's linear layers, for cost estimates
     vision: VisionFacts = VisionFacts()
+    pinpoints: tuple[tuple[int, int], ...] = ()  # height and width of the grids of any-resolution; none: square images
 
-
-def read_facts(path: str | Path) -> ModelFacts:
-    """Read the sizes of a checkpoint directory.
-
-    Raises:
-        ModelError: no such directory, no config.json, or a model the engine does not run.
-    """
-    return facts_from(read_config(path), Path(path) / "config.json")
+    @property
+    def tiling(self) -> Tiling | None:
+        """How any-resolution cuts images; None for a model that sees one square."""
+        return Tiling(self.pinpoints, self.image_size, self.patch_size) if self.pinpoints else None
 
 
 def facts_from(config: dict[str, Any], place: Path) -> ModelFacts:
@@ -76,6 +73,7 @@ def facts_from(config: dict[str, Any], place: Path) -> ModelFacts:
     head_dim = _number(text, "head_dim", hidden // heads, place)
     image_size, patch_size = _number(vision, "image_size", 336, place), _number(vision, "patch_size", 14, place)
     class_token = config.get("vision_feature_select_strategy", "default") == "full"
+    pinpoints = _pinpoints(config, image_size, patch_size, class_token, place)
     attention = 2 * hidden * heads * head_dim + 2 * hidden * kv_heads * head_dim
     return ModelFacts(
         layers=layers,
@@ -87,10 +85,32 @@ def facts_from(config: dict[str, Any], place: Path) -> ModelFacts:
         vocab=_number(text, "vocab_size", 32064, place),
         image_size=image_size,
         patch_size=patch_size,
-        visual_tokens=(image_size // patch_size) ** 2 + class_token,
+        visual_tokens=(
+            Tiling(pinpoints, image_size, patch_size).most_tokens
+            if pinpoints
+            else (image_size // patch_size) ** 2 + class_token
+        ),
         parameters=layers * (attention + 3 * hidden * ffn),
         vision=_vision_facts(config, vision, place),
+        pinpoints=pinpoints,
     )
+
+
+def _pinpoints(
+    config: dict[str, Any], tile: int, patch: int, class_token: bool, place: Path
+) -> tuple[tuple[int, int], ...]:
+    if config.get("model_type") != ANY_RESOLUTION:
+        return ()
+    stated = config.get("image_grid_pinpoints", [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]])
+    try:
+        pinpoints = read_pinpoints(stated)
+    except ValueError as error:
+        raise ModelError(f"{place}: image_grid_pinpoints: {error}") from error
+    if wrong := [size for size in pinpoints if size[0] % tile or size[1] % tile]:
+        raise ModelError(f"{place}: image_grid_pinpoints: {list(wrong[0])} is no multiple of the tower's {tile} pixels")
+    if class_token or tile % patch:
+        raise ModelError(f"{place}: any-resolution needs tiles of whole patches, without the class token")
+    return pinpoints
 
 
 def _vision_facts(config: dict[str, Any], vision: dict[str, Any], place: Path) -> VisionFacts:
@@ -106,86 +126,6 @@ def _vision_facts(config: dict[str, Any], vision: dict[str, Any], place: Path) -
         layers=max(index if index >= 0 else layers + 1 + index for index in chosen),  # 0 is the embeddings
         features=len(chosen),
     )
-
-
-def read_config(path: str | Path) -> dict[str, Any]:
-    """config.json of a LLaVA checkpoint directory.
-
-    Raises:
-        ModelError: the directory or the file is missing or not JSON, or it is another model.
-    """
-    folder = Path(path)
-    place = folder / "config.json"
-    if not folder.is_dir():
-        raise ModelError(f"model {folder}: no such directory; give a Hugging Face LLaVA checkpoint directory")
-    if not place.is_file():
-        raise ModelError(f"model {folder}: has no config.json; give a Hugging Face LLaVA checkpoint directory")
-    try:
-        config = json.loads(place.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{place}: is not valid JSON: {error}") from error
-    if config.get("model_type") != "llava":
-        raise ModelError(f"{place}: model_type: '{config.get('model_type')}' is not 'llava'")
-    return config
-
-
-def weight_files(path: str | Path) -> tuple[Path, ...]:
-    """The safetensors files of a checkpoint directory, in name order.
-
-    Raises:
-        ModelError: there is none, or one that the index names is missing.
-    """
-    folder = Path(path)
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
-            raise ModelError(f"{index}: is not a safetensors index: {error!r}") from error
-    else:
-        names = sorted(file.name for file in folder.glob("*.safetensors"))
-    if not names:
-        raise ModelError(f"model {folder}: has no safetensors weights")
-    for name in names:
-        if not (folder / name).is_file():
-            raise ModelError(f"model {folder}: {name} is missing, which {index.name} names; download it again")
-    return tuple(folder / name for name in names)
-
-
-def check_weights(path: str | Path) -> dict[str, tuple[int, ...]]:
-    """Read the headers of all weight files: tensor name -> shape. A truncated file is found without loading it.
-
-    Raises:
-        ModelError: a file is missing, truncated or not safetensors.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in weight_files(path):
-        header, data_bytes = _read_header(file)
-        needed = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        if data_bytes < needed:
-            raise ModelError(f"{file}: is truncated, {needed - data_bytes} bytes are missing; download it again")
-        for name, entry in header.items():
-            start, end = entry["data_offsets"]
-            if math.prod(entry["shape"]) > (end - start):  # every stored type has at least one byte a value
-                raise ModelError(f"{file}: {name}: shape {entry['shape']} does not fit its {end - start} bytes")
-            shapes[name] = tuple(entry["shape"])
-    return shapes
-
-
-def _read_header(file: Path) -> tuple[dict[str, Any], int]:
-    """The JSON header of a safetensors file, and how many bytes of data follow it."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        prefix = stream.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 2 <= length <= size - 8:
-            raise ModelError(f"{file}: is truncated or not a safetensors file; download it again")
-        try:
-            header = json.loads(stream.read(length))
-        except ValueError as error:
-            raise ModelError(f"{file}: has a broken safetensors header: {error}") from error
-    header.pop("__metadata__", None)
-    return header, size - 8 - length
 
 
 def _section(config: dict[str, Any], name: str, place: Path) -> dict[str, Any]:

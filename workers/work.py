@@ -86,9 +86,11 @@ def baseline_point(layers: int, visual_tokens: int) -> GridPoint:
 class ModelSpec:
     """A checkpoint and how it is run."""
 
-    path: str  # directory of a Hugging Face LLaVA checkpoint
+    path: str  # directory, or a hub id with or without @REVISION, of a whole LLaVA or of an adapter
     dtype: str = "float32"  # float32, bfloat16 or float16
     image_mode: str = "pad"  # pad: to a square, as LLaVA-1.5 was trained; crop: the processor's centre crop
+    base: str | None = None  # of an adapter: the model that it changes, named as ``path`` is
+    vision_tower: str | None = None  # where LLaVA's own form finds its tower, if not where its config.json says
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -119,19 +119,20 @@ class StandInTokenizer:
     """
 
     eos_token_id = END
-    _FRAME = len(f"\n\n{SINGLE_PREDICTION}" + CONVERSATIONS["vicuna_v1"].partition("{question}")[2])
+    _BEFORE, _, _AFTER = CONVERSATIONS["vicuna_v1"].partition("{question}")
+    _FRAME = len(f"\n\n{SINGLE_PREDICTION}{_AFTER}")
 
     def __init__(self, vocab: int, image_token: int) -> None:
         self._vocab = min(vocab, image_token)  # no text draws the image token
-        self._image_token = image_token
 
     def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
-        before, marker, after = text.partition(IMAGE_MARKER)
-        if not marker:
-            return {"input_ids": self._draw(text, max(1, len(text) // 4))}
-        question = len(after) - self._FRAME + len(f"{IMAGE_MARKER}\n")
-        tail = self._draw(after, text_tokens(question))
-        return {"input_ids": [*self._draw(before, SYSTEM_TOKENS), self._image_token, *tail]}
+        """Ids of one side of the image, or of a prompt without one."""
+        if text == self._BEFORE:
+            return {"input_ids": self._draw(text, SYSTEM_TOKENS)}
+        if not add_special_tokens and text.endswith(self._AFTER):
+            question = len(text) - self._FRAME + len(f"{IMAGE_MARKER}\n")
+            return {"input_ids": self._draw(text, text_tokens(question))}
+        return {"input_ids": self._draw(text, max(1, len(text) // 4))}
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         return " ".join(str(int(id)) for id in ids if not (skip_special_tokens and id == END))

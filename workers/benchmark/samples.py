@@ -11,13 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from workers.asking import ask
 from workers.benchmark.baselines import Case, make_case
 from workers.benchmark.random_llava import PreparedPixels
 from workers.images import load_image, to_pixels
 from workers.llava import Llava
 from workers.tasks.base import LETTERS, DataError, Sample
 from workers.tasks.catalog import load_samples
-from workers.tasks.prompts import IMAGE_MARKER, build_prompt
+from workers.tasks.prompts import IMAGE_MARKER
 from workers.work import EngineSpec, TaskSpec
 
 # Characters of a question, its image marker counted: every 64th part of the 2017 image questions of ScienceQA's test
@@ -75,7 +76,7 @@ def make_cases(llava: Llava, spec: EngineSpec, samples: Sequence[Sample]) -> lis
         make_case(
             llava,
             sample.id,
-            llava.encode(build_prompt(sample, spec.task.conversation, spec.task.single_prediction)),
+            ask(llava, sample, spec.task),
             _pixels(llava, spec, sample),
             llava.facts.visual_tokens,
         )

@@ -1,9 +1,12 @@
 """The exact prompt strings of LLaVA's conversation modes, as its evaluation code builds them.
 
 Source: haotian-liu/LLaVA, llava/conversation.py (conv_vicuna_v1, conv_llava_v1) and llava/eval/model_vqa_science.py.
+The third mode, ``chat_template``, is the checkpoint's own, which a loaded model knows.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from strategies.suggestion import near
 from workers.tasks.base import DataError, Sample
@@ -21,17 +24,31 @@ CONVERSATIONS = {
 }
 
 
-def build_prompt(sample: Sample, conversation: str, single_prediction: bool) -> str:
+CHAT_TEMPLATE = "chat_template"
+CONVERSATION_MODES = (*CONVERSATIONS, CHAT_TEMPLATE)
+_LIKE_CHAT = "USER: {question} ASSISTANT:"  # llava-hf's template, for those who know no model
+Chat = Callable[[str, bool], str]  # question, whether it has an image -> prompt
+
+
+def build_prompt(sample: Sample, conversation: str, single_prediction: bool, chat: Chat | None = None) -> str:
     """The text given to the tokenizer, with one ``<image>`` marker where the sample has an image.
+
+    Args:
+        sample: what is asked.
+        conversation: one of ``CONVERSATION_MODES``.
+        single_prediction: add the sample's instruction, or the one that asks for the option's letter alone.
+        chat: the checkpoint's chat template, for that mode; without it the prompt is an estimate.
 
     Raises:
         DataError: unknown conversation mode.
     """
-    if conversation not in CONVERSATIONS:
-        hint = near(conversation, CONVERSATIONS)
-        raise DataError(f"unknown conversation '{conversation}'{hint} (known: {', '.join(CONVERSATIONS)})")
-    lines = [IMAGE_MARKER] if sample.image is not None else []
-    lines.append(sample.question)
-    if single_prediction:
-        lines.append(sample.instruction or SINGLE_PREDICTION)
-    return CONVERSATIONS[conversation].format(question="\n".join(lines))
+    if conversation not in CONVERSATION_MODES:
+        hint = near(conversation, CONVERSATION_MODES)
+        raise DataError(f"unknown conversation '{conversation}'{hint} (known: {', '.join(CONVERSATION_MODES)})")
+    instruction = f"\n{sample.instruction or SINGLE_PREDICTION}" if single_prediction else ""
+    question = sample.question + instruction
+    image = sample.image is not None
+    if conversation == CHAT_TEMPLATE and chat is not None:
+        return chat(question, image)
+    marked = f"{IMAGE_MARKER}\n{question}" if image else question
+    return CONVERSATIONS.get(conversation, _LIKE_CHAT).format(question=marked)

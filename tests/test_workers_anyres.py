@@ -1,0 +1,179 @@
+"""LLaVA-NeXT: tiles and counts as transformers makes them, answers as its model gives them, pruning as the slow way."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from transformers import LlavaNextForConditionalGeneration
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, image_size_to_num_patches
+from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
+
+import checkpoint_forms as forms
+from naive import naive_answer
+from orchestrator.spec import SpecError, load_sweep
+from workers.anyres import Tiling
+from workers.checkpoints.layout import open_checkpoint
+from workers.cost import cost
+from workers.engine import Engine
+from workers.latency import prepare_prompts
+from workers.loading import load_llava
+from workers.models import ModelError
+from workers.seeing import image_features, look
+from workers.tasks.prompts import build_prompt
+from workers.work import EngineSpec, GridPoint, ModelSpec, TaskSpec, WorkUnit, baseline_point
+
+NEXT = Tiling(((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)), 336, 14)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("next")
+    tower = forms.tower(root / "clip")
+    return {"theirs": forms.hugging_face_next(root / "hf"), "own": forms.original_next(root / "own", str(tower))}
+
+
+def engine_of(folder, data):
+    model = ModelSpec(path=str(folder), image_mode="anyres")
+    spec = EngineSpec(model=model, task=TaskSpec(name="scienceqa", data=str(data)), max_new_tokens=3)
+    return Engine.load(spec, device="cpu")
+
+
+@settings(deadline=None, max_examples=200)
+@given(height=st.integers(8, 1500), width=st.integers(8, 1500))
+def test_tokens_are_counted_as_transformers_counts_them(height, width):
+    class Counts:
+        patch_size, num_additional_image_tokens = 14, 0
+        image_processor = type("Grids", (), {"image_grid_pinpoints": list(NEXT.pinpoints)})
+        _get_unpadded_features = LlavaNextProcessor._get_unpadded_features
+
+    size, grids = (height, width), list(NEXT.pinpoints)
+    assert NEXT.tokens(size) == LlavaNextProcessor._get_number_of_features(Counts(), height, width, 336, 336)
+    assert NEXT.tiles(size) == image_size_to_num_patches(size, grids, 336)
+    assert tuple(pixels // 336 for pixels in NEXT.best(size)) == get_anyres_image_grid_shape(size, grids, 336)
+
+
+def test_the_counts_of_the_full_size():
+    assert NEXT.most_tokens == 576 + 48 * 48 + 48  # 2,880 patches and the ends of 48 rows
+    assert NEXT.tokens((480, 640)) == 576 + 36 * 48 + 36  # what padding would add is left out
+    assert NEXT.tiles((480, 640)) == 5
+
+
+@pytest.mark.parametrize("size", [(56, 56), (300, 90), (61, 200), (1, 1), (113, 57), (90, 90)])
+def test_tiles_have_the_pixels_of_transformers(made, size):
+    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    llava = load_llava(ModelSpec(path=str(made["theirs"]), image_mode="anyres"), "cpu")
+    theirs = LlavaNextImageProcessorPil.from_pretrained(made["theirs"])(Image.fromarray(noise), return_tensors="pt")
+    place = made["theirs"] / "noise.png"
+    Image.fromarray(noise).save(place)
+    seen = look(llava, place, "anyres")
+    assert seen.pixels.shape == theirs["pixel_values"][0].shape
+    torch.testing.assert_close(seen.pixels, theirs["pixel_values"][0], atol=1e-6, rtol=0)
+    assert image_features(llava, [seen])[0].shape == (seen.visual, forms.HIDDEN)
+
+
+def test_answers_are_those_of_the_stock_model(made, small_scienceqa):
+    engine = engine_of(made["theirs"], small_scienceqa)
+    stock = LlavaNextForConditionalGeneration.from_pretrained(made["theirs"])
+    most = engine.llava.visual_tokens
+    assert most == 16 + 64 + 8
+    cells = engine.run(WorkUnit(samples=tuple(engine.samples), points=(baseline_point(3, most),))).outcomes
+    assert len({cell.visual_tokens for cell in cells}) > 2  # as many as each image has, none for text alone
+    for cell in cells:
+        sample, inputs = engine.samples[cell.sample], {}
+        ids = engine.llava.encode(build_prompt(sample, "vicuna_v1", True)).ids
+        if sample.image is not None:
+            seen = look(engine.llava, sample.image, "anyres")
+            inputs = {"pixel_values": seen.pixels[None], "image_sizes": torch.tensor([seen.size])}
+            assert cell.visual_tokens == seen.visual
+        image = engine.llava.image_token
+        long = [token for one in ids for token in [one] * (cell.visual_tokens if one == image else 1)]
+        with torch.no_grad():
+            logits = stock(input_ids=torch.tensor([long]), **inputs).logits[0, -1]
+        letters = logits[engine.letter_tokens[: len(sample.choices)]]
+        torch.testing.assert_close(torch.tensor(cell.option_logits), letters, atol=1e-4, rtol=1e-4)
+        assert cell.first_token == int(logits.argmax())
+
+
+def test_both_forms_and_the_slow_way_agree(made, small_scienceqa):
+    engine = engine_of(made["theirs"], small_scienceqa)
+    most = engine.llava.visual_tokens
+    points = (
+        baseline_point(3, most),
+        *(
+            GridPoint(strategy=name, layer=layer, rank=60)
+            for name, layer in (("fastv", 2), ("random", 0), ("l2_norm", 0))
+        ),
+        GridPoint(strategy="fastv", layer=1, rank=9),
+    )
+    unit = WorkUnit(samples=tuple(engine.samples), points=points)
+    cells = engine.run(unit).outcomes
+    assert engine_of(made["own"], small_scienceqa).run(unit).outcomes == cells
+    assert {cell.tokens_kept for cell in cells if cell.point == points[1].key} > {
+        60
+    }  # smaller images keep all they have
+    for cell, point in zip(cells, itertools.cycle(points)):
+        sample = engine.samples[cell.sample]
+        features = None
+        if sample.image is not None:
+            features = image_features(engine.llava, [look(engine.llava, sample.image, "anyres")])[0]
+        slow = naive_answer(engine.llava, build_prompt(sample, "vicuna_v1", True), features, point, f"0|{sample.id}", 3)
+        kept = np.flatnonzero(np.unpackbits(np.frombuffer(cell.kept_mask, np.uint8))[: cell.visual_tokens])
+        assert kept.tolist() == slow.kept
+        assert cell.first_token == slow.tokens[0]
+        letters = slow.first_logits[engine.letter_tokens[: len(sample.choices)]]
+        torch.testing.assert_close(torch.tensor(cell.option_logits), letters, atol=1e-4, rtol=1e-4)
+
+
+def test_what_any_resolution_does_not_do(made, small_scienceqa, tmp_path):
+    with pytest.raises(ModelError, match=r"image_mode 'pad' is not one of this model's \(anyres\)"):
+        load_llava(ModelSpec(path=str(made["theirs"])), "cpu")
+    engine = engine_of(made["theirs"], small_scienceqa)
+    with pytest.raises(ModelError, match="latency is measured for models that see one square"):
+        prepare_prompts(engine.llava, tuple(engine.samples.values()), engine.spec.task, "anyres")
+    sweep = tmp_path / "sweep.yaml"
+    grid = "grid:\n  - {strategy: fastv, layer: 2, tokens: 9}\n  - {strategy: fastv, layer: 2, rank: 89}\n"
+    sweep.write_text(f"model: {made['theirs']}\ndata: {small_scienceqa}\n{grid}")
+    with pytest.raises(SpecError) as caught:
+        load_sweep(sweep)
+    assert str(caught.value).splitlines() == [
+        f"{sweep}: grid[0].tokens: is an average over a fixed number of visual tokens, and this model cuts images into "
+        "tiles; give rank",
+        f"{sweep}: grid[1].rank: 89 is above the model's 88 visual tokens",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mm_patch_merge_type": "flat"}, "mm_patch_merge_type: 'flat' is not supported"),
+        ({"image_grid_pinpoints": "(1x1),...,(6x6)"}, "is not a list of sizes"),
+        ({"image_grid_pinpoints": [[56, 57]]}, r"\[57, 56\] is no multiple of the tower's 56 pixels"),
+        ({"image_grid_pinpoints": [[56, 0]]}, r"\[56, 0\] is not a height and a width"),
+        ({"mm_vision_select_feature": "cls_patch"}, "any-resolution needs tiles of whole patches"),
+        ({"image_aspect_ratio": "anyres_max_9"}, "image_aspect_ratio: 'anyres_max_9' is not supported"),
+    ],
+)
+def test_grids_that_cannot_be_used(made, tmp_path, change, message):
+    folder = forms.original_next(tmp_path / "own", str(tmp_path / "clip"))
+    forms.tower(tmp_path / "clip")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ModelError, match=message):
+        _ = open_checkpoint(ModelSpec(path=str(folder))).facts
+
+
+def test_what_the_tower_costs_is_not_known_where_the_number_of_tiles_is_not(made):
+    facts = open_checkpoint(ModelSpec(path=str(made["theirs"]))).facts
+    counted = cost(facts, system=5, visual=(88, 88, 9), text=5, image_tokens=88)
+    assert math.isnan(counted.vision_tflop)
+    assert counted.prefill_tflop > 0
+    assert cost(facts, system=5, visual=(0, 0, 0), text=5, image_tokens=0).vision_tflop == 0

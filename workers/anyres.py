@@ -1,0 +1,78 @@
+"""LLaVA-NeXT's any-resolution: an image as one overview and a grid of tiles, and the tokens that come of it.
+
+Source: haotian-liu/LLaVA, llava/mm_utils.py (``select_best_resolution``, ``resize_and_pad_image``) and llava_arch.py
+(``unpad_image``, merge type ``spatial_unpad``); transformers' LlavaNextProcessor counts the same. Only the standard
+library is imported: a planner counts tokens without a model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Size = tuple[int, int]  # height, width
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """Which grids of tiles a model knows."""
+
+    pinpoints: tuple[Size, ...]  # pixels of each grid
+    tile: int  # pixels, one side
+    patch: int  # pixels of a patch, one side
+
+    def best(self, image: Size) -> Size:
+        """The grid that keeps most of an image's pixels, and of several the smallest; the first of equal ones."""
+
+        def merit(grid: Size) -> tuple[int, int]:
+            scale = min(grid[1] / image[1], grid[0] / image[0])
+            kept = min(int(image[1] * scale) * int(image[0] * scale), image[0] * image[1])
+            return kept, kept - grid[0] * grid[1]
+
+        return max(self.pinpoints, key=merit)
+
+    def scaled(self, image: Size) -> Size:
+        """Pixels of the image inside its grid; the rest of the grid is padding."""
+        grid = self.best(image)
+        by_height, by_width = grid[0] / image[0], grid[1] / image[1]
+        if by_width < by_height:
+            return min(math.ceil(image[0] * by_width), grid[0]), grid[1]
+        return grid[0], min(math.ceil(image[1] * by_height), grid[1])
+
+    def tiles(self, image: Size) -> int:
+        """Images that the vision tower sees: the overview and the tiles."""
+        grid = self.best(image)
+        return 1 + (grid[0] // self.tile) * (grid[1] // self.tile)
+
+    def tokens(self, image: Size) -> int:
+        """Visual tokens: the overview's, those of the grid without padding, and one at the end of each row."""
+        height, width = (pixels // self.tile * (self.tile // self.patch) for pixels in self.best(image))
+        if image[1] / image[0] > width / height:
+            height -= (height - int(round(image[0] * (width / image[1]), 7))) // 2 * 2
+        else:
+            width -= (width - int(round(image[1] * (height / image[0]), 7))) // 2 * 2
+        return (self.tile // self.patch) ** 2 + height * width + height
+
+    @property
+    def most_tokens(self) -> int:
+        """Of an image that fills its grid."""
+        return max(self.tokens(grid) for grid in self.pinpoints)
+
+
+def read_pinpoints(stated: object) -> tuple[Size, ...]:
+    """Grids as a configuration states them, (height, width).
+
+    Raises:
+        ValueError: it is no list of pairs of positive whole numbers.
+    """
+    if not isinstance(stated, Sequence) or isinstance(stated, str) or not stated:
+        raise ValueError(f"{stated!r} is not a list of sizes")
+    sizes = []
+    for pair in stated:
+        if not (
+            isinstance(pair, Sequence) and len(pair) == 2 and all(isinstance(side, int) and side > 0 for side in pair)
+        ):
+            raise ValueError(f"{pair!r} is not a height and a width")
+        sizes.append((pair[0], pair[1]))
+    return tuple(sizes)

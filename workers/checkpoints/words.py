@@ -1,0 +1,99 @@
+"""A checkpoint's tokenizer and chat template: whether they belong to the model, and what they make of a question."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from workers.checkpoints.layout import Checkpoint, read_json
+from workers.models import ModelError
+from workers.tasks.prompts import IMAGE_MARKER, SINGLE_PREDICTION
+
+TEMPLATES = ("chat_template.json", "processor_config.json", "tokenizer_config.json")  # those of today first
+# Word boundaries, digits, line ends, runs of spaces, bytes that no vocabulary holds: where tokenizers come apart.
+PROBE = (
+    "The assistant gives helpful, detailed, and polite answers to the user's questions. USER: ",
+    f"\nWhat is 1,024 m²  in words?\nA. zwölf\nB. 東京\t\U0001f441\n{SINGLE_PREDICTION} ASSISTANT:",
+)
+
+
+def check_tokenizer(tokenizer: Any, checkpoint: Checkpoint) -> None:
+    """Refuse a tokenizer that would ask the model something else than it was trained on.
+
+    Raises:
+        ModelError: its image token is not the model's, its vocabulary is larger, or its ids are not those of the
+            SentencePiece model (the "slow" tokenizer) that lies beside it.
+    """
+    folder, config = checkpoint.words, checkpoint.config
+    vocabulary = checkpoint.facts.vocab
+    if tokenizer.vocab_size > vocabulary:
+        raise ModelError(
+            f"model {folder}: the tokenizer has {tokenizer.vocab_size} tokens, config.json vocab_size {vocabulary}; "
+            "the tokenizer does not belong to the model"
+        )
+    if not checkpoint.original:
+        wanted = config.get("image_token_id", config.get("image_token_index", 32000))
+        if (given := tokenizer.convert_tokens_to_ids(IMAGE_MARKER)) != wanted:
+            raise ModelError(
+                f"model {folder}: the tokenizer's {IMAGE_MARKER} is token {given}, config.json has image_token_index "
+                f"{wanted}; the tokenizer does not belong to the model"
+            )
+    if (folder / "tokenizer.model").is_file():
+        _check_sentencepiece(tokenizer, folder)
+
+
+def _check_sentencepiece(tokenizer: Any, folder: Path) -> None:
+    from sentencepiece import SentencePieceProcessor
+
+    place = folder / "tokenizer.model"
+    try:
+        slow = SentencePieceProcessor(model_file=str(place))
+    except (RuntimeError, OSError) as error:
+        raise ModelError(f"{place}: is not a SentencePiece model: {str(error).splitlines()[0]}") from error
+    for text in PROBE:
+        fast_ids, slow_ids = tokenizer(text, add_special_tokens=False)["input_ids"], slow.encode(text)
+        if fast_ids != slow_ids:
+            at = next((i for i, pair in enumerate(zip(fast_ids, slow_ids, strict=False)) if pair[0] != pair[1]), 0)
+            raise ModelError(
+                f"model {folder}: tokenizer.json and tokenizer.model give other ids, first {fast_ids[at : at + 1]} and "
+                f"{slow_ids[at : at + 1]} in {text[:30]!r}...; keep the one that the model was trained with"
+            )
+
+
+def chat_template(checkpoint: Checkpoint) -> str | None:
+    """The checkpoint's chat template, from whichever file holds it."""
+    for folder in dict.fromkeys((checkpoint.folder, checkpoint.images, checkpoint.words)):
+        if (folder / "chat_template.jinja").is_file():
+            return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        for name in TEMPLATES:
+            if (folder / name).is_file():
+                template = read_json(folder / name, "model").get("chat_template")
+                if isinstance(template, str):
+                    return template
+    return None
+
+
+def rendered(tokenizer: Any, template: str, question: str, image: bool) -> str:
+    """One question in a chat template. Templates of processors take a list of parts, those of tokenizers a text.
+
+    Raises:
+        ModelError: the template is broken, or loses the question or its image in both ways.
+    """
+    parts = [*([{"type": "image"}] if image else []), {"type": "text", "text": question}]
+    text = f"{IMAGE_MARKER}\n{question}" if image else question
+    reason = "it loses the question or its image"
+    for content in (parts, text):
+        try:
+            prompt = tokenizer.apply_chat_template(
+                [{"role": "user", "content": content}],
+                chat_template=template,
+                tokenize=False,
+                add_generation_prompt=True,
+            )
+        except Exception as error:  # a template is a program: it may raise anything
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            continue
+        if question in prompt and prompt.count(IMAGE_MARKER) == image and "{'type'" not in prompt:
+            # The tokenizer puts the first token itself.
+            return str(prompt).removeprefix(tokenizer.bos_token or "")
+    raise ModelError(f"the checkpoint's chat template cannot be used: {reason}; set task.conversation to vicuna_v1")

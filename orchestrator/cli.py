@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,6 +62,11 @@ Workers = Annotated[
 ]
 
 
+Address = Annotated[str | None, typer.Option(help="Of a running Ray cluster; else RAY_ADDRESS, else none.")]
+GpusPerWorker = Annotated[
+    float | None,
+    typer.Option(min=0.0, help="GPUs of an actor: by default 1 where there are any; 0.5 puts two on one."),
+]
 Local = Annotated[bool, typer.Option("--local", help="In this process, without Ray: for debuggers.")]
 
 
@@ -76,14 +80,17 @@ def plan(
     out: Out = None,
     workers: Workers = None,
     changes: Set = None,
+    address: Address = None,
 ) -> None:
     """Say what a sweep would compute, and what that costs; nothing is computed or written."""
     with _user_errors():
+        from orchestrator.cluster import join_named
         from orchestrator.run import plan_sweep
         from orchestrator.show import show_plan
 
+        join_named(address)
         prepared = _prepare(sweep, model, base, data, samples, changes)
-        folder = out or _default_out(prepared)
+        folder = _folder(prepared, out)
         show_plan(_console(), prepared, plan_sweep(prepared, folder, workers or 1), folder)
 
 
@@ -98,22 +105,26 @@ def run(
     workers: Workers = None,
     changes: Set = None,
     local: Local = False,
-    address: Annotated[str | None, typer.Option(help="Of a running Ray cluster; else RAY_ADDRESS, else none.")] = None,
+    address: Address = None,
+    gpus_per_worker: GpusPerWorker = None,
 ) -> None:
     """Compute the missing cells of a sweep and show its table. The same command again goes on where it stopped."""
     with _user_errors(resume=True):
+        from orchestrator.cluster import join_named
         from orchestrator.run import RunOptions, run_sweep
 
         console = _console()
+        if not local:
+            join_named(address)  # before the sweep is read: `dtype: auto` depends on it
         prepared = _prepare(sweep, model, base, data, samples, changes)
-        folder = out or _default_out(prepared)
+        folder = _folder(prepared, out)
         console.print(
             f"[bold]{prepared.spec.name}[/]: {len(prepared.spec.points)} grid points x {len(prepared.samples)} samples "
             f"in {folder}",
             highlight=False,
             soft_wrap=True,
         )
-        options = RunOptions(workers=workers, local=local, address=address)
+        options = RunOptions(workers=workers, local=local, address=address, gpus_per_worker=gpus_per_worker)
         result = run_sweep(prepared, folder, options, console)
         _show_result(console, result)
 
@@ -233,7 +244,7 @@ def latency(
             "warmup": warmup,
             "decode_tokens": decode_tokens,
         }
-        path, rows = write_latency(prepared, out or _default_out(prepared), chosen, **rounds, progress=progress)
+        path, rows = write_latency(prepared, _folder(prepared, out), chosen, **rounds, progress=progress)
         typer.echo(latency_text(rows))
         console.print(f"medians of {images * repeats} measurements, in {path}", highlight=False, soft_wrap=True)
 
@@ -260,16 +271,20 @@ def ablate(
     ),
     workers: Workers = None,
     local: Local = False,
-    address: Annotated[str | None, typer.Option(help="Of a running Ray cluster; else RAY_ADDRESS, else none.")] = None,
+    address: Address = None,
+    gpus_per_worker: GpusPerWorker = None,
 ) -> None:
     """Choose a head rule, then a query rule with it, test the pair on other questions, and sort the flipped answers."""
     with _user_errors(resume=True):
         from orchestrator.ablate import ablate as ablated
         from orchestrator.ablate import choice_lines
+        from orchestrator.cluster import join_named
         from orchestrator.run import RunOptions, run_sweep
 
         console = _console()
-        options = RunOptions(workers=workers, local=local, address=address)
+        if not local:
+            join_named(address)
+        options = RunOptions(workers=workers, local=local, address=address, gpus_per_worker=gpus_per_worker)
 
         def runner(prepared: Prepared, folder: Path) -> Experiment:
             console.print(f"[bold]{folder.name}[/]: {len(prepared.spec.points)} grid points", highlight=False)
@@ -342,8 +357,10 @@ def _sample_count(samples: str | None) -> str | int | None:
     return int(samples)
 
 
-def _default_out(prepared: Prepared) -> Path:
-    return Path("experiments") / prepared.spec.name
+def _folder(prepared: Prepared, out: Path | None) -> Path:
+    from orchestrator.store import local_folder
+
+    return Path("experiments") / prepared.spec.name if out is None else local_folder(out)
 
 
 def _console() -> Console:
@@ -362,13 +379,14 @@ def _user_errors(resume: bool = False) -> Iterator[None]:
         typer.echo(f"interrupted{again}", err=True)
         raise typer.Exit(INTERRUPTED) from None
     except ValueError as error:
+        from orchestrator.cluster import PoolError
+        from orchestrator.faults import SweepError
         from orchestrator.spec import SpecError
         from orchestrator.store import StoreError
         from workers.models import ModelError
         from workers.tasks.base import DataError
 
-        pool = sys.modules.get("orchestrator.pool")  # not loaded: it raised nothing
-        kinds = (SpecError, StoreError, ModelError, DataError, *((pool.PoolError,) if pool else ()))
+        kinds = (SpecError, StoreError, ModelError, DataError, PoolError, SweepError)
         if not isinstance(error, kinds):
             raise
         typer.echo(str(error), err=True)

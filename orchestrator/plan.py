@@ -7,6 +7,7 @@ that, so prompt lengths, and with them all the costs here, are estimates.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from workers.tasks.base import Sample
 from workers.tasks.prompts import IMAGE_MARKER, build_prompt
 from workers.work import GridPoint, TaskSpec, WorkUnit
 
-UNITS_PER_WORKER = 4  # at least, so that progress shows and a lost unit costs little
+UNITS_PER_WORKER = 4  # at least, of what is left: progress shows, a lost unit costs little, all end together
 MAX_SHARD = 16  # samples: one micro-batch on a GPU
 MAX_CELLS = 4096  # of a unit: seconds on a GPU, and a file of a few hundred kB
 CHARACTERS_PER_TOKEN = 4  # of English text, with LLaMA's vocabulary
@@ -81,31 +82,36 @@ def make_plan(
 def make_units(points: Sequence[GridPoint], samples: Sequence[str], done: Done, workers: int) -> tuple[WorkUnit, ...]:
     """Cut the missing cells into units: shards of samples that lack the same points, with all these points.
 
-    Units come in the order of their first sample, so that the curves of all grid points grow together. Every missing
-    (sample, point) is in exactly one unit, and no other is in any.
+    Units come in the order of their first sample, so that the curves of all grid points grow together, and become
+    smaller towards the end, so that all workers end together. Every missing (sample, point) is in exactly one unit, and
+    no other is in any.
+
+    Source: Polychronopoulos and Kuck, Guided self-scheduling, IEEE Transactions on Computers 36 (1987).
     """
     keys = [point.key for point in points]
-    groups: dict[tuple[int, ...], list[str]] = {}  # indices of the missing points -> samples
+    lacking: dict[str, tuple[int, ...]] = {}  # sample -> indices of its missing points
+    waiting: dict[tuple[int, ...], deque[str]] = {}
     for sample in samples:
         have = done.get(sample, frozenset())
-        lacking = tuple(place for place, key in enumerate(keys) if key not in have)
-        if lacking:
-            groups.setdefault(lacking, []).append(sample)
-    open_samples = sum(map(len, groups.values()))
-    order = {sample: place for place, sample in enumerate(samples)}
-    units = []
-    for lacking, members in groups.items():
-        wanted = tuple(points[place] for place in lacking)
-        size = shard_size(open_samples, len(wanted), workers)
-        units += [
-            WorkUnit(samples=tuple(members[first : first + size]), points=wanted)
-            for first in range(0, len(members), size)
-        ]
-    return tuple(sorted(units, key=lambda unit: order[unit.samples[0]]))
+        if missing := tuple(place for place, key in enumerate(keys) if key not in have):
+            lacking[sample] = missing
+            waiting.setdefault(missing, deque()).append(sample)
+    units: list[WorkUnit] = []
+    left = len(lacking)
+    for sample, missing in lacking.items():
+        alike = waiting[missing]
+        if not alike or alike[0] != sample:
+            continue  # taken along with an earlier one
+        # A worker alone has nobody to wait for: its units stay as large as they begin.
+        size = shard_size(left if workers > 1 else len(lacking), len(missing), workers)
+        taken = tuple(alike.popleft() for _ in range(min(size, len(alike))))
+        units.append(WorkUnit(samples=taken, points=tuple(points[place] for place in missing)))
+        left -= len(taken)
+    return tuple(units)
 
 
 def shard_size(samples: int, points: int, workers: int) -> int:
-    """Samples of a unit: as many as a micro-batch takes, fewer where the units would be too few or too large."""
+    """Samples of a unit: what a micro-batch takes, fewer where those left would make too few or too large units."""
     fair = math.ceil(samples / (UNITS_PER_WORKER * workers))
     return max(1, min(MAX_SHARD, fair, MAX_CELLS // max(1, points)))
 

@@ -1,7 +1,7 @@
 """Where units of work are answered: in this process, or by actors of a Ray cluster. One interface for both.
 
 Only a lost machine or process is a reason to try again; an engine reports a sample it cannot answer in its outcome.
-Ray is imported inside functions: some of its settings are read once, when it is imported, and `LocalPool` needs none.
+Ray is imported inside functions: `cluster.start_ray` comes before it, and `LocalPool` needs none.
 """
 
 from __future__ import annotations
@@ -10,22 +10,20 @@ import importlib
 import logging
 import math
 import os
-import secrets
-import socket
-import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
-import workers
+from orchestrator.cluster import PoolError, resource, start_ray
+from orchestrator.dispatch import MAX_LOSSES, Dispatch, Job
+from orchestrator.faults import LOST
 from workers.checkpoints.layout import open_checkpoint
 from workers.fingerprint import sources_hash
+from workers.memory import share_gpu
 from workers.models import ModelError
 from workers.prefetch import ahead
 from workers.tasks.base import DataError
@@ -38,18 +36,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(f"saccade.{__name__}")
 
 ENGINE = "workers.actor:EngineActor"
-UNITS_IN_FLIGHT = 3  # of a GPU: one for each lane (workers/lanes.py), and the next is there before it is needed
-MAX_ATTEMPTS = 3  # of a unit whose worker is lost; after the second it is tried sample by sample
+UNITS_OF_A_GPU = 3  # in flight: one for each lane (workers/lanes.py), and the next is there before it is needed
 MAX_FAILED_STARTS = 3  # in a row, of workers that die before their first answer
-GRACE_S = 5.0  # how often a waiting pool wakes up, so that Ctrl-C and a lost cluster are noticed
+GRACE_S = 1.0  # how often a waiting pool wakes up: Ctrl-C, a slow worker, a machine that has joined
+STAFF_S = 5.0  # how often the cluster is asked how many workers it has room for
 PATIENCE_S = 60.0  # without any worker, before that is said
-CONNECT_S = 5.0  # to the head of a cluster
-OBJECT_STORE_BYTES = 200 * 2**20  # units and outcomes are small; Ray would take 30% of the memory
 PROCESS_BYTES = 2**30  # of an engine besides its weights
-
-
-class PoolError(ValueError):
-    """The pool cannot work. The message names the cause and the remedy; exit code 2."""
+MACHINE_GONE = "its machine is gone"
 
 
 class EngineLike(Protocol):
@@ -101,26 +94,8 @@ class LocalPool(Pool):
             for unit in units:
                 yield unit, self._engine.run(unit)
             return
-        with ThreadPoolExecutor(UNITS_IN_FLIGHT) as pool:
-            yield from ahead(pool, lambda unit: (unit, self._engine.run(unit)), units, UNITS_IN_FLIGHT)
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    unit: WorkUnit
-    losses: int = 0  # workers lost while they had it
-
-
-@dataclass(eq=False, slots=True)
-class _Worker:
-    """An actor, and how many units it has."""
-
-    actor: ActorHandle
-    has: int = 0
-    alone: bool = False  # one of them was with a lost worker before: if this one is lost too, that is the unit to blame
-
-    def takes(self, job: _Job, depth: int) -> bool:
-        return not self.has if job.losses else self.has < depth and not self.alone
+        with ThreadPoolExecutor(UNITS_OF_A_GPU) as pool:
+            yield from ahead(pool, lambda unit: (unit, self._engine.run(unit)), units, UNITS_OF_A_GPU)
 
 
 class _Seat:
@@ -129,10 +104,12 @@ class _Seat:
     Ray hands on an exception of a constructor as text only; kept here, it reaches the driver as it was raised.
     """
 
-    def __init__(self, engine: EngineFactory, spec: EngineSpec, device: str | None, threads: int | None) -> None:
+    def __init__(self, engine: EngineFactory, spec: EngineSpec, threads: int | None, gpu_share: float) -> None:
         self._error: ValueError | None = None
+        if 0 < gpu_share < 1:
+            share_gpu(gpu_share)
         try:
-            self._engine = _factory(engine)(spec, device, threads)
+            self._engine = _factory(engine)(spec, None, threads)
         except (ModelError, DataError) as error:
             self._error = error.with_traceback(None)
 
@@ -149,8 +126,29 @@ class _Seat:
             os._exit(1)  # the pool replaces a lost process; one that lives on would fail every unit at once
 
 
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """What one worker takes of a cluster. A little less than whole CPUs: Ray Tune's mirror needs a sliver of one."""
+
+    gpus: float  # of one GPU; 0: it computes on CPUs
+    cpus: float  # as Ray counts them: fractions below one, whole numbers above
+    threads: int | None  # of torch; None: its own choice
+
+    @classmethod
+    def of_gpu(cls, gpus: float) -> _Share:
+        return cls(gpus=gpus, cpus=0.99 * gpus, threads=None)
+
+    @classmethod
+    def of_cores(cls, cores: float) -> _Share:
+        return cls(gpus=0, cpus=int(cores - 0.01) if cores > 1 else int(cores * 990) / 1000, threads=max(1, int(cores)))
+
+
 class RayPool(Pool):
-    """Actors on a Ray cluster, one engine each; a lost one is replaced and its unit given out again."""
+    """Actors on a Ray cluster, one engine each; a lost one is replaced and its units given out again.
+
+    Each node's actors read the same weight files at about the same time, and safetensors maps them: a node reads them
+    from its disk once, and the page cache serves the others. Machines that join are used, those that go not waited for.
+    """
 
     def __init__(
         self,
@@ -159,6 +157,7 @@ class RayPool(Pool):
         *,
         workers: int | None = None,
         address: str | None = None,
+        gpus_per_worker: float | None = None,
         on_event: Callable[[str], None] = log.warning,
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
@@ -167,221 +166,173 @@ class RayPool(Pool):
         Args:
             spec: For every engine.
             engine: Class, or where it is.
-            workers: Number of actors; by default one for each GPU, or for each CPU core if memory allows.
+            workers: Number of actors; by default as many as there is room for, now and whenever a machine joins: one
+                for each GPU, or for each CPU core if memory allows.
             address: Of a running cluster; by default ``RAY_ADDRESS``, else a private cluster on this machine.
+            gpus_per_worker: 0 .. 1; by default 1 where there are GPUs.
             on_event: Told one line for each loss.
             on_ready: Called when the first engine is loaded.
+
+        Raises:
+            PoolError: There is no cluster at the address, or not what is asked of it.
         """
         self._owns_cluster = start_ray(address)
-        import ray
-
-        resources = ray.cluster_resources()
-        self.gpus = int(resources.get("GPU", 0))
-        cores = int(resources.get("CPU", 1)) - (1 if self._owns_cluster else 0)  # see start_ray
-        # One thread each: measured on 2 busy cores, two engines of one thread do 5 times what one of two threads does.
-        self.workers = workers or self.gpus or min(cores, _room(spec, resources.get("memory", math.inf)))
-        if self.gpus:
-            if self.workers > self.gpus:
-                self.close()
-                raise PoolError(f"--workers {self.workers}: the cluster has {self.gpus} GPUs, and each takes one")
-            options: dict[str, Any] = {"num_gpus": 1, "num_cpus": 1}
-            self._threads = None
-        else:
-            share = cores / self.workers
-            # More workers than cores share them: Ray takes fractions below one, whole numbers above.
-            options = {"num_cpus": int(share) if share >= 1 else int(share * 1000) / 1000}
-            self._threads = max(1, int(share))
-        self._depth = UNITS_IN_FLIGHT if self.gpus else 1
-        options["max_concurrency"] = self._depth
-        self._remote = ray.remote(max_restarts=0, max_task_retries=0, **options)(_Seat)
-        self._engine, self._spec = engine, spec
-        self._on_event, self._on_ready = on_event, on_ready
-        self._is_ready = False
         self._actors: set[ActorHandle] = set()
+        self._spec, self._engine, self._fixed = spec, engine, workers
+        self._on_event, self._on_ready = on_event, on_ready
+        try:
+            self._share = self._fair_share(gpus_per_worker)
+        except PoolError:
+            self.close()
+            raise
+        self.workers = self._wanted()
+        self._in_hand = UNITS_OF_A_GPU if self._share.gpus else 1
+        self._staff: set[ActorHandle] = set()  # those that have answered
+        self._refs: dict[ObjectRef, tuple[ActorHandle, Job | None]] = {}  # None: the actor is starting
         self._failed_starts = 0
+        self._is_ready = False
 
     def results(self, units: Iterable[WorkUnit]) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
         import ray
 
-        coming = iter(units)
-        job = _next_job(coming)
-        if job is None:
-            return
-        again: deque[_Job] = deque()
-        free: list[_Worker] = []  # those with room for a unit
-        busy: dict[ObjectRef, tuple[_Worker, _Job | None]] = {}  # None: the worker is starting
+        dispatch: Dispatch[ActorHandle] = Dispatch(units, self._in_hand)
+        asked = -math.inf
         waiting_since: float | None = time.monotonic()
-        for _ in range(self.workers):
-            self._start(busy)
-        while True:
-            if free and job is None:
-                job = again.popleft() if again else _next_job(coming)
-            free.sort(key=lambda worker: worker.has)
-            if job and free and free[0].takes(job, self._depth):
-                worker = free[0]
-                busy[worker.actor.run.remote(job.unit)] = (worker, job)
-                worker.has, worker.alone = worker.has + 1, bool(job.losses)
-                job = None
-                if worker.has == self._depth:
-                    free.remove(worker)
-                continue
-            if free and not job and not any(has for _, has in busy.values()):
-                return  # somebody is free and there is nothing to do; whoever is still starting is not needed
-            ready = _ready(busy)
-            if waiting_since is not None and time.monotonic() - waiting_since > PATIENCE_S:
-                self._on_event(
-                    f"still waiting for the first of {self.workers} workers: loading, or no room in the cluster"
-                )
-                waiting_since = None
-            for ref in ready:
-                worker, answered = busy.pop(ref)
+        while not dispatch.finished:
+            now = time.monotonic()
+            if now - asked > STAFF_S:
+                self._hire()
+                asked = now
+            self._hand_out(dispatch, now)
+            if dispatch.finished:
+                return
+            lost: dict[ActorHandle, Exception] = {}
+            for ref in _ready(self._refs):
+                actor, job = self._refs.pop(ref)
                 try:
                     value = ray.get(ref)
                 except _lost_errors() as error:
-                    if worker in free:
-                        free.remove(worker)
-                    yield from self._lost(answered, _reason(error), again)
-                    if worker.actor in self._actors:  # the first of its units to be noticed
-                        self._actors.discard(worker.actor)
-                        self._start(busy)
+                    lost.setdefault(actor, error)
                     continue
                 except ray.exceptions.RayTaskError as error:
                     if isinstance(error.cause, ModelError | DataError):
                         raise error.cause from None
                     raise
                 waiting_since = None
-                if worker not in free and worker.actor in self._actors:
-                    free.append(worker)
-                if answered is None:
-                    self._greet(value)
-                else:
-                    worker.has, worker.alone = worker.has - 1, False
-                    yield answered.unit, value
+                if job is None:
+                    self._greet(actor, value)
+                elif dispatch.answer(actor, job, time.monotonic()):
+                    yield job.unit, value
+            for actor, cause in lost.items():
+                yield from self._bury(actor, cause, dispatch)
+            if lost:
+                self._hire()
+            if waiting_since is not None and now - waiting_since > PATIENCE_S:
+                self._on_event(
+                    f"still waiting for the first of {self.workers} workers: loading, or no room in the cluster"
+                )
+                waiting_since = None
 
     def close(self) -> None:
         import ray
 
-        for actor in getattr(self, "_actors", ()):
+        for actor in self._actors:
             ray.kill(actor)
         self._actors = set()
         if self._owns_cluster:
             ray.shutdown()
 
-    def _start(self, busy: dict[ObjectRef, tuple[_Worker, _Job | None]]) -> None:
-        actor: Any = self._remote.remote(self._engine, self._spec, None, self._threads)
-        self._actors.add(actor)
-        busy[actor.identity.remote()] = (_Worker(actor), None)
+    def _fair_share(self, gpus_per_worker: float | None) -> _Share:
+        gpus = resource("GPU")
+        if gpus_per_worker is not None and not 0 < gpus_per_worker <= 1:
+            raise PoolError(f"--gpus-per-worker {gpus_per_worker}: give a part of a GPU, above 0 and at most 1")
+        if gpus_per_worker is not None and not gpus:
+            raise PoolError(f"--gpus-per-worker {gpus_per_worker}: the cluster has no GPU; leave it out to use CPUs")
+        if not gpus:
+            cores = self._cores()
+            # One thread each: measured on 2 busy cores, two engines of one thread do 5 times what one of two does.
+            return _Share.of_cores(cores / (self._fixed or self._cpu_workers()))
+        share = _Share.of_gpu(gpus_per_worker or 1.0)
+        room = int(gpus) * int(1 / share.gpus)
+        if self._owns_cluster and self._fixed and self._fixed > room:  # others may still be joined by machines
+            raise PoolError(
+                f"--workers {self._fixed}: this machine's {int(gpus)} GPUs have room for {room}, and no more can join"
+            )
+        return share
 
-    def _greet(self, identity: dict[str, str]) -> None:
+    def _wanted(self) -> int:
+        """How many actors there should be, those included that wait for a machine: they tell an autoscaler."""
+        if self._fixed:
+            return self._fixed
+        return int(resource("GPU")) * int(1 / self._share.gpus) if self._share.gpus else self._cpu_workers()
+
+    def _cpu_workers(self) -> int:
+        return min(self._cores(), _room(self._spec, resource("memory")))
+
+    def _cores(self) -> int:
+        return max(1, int(resource("CPU")) - (1 if self._owns_cluster else 0))  # see start_ray
+
+    def _hire(self) -> None:
+        """Start the actors that are missing: after a loss, or because a machine has joined."""
+        import ray
+
+        share = self._share
+        options: dict[str, Any] = {"num_gpus": share.gpus, "num_cpus": share.cpus, "max_concurrency": self._in_hand}
+        remote = ray.remote(max_restarts=0, max_task_retries=0, **options)(_Seat)
+        for _ in range(self._wanted() - len(self._actors)):
+            actor: Any = remote.remote(self._engine, self._spec, share.threads, share.gpus)
+            self._actors.add(actor)
+            self._refs[actor.identity.remote()] = (actor, None)
+
+    def _hand_out(self, dispatch: Dispatch[ActorHandle], now: float) -> None:
+        """Give units to all who have room, in rounds, so that nobody goes without while another one has two."""
+        for _ in range(self._in_hand):
+            for actor in sorted(self._staff, key=dispatch.load):
+                if (job := dispatch.take(actor, now)) is not None:
+                    self._refs[actor.run.remote(job.unit)] = (actor, job)
+
+    def _greet(self, actor: ActorHandle, identity: dict[str, str]) -> None:
         """Trust an actor only if it runs the code that this process planned with."""
-        self._failed_starts = 0
         if identity["sources_hash"] != sources_hash():
             raise PoolError(
                 f"a worker on {identity.get('host', 'another host')} runs other sources of strategies/ and workers/ "
                 "than this process; install the same version there, or submit with `ray job submit --working-dir .`"
             )
-
+        self._failed_starts = 0
+        self._staff.add(actor)
         if not self._is_ready:
             self._is_ready = True
             self._on_ready()
 
-    def _lost(self, job: _Job | None, reason: str, again: deque[_Job]) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
-        """Decide what becomes of the unit of a lost worker: again, again in parts, or given up."""
-        if job is None:
-            self._failed_starts += 1
+    def _bury(
+        self, actor: ActorHandle, error: Exception, dispatch: Dispatch[ActorHandle]
+    ) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
+        """An actor is lost: see to its units."""
+        import ray
+
+        ray.kill(actor)  # it may only be out of reach, and hold its GPU for ever
+        self._actors.discard(actor)
+        self._refs = {ref: (other, job) for ref, (other, job) in self._refs.items() if other is not actor}
+        reason = _reason(error)
+        if actor not in self._staff:
             self._on_event(f"a worker was lost while it loaded the model ({reason}); starting another")
+            self._failed_starts += reason != MACHINE_GONE
             if self._failed_starts >= MAX_FAILED_STARTS:
                 raise PoolError(
                     f"{self._failed_starts} workers in a row were lost while loading the model ({reason}); "
                     "is there memory enough? Fewer --workers need less"
                 )
             return
-        losses = job.losses + 1
-        count = f"{len(job.unit.samples)} sample{'s' if len(job.unit.samples) > 1 else ''}"
-        if losses >= MAX_ATTEMPTS:
-            self._on_event(f"a worker was lost again ({reason}); {count} recorded as failed")
-            yield job.unit, _given_up(job.unit, losses, reason)
-            return
-        parts = [job.unit]
-        if losses == MAX_ATTEMPTS - 1:  # one bad sample must not take its neighbours along
-            parts = [WorkUnit(samples=(sample,), points=job.unit.points) for sample in job.unit.samples]
-        singly = ", one by one" if len(parts) > 1 else ""
-        self._on_event(f"a worker was lost ({reason}); it is replaced, and {count} tried again{singly}")
-        again.extend(_Job(part, losses) for part in parts)
-
-
-def start_ray(address: str | None = None) -> bool:
-    """Join the cluster that is meant, or start a private one on this machine.
-
-    Returns:
-        Whether a cluster was started, which then has to be shut down.
-
-    Raises:
-        PoolError: There is no cluster at the address.
-    """
-    address = address or os.environ.get("RAY_ADDRESS")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning: CUDA stays visible to the driver
-    private = address in (None, "local")
-    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of the other workers, when the first one says it all
-    # Said twice otherwise: a lost worker is reported by the pool, in one line and with what is done about it.
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed while executing")
-    if private:
-        # Read when ray is imported: every port on 127.0.0.1, where all but the dashboard listen on all addresses.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        os.environ.setdefault("RAY_worker_niceness", "0")  # 15 starves the engines beside any other load
-        if "RAY_AUTH_MODE" not in os.environ:
-            # Other users of this machine reach loopback too. A token for this run alone, in the environment, leaves
-            # no file behind; Ray's own choice is ~/.ray/auth_token, readable by all.
-            os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
-    elif address != "auto":
-        _check_reachable(str(address))
-    import ray
-
-    if ray.is_initialized():
-        return False
-    options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-    if private:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        options |= {
-            "include_dashboard": False,
-            "num_cpus": cores + 1,  # one more than there are: the engines take all, Tune's mirror a sliver
-            "object_store_memory": OBJECT_STORE_BYTES,
-        }
-    with tempfile.TemporaryDirectory(prefix="saccade-empty-") as empty:  # uploaded by init, then not needed
-        if _may_be_shadowed():
-            options["runtime_env"] = {"working_dir": empty}
-        try:
-            ray.init(address="local" if private else address, **options)
-        except (ConnectionError, ValueError) as error:
-            raise PoolError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
-    return private
-
-
-def _check_reachable(address: str) -> None:
-    """Ray itself would try for many minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():
-        raise PoolError(
-            f"--address {address}: give HOST:PORT of a Ray cluster's head, or `auto` on one of its machines"
-        )
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
-    except (OSError, OverflowError) as error:
-        raise PoolError(
-            f"no Ray cluster at {address} ({error}); check --address and RAY_ADDRESS, or leave both out to use this "
-            "machine"
-        ) from error
-
-
-def _may_be_shadowed() -> bool:
-    """Whether actors need an empty working directory, because the current one might hold a `workers/` too.
-
-    Ray puts the driver's folder ahead of site-packages on the actors' path, and what lies there would be taken. A
-    submitted job brings its own working directory.
-    """
-    assert workers.__file__
-    root = Path(workers.__file__).resolve().parent.parent
-    return Path.cwd().resolve() != root and "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ
+        self._staff.discard(actor)
+        loss = dispatch.lose(actor, machine=reason == MACHINE_GONE)
+        given_up = sum(len(unit.samples) for unit in loss.given_up)
+        what = [
+            f"{_samples(loss.again)} tried again{', one by one' if loss.singly else ''}" if loss.again else "",
+            f"{_samples(given_up)} recorded as failed" if given_up else "",
+        ]
+        self._on_event(", ".join([f"a worker was lost ({reason})", *filter(None, what)]))
+        for unit in loss.given_up:
+            yield unit, _given_up(unit, reason)
 
 
 def _room(spec: EngineSpec, memory_bytes: float) -> int:
@@ -398,16 +349,14 @@ def _factory(engine: EngineFactory) -> Callable[..., EngineLike]:
     return factory
 
 
-def _next_job(coming: Iterator[WorkUnit]) -> _Job | None:
-    unit = next(coming, None)
-    return None if unit is None else _Job(unit)
-
-
-def _ready(busy: Iterable[ObjectRef]) -> list[ObjectRef]:
+def _ready(refs: Iterable[ObjectRef]) -> list[ObjectRef]:
     """All that is finished; waits for the first. Ray's default would return one, and leave the others unread."""
     import ray
 
-    refs = list(busy)
+    refs = list(refs)
+    if not refs:
+        time.sleep(GRACE_S)  # no worker, and no room for one
+        return []
     first, _ = ray.wait(refs, num_returns=1, timeout=GRACE_S)
     return ray.wait(refs, num_returns=len(refs), timeout=0)[0] if first else []
 
@@ -433,13 +382,15 @@ def _reason(error: Exception) -> str:
     if "End of file" in text:
         return "its process ended without a word: killed, or out of memory"
     if "node" in text and ("died" in text or "dead" in text or "terminated" in text):
-        return "its machine is gone"
+        return MACHINE_GONE
     return " ".join(text.split())[:160]
 
 
-def _given_up(unit: WorkUnit, losses: int, reason: str) -> UnitOutcome:
-    message = f"{losses} workers were lost over it ({reason})"
-    failures = tuple(
-        SampleFailure(sample=sample, kind="WorkerLost", message=message, traceback="") for sample in unit.samples
-    )
+def _samples(count: int) -> str:
+    return f"{count} sample{'s' if count > 1 else ''}"
+
+
+def _given_up(unit: WorkUnit, reason: str) -> UnitOutcome:
+    message = f"{MAX_LOSSES} workers were lost over it ({reason})"
+    failures = tuple(SampleFailure(sample=sample, kind=LOST, message=message, traceback="") for sample in unit.samples)
     return UnitOutcome(unit=unit.key, outcomes=(), failures=failures)

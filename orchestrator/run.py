@@ -13,6 +13,8 @@ from platform import python_version
 
 from rich.console import Console
 
+from orchestrator.cluster import IN_A_JOB
+from orchestrator.faults import FaultWatch
 from orchestrator.plan import Plan, make_plan
 from orchestrator.pool import ENGINE, EngineFactory, LocalPool, Pool, RayPool
 from orchestrator.progress import SweepProgress
@@ -61,6 +63,7 @@ class RunOptions:
     workers: int | None = None  # actors; None: one for each GPU, or CPU core
     local: bool = False  # in this process, without Ray
     address: str | None = None  # of a Ray cluster
+    gpus_per_worker: float | None = None  # of an actor; None: one where there are GPUs
     engine: EngineFactory = ENGINE
 
 
@@ -116,9 +119,9 @@ def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Conso
         console: For progress.
 
     Raises:
-        StoreError, PoolError, ModelError, DataError: Nothing that was computed is lost.
+        StoreError, PoolError, SweepError, ModelError, DataError: Nothing that was computed is lost.
     """
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not out.is_absolute():
+    if IN_A_JOB in os.environ and not out.is_absolute():
         raise SpecError(f"--out {out}: this Ray job's folder is thrown away at its end; give an absolute path")
     started = time.monotonic()
     experiment = Experiment.create(out, prepared.manifest, prepared.samples)
@@ -136,13 +139,15 @@ def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Conso
             warnings=prepared.notes,
         )
     computed = failed = peak_bytes = 0
+    done = experiment.done()
+    watch = FaultWatch(len(prepared.samples), experiment.failures()["sample"] if done else ())
     warnings: list[str] = []
     open_samples = sum(len(unit.samples) for unit in plan.units)
     with (
         SweepProgress(console, open_samples, plan.missing, len(experiment.points)) as progress,
         _pool(prepared, options, progress) as pool,
     ):
-        plan = _plan(prepared, experiment.done(), pool.workers)
+        plan = _plan(prepared, done, pool.workers)
         if mirror:
             mirror.start(standing.reached())
         try:
@@ -157,6 +162,7 @@ def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Conso
                 progress.advance(unit.cells / len(experiment.points), unit.cells, len(outcome.failures))
                 for note in outcome.notes:
                     progress.event(note)
+                watch.look(outcome)
         except BaseException:
             if mirror:
                 mirror.abandon()
@@ -186,6 +192,7 @@ def _pool(prepared: Prepared, options: RunOptions, progress: SweepProgress) -> I
             options.engine,
             workers=options.workers,
             address=options.address,
+            gpus_per_worker=options.gpus_per_worker,
             on_event=progress.event,
             on_ready=progress.ready,
         ) as pool:

@@ -9,8 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-import torch
-
+from orchestrator.cluster import has_gpu
 from orchestrator.document import Document, Entry, MeasureSection, Mistake, parse, read_text
 from orchestrator.ranges import expand
 from strategies import catalog
@@ -151,10 +150,10 @@ def _model(document: Document | None) -> tuple[Checkpoint | None, ModelFacts | N
 
 
 def _dtype(name: str) -> str:
-    """`auto` is settled where the sweep is read: the dtype is part of a cell's address."""
+    """`auto` is settled when the sweep is read, because the dtype is part of a cell's address."""
     if name != "auto":
         return name
-    return "bfloat16" if torch.cuda.is_available() else "float32"
+    return "bfloat16" if has_gpu() else "float32"
 
 
 def _task(document: Document) -> TaskSpec:

@@ -1,24 +1,48 @@
-"""A private Ray cluster for tests; it finds the engines of `stub_engine` on its path."""
+"""Ray clusters for tests: private ones, none of them reachable from outside; they find `stub_engine` on their path."""
 
 from __future__ import annotations
 
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
-from orchestrator.pool import start_ray
+from orchestrator.cluster import start_ray
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+START_S = 60.0
+
+
+@contextmanager
+def environment() -> Iterator[pytest.MonkeyPatch]:
+    """What Ray in this process and its workers are told, for as long as it lasts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(TESTS))
+        patch.setenv("RAY_worker_niceness", "0")  # Ray's default starves workers beside any other load
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # every port on 127.0.0.1
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.chdir(ROOT)
+        yield patch
 
 
 @contextmanager
 def local_cluster() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
-        patch.setenv("RAY_worker_niceness", "0")  # Ray's default starves workers beside any other load
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.delenv("RAY_ADDRESS", raising=False)
-        patch.chdir(Path(__file__).parent.parent)
+    """The cluster that a run without an address has."""
+    with environment():
         assert start_ray()
         import ray
 
@@ -26,3 +50,117 @@ def local_cluster() -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def machines(*gpus: int) -> Iterator[Any]:
+    """A `ray.cluster_utils.Cluster`: a head without GPUs and one raylet for each number of (made-up) GPUs."""
+    with environment() as patch:
+        # Ray takes ten missed heartbeats of a second each for the death of a machine.
+        patch.setenv("RAY_health_check_period_ms", "500")
+        patch.setenv("RAY_health_check_failure_threshold", "4")
+        import ray
+        from ray.cluster_utils import Cluster
+
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+        try:
+            for count in gpus:
+                cluster.add_node(num_cpus=4, num_gpus=count)
+            patch.setenv("RAY_ADDRESS", cluster.address)
+            yield cluster
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
+
+
+@dataclass(frozen=True)
+class Head:
+    """`ray start --head`, as a user has it: with a token, and a job server."""
+
+    address: str
+    dashboard: str
+    pid: int
+    env: dict[str, str]  # for its clients
+
+    def call(self, *command: str, timeout: float = 200.0) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            env=self.env,
+            cwd=ROOT,
+            timeout=timeout,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+
+@contextmanager
+def started_head(cpus: int = 3, autoscaling: dict[str, Any] | None = None) -> Iterator[Head]:
+    """A head in processes of its own.
+
+    Args:
+        cpus: of the head.
+        autoscaling: a cluster configuration for Ray's made-up provider, whose machines are processes here.
+    """
+    port, dashboard, agent = free_ports(3)
+    env = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(TESTS),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_worker_niceness": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    env.pop("RAY_ADDRESS", None)
+    with TemporaryDirectory(prefix="sr-", dir="/tmp") as folder:  # short: Unix sockets have names of 107 bytes
+        options = ["--port", port, "--dashboard-port", dashboard, "--dashboard-agent-listen-port", agent]
+        options += ["--num-cpus", cpus, "--object-store-memory", 100_000_000, "--temp-dir", folder]
+        head_env = dict(env)
+        if autoscaling is not None:
+            config = Path(folder) / "autoscaling.json"
+            config.write_text(json.dumps(autoscaling))
+            options += ["--autoscaling-config", config]
+            head_id = autoscaling["provider"]["head_node_id"]
+            head_env |= {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1"}
+            head_env |= {"RAY_CLOUD_INSTANCE_ID": head_id, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": head_id}
+        with (Path(folder) / "log").open("wb") as log:
+            process = subprocess.Popen(
+                ["ray", "start", "--head", "--block", "--node-ip-address", "127.0.0.1", *map(str, options)],
+                env=head_env, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        try:
+            wait_until_open(dashboard)
+            yield Head(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", process.pid, env)
+        finally:
+            process.send_signal(signal.SIGTERM)  # it ends what it has started
+            try:
+                process.wait(20)
+            finally:
+                kill_group(process.pid)
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def wait_until_open(port: int) -> None:
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline, "Ray's head did not come up"
+            time.sleep(0.2)
+
+
+def kill_group(leader: int) -> None:
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        return

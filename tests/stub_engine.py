@@ -6,6 +6,7 @@ import os
 import signal
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from fake_experiment import fake_outcome
@@ -34,6 +35,29 @@ class SlowEngine(StubEngine):
 
     def run(self, unit: WorkUnit) -> UnitOutcome:
         time.sleep(0.3)
+        return super().run(unit)
+
+
+class Seated(StubEngine):
+    """Says where it sits: node, GPU and process. Takes a moment over each unit, so that every worker has some."""
+
+    def run(self, unit: WorkUnit) -> UnitOutcome:
+        import ray
+
+        time.sleep(0.3)
+        context = ray.get_runtime_context()
+        seat = f"{context.get_node_id()} {context.get_accelerator_ids()['GPU']} {os.getpid()}"
+        return replace(super().run(unit), worker=seat)
+
+
+class SilentEngine(SlowEngine):
+    """Whoever gets sample s5 first never answers; the folder ``spec.task.data`` remembers that there was one."""
+
+    def run(self, unit: WorkUnit) -> UnitOutcome:
+        mark = Path(self.spec.task.data) / "silent"
+        if "s5" in unit.samples and not mark.exists():
+            mark.touch()
+            time.sleep(3600)
         return super().run(unit)
 
 

@@ -14,7 +14,7 @@ BELOW = {package: set(PACKAGES[: place + 1]) for place, package in enumerate(PAC
 COMPOSITION_ROOT = Path("orchestrator/cli.py")  # may import dashboards, inside the commands that show something
 # A heavy library lives in the files that need it; every other file must do without.
 HOMES = {
-    "ray": {"orchestrator/pool.py", "orchestrator/tune_store.py"},
+    "ray": {"orchestrator/cluster.py", "orchestrator/pool.py", "orchestrator/tune_store.py"},
     "transformers": {
         "workers/llava.py",
         "workers/loading.py",

@@ -168,13 +168,3 @@ def test_help_loads_nothing_heavy():
     )
     result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(result.stdout) == []
-
-
-def test_cluster_yaml_is_valid(monkeypatch):
-    import yaml
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
-    validate_config(prepare_config(config))
-    assert any("ray[default,tune]" in command for command in config["setup_commands"])
-    assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][1]

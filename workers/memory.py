@@ -65,5 +65,15 @@ def budget_bytes(device: torch.device, resident: int) -> int:
     """
     if device.type != "cuda":
         return sys.maxsize
-    free, _ = torch.cuda.mem_get_info(device)
-    return int(SAFETY * (free + torch.cuda.memory_reserved(device) - resident))
+    free, total = torch.cuda.mem_get_info(device)
+    share = _read_share(device) if _read_share else 1.0
+    return int(SAFETY * (min(free + torch.cuda.memory_reserved(device), share * total) - resident))
+
+
+def share_gpu(share: float) -> None:
+    """Let this process allocate no more than a part (0 .. 1) of its GPU's memory, because others use the rest."""
+    if torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(share)
+
+
+_read_share = getattr(torch.cuda.memory, "get_per_process_memory_fraction", None)  # torch 2.8 and newer

@@ -1,0 +1,52 @@
+"""One bad sample is a record, and the sweep goes on; samples that fail one after another have a common cause. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+
+from workers.work import SampleFailure, UnitOutcome
+
+IN_A_ROW = 50  # failed samples without one answer between them
+LOST_WEIGHT = 10  # a sample that costs a worker costs a loaded model: so many times sooner enough
+LOST = "WorkerLost"
+REMEDIES = {
+    LOST: "is there memory enough? Fewer --workers need less",
+    "OutOfMemoryError": "the device is too small for one sample: try fewer grid points, or model.dtype=bfloat16",
+    "DataError": "look at the file it names",
+}
+
+
+class SweepError(ValueError):
+    """A sweep cannot go on as it is. The message names the reason and the remedy; exit code 2."""
+
+
+class FaultWatch:
+    """Looks at outcomes one after another."""
+
+    def __init__(self, samples: int, known: Collection[str] = ()) -> None:
+        """Args:
+        samples: Of the sweep.
+        known: Samples that failed in an earlier run that answered others: they are expected to fail again.
+        """
+        self._samples = samples
+        self._known = frozenset(known)
+        self._row: list[SampleFailure] = []
+
+    def look(self, outcome: UnitOutcome) -> None:
+        """Note an outcome.
+
+        Raises:
+            SweepError: Too many samples in a row have failed.
+        """
+        if outcome.outcomes:
+            self._row.clear()
+        self._row += [failure for failure in outcome.failures if failure.sample not in self._known]
+        weight = sum(LOST_WEIGHT if failure.kind == LOST else 1 for failure in self._row)
+        if weight >= IN_A_ROW or len(self._row) >= self._samples:
+            (kind, message), count = Counter((f.kind, f.message) for f in self._row).most_common(1)[0]
+            remedy = REMEDIES.get(kind, "`saccade status` shows all messages")
+            raise SweepError(
+                f"{len(self._row)} samples in a row failed, {count} of them with {kind}: {message} (the first is "
+                f"{self._row[0].sample}): {remedy}. What was answered is kept, and the same command goes on from there"
+            )

@@ -23,7 +23,6 @@ from orchestrator.dispatch import MAX_LOSSES, Dispatch, Job
 from orchestrator.faults import LOST
 from workers.checkpoints.layout import open_checkpoint
 from workers.fingerprint import sources_hash
-from workers.memory import share_gpu
 from workers.models import ModelError
 from workers.prefetch import ahead
 from workers.tasks.base import DataError
@@ -107,6 +106,8 @@ class _Seat:
     def __init__(self, engine: EngineFactory, spec: EngineSpec, threads: int | None, gpu_share: float) -> None:
         self._error: ValueError | None = None
         if 0 < gpu_share < 1:
+            from workers.memory import share_gpu  # brings torch along
+
             share_gpu(gpu_share)
         try:
             self._engine = _factory(engine)(spec, None, threads)

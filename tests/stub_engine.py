@@ -38,6 +38,14 @@ class SlowEngine(StubEngine):
         return super().run(unit)
 
 
+class BriefEngine(StubEngine):
+    """Takes a little time over each sample, so that there is something to disturb."""
+
+    def run(self, unit: WorkUnit) -> UnitOutcome:
+        time.sleep(0.04 * len(unit.samples))
+        return super().run(unit)
+
+
 class Seated(StubEngine):
     """Says where it sits: node, GPU and process. Takes a moment over each unit, so that every worker has some."""
 

@@ -26,6 +26,7 @@ from orchestrator.spec import load_sweep
 from orchestrator.store import Experiment
 from processes import descendants, gone, listening, title
 from ray_cluster import ROOT, TESTS
+from soak import soak
 from workers.work import SampleFailure, UnitOutcome, WorkUnit
 
 SWEEP = "model: embedded\ndata: embedded\ngrid:\n  - {strategy: cutoff, layer: 2..4}\n"
@@ -242,3 +243,11 @@ def test_a_killed_driver_leaves_nothing_behind_and_the_same_command_goes_on(smal
     same, as_is = Experiment.open(out), Experiment.open(undisturbed)
     pd.testing.assert_frame_equal(same.cells(), as_is.cells(), check_exact=True)
     pd.testing.assert_frame_equal(same.kept(), as_is.kept())
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_sweep_that_is_struck_again_and_again_ends_as_if_nothing_had_been(tmp_path):
+    """A short form of ``python tests/soak.py``, which strikes a hundred times."""
+    seen = soak(tmp_path, kills=5, samples=200, seed=3)
+    assert seen["starts of the driver"] >= 1

@@ -109,7 +109,8 @@ def _check_reachable(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
         raise PoolError(
-            f"--address {address}: give HOST:PORT of a Ray cluster's head, or `auto` on one of its machines"
+            f"--address {address}: give HOST:PORT of a Ray cluster's head, or `auto` on one of its machines; "
+            "http:// is for `ray job submit`"
         )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()

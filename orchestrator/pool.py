@@ -147,8 +147,8 @@ class _Share:
 class RayPool(Pool):
     """Actors on a Ray cluster, one engine each; a lost one is replaced and its units given out again.
 
-    Each node's actors read the same weight files at about the same time, and safetensors maps them: a node reads them
-    from its disk once, and the page cache serves the others. Machines that join are used, those that go not waited for.
+    Each node's actors map the same safetensors files, so a node reads them from its disk once, and the page cache
+    serves the others. Machines that join are used, and those that go not waited for.
     """
 
     def __init__(
@@ -384,6 +384,8 @@ def _reason(error: Exception) -> str:
         return "its process ended without a word: killed, or out of memory"
     if "node" in text and ("died" in text or "dead" in text or "terminated" in text):
         return MACHINE_GONE
+    if "temporarily unavailable" in text:
+        return "it is out of reach"
     return " ".join(text.split())[:160]
 
 

@@ -24,6 +24,7 @@ from orchestrator.cluster import start_ray
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 START_S = 60.0
+FAKE_HEAD = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"  # as Ray's made-up provider calls its head
 
 
 @contextmanager
@@ -138,6 +139,38 @@ def started_head(cpus: int = 3, autoscaling: dict[str, Any] | None = None) -> It
                 process.wait(20)
             finally:
                 kill_group(process.pid)
+
+
+def gpus_on_demand(machines: int) -> dict[str, Any]:
+    """A cluster configuration as of `ray up`, whose machines of one GPU are processes on this host."""
+    commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+    return {
+        "cluster_name": "made-up",
+        "max_workers": machines,
+        "upscaling_speed": 1.0,
+        "idle_timeout_minutes": 5,
+        "provider": {
+            "type": "external",  # by its own name Ray looks for a file that its wheel lacks
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+            "launch_multiple": True,
+            "head_node_id": FAKE_HEAD,
+        },
+        "available_node_types": {
+            "ray.head.default": {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 0},
+            "gpu": {"resources": {"CPU": 2, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": machines},
+        },
+        "head_node_type": "ray.head.default",
+        **{f"{name}_commands": [] for name in commands},
+        "auth": {},
+        "docker": {},
+        "file_mounts": {},
+        "file_mounts_sync_continuously": False,
+        "cluster_synced_files": [],
+        "rsync_exclude": [],
+        "rsync_filter": [],
+    }
 
 
 def free_ports(count: int) -> list[int]:

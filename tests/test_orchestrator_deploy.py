@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from orchestrator.store import Experiment
-from ray_cluster import ROOT, free_ports, started_head
+from ray_cluster import ROOT, free_ports, gpus_on_demand, started_head
 
 DEPLOY = ROOT / "deploy"
 
@@ -122,3 +122,21 @@ def test_a_submitted_job_runs_a_sweep_and_leaves_results_where_they_last(tmp_pat
         )
         stranger = head.call("env", "RAY_AUTH_TOKEN=wrong", *submit, "true")
         assert "Invalid authentication token" in stranger.stdout
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_gpus_that_only_an_autoscaler_can_bring_are_asked_for(tmp_path):
+    """The head has none, nor does this machine: they decide the dtype all the same, before there is one."""
+    (tmp_path / "sweep.yaml").write_text(
+        "model: embedded\ndata: embedded\nsamples: 6\ngrid:\n  - {strategy: cutoff, layer: [4]}\n"
+    )
+    with started_head(cpus=2, autoscaling=gpus_on_demand(2)) as head:
+        run = ("python", "-m", "orchestrator", "run", str(tmp_path / "sweep.yaml"), "--out", str(tmp_path / "x"))
+        done = head.call(*run, "--address", head.address)
+        assert done.returncode == 0, done.stdout
+        experiment = Experiment.open(tmp_path / "x")
+        assert experiment.meta["context_parts"]["dtype"] == "bfloat16"
+        assert len(experiment.cells()) == 12
+        nodes = head.call("ray", "status", "--address", head.address)
+        assert "gpu" in nodes.stdout, nodes.stdout

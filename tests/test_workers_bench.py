@@ -39,8 +39,8 @@ def measured() -> tuple[Report, list[str]]:
 def test_everything_is_measured(measured):
     report, lines = measured
     assert [row.name for row in report.baselines] == ["seed", "seed_nocache", "stock", "stock_batch2"]
-    assert [row.workload for row in report.engine] == ["cutoffs", "ranks", "strategies", "one"]
-    assert [row.configurations for row in report.engine] == [3, 58, 55, 2]
+    assert [row.workload for row in report.engine] == ["cutoffs", "ranks", "spectra", "strategies", "one"]
+    assert [row.configurations for row in report.engine] == [3, 58, 58, 55, 2]
     assert report.notes == ()
     for row in (*report.baselines, *report.engine):
         assert row.ms_per_cell > 0
@@ -52,7 +52,12 @@ def test_everything_is_measured(measured):
         assert set(row.ratios) == {baseline.name for baseline in report.baselines}
         assert row.prefill_ms_per_cell > 0
         assert 1 < row.streams_per_sample <= row.configurations
-    assert len(lines) >= 1 + 4 + 4 + 5
+    for row in report.spectra:
+        assert min(row.ms, row.eigvalsh_ms, row.svdvals_ms) > 0
+        assert row.effective_rank_error < 1e-5
+    assert [row.spectra_share is not None for row in report.engine] == [False, False, True, False, False]
+    assert [row.matrices for row in report.spectra] == [4, 4, 4, 1]
+    assert len(lines) >= 1 + 4 + 5 + 4 + 5
 
 
 def test_engine_agrees_with_huggingface_in_float32(measured):
@@ -73,9 +78,10 @@ def test_report_survives_json(measured, tmp_path):
 def test_table_shows_every_row(measured):
     report, _ = measured
     table = report.table()
-    for row in (*report.baselines, *report.engine):
+    for row in (*report.baselines, *report.engine, *report.spectra):
         assert row.what in table
     assert "matmul ceiling" in table
+    assert "of the time for spectra" in table
 
 
 def test_disagreements_are_listed(llava, monkeypatch):
@@ -163,7 +169,13 @@ def test_workloads_are_those_of_the_goals():
     assert [p.rank for p in grids["ranks"].points[:-1]] == list(range(576, 15, -10))
     assert sorted({p.rank for p in grids["strategies"].points[:-1]}) == [30, 98, 166]
     assert [p.rank for p in grids["one"].points[:-1]] == [128]
-    assert [len(grids[name].points) for name in ("cutoffs", "ranks", "strategies", "one")] == [31, 58, 55, 2]
+    assert [len(grids[name].points) for name in ("cutoffs", "ranks", "spectra", "strategies", "one")] == [
+        31,
+        58,
+        58,
+        55,
+        2,
+    ]
     for grid in grids.values():
         assert grid.points[-1] == baseline_point(32, 576)
         assert len({point.key for point in grid.points}) == len(grid.points)

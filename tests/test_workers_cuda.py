@@ -9,10 +9,13 @@ import pytest
 import torch
 
 from small_llava import make_checkpoint
+from strategies.rank import effective_rank
 from test_workers_engine import make_engine
-from workers import attention, flash, lanes
+from workers import attention, flash, lanes, singular
 from workers.engine import Engine
-from workers.work import GridPoint, ModelSpec, WorkUnit, baseline_point
+from workers.singular import singular_values
+from workers.spectra import MATRICES
+from workers.work import GridPoint, MeasureSpec, ModelSpec, SpectrumSpec, WorkUnit, baseline_point
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -161,3 +164,48 @@ def test_lanes_change_nothing(checkpoint, small_scienceqa, monkeypatch):
     with ThreadPoolExecutor(2) as callers:
         first, second = callers.map(lambda _: logits(engine), range(2))
     assert first == second == alone
+
+
+def test_spectra_equal_float64_svds():
+    """Every size of the experiments, together: squares within a few rounding errors of the largest, none left over."""
+    sizes = (576, 1, 7, 8, 64, 65, 288, 289, 300, 566, 575, 600, 729)
+    blocks = [attention_blocks(2, size, seed=size).cuda() for size in sizes]
+    blocks.append(torch.randn(3, 576, 4096, device="cuda").bfloat16())
+    blocks[4][1, 3, 2] = torch.nan
+    assert singular._largest_size(blocks[0].device) >= 576
+    found = singular_values(blocks).cpu()
+    rows = [matrix for block in blocks for matrix in block.double().cpu()]
+    for row, matrix in zip(found, rows, strict=True):
+        if not matrix.isfinite().all():
+            assert row.isnan().all()
+            continue
+        values = torch.linalg.svdvals(matrix)
+        own = row[: len(values)]
+        assert (row[len(values) :] == 0).all()
+        torch.testing.assert_close(own**2, values**2, rtol=1e-10, atol=5e-14 * float(values[0]) ** 2)
+        assert effective_rank(own, 2) == pytest.approx(float(effective_rank(values, 2)), rel=1e-5)
+    assert torch.equal(singular_values(blocks).cpu().nan_to_num(), found.nan_to_num())  # nothing depends on timing
+
+
+def test_spectra_of_the_engine_equal_the_cpu(checkpoint, small_scienceqa):
+    """Float32 forwards of different kernels; the spectra are computed beside the next micro-batch."""
+    spectra = tuple(
+        SpectrumSpec(matrix=matrix, layer=layer, threshold=1e-5, power=2) for matrix in MATRICES for layer in (0, 3)
+    )
+    measure = MeasureSpec(spectra=spectra)
+    slow_engine = make_engine(checkpoint, small_scienceqa, measure=measure)
+    fast_engine = Engine.load(
+        replace(slow_engine.spec, model=ModelSpec(path=str(checkpoint), dtype="float32")), device="cuda", micro_batch=2
+    )
+    slow, fast = logits(slow_engine), logits(fast_engine)
+    for key, cell in slow.items():
+        expected, found = dict(cell.measures), dict(fast[key].measures)
+        assert expected.keys() == found.keys()
+        for name, value in expected.items():
+            if name.endswith(("effective_rank", "stable_rank")):
+                assert found[name] == pytest.approx(value, rel=1e-3), name
+
+
+def attention_blocks(batch: int, size: int, seed: int) -> torch.Tensor:
+    scores = 2 * torch.randn(batch, size, size, generator=torch.Generator().manual_seed(seed))
+    return scores.masked_fill(torch.ones(size, size).triu(1).bool(), -torch.inf).softmax(dim=-1)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
 from test_workers_engine import make_engine
+from workers import spectra
 from workers.engine import Engine
 from workers.images import load_image, to_pixels
-from workers.spectra import gram_singular_values
+from workers.singular import singular_values
+from workers.spectra import MEASURES
 from workers.tasks.prompts import build_prompt
 from workers.work import GridPoint, MeasureSpec, SpectrumSpec, WorkUnit, baseline_point
 
@@ -27,16 +30,21 @@ def engine(small_checkpoint, small_scienceqa) -> Engine:
     return make_engine(small_checkpoint, small_scienceqa, measure=MeasureSpec(spectra=SPECTRA, spectra_samples=3))
 
 
-def reference(matrices: torch.Tensor, spec: SpectrumSpec) -> tuple[float, float]:
-    """Mean numerical and effective rank by the book: float64 SVD, S2's definitions."""
-    numerical, effective = [], []
+def reference(matrices: torch.Tensor, spec: SpectrumSpec) -> dict[str, float]:
+    """Means by the book: float64 SVD, S2's definitions."""
+    found: dict[str, list[float]] = {name: [] for name in MEASURES}
     for matrix in matrices.double():
         values = torch.linalg.svdvals(matrix)
-        numerical.append(float((values > spec.threshold * values.max()).sum()))
         share = values**spec.power / (values**spec.power).sum()
         share = share[share > 1e-12]
-        effective.append(float(torch.exp(-(share * share.log()).sum())))
-    return sum(numerical) / len(numerical), sum(effective) / len(effective)
+        entropy = float(-(share * share.log()).sum())
+        found["numerical_rank"].append(float((values > spec.threshold * values.max()).sum()))
+        found["effective_rank"].append(math.exp(entropy))
+        found["spectral_entropy"].append(entropy)
+        found["stable_rank"].append(float((values**2).sum() / values.max() ** 2))
+        found["top_8_energy"].append(float((values[:8] ** 2).sum() / (values**2).sum()))
+        found["log10_condition"].append(min(8.0, math.log10(values.max() / values.min())))
+    return {name: sum(numbers) / len(numbers) for name, numbers in found.items()}
 
 
 def eager_matrices(engine: Engine, sample_id: str, kept_after_first: list[int]) -> dict[tuple[str, int], torch.Tensor]:
@@ -80,19 +88,22 @@ def eager_matrices(engine: Engine, sample_id: str, kept_after_first: list[int]) 
 @pytest.mark.parametrize("rank", [16, 9, 3, 1])
 @torch.inference_mode()
 def test_spectra_equal_float64_svds_of_an_eager_forward(engine, rank):
-    """Effective rank within 1e-4 (float32 forwards of different shape), numerical rank equal."""
+    """Within 1e-4 (float32 forwards of different shape), the condition within 1e-2; numerical rank equal."""
     point = GridPoint(strategy="evenly_spaced", layer=1, rank=rank)
     (cell,) = engine.run(WorkUnit(samples=("2",), points=(point,))).outcomes
     kept = [i for i in range(16) if cell.kept_mask[i // 8] >> (7 - i % 8) & 1]
     assert len(kept) == rank
     measured = dict(cell.measures)
-    assert len(measured) == 2 * len(SPECTRA)
+    assert len(measured) == len(MEASURES) * len(SPECTRA)
     matrices = eager_matrices(engine, "2", kept)
     for spec in SPECTRA:
-        numerical, effective = reference(matrices[spec.matrix, spec.layer], spec)
+        expected = reference(matrices[spec.matrix, spec.layer], spec)
         place = f"{spec.matrix}.{spec.layer}"
-        assert measured[f"{place}.numerical_rank"] == numerical, place
-        assert measured[f"{place}.effective_rank"] == pytest.approx(effective, rel=1e-4), place
+        assert measured[f"{place}.numerical_rank"] == expected.pop("numerical_rank"), place
+        condition = pytest.approx(expected.pop("log10_condition"), abs=1e-2)
+        assert measured[f"{place}.log10_condition"] == condition, place
+        for name, value in expected.items():
+            assert measured[f"{place}.{name}"] == pytest.approx(value, rel=1e-4, abs=1e-6), (place, name)
 
 
 def test_no_visual_token_has_rank_zero(engine):
@@ -100,12 +111,33 @@ def test_no_visual_token_has_rank_zero(engine):
     measured = dict(cell.measures)
     assert measured["attention_weights.1.effective_rank"] == 0
     assert measured["hidden_states.1.numerical_rank"] == 0
+    assert "hidden_states.1.spectral_entropy" not in measured  # of nothing
     assert measured["attention_weights.0.effective_rank"] > 1  # before the fork the image is still there
 
 
 def test_only_the_asked_samples_are_measured(engine):
     cells = engine.run(WorkUnit(samples=("1", "3", "4", "6"), points=(baseline_point(2, 16),))).outcomes
     assert [bool(cell.measures) for cell in cells] == [True, True, False, False]
+
+
+def test_a_sample_without_spectrum_is_a_record(small_checkpoint, small_scienceqa, monkeypatch):
+    """NaN in one stream of one sample: that sample fails by its name, its neighbour in the micro-batch does not."""
+    engine = make_engine(small_checkpoint, small_scienceqa, measure=MeasureSpec(spectra=SPECTRA[:2]))
+    engine.micro_batch = 2
+    real = spectra.visual_block
+
+    def broken(query, key, packing, stream, scale):
+        block = real(query, key, packing, stream, scale)
+        return block.fill_(torch.nan) if stream.sample == 1 and stream.visual == 4 else block
+
+    monkeypatch.setattr(spectra, "visual_block", broken)
+    points = (GridPoint(strategy="fastv", layer=1, rank=9), GridPoint(strategy="fastv", layer=1, rank=4))
+    found = engine.run(WorkUnit(samples=("1", "3", "4"), points=points))
+    assert [cell.sample for cell in found.outcomes] == ["1", "1", "4", "4"]
+    (failure,) = found.failures
+    assert failure.sample == "3"
+    assert "sample 3: attention_weights of layer 1 (4 visual tokens kept) hold NaN" in failure.message
+    assert found.notes == ()  # nothing was computed twice
 
 
 def test_answers_do_not_depend_on_measuring(engine, small_checkpoint, small_scienceqa):
@@ -137,7 +169,6 @@ def test_gram_resolves_the_experiments_thresholds():
     values = torch.logspace(0, -6, 30, dtype=torch.float64)
     matrices = left * values @ right.mT
     for form in (matrices, matrices.mT):
-        torch.testing.assert_close(gram_singular_values(form), values.expand(3, -1), rtol=1e-3, atol=0)
-        torch.testing.assert_close(gram_singular_values(form)[:, :20], values.expand(3, -1)[:, :20], rtol=1e-7, atol=0)
-    with pytest.raises(ValueError, match="NaN"):
-        gram_singular_values(torch.full((1, 2, 2), torch.nan))
+        found = singular_values((form,))
+        torch.testing.assert_close(found, values.expand(3, -1), rtol=1e-3, atol=0)
+        torch.testing.assert_close(found[:, :20], values.expand(3, -1)[:, :20], rtol=1e-7, atol=0)

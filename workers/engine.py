@@ -30,7 +30,8 @@ from workers.memory import DECODED_ALLOWANCE, ENOUGH_ROWS, budget_bytes, footpri
 from workers.prefetch import ahead
 from workers.prefill import Prefill, embed_trunks, make_trunks, prefill
 from workers.seeing import Seen, image_features, look
-from workers.spectra import SpectraRecorder, check_spectra
+from workers.singular import piece_bytes
+from workers.spectra import NoSpectrumError, SpectraRecorder, check_spectra
 from workers.streams import Stream
 from workers.tasks.base import LETTERS, DataError, Sample
 from workers.tasks.catalog import load_samples, scorer_of
@@ -144,6 +145,8 @@ class Engine:
         batch: list[PreparedSample] = []
         rows = used = 0
         budget = budget_bytes(self.llava.device, self._resident) // self._lanes.count
+        if self.spectra_samples:
+            budget -= 2 * piece_bytes(self.llava.device)
         for item in self._prepared(unit.samples, failures):
             visual = 0 if item.image is None else item.image.visual
             value_bytes = self.llava.model.dtype.itemsize
@@ -197,7 +200,7 @@ class Engine:
     def _answer_or_split(self, points: Sequence[GridPoint], batch: Sequence[PreparedSample]) -> _Part:
         """Answer a batch; where that fails, its halves, down to the one sample that is to blame."""
         try:
-            return _Part(outcomes=tuple(self._answer(batch, points)))
+            return self._answer(batch, points)
         except Exception as error:  # an unknown fault of one sample, or of the memory, must not cost the others
             if _device_is_lost(error):
                 raise DeviceLostError(str(error)) from error
@@ -212,7 +215,7 @@ class Engine:
         halves = [self._answer_or_split(points, part) for part in (batch[:half], batch[half:])]
         return _Part.of([_Part(notes=(note,)), *halves])
 
-    def _answer(self, batch: Sequence[PreparedSample], points: Sequence[GridPoint]) -> list[SampleOutcome]:
+    def _answer(self, batch: Sequence[PreparedSample], points: Sequence[GridPoint]) -> _Part:
         prompts = [item.prompt for item in batch]
         features = self._image_features(batch)
         visual = [0 if feature is None else feature.shape[0] for feature in features]
@@ -221,20 +224,26 @@ class Engine:
         seeds = [f"{self.spec.seed}|{item.sample.id}" for item in batch]
         measure = self.spec.measure
         placement = Placement(trunks, points, seeds, measure.quality)
-        measured = [index for index, item in enumerate(batch) if item.sample.id in self.spectra_samples]
+        names = {index: item.sample.id for index, item in enumerate(batch)}
+        measured = {index: name for index, name in names.items() if name in self.spectra_samples}
         spectra = SpectraRecorder(self.llava, measure.spectra, measured) if measured else None
         start = prefill(self.llava, embed_trunks(self.llava, trunks, prompts, features), trunks, placement, spectra)
         answered = self._answers(start, trunks)
         keys = [point.key for point in points]
-        outcomes = []
+        parts = []
         for item, trunk in zip(batch, trunks, strict=True):
-            for index, key in enumerate(keys):
-                stream = placement.stream_of[trunk.sample, index]
-                measures = spectra.measures(stream) if spectra else ()
-                if measure.quality:
-                    measures += self._quality(placement, trunk, index, stream, features[trunk.sample])
-                outcomes.append(self._outcome(item, trunk, key, stream, answered[stream], measures))
-        return outcomes
+            outcomes = []
+            try:
+                for index, key in enumerate(keys):
+                    stream = placement.stream_of[trunk.sample, index]
+                    measures = spectra.measures(stream) if spectra else ()
+                    if measure.quality:
+                        measures += self._quality(placement, trunk, index, stream, features[trunk.sample])
+                    outcomes.append(self._outcome(item, trunk, key, stream, answered[stream], measures))
+                parts.append(_Part(outcomes=tuple(outcomes)))
+            except NoSpectrumError as error:
+                parts.append(_Part(failures=(_failure(item.sample.id, error),)))
+        return _Part.of(parts)
 
     def _answers(self, start: Prefill, trunks: Sequence[Stream]) -> dict[Stream, _Answer]:
         """Decode all streams. What is kept of their logits is taken on the device: a vocabulary is long."""

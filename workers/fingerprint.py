@@ -25,12 +25,12 @@ LATER_FIELDS = ("answers", "group", "instruction")  # of samples; those without 
 
 
 def sources_hash() -> str:
-    """Hash of the Python files of ``strategies`` and ``workers`` as this process imports them."""
+    """Hash of the Python and CUDA files of ``strategies`` and ``workers`` as this process imports them."""
     digest = hashlib.sha256()
     for package in (strategies, workers):
         assert package.__file__
         root = Path(package.__file__).parent
-        for file in sorted(root.rglob("*.py")):
+        for file in sorted((*root.rglob("*.py"), *root.rglob("*.cu"))):
             digest.update(f"{root.name}/{file.relative_to(root)}\0".encode() + file.read_bytes())
     return digest.hexdigest()[:16]
 

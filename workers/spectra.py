@@ -11,24 +11,47 @@ Three matrices are called "rank" in the literature of this field; each is named:
     hidden_states_prenorm  the same without the final norm.
 
 In a layer before a grid point's own, its matrix is that of the stream it forks from: all visual tokens are still there.
+
+What is said of each matrix's singular values s, largest first; means over the heads of attention weights:
+
+    numerical_rank     values above ``threshold`` times the largest
+    effective_rank     exponential of the entropy of s ** power, as shares
+    spectral_entropy   that entropy, in nats
+    stable_rank        sum of s ** 2 over the largest s ** 2
+    top_8_energy       share of the eight largest in the sum of s ** 2
+    log10_condition    decimal logarithm of largest over smallest; 8 says "8 or more", which is as far as float64 Gram
+                       matrices reach
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from strategies.rank import effective_rank, numerical_rank, singular_values
+from strategies import rank
+from strategies.rank import effective_rank, numerical_rank, spectral_entropy, stable_rank, top_k_energy
 from workers.attention import visual_block
 from workers.llava import Llava
 from workers.prefill import LayerRun
-from workers.streams import Stream
+from workers.singular import singular_values
+from workers.streams import Stream, to_device
 from workers.work import SpectrumSpec
 
 MATRICES = ("attention_weights", "attention_output", "hidden_states", "hidden_states_prenorm")
+MEASURES = (
+    "numerical_rank",
+    "effective_rank",
+    "spectral_entropy",
+    "stable_rank",
+    "top_8_energy",
+    "log10_condition",
+)
 GRAM_THRESHOLD = 1e-6  # below it the eigenvalues of a float64 Gram matrix no longer resolve the singular values
+GRAM_CONDITION = 1e8
 
 
 def check_spectra(specs: Sequence[SpectrumSpec], layers: int) -> None:
@@ -44,77 +67,133 @@ def check_spectra(specs: Sequence[SpectrumSpec], layers: int) -> None:
             raise ValueError(f"spectrum of {spec.matrix}: layer {spec.layer} is outside 0..{layers - 1}")
 
 
-class SpectraRecorder:
-    """Collects the spectra of the streams of some samples while a prefill runs."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Table:
+    """What one spectrum says of some streams, still on the device."""
 
-    def __init__(self, llava: Llava, specs: Sequence[SpectrumSpec], samples: Collection[int]) -> None:
+    rows: Mapping[Stream, int]
+    values_SM: Tensor  # float64, a column for each of MEASURES
+
+
+class NoSpectrumError(ValueError):
+    """A matrix holds NaN or infinity."""
+
+
+class SpectraRecorder:
+    """Collects the spectra of the streams of some samples while a prefill runs.
+
+    On CUDA they are queued with the layers, beside the micro-batch of the other lane; nothing waits for them before
+    ``measures`` is asked.
+    """
+
+    def __init__(self, llava: Llava, specs: Sequence[SpectrumSpec], samples: Mapping[int, str]) -> None:
         """Args:
         llava: the model.
         specs: what to measure.
-        samples: indices within the micro-batch; the others are left alone.
+        samples: index within the micro-batch -> name; the others are left alone.
         """
         self._llava = llava
         self._specs = specs
-        self._samples = frozenset(samples)
-        self._values: dict[tuple[Stream, SpectrumSpec], tuple[float, float]] = {}
+        self._samples = samples
+        self._tables: dict[SpectrumSpec, _Table] = {}
 
     def __call__(self, run: LayerRun) -> None:
         """Measure what is asked of this layer."""
-        for spec in self._specs:
-            if spec.layer != run.layer:
-                continue
-            for stream in run.packing.streams:
-                if stream.sample in self._samples:
-                    self._values[stream, spec] = _ranks(self._matrices(spec, run, stream), spec)
+        specs = [spec for spec in self._specs if spec.layer == run.layer]
+        streams = [stream for stream in run.packing.streams if stream.sample in self._samples]
+        if not specs or not streams:
+            return
+        for spec in specs:
+            self._tables[spec] = self._measure(spec, run, streams)
 
     def measures(self, stream: Stream) -> tuple[tuple[str, float], ...]:
-        """``matrix.layer.numerical_rank`` and ``.effective_rank`` of a stream, for everything that was asked."""
+        """``matrix.layer.measure`` of a stream, for everything that was asked; what is not defined is left out.
+
+        Raises:
+            NoSpectrumError: the sample is named.
+        """
         if stream.sample not in self._samples:
             return ()
         named: list[tuple[str, float]] = []
         for spec in self._specs:
-            numerical, effective = self._values[stream.at(spec.layer), spec]
+            table = self._settled(spec)
             place = f"{spec.matrix}.{spec.layer}"
-            named += [(f"{place}.numerical_rank", numerical), (f"{place}.effective_rank", effective)]
+            values = table.values_SM[table.rows[stream.at(spec.layer)]].tolist()
+            if values[0] != values[0]:
+                name = self._samples[stream.sample]
+                raise NoSpectrumError(
+                    f"sample {name}: {spec.matrix} of layer {spec.layer} ({stream.visual} visual tokens kept) hold NaN "
+                    "or infinity, so they have no spectrum"
+                )
+            named += [
+                (f"{place}.{measure}", value)
+                for measure, value in zip(MEASURES, values, strict=True)
+                if value == value  # the entropy of nothing
+            ]
         return tuple(named)
 
-    def _matrices(self, spec: SpectrumSpec, run: LayerRun, stream: Stream) -> Tensor:
-        """(batch, rows, columns) of one stream."""
-        if spec.matrix == "attention_weights":
-            return visual_block(run.query_RHE, run.key_RGE, run.packing, stream, self._llava.scale)
-        rows = run.packing.visual(stream)
-        if spec.matrix == "attention_output":
-            return self._llava.attention_output(run.layer, run.attended_RHE[rows])[None]
-        hidden_VD = run.hidden_RD[rows]
-        last = run.layer == len(self._llava.layers) - 1
-        return (self._llava.final_norm(hidden_VD) if last and spec.matrix == "hidden_states" else hidden_VD)[None]
+    def _settled(self, spec: SpectrumSpec) -> _Table:
+        """The table of a spectrum, brought to the host once."""
+        table = self._tables[spec]
+        if table.values_SM.is_cuda:
+            table = self._tables[spec] = _Table(table.rows, table.values_SM.cpu())
+        return table
+
+    def _measure(self, spec: SpectrumSpec, run: LayerRun, streams: Sequence[Stream]) -> _Table:
+        some = [stream for stream in streams if stream.visual > 0]
+        none = [stream for stream in streams if stream.visual == 0]
+        device, nothing = run.hidden_RD.device, torch.tensor([0.0, 0.0, torch.nan, 0.0, torch.nan, torch.nan])
+        empty_SM = to_device(nothing.double().expand(len(none), -1).contiguous(), device)
+        table_SM = torch.cat((_described(self._blocks(spec, run, some), spec), empty_SM)) if some else empty_SM
+        return _Table({stream: row for row, stream in enumerate((*some, *none))}, table_SM)
+
+    def _blocks(self, spec: SpectrumSpec, run: LayerRun, streams: Sequence[Stream]) -> Iterator[Tensor]:
+        """(batch, rows, columns) of each stream, made when it is its turn."""
+        for stream in streams:
+            rows = run.packing.visual(stream)
+            if spec.matrix == "attention_weights":
+                yield visual_block(run.query_RHE, run.key_RGE, run.packing, stream, self._llava.scale)
+            elif spec.matrix == "attention_output":
+                yield self._llava.attention_output(run.layer, run.attended_RHE[rows])[None]
+            elif spec.matrix == "hidden_states" and run.layer == len(self._llava.layers) - 1:
+                yield self._llava.final_norm(run.hidden_RD[rows])[None]
+            else:
+                yield run.hidden_RD[rows][None]
 
 
-def _ranks(matrices: Tensor, spec: SpectrumSpec) -> tuple[float, float]:
-    """Numerical and effective rank, means over the leading dimension; 0 where no visual token is left."""
-    if 0 in matrices.shape:
-        return 0.0, 0.0
-    values = gram_singular_values(matrices) if spec.threshold >= GRAM_THRESHOLD else singular_values(matrices)
-    numerical = numerical_rank(values, spec.threshold).double().mean()
-    return float(numerical), float(effective_rank(values, spec.power).mean())
+def _described(blocks: Iterator[Tensor], spec: SpectrumSpec) -> Tensor:
+    """(blocks, measures): means over each block's matrices; a row of NaN where one is not finite."""
+    sizes: list[tuple[int, int]] = []  # matrices, and values of each
+
+    def counted() -> Iterator[Tensor]:
+        for block in blocks:
+            sizes.append((block.shape[0], min(block.shape[1:])))
+            yield block
+
+    values_NK = singular_values(counted()) if spec.threshold >= GRAM_THRESHOLD else _exact(counted())
+    batches, lengths = torch.tensor(sizes).unbind(1)
+    last_N1 = to_device((lengths - 1).repeat_interleave(batches)[:, None], values_NK.device)
+    measured_NM = torch.stack(
+        (
+            numerical_rank(values_NK, spec.threshold).double(),
+            effective_rank(values_NK, spec.power),
+            spectral_entropy(values_NK, spec.power),
+            stable_rank(values_NK),
+            top_k_energy(values_NK, 8),
+            (values_NK[:, 0] / values_NK.gather(1, last_N1)[:, 0]).clamp(max=GRAM_CONDITION).log10(),
+        ),
+        dim=1,
+    )
+    broken_N1 = values_NK.isnan().any(dim=1, keepdim=True)
+    return measured_NM.masked_fill(broken_N1, torch.nan).view(len(sizes), -1, len(MEASURES)).mean(dim=1)
 
 
-def gram_singular_values(matrices: Tensor) -> Tensor:
-    """Singular values through the eigenvalues of the smaller Gram matrix in float64, two to three times as fast as SVD.
-
-    Args:
-        matrices: (..., M, N), finite.
-
-    Returns:
-        (..., min(M, N)) float64, descending. Values above 1e-7 of the largest have a relative error below 1e-2; smaller
-        ones drown in the rounding of the squares, so a threshold of 1e-6 is resolved and 1e-8 is not.
-
-    Raises:
-        ValueError: a NaN or an infinity.
-    """
-    lifted = matrices.double()
-    if not lifted.isfinite().all():
-        raise ValueError("a matrix whose spectrum is asked for holds NaN or infinity")
-    transposed = lifted.shape[-2] > lifted.shape[-1]
-    gram = lifted.mT @ lifted if transposed else lifted @ lifted.mT
-    return torch.linalg.eigvalsh(gram).clamp(min=0).sqrt().flip(-1)
+def _exact(blocks: Iterator[Tensor]) -> Tensor:
+    """As ``singular_values``, by singular value decomposition: for thresholds that Gram matrices do not resolve."""
+    found = []
+    for block in blocks:
+        finite_B1 = block.flatten(1).isfinite().all(dim=1, keepdim=True)
+        values = rank.singular_values(block.where(finite_B1[..., None], 0.0))
+        found.append(values.where(finite_B1, torch.nan))
+    longest = max(values.shape[-1] for values in found)
+    return torch.cat([pad(values, (0, longest - values.shape[-1])) for values in found])

@@ -28,6 +28,7 @@ from workers.benchmark.baselines import NEW_TOKENS, attention_of, make_baselines
 from workers.benchmark.random_llava import SHAPES, random_llava
 from workers.benchmark.report import BaselineRow, EngineRow, Report, describe
 from workers.benchmark.samples import drawn_samples, hand_out_pixels, make_cases, read_samples
+from workers.benchmark.spectra import spectrum_rows
 from workers.benchmark.timing import Timing, matmul_ceiling, timed
 from workers.benchmark.workloads import LinearSizes, Workload, make_workloads, needed, scaled
 from workers.engine import Engine
@@ -43,7 +44,7 @@ from workers.work import (
     baseline_point,
 )
 
-WORKLOADS = ("cutoffs", "ranks", "strategies", "one")
+WORKLOADS = ("cutoffs", "ranks", "spectra", "strategies", "one")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +143,8 @@ class _Bench:
         for name in self.spec.workloads:
             for micro_batch in self.spec.micro_batches:
                 self._workload(self.workloads[name], micro_batch)
+        if "spectra" in self.spec.workloads:
+            self._spectra()
         if self.spec.agreement:
             self._agreement()
         return self.report
@@ -184,8 +187,9 @@ class _Bench:
 
     def _workload(self, workload: Workload, micro_batch: int | None) -> None:
         unit = WorkUnit(samples=tuple(sample.id for sample in self.samples), points=workload.points)
-        engine = Engine(self.engine_spec, self.llava, self.samples, micro_batch)
-        forward = Engine(replace(self.engine_spec, max_new_tokens=1), self.llava, self.samples, micro_batch)
+        asked = replace(self.engine_spec, measure=workload.measure)
+        engine = Engine(asked, self.llava, self.samples, micro_batch)
+        forward = Engine(replace(asked, max_new_tokens=1), self.llava, self.samples, micro_batch)
         answered: list[UnitOutcome] = []
 
         def answer() -> None:
@@ -201,6 +205,10 @@ class _Bench:
             )
             return
         prefill, _ = timed(lambda: forward.run(unit), self.llava.device, self.spec.seconds, repeats=0)  # warm by now
+        spectra_share = None
+        if workload.measure.spectra:
+            plain = Engine(self.engine_spec, self.llava, self.samples, micro_batch)
+            spectra_share = 1 - self._timed(lambda: plain.run(unit))[0].median_s / timing.median_s
         system = {case.id: case.image_at for case in self.cases}
         work = needed(LinearSizes.of(self.llava.facts), unit.points, outcome.outcomes, system)
         ms_per_cell = 1e3 * timing.median_s / unit.cells
@@ -220,6 +228,7 @@ class _Bench:
             peak_gib=peak,
             ratios={baseline.name: baseline.ms_per_cell / ms_per_cell for baseline in self.report.baselines},
             notes=outcome.notes,
+            spectra_share=spectra_share,
         )
         against = "; ".join(f"x{ratio:.3g} {name}" for name, ratio in row.ratios.items())
         self._tell(
@@ -227,6 +236,13 @@ class _Bench:
             f"{row.ceiling_share:.3f} of the ceiling; {against}",
             engine=(*self.report.engine, row),
         )
+
+    def _spectra(self) -> None:
+        for row in spectrum_rows(self.llava.facts, self.llava.device, self.spec.seconds, self.spec.seed):
+            self._tell(
+                f"{row.what}: {row.ms:.3g} ms; Gram + eigvalsh {row.eigvalsh_ms:.3g}, svdvals {row.svdvals_ms:.3g}",
+                spectra=(*self.report.spectra, row),
+            )
 
     def _agreement(self) -> None:
         facts = self.llava.facts

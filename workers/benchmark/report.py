@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.benchmark.agreement import Agreement, Disagreement
+from workers.benchmark.spectra import SpectrumRow
 from workers.benchmark.timing import Ceiling, Timing
 
 
@@ -45,6 +46,7 @@ class EngineRow:
     peak_gib: float | None
     ratios: dict[str, float]  # baseline -> how many times longer it takes for a cell
     notes: tuple[str, ...]
+    spectra_share: float | None = None  # of the time, against a run that measures none; None: none are measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,7 @@ class Report:
     ceiling: Ceiling
     baselines: tuple[BaselineRow, ...] = ()
     engine: tuple[EngineRow, ...] = ()
+    spectra: tuple[SpectrumRow, ...] = ()
     agreement: tuple[Agreement, ...] = ()
     notes: tuple[str, ...] = ()  # what was left out or failed, and why
 
@@ -82,6 +85,9 @@ class Report:
                     EngineRow(**{**row, "timing": Timing(**row["timing"]), "notes": tuple(row["notes"])})
                     for row in value["engine"]
                 ),
+                "spectra": tuple(
+                    SpectrumRow(**{**row, "timing": Timing(**row["timing"])}) for row in value.get("spectra", ())
+                ),
                 "agreement": tuple(_agreement(row) for row in value["agreement"]),
                 "notes": tuple(value["notes"]),
             }
@@ -95,7 +101,8 @@ class Report:
 
     def table(self) -> str:
         """Everything but the disagreements beyond the first ten of each comparison."""
-        return "\n".join((*self._head(), *self._baseline_lines(), *self._engine_lines(), *self._agreement_lines()))
+        parts = (self._head, self._baseline_lines, self._engine_lines, self._spectra_lines, self._agreement_lines)
+        return "\n".join(line for part in parts for line in part())
 
     def _head(self) -> Iterable[str]:
         yield f"{self.model}, {self.dtype}, {self.device}; " + ", ".join(f"{k} {v}" for k, v in self.versions.items())
@@ -165,6 +172,39 @@ class Report:
         yield from (f"  {row.workload}: {note}" for row in self.engine for note in row.notes)
         yield "  'x NAME': how many times longer that baseline takes for a cell. Shares of the ceiling count the"
         yield "  decoder's linear maps for rows really needed; all else takes time but does not count."
+
+    def _spectra_lines(self) -> Iterable[str]:
+        if not self.spectra:
+            return
+        yield ""
+        yield from _grid(
+            (
+                "singular values, ms a block",
+                "ours",
+                "spread",
+                "blocks at once",
+                "Gram + eigvalsh",
+                "svdvals",
+                "rank off by",
+            ),
+            [
+                (
+                    row.what,
+                    f"{row.ms:.3g}",
+                    _spread(row.timing),
+                    str(row.batch),
+                    f"{row.eigvalsh_ms:.3g}",
+                    f"{row.svdvals_ms:.3g}",
+                    f"{row.effective_rank_error:.0e}",
+                )
+                for row in self.spectra
+            ],
+        )
+        yield from (
+            f"  {row.workload}: {row.spectra_share:.1%} of the time for spectra"
+            for row in self.engine
+            if row.spectra_share is not None
+        )
 
     def _agreement_lines(self) -> Iterable[str]:
         if not self.agreement:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from strategies import catalog
 from workers.models import ModelFacts
-from workers.work import GridPoint, SampleOutcome, Scalar, baseline_point
+from workers.work import GridPoint, MeasureSpec, SampleOutcome, Scalar, SpectrumSpec, baseline_point
 
 FULL = 576  # ranks are named for LLaVA-1.5's visual tokens and scaled to the model's
 BUDGETS = {192: 166, 128: 98, 64: 30}  # average visual tokens over 32 layers -> kept from layer 2 on
@@ -20,14 +20,16 @@ class Workload:
     name: str
     what: str
     points: tuple[GridPoint, ...]
+    measure: MeasureSpec = field(default_factory=MeasureSpec)
 
 
 def make_workloads(layers: int, heads: int, visual: int) -> dict[str, Workload]:
-    """The four workloads for a model with so many decoder layers, query heads and visual tokens."""
+    """The five workloads for a model with so many decoder layers, query heads and visual tokens."""
     pruning_layer = min(2, layers)
     cutoffs = [GridPoint(strategy="cutoff", layer=layer, rank=0) for layer in range(pruning_layer, layers)]
     ranks = dict.fromkeys(scaled(rank, visual) for rank in range(576, 15, -10))
     ladder = [GridPoint(strategy="fastv", layer=pruning_layer, rank=rank) for rank in ranks]
+    weighted = [GridPoint(strategy="text_weighted", layer=pruning_layer, rank=rank) for rank in ranks]
     choices = _strategies(heads)
     forks = [
         GridPoint(strategy=name, layer=pruning_layer, rank=scaled(rank, visual), params=tuple(params.items()))
@@ -38,11 +40,23 @@ def make_workloads(layers: int, heads: int, visual: int) -> dict[str, Workload]:
     baseline = baseline_point(layers, visual)
     named = "; ".join(_label(name, params) for name, params in choices)
     budgets = ", ".join(str(scaled(rank, visual)) for rank in BUDGETS.values())
+    last = SpectrumSpec(matrix="attention_weights", layer=layers - 1, threshold=1e-6, power=2)
+    measures = {"spectra": MeasureSpec(spectra=(last,))}
     return {
-        name: Workload(name=name, what=f"{what} + un-pruned", points=(*points, baseline))
+        name: Workload(
+            name=name,
+            what=f"{what} + un-pruned",
+            points=(*points, baseline),
+            measure=measures.get(name, MeasureSpec()),
+        )
         for name, what, points in (
             ("cutoffs", f"{len(cutoffs)} cut-offs, rank 0, layers {pruning_layer}..{layers - 1}", cutoffs),
             ("ranks", f"{len(ladder)} ranks {max(ranks)}..{min(ranks)}, fastv, layer {pruning_layer}", ladder),
+            (
+                "spectra",
+                f"{len(weighted)} ranks, text_weighted, layer {pruning_layer}, spectra of the last layer's attention",
+                weighted,
+            ),
             (
                 "strategies",
                 f"{len(choices)} strategies x ranks {budgets} at layer {pruning_layer} "

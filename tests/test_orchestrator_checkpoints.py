@@ -64,7 +64,8 @@ def test_one_clear_line_and_exit_code_2(sweep, tmp_path, monkeypatch):
     own = forms.original(tmp_path / "own", "../clip")
     assert "say where the vision tower lies: --set model.vision_tower=DIR" in refuse("plan", sweep, "--model", own)
     forms.tower(tmp_path / "clip")
-    template = refuse("run", sweep, "--model", own, "--local", "--set", "task.conversation=chat_template")
+    mode = "task.conversation=chat_template"
+    template = refuse("run", sweep, "--model", own, "--local", "--set", mode, "--out", tmp_path / "out")
     assert template == "the checkpoint has no chat template; set task.conversation to vicuna_v1 or llava_v1"
     shard = sorted(own.glob("*.bin"))[1]
     shard.write_bytes(shard.read_bytes()[:-9])

@@ -13,14 +13,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from conftest import write_scienceqa
 from small_llava import make_checkpoint
 from workers.checkpoints.layout import open_checkpoint
+from workers.engine import Engine
 from workers.fingerprint import model_fingerprint, sources_hash
 from workers.images import load_image, pad_to_square, to_pixels
 from workers.loading import load_llava
 from workers.models import ModelError
 from workers.tasks.base import DataError
-from workers.work import ModelSpec
+from workers.work import EngineSpec, ModelSpec, TaskSpec, WorkUnit, baseline_point
 
 
 @pytest.fixture
@@ -247,11 +249,15 @@ def test_truncated_images_are_data_errors(tmp_path, suffix):
         load_image(place)
 
 
-def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
+def write_bomb(place):
     header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)  # 2.7 GB in 69 bytes
     parts = ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
     chunks = [struct.pack(">I", len(b)) + name + b + struct.pack(">I", zlib.crc32(name + b)) for name, b in parts]
-    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    place.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
+    write_bomb(tmp_path / "bomb.png")
     with pytest.raises(DataError, match="900000000 pixels"):
         load_image(tmp_path / "bomb.png")
 
@@ -275,3 +281,26 @@ def test_bad_images_are_data_errors(tmp_path, monkeypatch):
     monkeypatch.setattr("workers.images.MAX_PIXELS", 30_000)
     with pytest.raises(DataError, match="200 x 200 makes a square above 30000 pixels"):
         load_image(big)
+
+
+def test_a_sweep_survives_every_image(small_checkpoint, tmp_path):
+    """Each picture is either asked about or a failure on record; the others do not notice."""
+    write_scienceqa(tmp_path, count=9)
+    noise = Image.effect_noise((90, 90), 90).convert("RGB")
+    frames = [noise, Image.new("RGB", (90, 90))]
+    pictures = {
+        "1": lambda file: file.write_bytes(b""),
+        "2": write_bomb,
+        "3": lambda file: Image.new("RGB", (1, 1)).save(file),
+        "4": lambda file: noise.convert("CMYK").save(file, format="tiff"),
+        "5": lambda file: noise.save(file, format="gif", save_all=True, append_images=frames),
+        "6": lambda file: Image.fromarray(np.full((9, 9), 40_000, np.uint16)).save(file),
+        "7": lambda file: file.write_bytes(file.read_bytes()[:-300]),
+    }
+    for id, draw in pictures.items():
+        draw(tmp_path / "images" / "test" / id / "image.png")
+    model, task = ModelSpec(path=str(small_checkpoint)), TaskSpec(name="scienceqa", data=str(tmp_path))
+    engine = Engine.load(EngineSpec(model=model, task=task, max_new_tokens=2), device="cpu")
+    result = engine.run(WorkUnit(samples=tuple(engine.samples), points=(baseline_point(2, 16),)))
+    assert {failure.sample: failure.kind for failure in result.failures} == dict.fromkeys("127", "DataError")
+    assert {cell.sample for cell in result.outcomes} == set("345689")

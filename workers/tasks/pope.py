@@ -45,7 +45,9 @@ def load_pope(spec: TaskSpec) -> Benchmark:
         raise DataError(f"task.split: '{spec.split}' is no split of pope (all, {', '.join(CATEGORIES)})")
     folder = data_folder(spec)
     wanted = CATEGORIES if spec.split == "all" else (spec.split,)
-    files = [file for name in ("test", *CATEGORIES) for file in parquet_files(folder, spec.questions, name)]
+    files = parquet_files(folder, spec.questions, "test") or [
+        file for name in wanted for file in parquet_files(folder, spec.questions, name)
+    ]
     if files:
         samples = [sample for sample in _from_parquet(files) if sample.category in wanted]
     else:

@@ -38,9 +38,14 @@ def asked(engine, id):
 )
 def test_answers_are_the_engines(engine, small_checkpoint, point):
     model = PrunedModel(
-        str(small_checkpoint), strategy=point.strategy, layer=point.layer, rank=point.rank, device="cpu",
+        str(small_checkpoint),
+        strategy=point.strategy,
+        layer=point.layer,
+        rank=point.rank,
+        device="cpu",
+        image_mode="pad",
         **dict(point.params),
-    )  # fmt: skip
+    )
     for cell in engine.run(WorkUnit(samples=("1", "2", "6"), points=(point,))).outcomes:
         assert model.answer(*asked(engine, cell.sample), max_new_tokens=6) == cell.answer
 
@@ -71,6 +76,8 @@ def test_settings_of_generate(engine, small_checkpoint):
         ({"alpha": 0.5}, "alpha: the un-pruned model takes no such setting"),
         ({"conversation": "vicuna"}, "Did you mean 'vicuna_v1'"),
         ({"image_mode": "stretch"}, "image_mode: 'stretch' is unknown"),
+        ({"conversation": "chat_template"}, "no chat template"),
+        ({"base": "/nowhere"}, "has no adapter"),
     ],
 )
 def test_settings_are_refused_before_the_first_question(small_checkpoint, settings, message):
@@ -101,7 +108,14 @@ def adapter(monkeypatch):
 def test_adapter_answers_requests_in_order(adapter, engine, small_checkpoint):
     point = GridPoint(strategy="fastv", layer=1, rank=5)
     model = adapter.Saccade(
-        str(small_checkpoint), batch_size="1", max_batch_size=None, device="cpu", strategy="fastv", layer=1, rank=5
+        str(small_checkpoint),
+        batch_size="1",
+        max_batch_size=None,
+        device="cpu",
+        strategy="fastv",
+        layer=1,
+        rank=5,
+        image_mode="pad",
     )
     ids = ["2", "6", "1"]
     model.task_dict = {"t": {"test": [asked(engine, id) for id in ids]}}

@@ -78,7 +78,7 @@ def write_task(folder: Path, engine: Engine) -> None:
 
 def run_lmms_eval(folder: Path, checkpoint: Path, *more: str) -> Path:
     """Run the command, and return the folder with its results."""
-    settings = f"pretrained={checkpoint},strategy={POINT.strategy},layer={POINT.layer},rank={POINT.rank},alpha=0.25"
+    settings = f"pretrained={checkpoint},image_mode=pad,strategy={POINT.strategy},layer=1,rank=5,alpha=0.25"
     command = [
         sys.executable, "-m", "lmms_eval", "--model", "saccade", "--model_args", settings, "--tasks", TASK,
         "--include_path", str(folder / "tasks"), "--batch_size", "1", "--device", "cpu", "--log_samples",
@@ -100,7 +100,7 @@ def test_lmms_eval_gives_the_engines_answers_and_pairs_with_our_export(tmp_path,
 
     write_scienceqa(tmp_path / "data", 6)
     spec = EngineSpec(
-        model=ModelSpec(path=str(small_checkpoint)),
+        model=ModelSpec(path=str(small_checkpoint), image_mode="pad"),
         task=TaskSpec(name="scienceqa", data=str(tmp_path / "data")),
         max_new_tokens=6,
     )

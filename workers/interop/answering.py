@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 
 from strategies.suggestion import near
-from workers.images import MODES, to_pixels
-from workers.llava import Llava
+from workers.checkpoints.layout import open_checkpoint
+from workers.images import SQUARE_MODES, to_pixels
+from workers.llava import Llava, Prompt
 from workers.loading import default_device, load_llava
 from workers.patch import pruned
-from workers.tasks.prompts import CONVERSATIONS, IMAGE_MARKER
+from workers.tasks.prompts import CHAT_TEMPLATE, CONVERSATION_MODES, CONVERSATIONS, IMAGE_MARKER
 from workers.work import BASELINE, ModelSpec
 
 GENERATION = ("do_sample", "temperature", "top_p", "num_beams")  # what is passed on to transformers' generate
@@ -33,41 +34,55 @@ class PrunedModel:
         seed: int = 0,
         dtype: str | None = None,
         device: str | None = None,
-        image_mode: str = "pad",
+        base: str | None = None,
+        vision_tower: str | None = None,
+        image_mode: str = "auto",
         conversation: str = "vicuna_v1",
         **params: Any,
     ) -> None:
         """Load, and refuse at once what cannot work.
 
         Args:
-            pretrained: checkpoint directory.
+            pretrained: checkpoint directory, or a hub id in the local cache.
             strategy: a name of ``strategies.catalog``; ``none`` is the un-pruned model.
             layer: K, decoder layers that run on the whole sequence.
             rank: visual tokens kept.
             seed: of strategies that draw; a draw also depends on the question and its image.
             dtype: None: bfloat16 on CUDA, else float32.
             device: as torch names it; None: a GPU if there is one.
-            image_mode: pad or crop.
-            conversation: vicuna_v1 or llava_v1.
+            base: of an adapter, the model that it changes.
+            vision_tower: of LLaVA's own form, where its config.json does not say it right.
+            image_mode: pad or crop; auto: what the checkpoint was made with.
+            conversation: vicuna_v1, llava_v1 or chat_template.
             params: the strategy's own parameters.
 
         Raises:
             ValueError: a setting is unknown or does not fit the model.
             ModelError: the checkpoint cannot be used.
         """
-        for name, value, known in (("conversation", conversation, CONVERSATIONS), ("image_mode", image_mode, MODES)):
+        modes = ("auto", *SQUARE_MODES)
+        for name, value, known in (
+            ("conversation", conversation, CONVERSATION_MODES),
+            ("image_mode", image_mode, modes),
+        ):
             if value not in known:
                 raise ValueError(f"{name}: '{value}' is unknown{near(value, known)} (known: {', '.join(known)})")
         device = device or default_device()
         dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
-        self.llava: Llava = load_llava(ModelSpec(path=pretrained, dtype=dtype, image_mode=image_mode), device)
-        self._image_mode, self._template = image_mode, CONVERSATIONS[conversation]
+        spec = ModelSpec(path=pretrained, dtype=dtype, base=base, vision_tower=vision_tower)
+        checkpoint = open_checkpoint(spec)
+        if checkpoint.facts.tiling is not None:
+            raise ValueError(f"pretrained: {pretrained} cuts images into tiles; only models of one square are offered")
+        self.llava: Llava = load_llava(spec, device)
+        self._image_mode = checkpoint.image_mode if image_mode == "auto" else image_mode
+        self._conversation = conversation
         self._pruning = None if strategy == BASELINE else {"strategy": strategy, "layer": layer, "rank": rank, **params}
         self._seed = seed
         if self._pruning is None and params:
             raise ValueError(f"{next(iter(params))}: the un-pruned model takes no such setting; give strategy=NAME")
+        self._encode("What is it?", True)
         with self._pruned():
-            pass  # unknown strategies and settings are refused before the first question
+            pass  # what cannot be asked or pruned is refused before the first question
 
     @torch.inference_mode()
     def answer(
@@ -94,8 +109,7 @@ class PrunedModel:
         if len(images) > 1:
             raise ValueError(f"the question has {len(images)} images; one is supported")
         text = question.replace(IMAGE_MARKER, "").strip()
-        marked = f"{IMAGE_MARKER}\n{text}" if images else text
-        ids = self.llava.encode(self._template.format(question=marked)).ids
+        ids = self._encode(text, bool(images)).ids
         expanded = [
             token for id in ids for token in [id] * (self.llava.visual_tokens if id == self.llava.image_token else 1)
         ]
@@ -116,6 +130,12 @@ class PrunedModel:
         for stop in until:
             answer = answer.partition(stop)[0] if stop else answer
         return answer.strip()
+
+    def _encode(self, question: str, image: bool) -> Prompt:
+        if self._conversation == CHAT_TEMPLATE:
+            return self.llava.encode(self.llava.chat(question, image), whole=True)
+        marked = f"{IMAGE_MARKER}\n{question}" if image else question
+        return self.llava.encode(CONVERSATIONS[self._conversation].format(question=marked))
 
     def _pruned(self) -> AbstractContextManager[Any]:
         return nullcontext() if self._pruning is None else pruned(self.llava.model, seed=self._seed, **self._pruning)

@@ -33,7 +33,7 @@ class Saccade(lmms):
 
     def __init__(self, pretrained: str, batch_size: int | str = 1, max_batch_size: Any = None, **settings: Any) -> None:
         """Args:
-        pretrained: checkpoint directory.
+        pretrained: checkpoint directory, or a hub id in the local cache.
         batch_size: 1; lmms-eval always passes it.
         max_batch_size: passed by lmms-eval, and unused.
         settings: of `PrunedModel`.

@@ -127,6 +127,11 @@ def _notices(experiment: Experiment, summary: pd.DataFrame) -> list[str]:
     if unfinished := " and ".join(f"{states[s]} {s}" for s in ("partial", "missing") if s in states):
         text = f"of {plural(len(summary), 'grid point')}, {unfinished}."
         found.append(("Unfinished", text + (" Hollow points are partial." if "partial" in states else "")))
+    if early := states.get("stopped early", 0):
+        text = (
+            f"racing stopped {early} of {plural(len(summary), 'grid point')}; hollow points: few questions were asked."
+        )
+        found.append(("Stopped early", text))
     flagged = summary[summary["flags"] != ""]
     kinds = list(flagged.groupby("flags", sort=False))
     for flags, rows in kinds[:MAX_NOTICES]:
@@ -150,7 +155,8 @@ def _tiles(summary: pd.DataFrame, failures: pd.DataFrame) -> list[str]:
         accuracy = ("Un-pruned accuracy", percent(row["accuracy"]), f"95 % interval {span}")
     expected, texts = int(summary["n_expected"].max()), int(summary["n_text_only"].max())
     states = summary["state"].value_counts()
-    progress = ", ".join(f"{states[state]} {state}" for state in ("complete", "partial", "missing") if state in states)
+    shown = ("complete", "stopped early", "partial", "missing")
+    progress = ", ".join(f"{states[state]} {state}" for state in shown if state in states)
     tiles = [
         accuracy,
         ("Image questions", count(expected), f"{count(texts)} text-only, counted apart" if texts else "asked of each"),

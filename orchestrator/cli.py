@@ -85,13 +85,14 @@ def plan(
     """Say what a sweep would compute, and what that costs; nothing is computed or written."""
     with _user_errors():
         from orchestrator.cluster import join_named
-        from orchestrator.run import plan_sweep
+        from orchestrator.run import plan_and_stops
         from orchestrator.show import show_plan
 
         join_named(address)
         prepared = _prepare(sweep, model, base, data, samples, changes)
         folder = _folder(prepared, out)
-        show_plan(_console(), prepared, plan_sweep(prepared, folder, workers or 1), folder)
+        plan, stops = plan_and_stops(prepared, folder, workers or 1)
+        show_plan(_console(), prepared, plan, folder, stops)
 
 
 @app.command()
@@ -312,6 +313,92 @@ def status(
         show_status(_console(), Experiment.open(experiment))
 
 
+@app.command()
+def merge(
+    experiments: Annotated[list[Path], typer.Argument(help="Experiment directories of one model, data and settings.")],
+    out: Annotated[Path, typer.Option(help="Directory to make.")],
+    other_sources: Annotated[
+        bool, typer.Option("--other-sources", help="Accept cells that another version of the sources computed.")
+    ] = False,
+) -> None:
+    """Put experiments together: all their grid points and samples, every cell once. The originals stay as they are."""
+    with _user_errors():
+        from orchestrator.inventory import merge as merged
+        from orchestrator.show import show_merged
+
+        console = _console()
+        result = merged(experiments, out, other_sources)
+        show_merged(console, result)
+        _write_results(console, result.experiment)
+
+
+@app.command()
+def verify(
+    experiment: Annotated[Path, typer.Argument(help="Experiment directory.")],
+) -> None:
+    """Check every file of an experiment: whole, every cell once, model and data unchanged. Exit code 2 where not."""
+    with _user_errors():
+        from orchestrator.inventory import verify as verified
+        from orchestrator.store import Experiment
+
+        console, findings = _console(), verified(Experiment.open(experiment))
+        for finding in findings:
+            mark = "[green]ok[/]  " if finding.well else "[red]bad[/] "
+            console.print(f"{mark} {finding.text}", highlight=False, soft_wrap=True)
+        if not all(finding.well for finding in findings):
+            raise typer.Exit(USER_ERROR)
+
+
+@app.command()
+def doctor(
+    sweep: Annotated[
+        str | None, typer.Argument(help="A sweep file, or a shipped sweep's name, to check as well.")
+    ] = None,
+    model: Model = None,
+    base: Base = None,
+    data: Data = None,
+    samples: Samples = None,
+    out: Out = None,
+    changes: Set = None,
+) -> None:
+    """Say whether a sweep would run on this machine, and what to mend if not. Exit code 2 if something stops it."""
+    with _user_errors():
+        from orchestrator.doctor import examine
+
+        console = _console()
+        marks = {"ok": "[green]ok[/]  ", "note": "[yellow]note[/]", "stop": "[red]STOP[/]"}
+        load = None if sweep is None else lambda: _prepare(sweep, model, base, data, samples, changes)
+        stopped = 0
+        for check in examine(load, out):
+            stopped += check.mark == "stop"
+            console.print(f"{marks[check.mark]} [bold]{check.what}[/] ", end="", highlight=False)
+            console.print(check.text, highlight=False, markup=False, soft_wrap=True)
+        if stopped:
+            raise typer.Exit(USER_ERROR)
+
+
+@app.command()
+def tune(
+    experiment: Annotated[Path, typer.Argument(help="Experiment directory.")],
+    callback: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CLASS", help="A Tune callback to tell, as in a sweep file: CLASS, or `CLASS: {ARGUMENT: VALUE}`."
+        ),
+    ] = None,
+) -> None:
+    """Write Ray Tune's view of an experiment again, from its cells, and tell it to callbacks; nothing is computed."""
+    with _user_errors():
+        from orchestrator.document import parse_callbacks
+        from orchestrator.store import Experiment
+        from orchestrator.tune_store import tell_all
+
+        console, opened = _console(), Experiment.open(experiment)
+        for note in tell_all(opened, parse_callbacks(callback or ())):
+            console.print(f"[yellow]note[/] {note}", highlight=False, soft_wrap=True)
+        console.print(f"{len(opened.points)} trials in {experiment}", highlight=False, soft_wrap=True)
+
+
 def main() -> None:
     """Entry point of the script."""
     app()
@@ -396,7 +483,7 @@ def _user_errors(resume: bool = False) -> Iterator[None]:
 def _show_result(console: Console, result: RunResult) -> None:
     from orchestrator.metrics import answers, summarise
     from orchestrator.progress import duration
-    from orchestrator.show import accuracy_table, show_failures
+    from orchestrator.show import accuracy_table, show_failures, show_stops
     from orchestrator.task_metrics import headline, task_metrics
 
     experiment = result.experiment
@@ -407,6 +494,8 @@ def _show_result(console: Console, result: RunResult) -> None:
     if result.peak_bytes:
         done += f", at most {result.peak_bytes / 2**30:.3g} GiB of a GPU's memory"
     console.print(f"{done}; results in {experiment.path}", highlight=False, soft_wrap=True)
+    if result.stops is not None:
+        show_stops(console, result.stops, {point.key: point.label for point in experiment.points})
     _write_results(console, experiment)
     failures = experiment.failures()
     if len(failures):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -17,6 +18,19 @@ from pydantic_core import ErrorDetails
 
 from strategies.suggestion import near
 from workers.work import Scalar
+
+
+class SpecError(ValueError):
+    """A sweep file is wrong. One line per mistake, each with file, place and remedy; exit code 2."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackSpec:
+    """A Tune callback that the user names: ``package.module.Class``, and its keyword arguments."""
+
+    name: str
+    arguments: tuple[tuple[str, Any], ...] = ()
+
 
 Checked = TypeVar("Checked", bound=BaseModel)
 SpectrumMatrix = Literal["attention_weights", "attention_output", "hidden_states", "hidden_states_prenorm"]
@@ -74,6 +88,42 @@ class MeasureSection(_Section):
     quality: bool = False
 
 
+NamedCallback = str | dict[str, dict[str, Any] | None]  # a class, or {class: {argument: value}}
+
+
+class TuneSection(_Section):
+    """``tune:`` - callbacks of Ray Tune that hear of every grid point."""
+
+    callbacks: list[NamedCallback] = []
+
+
+def callback_specs(named: Sequence[NamedCallback]) -> tuple[CallbackSpec, ...]:
+    """The callbacks of a sweep file or a command line."""
+    items = [{item: None} if isinstance(item, str) else item for item in named]
+    return tuple(CallbackSpec(name, tuple((given or {}).items())) for item in items for name, given in item.items())
+
+
+def parse_callbacks(texts: Sequence[str]) -> tuple[CallbackSpec, ...]:
+    """Callbacks as a command line names them, in the form of a sweep file's items.
+
+    Raises:
+        SpecError: One is neither a name nor a mapping.
+    """
+    try:
+        section = TuneSection.model_validate({"callbacks": [yaml.safe_load(text) for text in texts]})
+    except (yaml.YAMLError, ValidationError) as error:
+        raise SpecError(f"--callback {' '.join(texts)}: give CLASS, or 'CLASS: {{ARGUMENT: VALUE}}'") from error
+    return callback_specs(section.callbacks)
+
+
+class RacingSection(_Section):
+    """``racing:`` - whether grid points that are decided stop early; see `racing.py`."""
+
+    against: Literal["best", "baseline"] = "best"
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
 class Entry(BaseModel):
     """One item of ``grid:``. Keys that are not fields are parameters of the strategy, found in ``model_extra``."""
 
@@ -91,6 +141,10 @@ class Entry(BaseModel):
     @property
     def params(self) -> dict[str, Scalar | list[Scalar]]:
         return dict(self.model_extra or {})
+
+
+def _racing(value: Any) -> Any:
+    return {} if value is True else None if value is False else value
 
 
 def _path_alone(value: Any) -> Any:
@@ -112,6 +166,8 @@ class Document(_Section):
     max_new_tokens: Annotated[int, Field(ge=1)] = 1024
     seed: Annotated[int, Field(ge=0)] = 0
     measure: MeasureSection = MeasureSection()
+    racing: Annotated[RacingSection | None, BeforeValidator(_racing)] = None
+    tune: TuneSection = TuneSection()
     grid: Annotated[list[Any], Field(min_length=1)]
 
 
@@ -211,7 +267,7 @@ def _mistake(detail: ErrorDetails, kind: type[BaseModel], root: str) -> Mistake:
             expected = str(detail.get("ctx", {}).get("expected", "")).replace(" or ", ", ")
             options = [option.strip().strip("'") for option in expected.split(",")]
             return place, f"{_show(value)} is not known{near(str(value), options)} (known: {', '.join(options)})"
-        case "greater_than" | "less_than":
+        case "greater_than" | "less_than" if location[-1] != "margin":
             return place, f"{_show(value)} is not above 0 and below 1"
         case "greater_than_equal":
             return place, f"{_show(value)} is below {detail.get('ctx', {}).get('ge')}"
@@ -242,6 +298,10 @@ def _wanted(kind: type[BaseModel], field: str) -> str:
         "quality": "true or false",
         "layer": "first, last, a 0-based number, or a list of them",
         "matrix": f"one of {', '.join(get_args(SpectrumMatrix))}, or a list of them",
+        "callbacks": "a list of classes such as ray.tune.logger.CSVLoggerCallback, or of {CLASS: {ARGUMENT: VALUE}}",
+        "alpha": "a number above 0 and below 1",
+        "margin": "a number from 0 to below 1: a difference of accuracies",
+        "racing": "true, false, or a mapping with against, alpha and margin",
         "threshold": "a number such as 1.0e-6 (YAML needs the dot)",
     }.get(field, "a text")
 
@@ -253,6 +313,8 @@ def _fields(kind: type[BaseModel], location: Sequence[str | int]) -> list[str]:
         return list(TaskSection.model_fields)
     if location and location[0] == "measure":
         return list((SpectraSection if "spectra" in location else MeasureSection).model_fields)
+    if location and location[0] in ("racing", "tune"):
+        return list((RacingSection if location[0] == "racing" else TuneSection).model_fields)
     return list(kind.model_fields)
 
 

@@ -17,6 +17,7 @@ import pandas as pd
 from orchestrator.significance import (
     Bools,
     Floats,
+    Ints,
     bootstrap_mean,
     bootstrap_p,
     holm,
@@ -24,6 +25,7 @@ from orchestrator.significance import (
     paired_bootstrap,
     wilson,
 )
+from orchestrator.stops import STOPPED, stopped_points
 from orchestrator.store import Experiment
 from workers.work import BASELINE, GridPoint
 
@@ -42,6 +44,7 @@ class Answers:
     score_PS: Floats  # 0 to 1; 0 where not answered
     image_S: Bools  # False: a text-only question, which no strategy can prune
     failed_S: Bools  # the sample has a failure record
+    stopped: frozenset[str] = frozenset()  # keys of the points that racing stopped
 
     @property
     def baseline(self) -> int | None:
@@ -64,6 +67,7 @@ class Answers:
             score_PS=self.score_PS[:, chosen],
             image_S=self.image_S[chosen],
             failed_S=self.failed_S[chosen],
+            stopped=self.stopped,
         )
 
 
@@ -90,6 +94,7 @@ def answers(experiment: Experiment) -> Answers:
         score_PS=score,
         image_S=image,
         failed_S=samples["id"].isin(experiment.failures()["sample"]).to_numpy(),
+        stopped=stopped_points(experiment),
     )
 
 
@@ -111,7 +116,8 @@ def summarise(table: Answers) -> pd.DataFrame:
         Columns, over the image questions unless said otherwise:
         key, baseline (bool), strategy, layer, rank, alpha (NaN where there is none), params ("name=value ..."), label;
         n, n_expected, correct (scores of at least half), failed (samples without an answer because they failed), state
-        ("complete": every sample has its answer or has failed, "partial", "missing");
+        ("complete": every sample has its answer or has failed, "partial", "missing",
+        or "stopped early" by racing);
         accuracy, ci_low, ci_high (mean score, 0 to 1; Wilson 95 %, or bootstrap for soft scores);
         n_paired, lost, gained (samples shared with the baseline; those with a lower and a higher score than it has),
         difference, diff_low, diff_high (-1 to 1, paired bootstrap 95 %), relative_drop, drop_low, drop_high (percent
@@ -140,7 +146,7 @@ def summarise(table: Answers) -> pd.DataFrame:
             "n_expected": len(images.samples),
             "correct": correct,
             "failed": failed,
-            "state": np.select([n == 0, n + failed == len(images.samples)], ["missing", "complete"], "partial"),
+            "state": _states(images, n, failed),
             "accuracy": _share(images.score_PS.sum(axis=1), n),
             "ci_low": interval.low,
             "ci_high": interval.high,
@@ -169,6 +175,13 @@ def measure_summary(experiment: Experiment) -> pd.DataFrame:
     rows = rows.sort_values("point", key=lambda keys: keys.map(order), kind="stable", ignore_index=True)
     rows.insert(1, "label", rows["point"].map(label))
     return rows
+
+
+def _states(images: Answers, n: Ints, failed: Ints) -> np.ndarray:
+    """How far each point is."""
+    stopped = np.array([point.key in images.stopped for point in images.points], dtype=bool)
+    conditions = [(n == 0) & ~stopped, n + failed == len(images.samples), stopped]
+    return np.select(conditions, ["missing", "complete", STOPPED], "partial")
 
 
 def _comparison(table: Answers) -> dict[str, Floats | pd.Series]:

@@ -11,17 +11,20 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
 
+import pandas as pd
 from rich.console import Console
 
 from orchestrator.cluster import IN_A_JOB
 from orchestrator.faults import FaultWatch
 from orchestrator.plan import Plan, make_plan
+from orchestrator.policy import Policy
 from orchestrator.pool import ENGINE, EngineFactory, LocalPool, Pool, RayPool
 from orchestrator.progress import SweepProgress
-from orchestrator.rungs import Standing
+from orchestrator.show import cells_text
 from orchestrator.spec import SpecError, SweepSpec
+from orchestrator.stops import Stops, write_stops
 from orchestrator.store import Experiment, Manifest, check_target
-from orchestrator.tune_store import TuneMirror
+from orchestrator.tune_store import TuneMirror, check_callbacks
 from strategies import catalog
 from workers.checkpoints.layout import open_checkpoint
 from workers.fingerprint import data_fingerprint, model_fingerprint, sources_hash
@@ -54,6 +57,7 @@ class RunResult:
     seconds: float
     peak_bytes: int = 0  # of the memory of the fullest GPU
     warnings: tuple[str, ...] = ()
+    stops: Stops | None = None  # by racing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,9 +108,28 @@ def plan_sweep(prepared: Prepared, out: Path, workers: int) -> Plan:
     Raises:
         StoreError: ``out`` cannot take this sweep.
     """
+    return plan_and_stops(prepared, out, workers)[0]
+
+
+def plan_and_stops(prepared: Prepared, out: Path, workers: int) -> tuple[Plan, Stops | None]:
+    """The plan, and what racing decides on the cells that are there."""
     old = check_target(out, prepared.manifest)
-    done = Experiment(out, prepared.manifest.to_json()).done() if old else {}
-    return _plan(prepared, done, workers)
+    experiment = _Planned(out, prepared) if old else None
+    done = experiment.done() if experiment else {}
+    policy = _policy(prepared, experiment)
+    return _plan(prepared, policy, done, workers), policy.stops(done)
+
+
+class _Planned(Experiment):
+    """A directory as it would be with this sweep: its file of samples may still be that of a smaller one."""
+
+    def __init__(self, path: Path, prepared: Prepared) -> None:
+        super().__init__(path, prepared.manifest.to_json())
+        self._ids = pd.DataFrame({"id": [sample.id for sample in prepared.samples]})
+
+    @property
+    def samples(self) -> pd.DataFrame:
+        return self._ids
 
 
 def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Console) -> RunResult:
@@ -124,12 +147,14 @@ def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Conso
     if IN_A_JOB in os.environ and not out.is_absolute():
         raise SpecError(f"--out {out}: this Ray job's folder is thrown away at its end; give an absolute path")
     started = time.monotonic()
+    check_callbacks(prepared.spec.callbacks)
     experiment = Experiment.create(out, prepared.manifest, prepared.samples)
-    standing = Standing(experiment.points, prepared.samples)
-    standing.add_cells(experiment.cells(["correct", "score", "tokens_kept"]))
-    mirror = None if options.local else TuneMirror(experiment, standing.sizes)
-    plan = _plan(prepared, experiment.done(), options.workers or 1)
-    if not plan.missing and (mirror is None or mirror.is_complete(standing.reached())):
+    policy = _policy(prepared, experiment)
+    mirror = None if options.local else TuneMirror(experiment, prepared.spec.callbacks)
+    done = experiment.done()
+    plan, stops = _plan(prepared, policy, done, options.workers or 1), policy.stops(done)
+    write_stops(experiment, stops)
+    if not plan.missing and (mirror is None or mirror.is_complete(policy.standing.reports())):
         return RunResult(
             experiment=experiment,
             plan=plan,
@@ -137,9 +162,10 @@ def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Conso
             failed=0,
             seconds=time.monotonic() - started,
             warnings=prepared.notes,
+            stops=stops,
         )
+    console.print(f"cells: {cells_text(plan, stops)}", highlight=False, soft_wrap=True)
     computed = failed = peak_bytes = 0
-    done = experiment.done()
     watch = FaultWatch(len(prepared.samples), experiment.failures()["sample"] if done else ())
     warnings: list[str] = []
     open_samples = sum(len(unit.samples) for unit in plan.units)
@@ -147,19 +173,22 @@ def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Conso
         SweepProgress(console, open_samples, plan.missing, len(experiment.points)) as progress,
         _pool(prepared, options, progress) as pool,
     ):
-        plan = _plan(prepared, done, pool.workers)
+        plan = _plan(prepared, policy, done, pool.workers)
         if mirror:
-            mirror.start(standing.reached())
+            mirror.start([(key, row) for key, rows in policy.standing.reports().items() for row in rows])
+        skipped = 0
         try:
-            for unit, outcome in pool.results(plan.units):
+            for unit, outcome in pool.results(policy.units(plan.units)):
                 experiment.write(unit, outcome)
-                standing.add(outcome)
+                for label in policy.add(outcome):
+                    progress.event(f"racing stopped {label}")
                 if mirror:
-                    mirror.publish(standing.reached())
+                    mirror.publish(policy.standing.news())
                 computed += len(outcome.outcomes)
                 failed += len(outcome.failures)
                 peak_bytes = max(peak_bytes, outcome.peak_bytes)
-                progress.advance(unit.cells / len(experiment.points), unit.cells, len(outcome.failures))
+                left_out, skipped = policy.skipped - skipped, policy.skipped
+                progress.advance(unit.cells / len(experiment.points), unit.cells + left_out, len(outcome.failures))
                 for note in outcome.notes:
                     progress.event(note)
                 watch.look(outcome)
@@ -169,6 +198,8 @@ def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Conso
             raise
         if mirror and (warning := mirror.finish()):
             warnings.append(warning)
+    stops = policy.stops(experiment.done())
+    write_stops(experiment, stops)
     return RunResult(
         experiment=experiment,
         plan=plan,
@@ -177,6 +208,7 @@ def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Conso
         seconds=time.monotonic() - started,
         peak_bytes=peak_bytes,
         warnings=(*prepared.notes, *warnings, *experiment.notes),
+        stops=stops,
     )
 
 
@@ -199,9 +231,16 @@ def _pool(prepared: Prepared, options: RunOptions, progress: SweepProgress) -> I
             yield pool
 
 
-def _plan(prepared: Prepared, done: dict[str, frozenset[str]], workers: int) -> Plan:
+def _policy(prepared: Prepared, experiment: Experiment | None) -> Policy:
     spec = prepared.spec
-    return make_plan(spec.points, prepared.samples, done, spec.facts, spec.engine.task, workers)
+    columns = ["point", "sample", "correct", "score", "tokens_kept"]
+    cells = experiment.cells(columns[2:]) if experiment else pd.DataFrame(columns=columns)
+    return Policy(spec.racing, spec.points, prepared.samples, spec.engine.seed, cells)
+
+
+def _plan(prepared: Prepared, policy: Policy, done: dict[str, frozenset[str]], workers: int) -> Plan:
+    spec = prepared.spec
+    return make_plan(spec.points, policy.samples, policy.settled(done), spec.facts, spec.engine.task, workers)
 
 
 def _source(point: GridPoint) -> str:

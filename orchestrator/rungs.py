@@ -1,24 +1,28 @@
-"""How every grid point stands at a few fixed numbers of samples: what a scheduler or a live curve looks at; pure.
+"""How every grid point stands at a few fixed numbers of samples: what a policy or a live curve looks at; pure.
 
-A rung counts the first n image questions of the benchmark's file, so its numbers do not depend on who answered when. A
-sample that failed is passed over. As in `metrics`, questions without an image are left out: nothing is pruned there.
+A rung counts the first n image questions in the order in which the sweep asks them, so its numbers do not depend on who
+answered when. A sample that failed is passed over. As in `metrics`, questions without an image are left out: nothing is
+pruned there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from orchestrator.metrics import scores
-from orchestrator.significance import wilson
+from orchestrator.significance import Bools, Floats, Ints, wilson
 from workers.tasks.base import Sample
-from workers.work import GridPoint, SampleOutcome, UnitOutcome
+from workers.work import GridPoint, UnitOutcome
 
-RUNGS = 7  # reports of a trial; each costs Ray Tune some tens of milliseconds
+RUNGS = 7  # reports of a trial
 
-Metrics = dict[str, float | int | None]
+Metrics = dict[str, float | int | bool | None]
+News = list[tuple[str, Metrics]]  # (GridPoint.key, what it reports)
 
 
 def rung_sizes(samples: int, rungs: int = RUNGS) -> tuple[int, ...]:
@@ -29,23 +33,37 @@ def rung_sizes(samples: int, rungs: int = RUNGS) -> tuple[int, ...]:
 class Standing:
     """Scores so far, by (grid point, image question)."""
 
-    def __init__(self, points: Sequence[GridPoint], samples: Sequence[Sample]) -> None:
+    def __init__(self, points: Sequence[GridPoint], samples: Sequence[Sample], together: bool = False) -> None:
+        """Args:
+        points: The grid.
+        samples: In the order in which they are asked.
+        together: A rung is reached when all points that go on have reached it, so that none is ahead of the policy.
+        """
         asked = [sample.id for sample in samples if sample.image is not None]
         self.sizes = rung_sizes(len(asked))
-        self._points = {point.key: row for row, point in enumerate(points)}
+        self.keys = [point.key for point in points]
+        self._points = {key: row for row, key in enumerate(self.keys)}
         self._samples = {name: column for column, name in enumerate(asked)}
         shape = (len(points), len(asked))
-        self._answered_PS = np.zeros(shape, dtype=bool)
-        self._correct_PS = np.zeros(shape, dtype=bool)
-        self._score_PS = np.zeros(shape)
-        self._failed_S = np.zeros(len(asked), dtype=bool)
+        self.answered_PS: Bools = np.zeros(shape, dtype=bool)
+        self.correct_PS: Bools = np.zeros(shape, dtype=bool)
+        self.score_PS: Floats = np.zeros(shape)  # 0 to 1; 0 where not answered
+        self._failed_S: Bools = np.zeros(len(asked), dtype=bool)
         self._kept_PS = np.zeros(shape, dtype=np.int32)
+        self._together = together
+        self._stop_P = np.zeros(len(points), dtype=int)  # samples after which a point was stopped early; 0: it goes on
+        self._told_P = np.zeros(len(points), dtype=int)  # reports that `news` has given
 
     def add(self, outcome: UnitOutcome) -> None:
         """Count what an engine has answered."""
-        for cell in outcome.outcomes:
-            if (column := self._samples.get(cell.sample)) is not None:
-                self._set(self._points[cell.point], column, cell)
+        known = [
+            (self._points[cell.point], column, cell.correct, cell.correct if cell.score is None else cell.score,
+             cell.tokens_kept)
+            for cell in outcome.outcomes
+            if (column := self._samples.get(cell.sample)) is not None
+        ]  # fmt: skip
+        if known:
+            self._set(*map(np.array, zip(*known, strict=True)))
         for failure in outcome.failures:
             if (column := self._samples.get(failure.sample)) is not None:
                 self._failed_S[column] = True
@@ -55,42 +73,97 @@ class Standing:
         rows = cells["point"].map(self._points)
         columns = cells["sample"].map(self._samples)
         known = rows.notna() & columns.notna()
-        at = rows[known].astype(int).to_numpy(), columns[known].astype(int).to_numpy()
-        self._answered_PS[at] = True
-        self._correct_PS[at] = cells["correct"][known].to_numpy(dtype=bool)
-        self._score_PS[at] = scores(cells[known])
-        self._kept_PS[at] = cells["tokens_kept"][known].to_numpy()
+        self._set(
+            rows[known].astype(int).to_numpy(),
+            columns[known].astype(int).to_numpy(),
+            cells["correct"][known].to_numpy(dtype=bool),
+            scores(cells[known]),
+            cells["tokens_kept"][known].to_numpy(),
+        )
 
-    def reached(self) -> dict[str, list[Metrics]]:
-        """Of each point key, the metrics of all rungs reached, smallest first: cumulative over the rung's samples."""
-        settled_PS = self._answered_PS | self._failed_S
+    def stop(self, stopped: Mapping[str, int]) -> None:
+        """Say which points were stopped early, and after how many image questions: their reports end there."""
+        for key, samples in stopped.items():
+            self._stop_P[self._points[key]] = samples
+
+    @property
+    def prefix_P(self) -> Ints:
+        """(P,) how many of the first image questions are settled: answered by the point, or failed."""
+        settled_PS = self.answered_PS | self._failed_S
         total = settled_PS.shape[1]
-        prefix_P = np.where(settled_PS.all(axis=1), total, settled_PS.argmin(axis=1)) if total else None
-        result: dict[str, list[Metrics]] = {key: [] for key in self._points}
-        for size in self.sizes:
-            n_P = self._answered_PS[:, :size].sum(axis=1)
-            correct_P = self._correct_PS[:, :size].sum(axis=1)
-            kept_P = (self._kept_PS[:, :size] * self._answered_PS[:, :size]).sum(axis=1)
-            total_P = self._score_PS[:, :size].sum(axis=1)
-            interval = wilson(total_P, n_P)  # of soft scores too wide, never too narrow: 0 and 1 vary most
-            for key, row in self._points.items():
-                if prefix_P is None or prefix_P[row] >= size:
-                    n = int(n_P[row])
-                    result[key].append(
-                        {
-                            "samples": size,
-                            "n": n,
-                            "correct": int(correct_P[row]),
-                            "accuracy": total_P[row] / n if n else None,
-                            "ci_low": float(interval.low[row]) if n else None,
-                            "ci_high": float(interval.high[row]) if n else None,
-                            "tokens_kept": kept_P[row] / n if n else None,
-                        }
-                    )
+        if not total:
+            return np.zeros(len(self.keys), dtype=int)
+        return np.where(settled_PS.all(axis=1), total, settled_PS.argmin(axis=1))
+
+    @property
+    def common_prefix(self) -> int:
+        """How many of the first image questions are settled for every point that goes on."""
+        return int(self.prefix_P[self._stop_P == 0].min(initial=self.answered_PS.shape[1]))
+
+    def news(self) -> News:
+        """What the points report since the last call: a row for each rung newly reached, smallest first.
+
+        A row is cumulative over the rung's samples. ``done`` ends a point's reports: ``complete`` at the last rung, or
+        ``stopped_early``.
+        """
+        prefix_P = np.full(len(self.keys), self.common_prefix) if self._together else self.prefix_P
+        reached_P = np.searchsorted(np.array(self.sizes), prefix_P, side="right")
+        reached_P = np.where(self._stop_P > 0, np.searchsorted(self.sizes, self._stop_P) + 1, reached_P)
+        found: News = []
+        for told in range(int(self._told_P.min(initial=len(self.sizes))), int(reached_P.max(initial=0))):
+            rows = np.flatnonzero((self._told_P <= told) & (told < reached_P))
+            ends = (self._stop_P[rows] > 0) & (reached_P[rows] == told + 1)
+            for stop in np.unique(self._stop_P[rows[ends]]):
+                found += self._reports(rows[ends & (self._stop_P[rows] == stop)], int(stop), stopped=True)
+            found += self._reports(rows[~ends], self.sizes[told] if told < len(self.sizes) else 0, stopped=False)
+        self._told_P = np.maximum(self._told_P, reached_P)
+        return found
+
+    def reports(self) -> dict[str, list[Metrics]]:
+        """Of each point all its reports so far, whatever was told before."""
+        self._told_P[:] = 0
+        result: dict[str, list[Metrics]] = {key: [] for key in self.keys}
+        for key, row in self.news():
+            result[key].append(row)
         return result
 
-    def _set(self, row: int, column: int, cell: SampleOutcome) -> None:
-        self._answered_PS[row, column] = True
-        self._correct_PS[row, column] = cell.correct
-        self._score_PS[row, column] = cell.correct if cell.score is None else cell.score
-        self._kept_PS[row, column] = cell.tokens_kept
+    def _reports(self, rows: Ints, size: int, stopped: bool) -> News:
+        """What some points report of their first ``size`` samples."""
+        answered = self.answered_PS[rows, :size]
+        n = answered.sum(axis=1)
+        correct = (self.correct_PS[rows, :size] & answered).sum(axis=1)
+        kept = (self._kept_PS[rows, :size] * answered).sum(axis=1)
+        total = (self.score_PS[rows, :size] * answered).sum(axis=1)
+        interval = wilson(total, n)  # of soft scores too wide, never too narrow: 0 and 1 vary most
+        complete = not stopped and size == self.sizes[-1]
+        return [
+            (
+                self.keys[row],
+                {
+                    "samples": size,
+                    "n": int(n[place]),
+                    "correct": int(correct[place]),
+                    "accuracy": float(total[place] / n[place]) if n[place] else None,
+                    "ci_low": float(interval.low[place]) if n[place] else None,
+                    "ci_high": float(interval.high[place]) if n[place] else None,
+                    "tokens_kept": float(kept[place] / n[place]) if n[place] else None,
+                    "complete": complete,
+                    "stopped_early": stopped,
+                    "done": complete or stopped,
+                },
+            )
+            for place, row in enumerate(rows.tolist())
+        ]
+
+    def _set(
+        self,
+        rows: NDArray[Any],
+        columns: NDArray[Any],
+        correct: NDArray[Any],
+        score: NDArray[Any],
+        kept: NDArray[Any],
+    ) -> None:
+        self.answered_PS[rows, columns] = True
+        self.correct_PS[rows, columns] = correct
+        self.score_PS[rows, columns] = score
+        self._kept_PS[rows, columns] = kept

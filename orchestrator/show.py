@@ -8,19 +8,23 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from orchestrator.stops import STOPPED, read_stops
 from strategies import catalog
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
+    from orchestrator.inventory import Merged
     from orchestrator.plan import Plan
+    from orchestrator.racing import RacingRule
     from orchestrator.run import Prepared
+    from orchestrator.stops import Stops
     from orchestrator.store import Experiment
     from workers.latency import Latency
 
 
-def show_plan(console: Console, prepared: Prepared, plan: Plan, folder: Path) -> None:
+def show_plan(console: Console, prepared: Prepared, plan: Plan, folder: Path, stops: Stops | None = None) -> None:
     spec = prepared.spec
     strategies = sorted({point.strategy for point in spec.points[1:]})
     limited = len(prepared.samples) < prepared.available
@@ -37,11 +41,13 @@ def show_plan(console: Console, prepared: Prepared, plan: Plan, folder: Path) ->
         ),
         ("grid", f"{len(spec.points)} points: un-pruned, {', '.join(strategies)}"),
         ("samples", f"{len(prepared.samples)}{of} of {spec.engine.task.name}"),
-        ("cells", f"{plan.cells}, of which {plan.missing} are to be computed, in {len(plan.units)} units"),
+        ("cells", cells_text(plan, stops)),
         ("work, shared", f"{plan.work.shared / 1e6:,.1f} million token-layers (estimate)"),
         ("work, one by one", f"{plan.work.separate / 1e6:,.1f} million, {plan.work.saving:.1f} times as much"),
         ("disk", f"about {size_text(plan.bytes_on_disk)} in {folder}"),
     ]
+    if stops is not None:
+        rows.append(("racing", f"{rule_text(stops.rule)}; the work shown is the most it can be"))
     if spec.engine.measure.spectra or spec.engine.measure.quality:
         rows.append(("measures", _measures_text(prepared)))
     for row in rows:
@@ -59,6 +65,36 @@ def show_plan(console: Console, prepared: Prepared, plan: Plan, folder: Path) ->
     notes = (catalog.get(p.strategy).note(dict(p.params), spec.facts.heads) for p in spec.points[1:])
     for remark in dict.fromkeys(part for note in notes if note for part in note.split("; ")):
         console.print(f"[yellow]note[/] {remark}", highlight=False, soft_wrap=True)
+
+
+def cells_text(plan: Plan, stops: Stops | None) -> str:
+    """How many cells there are, and what is missing."""
+    saved = stops.saved if stops else 0
+    there = plan.cells - plan.missing - saved
+    parts = [f"{there} of {plan.cells} are there already"] if there else []
+    if stops and saved:
+        parts.append(f"{saved} not needed, of the {len(stops.stopped)} points that racing stopped")
+    parts.append(f"{plan.missing} to be computed" + (f", in {len(plan.units)} units" if plan.units else ""))
+    return "; ".join(parts)
+
+
+def rule_text(rule: RacingRule) -> str:
+    rival = "the best" if rule.against == "best" else "the un-pruned model"
+    margin = f" by more than {rule.margin:g}" if rule.margin else ""
+    return f"points stop that are behind {rival}{margin}; chance of any wrong stop at most {rule.alpha:g}"
+
+
+def show_stops(console: Console, stops: Stops, labels: dict[str, str]) -> None:
+    """Which points racing stopped, and what that saved."""
+    share = stops.saved / stops.cells if stops.cells else 0.0
+    console.print(
+        f"racing stopped {len(stops.stopped)} of {len(labels)} points early and saved {stops.saved} of {stops.cells} "
+        f"cells ({share:.0%}); {rule_text(stops.rule)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for key, samples in sorted(stops.stopped.items(), key=lambda item: item[1]):
+        console.print(f"  after {samples} image questions: {labels[key]}", highlight=False, soft_wrap=True)
 
 
 def _measures_text(prepared: Prepared) -> str:
@@ -100,6 +136,7 @@ def accuracy_table(rows: pd.DataFrame, soft: bool = False, figures: pd.DataFrame
             p = f"{row['p_holm']:.2g}"
         interval = f"{100 * row['ci_low']:.1f} .. {100 * row['ci_high']:.1f}"
         n = f"{row['n']}" if row["n"] == row["n_expected"] else f"{row['n']} of {row['n_expected']}"
+        n += ", stopped early" if row["state"] == STOPPED else ""
         table.add_row(row["label"], f"{100 * row['accuracy']:.1f} %", interval, n, change, p, *more)
     return table
 
@@ -118,10 +155,16 @@ def show_status(console: Console, experiment: Experiment) -> None:
     table = Table("grid point", box=None, pad_edge=False)
     table.add_column("cells", justify="right")
     table.add_column("missing", justify="right")
+    stops = read_stops(experiment)
+    stopped = stops.stopped if stops else {}
     for point in experiment.points:
         have = int(counts.get(point.key, 0))
-        table.add_row(point.label, str(have), str(samples - have) if have < samples else "")
+        missing = "stopped early" if point.key in stopped else str(samples - have)
+        table.add_row(point.label, str(have), missing if have < samples else "")
     console.print(table, highlight=False)
+    if stops:
+        total -= stops.saved
+        show_stops(console, stops, {point.key: point.label for point in experiment.points})
     failures = experiment.failures()
     if len(failures):
         show_failures(console, failures)
@@ -129,6 +172,26 @@ def show_status(console: Console, experiment: Experiment) -> None:
         console.print("give the same `saccade run` again to compute what is missing", highlight=False)
     for note in experiment.notes:
         console.print(f"[yellow]note[/] {note}", highlight=False, soft_wrap=True)
+
+
+def show_merged(console: Console, merged: Merged) -> None:
+    experiment = merged.experiment
+    console.print(
+        f"{merged.cells} of {len(experiment.points) * experiment.meta['samples']} cells in {experiment.path}: "
+        f"{len(experiment.points)} grid points x {experiment.meta['samples']} samples; {merged.doubled} were in more "
+        "than one directory",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if merged.conflicts:
+        label = {point.key: point.label for point in experiment.points}
+        key, sample = merged.conflicts[0]
+        console.print(
+            f"[yellow]note[/] {len(merged.conflicts)} cells differ between the directories, and the first one's were "
+            f"taken (first: {label[key]}, sample {sample}); equal settings on other hardware may round differently",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def show_failures(console: Console, failures: pd.DataFrame) -> None:

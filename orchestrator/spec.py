@@ -10,7 +10,18 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from orchestrator.cluster import has_gpu
-from orchestrator.document import Document, Entry, MeasureSection, Mistake, parse, read_text
+from orchestrator.document import (
+    CallbackSpec,
+    Document,
+    Entry,
+    MeasureSection,
+    Mistake,
+    SpecError,
+    callback_specs,
+    parse,
+    read_text,
+)
+from orchestrator.racing import RacingRule
 from orchestrator.ranges import expand
 from strategies import catalog
 from strategies.budget import average_tokens, rank_for_average
@@ -37,10 +48,6 @@ EMBEDDED = "embedded"
 SHIPPED = resources.files("orchestrator") / "sweeps"
 
 
-class SpecError(ValueError):
-    """A sweep file is wrong. One line per mistake, each with file, place and remedy; exit code 2."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """An average number of visual tokens that was asked for, and the rank that comes nearest to it."""
@@ -61,6 +68,8 @@ class SweepSpec:
     sample_limit: int | None  # the first N samples of the file; None: all
     facts: ModelFacts
     budgets: tuple[Budget, ...] = ()  # what `tokens:` was compiled to
+    racing: RacingRule | None = None
+    callbacks: tuple[CallbackSpec, ...] = ()  # of Ray Tune
 
 
 def load_sweep(source: str | Path, overrides: Mapping[str, Any] | None = None) -> SweepSpec:
@@ -112,6 +121,8 @@ def load_sweep(source: str | Path, overrides: Mapping[str, Any] | None = None) -
         sample_limit=document.samples,
         facts=facts,
         budgets=tuple(budgets),
+        racing=None if document.racing is None else RacingRule(**document.racing.model_dump()),
+        callbacks=callback_specs(document.tune.callbacks),
     )
 
 

@@ -113,10 +113,10 @@ def test_rungs_count_the_first_questions_with_an_image_whoever_answered_when():
     late, early = (WorkUnit(samples=tuple(s.id for s in part), points=points) for part in (samples[8:], samples[:8]))
     standing = Standing(points, samples)
     standing.add(fake_outcome(late))
-    assert all(rows == [] for rows in standing.reached().values())
+    assert standing.news() == []
     standing.add(fake_outcome(early))
     for point in points:
-        rows = standing.reached()[point.key]
+        rows = standing.reports()[point.key]
         assert [row["n"] for row in rows] == [1, 2, 3, 5, 9, 18]
         right = [cell.correct for unit in (early, late) for cell in fake_outcome(unit).outcomes
                  if cell.point == point.key and cell.visual_tokens]  # fmt: skip
@@ -145,7 +145,7 @@ def test_a_worker_killed_in_the_middle_changes_nothing(prepared, cluster, tmp_pa
     assert "a worker was lost" in out.getvalue()
     pd.testing.assert_frame_equal(result.experiment.cells(), expected.cells())
     pd.testing.assert_frame_equal(summary(result.experiment), summary(expected))
-    trials = ExperimentAnalysis(str(tmp_path / "ray")).dataframe().set_index("config/point/key")
+    trials = ExperimentAnalysis(str(tmp_path / "ray")).dataframe().set_index("config/key")
     table = summary(expected).set_index("key")
     assert trials["accuracy"].sub(table["accuracy"]).abs().max() < 1e-12
     again = run_sweep(prepared, tmp_path / "ray", options, Console(file=out))

@@ -114,7 +114,7 @@ grid:
         "samples: 'some' is not `all` or a whole number",
         "seed: -1 is below 0",
         "modl: unknown key. Did you mean 'model'? "
-        "(known: name, model, task, data, samples, max_new_tokens, seed, measure, grid)",
+        "(known: name, model, task, data, samples, max_new_tokens, seed, measure, racing, tune, grid)",
     ]
     # Without a valid document the model is not known, so numbers are not compared with its sizes.
     assert any(line.startswith("grid[1].strategy: unknown strategy 'fastvv'. Did you mean 'fastv'?") for line in lines)

@@ -1,0 +1,341 @@
+"""Will a sweep run here? One line for each thing that could stop it, with its remedy.
+
+Each check is a function of facts, so that a broken machine can be made up in a test; `examine` looks the facts up.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from orchestrator.show import size_text
+
+if TYPE_CHECKING:
+    from orchestrator.plan import Plan
+    from orchestrator.run import Prepared
+    from workers.tasks.base import Sample
+
+OLDEST_PYTHON = (3, 11)
+NEEDED = ("torch", "transformers", "ray", "pandas", "pyarrow")
+ACTIVATIONS = 1.3  # memory of a run relative to its weights, at least
+IMAGES_OPENED = 20
+CONNECT_S = 3.0
+SMALL_SHM = 64 << 20
+
+Mark = Literal["ok", "note", "stop"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line: `stop` keeps a run from working, `note` is worth knowing."""
+
+    mark: Mark
+    what: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """A CUDA device."""
+
+    name: str
+    free_bytes: int
+    total_bytes: int
+
+
+def check_python(found: tuple[int, int, int]) -> Check:
+    text = ".".join(map(str, found))
+    if found[:2] < OLDEST_PYTHON:
+        oldest = ".".join(map(str, OLDEST_PYTHON))
+        return Check(
+            "stop", "python", f"{text} is too old: install Python {oldest} or newer and make the environment anew"
+        )
+    return Check("ok", "python", f"{text} on {platform.system()} {platform.machine()}")
+
+
+def check_packages(found: Mapping[str, str | None], wanted: Mapping[str, str]) -> Check:
+    """Args:
+    found: Version of each package that is needed; None where it is missing.
+    wanted: What the distribution asks for, as ``>=2.60,<2.61``; empty where it does not say.
+    """
+    from packaging.specifiers import SpecifierSet
+
+    if missing := [name for name, have in found.items() if have is None]:
+        return Check("stop", "packages", f"{', '.join(missing)} missing: `pip install .` in Saccade's folder")
+    wrong = [
+        f"{name} {have} (needs {wanted[name]})"
+        for name, have in found.items()
+        if have and wanted.get(name) and not SpecifierSet(wanted[name]).contains(have, prereleases=True)
+    ]
+    if wrong:
+        return Check("stop", "packages", f"{', '.join(wrong)}: `pip install .` in Saccade's folder")
+    return Check("ok", "packages", ", ".join(f"{name} {have}" for name, have in found.items()))
+
+
+def check_cuda(built_for: str | None, available: bool, has_driver: bool) -> Check:
+    """Args:
+    built_for: CUDA version that torch was built with; None: a CPU build.
+    available: Whether torch can use a device.
+    has_driver: Whether this machine has an NVIDIA driver.
+    """
+    if available:
+        return Check("ok", "cuda", f"torch is built for CUDA {built_for} and can use it")
+    if not has_driver:
+        return Check("note", "cuda", "no NVIDIA driver: the sweep runs on the CPU, fit for the embedded model")
+    if built_for is None:
+        remedy = "this torch is a CPU build; install the CUDA build that pytorch.org names for this driver"
+    else:
+        remedy = (
+            f"torch (CUDA {built_for}) cannot use the driver: is it older than that, or CUDA_VISIBLE_DEVICES empty?"
+        )
+    return Check("stop", "cuda", f"there is an NVIDIA driver, but {remedy}")
+
+
+def check_gpus(gpus: Sequence[Gpu], weights_bytes: int) -> Check:
+    """Whether the model fits on every device."""
+    needed = int(weights_bytes * ACTIVATIONS)
+    text = ", ".join(f"{gpu.name} ({_gib(gpu.free_bytes)} of {_gib(gpu.total_bytes)} free)" for gpu in gpus)
+    full = [place for place, gpu in enumerate(gpus) if gpu.free_bytes < needed]
+    if not full:
+        return Check("ok", "gpus", text)
+    which = ", ".join(map(str, full))
+    remedy = (
+        "end what else runs there, or choose others with CUDA_VISIBLE_DEVICES"
+        if all(gpus[place].total_bytes >= needed for place in full)
+        else "the model is too large for it: choose other devices with CUDA_VISIBLE_DEVICES, or model.dtype=bfloat16"
+    )
+    return Check("stop", "gpus", f"{text}; device {which} has less free than the {_gib(needed)} needed: {remedy}")
+
+
+def check_memory(available_bytes: int, weights_bytes: int, on_gpu: bool) -> Check:
+    needed = int(weights_bytes * (1 if on_gpu else 2)) + (1 << 30)  # a process of its own, and weights in a wider type
+    text = f"{_gib(available_bytes)} available, about {_gib(needed)} needed by one worker"
+    if available_bytes < needed:
+        return Check("stop", "memory", f"{text}: end other programs, or use a machine with more")
+    return Check("ok", "memory", text)
+
+
+def check_ray_address(address: str | None, connect: Callable[[str], None]) -> Check:
+    """Args:
+    address: ``RAY_ADDRESS``.
+    connect: Raises OSError or ValueError where nobody listens.
+    """
+    if address in (None, "", "local"):
+        return Check("ok", "ray", "no cluster named: each run starts a private Ray on loopback")
+    if address != "auto":
+        try:
+            connect(str(address))
+        except (OSError, ValueError) as error:
+            return Check("stop", "ray", f"RAY_ADDRESS={address}: {error}; start the head there, or unset RAY_ADDRESS")
+    return Check("ok", "ray", f"RAY_ADDRESS={address}")
+
+
+def check_ray_token(address: str | None, mode: str | None, token_bytes: int | None, token_mode: int | None) -> Check:
+    """Args:
+    address: ``RAY_ADDRESS``.
+    mode: ``RAY_AUTH_MODE``.
+    token_bytes: Length of the token found; None: there is none.
+    token_mode: Permissions of the token's file; None: it is in the environment.
+    """
+    if token_mode is not None and token_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return Check("note", "ray token", "~/.ray/auth_token can be read by others: `chmod 600 ~/.ray/auth_token`")
+    if address in (None, "", "local"):
+        return Check("ok", "ray token", "a private Ray gets a token of its own for each run")
+    if mode == "token" and not token_bytes:
+        return Check("stop", "ray token", "RAY_AUTH_MODE=token but no token: copy the cluster's to ~/.ray/auth_token")
+    if mode != "token":
+        return Check(
+            "note", "ray token",
+            "the cluster is joined without a token: whoever reaches its ports runs code there; README, On a cluster",
+        )  # fmt: skip
+    return Check("ok", "ray token", "RAY_AUTH_MODE=token, and there is a token")
+
+
+def check_disk(free_bytes: int, needed_bytes: int, folder: Path) -> Check:
+    text = f"{size_text(free_bytes)} free for {folder}, about {size_text(needed_bytes)} needed"
+    if free_bytes < needed_bytes:
+        return Check("stop", "disk", f"{text}: make room, or give --out another place")
+    if free_bytes < 2 * needed_bytes + (1 << 30):
+        return Check("note", "disk", f"{text}: little is left for exports and pages")
+    return Check("ok", "disk", text)
+
+
+def check_writable(folder: Path) -> Check:
+    """Whether results can be written; nothing is left behind."""
+    place = folder
+    while not place.exists():
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            return Check("ok", "results", f"{folder} can be written")
+    except OSError as error:
+        return Check("stop", "results", f"{place}: cannot be written ({error.strerror}); give --out another place")
+
+
+def check_images(samples: Sequence[Sample], opened: int = IMAGES_OPENED) -> Check:
+    """All images are there (reading the benchmark said so): can some, evenly spaced, be opened?"""
+    from workers.images import load_image
+    from workers.tasks.base import DataError
+
+    images = [sample.image for sample in samples if sample.image is not None]
+    if not images:
+        return Check("note", "images", "no question has an image: there is nothing to prune")
+    for path in images[:: max(1, len(images) // opened)]:
+        try:
+            load_image(path)
+        except (DataError, OSError) as error:
+            return Check("stop", "images", f"{_one_line(error)}; copy the benchmark again, or leave the question out")
+    return Check("ok", "images", f"{len(images)} are there, {min(opened, len(images))} of them opened")
+
+
+def check_shared_memory(free_bytes: int | None) -> Check:
+    """Ray keeps its objects in /dev/shm; in a container it has 64 MB unless told otherwise."""
+    if free_bytes is not None and free_bytes <= SMALL_SHM:
+        return Check(
+            "note", "shared memory",
+            f"/dev/shm has {size_text(free_bytes)}: Ray uses the disk instead; start the container with --shm-size=1g",
+        )  # fmt: skip
+    return Check("ok", "shared memory", "no limit known" if free_bytes is None else f"{size_text(free_bytes)} free")
+
+
+def examine(load: Callable[[], Prepared] | None, out: Path | None) -> Iterator[Check]:
+    """All checks, the machine's first.
+
+    Args:
+        load: Reads and checks the sweep, its model and its data; raises ValueError with what is wrong. None: no sweep.
+        out: Where results would go; by default experiments/NAME.
+    """
+    yield check_python((sys.version_info.major, sys.version_info.minor, sys.version_info.micro))
+    packages = check_packages(_versions(), _wanted())
+    yield packages
+    if packages.mark == "stop":
+        return
+    import torch
+
+    cuda = torch.cuda.is_available()
+    yield check_cuda(torch.version.cuda, cuda, Path("/proc/driver/nvidia/version").exists())
+    address = os.environ.get("RAY_ADDRESS")
+    yield check_ray_address(address, _connect)
+    yield check_ray_token(address, os.environ.get("RAY_AUTH_MODE"), *_token())
+    yield check_shared_memory(shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else None)
+    weights = 0
+    if load is not None:
+        try:
+            prepared = load()
+        except ValueError as error:
+            for line in str(error).splitlines():
+                yield Check("stop", "sweep", line)
+        else:
+            weights = _weights(prepared)
+            yield from _sweep(prepared, out or Path("experiments") / prepared.spec.name)
+    if cuda:
+        yield check_gpus([_gpu(index) for index in range(torch.cuda.device_count())], weights)
+    yield check_memory(_available_bytes(), weights, cuda)
+
+
+def _sweep(prepared: Prepared, out: Path) -> Iterator[Check]:
+    from orchestrator.run import plan_and_stops
+    from orchestrator.store import StoreError
+
+    spec = prepared.spec
+    yield Check("ok", "sweep", f"{spec.name}: {len(spec.points)} grid points x {len(prepared.samples)} samples")
+    yield Check(
+        "ok", "model", f"{spec.engine.model.path} is whole ({spec.facts.layers} layers, {spec.engine.model.dtype})"
+    )
+    yield Check("ok", "data", f"{prepared.available} questions of {spec.engine.task.name} in {spec.engine.task.data}")
+    yield check_images(prepared.samples)
+    try:
+        plan: Plan = plan_and_stops(prepared, out, 1)[0]
+    except StoreError as error:
+        yield Check("stop", "results", str(error))
+        return
+    writable = check_writable(out)
+    yield writable
+    if writable.mark == "stop":
+        return
+    place = out
+    while not place.exists():
+        place = place.parent
+    yield check_disk(shutil.disk_usage(place).free, plan.bytes_on_disk, out)
+
+
+def _weights(prepared: Prepared) -> int:
+    from workers.checkpoints.layout import open_checkpoint
+
+    return sum(file.stat().st_size for file in open_checkpoint(prepared.spec.engine.model).files)
+
+
+def _gpu(index: int) -> Gpu:
+    import torch
+
+    free, total = torch.cuda.mem_get_info(index)
+    return Gpu(name=torch.cuda.get_device_name(index), free_bytes=free, total_bytes=total)
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for name in NEEDED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _wanted() -> dict[str, str]:
+    from packaging.requirements import Requirement
+
+    try:
+        lines = requires("saccade") or []
+    except PackageNotFoundError:
+        return {}  # run from its sources
+    return {one.name: str(one.specifier) for one in map(Requirement, lines) if one.marker is None}
+
+
+def _token() -> tuple[int | None, int | None]:
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        return len(token), None
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
+    try:
+        return file.stat().st_size, stat.S_IMODE(file.stat().st_mode)
+    except OSError:
+        return None, None
+
+
+def _connect(address: str) -> None:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError("is not HOST:PORT")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+
+
+def _available_bytes(memory: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> int:
+    """What a new process may take: of the machine, and of the container where it has a limit."""
+    try:
+        fields = dict(line.split(":", 1) for line in memory.read_text().splitlines())
+        available = int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, ValueError, KeyError):  # not Linux
+        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):  # no such file, or the word "max"
+        return available
+    return min(available, limit - used)
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"
+
+
+def _one_line(error: Any) -> str:
+    return " ".join(str(error).split())[:120]

@@ -1,0 +1,328 @@
+"""What an experiment directory holds, file by file: to check it, and to put several of them together.
+
+Both walk the same way: every file of ``cells/`` once, with one signature kept for each (grid point, sample).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from numpy.typing import NDArray
+
+from orchestrator.significance import Bools, Ints
+from orchestrator.stops import read_stops
+from orchestrator.store import CELLS, KEPT, Experiment, StoreError, write_whole
+from workers.checkpoints.layout import open_checkpoint
+from workers.fingerprint import data_fingerprint, model_fingerprint
+from workers.models import ModelError
+from workers.tasks.base import DataError
+from workers.tasks.catalog import load_samples
+
+ANSWER = ["answer", "parsed", "correct", "first_token", "tokens_kept", "decoded_tokens"]  # what two equal cells share
+BESIDE = ("kept", "measures")  # what a file of cells has beside it, under the same name
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Which cells have been met, and what they said."""
+
+    points: dict[tuple[str, str], int]  # (GridPoint.key, source) -> row
+    samples: dict[str, int]  # id -> column
+    met_PS: Bools = field(init=False)
+    says_PS: NDArray[np.uint64] = field(init=False)
+    doubled: int = 0
+    conflicts: list[tuple[str, str]] = field(default_factory=list)  # (GridPoint.key, sample): said two things
+    foreign: int = 0  # rows of another context, strategy source, grid or sample set
+
+    def __post_init__(self) -> None:
+        shape = (len(self.points), len(self.samples))
+        self.met_PS = np.zeros(shape, dtype=bool)
+        self.says_PS = np.zeros(shape, dtype=np.uint64)
+
+    def enter(self, cells: pd.DataFrame, context: str) -> Bools:
+        """Note the cells of one file.
+
+        Returns:
+            One flag a row: it is one of the sweep's, and was not met before.
+        """
+        rows, columns = self._place(cells, context)
+        names = list(zip(cells["point"].tolist(), cells["sample"].tolist(), strict=True))
+        ours = (rows >= 0) & (columns >= 0)
+        self.foreign += int((~ours).sum())
+        says = pd.util.hash_pandas_object(cells[ANSWER].astype(str), index=False).to_numpy()
+        fresh = ours.copy()
+        for place in np.flatnonzero(ours).tolist():  # one by one, because a file may hold a cell twice
+            at = rows[place], columns[place]
+            if self.met_PS[at]:
+                fresh[place] = False
+                self.doubled += 1
+                if self.says_PS[at] != says[place]:
+                    self.conflicts.append(names[place])
+            self.met_PS[at] = True
+            if fresh[place]:
+                self.says_PS[at] = says[place]
+        return fresh
+
+    def _place(self, cells: pd.DataFrame, context: str) -> tuple[Ints, Ints]:
+        addresses = zip(cells["point"], cells["source"], strict=True)
+        rows = np.array([self.points.get(address, -1) for address in addresses], dtype=np.int64)
+        rows[(cells["context"] != context).to_numpy(dtype=bool)] = -1
+        columns = np.array([self.samples.get(name, -1) for name in cells["sample"]], dtype=np.int64)
+        return rows, columns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    well: bool
+    text: str  # with the remedy, where it is not well
+
+
+def verify(experiment: Experiment) -> list[Finding]:
+    """Look at every file of an experiment: readable, every cell once, masks as they should be, model and data the same.
+
+    Returns:
+        What was found, good and bad.
+    """
+    ledger = Ledger(_addresses(experiment.meta), _columns(experiment))
+    damaged: list[Path] = []
+    wrong_masks = 0
+    for file in _files(experiment.path / "cells"):
+        try:
+            cells = pq.read_table(file, schema=CELLS).to_pandas()
+            kept = pq.read_table(experiment.path / "kept" / file.name, schema=KEPT).to_pandas()
+        except (pa.ArrowException, OSError, ValueError, KeyError):
+            damaged.append(file)
+            continue
+        ledger.enter(cells, experiment.context)
+        wrong_masks += _wrong_masks(cells, kept)
+    return [
+        *_damage(experiment, damaged, wrong_masks),
+        _presence(experiment, ledger),
+        *_doubles(ledger),
+        *_inputs(experiment),
+    ]
+
+
+def _damage(experiment: Experiment, damaged: Sequence[Path], wrong_masks: int) -> Iterator[Finding]:
+    again = (
+        "delete it, and the same with its name in kept/ and measures/; the same `saccade run` computes its cells again"
+    )
+    for file in damaged:
+        yield Finding(well=False, text=f"{file}: it or its file in kept/ is not whole: {again}")
+    left = [file for folder in ("cells", *BESIDE, "failures") for file in (experiment.path / folder).glob(".*.tmp")]
+    if left:
+        yield Finding(
+            well=False,
+            text=f"{len(left)} half-written files of a run that was killed, such as {left[0]}: nothing reads them; "
+            "if no run is under way, delete them",
+        )
+    if wrong_masks:
+        yield Finding(
+            well=False,
+            text=f"{wrong_masks} cells whose mask is missing or keeps another number of tokens than the cell says: "
+            "the directory was changed by hand; compute it again with another --out",
+        )
+    if not damaged:
+        yield Finding(well=True, text=f"{len(list(_files(experiment.path / 'cells')))} files of cells are whole")
+
+
+def _presence(experiment: Experiment, ledger: Ledger) -> Finding:
+    total, met = ledger.met_PS.size, int(ledger.met_PS.sum())
+    stops = read_stops(experiment)
+    saved = 0
+    if stops:
+        rows = [row for (key, _), row in ledger.points.items() if key in stops.stopped]
+        saved = int((~ledger.met_PS[rows]).sum())
+    failed = len(experiment.failures())
+    early = f", {saved} not needed because racing stopped their points" if saved else ""
+    missing = total - met - saved
+    if not missing:
+        return Finding(well=True, text=f"{met} of {total} cells are there{early}")
+    why = f" ({failed} samples failed; `saccade status {experiment.path}` says why)" if failed else ""
+    return Finding(
+        well=False,
+        text=f"{met} of {total} cells are there{early}, {missing} missing{why}: the same `saccade run` computes them",
+    )
+
+
+def _doubles(ledger: Ledger) -> Iterator[Finding]:
+    if ledger.conflicts:
+        key, sample = ledger.conflicts[0]
+        yield Finding(
+            well=False,
+            text=f"{len(ledger.conflicts)} cells are there twice and say different things (first: point {key}, sample "
+            f"{sample}); the first by file name is read. Was the directory written by two machines at once? Delete one "
+            "of the files, or compute again with another --out",
+        )
+    elif ledger.doubled:
+        yield Finding(well=True, text=f"{ledger.doubled} cells are there twice and say the same: read once")
+    if ledger.foreign:
+        yield Finding(well=True, text=f"{ledger.foreign} cells of other settings, points or samples: kept, not read")
+
+
+def _inputs(experiment: Experiment) -> Iterator[Finding]:
+    parts = experiment.meta.get("context_parts", {})
+    try:
+        model = model_fingerprint(open_checkpoint(experiment.spec.model))
+    except (ModelError, OSError):
+        yield Finding(well=True, text=f"model {experiment.spec.model.path} is not on this machine: not compared")
+    else:
+        same = model == parts.get("model")
+        remedy = "" if same else ": it was changed after the run; cells of now and then must not be mixed"
+        yield Finding(
+            well=same, text=f"model {experiment.spec.model.path} is {'' if same else 'not '}the one used{remedy}"
+        )
+    try:
+        data = data_fingerprint(load_samples(experiment.spec.task))
+    except (DataError, OSError):
+        yield Finding(well=True, text=f"data {experiment.spec.task.data} are not on this machine: not compared")
+    else:
+        same = data == parts.get("data")
+        remedy = "" if same else ": they were changed after the run; cells of now and then must not be mixed"
+        yield Finding(
+            well=same, text=f"data {experiment.spec.task.data} are {'' if same else 'not '}those used{remedy}"
+        )
+
+
+def _wrong_masks(cells: pd.DataFrame, kept: pd.DataFrame) -> int:
+    both = cells.merge(kept, on=["context", "source", "point", "sample"], how="left", suffixes=("", "_kept"))
+    bits = [0 if not isinstance(mask, bytes) else int.from_bytes(mask, "big").bit_count() for mask in both["kept_mask"]]
+    return int(((both["tokens_kept"] != bits) | both["kept_mask"].isna()).sum())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merged:
+    """What merging did."""
+
+    experiment: Experiment
+    cells: int
+    doubled: int  # met in more than one directory, taken once
+    conflicts: tuple[tuple[str, str], ...]  # (GridPoint.key, sample); the first directory's cell was taken
+
+
+def merge(folders: Sequence[Path], out: Path, other_sources: bool = False) -> Merged:
+    """Put experiments of one model, data and settings together: all their points and samples, every cell once.
+
+    Args:
+        folders: Of the experiments; where two say different things of a cell, the first is believed.
+        out: New directory.
+        other_sources: Accept cells that other versions of strategies/ and workers/ computed.
+
+    Raises:
+        StoreError: They do not belong together (says in what they differ), or ``out`` is taken.
+    """
+    if len(folders) < 2:
+        raise StoreError("merge: give two experiment directories or more")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise StoreError(f"--out {out}: is there already; give a new directory")
+    experiments = [Experiment.open(folder) for folder in folders]
+    for other in experiments[1:]:
+        _check_same(experiments[0], other, other_sources)
+    points = {point["key"]: point for experiment in reversed(experiments) for point in experiment.meta["points"]}
+    order = dict.fromkeys(point["key"] for experiment in experiments for point in experiment.meta["points"])
+    samples = pd.concat([experiment.samples for experiment in experiments])
+    samples = samples.drop_duplicates("id").sort_values("position", ignore_index=True)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    meta = {
+        **experiments[0].meta,
+        "created": now,
+        "updated": now,
+        "samples": len(samples),
+        "points": [points[key] for key in order],
+        "merged_from": [str(experiment.path.absolute()) for experiment in experiments],
+    }
+    ledger = Ledger(_addresses(meta), {name: place for place, name in enumerate(samples["id"])})
+    for folder in ("cells", *BESIDE, "failures"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    for number, experiment in enumerate(experiments):
+        _take(experiment, number, out, ledger)
+    table = pa.concat_tables([pq.read_table(experiment.path / "samples.parquet") for experiment in experiments])
+    first = table.to_pandas()["id"].drop_duplicates().index
+    _write(out / "samples.parquet", table.take(pa.array(first)).sort_by("position"))
+    text = "# Written by `saccade merge`. Cells are addressed by what stands here: change the sweep file instead.\n"
+    write_whole(out / "sweep.yaml", (text + yaml.safe_dump(meta, sort_keys=False)).encode())
+    return Merged(
+        experiment=Experiment.open(out),
+        cells=int(ledger.met_PS.sum()),
+        doubled=ledger.doubled,
+        conflicts=tuple(ledger.conflicts),
+    )
+
+
+def _check_same(first: Experiment, other: Experiment, other_sources: bool) -> None:
+    """Raises: StoreError: The two are not of one kind."""
+    place = f"{first.path} and {other.path}"
+    if first.context != other.context:
+        ours, theirs = first.meta.get("context_parts", {}), other.meta.get("context_parts", {})
+        names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+        details = ", ".join(f"{name} is {ours.get(name)} and {theirs.get(name)}" for name in names)
+        raise StoreError(f"{place}: are not of the same kind ({details}); their cells must not be mixed")
+    sources = {point["key"]: point for point in first.meta["points"]}
+    for point in other.meta["points"]:
+        if (mine := sources.get(point["key"])) and mine["source"] != point["source"]:
+            raise StoreError(
+                f"{place}: the strategy {point['strategy']} was changed between them; run the older one again with "
+                "this version and the same --out, and merge then"
+            )
+    if first.meta.get("sources_hash") != other.meta.get("sources_hash") and not other_sources:
+        hashes = f"{first.meta.get('sources_hash')} and {other.meta.get('sources_hash')}"
+        raise StoreError(
+            f"{place}: were computed by different sources of strategies/ and workers/ ({hashes}); if the change cannot "
+            "touch an answer, give --other-sources"
+        )
+
+
+def _take(experiment: Experiment, number: int, out: Path, ledger: Ledger) -> None:
+    """Copy an experiment's cells that were not met before, with what stands beside them; the cells last."""
+    for file in _files(experiment.path / "cells"):
+        try:
+            cells = pq.read_table(file)
+            frame = cells.cast(CELLS).to_pandas()
+            beside = [
+                (folder, pq.read_table(experiment.path / folder / file.name))
+                for folder in BESIDE
+                if (experiment.path / folder / file.name).exists()
+            ]
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            raise StoreError(f"{file}: is not whole; `saccade verify {experiment.path}` says what to do") from error
+        fresh = ledger.enter(frame, experiment.context)
+        if not fresh.any():
+            continue
+        name = file.name if fresh.all() and not (out / "cells" / file.name).exists() else f"{number}-{file.name}"
+        wanted = set(zip(frame["point"][fresh], frame["sample"][fresh], strict=True))
+        for folder, table in beside:
+            rows = zip(table["point"].to_pylist(), table["sample"].to_pylist(), strict=True)
+            _write(out / folder / name, table.filter(pa.array([row in wanted for row in rows])))
+        _write(out / "cells" / name, cells.filter(pa.array(fresh)))
+    for file in _files(experiment.path / "failures"):
+        shutil.copy2(file, out / "failures" / f"{number}-{file.name}")
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_whole(path, sink.getvalue().to_pybytes())
+
+
+def _addresses(meta: dict[str, Any]) -> dict[tuple[str, str], int]:
+    return {(point["key"], point["source"]): row for row, point in enumerate(meta["points"])}
+
+
+def _columns(experiment: Experiment) -> dict[str, int]:
+    return {str(name): column for column, name in enumerate(experiment.samples["id"])}
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.glob("*.parquet")) if not path.name.startswith("."))

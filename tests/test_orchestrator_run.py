@@ -67,6 +67,29 @@ def test_half_of_the_files_deleted_gives_the_same_table(prepared, tmp_path):
     pd.testing.assert_frame_equal(summary(again.experiment), table)
 
 
+def test_more_grid_points_and_more_samples_compute_only_what_is_missing(prepared, tmp_path):
+    out = tmp_path / "x"
+    small = replace(
+        prepared,
+        samples=prepared.samples[:10],
+        spec=replace(prepared.spec, points=prepared.spec.points[:4]),
+        manifest=replace(prepared.manifest, points=prepared.manifest.points[:4], sources=prepared.manifest.sources[:4]),
+    )
+    assert run(small, out).computed == 40
+    assert plan_sweep(prepared, out, 1).missing == CELLS - 40
+    text = io.StringIO()
+    options = RunOptions(local=True, engine=stub_engine.StubEngine)
+    grown = run_sweep(prepared, out, options, Console(file=text, width=200))
+    assert grown.computed == CELLS - 40
+    assert f"cells: 40 of {CELLS} are there already; {CELLS - 40} to be computed, in " in text.getvalue()
+    pd.testing.assert_frame_equal(grown.experiment.cells(), run(prepared, tmp_path / "whole").experiment.cells())
+    # A smaller sweep on top hides the others' cells, and neither plan nor run forgets them.
+    assert run(small, out).computed == 0
+    assert len(Experiment.open(out).cells()) == 40
+    assert plan_sweep(prepared, out, 1).missing == 0
+    assert run(prepared, out).computed == 0
+
+
 def test_what_was_answered_before_a_crash_is_kept(prepared, tmp_path):
     class Interrupted(stub_engine.StubEngine):
         left = 3

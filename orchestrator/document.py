@@ -217,7 +217,8 @@ def _set_place(raw: dict[str, Any], place: str, value: Any) -> None:
     for part in way:
         if isinstance(inside, dict) and isinstance(part, str) and not isinstance(inside.get(part), dict | list):
             old = inside.get(part)
-            inside[part] = {} if old is None else {"path" if part == "model" else "name": old}
+            bare = old is None or isinstance(old, bool)  # `racing: true`
+            inside[part] = {} if bare else {"path" if part == "model" else "name": old}
         inside = _member(inside, part, place)
     if isinstance(last, int):
         _member(inside, last, place)

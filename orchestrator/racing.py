@@ -36,6 +36,9 @@ from workers.tasks.base import Sample
 BETS = (0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.95)  # shares of the highest stake allowed
 LEADERS = 3  # rivals whose E are computed
 FIRST_LOOK = 16  # image questions; then 24, 32, 48, 64, ...
+LEAST_SAVED = (
+    0.25  # of a point's questions; near the end nearly all are decided, and nothing is gained by stopping them
+)
 TINY = 1e-9
 LOG_MAX = 700.0  # of a float64
 
@@ -141,13 +144,13 @@ def stakes_on_the_way(change_PS: Floats, total: int, margin: float) -> Floats:
 
 
 def looks(total: int) -> tuple[int, ...]:
-    """After how many questions is looked: 16, 24, 32, 48, ... below ``total``, where nothing can be saved any more."""
+    """After how many questions is looked: 16, 24, 32, 48, ... as long as a stop saves `LEAST_SAVED` of a point."""
     sizes = []
     size = FIRST_LOOK
     while size < total:
         sizes += [size, size * 3 // 2]
         size *= 2
-    return tuple(size for size in sizes if size < total)
+    return tuple(size for size in sizes if size <= (1 - LEAST_SAVED) * total)
 
 
 def shuffled(samples: Sequence[Sample], seed: int) -> tuple[Sample, ...]:

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.document import CallbackSpec
+from orchestrator.racing import RacingRule
 from orchestrator.ranges import expand
 from orchestrator.spec import SpecError, load_sweep, shipped_sweeps
 from workers.models import ModelError
@@ -172,6 +174,28 @@ def test_numbers_are_compared_with_the_model(tmp_path):
 )  # fmt: skip
 def test_one_mistake_one_line(tmp_path, text, line):
     assert complaints(tmp_path, text) == [line]
+
+
+def test_racing_and_callbacks(tmp_path):
+    grid = "grid: [{strategy: cutoff, layer: 2}]\n"
+    plain = load_sweep(write(tmp_path, HEAD + grid))
+    assert (plain.racing, plain.callbacks) == (None, ())
+    path = write(tmp_path, HEAD + grid + "racing: true\ntune: {callbacks: [a.B, {c.D: {x: 1}}, {e.F: }]}\n")
+    sweep = load_sweep(path)
+    assert sweep.racing == RacingRule(against="best", alpha=0.05, margin=0.0)
+    assert sweep.callbacks == (CallbackSpec("a.B"), CallbackSpec("c.D", (("x", 1),)), CallbackSpec("e.F"))
+    changed = load_sweep(path, {"racing.alpha": 0.1, "racing.against": "baseline", "tune.callbacks": ["g.H"]})
+    assert changed.racing == RacingRule(against="baseline", alpha=0.1)
+    assert changed.callbacks == (CallbackSpec("g.H"),)
+    assert load_sweep(path, {"racing": False}).racing is None
+    assert complaints(
+        tmp_path, HEAD + grid + "racing: {against: bst, alpha: 1.5, margin: -1}\ntune: {callback: x}\n"
+    ) == [
+        "racing.against: 'bst' is not known. Did you mean 'best'? (known: best, baseline)",
+        "racing.alpha: 1.5 is not above 0 and below 1",
+        "racing.margin: -1 is below 0.0",
+        "tune.callback: unknown key. Did you mean 'callbacks'? (known: callbacks)",
+    ]
 
 
 def test_a_missing_model_is_told_with_the_other_mistakes_or_alone(tmp_path):

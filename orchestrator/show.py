@@ -32,12 +32,13 @@ def show_plan(console: Console, prepared: Prepared, plan: Plan, folder: Path, st
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column()
+    model = spec.engine.model
+    name = model.path if model.base is None else f"{model.path} on {model.base}"
     most = "up to " if spec.facts.pinpoints else ""
     rows = [
         (
             "model",
-            f"{spec.engine.model.path} ({spec.facts.layers} layers, {most}{spec.facts.visual_tokens} visual tokens, "
-            f"{spec.engine.model.dtype})",
+            f"{name} ({spec.facts.layers} layers, {most}{spec.facts.visual_tokens} visual tokens, {model.dtype})",
         ),
         ("grid", f"{len(spec.points)} points: un-pruned, {', '.join(strategies)}"),
         ("samples", f"{len(prepared.samples)}{of} of {spec.engine.task.name}"),

@@ -38,7 +38,9 @@ def test_forms_are_told_apart(sweep, tmp_path, monkeypatch):
     (projector / "config.json").write_text((own / "config.json").read_text())
     (projector / "mm_projector.bin").write_bytes((own / "mm_projector.bin").read_bytes())
 
-    assert call("plan", sweep, "--model", projector, "--model-base", base, "--out", tmp_path / "out")[0] == 0
+    code, text, _ = call("plan", sweep, "--model", projector, "--model-base", base, "--out", tmp_path / "out")
+    assert code == 0
+    assert f"{projector} on {base}".replace("\n", "") in "".join(text.split("\n")).replace("  ", "")
     other, model = resolved(sweep, projector, **{"model.base": str(base)})
     assert (model.path, model.base) == (str(projector), str(base))
 

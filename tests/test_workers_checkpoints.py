@@ -103,6 +103,34 @@ def test_the_loader_builds_what_transformers_builds(made, form):
     assert torch.equal(layer.gate_up[64:], layer.module.mlp.up_proj.weight)
 
 
+def test_a_head_that_is_the_embedding(tmp_path):
+    folder = forms.hugging_face(tmp_path / "tied")
+    config = json.loads((folder / "config.json").read_text())
+    edit(folder / "config.json", text_config={**config["text_config"], "tie_word_embeddings": True})
+    for file in folder.glob("model*"):
+        file.unlink()
+    tensors = forms.padded(forms.weights(), forms.vocabulary() + 8)
+    head = tensors.pop("lm_head.weight")
+    forms.save(folder, tensors, 1, "safetensors")
+    model = load_llava(ModelSpec(path=str(folder)), "cpu").model
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    edit(folder / "config.json", text_config=config["text_config"])
+    assert "1 tensors are missing from the weights; first: lm_head.weight" in message_of(folder)
+    forms.save(folder, {**tensors, "lm_head.weight": head}, 1, "safetensors")
+    assert torch.equal(load_llava(ModelSpec(path=str(folder)), "cpu").model.lm_head.weight, head)
+
+
+def test_a_tokenizer_without_a_name_is_llamas(made, tmp_path):
+    folder = forms.original(tmp_path / "own", str(made["tower"]))
+    prompt = "USER: <image>\nWhat ?"
+    wanted = load_llava(ModelSpec(path=str(made["original"])), "cpu").encode(prompt)
+    assert wanted.ids[0] == 1
+    edit(folder / "tokenizer_config.json", add_bos_token=None)  # transformers 4 began with it all the same
+    assert load_llava(ModelSpec(path=str(folder)), "cpu").encode(prompt) == wanted
+    (folder / "tokenizer_config.json").unlink()
+    assert load_llava(ModelSpec(path=str(folder)), "cpu").encode(prompt) == wanted
+
+
 def test_the_modes_of_pre_processing_come_from_the_checkpoint(made, tmp_path):
     def mode(folder):
         return open_checkpoint(ModelSpec(path=str(folder))).image_mode

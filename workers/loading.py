@@ -182,13 +182,22 @@ def _fill(model: Any, tensors: Iterable[tuple[str, Tensor]], checkpoint: Checkpo
 
 
 def _load_tokenizer(checkpoint: Checkpoint) -> Any:
-    """The tokenizer; of LLaVA's own form by name, because its config.json is none that transformers knows."""
-    kind = LlamaTokenizer if checkpoint.original else AutoTokenizer
+    """The tokenizer that the checkpoint names. LLaVA's own form may name none, and means Llama's.
+
+    Llama's begins each text with a token of its own unless the settings say otherwise; transformers 5 leaves it out
+    where they say nothing and the vocabulary is a ``tokenizer.model``.
+    """
     folder = checkpoint.words
+    place = folder / "tokenizer_config.json"
+    stated = read_json(place, "model") if place.is_file() else {}
+    named = str(stated.get("tokenizer_class") or ("LlamaTokenizer" if checkpoint.original else ""))
+    kind = LlamaTokenizer if checkpoint.original and "tokenizer_class" not in stated else AutoTokenizer
+    llama = named.startswith("LlamaTokenizer") and not (folder / "tokenizer.json").is_file()
+    begin = {"add_bos_token": True} if llama and "add_bos_token" not in stated else {}
     if not any(folder.glob("tokenizer.*")):
         raise ModelError(f"model {folder}: has no tokenizer.json or tokenizer.model")
     try:
-        tokenizer = kind.from_pretrained(folder, local_files_only=True)
+        tokenizer = kind.from_pretrained(folder, local_files_only=True, **begin)
     except Exception as error:  # transformers and its parsers raise whatever they like on a broken file
         raise ModelError(f"model {folder}: the tokenizer cannot be loaded: {first_line(error)}") from error
     check_tokenizer(tokenizer, checkpoint)

@@ -110,7 +110,7 @@ def heat_figure(heat: Heat, axis: str) -> go.Figure:
         margin={**MARGIN, "t": MARGIN["t"] + HEAD_ROOM},
         title={
             "text": "Change against the un-pruned model (percentage points)",
-            "subtitle": {"text": "° not significant (McNemar, Holm) · … unfinished · blank: not run"},
+            "subtitle": {"text": "° not significant (paired test, Holm) · … unfinished · blank: not run"},
         },
         xaxis={"type": "category", "title": {"text": AXIS_TITLES[axis]}, "ticks": ""},
         yaxis={"tickvals": places, "ticktext": names, "range": [len(names) - 0.5, -0.5], "showgrid": False},
@@ -139,7 +139,7 @@ def forest_figure(rows: pd.DataFrame) -> go.Figure:
         height=MARGIN["t"] + MARGIN["b"] + 24 + 28 * max(len(rows), 2),
         title={
             "text": "Change against the un-pruned model (percentage points)",
-            "subtitle": {"text": "line: paired bootstrap, 95 % · filled: significant (McNemar, Holm)"},
+            "subtitle": {"text": "line: paired bootstrap, 95 % · filled: significant (paired test, Holm)"},
         },
         xaxis={"title": {"text": "worse  ←  percentage points  →  better"}, "range": forest_range(rows)},
         yaxis={"tickvals": list(range(len(names))), "ticktext": names, "range": [len(names) - 0.5, -0.5]},

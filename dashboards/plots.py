@@ -206,7 +206,7 @@ def comparison_plot(rows: pd.DataFrame) -> Figure:
         axes.set_xlabel(f"{AXIS_TITLES[axis]}, share" if shares else AXIS_TITLES[axis])
         if axis == "rank":
             axes.invert_xaxis()
-        _title(axes, title, "band: Wilson, 95 %, where the number of answers is known")
+        _title(axes, title, "band: 95 %, Wilson (soft scores: bootstrap), where the number of answers is known")
         free = low
         for end, text, colour in sorted(ends):
             placed = max(end, free)
@@ -272,7 +272,7 @@ def forest_plot(rows: pd.DataFrame) -> Figure:
     _title(
         axes,
         "Change against the un-pruned model",
-        "line: paired bootstrap, 95 %; filled: significant (McNemar, Holm)",
+        "line: paired bootstrap, 95 %; filled: significant (paired test, Holm)",
     )
     return figure
 

@@ -38,7 +38,12 @@ class Measure:
 
 
 ACCURACY = Measure(
-    name="Accuracy", column="accuracy", low="ci_low", high="ci_high", scale=100, band="band: Wilson, 95 %"
+    name="Accuracy",
+    column="accuracy",
+    low="ci_low",
+    high="ci_high",
+    scale=100,
+    band="band: 95 %, Wilson (soft scores: bootstrap)",
 )
 DROP = Measure(
     name="Relative drop",
@@ -83,7 +88,7 @@ class Heat:
     series: tuple[str, ...]
     xs: tuple[int, ...]
     points: np.ndarray  # (series, xs)
-    significant: np.ndarray  # bool, McNemar with Holm's correction
+    significant: np.ndarray  # bool, paired test with Holm's correction
     partial: np.ndarray  # bool
 
 

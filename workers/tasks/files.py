@@ -113,7 +113,7 @@ def read_json(place: Path, kind: type[Value]) -> Value:
         DataError: it is missing, no JSON, or holds another kind of value.
     """
     if not place.is_file():
-        raise DataError(f"{place}: no such file")
+        raise DataError(f"{place}: no such file; copy the files of the benchmark there")
     try:
         value = json.loads(place.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -130,7 +130,7 @@ def read_json_lines(place: Path) -> Iterator[tuple[str, Row]]:
         DataError: it is missing, or a line is no JSON object.
     """
     if not place.is_file():
-        raise DataError(f"{place}: no such file")
+        raise DataError(f"{place}: no such file; copy the files of the benchmark there")
     try:
         for number, line in enumerate(place.read_text(encoding="utf-8").splitlines(), start=1):
             if not line.strip():

@@ -248,6 +248,12 @@ def test_vqav2_and_textvqa(tmp_path):
     (with_ocr,) = read(tmp_path / "t", "textvqa", questions="llava_textvqa_val_v051_ocr.jsonl")
     assert asked(with_ocr) == f"<image>\nWhat is it 1?\nReference OCR token: EXIT, A{SHORT}"
     assert with_ocr.id == "34603"
+    with (tmp_path / "t" / "llava_textvqa_val_v051_ocr.jsonl").open("a") as file:
+        file.write(json.dumps({"question_id": "ab1", "text": f"Who?{SHORT.removesuffix(' ASSISTANT:')}"}) + "\n")
+    spec = TaskSpec(name="textvqa", data=str(tmp_path / "t"), questions="llava_textvqa_val_v051_ocr.jsonl")
+    asks, strangers = load_benchmark(spec).notes
+    assert asks == "llava_textvqa_val_v051_ocr.jsonl asks 1 of the 2 questions in TextVQA_0.5.1_val.json"
+    assert "1 questions of llava_textvqa_val_v051_ocr.jsonl are not in TextVQA" in strangers
 
 
 def test_gqa(tmp_path):

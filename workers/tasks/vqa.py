@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,15 @@ def load_textvqa(spec: TaskSpec) -> Benchmark:
     ]
     images = folder / ("test_images" if spec.split == "test" else "train_images")  # val's lie among train's
     asked = None if lines is None else _llava_texts(folder / lines)
-    return _benchmark(place, _from_textvqa(items, images, asked), spec.split)
+    benchmark = _benchmark(place, _from_textvqa(items, images, asked), spec.split)
+    if asked is None:
+        return benchmark
+    asks, known = len(benchmark.samples), {_key(item) for _, item in items}
+    strangers = [question for image, question in asked if (image, question) not in known]
+    notes = [f"{lines} asks {asks} of the {len(items)} questions in {place.name}"] if asks < len(items) else []
+    if strangers:
+        notes.append(f"{len(strangers)} questions of {lines} are not in {place.name} (first: {strangers[0][:60]!r})")
+    return replace(benchmark, notes=tuple(notes))
 
 
 VQAV2 = Task(
@@ -125,12 +134,16 @@ def _from_textvqa(
         image, question = text(where, item, "image_id"), text(where, item, "question")
         shown = question
         if asked is not None:
-            key = image, question.lower()
-            if key not in asked:
+            if _key(item) not in asked:
                 continue  # the file that was named asks a part of the split
-            shown = asked[key]
+            shown = asked[_key(item)]
         path = inside(images, f"{image}.jpg", where)
         yield _sample(text(where, item, "question_id"), shown, _answers(where, item), path)
+
+
+def _key(item: Mapping[str, Any]) -> tuple[str, str]:
+    """What LLaVA's eval_textvqa.py finds a question by."""
+    return str(item["image_id"]), str(item["question"]).lower()
 
 
 def _from_parquet(files: Sequence[Path]) -> Iterator[Sample]:

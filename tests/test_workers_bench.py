@@ -87,8 +87,8 @@ def test_table_shows_every_row(measured):
 def test_disagreements_are_listed(llava, monkeypatch):
     """A reference that likes best what the model likes least."""
 
-    def wrong(llava, case, point, seed):
-        answer = huggingface_answer(llava, case, point, seed)
+    def wrong(llava, case, point, seed, new_tokens):
+        answer = huggingface_answer(llava, case, point, seed, new_tokens)
         return replace(answer, ids=(int(answer.logits_C.argmin()), 7), text="wrong", logits_C=-answer.logits_C)
 
     monkeypatch.setattr("workers.benchmark.agreement.huggingface_answer", wrong)
@@ -169,13 +169,9 @@ def test_workloads_are_those_of_the_goals():
     assert [p.rank for p in grids["ranks"].points[:-1]] == list(range(576, 15, -10))
     assert sorted({p.rank for p in grids["strategies"].points[:-1]}) == [30, 98, 166]
     assert [p.rank for p in grids["one"].points[:-1]] == [128]
-    assert [len(grids[name].points) for name in ("cutoffs", "ranks", "spectra", "strategies", "one")] == [
-        31,
-        58,
-        58,
-        55,
-        2,
-    ]
+    assert [p.strategy for p in grids["spectra"].points[:-1]] == 57 * ["text_weighted"]
+    sizes = {name: len(grid.points) for name, grid in grids.items()}
+    assert sizes == {"cutoffs": 31, "ranks": 58, "spectra": 58, "strategies": 55, "one": 2}
     for grid in grids.values():
         assert grid.points[-1] == baseline_point(32, 576)
         assert len({point.key for point in grid.points}) == len(grid.points)

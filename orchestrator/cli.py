@@ -117,7 +117,7 @@ def run(
         console = _console()
         if not local:
             join_named(address)  # before the sweep is read: `dtype: auto` depends on it
-        prepared = _prepare(sweep, model, base, data, samples, changes)
+        prepared = _prepare(sweep, model, base, data, samples, changes, gpu=True if gpus_per_worker else None)
         folder = _folder(prepared, out)
         console.print(
             f"[bold]{prepared.spec.name}[/]: {len(prepared.spec.points)} grid points x {len(prepared.samples)} samples "
@@ -411,6 +411,7 @@ def _prepare(
     data: str | None,
     samples: str | None,
     changes: list[str] | None = None,
+    gpu: bool | None = None,
 ) -> Prepared:
     import yaml
 
@@ -431,7 +432,7 @@ def _prepare(
     overrides |= {name: value for name, value in (("model", model), ("data", data)) if value is not None}
     if base is not None:
         overrides["model.base"] = base
-    return prepare(load_sweep(sweep, overrides))
+    return prepare(load_sweep(sweep, overrides, gpu))
 
 
 def _sample_count(samples: str | None) -> str | int | None:

@@ -48,13 +48,10 @@ def has_gpu() -> bool:
 
 
 def resource(name: str) -> float:
-    """How much of a resource the cluster has, or may come to have where nodes join on demand."""
+    """How much of a resource the cluster has now. What an autoscaler may add Ray does not tell."""
     import ray
-    from ray._private.state import state
 
-    # Private, and pinned by the range of Ray's versions: there is no public way to ask what an autoscaler may add.
-    coming: dict[str, int] = state.get_max_resources_from_cluster_config() or {}
-    return float(max(ray.cluster_resources().get(name, 0.0), coming.get(name, 0)))
+    return float(ray.cluster_resources().get(name, 0.0))
 
 
 def start_ray(address: str | None = None) -> bool:

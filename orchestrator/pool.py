@@ -247,9 +247,12 @@ class RayPool(Pool):
         gpus = resource("GPU")
         if gpus_per_worker is not None and not 0 < gpus_per_worker <= 1:
             raise PoolError(f"--gpus-per-worker {gpus_per_worker}: give a part of a GPU, above 0 and at most 1")
-        if gpus_per_worker is not None and not gpus:
-            raise PoolError(f"--gpus-per-worker {gpus_per_worker}: the cluster has no GPU; leave it out to use CPUs")
-        if not gpus:
+        if gpus_per_worker is not None and not gpus and (self._owns_cluster or not self._fixed):
+            raise PoolError(
+                f"--gpus-per-worker {gpus_per_worker}: there is no GPU; leave it out to use CPUs, or where machines "
+                "join on demand say with --workers how many to ask for"
+            )
+        if not gpus and gpus_per_worker is None:
             cores = self._cores()
             # One thread each: measured on 2 busy cores, two engines of one thread do 5 times what one of two does.
             return _Share.of_cores(cores / (self._fixed or self._cpu_workers()))
@@ -285,6 +288,13 @@ class RayPool(Pool):
             self._actors.add(actor)
             self._refs[actor.identity.remote()] = (actor, None)
 
+    def _has_ray(self) -> bool:
+        """Whether the raylet lives that this process talks to."""
+        import ray
+
+        home = ray.get_runtime_context().get_node_id()
+        return any(node["Alive"] and node["NodeID"] == home for node in ray.nodes())
+
     def _hand_out(self, dispatch: Dispatch[ActorHandle], now: float) -> None:
         """Give units to all who have room, in rounds, so that nobody goes without while another one has two."""
         for _ in range(self._in_hand):
@@ -315,6 +325,11 @@ class RayPool(Pool):
         self._actors.discard(actor)
         self._refs = {ref: (other, job) for ref, (other, job) in self._refs.items() if other is not actor}
         reason = _reason(error)
+        if reason == MACHINE_GONE and not self._has_ray():
+            raise PoolError(
+                "Ray's process on this machine has ended, and no worker can start without it; what was answered is "
+                "kept: give the same command again"
+            )
         if actor not in self._staff:
             self._on_event(f"a worker was lost while it loaded the model ({reason}); starting another")
             self._failed_starts += reason != MACHINE_GONE

@@ -72,12 +72,13 @@ class SweepSpec:
     callbacks: tuple[CallbackSpec, ...] = ()  # of Ray Tune
 
 
-def load_sweep(source: str | Path, overrides: Mapping[str, Any] | None = None) -> SweepSpec:
+def load_sweep(source: str | Path, overrides: Mapping[str, Any] | None = None, gpu: bool | None = None) -> SweepSpec:
     """Read a sweep file and resolve it against its model's sizes and the catalog of strategies.
 
     Args:
         source: Path of a YAML file, or the name of a shipped sweep.
         overrides: What the command line sets: model, data, samples, or a place such as ``measure.spectra.samples``.
+        gpu: Whether engines will run on GPUs, which settles ``dtype: auto``; by default it is looked up (`has_gpu`).
 
     Raises:
         SpecError: All mistakes of the file, one line each.
@@ -116,7 +117,7 @@ def load_sweep(source: str | Path, overrides: Mapping[str, Any] | None = None) -
     baseline = baseline_point(facts.layers, facts.visual_tokens)
     return SweepSpec(
         name=document.name or Path(source).stem,
-        engine=_engine(document, checkpoint, task, measure),
+        engine=_engine(document, checkpoint, task, measure, gpu),
         points=(baseline, *points.values()),
         sample_limit=document.samples,
         facts=facts,
@@ -160,11 +161,11 @@ def _model(document: Document | None) -> tuple[Checkpoint | None, ModelFacts | N
         return None, None, error
 
 
-def _dtype(name: str) -> str:
+def _dtype(name: str, gpu: bool | None) -> str:
     """`auto` is settled when the sweep is read, because the dtype is part of a cell's address."""
     if name != "auto":
         return name
-    return "bfloat16" if has_gpu() else "float32"
+    return "bfloat16" if (has_gpu() if gpu is None else gpu) else "float32"
 
 
 def _task(document: Document) -> TaskSpec:
@@ -182,13 +183,15 @@ def _task(document: Document) -> TaskSpec:
     )
 
 
-def _engine(document: Document, checkpoint: Checkpoint, task: TaskSpec, measure: MeasureSpec) -> EngineSpec:
+def _engine(
+    document: Document, checkpoint: Checkpoint, task: TaskSpec, measure: MeasureSpec, gpu: bool | None
+) -> EngineSpec:
     wanted = document.model
     return EngineSpec(
         # Folders, no names: a branch of the hub may mean something else tomorrow.
         model=ModelSpec(
             path=str(checkpoint.folder),
-            dtype=_dtype(wanted.dtype),
+            dtype=_dtype(wanted.dtype, gpu),
             image_mode=checkpoint.image_mode if wanted.image_mode == "auto" else wanted.image_mode,
             base=None if checkpoint.base == checkpoint.folder else str(checkpoint.base),
             vision_tower=None if checkpoint.tower is None else str(checkpoint.tower),

@@ -41,7 +41,7 @@ grid:
   - {strategy: cutoff, layer: 2..4}
   - {strategy: fastv, layer: 2, rank: 9}
 """
-PLAGUES = ("worker",) * 14 + ("driver",) * 2 + ("raylet", "gcs_server", "cut", "take")
+PLAGUES = ("worker",) * 30 + ("driver",) * 2 + ("raylet", "gcs_server") + ("cut", "take") * 3
 PAUSE_S = (0.1, 1.5)
 STUCK_S = 180.0  # without a new file
 

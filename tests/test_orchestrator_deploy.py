@@ -29,7 +29,7 @@ def test_cluster_yaml_is_what_ray_accepts_and_closed_to_the_world():
     assert "--dashboard-host=127.0.0.1" in starts[0]
     assert config["provider"]["use_internal_ips"]
     assert config["file_mounts"]["~/.ray/auth_token"]
-    assert config["available_node_types"]["gpu"]["resources"]["GPU"] == 1  # a sweep asks the autoscaler for these
+    assert config["available_node_types"]["gpu"]["resources"]["GPU"] == 1
 
 
 def test_the_kuberay_manifest_has_the_fields_of_a_rayjob():
@@ -133,7 +133,8 @@ def test_gpus_that_only_an_autoscaler_can_bring_are_asked_for(tmp_path):
     )
     with started_head(cpus=2, autoscaling=gpus_on_demand(2)) as head:
         run = ("python", "-m", "orchestrator", "run", str(tmp_path / "sweep.yaml"), "--out", str(tmp_path / "x"))
-        done = head.call(*run, "--address", head.address)
+        demand = ("--address", head.address, "--workers", "2", "--gpus-per-worker")
+        done = head.call(*run, *demand, "1")
         assert done.returncode == 0, done.stdout
         experiment = Experiment.open(tmp_path / "x")
         assert experiment.meta["context_parts"]["dtype"] == "bfloat16"

@@ -120,9 +120,10 @@ def started_head(cpus: int = 3, autoscaling: dict[str, Any] | None = None) -> It
         head_env = dict(env)
         if autoscaling is not None:
             config = Path(folder) / "autoscaling.json"
-            config.write_text(json.dumps(autoscaling))
+            provider = autoscaling["provider"] | {"gcs_address": f"127.0.0.1:{port}"}
+            config.write_text(json.dumps(autoscaling | {"provider": provider}))
             options += ["--autoscaling-config", config]
-            head_id = autoscaling["provider"]["head_node_id"]
+            head_id = provider["head_node_id"]
             head_env |= {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1"}
             head_env |= {"RAY_CLOUD_INSTANCE_ID": head_id, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": head_id}
         with (Path(folder) / "log").open("wb") as log:

@@ -41,9 +41,10 @@ grid:
   - {strategy: cutoff, layer: 2..4}
   - {strategy: fastv, layer: 2, rank: 9}
 """
-PLAGUES = ("worker",) * 30 + ("driver",) * 2 + ("raylet", "gcs_server") + ("cut", "take") * 3
+KILLS = ("worker", "driver", "raylet", "gcs_server")
+PLAGUES = ("worker",) * 30 + ("driver",) * 2 + ("raylet", "gcs_server") + ("cut", "take")
 PAUSE_S = (0.1, 1.5)
-STUCK_S = 180.0  # without a new file
+STUCK_S = 300.0  # without a new file
 
 
 def make_prepared(folder: Path, samples: int) -> Prepared:
@@ -58,7 +59,7 @@ def drive(folder: Path, samples: int) -> None:
 
 
 def soak(folder: Path, kills: int, samples: int, seed: int) -> Counter[str]:
-    """Disturb a sweep until ``kills`` plagues have come over it, then let it end, and compare.
+    """Disturb a sweep until that many of its processes were killed, then let it end, and compare.
 
     Returns:
         How often each plague came, how often the driver was started, and what was seen on the way.
@@ -75,7 +76,7 @@ def soak(folder: Path, kills: int, samples: int, seed: int) -> Counter[str]:
             if driver is None or driver.poll() is not None:
                 if driver is not None and driver.returncode == 0:
                     experiment = Experiment.open(folder / "x")
-                    if len(experiment.cells(["point"])) == total and sum(seen[p] for p in set(PLAGUES)) >= kills:
+                    if len(experiment.cells(["point"])) == total and sum(seen[kill] for kill in KILLS) >= kills:
                         break
                     seen["runs that ended with samples given up"] += bool(len(experiment.failures()))
                     if len(experiment.cells(["point"])) == total:  # too early: there is more to come
@@ -85,7 +86,7 @@ def soak(folder: Path, kills: int, samples: int, seed: int) -> Counter[str]:
                 driver = start(folder, samples, log)
                 last_change = time.monotonic()
             time.sleep(draw.uniform(*PAUSE_S))
-            if sum(seen[plague] for plague in set(PLAGUES)) < kills and any((folder / "x").glob("cells/*.parquet")):
+            if sum(seen[kill] for kill in KILLS) < kills and any((folder / "x").glob("cells/*.parquet")):
                 plague = draw.choice(PLAGUES)
                 seen[plague] += strike(plague, folder / "x", driver.pid, draw)
             files = sum(1 for _ in folder.glob("x/cells/*.parquet"))

@@ -42,6 +42,8 @@ STAFF_S = 5.0  # how often the cluster is asked how many workers it has room for
 PATIENCE_S = 60.0  # without any worker, before that is said
 PROCESS_BYTES = 2**30  # of an engine besides its weights
 MACHINE_GONE = "its machine is gone"
+OUT_OF_REACH = "it was out of reach"
+ASK_AGAIN_S = 0.2
 
 
 class EngineLike(Protocol):
@@ -190,6 +192,7 @@ class RayPool(Pool):
         self._in_hand = UNITS_OF_A_GPU if self._share.gpus else 1
         self._staff: set[ActorHandle] = set()  # those that have answered
         self._refs: dict[ObjectRef, tuple[ActorHandle, Job | None]] = {}  # None: the actor is starting
+        self._silent: set[ActorHandle] = set()  # out of reach: Ray does not know yet whether they live
         self._failed_starts = 0
         self._is_ready = False
 
@@ -212,6 +215,9 @@ class RayPool(Pool):
                 actor, job = self._refs.pop(ref)
                 try:
                     value = ray.get(ref)
+                except ray.exceptions.ActorUnavailableError:
+                    self._ask_again(actor)
+                    continue
                 except _lost_errors() as error:
                     lost.setdefault(actor, error)
                     continue
@@ -220,7 +226,9 @@ class RayPool(Pool):
                         raise error.cause from None
                     raise
                 waiting_since = None
-                if job is None:
+                if actor in self._silent:  # alive after all, but what it answered meanwhile is lost
+                    lost.setdefault(actor, ConnectionError(OUT_OF_REACH))
+                elif job is None:
                     self._greet(actor, value)
                 elif dispatch.answer(actor, job, time.monotonic()):
                     yield job.unit, value
@@ -288,6 +296,13 @@ class RayPool(Pool):
             self._actors.add(actor)
             self._refs[actor.identity.remote()] = (actor, None)
 
+    def _ask_again(self, actor: ActorHandle) -> None:
+        """An actor is out of reach. The answer to another call says whether it is dead, and whether alone."""
+        self._silent.add(actor)
+        if (actor, None) not in self._refs.values():
+            time.sleep(ASK_AGAIN_S)
+            self._refs[actor.identity.remote()] = (actor, None)
+
     def _has_ray(self) -> bool:
         """Whether the raylet lives that this process talks to."""
         import ray
@@ -298,7 +313,7 @@ class RayPool(Pool):
     def _hand_out(self, dispatch: Dispatch[ActorHandle], now: float) -> None:
         """Give units to all who have room, in rounds, so that nobody goes without while another one has two."""
         for _ in range(self._in_hand):
-            for actor in sorted(self._staff, key=dispatch.load):
+            for actor in sorted(self._staff - self._silent, key=dispatch.load):
                 if (job := dispatch.take(actor, now)) is not None:
                     self._refs[actor.run.remote(job.unit)] = (actor, job)
 
@@ -323,6 +338,7 @@ class RayPool(Pool):
 
         ray.kill(actor)  # it may only be out of reach, and hold its GPU for ever
         self._actors.discard(actor)
+        self._silent.discard(actor)
         self._refs = {ref: (other, job) for ref, (other, job) in self._refs.items() if other is not actor}
         reason = _reason(error)
         if reason == MACHINE_GONE and not self._has_ray():
@@ -340,7 +356,7 @@ class RayPool(Pool):
                 )
             return
         self._staff.discard(actor)
-        loss = dispatch.lose(actor, machine=reason == MACHINE_GONE)
+        loss = dispatch.lose(actor, machine=reason in (MACHINE_GONE, OUT_OF_REACH))
         given_up = sum(len(unit.samples) for unit in loss.given_up)
         what = [
             f"{_samples(loss.again)} tried again{', one by one' if loss.singly else ''}" if loss.again else "",
@@ -399,8 +415,8 @@ def _reason(error: Exception) -> str:
         return "its process ended without a word: killed, or out of memory"
     if "node" in text and ("died" in text or "dead" in text or "terminated" in text):
         return MACHINE_GONE
-    if "temporarily unavailable" in text:
-        return "it is out of reach"
+    if text == OUT_OF_REACH:
+        return OUT_OF_REACH
     return " ".join(text.split())[:160]
 
 

@@ -116,13 +116,13 @@ class SpectraRecorder:
             return ()
         named: list[tuple[str, float]] = []
         for spec in self._specs:
-            table = self._settled(spec)
+            table, own = self._settled(spec), stream.at(spec.layer)
             place = f"{spec.matrix}.{spec.layer}"
-            values = table.values_SM[table.rows[stream.at(spec.layer)]].tolist()
+            values = table.values_SM[table.rows[own]].tolist()
             if values[0] != values[0]:
                 name = self._samples[stream.sample]
                 raise NoSpectrumError(
-                    f"sample {name}: {spec.matrix} of layer {spec.layer} ({stream.visual} visual tokens kept) hold NaN "
+                    f"sample {name}: {spec.matrix} of layer {spec.layer} ({own.visual} visual tokens kept) hold NaN "
                     "or infinity, so they have no spectrum"
                 )
             named += [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable
+from functools import cache
 from html import escape
 from typing import Any
 
@@ -13,11 +15,13 @@ import plotly.graph_objects as go
 from dashboards import theme
 from dashboards.labels import AXIS_TITLES, LABEL_LENGTH, end_labels
 from dashboards.rows import (
+    ACCURACY,
     Heat,
     Measure,
     Reference,
     Slice,
     axis_range,
+    baselines,
     curves,
     focus,
     forest_range,
@@ -29,9 +33,21 @@ from dashboards.wording import count, number, p_value, percent, percent_span, pl
 HEIGHT = 400
 MARGIN = {"l": 56, "r": 24, "t": 72, "b": 52}
 HEAD_ROOM = 16  # more above a heat-map, whose first row has no axis to keep it from the subtitle
+Figure = go.Figure
 CHARACTER_PX = 7.4  # mean width of a bold character at theme.LABEL_PX
 
+# Of plotly.js, wherever a figure is shown.
+CONFIG = {
+    "displaylogo": False,
+    "showSendToCloud": False,  # plotly 7 offers every reader to upload the figure; results are not ours to publish
+    "plotlyServerURL": "",
+    "responsive": True,
+    "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"],
+    "toImageButtonOptions": {"scale": 2},
+}
 
+
+@cache
 def template(ink: theme.Ink) -> go.layout.Template:
     """The look of all figures: horizontal grid only, no boxes, titles at the left."""
     axis = {
@@ -56,21 +72,54 @@ def template(ink: theme.Ink) -> go.layout.Template:
     )  # fmt: skip
 
 
-def curve_figure(summary: pd.DataFrame, part: Slice, measure: Measure) -> go.Figure:
-    """Curves of one measure along a slice's axis, with bands for the focused series and the un-pruned model's line."""
+def repainted(figure: go.Figure, ink: theme.Ink) -> dict[str, Any]:
+    """A figure as JSON in the colours of another paper: figures are drawn for a light one."""
+    text = str(figure.to_json())
+    for light, other in theme.on_paper(ink).items():
+        text = text.replace(light, other)
+    painted: dict[str, Any] = json.loads(text)
+    painted["layout"]["template"] = template(ink).to_plotly_json()
+    return painted
+
+
+def as_page(figure: go.Figure, ink: theme.Ink) -> str:
+    """A figure as an HTML page of its own, with the library inside it."""
+    return str(go.Figure(repainted(figure, ink)).to_html(include_plotlyjs=True, config=CONFIG))
+
+
+def curve_figure(
+    summary: pd.DataFrame, part: Slice, measure: Measure, chosen: tuple[str, ...] | None = None
+) -> go.Figure:
+    """Curves of one measure along a slice's axis, with bands for the focused series and the un-pruned model's line.
+
+    Args:
+        summary: Where the un-pruned model's row stands.
+        part: What is drawn.
+        measure: Which number of it.
+        chosen: The series in colour; by default those that `rows.focus` picks.
+    """
     rows = curves(part, measure)
-    chosen = focus(part.rows)
+    chosen = focus(part.rows) if chosen is None else chosen
     base = reference(summary, measure)
     low, high = value_range(rows, base, chosen, measure)
     figure = go.Figure()
     _reference(figure, base)
+    if measure is ACCURACY:
+        _baselines(figure, summary)
+        low, high = (
+            min([low, *(y - 1 for _, y in baselines(summary))]),
+            max([high, *(y + 1 for _, y in baselines(summary))]),
+        )
     names = rows["series"].drop_duplicates().tolist()
     for name in sorted(names, key=lambda name: name in chosen):  # context below, focus on top
         _curve(figure, rows[rows["series"] == name], name, chosen)
     figure.update_layout(
         template=template(theme.LIGHT),
         height=HEIGHT,
-        title={"text": f"{measure.name} (%)", "subtitle": {"text": measure.band}},
+        title={
+            "text": f"{measure.name} ({measure.unit})",
+            "subtitle": {"text": f"{escape(part.title)} · {measure.band}"},
+        },
         xaxis={"title": {"text": AXIS_TITLES[part.axis]}, "range": axis_range(rows["x"], part.axis)},
         yaxis={"range": [low, high]},
     )
@@ -80,8 +129,14 @@ def curve_figure(summary: pd.DataFrame, part: Slice, measure: Measure) -> go.Fig
     return figure
 
 
-def heat_figure(heat: Heat, axis: str) -> go.Figure:
-    """Difference to the un-pruned model per series and axis value, a number in every cell that has been run."""
+def heat_figure(heat: Heat, axis: str, held: str = "") -> go.Figure:
+    """Difference to the un-pruned model per series and axis value, a number in every cell that has been run.
+
+    Args:
+        heat: The map.
+        axis: What its columns are.
+        held: What is held fixed, in words.
+    """
     extreme = max(float(np.nanmax(np.abs(heat.points), initial=0.0)), 1.0)
     digits = 1 if extreme < 9.95 and len(heat.xs) <= 20 else 0
     text = [
@@ -91,17 +146,19 @@ def heat_figure(heat: Heat, axis: str) -> go.Figure:
     ]  # fmt: skip
     # Rows have numbers, not names: two names that are shortened alike would fall into one row.
     names, places = [escape(shortened(name, LABEL_LENGTH)) for name in heat.series], list(range(len(heat.series)))
-    told = [
-        [f"{escape(name)}<br>{axis} {x}: {number(value, 2)} points" for x, value in zip(heat.xs, row, strict=True)]
-        for name, row in zip(heat.series, heat.points, strict=True)
-    ]
+    told = _cells(heat, axis, dict(zip(heat.rows["key"], hover(heat.rows), strict=True)), "key")
+    chosen = (
+        _cells(heat, axis, dict(zip(heat.rows["id"], heat.rows["id"], strict=True)), "id")
+        if "id" in heat.rows
+        else None
+    )
     steps = np.linspace(0, 1, len(theme.LOSS_TO_GAIN))
     figure = go.Figure(
         go.Heatmap(
             z=heat.points, x=[str(x) for x in heat.xs], y=places, text=text, texttemplate="%{text}",
             textfont={"size": 11}, xgap=2, ygap=2, zmin=-extreme, zmax=extreme, hoverongaps=False, showscale=False,
             colorscale=[[float(step), colour] for step, colour in zip(steps, theme.LOSS_TO_GAIN, strict=True)],
-            hovertext=told, hoverinfo="text",
+            hovertext=told, hoverinfo="text", customdata=chosen,
         )
     )  # fmt: skip
     figure.update_layout(
@@ -110,7 +167,10 @@ def heat_figure(heat: Heat, axis: str) -> go.Figure:
         margin={**MARGIN, "t": MARGIN["t"] + HEAD_ROOM},
         title={
             "text": "Change against the un-pruned model (percentage points)",
-            "subtitle": {"text": "° not significant (paired test, Holm) · … unfinished · blank: not run"},
+            "subtitle": {
+                "text": f"{escape(held)} · " * bool(held)
+                + "° not significant (paired test, Holm) · … unfinished · blank: not run"
+            },
         },
         xaxis={"type": "category", "title": {"text": AXIS_TITLES[axis]}, "ticks": ""},
         yaxis={"tickvals": places, "ticktext": names, "range": [len(names) - 0.5, -0.5], "showgrid": False},
@@ -120,16 +180,28 @@ def heat_figure(heat: Heat, axis: str) -> go.Figure:
     return figure
 
 
-def forest_figure(rows: pd.DataFrame) -> go.Figure:
-    """Paired difference of single configurations with its interval; filled where significant."""
+def _cells(heat: Heat, axis: str, texts: dict[str, str], column: str) -> list[list[str]]:
+    """A text for every cell of a map, "" where there is no grid point."""
+    grid = heat.rows.pivot(index="series", columns=axis, values=column).reindex(index=list(heat.series))
+    return [["" if pd.isna(key) else texts[key] for key in row] for row in grid[list(heat.xs)].to_numpy()]
+
+
+def forest_figure(rows: pd.DataFrame, against: str = "the un-pruned model") -> go.Figure:
+    """Paired difference of single configurations with its interval; filled where significant.
+
+    Args:
+        rows: As from `rows.forest`: label, x, low, high (points), significant, and what `hover` reads.
+        against: What they are compared with.
+    """
     figure = go.Figure()
-    names = [escape(shortened(label, 48)) for label in rows["label"]]
+    names = [escape(shortened(label, 60)) for label in rows["label"]]
     colours = [theme.verdict(x, sure) for x, sure in zip(rows["x"], rows["significant"], strict=True)]
     for place, (low, high, colour) in enumerate(zip(rows["low"], rows["high"], colours, strict=True)):
         figure.add_scatter(x=[low, high], y=[place, place], mode="lines", line={"color": colour, "width": 2},
                            hoverinfo="skip")  # fmt: skip
     figure.add_scatter(
         x=rows["x"], y=list(range(len(rows))), mode="markers", hovertext=hover(rows), hoverinfo="text",
+        customdata=ids(rows),
         marker={"color": colours, "size": 9, "line": {"width": 2, "color": colours},
                 "symbol": ["circle" if sure else "circle-open" for sure in rows["significant"]]},
     )  # fmt: skip
@@ -138,7 +210,7 @@ def forest_figure(rows: pd.DataFrame) -> go.Figure:
         template=template(theme.LIGHT),
         height=MARGIN["t"] + MARGIN["b"] + 24 + 28 * max(len(rows), 2),
         title={
-            "text": "Change against the un-pruned model (percentage points)",
+            "text": f"Change against {escape(against)} (percentage points)",
             "subtitle": {"text": "line: paired bootstrap, 95 % · filled: significant (paired test, Holm)"},
         },
         xaxis={"title": {"text": "worse  ←  percentage points  →  better"}, "range": forest_range(rows)},
@@ -150,6 +222,11 @@ def forest_figure(rows: pd.DataFrame) -> go.Figure:
 def hover(rows: pd.DataFrame) -> list[str]:
     """What is shown of each configuration under the pointer."""
     return [_hover(row) for row in rows.to_dict("records")]
+
+
+def ids(rows: pd.DataFrame) -> list[str] | None:
+    """What a click on each point means to the app; a single experiment's summary has no ids."""
+    return rows["id"].tolist() if "id" in rows else None
 
 
 def _hover(row: dict[Hashable, Any]) -> str:
@@ -176,6 +253,16 @@ def _reference(figure: go.Figure, base: Reference | None) -> None:
     figure.add_hline(y=base.value, line={"dash": "dash", "width": 1.5, "color": theme.REFERENCE})
 
 
+def _baselines(figure: go.Figure, summary: pd.DataFrame) -> None:
+    """The un-pruned models of several experiments, named at the left."""
+    for name, y in baselines(summary):
+        figure.add_hline(
+            y=y, line={"dash": "dash", "width": 1.2, "color": theme.REFERENCE}, annotation_position="top left",
+            annotation_text=f"un-pruned, {escape(name)} {number(y)}\u00a0%",
+            annotation_font={"size": 11, "color": theme.REFERENCE},
+        )  # fmt: skip
+
+
 def _curve(figure: go.Figure, rows: pd.DataFrame, name: str, chosen: tuple[str, ...]) -> None:
     colour = theme.colour_of(name, chosen)
     focused = name in chosen
@@ -195,7 +282,7 @@ def _curve(figure: go.Figure, rows: pd.DataFrame, name: str, chosen: tuple[str, 
             "color": colour, "size": 7 if focused else 4,
             "symbol": ["circle" if state == "complete" else "circle-open" for state in rows["state"]],
         },
-        hovertext=hover(rows), hoverinfo="text",
+        hovertext=hover(rows), hoverinfo="text", customdata=ids(rows),
     )  # fmt: skip
 
 

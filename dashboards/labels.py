@@ -15,6 +15,7 @@ LABEL_LENGTH = 30  # characters of an end label
 AXIS_TITLES = {
     "layer": "K: layers that still see every visual token",
     "rank": "visual tokens kept",
+    "alpha": "alpha",
 }
 
 
@@ -50,7 +51,7 @@ def end_labels(
         span: Ends of the y axis.
     """
     ends: list[tuple[str, str | None, float, bool]] = []
-    last = rows["x"].max() if axis == "layer" else rows["x"].min()  # tokens run from many to few
+    last = rows["x"].min() if axis == "rank" else rows["x"].max()  # tokens run from many to few
     fit = (rows["series"].nunique() + 1) * gap <= span[1] - span[0]
     labelled = rows if fit else rows[rows["series"].isin(chosen)]
     for name, curve in labelled.groupby("series", sort=False):

@@ -19,7 +19,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from dashboards import theme
-from dashboards.figures import curve_figure, forest_figure, heat_figure, template
+from dashboards.figures import CONFIG, curve_figure, forest_figure, heat_figure, template
 from dashboards.reading import reading
 from dashboards.rows import (
     AXES,
@@ -55,14 +55,6 @@ from orchestrator.task_metrics import task_metrics
 MAX_NOTICES = 5  # of one kind
 MAX_FLIPS = 8  # examples shown
 MAX_FAILURES = 20  # kinds of failure shown
-CONFIG = {
-    "displaylogo": False,
-    "showSendToCloud": False,  # plotly 7 offers every reader to upload the figure; results are not ours to publish
-    "plotlyServerURL": "",
-    "responsive": True,
-    "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"],
-    "toImageButtonOptions": {"scale": 2},
-}
 
 
 def write_report(experiment: Experiment) -> Path:

@@ -15,8 +15,8 @@ import pandas as pd
 from dashboards.wording import ALPHA
 from orchestrator.metrics import Answers
 
-Axis = Literal["layer", "rank"]
-AXES: tuple[Axis, Axis] = ("layer", "rank")
+Axis = Literal["layer", "rank", "alpha"]
+AXES: tuple[Axis, Axis] = ("layer", "rank")  # those that `slices` finds
 CONTROL = "random"  # the strategy that every other must beat
 
 MAX_FOREST = 60  # dots in one picture
@@ -35,6 +35,7 @@ class Measure:
     high: str
     scale: float  # from the summary's unit to the figure's, percent
     band: str  # how it was made, and what the percentage is of where that needs saying
+    unit: str = "%"
 
 
 ACCURACY = Measure(
@@ -44,6 +45,15 @@ ACCURACY = Measure(
     high="ci_high",
     scale=100,
     band="band: 95 %, Wilson (soft scores: bootstrap)",
+)
+DIFFERENCE = Measure(
+    name="Change against the un-pruned model",
+    column="difference",
+    low="diff_low",
+    high="diff_high",
+    scale=100,
+    band="on the same questions; band: paired bootstrap, 95 %",
+    unit="percentage points",
 )
 DROP = Measure(
     name="Relative drop",
@@ -67,6 +77,8 @@ class Slice:
     @property
     def title(self) -> str:
         """What is held fixed, in words."""
+        if self.axis == "alpha":
+            return f"{self.rows['rank'].iloc[0]} visual tokens kept from layer {self.value} on"
         if self.fixed == "layer":
             return f"pruned from layer {self.value} on"
         return "every visual token removed" if self.value == 0 else f"{self.value} visual tokens kept"
@@ -90,6 +102,7 @@ class Heat:
     points: np.ndarray  # (series, xs)
     significant: np.ndarray  # bool, paired test with Holm's correction
     partial: np.ndarray  # bool
+    rows: pd.DataFrame  # of the summary, with their series
 
 
 def with_series(summary: pd.DataFrame) -> pd.DataFrame:
@@ -101,6 +114,8 @@ def with_series(summary: pd.DataFrame) -> pd.DataFrame:
         _series(name, [part for part in params.split() if part.partition("=")[0] in telling[name]], alone)
         for name, params in zip(pruned["strategy"], pruned["params"], strict=True)
     ]
+    if "experiment" in pruned and pruned["experiment"].nunique() > 1:
+        pruned["series"] = pruned["experiment"] + ": " + pruned["series"]
     return pruned
 
 
@@ -117,6 +132,16 @@ def _telling(params: pd.Series) -> set[str]:
     varied = {name for name in names if len({part.get(name) for part in parts}) > 1}
     alone = {name for name in names if len(names) == 1 and parts[0].get(name) != "False"}
     return varied | alone
+
+
+def short_labels(rows: pd.DataFrame) -> list[str]:
+    """Names of configurations that fit beside a picture: ``fastv L2 k=64``.
+
+    Args:
+        rows: From `with_series`.
+    """
+    parts = zip(rows["series"], rows["layer"], rows["rank"], strict=True)
+    return [f"{series} L{layer} k={rank}" for series, layer, rank in parts]
 
 
 def slices(summary: pd.DataFrame, axis: Axis) -> list[Slice]:
@@ -153,7 +178,7 @@ def curves(part: Slice, measure: Measure) -> pd.DataFrame:
         high=part.rows[measure.high] * measure.scale,
         order=pd.factorize(part.rows["series"])[0],
     )
-    rows = rows.sort_values(["order", "x"], ascending=[True, part.axis == "layer"], ignore_index=True)
+    rows = rows.sort_values(["order", "x"], ascending=[True, part.axis != "rank"], ignore_index=True)
     return rows.drop(columns="order")
 
 
@@ -163,14 +188,28 @@ def measures(part: Slice) -> tuple[Measure, ...]:
 
 
 def reference(summary: pd.DataFrame, measure: Measure) -> Reference | None:
-    """The line of the un-pruned model; None where it has no answers. For a comparison it is 0, without a band."""
+    """The line of the un-pruned model; for a comparison it is 0, without a band.
+
+    None where it has no answers, or where several experiments have several un-pruned models (see `baselines`).
+    """
     base = summary[summary["baseline"] & (summary["n"] > 0)]
     if base.empty:
         return None
     if measure is not ACCURACY:
         return Reference(value=0.0, low=np.nan, high=np.nan)
+    if len(base[["correct", "n"]].drop_duplicates()) > 1:
+        return None
     first = base.iloc[0]
     return Reference(value=100 * first["accuracy"], low=100 * first["ci_low"], high=100 * first["ci_high"])
+
+
+def baselines(summary: pd.DataFrame) -> list[tuple[str, float]]:
+    """Name and accuracy (percent) of the un-pruned models of several experiments, where they differ."""
+    base = summary[summary["baseline"] & (summary["n"] > 0)]
+    if len(base[["correct", "n"]].drop_duplicates()) < 2:
+        return []
+    groups = base.groupby(["correct", "n"], sort=False)
+    return [(", ".join(rows["experiment"]), 100 * float(rows["accuracy"].iloc[0])) for _, rows in groups]
 
 
 def focus(rows: pd.DataFrame) -> tuple[str, ...]:
@@ -214,8 +253,8 @@ def value_range(
 def axis_range(x: pd.Series, axis: str) -> list[float]:
     """Ends of the x axis; tokens run from many to few, as pruning does."""
     low, high = float(x.min()), float(x.max())
-    room = max(0.02 * (high - low), 0.25)
-    return [low - room, high + room] if axis == "layer" else [high + room, low - room]
+    room = 0.03 if axis == "alpha" else max(0.02 * (high - low), 0.25)
+    return [high + room, low - room] if axis == "rank" else [low - room, high + room]
 
 
 def forest_range(rows: pd.DataFrame) -> list[float]:
@@ -225,11 +264,16 @@ def forest_range(rows: pd.DataFrame) -> list[float]:
     return [low - room, high + room]
 
 
+def mapped(part: Slice) -> bool:
+    """Whether a map says more than the curves."""
+    return part.rows["series"].nunique() > 1 and len(part.rows) >= HEAT_CELLS
+
+
 def heat(part: Slice) -> Heat | None:
     """The slice as a map, or None where it has a single series or hardly a cell."""
     rows = part.rows.assign(significant=significant(part.rows), partial=part.rows["state"] == "partial")
     series = rows["series"].drop_duplicates()
-    if len(series) < 2 or len(rows) < HEAT_CELLS:
+    if not mapped(part):
         return None
 
     def grid(column: str) -> pd.DataFrame:
@@ -242,6 +286,7 @@ def heat(part: Slice) -> Heat | None:
         points=100 * values.to_numpy(dtype=float),
         significant=grid("significant").eq(True).to_numpy(),
         partial=grid("partial").eq(True).to_numpy(),
+        rows=rows,
     )
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+ON_DARK = ("#4CA8E8", "#F0803C", "#2BC49A", "#E39CC4", "#F2B544", "#8CCBF2")  # COLOURS for a dark paper
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "solid")  # in step with COLOURS
 CONTEXT = "#9A9A9A"  # grey that stands on white and on near-black
 REFERENCE = "#6E6E6E"  # also of words about the context, which need more contrast than lines
+EMPTY = "#D5D8DC"  # what is not there yet
 BAND_OPACITY = 0.16
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'DejaVu Sans', sans-serif"
 LABEL_PX = 12  # font size of end labels
@@ -31,10 +33,11 @@ class Ink:
     text: str
     muted: str
     grid: str
+    dark: bool
 
 
-LIGHT = Ink(paper="#ffffff", text="#1d2126", muted="#5c6570", grid="#e7e9ec")
-DARK = Ink(paper="#15181c", text="#e6e8ea", muted="#a0a8b1", grid="#2d3238")
+LIGHT = Ink(paper="#ffffff", text="#1d2126", muted="#5c6570", grid="#e7e9ec", dark=False)
+DARK = Ink(paper="#15181c", text="#e6e8ea", muted="#a0a8b1", grid="#2d3238", dark=True)
 
 
 def colour_of(series: str, focus: tuple[str, ...]) -> str:
@@ -53,3 +56,19 @@ def faded(colour: str, opacity: float) -> str:
     """ "#0072B2", 0.16 -> "rgba(0,114,178,0.16)"."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity})"
+
+
+def on_paper(ink: Ink) -> dict[str, str]:
+    """Colours that stand on white -> the same hue where the paper is dark: as light as a line on it must be."""
+    if ink is not DARK:
+        return {}
+    changed = {colour: light for colour, light in zip(COLOURS, ON_DARK, strict=True)} | {
+        REFERENCE: "#A3ABB3",
+        EMPTY: "#3A4048",
+    }
+    return changed | {_triple(colour): _triple(light) for colour, light in changed.items()}
+
+
+def _triple(colour: str) -> str:
+    """As `faded` writes it."""
+    return faded(colour, 0).removesuffix("0)")

@@ -142,6 +142,38 @@ def report(
 
 
 @app.command()
+def dashboard(
+    experiments: Annotated[list[Path], typer.Argument(help="Experiment directories, finished or running.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8050,
+    host: Annotated[
+        str,
+        typer.Option(help="Address to listen on. Another than this machine's own opens the results to the network."),
+    ] = "127.0.0.1",
+    name: Annotated[
+        list[str] | None, typer.Option("--name", help="A further name that this machine is reached by; repeatable.")
+    ] = None,
+) -> None:
+    """Look at experiments in the browser, live while they run: pictures, numbers, and every flipped answer."""
+    with _user_errors():
+        from dashboards.app import is_loopback, serve
+        from orchestrator.store import StoreError
+
+        if not is_loopback(host):
+            typer.echo(
+                f"warning: everybody who reaches {host} can read these experiments; there is no password. From another "
+                "machine, `ssh -L 8050:127.0.0.1:8050 THIS_MACHINE` needs no open port",
+                err=True,
+            )
+        try:
+            serve(experiments, host, port, name or ())
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise StoreError(
+                f"--host {host} --port {port}: {reason}; give another --port, or 0 for a free one"
+            ) from error
+
+
+@app.command()
 def export(
     experiment: Annotated[Path, typer.Argument(help="Experiment directory.")],
     form: Annotated[ExportFormat, typer.Option("--format", help="Whose per-sample files.")] = ExportFormat.LMMS_EVAL,

@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 
 from orchestrator.costs import costs
-from orchestrator.exports import latencies
 from orchestrator.imports import IMPORTED_FILE, imported_summary
+from orchestrator.latencies import latencies
 from orchestrator.metrics import Answers, answers, summarise
 from orchestrator.store import Experiment, StoreError
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from orchestrator.matrix import CellMatrix, image_lengths
 from orchestrator.store import Experiment
 from strategies import catalog
 from strategies.catalog import Strategy
@@ -19,32 +20,63 @@ VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 COLUMNS = tuple(Cost.__dataclass_fields__)
 
 
-def costs(experiment: Experiment) -> pd.DataFrame | None:
+def costs(experiment: Experiment, matrix: CellMatrix | None = None) -> pd.DataFrame | None:
     """Cost of every grid point, mean over the image questions that the un-pruned model or any point has answered.
 
     All points are counted on the same questions, whether they have been answered yet or not, so that ratios compare.
+
+    Args:
+        experiment: Whose grid and model.
+        matrix: Its cells, where they have been read already.
 
     Returns:
         One row per grid point: key, and the fields of `workers.cost.Cost`. ``selector_tflop`` is missing for strategies
         that read the text's rows, because cells do not say how many of the prompt's tokens follow the image. None where
         the experiment does not state its model's sizes, or has no cells.
     """
-    facts = _facts(experiment.meta["model_facts"])
-    cells = experiment.cells(["prompt_tokens", "visual_tokens"])
-    cells = cells[cells["visual_tokens"] > 0].drop_duplicates("sample")
-    if facts is None or cells.empty:
+    if matrix is None:
+        matrix = CellMatrix(experiment)
+        matrix.read()
+    lengths = image_lengths(matrix)
+    return count_costs(experiment.points, experiment.meta["model_facts"], experiment.spec.model.dtype, lengths)
+
+
+def count_costs(
+    points: Sequence[GridPoint], stated: Mapping[str, Any], dtype: str, lengths: np.ndarray
+) -> pd.DataFrame | None:
+    """`costs` of grid points, from what it needs to know of an experiment.
+
+    Args:
+        points: The grid.
+        stated: The model's sizes, as the experiment states them.
+        dtype: Of keys and values.
+        lengths: From `orchestrator.matrix.image_lengths`.
+    """
+    facts = _facts(stated)
+    if facts is None or not lengths.size:
         return None
-    value_bytes = VALUE_BYTES[experiment.spec.model.dtype]
-    lengths = cells.groupby(["prompt_tokens", "visual_tokens"]).size()
+    prompt_N, visual_N, count_N = lengths
+    known: dict[object, list[float]] = {}  # strategies that drop alike cost alike
     rows = []
-    for point in experiment.points:
-        found = [_values(point, facts, int(prompt), int(visual), value_bytes) for prompt, visual in lengths.index]
-        mean = np.average(np.array(found, dtype=float), axis=0, weights=lengths.to_numpy())
-        rows.append({"key": point.key, **dict(zip(COLUMNS, mean, strict=True))})
+    for point in points:
+        work = _work(point, facts, visual_N)
+        if work not in known:
+            known[work] = _mean_cost(facts, work, prompt_N, visual_N, count_N, VALUE_BYTES[dtype])
+        rows.append({"key": point.key, **dict(zip(COLUMNS, known[work], strict=True))})
     return pd.DataFrame(rows)
 
 
-def _values(point: GridPoint, facts: ModelFacts, prompt: int, visual: int, value_bytes: int) -> list[float]:
+# Of each number of visual tokens: (itself, those that each layer processes, (layer, rows of attention read) or None).
+_Work = tuple[tuple[int, tuple[int, ...], tuple[tuple[int, int], ...] | None], ...]
+
+
+def _work(point: GridPoint, facts: ModelFacts, visual_N: np.ndarray) -> _Work:
+    return tuple(_work_on(point, facts, int(visual)) for visual in np.unique(visual_N))
+
+
+def _work_on(
+    point: GridPoint, facts: ModelFacts, visual: int
+) -> tuple[int, tuple[int, ...], tuple[tuple[int, int], ...] | None]:
     stages: list[tuple[int, int]] = []
     probed: dict[int, int] | None = {}
     if point.strategy != BASELINE:
@@ -55,17 +87,30 @@ def _values(point: GridPoint, facts: ModelFacts, prompt: int, visual: int, value
                 alive = min([visual, *(rank for _, rank in stages[:-1])])
                 rows = _probed(catalog.get(stage.strategy), alive)
                 probed = None if rows is None else probed | ({stage.layer - 1: rows} if rows else {})
-    counted = cost(
-        facts,
-        system=0,  # what stands before and after the image costs the same
-        visual=visual_by_layer(facts.layers, visual, stages),
-        text=prompt - visual,
-        image_tokens=visual,
-        probed=probed,
-        value_bytes=value_bytes,
-    )
-    values = {**asdict(counted), **({"selector_tflop": np.nan} if probed is None else {})}
-    return [float(values[name]) for name in COLUMNS]
+    layers = visual_by_layer(facts.layers, visual, stages)
+    return visual, layers, None if probed is None else tuple(probed.items())
+
+
+def _mean_cost(
+    facts: ModelFacts, work: _Work, prompt_N: np.ndarray, visual_N: np.ndarray, count_N: np.ndarray, value_bytes: int
+) -> list[float]:
+    total = np.zeros(len(COLUMNS))
+    for visual, layers, probed in work:
+        here = visual_N == visual
+        counted = cost(
+            facts,
+            system=0,  # what stands before and after the image costs the same
+            visual=layers,
+            text=prompt_N[here] - visual,  # all lengths at once: a cost is a polynomial of them
+            image_tokens=visual,
+            probed=None if probed is None else dict(probed),
+            value_bytes=value_bytes,
+        )
+        values = {name: getattr(counted, name) for name in COLUMNS}
+        if probed is None:
+            values["selector_tflop"] = np.nan
+        total += [float(np.sum(np.broadcast_to(values[name], here.sum()) * count_N[here])) for name in COLUMNS]
+    return list(total / count_N.sum())
 
 
 def _probed(strategy: Strategy, visual: int) -> int | None:
@@ -76,7 +121,7 @@ def _probed(strategy: Strategy, visual: int) -> int | None:
     return int("last_row" in needs) + visual * ("visual_rows" in needs)
 
 
-def _facts(stated: dict[str, Any]) -> ModelFacts | None:
+def _facts(stated: Mapping[str, Any]) -> ModelFacts | None:
     vision = stated.get("vision")
     try:
         return ModelFacts(**{**stated, "vision": VisionFacts(**vision) if vision else VisionFacts()})

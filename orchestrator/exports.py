@@ -21,6 +21,7 @@ import pandas as pd
 
 from orchestrator.costs import costs
 from orchestrator.kept_quality import agreement, kept_masks, overlap
+from orchestrator.latencies import latencies
 from orchestrator.metrics import Answers, answers, measure_summary, summarise
 from orchestrator.originals import Found, PromisedFile, ablation_table, promised_files
 from orchestrator.store import Experiment, write_whole
@@ -28,7 +29,6 @@ from orchestrator.task_metrics import task_metrics
 
 CUTOFF = "cutoff"  # the strategy that keeps nothing
 LAYER_CUTOFF_FILE = "fastv_layer_cutoff_results.json"
-LATENCY_FILE = "latency.json"
 
 
 class LayerCutoff(TypedDict):
@@ -96,15 +96,6 @@ def original_files(experiment: Experiment) -> list[PromisedFile]:
             visual_tokens=facts["visual_tokens"],
         )
     )
-
-
-def latencies(experiment: Experiment) -> dict[str, float]:
-    """Mean seconds per sample of each grid point (by key) that `saccade latency` has measured."""
-    path = experiment.path / LATENCY_FILE
-    if not path.is_file():
-        return {}
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    return {row["key"]: row["total_ms"]["mean"] / 1000 for row in rows}
 
 
 def write_exports(experiment: Experiment) -> list[Path]:

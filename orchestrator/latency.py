@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from orchestrator.exports import LATENCY_FILE
+from orchestrator.latencies import LATENCY_FILE
 from orchestrator.run import Prepared
 from orchestrator.spec import SpecError
 from orchestrator.store import Experiment, write_whole

@@ -9,11 +9,14 @@ points, S samples.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
+from orchestrator.matrix import UNKNOWN, CellMatrix
 from orchestrator.significance import (
     Bools,
     Floats,
@@ -30,6 +33,7 @@ from orchestrator.store import Experiment
 from workers.work import BASELINE, GridPoint
 
 FLAT_POINTS = 4  # a whole curve of at least so many points with one and the same accuracy is suspicious
+RISE_Z = 4.0  # standard errors: once in 30,000 comparisons by chance, and the questions are the same ones besides
 ZERO_ANSWERS = 10  # so many answers without a right one are suspicious; fewer happen
 
 
@@ -72,28 +76,31 @@ class Answers:
 
 
 def answers(experiment: Experiment) -> Answers:
-    """Read the cells into matrices; the one place where the long table is walked."""
-    samples = experiment.samples
-    cells = experiment.cells(["point", "sample", "correct", "score", "visual_tokens"])
-    row = _positions(cells["point"], [point.key for point in experiment.points])
-    column = _positions(cells["sample"], samples["id"].tolist())
+    """Read the cells into matrices."""
+    matrix = CellMatrix(experiment)
+    matrix.read()
+    return answers_of(experiment, matrix, open_failures(experiment, matrix))
 
-    shape = (len(experiment.points), len(samples))
-    answered, correct, score = np.zeros(shape, bool), np.zeros(shape, bool), np.zeros(shape)
-    answered[row, column] = True
-    correct[row, column] = cells["correct"].to_numpy(dtype=bool)
-    score[row, column] = scores(cells)
+
+def open_failures(experiment: Experiment, matrix: CellMatrix) -> pd.DataFrame:
+    """`Experiment.failures`, without reading the cells again."""
+    samples = experiment.samples["id"]
+    return experiment.failures(set(samples.to_numpy()[~matrix.answered_PS.all(axis=0)]))
+
+
+def answers_of(experiment: Experiment, matrix: CellMatrix, failures: pd.DataFrame) -> Answers:
+    """What has been read so far. The matrices are copies, so that reading may go on."""
+    samples = experiment.samples
     # What the model saw decides; the sample's own image is the word only where nothing has been answered yet.
-    image = samples["image"].notna().to_numpy(copy=True)
-    image[column] = cells["visual_tokens"].to_numpy() > 0
+    image = np.where(matrix.visual_S == UNKNOWN, samples["image"].notna(), matrix.visual_S > 0).astype(bool)
     return Answers(
         points=experiment.points,
         samples=tuple(samples["id"]),
-        answered_PS=answered,
-        correct_PS=correct,
-        score_PS=score,
+        answered_PS=matrix.answered_PS.copy(),
+        correct_PS=matrix.correct_PS.copy(),
+        score_PS=matrix.score_PS,
         image_S=image,
-        failed_S=samples["id"].isin(experiment.failures()["sample"]).to_numpy(),
+        failed_S=samples["id"].isin(failures["sample"]).to_numpy(),
         stopped=stopped_points(experiment),
     )
 
@@ -192,15 +199,43 @@ def _comparison(table: Answers) -> dict[str, Floats | pd.Series]:
         nothing = pd.Series(pd.NA, index=range(len(table.points)), dtype="Int64")
         blank = np.full(len(table.points), np.nan)
         return {**dict.fromkeys(("n_paired", "lost", "gained"), nothing), **dict.fromkeys(names, blank)}
-    shared_PS = table.answered_PS & table.answered_PS[baseline]
-    change_PS = np.where(shared_PS, table.score_PS - table.score_PS[baseline], 0.0)
-    base = np.where(shared_PS, table.score_PS[baseline], 0.0).sum(axis=1)
+    return _paired(table, baseline)
+
+
+def contrast(table: Answers, rows: Sequence[int], reference: int) -> pd.DataFrame:
+    """Compare grid points with one of them instead of the un-pruned model, on the image questions both have answered.
+
+    Args:
+        table: All answers.
+        rows: Which grid points, by row.
+        reference: Row of what they are compared with.
+
+    Returns:
+        One row per entry of ``rows``: n_paired, lost, gained, difference, diff_low, diff_high, relative_drop, drop_low,
+        drop_high, p and p_holm (corrected over these rows) as in `summarise`; missing for the reference itself.
+    """
+    images = table.of_images(True)
+    chosen = [reference, *rows]
+    part = replace(
+        images, points=tuple(images.points[row] for row in chosen), answered_PS=images.answered_PS[chosen],
+        correct_PS=images.correct_PS[chosen], score_PS=images.score_PS[chosen],
+    )  # fmt: skip
+    found = pd.DataFrame(_paired(part, 0, [0, *(place + 1 for place, row in enumerate(rows) if row == reference)]))
+    return found.iloc[1:].reset_index(drop=True)
+
+
+def _paired(table: Answers, reference: int, same: Sequence[int] = ()) -> dict[str, Floats | pd.Series]:
+    """The columns of a comparison with one row; the rows ``same`` and the reference are not compared."""
+    names = ("difference", "diff_low", "diff_high", "relative_drop", "drop_low", "drop_high", "p", "p_holm")
+    shared_PS = table.answered_PS & table.answered_PS[reference]
+    change_PS = np.where(shared_PS, table.score_PS - table.score_PS[reference], 0.0)
+    base = np.where(shared_PS, table.score_PS[reference], 0.0).sum(axis=1)
     lost, gained = (change_PS < 0).sum(axis=1), (change_PS > 0).sum(axis=1)
     change, n = change_PS.sum(axis=1), shared_PS.sum(axis=1)
-    bands = paired_bootstrap(table.score_PS, table.answered_PS, baseline)
+    bands = paired_bootstrap(table.score_PS, table.answered_PS, reference)
 
     compared = n > 0
-    compared[baseline] = False
+    compared[[reference, *same]] = False
     tested = mcnemar(lost, gained) if table.binary else bootstrap_p(change_PS)
     p = np.where(compared, tested, np.nan)
     values = (
@@ -255,7 +290,34 @@ def suspicions(rows: pd.DataFrame, counted: bool = True) -> list[str]:
             if len(curve) >= FLAT_POINTS and curve["accuracy"].nunique() == 1:
                 for place in place_of[curve.index]:
                     found[place].append(f"the same accuracy to the last digit at {len(curve)} settings")
+    ordered = pruned.assign(place=place_of[pruned.index]).sort_values("rank", ascending=False, kind="stable")
+    for _, curve in ordered.groupby(["strategy", "params", "layer"], sort=False):
+        for place, text in _rises(curve):
+            found[place].append(f"accuracy rises as tokens are dropped, beyond chance: {text}")
     return ["; ".join(dict.fromkeys(texts)) for texts in found]
+
+
+def _rises(curve: pd.DataFrame) -> list[tuple[int, str]]:
+    """Points of a curve that lie far above one with more tokens: by `RISE_Z` standard errors of the difference.
+
+    Args:
+        curve: Rows of one strategy and layer, from many tokens to few, with their place.
+
+    Returns:
+        Place, and what is above what.
+    """
+    found = []
+    worst: tuple[float, int, int] | None = None  # accuracy, n and rank of the lowest point so far
+    for place, share, n, rank in zip(curve["place"], curve["accuracy"], curve["n"], curve["rank"], strict=True):
+        if worst is not None and rank < worst[2]:
+            pooled = (share * n + worst[0] * worst[1]) / (n + worst[1])
+            error = math.sqrt(max(pooled * (1 - pooled), 0.0) * (1 / n + 1 / worst[1]))
+            if share - worst[0] > RISE_Z * max(error, 1e-9):
+                text = f"{100 * share:.1f} % with {rank} tokens, but only {100 * worst[0]:.1f} % with {worst[2]}"
+                found.append((int(place), text))
+        if worst is None or share < worst[0]:
+            worst = float(share), int(n), int(rank)
+    return found
 
 
 def reachable(accuracy: float, n: int) -> bool:
@@ -267,11 +329,3 @@ def reachable(accuracy: float, n: int) -> bool:
 def _share(part: np.ndarray, whole: np.ndarray) -> Floats:
     """part / whole, NaN where whole is 0."""
     return np.divide(part, whole, out=np.full(len(part), np.nan), where=np.asarray(whole) > 0)
-
-
-def _positions(names: pd.Series, order: list[str]) -> np.ndarray:
-    """Where each name stands in ``order``; every name does, because the store reads only this sweep's cells."""
-    codes, uniques = pd.factorize(names)
-    place = pd.Index(order).get_indexer(uniques)
-    assert (place >= 0).all(), "the store returned a cell of another sweep"
-    return place[codes]

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +35,7 @@ from workers.tasks.base import Sample
 from workers.work import EngineSpec, GridPoint, MeasureSpec, UnitOutcome, WorkUnit, content_key
 
 SCHEMA_VERSION = 1
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where there is one: 3,000 points take a second
 
 _ADDRESS = [("context", pa.string()), ("source", pa.string()), ("point", pa.string()), ("sample", pa.string())]
 CELLS = pa.schema(
@@ -150,7 +151,7 @@ class Experiment:
         self.context: str = meta["context"]
         self.spec = EngineSpec.from_json(meta["engine"])
         self.points: tuple[GridPoint, ...] = tuple(GridPoint.from_json(point) for point in meta["points"])
-        self._sources: dict[str, str] = {point["key"]: point["source"] for point in meta["points"]}
+        self.sources: dict[str, str] = {point["key"]: point["source"] for point in meta["points"]}  # by point
         self._notes: dict[Path, str] = {}
 
     # -- making and opening -------------------------------------------------------------------------------------
@@ -168,7 +169,7 @@ class Experiment:
             what = "is not an experiment directory: it has no sweep.yaml" if path.is_dir() else "does not exist"
             raise StoreError(f"{path}: {what}. `saccade run` makes one, by default under ./experiments")
         try:
-            meta = yaml.safe_load(manifest.read_text(encoding="utf-8"))
+            meta = yaml.load(manifest.read_text(encoding="utf-8"), Loader=_LOADER)  # safe: either is
             if not isinstance(meta, dict) or "format" not in meta:
                 raise StoreError(
                     f"{path}: is not an experiment directory: its sweep.yaml was not written by `saccade run`"
@@ -222,14 +223,14 @@ class Experiment:
 
         The cells are written last: where they exist, their masks and measures exist too.
         """
-        address = {"context": self.context, "sources": [self._sources[point.key] for point in unit.points]}
+        address = {"context": self.context, "sources": [self.sources[point.key] for point in unit.points]}
         name = f"{unit.key}-{content_key(address)[:8]}.parquet"
-        rows = [{"context": self.context, "source": self._sources[cell.point], **asdict(cell)}
+        rows = [{"context": self.context, "source": self.sources[cell.point], **asdict(cell)}
                 for cell in outcome.outcomes]  # fmt: skip
         if rows:
             _write_table(self.path / "kept" / name, pa.Table.from_pylist(rows, schema=KEPT))
         measured = [
-            {"context": self.context, "source": self._sources[cell.point], "point": cell.point, "sample": cell.sample,
+            {"context": self.context, "source": self.sources[cell.point], "point": cell.point, "sample": cell.sample,
              "name": what, "value": value}
             for cell in outcome.outcomes
             for what, value in cell.measures
@@ -243,7 +244,9 @@ class Experiment:
             ]
             _write_table(self.path / "failures" / name, pa.Table.from_pylist(failed, schema=FAILURES))
         if rows:
-            _write_table(self.path / "cells" / name, pa.Table.from_pylist(rows, schema=CELLS))
+            table = pa.Table.from_pylist(rows, schema=CELLS)
+            stated = {"worker": outcome.worker, "seconds": str(outcome.seconds)}
+            _write_table(self.path / "cells" / name, table.replace_schema_metadata(stated))
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -259,33 +262,50 @@ class Experiment:
             ) from error
         return _frame(table).sort_values("position", ignore_index=True)
 
-    def cells(self, columns: list[str] | None = None) -> pd.DataFrame:
+    def cells(
+        self,
+        columns: list[str] | None = None,
+        *,
+        points: Collection[str] | None = None,
+        samples: Collection[str] | None = None,
+    ) -> pd.DataFrame:
         """The cells of this sweep: current context, current strategies, its points and samples, each once.
 
         Args:
             columns: Of CELLS; all of them by default. ``point`` and ``sample`` always come along.
+            points, samples: Only cells of these (keys, ids); reading a few takes little memory.
 
         Returns:
             Rows ordered by sample (order of the file), then by point (order of the grid).
         """
-        return self._read("cells", CELLS, columns)
+        return self._read("cells", CELLS, columns, points=points, samples=samples)
 
-    def kept(self) -> pd.DataFrame:
-        """Kept-token masks of the cells (columns: KEPT); bit i of ``kept_mask``, most significant first, is token i."""
-        return self._read("kept", KEPT, None)
+    def kept(self, *, points: Collection[str] | None = None, samples: Collection[str] | None = None) -> pd.DataFrame:
+        """Kept-token masks of the cells (columns: KEPT); bit i of ``kept_mask``, most significant first, is token i.
+
+        Args:
+            points, samples: Only cells of these (keys, ids).
+        """
+        return self._read("kept", KEPT, None, points=points, samples=samples)
 
     def measures(self) -> pd.DataFrame:
         """What was measured on the forward (columns point, sample, name, value), ordered as the cells."""
         return self._read("measures", MEASURES, ["name", "value"], unique=["point", "sample", "name"])
 
-    def failures(self) -> pd.DataFrame:
-        """Samples that could not be answered and still lack a cell, newest record of each (columns: FAILURES)."""
+    def failures(self, unanswered: Collection[str] | None = None) -> pd.DataFrame:
+        """Samples that could not be answered and still lack a cell, newest record of each (columns: FAILURES).
+
+        Args:
+            unanswered: Ids of the samples that lack a cell, where the caller knows them; else the cells are read.
+        """
         tables = [table for _, table in self._tables("failures", FAILURES, FAILURES.names, newest_last=True)]
         frame = _frame(pa.concat_tables(tables) if tables else FAILURES.empty_table())
         frame = frame[frame["context"] == self.context].drop_duplicates("sample", keep="last")
-        done = self.done()
         order = {sample: place for place, sample in enumerate(self.samples["id"])}
-        open_ones = [sample in order and len(done.get(sample, ())) < len(self.points) for sample in frame["sample"]]
+        if unanswered is None:
+            done = self.done() if len(frame) else {}
+            unanswered = {sample for sample in order if len(done.get(sample, ())) < len(self.points)}
+        open_ones = [sample in order and sample in unanswered for sample in frame["sample"]]
         frame = frame[pd.Series(open_ones, index=frame.index, dtype=bool)]
         return frame.sort_values("sample", key=lambda ids: ids.map(order), ignore_index=True)
 
@@ -299,6 +319,15 @@ class Experiment:
         """One line per file that reading had to leave out, so far."""
         return tuple(self._notes.values())
 
+    def note(self, path: Path, error: Exception) -> None:
+        """Remember that a file had to be left out."""
+        reason = " ".join(str(error).split())[:100]
+        self._notes[path] = f"{path}: left out, not a whole file of cells ({reason})"
+
+    def files(self, folder: str) -> list[Path]:
+        """The parquet files of a folder, by name."""
+        return sorted(path for path in (self.path / folder).glob("*.parquet") if not path.name.startswith("."))
+
     @property
     def size_bytes(self) -> int:
         """What the cells, masks and measures take on disk."""
@@ -306,24 +335,30 @@ class Experiment:
         return sum(file.stat().st_size for folder in folders for file in folder.glob("*.parquet"))
 
     def _read(
-        self, folder: str, schema: pa.Schema, columns: list[str] | None, unique: Sequence[str] = ("point", "sample")
+        self,
+        folder: str,
+        schema: pa.Schema,
+        columns: list[str] | None,
+        unique: Sequence[str] = ("point", "sample"),
+        points: Collection[str] | None = None,
+        samples: Collection[str] | None = None,
     ) -> pd.DataFrame:
         wanted = list(schema.names) if columns is None else columns
         if unknown := [name for name in wanted if name not in schema.names]:
             raise ValueError(f"no column {unknown[0]!r} in {folder}; there are {', '.join(schema.names)}")
         needed = list(dict.fromkeys(["context", "source", "point", "sample", *wanted]))
-        tables = [table for _, table in self._tables(folder, schema, needed)]
+        wanted_rows = [("point", points), ("sample", samples)]
+        rows = [(name, "in", list(names)) for name, names in wanted_rows if names is not None]
+        tables = [table for _, table in self._tables(folder, schema, needed, rows=rows)]
         table = pa.concat_tables(tables) if tables else pa.schema([schema.field(n) for n in needed]).empty_table()
         table = table.filter(pc.equal(table["context"], self.context))
-        points = pa.array(list(self._sources), pa.string())
-        samples = pa.array(self.samples["id"].tolist(), pa.string())
         order = pa.table(
             {
-                "point_order": pc.index_in(table["point"], points),
-                "sample_order": pc.index_in(table["sample"], samples),
+                "point_order": pc.index_in(table["point"], pa.array(list(self.sources), pa.string())),
+                "sample_order": pc.index_in(table["sample"], pa.array(self.samples["id"].tolist(), pa.string())),
             }
         )
-        sources = pa.array(list(self._sources.values()), pa.string())
+        sources = pa.array(list(self.sources.values()), pa.string())
         current = pc.equal(table["source"], pc.take(sources, order["point_order"]))  # null: a point of another grid
         frame = _frame(table.select(list(dict.fromkeys(["point", "sample", *wanted]))))
         frame["_point"] = order["point_order"].to_pandas()
@@ -334,21 +369,28 @@ class Experiment:
         return frame.drop(columns=["_point", "_sample"])
 
     def _tables(
-        self, folder: str, schema: pa.Schema, columns: list[str], newest_last: bool = False
+        self,
+        folder: str,
+        schema: pa.Schema,
+        columns: list[str],
+        newest_last: bool = False,
+        rows: Sequence[tuple[str, str, list[str]]] = (),
     ) -> Iterable[tuple[Path, pa.Table]]:
-        """Read all whole files of a folder; a file that is not one of ours is left out with a note."""
+        """Read all whole files of a folder, or those of their ``rows`` that pass pyarrow's filters.
+
+        A file that is not one of ours is left out with a note.
+        """
         wanted = pa.schema([schema.field(name) for name in columns])
-        files = sorted(path for path in (self.path / folder).glob("*.parquet") if not path.name.startswith("."))
+        files = self.files(folder)
         if newest_last:
             files.sort(key=lambda path: path.stat().st_mtime_ns)
         for path in files:
             try:
-                yield path, _read_columns(path, wanted)
+                yield path, _read_columns(path, wanted, rows)
             except FileNotFoundError:
                 continue  # deleted since we looked
             except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-                reason = " ".join(str(error).split())[:100]
-                self._notes[path] = f"{path}: left out, not a whole file of cells ({reason})"
+                self.note(path, error)
 
 
 def local_folder(out: Path) -> Path:
@@ -431,15 +473,20 @@ def _write_table(path: Path, table: pa.Table) -> None:
     write_whole(path, sink.getvalue().to_pybytes())
 
 
-def _read_columns(path: Path, wanted: pa.Schema) -> pa.Table:
-    """Some columns of a file; those that came later than the file (ADDED) are null in it."""
-    with pq.ParquetFile(path) as file:
-        there = [name for name in wanted.names if name in file.schema_arrow.names or name not in ADDED]
-        table = file.read(columns=there)
+def _read_columns(path: Path, wanted: pa.Schema, rows: Sequence[tuple[str, str, list[str]]] = ()) -> pa.Table:
+    """Some columns of a file, of all rows or of those that pass; columns that came later than the file are null."""
+    there = columns_there(path, wanted.names)
+    table = pq.read_table(path, columns=there, filters=list(rows) or None)
     for place, name in enumerate(wanted.names):
         if name not in there:
             table = table.add_column(place, wanted.field(name), pa.nulls(len(table), wanted.field(name).type))
     return table.select(wanted.names).cast(wanted)
+
+
+def columns_there(path: Path, names: Sequence[str]) -> list[str]:
+    """The wanted columns without those that came later (ADDED) than the file."""
+    own = set(pq.read_schema(path).names) if ADDED & set(names) else set(names)
+    return [name for name in names if name in own or name not in ADDED]
 
 
 def _sync_folder(folder: Path) -> None:

@@ -23,7 +23,7 @@ HOMES = {
         "workers/embedded/architecture.py",
         "workers/embedded/forward.py",
     },
-    "plotly": {"dashboards/figures.py", "dashboards/report.py"},
+    "plotly": {"dashboards/figures.py", "dashboards/charts.py", "dashboards/report.py"},
     "matplotlib": {"dashboards/plots.py"},
 }
 STDLIB_ONLY = ("workers/work.py", "workers/models.py", "workers/cost.py")

@@ -239,3 +239,16 @@ def test_an_accuracy_that_no_count_can_give_is_flagged(tmp_path) -> None:
     rows = summary(write_matrix(tmp_path / "e", (BASE, cutoff(2)), np.array([[1, 1, 0], [1, 0, 1]])))
     rows["accuracy"] = [2 / 3, 0.6]
     assert suspicions(rows) == ["", "no 3 answers give this accuracy"]
+
+
+def test_accuracy_that_rises_as_tokens_are_dropped_is_flagged(tmp_path) -> None:
+    right = np.zeros((4, 100), dtype=int)
+    for row, share in enumerate((95, 50, 90, 55)):  # un-pruned; 48, 32 and 16 tokens
+        right[row, :share] = 1
+    points = (baseline_point(8, 64), *(GridPoint(strategy="fastv", layer=2, rank=r) for r in (48, 32, 16)))
+    flags = summary(write_matrix(tmp_path / "e", points, right))["flags"].tolist()
+    assert flags[:2] == ["", ""]
+    assert flags[2] == (
+        "accuracy rises as tokens are dropped, beyond chance: 90.0 % with 32 tokens, but only 50.0 % with 48"
+    )
+    assert flags[3] == ""  # 55 instead of 50 is chance

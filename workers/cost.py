@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from workers.models import ModelFacts
 
@@ -77,7 +78,7 @@ def cost(
     *,
     system: int,
     visual: Sequence[int],
-    text: int,
+    text: Any,
     image_tokens: int,
     probed: Mapping[int, int] | None = None,
     value_bytes: int = 2,
@@ -86,7 +87,7 @@ def cost(
 
     Args:
         facts: sizes of the model.
-        system, text: tokens before and after the image.
+        system, text: tokens before and after the image; ``text`` may be an array of integers, for one cost of each.
         visual: visual tokens that each layer processes, as from ``visual_by_layer``.
         image_tokens: visual tokens before pruning; 0 for a sample without an image.
         probed: layer (0-based) -> rows of attention read there by the strategy, all heads.

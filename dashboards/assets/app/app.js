@@ -1,0 +1,43 @@
+// Functions that the app runs in the browser.
+window.dash_clientside = window.dash_clientside || {};
+window.dash_clientside.saccade = {
+  // Light or dark: the reader's choice, else that of the system.
+  theme: function (clicks) {
+    const system = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+    let look = system;
+    try { look = localStorage.getItem("saccade-theme") || system; } catch (error) { /* storage is off */ }
+    if (clicks) {
+      look = look === "dark" ? "light" : "dark";
+      try { localStorage.setItem("saccade-theme", look); } catch (error) { /* storage is off */ }
+    }
+    document.documentElement.dataset.theme = look;
+    document.documentElement.dataset.agThemeMode = look;
+    return [look, look === "dark" ? "light" : "dark"];
+  },
+  // Which figures show another range than the one they were drawn with.
+  zoom: function (_, ids) {
+    const zoomed = {};
+    for (const id of ids) {
+      const plot = document.querySelector(`#card-${CSS.escape(id.name)} .js-plotly-plot`);
+      const full = plot && plot._fullLayout;
+      if (!full) continue;
+      zoomed[id.name] = Object.keys(full).filter((key) => /^[xy]axis\d*$/.test(key)).some((key) => {
+        const axis = full[key], first = axis._rangeInitial0, last = axis._rangeInitial1;
+        const size = Math.abs(axis.range[1] - axis.range[0]) || 1;
+        const moved = (was, is) => was !== undefined && Math.abs(was - is) > 1e-6 * size;
+        return moved(first, axis.range[0]) || moved(last, axis.range[1]);
+      });
+    }
+    return zoomed;
+  },
+  png: function (job) {
+    if (!job) return window.dash_clientside.no_update;
+    const plot = document.querySelector(`#card-${CSS.escape(job.name)} .js-plotly-plot`);
+    if (plot) {
+      window.Plotly.downloadImage(plot, {
+        format: "png", filename: job.file, width: plot.clientWidth, height: plot.clientHeight, scale: 2,
+      });
+    }
+    return true;
+  },
+};

@@ -1,0 +1,281 @@
+"""The results of one or several experiments in memory, kept up to date while they run.
+
+`Board.poll` looks at the directories, which is cheap, and reads what is new beside the requests; pages draw from the
+latest `Snapshot`, which never changes once it is made.
+"""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from orchestrator.latencies import latencies
+from orchestrator.matrix import CellMatrix, UnitFile, image_lengths
+from orchestrator.metrics import Answers, answers_of, measure_summary, open_failures, summarise
+from orchestrator.stops import RACING
+from orchestrator.store import Experiment, StoreError
+
+T = TypeVar("T")
+
+LIVE_S = 120.0  # an unfinished experiment that was written to so recently is running
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One experiment as it stood at one time."""
+
+    name: str  # unique on the board
+    experiment: Experiment
+    answers: Answers
+    summary: pd.DataFrame  # `orchestrator.metrics.summarise`, with experiment, id and status
+    failures: pd.DataFrame
+    notes: tuple[str, ...]  # files that could not be read
+    units: tuple[UnitFile, ...]  # files of cells, oldest first
+    running: bool
+    measured: Callable[[], pd.DataFrame]  # `orchestrator.metrics.measure_summary`, read when first asked for
+    costed: Callable[[], pd.DataFrame | None]  # `orchestrator.costs.costs`, likewise
+    latency: dict[str, float]  # seconds per sample by key, of what `saccade latency` has measured
+
+    @property
+    def baseline(self) -> pd.Series | None:
+        """The un-pruned model's row, where it has answers."""
+        found = self.summary[self.summary["baseline"] & (self.summary["n"] > 0)]
+        return None if found.empty else found.iloc[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Snapshot:
+    """All experiments as they stood at one time."""
+
+    version: str  # changes when the data do
+    read_at: datetime
+    sources: tuple[Source, ...]
+    rows: pd.DataFrame  # the summaries one below the other; column ``id`` is unique: "EXPERIMENT:KEY"
+    found: dict[object, Any] = field(default_factory=dict)  # what views have worked out of it
+    lock: Any = field(default_factory=threading.RLock)
+
+    def source(self, name: str) -> Source | None:
+        return next((source for source in self.sources if source.name == name), None)
+
+    def find(self, id: str) -> tuple[Source, pd.Series] | None:
+        """The experiment and the row of a configuration's ``id``; None where there is no such."""
+        rows = self.rows[self.rows["id"] == id]
+        if rows.empty:
+            return None
+        source = self.source(rows["experiment"].iloc[0])
+        assert source is not None
+        return source, rows.iloc[0]
+
+
+class Board:
+    """Experiments that are watched."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """Read everything once.
+
+        Raises:
+            StoreError: One of the paths is not an experiment.
+        """
+        experiments = [Experiment.open(path) for path in paths]
+        names = _unique_names(experiments)
+        self._feeds = [_Feed(experiment.path, name) for experiment, name in zip(experiments, names, strict=True)]
+        self._lock = threading.Lock()
+        self.checked_at = datetime.now(UTC)
+        self._snapshot = self._read()
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The latest; never waits."""
+        return self._snapshot
+
+    def poll(self) -> Snapshot:
+        """Look for new data and begin to read them if there are any; the latest snapshot at once."""
+        if self._lock.acquire(blocking=False):
+            if any(feed.stale() for feed in self._feeds):
+                threading.Thread(target=self._read_and_release, daemon=True).start()
+            else:
+                self.checked_at = datetime.now(UTC)
+                self._lock.release()
+        return self._snapshot
+
+    def refresh(self) -> Snapshot:
+        """Read what is new and wait for it."""
+        with self._lock:
+            self._snapshot = self._read()
+        return self._snapshot
+
+    def count_costs(self) -> None:
+        """Count now what every grid point costs, so that nobody waits for it later."""
+        for source in self.snapshot.sources:
+            source.costed()
+
+    def _read_and_release(self) -> None:
+        try:
+            self._snapshot = self._read()
+        finally:
+            self._lock.release()
+
+    def _read(self) -> Snapshot:
+        sources = tuple(feed.read() for feed in self._feeds)
+        now = datetime.now(UTC)
+        self.checked_at = now
+        return Snapshot(
+            version="-".join(feed.version for feed in self._feeds),
+            read_at=now,
+            sources=sources,
+            rows=pd.concat([source.summary for source in sources], ignore_index=True),
+        )
+
+
+class _Feed:
+    """One experiment, read again where its files have changed."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._path, self._name = path, name
+        self._signature: object = None
+        self._stamp: object = None
+        self._source: Source | None = None
+        self._matrix: CellMatrix | None = None
+        self._measured: tuple[object, Callable[[], pd.DataFrame]] | None = None
+        self._costed: tuple[int, Callable[[], pd.DataFrame | None]] | None = None
+        self._reads = 0
+
+    @property
+    def version(self) -> str:
+        return str(self._reads)
+
+    def stale(self) -> bool:
+        """Whether the files have changed since the last reading, or an experiment went quiet."""
+        return self._source is None or self._look() != self._signature
+
+    def read(self) -> Source:
+        look = self._look()
+        if self._source is not None and look == self._signature:
+            return self._source
+        stamp = _stamp(self._path / "sweep.yaml"), _stamp(self._path / "samples.parquet")
+        if self._matrix is None or stamp != self._stamp or self._matrix.gone():
+            try:
+                self._matrix = CellMatrix(Experiment.open(self._path))
+            except StoreError:
+                if self._source is None:
+                    raise
+                return self._source  # being written again: later
+            self._stamp = stamp
+        experiment = self._matrix.experiment
+        self._matrix.read()
+        failures = open_failures(experiment, self._matrix)
+        answers = answers_of(experiment, self._matrix, failures)
+        self._signature, self._reads = look, self._reads + 1
+        unfinished = bool((~answers.answered_PS & ~answers.failed_S).any())
+        running = unfinished and _age_s(self._path) < LIVE_S
+        self._source = Source(
+            name=self._name,
+            experiment=experiment,
+            answers=answers,
+            summary=_named(summarise(answers), self._name, running),
+            failures=failures,
+            notes=experiment.notes,
+            units=tuple(self._matrix.units),
+            running=running,
+            measured=self._lazy_measures(experiment),
+            costed=self._lazy_costs(experiment, self._matrix),
+            latency=latencies(experiment),
+        )
+        return self._source
+
+    def _lazy_measures(self, experiment: Experiment) -> Callable[[], pd.DataFrame]:
+        """Read again only where a file of measures is new."""
+        look = _listing(self._path / "measures")
+        if self._measured is None or self._measured[0] != look:
+            self._measured = look, _Once(lambda: measure_summary(experiment))
+        return self._measured[1]
+
+    def _lazy_costs(self, experiment: Experiment, matrix: CellMatrix) -> Callable[[], pd.DataFrame | None]:
+        """Counted again only where many more questions have come to be known: a mean over them hardly changes."""
+        lengths = image_lengths(matrix)
+        known = int(lengths[2].sum())
+        before = 0 if self._costed is None else self._costed[0]
+        if self._costed is None or known > 1.5 * before or (known > before and known == len(matrix.visual_S)):
+            asked = experiment.points, experiment.meta["model_facts"], experiment.spec.model.dtype, lengths
+            self._costed = known, _Once(lambda: _counted_elsewhere(*asked))
+        return self._costed[1]
+
+    def _look(self) -> tuple[object, ...]:
+        """What changes when the results do: names, sizes and times of the files, and whether somebody is at work."""
+        folders = ("cells", "failures", "measures")
+        state = tuple(_listing(self._path / folder) for folder in folders)
+        single = tuple(_stamp(self._path / name) for name in ("sweep.yaml", "samples.parquet", "latency.json", RACING))
+        return (*state, single, _age_s(self._path) < LIVE_S)
+
+
+class _Once(Generic[T]):
+    """A value that is worked out when it is first asked for, by whoever asks first."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work = work
+        self._lock = threading.Lock()
+        self._found: list[T] = []
+
+    def __call__(self) -> T:
+        with self._lock:
+            if not self._found:
+                self._found.append(self._work())
+        return self._found[0]
+
+
+def _counted_elsewhere(*asked: object) -> pd.DataFrame | None:
+    """`orchestrator.costs.count_costs` in a process of its own: it needs torch, whose 180 MB are given back so."""
+    code = (
+        "import pickle, sys; sys.path.insert(0, sys.argv[1]); from orchestrator.costs import count_costs; "
+        "sys.stdout.buffer.write(pickle.dumps(count_costs(*pickle.load(sys.stdin.buffer))))"
+    )
+    home = str(Path(__file__).resolve().parent.parent)
+    command = [sys.executable, "-c", code, home]
+    answer = subprocess.run(command, input=pickle.dumps(asked), stdout=subprocess.PIPE, check=True).stdout
+    found: pd.DataFrame | None = pickle.loads(answer)
+    return found
+
+
+def _named(summary: pd.DataFrame, name: str, running: bool) -> pd.DataFrame:
+    """With the experiment's name, an id that is unique on the board, and a status for people."""
+    status = np.where((summary["state"] == "partial") & running, "running", summary["state"])
+    status = np.where((summary["failed"] > 0) & (summary["failed"] == summary["n_expected"]), "failed", status)
+    return summary.assign(experiment=name, id=name + ":" + summary["key"], status=status)
+
+
+def _unique_names(experiments: Sequence[Experiment]) -> list[str]:
+    names: list[str] = []
+    for experiment in experiments:
+        wanted = experiment.name if experiment.name not in names else f"{experiment.name} ({experiment.path})"
+        names.append(wanted)
+    return names
+
+
+def _listing(folder: Path) -> tuple[int, int, int]:
+    """Number of files, their bytes, and the time of the newest."""
+    stamps = [_stamp(file) for file in folder.glob("*.parquet") if not file.name.startswith(".")]
+    return len(stamps), sum(size for size, _ in stamps), max((time for _, time in stamps), default=0)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
+
+
+def _age_s(path: Path) -> float:
+    """Seconds since the experiment was last written to."""
+    newest = max(_listing(path / "cells")[2], _listing(path / "failures")[2])
+    return datetime.now(UTC).timestamp() - newest / 1e9

@@ -1,0 +1,1 @@
+"""The pages of the live app, one per file."""

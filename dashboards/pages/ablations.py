@@ -1,0 +1,84 @@
+"""Head and query ablation: each rule against the one that the originals compare with, on the same questions."""
+
+from __future__ import annotations
+
+from dashboards.contrasts import REFERENCES, Ablation, Factor, ablations, contrast_rows
+from dashboards.figures import forest_figure
+from dashboards.pages.base import Control, Page, Panel
+from dashboards.pages.parts import numbers
+from dashboards.rows import forest
+from dashboards.view import View
+
+TITLES: dict[Factor, str] = {"head": "A: which heads vote", "query": "B: which queries vote"}
+
+
+def controls(view: View) -> list[Control]:
+    found = ablations(view.rows)
+    if not found:
+        return []
+    factors = list(dict.fromkeys(group.factor for group in found))
+    factor = _factor(view, found)
+    mine = [group for group in found if group.factor == factor]
+    kept = sorted({group.heads_kept for group in mine}, key=float)
+    ranks = sorted({group.rank for group in mine})
+    return [
+        Control(name="factor", label="ablation", kind="choice", values=factors,
+                labels=[TITLES[name] for name in factors], default=[factors[0]]),
+        Control(name="heads", label="heads kept", kind="choice", values=kept, default=[mine[0].heads_kept]),
+        Control(name="kept", label="visual tokens kept", kind="choice", values=[str(rank) for rank in ranks],
+                default=[str(mine[0].rank)]),
+    ]  # fmt: skip
+
+
+def panels(view: View) -> list[Panel]:
+    found = ablations(view.rows)
+    if not found:
+        return []
+    group = _group(view, found)
+    rows = group.rows[group.rows["n"] > 0]
+    reference = rows[rows["rule"] == REFERENCES[group.factor]]
+    source = view.snapshot.source(group.rows["experiment"].iloc[0])
+    assert source is not None
+    note = (
+        f"{group.heads_kept} heads kept, {group.rank} visual tokens kept from layer {group.layer} on; "
+        f"{'query' if group.factor == 'head' else 'head'} rule: {group.other}"
+    )
+    against = REFERENCES[group.factor]
+    drawn = (
+        forest(rows)
+        if reference.empty
+        else contrast_rows(rows, reference["key"].iloc[0], source.answers, source.summary["key"])
+    )
+    panel = Panel(
+        name="rules",
+        figure=forest_figure(drawn.assign(label=drawn["rule"]), "the un-pruned model" if reference.empty else against),
+        rows=drawn,
+        note=note,
+        below=numbers(drawn, view, "un-pruned" if reference.empty else against, label="rule"),
+    )
+    absolute = forest(rows)
+    compared = Panel(
+        name="unpruned",
+        figure=forest_figure(absolute.assign(label=absolute["rule"])),
+        rows=absolute,
+        below=numbers(absolute, view, label="rule"),
+    )
+    return [panel] if reference.empty else [panel, compared]
+
+
+def _factor(view: View, found: list[Ablation]) -> Factor:
+    wanted = view.state.get("factor")
+    return next((group.factor for group in found if group.factor == wanted), found[0].factor)
+
+
+def _group(view: View, found: list[Ablation]) -> Ablation:
+    """The group that the controls point at; what is not there falls back to the first with most rules."""
+    factor = _factor(view, found)
+    mine = [group for group in found if group.factor == factor]
+    for name, value in (("heads", "heads_kept"), ("kept", "rank")):
+        wanted = view.state.get(name) or str(getattr(mine[0], value))
+        mine = [group for group in mine if str(getattr(group, value)) == wanted] or mine
+    return mine[0]
+
+
+PAGE = Page(name="Ablations", path="/ablations", panels=panels, controls=controls)

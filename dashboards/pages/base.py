@@ -1,0 +1,67 @@
+"""What a page is made of: controls, and panels that hold a figure and its numbers.
+
+A page is a module with one constant ``PAGE``. Most pages only say which controls they have and which panels a view
+gives; the app keeps their state in the URL, refreshes figures without losing the reader's zoom, offers the downloads,
+and opens a configuration's details on a click. A page that is not made of panels gives its own ``layout`` instead, and
+``register``s the callbacks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+
+from dashboards.view import View
+
+if TYPE_CHECKING:
+    from dash import Dash
+
+    from dashboards.board import Board
+    from dashboards.figures import Figure
+
+Kind = Literal["choice", "choices", "slider", "switch"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """A setting of one page; its value stands in the URL under its name, unless it is the default."""
+
+    name: str
+    label: str
+    kind: Kind
+    values: Sequence[str]  # as the URL has them; of a switch: off, on
+    labels: Sequence[str] = ()  # for people; the values themselves by default
+    default: Sequence[str] = ()  # one value, or several for ``choices``
+
+    @property
+    def texts(self) -> Sequence[str]:
+        return self.labels or self.values
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """A figure with its numbers. Every point's ``customdata`` is (or begins with) the ``id`` of its configuration."""
+
+    name: str  # unique on the page; names the downloads
+    figure: Figure | None
+    rows: pd.DataFrame  # what the figure shows, for the CSV
+    title: str = ""  # where the figure has none
+    note: str = ""  # numbers under the picture, in words
+    below: Any = None  # Dash components under it
+    wide: bool = True  # the whole width; else two side by side
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """A page of the app."""
+
+    name: str  # in the navigation
+    path: str  # "/layer"
+    panels: Callable[[View], Sequence[Panel]] | None = None
+    controls: Callable[[View], Sequence[Control]] = field(default=lambda view: ())
+    layout: Callable[[View], Any] | None = None  # instead of panels
+    extra: Callable[[View], Any] | None = None  # below the panels; its own callbacks keep it up to date
+    register: Callable[[Dash, Board], None] | None = None  # callbacks of its own; ids begin with the page's name

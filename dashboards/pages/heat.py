@@ -1,0 +1,59 @@
+"""Strategy x layer (or x tokens): the change against the un-pruned model as a map; a cell opens its configuration."""
+
+from __future__ import annotations
+
+from dashboards.figures import heat_figure
+from dashboards.pages.base import Control, Page, Panel
+from dashboards.pages.parts import numbers, picked
+from dashboards.rows import AXES, Axis, Slice, heat, mapped
+from dashboards.view import View
+
+FIXED = {"layer": "visual tokens kept", "rank": "pruned from layer"}
+COLUMNS = {"layer": "layers", "rank": "visual tokens kept"}
+
+
+def controls(view: View) -> list[Control]:
+    maps = _maps(view)
+    if not maps:
+        return []
+    axis = _axis(view, maps)
+    values = sorted({part.value for part in maps[axis]})
+    columns = Control(
+        name="columns", label="columns", kind="choice", values=list(maps), labels=[COLUMNS[name] for name in maps],
+        default=[next(iter(maps))],
+    )  # fmt: skip
+    fixed = Control(
+        name="fixed", label=FIXED[axis], kind="slider", values=[str(value) for value in values],
+        default=[str(maps[axis][0].value)],
+    )  # fmt: skip
+    return [columns, fixed]
+
+
+def panels(view: View) -> list[Panel]:
+    maps = _maps(view)
+    if not maps:
+        return []
+    axis = _axis(view, maps)
+    part = picked(maps[axis], view.state.get("fixed"))
+    cells = None if part is None else heat(part)
+    if part is None or cells is None:
+        return []
+    return [
+        Panel(
+            name="heat", figure=heat_figure(cells, axis, part.title), rows=cells.rows,
+            below=numbers(cells.rows, view),
+        )
+    ]  # fmt: skip
+
+
+def _maps(view: View) -> dict[Axis, list[Slice]]:
+    found = {axis: [part for part in view.slices(axis) if mapped(part)] for axis in AXES}
+    return {axis: parts for axis, parts in found.items() if parts}
+
+
+def _axis(view: View, maps: dict[Axis, list[Slice]]) -> Axis:
+    wanted = view.state.get("columns")
+    return next((axis for axis in maps if axis == wanted), next(iter(maps)))
+
+
+PAGE = Page(name="Strategy × layer", path="/heat", panels=panels, controls=controls)

@@ -1,0 +1,223 @@
+"""Overview: every configuration in a table, and the change against the un-pruned model of those that matter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dash_ag_grid as dag
+import pandas as pd
+from dash import Dash, Input, Output, State, ctx, dcc, html, no_update
+
+from dashboards.board import Board
+from dashboards.contrasts import contrast_rows
+from dashboards.figures import forest_figure
+from dashboards.pages.base import Page, Panel
+from dashboards.pages.parts import numbers
+from dashboards.progress import progress
+from dashboards.reading import reading
+from dashboards.rows import forest, short_labels, significant, with_series
+from dashboards.view import CONFIG, View, view
+from dashboards.view import State as UrlState
+from dashboards.wording import MISSING, count, percent, percent_span, plural
+
+PICK = "pick"  # configurations that are compared: values of the column ``id``
+MAX_PICKS = 12
+MAX_FOREST = 24
+SHARE = {"function": "params.value == null ? '–' : d3.format('.1f')(100 * params.value)"}
+CHANGE = {"function": "params.value == null ? '–' : d3.format('+.1f')(100 * params.value).replace('-', '−')"}
+P_VALUE = {"function": "params.value == null ? '–' : params.value < 0.001 ? '< 0.001' : d3.format('.3f')(params.value)"}
+COUNT = {"function": "params.value == null ? '–' : d3.format(',')(params.value)"}
+COLUMNS = (
+    "id", "experiment", "label", "strategy", "layer", "rank", "alpha", "status", "n", "accuracy", "ci_low", "ci_high",
+    "difference", "diff_low", "diff_high", "lost", "gained", "p", "p_holm", "significant", "flags",
+)  # fmt: skip
+
+
+def panels(shown: View) -> list[Panel]:
+    picks = _picks(shown)
+    rows = shown.rows[shown.rows["id"].isin(picks)] if picks else shown.pruned
+    compared = forest(rows)
+    found = []
+    tiles = html.Dl([_tile(*tile) for tile in _tiles(shown)], className="tiles")
+    text = " ".join(reading(source.summary) for source in shown.sources[:1]) if len(shown.sources) == 1 else ""
+    found.append(Panel(name="tiles", figure=None, rows=shown.rows, below=[html.P(text, className="reading"), tiles]))
+    if len(picks) > 1 and (against := _against_first(shown, picks)) is not None:
+        first, contrasted = against
+        found.append(
+            Panel(
+                name="compare",
+                figure=forest_figure(contrasted, first),
+                rows=contrasted,
+                note=f"{plural(len(contrasted), 'configuration')} on the same questions as the one selected first",
+                below=numbers(contrasted, shown, "the first"),
+            )
+        )
+    if len(compared):
+        compared = with_series(compared)
+        chosen, note = (compared, "") if picks or len(compared) <= MAX_FOREST else _telling(compared)
+        found.append(
+            Panel(
+                name="forest",
+                figure=forest_figure(chosen.assign(label=short_labels(chosen))),
+                rows=compared,
+                note=note,
+                below=numbers(chosen, shown),
+            )
+        )
+    return found
+
+
+def extra(shown: View) -> Any:
+    """The table. Its state (order, filters, place) is the reader's: only its rows are replaced."""
+    several = len(shown.snapshot.sources) > 1
+    number = {"type": "rightAligned", "filter": "agNumberColumnFilter", "width": 76}
+    columns = [
+        {"field": "label", "headerName": "configuration", "flex": 1, "minWidth": 250, "tooltipField": "label"},
+        {"field": "experiment", "headerName": "experiment", "hide": not several, "width": 120},
+        {"field": "status", "headerName": "state", "width": 92},
+        {"field": "n", "headerName": "n", **number, "valueFormatter": COUNT},
+        {"field": "accuracy", "headerName": "acc. %", **number, "width": 84, "valueFormatter": SHARE},
+        {"field": "ci_low", "headerName": "from", **number, "valueFormatter": SHARE, "headerTooltip": "interval, 95 %"},
+        {"field": "ci_high", "headerName": "to", **number, "valueFormatter": SHARE, "headerTooltip": "interval, 95 %"},
+        {"field": "difference", "headerName": "change", **number, "width": 108, "valueFormatter": CHANGE,
+         "sort": "desc",
+         "headerTooltip": "against the un-pruned model, on the same questions, percentage points"},
+        {"field": "diff_low", "headerName": "from", **number, "valueFormatter": CHANGE,
+         "headerTooltip": "of the change: paired bootstrap, 95 %"},
+        {"field": "diff_high", "headerName": "to", **number, "valueFormatter": CHANGE,
+         "headerTooltip": "of the change: paired bootstrap, 95 %"},
+        {"field": "lost", "headerName": "lost", **number, "valueFormatter": COUNT},
+        {"field": "gained", "headerName": "gained", **number, "width": 84, "valueFormatter": COUNT},
+        {"field": "p_holm", "headerName": "p Holm", **number, "width": 90, "valueFormatter": P_VALUE},
+        {"field": "significant", "headerName": "sign.", "width": 72, "headerTooltip": "p below 0.05 after Holm"},
+        {"field": "flags", "headerName": "suspicious", "width": 150, "tooltipField": "flags"},
+    ]  # fmt: skip
+    grid = dag.AgGrid(
+        id="overview-grid",
+        rowData=[],  # comes after the plots, see `fill`
+        columnDefs=columns,
+        defaultColDef={
+            "sortable": True, "filter": True, "floatingFilter": True, "resizable": True,
+            "suppressHeaderMenuButton": True, "suppressHeaderFilterButton": True, "suppressFloatingFilterButton": True,
+        },
+        getRowId="params.data.id",
+        dashGridOptions={
+            "rowSelection": {
+                "mode": "multiRow", "checkboxes": True, "headerCheckbox": False, "enableClickSelection": False,
+            },
+            "animateRows": False, "rowHeight": 28, "floatingFiltersHeight": 30,
+            "headerHeight": 32, "tooltipShowDelay": 200, "enableCellTextSelection": True,
+        },
+        selectedRows={"ids": list(_picks(shown))},
+        style={"height": "520px"},
+        className=f"ag-theme-quartz-auto-dark {'dark' if shown.ink.dark else 'light'}",
+    )  # fmt: skip
+    head = html.Div(
+        [
+            html.H2("All configurations"),
+            html.P("tick to compare; a click on a row opens its numbers and flipped answers", className="note"),
+        ]
+    )
+    return html.Section([head, grid, dcc.Store(id="overview-shown")], className="card wide")
+
+
+def table_rows(shown: View) -> list[dict[str, Any]]:
+    """What the table holds: plain values, None where there is none."""
+    rows = shown.rows.assign(significant=["yes" if sure else "" for sure in significant(shown.rows)])
+    table = rows[list(COLUMNS)].astype(object)
+    return table.where(rows[list(COLUMNS)].notna(), None).to_dict("records")  # type: ignore[return-value]
+
+
+def register(app: Dash, board: Board) -> None:
+    @app.callback(
+        Output("overview-grid", "rowData"),
+        Output("overview-shown", "data"),
+        Input("version", "data"),
+        Input("url", "search"),
+        State("overview-shown", "data"),
+    )
+    def fill(version: str, search: str, before: Any) -> Any:
+        """Other rows only where the filters or the data have changed: a tick in the table is no reason."""
+        state = UrlState.parse(search)
+        key = [version, state.with_(PICK, None).with_(CONFIG, None).search]
+        return (no_update, no_update) if key == before else (table_rows(view(board.snapshot, state)), key)
+
+    @app.callback(
+        Output("url", "search", allow_duplicate=True),
+        Input("overview-grid", "selectedRows"),
+        Input("overview-grid", "cellClicked"),
+        State("url", "search"),
+        prevent_initial_call=True,
+    )
+    def choose(rows: Any, cell: Any, search: str) -> Any:
+        state = UrlState.parse(search)
+        if ctx.triggered_prop_ids.keys() == {"overview-grid.cellClicked"}:
+            return state.with_(CONFIG, cell["rowId"]).search if cell and cell.get("rowId") else no_update
+        ids = [row["id"] for row in rows] if isinstance(rows, list) else (rows or {}).get("ids", [])
+        old = [id for id in state.all(PICK) if id in ids]  # the order of ticking stays
+        new = [*old, *(id for id in ids if id not in old)][:MAX_PICKS]
+        return state.with_(PICK, new).search if tuple(new) != state.all(PICK) else no_update
+
+
+def _picks(shown: View) -> tuple[str, ...]:
+    known = set(shown.rows["id"])
+    return tuple(id for id in shown.state.all(PICK) if id in known)[:MAX_PICKS]
+
+
+def _against_first(shown: View, picks: tuple[str, ...]) -> tuple[str, pd.DataFrame] | None:
+    """The picked configurations of the first one's experiment, compared with it."""
+    found = shown.snapshot.find(picks[0])
+    assert found is not None
+    source, first = found
+    rows = source.summary[source.summary["id"].isin(picks)]
+    contrasted = contrast_rows(rows, first["key"], source.answers, source.summary["key"])
+    return (first["label"], contrasted) if len(contrasted) else None
+
+
+def _telling(compared: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The best grid point of each series, and then the best of the others, as many as can be read."""
+    best = compared.groupby("series", sort=False).head(1)
+    rest = compared[~compared["id"].isin(best["id"])]
+    chosen = pd.concat([best, rest]).head(MAX_FOREST).sort_values("x", ascending=False, ignore_index=True)
+    text = (
+        f"{MAX_FOREST} of {count(len(compared))}: the best of each strategy and then the best of all; tick rows below"
+    )
+    return chosen, text + " to see others"
+
+
+def _tiles(shown: View) -> list[tuple[str, str, str]]:
+    tiles = []
+    for source in shown.sources[:4]:
+        base = source.baseline
+        name = "Un-pruned accuracy" if len(shown.sources) == 1 else f"Un-pruned, {source.name}"
+        if base is None:
+            tiles.append((name, MISSING, "not run yet"))
+        else:
+            tiles.append((name, percent(base["accuracy"]), f"95 % {percent_span(base['ci_low'], base['ci_high'])}"))
+    pruned = shown.pruned
+    sure = significant(pruned)
+    worse = int((sure & (pruned["difference"] < 0)).sum())
+    better = int((sure & (pruned["difference"] > 0)).sum())
+    states = pruned["status"].value_counts()
+    text = ", ".join(f"{count(int(n))} {name}" for name, n in states.items())
+    cells = [progress(source.answers, source.units) for source in shown.sources]
+    total, missing = sum(part.cells for part in cells), sum(part.missing for part in cells)
+    failed = sum(len(source.failures) for source in shown.sources)
+    tiles += [
+        ("Configurations", count(len(pruned)), text),
+        ("Significantly worse", count(worse), f"{count(better)} better; McNemar, Holm, 5 %"),
+        ("Image questions", count(int(shown.rows["n_expected"].max())), "asked of each configuration"),
+        (
+            "Cells",
+            f"{100 * (1 - missing / max(total, 1)):.1f}\u00a0%",
+            f"{count(failed)} failed samples" if failed else "none failed",
+        ),
+    ]
+    return tiles
+
+
+def _tile(name: str, value: str, detail: str) -> Any:
+    return html.Div([html.Dt(name, dir="auto"), html.Dd([value, html.Small(detail)])])
+
+
+PAGE = Page(name="Overview", path="/", panels=panels, extra=extra, register=register)

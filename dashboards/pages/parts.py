@@ -1,0 +1,94 @@
+"""Parts that several pages share: notices, the table of numbers under a picture, the choice of a slice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from dash import html
+
+from dashboards.rows import Slice, focus, significant
+from dashboards.spectra import impossible_ranks
+from dashboards.view import CONFIG, View
+from dashboards.wording import count, p_value, percent, percent_span, plural, points, points_span
+
+MAX_ROWS = 40  # of a table under a picture; the CSV has all
+MAX_NOTICES = 4
+
+
+def numbers(rows: pd.DataFrame, view: View, against: str = "un-pruned", label: str = "label") -> Any:
+    """The numbers under a picture, folded: intervals, paired differences and tests of the rows that it shows."""
+    names = ["configuration", "state", "n", "accuracy", "Wilson 95 %", f"change to {against}", "bootstrap 95 %",
+             "lost", "gained", "p McNemar", "p Holm"]  # fmt: skip
+    body = []
+    for row, sure in zip(rows.head(MAX_ROWS).to_dict("records"), significant(rows.head(MAX_ROWS)), strict=True):
+        link = html.A(row[label], href=view.state.with_(CONFIG, row["id"]).search or "?")
+        change = points(row["difference"])
+        cells = [
+            html.Td(link, dir="auto"),
+            html.Td(row["status"], className=f"status {row['status']}"),
+            *(
+                html.Td(text, className="number")
+                for text in (
+                    count(row["n"]),
+                    percent(row["accuracy"]),
+                    percent_span(row["ci_low"], row["ci_high"]),
+                    html.B(change) if sure else change,
+                    points_span(row["diff_low"], row["diff_high"]),
+                    "–" if pd.isna(row["lost"]) else count(int(row["lost"])),
+                    "–" if pd.isna(row["gained"]) else count(int(row["gained"])),
+                    p_value(row["p"]),
+                    p_value(row["p_holm"]),
+                )
+            ),
+        ]
+        body.append(html.Tr(cells))
+    head = html.Tr([html.Th(name, className="number" if place > 1 else "") for place, name in enumerate(names)])
+    more = f"; the first {MAX_ROWS} of {count(len(rows))}, the CSV has all" if len(rows) > MAX_ROWS else ""
+    return html.Details(
+        [
+            html.Summary(f"numbers of {plural(min(len(rows), MAX_ROWS), 'configuration')}{more}"),
+            html.Div(html.Table([html.Thead(head), html.Tbody(body)]), className="scroll"),
+            html.P("bold: significant at 0.05 after Holm's correction", className="note"),
+        ]
+    )
+
+
+def notices(view: View) -> list[Any]:
+    """What a reader must know of the rows in view before reading a number off them."""
+    found: list[tuple[str, str]] = []
+    states = view.pruned["status"].value_counts()
+    open_states = [name for name in ("running", "partial", "stopped early", "missing", "failed") if name in states]
+    unfinished = [f"{count(int(states[name]))} {name}" for name in open_states]
+    if unfinished:
+        text = f"of {plural(len(view.pruned), 'configuration')}, {', '.join(unfinished)}; hollow: partial"
+        found.append(("Unfinished", text))
+    flagged = view.rows[view.rows["flags"] != ""]
+    for flags, rows in list(flagged.groupby("flags", sort=False))[:MAX_NOTICES]:
+        names = ", ".join(rows["label"].head(2)) + (f" and {len(rows) - 2} more" if len(rows) > 2 else "")
+        found.append(("Impossible or suspicious", f"{flags} ({names})"))
+    for source in view.sources:
+        if notice := source.experiment.meta.get("notice"):
+            found.append((source.name, str(notice)))
+        if len(source.failures):
+            failed = plural(len(source.failures), "sample")
+            found.append((source.name, f"{failed} failed: neither right nor wrong; see Run"))
+        found += [(source.name, note) for note in source.notes[:2]]
+    return [html.P([html.Strong(f"{kind}: "), text], className="notice", dir="auto") for kind, text in found]
+
+
+def rank_notices(view: View) -> list[Any]:
+    """Measured ranks that cannot be."""
+    texts = [text for source in view.sources for text in impossible_ranks(source.measured(), source.summary)]
+    return [html.P([html.Strong("Impossible: "), text], className="notice") for text in texts[:MAX_NOTICES]]
+
+
+def focused(part: Slice, view: View) -> tuple[str, ...]:
+    """The series in colour: those that were asked for, else those that `focus` picks."""
+    wanted = [name for name in view.state.all("focus") if name in set(part.rows["series"])]
+    return tuple(wanted[:6]) or focus(part.rows)
+
+
+def picked(found: list[Slice], wanted: str) -> Slice | None:
+    """The slice of a fixed value, else the one with most points."""
+    return next((part for part in found if str(part.value) == wanted), next(iter(found), None))

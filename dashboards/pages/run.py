@@ -1,0 +1,113 @@
+"""Run: how far, how fast, how long still, and what failed."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas as pd
+from dash import html
+
+from dashboards.board import Source
+from dashboards.charts import rate_figure, state_figure
+from dashboards.pages.base import Page, Panel
+from dashboards.progress import progress, rate_rows, state_rows
+from dashboards.rows import failure_groups
+from dashboards.view import View
+from dashboards.wording import MISSING, count, number, plural, shortened
+from orchestrator.progress import duration
+
+MAX_FAILURES = 30
+
+
+def panels(view: View) -> list[Panel]:
+    states = pd.concat([state_rows(source.summary) for source in view.sources], ignore_index=True)
+    tiles = html.Div([_tiles(source) for source in view.sources])
+    found = [
+        Panel(name="tiles", figure=None, rows=_table(view), below=tiles),
+        Panel(name="progress", figure=state_figure(states), rows=states),
+    ]
+    for place, source in enumerate(view.sources):
+        rates = rate_rows(source.units, len(source.experiment.points))
+        if len(rates):
+            name = "speed" if place == 0 else f"speed-{place + 1}"
+            title = source.name if len(view.sources) > 1 else ""
+            found.append(Panel(name=name, figure=rate_figure(rates), rows=rates, title=title))
+    failures = pd.concat([source.failures.assign(experiment=source.name) for source in view.sources], ignore_index=True)
+    text = "" if len(failures) else "No sample has failed."
+    found.append(
+        Panel(
+            name="failures", figure=None, title="Failed samples", note=text, rows=failures,
+            below=_failures(failures) if len(failures) else None,
+        )
+    )  # fmt: skip
+    return found
+
+
+def _table(view: View) -> pd.DataFrame:
+    rows = []
+    for source in view.sources:
+        done = progress(source.answers, source.units)
+        rows.append(
+            {
+                "experiment": source.name, "cells": done.cells, "answered": done.answered, "failed": done.failed,
+                "missing": done.missing, "samples_per_s": done.per_s, "left_s": done.left_s,
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _tiles(source: Source) -> Any:
+    done = progress(source.answers, source.units)
+    workers = {unit.worker for unit in source.units[-50:] if unit.worker}
+    newest = source.units[-1].written if source.units else None
+    age = MISSING if newest is None else f"{duration(max(datetime.now(UTC).timestamp() - newest, 0))} ago"
+    state = "running" if source.running else "complete" if not done.missing else "stopped"
+    if done.missing == 0:
+        left = "nothing left"
+    elif state == "stopped":
+        left = "give the same `saccade run` again to go on"
+    else:
+        left = f"about {duration(done.left_s)} left" if done.left_s == done.left_s else "speed not known yet"
+    speed = f"{number(done.per_s, 2)} samples/s" if done.per_s == done.per_s else MISSING
+    each = f"{number(done.per_s / len(workers), 2)} each of {plural(len(workers), 'worker')}" if workers else ""
+    tiles = [
+        (state, f"{100 * (1 - done.missing / max(done.cells, 1)):.1f}\u00a0%", left),
+        ("cells", count(done.answered), f"of {count(done.cells)}; {count(done.missing)} missing"),
+        ("speed", speed, each or "over the last fifth of the files"),
+        ("failed samples", count(len(source.failures)), "listed below" if len(source.failures) else "none"),
+        ("last answer", age, str(source.experiment.path)),
+    ]
+    body = [
+        html.Div([html.Dt(name), html.Dd([value, html.Small(detail, dir="auto")])]) for name, value, detail in tiles
+    ]
+    return html.Div([html.H3(source.name, dir="auto"), html.Dl(body, className="tiles")])
+
+
+def _failures(failures: pd.DataFrame) -> Any:
+    groups = failure_groups(failures)
+    body = [
+        html.Tr(
+            [
+                html.Td(group["kind"]),
+                html.Td(html.Pre(shortened(group["message"], 300), dir="auto")),
+                html.Td(count(len(group["samples"])), className="number"),
+                html.Td(", ".join(group["samples"][:6]) + (" …" if len(group["samples"]) > 6 else ""), dir="auto"),
+                html.Td(_traceback(failures, group)),
+            ]
+        )
+        for group in groups.head(MAX_FAILURES).to_dict("records")
+    ]
+    head = [html.Th(name) for name in ("kind", "message", "samples", "which", "where")]
+    more = len(groups) - MAX_FAILURES
+    note = [html.P(f"and {plural(more, 'more kind')}; the CSV has all", className="note")] if more > 0 else []
+    return [html.Table([html.Thead(html.Tr(head)), html.Tbody(body)]), *note]
+
+
+def _traceback(failures: pd.DataFrame, group: Any) -> Any:
+    first = failures[(failures["kind"] == group["kind"]) & (failures["message"] == group["message"])].iloc[0]
+    worker = f"worker {first['worker']}\n" if first["worker"] else ""
+    return html.Details([html.Summary("traceback"), html.Pre(worker + str(first["traceback"]))])
+
+
+PAGE = Page(name="Run", path="/run", panels=panels)

@@ -1,0 +1,80 @@
+"""Tokens kept: accuracy and the ranks of the pruned forward's matrices as fewer and fewer tokens stay."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from dashboards.charts import token_figure
+from dashboards.figures import curve_figure
+from dashboards.pages.base import Control, Page, Panel
+from dashboards.pages.parts import focused, numbers, picked, rank_notices
+from dashboards.rows import ACCURACY, DIFFERENCE, Slice, curves
+from dashboards.spectra import token_rows
+from dashboards.view import View
+
+NONE_MEASURED = "no spectra: the sweep did not ask for them (measure.spectra in its file)"
+
+
+def controls(view: View) -> list[Control]:
+    found = view.slices("rank")
+    if not found:
+        return []
+    series = list(dict.fromkeys(name for part in found for name in part.rows["series"]))
+    layers = sorted({part.value for part in found})
+    part = picked(found, view.state.get("at"))
+    assert part is not None
+    return [
+        Control(name="curve", label="strategy", kind="choice", values=series, default=[_longest(part, view)]),
+        Control(
+            name="at", label="pruned from layer", kind="slider" if len(layers) > 4 else "choice",
+            values=[str(layer) for layer in layers], default=[str(found[0].value)],
+        ),
+        Control(name="scale", label="raw values", kind="switch", values=("normalised", "raw"), default=["normalised"]),
+    ]  # fmt: skip
+
+
+def panels(view: View) -> list[Panel]:
+    part = picked(view.slices("rank"), view.state.get("at"))
+    if part is None:
+        return []
+    wanted = view.state.get("curve")
+    name = wanted if wanted in set(part.rows["series"]) else _longest(part, view)
+    curve = part.rows[part.rows["series"] == name]
+    rows = token_rows(curve, _measured(view, curve))
+    found = [
+        Panel(
+            name="ranks",
+            figure=token_figure(rows, f"{name}, {part.title}", raw=view.state.get("scale") == "raw"),
+            rows=rows,
+            note="" if rows["quantity"].nunique() > 1 else NONE_MEASURED,
+            below=[*rank_notices(view), numbers(curve.sort_values("rank", ascending=False), view)],
+        )
+    ]
+    return found + (_all_curves(view, part) if part.rows["series"].nunique() > 1 else [])
+
+
+def _longest(part: Slice, view: View) -> str:
+    """The series with most numbers of tokens; of equals one in focus."""
+    counts = part.rows.groupby("series", sort=False)["rank"].nunique()
+    longest = counts[counts == counts.max()].index.tolist()
+    return next((name for name in focused(part, view) if name in longest), str(longest[0]))
+
+
+def _all_curves(view: View, part: Slice) -> list[Panel]:
+    chosen = focused(part, view)
+    return [
+        Panel(
+            name=panel, figure=curve_figure(view.rows, part, measure, chosen), rows=curves(part, measure), wide=False,
+        )
+        for measure, panel in ((ACCURACY, "accuracy"), (DIFFERENCE, "difference"))
+        if part.rows[measure.column].notna().any()
+    ]  # fmt: skip
+
+
+def _measured(view: View, curve: pd.DataFrame) -> pd.DataFrame:
+    source = view.snapshot.source(curve["experiment"].iloc[0])
+    assert source is not None
+    return source.measured()
+
+
+PAGE = Page(name="Tokens kept", path="/tokens", panels=panels, controls=controls)

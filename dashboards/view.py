@@ -1,0 +1,132 @@
+"""What a page is asked to show: the state that the URL keeps, and the part of the results it points at.
+
+The URL is the only memory of a view, so that a view can be sent to a colleague:
+``/layer?strategy=fastv&strategy=random&rank=64&config=layer_cutoff:4f0c...``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar, cast
+from urllib.parse import parse_qsl, urlencode
+
+import pandas as pd
+
+from dashboards import theme
+from dashboards.board import Snapshot, Source
+from dashboards.rows import Axis, Slice, slices
+
+FILTERS = ("experiment", "strategy", "layer", "rank", "alpha", "state")  # of the bar on every page
+REMEMBERED = 24  # views of a snapshot
+T = TypeVar("T")
+CONFIG = "config"  # the configuration whose details are open: a value of the column ``id``
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Names with one or several values, as the URL's query has them. Unknown names are kept, unknown values ignored."""
+
+    values: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def parse(cls, search: str | None) -> State:
+        return cls(tuple(parse_qsl((search or "").lstrip("?"))))
+
+    @property
+    def search(self) -> str:
+        """As the URL writes it: "" or "?name=value&..."."""
+        return f"?{urlencode(self.values)}" if self.values else ""
+
+    def all(self, name: str) -> tuple[str, ...]:
+        return tuple(value for key, value in self.values if key == name)
+
+    def get(self, name: str, default: str = "") -> str:
+        return next(iter(self.all(name)), default)
+
+    def pick(self, name: str, known: Sequence[str]) -> str:
+        """The value if it is one of the known ones, else the first of these; "" where there are none."""
+        value = self.get(name)
+        return value if value in known else next(iter(known), "")
+
+    def with_(self, name: str, value: str | Iterable[str] | None) -> State:
+        """With other values of one name; none of them removes it."""
+        new = [value] if isinstance(value, str) else list(value or ())
+        kept = [pair for pair in self.values if pair[0] != name]
+        return State((*kept, *((name, text) for text in new if text != "")))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """Everything a page needs to draw."""
+
+    state: State
+    snapshot: Snapshot
+    rows: pd.DataFrame  # of the snapshot's, those that the filter bar lets through; un-pruned models always
+    ink: theme.Ink
+
+    def slices(self, axis: Axis) -> list[Slice]:
+        """`dashboards.rows.slices` of the rows in view, worked out once for all pages."""
+        return _once(self.snapshot, ("slices", axis, _filters(self.state)), lambda: slices(self.rows, axis))
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The experiments in view."""
+        shown = set(self.rows["experiment"])
+        return tuple(source for source in self.snapshot.sources if source.name in shown)
+
+    @property
+    def pruned(self) -> pd.DataFrame:
+        return self.rows[~self.rows["baseline"]]
+
+
+def view(snapshot: Snapshot, state: State, ink: theme.Ink = theme.LIGHT) -> View:
+    """Apply the filter bar."""
+    rows = _once(snapshot, ("rows", _filters(state)), lambda: filtered(snapshot.rows, state))
+    return View(state=state, snapshot=snapshot, rows=rows, ink=ink)
+
+
+def _once(snapshot: Snapshot, key: object, work: Callable[[], T]) -> T:
+    """What a view works out of a snapshot: several callbacks ask for the same one after another."""
+    with snapshot.lock:  # two requests of one change do not work at the same thing
+        found = snapshot.found
+        if key not in found:
+            if len(found) >= REMEMBERED:
+                found.pop(next(iter(found)))
+            found[key] = work()
+        return cast("T", found[key])
+
+
+def _filters(state: State) -> tuple[tuple[str, str], ...]:
+    return tuple(pair for pair in state.values if pair[0] in FILTERS)
+
+
+def filtered(rows: pd.DataFrame, state: State) -> pd.DataFrame:
+    """Rows that the filters let through. A filter without a known value lets everything through."""
+    chosen = rows["experiment"].isin(_known(rows, "experiment", state))
+    rest = pd.Series(True, index=rows.index)
+    for name in FILTERS[1:]:
+        if wanted := _known(rows, name, state):
+            rest &= texts(rows, name).isin(wanted)
+    return rows[chosen & (rest | rows["baseline"])]
+
+
+def options(rows: pd.DataFrame, name: str) -> list[str]:
+    """The values that a filter can have, in the order of the grid, numbers by size."""
+    found = texts(rows if name == "experiment" else rows[~rows["baseline"]], name)
+    known = [text for text in found.unique() if text]
+    return known if name in ("experiment", "strategy", "state") else sorted(known, key=float)
+
+
+def texts(rows: pd.DataFrame, name: str) -> pd.Series:
+    """A column as the filter bar writes it."""
+    column = "status" if name == "state" else name
+    if name == "alpha":
+        return rows["alpha"].map(lambda value: "" if pd.isna(value) else f"{value:g}")
+    return rows[column].astype(str)
+
+
+def _known(rows: pd.DataFrame, name: str, state: State) -> list[str]:
+    known = options(rows, name)
+    wanted = [value for value in state.all(name) if value in known]
+    return (wanted or known) if name == "experiment" else wanted

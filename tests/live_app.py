@@ -1,0 +1,36 @@
+"""A live app in a thread of this process, and an installed Chromium to look at it."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+)
+needs_chromium = pytest.mark.skipif(
+    not CHROMIUM, reason="no chromium is installed: `apt-get install chromium`, then the pages are tested in it"
+)
+
+
+@contextmanager
+def serving(paths: list[Path], refresh_s: float = 0.5) -> Iterator[str]:
+    """The address of an app over some experiments, on a free port of loopback."""
+    from waitress import create_server
+
+    from dashboards.app import create_app
+    from dashboards.board import Board
+
+    server = create_server(create_app(Board(paths), refresh_s=refresh_s).server, host="127.0.0.1", port=0, threads=4)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.effective_port}"
+    finally:
+        server.close()
+        thread.join(timeout=5)

@@ -1,0 +1,191 @@
+"""The pages as a reader meets them: in a real Chromium, over a live server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from answer_matrix import MISSING, write_matrix
+from fake_experiment import write_fake_experiment
+from live_app import CHROMIUM, needs_chromium, serving
+from workers.work import GridPoint, baseline_point
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install .[dev]")
+pytestmark = needs_chromium
+
+EVIL = "<img src=x onerror=document.title='owned'>"
+BASE = baseline_point(32, 576)
+GRID = (
+    BASE,
+    *(GridPoint(strategy=s, layer=k, rank=r) for s in ("fastv", "random") for k in (2, 4, 8) for r in (16, 64)),
+    *(GridPoint(strategy="weighted_combination", layer=2, rank=16, params=(("alpha", a),)) for a in (0.3, 0.7)),
+    *(
+        GridPoint(
+            strategy="ablation", layer=2, rank=64, params=(("head", h), ("heads_kept", 8), ("query", "last_token"))
+        )
+        for h in ("sum", "entropy", "variance")
+    ),
+)
+PAGES = ("Overview", "Layer cut-off", "Tokens kept", "Strategy × layer", "Alpha", "Ablations", "Pareto", "Run")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Complete, partial and missing configurations, a failed sample, and answers that would like to be HTML."""
+    rng = np.random.default_rng(0)
+    right = (rng.random((len(GRID), 60)) < 0.6).astype(int)
+    right[0] = 1
+    right[3, 30:] = MISSING
+    right[4] = MISSING
+    right[:, 5] = MISSING
+    path = tmp_path_factory.mktemp("browser") / "e"
+    write_matrix(path, GRID, right, failed=(5,), wrong=EVIL, question="Welche Farbe? 什么颜色? ما اللون؟")
+    return path
+
+
+@pytest.fixture(scope="module")
+def address(store: Path) -> Iterator[str]:
+    with serving([store]) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    with playwright.sync_playwright() as runner:
+        browser = runner.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser) -> Iterator[object]:
+    """A page that fails its test when the console has something to say, or anything is loaded from elsewhere."""
+    page = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme="light")
+    said: list[str] = []
+    page.on("console", lambda line: said.append(line.text) if line.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: said.append(f"loads {request.url}") if _foreign(request.url) else None)
+    yield page
+    page.close()
+    assert said == []
+
+
+def _foreign(url: str) -> bool:
+    return not url.startswith(("http://127.0.0.1:", "data:", "blob:"))
+
+
+def plotted(page, card: str) -> None:
+    page.wait_for_selector(f"#card-{card} .js-plotly-plot .main-svg", timeout=20_000)
+
+
+@pytest.mark.parametrize("look", ["light", "dark"])
+def test_every_page_opens_without_a_word_on_the_console(page, address: str, look: str) -> None:
+    page.emulate_media(color_scheme=look)
+    page.goto(address)
+    for name in PAGES:
+        page.get_by_role("link", name=name, exact=True).click()
+        page.wait_for_selector(f"nav a.here:text-is('{name}')")
+        page.wait_for_selector("main .js-plotly-plot .main-svg, main .note:not([hidden])")
+        assert page.locator("main .nothing").count() == 0, name
+    assert page.evaluate("document.documentElement.dataset.theme") == look
+    assert "1 sample failed" in page.locator("#notices").inner_text()
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert paper == ("rgb(255, 255, 255)" if look == "light" else "rgb(21, 24, 28)")
+
+
+def test_a_click_on_a_cell_opens_its_configuration_and_answers_are_text(page, address: str) -> None:
+    page.goto(f"{address}/heat?strategy=fastv&strategy=random")
+    plotted(page, "heat")
+    box = page.locator("#card-heat .nsewdrag").first.bounding_box()
+    page.mouse.click(box["x"] + 0.1 * box["width"], box["y"] + 0.25 * box["height"])
+    page.wait_for_selector("#details.open")
+    text = page.locator("#details").inner_text()
+    assert "fastv layer=2 rank=16" in text
+    assert "95 % interval (Wilson)" in text
+    assert EVIL in text  # readable, and without effect
+    assert page.title() != "owned"
+    assert "config=matrix%3A" in page.url
+    page.locator("#details-close").click()
+    page.wait_for_selector("#details:not(.open)", state="attached")
+    assert "config=" not in page.url
+
+
+def test_a_filter_in_the_url_restores_the_view_and_choosing_one_changes_the_url(page, address: str) -> None:
+    curves = (
+        "[...document.querySelector('#card-accuracy .js-plotly-plot').data.filter(t => t.hovertext).map(t => t.name)]"
+    )
+    page.goto(f"{address}/layer?strategy=random&kept=64")
+    plotted(page, "accuracy")
+    assert page.evaluate(curves) == ["random"]
+    assert "64 visual tokens kept" in page.locator("#card-accuracy .gtitle-subtitle").text_content()
+    boxes = page.locator("#filters label", has_text="Strategy")
+    assert "random" in boxes.inner_text()
+    boxes.locator(".dash-dropdown-clear").click()
+    page.wait_for_function(f"() => {curves}.length === 2")
+    assert "strategy=" not in page.url
+    assert "kept=64" in page.url
+    page.go_back()
+    page.wait_for_function(f"() => {curves}.length === 1")
+    assert "random" in boxes.inner_text()
+
+
+def test_zoom_survives_new_data(page, tmp_path: Path) -> None:
+    path = tmp_path / "live"
+    write_fake_experiment(path, samples=60, done=30)
+    plot = "document.querySelector('#card-accuracy .js-plotly-plot')"
+    told = f"{plot}.data.filter(t => t.hovertext)[0].hovertext[0]"
+    with serving([path]) as address:
+        page.goto(f"{address}/layer")
+        plotted(page, "accuracy")
+        assert "n = 27 of 54" in page.evaluate(told)
+        box = page.locator("#card-accuracy .nsewdrag").first.bounding_box()
+        page.mouse.move(box["x"] + 200, box["y"] + 40)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 500, box["y"] + 180, steps=4)
+        page.mouse.up()
+        page.wait_for_function(f"() => {plot}._fullLayout.xaxis.range[0] > 2.5")
+        zoomed = page.evaluate(f"{plot}._fullLayout.xaxis.range")
+        page.wait_for_timeout(300)
+        write_fake_experiment(path, samples=60, done=60)
+        page.wait_for_function(f"() => {told}.includes('n = 54<br>')", timeout=30_000)
+        assert page.evaluate(f"{plot}._fullLayout.xaxis.range") == zoomed
+        page.locator("#live input").uncheck()  # no refresh from here on
+        page.wait_for_timeout(700)
+        stopped = page.locator("#as-of").inner_text()
+        page.wait_for_timeout(1600)
+        assert page.locator("#as-of").inner_text() == stopped
+
+
+def test_every_panel_gives_its_numbers_its_picture_and_a_page(page, address: str) -> None:
+    page.goto(f"{address}/layer?strategy=fastv&strategy=random")
+    plotted(page, "accuracy")
+    saved = {}
+    for kind in ("CSV", "PNG", "HTML"):
+        with page.expect_download() as download:
+            page.locator("#card-accuracy .tools").get_by_text(kind, exact=True).click()
+        saved[kind] = Path(download.value.path()).read_bytes()
+        assert download.value.suggested_filename == f"layer-cut-off-accuracy.{kind.lower()}"
+    assert saved["CSV"].startswith("\ufeffkey,".encode())
+    assert saved["CSV"].count(b"\n") == 1 + 6  # a header, and two strategies at three layers
+    assert saved["PNG"].startswith(b"\x89PNG")
+    assert not re.search(rb"<(script|link)[^>]+(src|href)=", saved["HTML"])  # needs nothing beside itself
+    assert len(saved["HTML"]) > 1_000_000  # the library is inside
+
+
+def test_ticking_rows_compares_them_and_stays_in_the_url(page, address: str) -> None:
+    page.goto(address)
+    page.wait_for_selector(".ag-center-cols-container .ag-row")
+    page.locator("#overview-grid").scroll_into_view_if_needed()
+    rows = page.locator(".ag-row input[type=checkbox]")
+    rows.nth(0).click()
+    page.wait_for_function("() => location.search.includes('pick=')")
+    rows.nth(1).click()
+    page.wait_for_selector("#card-compare .js-plotly-plot", state="attached")
+    assert page.url.count("pick=") == 2
+    page.reload()
+    page.wait_for_selector("#card-compare .js-plotly-plot", state="attached")
+    page.wait_for_selector(".ag-row-selected")

@@ -1,0 +1,211 @@
+"""The rows behind the pages of single questions, as numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from answer_matrix import MISSING, write_matrix
+from dashboards.charts import pareto_figure, rate_figure, state_figure, token_figure
+from dashboards.contrasts import ablations, contrast_rows
+from dashboards.pareto import COSTS, front, pareto_rows
+from dashboards.progress import progress, rate_rows, state_rows
+from dashboards.rows import ACCURACY as MEASURED_ACCURACY
+from dashboards.rows import baselines, reference, short_labels, with_series
+from dashboards.spectra import impossible_ranks, spoken, token_rows
+from orchestrator.matrix import UnitFile
+from orchestrator.metrics import answers, contrast, summarise
+from orchestrator.significance import mcnemar
+from workers.work import GridPoint, baseline_point
+
+BASE = baseline_point(8, 64)
+QUANTITY = "hidden_states.7.effective_rank"
+
+
+# -- tokens kept ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def curve(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    right = np.zeros((5, 40), dtype=int)
+    for row, share in enumerate((40, 30, 25, 20, 10)):
+        right[row, :share] = 1
+    points = (BASE, *(GridPoint(strategy="fastv", layer=2, rank=r) for r in (48, 32, 16, 8)))
+    return summarise(answers(write_matrix(tmp_path_factory.mktemp("curve") / "e", points, right)))
+
+
+def measured(curve: pd.DataFrame, means: list[float], name: str = QUANTITY) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"point": curve["key"].iloc[1:], "label": "", "name": name, "mean": means, "se": 0.5, "n": 8}
+    ).reset_index(drop=True)
+
+
+def test_token_rows_run_from_many_to_few_and_from_0_to_1(curve: pd.DataFrame) -> None:
+    rows = token_rows(curve.iloc[1:], measured(curve, [20.0, 16.0, 9.0, 4.0]))
+    accuracy, rank = (rows[rows["quantity"] == name] for name in ("accuracy", QUANTITY))
+    assert accuracy["x"].tolist() == [48, 32, 16, 8]
+    np.testing.assert_allclose(accuracy["raw"], [75, 62.5, 50, 25])
+    np.testing.assert_allclose(accuracy["y"], [1, 0.75, 0.5, 0])
+    np.testing.assert_allclose(rank["y"], [1, 0.75, 0.3125, 0])
+    np.testing.assert_allclose(rank["raw_high"] - rank["raw"], 1.96 * 0.5)
+    assert set(rank["n"]) == {8}
+    assert token_rows(curve.iloc[1:], measured(curve, [5.0] * 4)).query("kind == 'effective_rank'")["y"].eq(0).all()
+
+
+def test_the_token_figure_draws_those_rows(curve: pd.DataFrame) -> None:
+    rows = token_rows(curve.iloc[1:], measured(curve, [20.0, 16.0, 9.0, 4.0]))
+    for raw, column in ((False, "y"), (True, "raw")):
+        figure = token_figure(rows, "fastv", raw)
+        lines = {trace.name: trace for trace in figure.data if trace.mode == "lines+markers"}
+        assert set(lines) == {"accuracy", spoken(QUANTITY)}
+        np.testing.assert_allclose(lines["accuracy"].y, rows[rows["quantity"] == "accuracy"][column])
+        assert figure.layout.xaxis.range[0] > figure.layout.xaxis.range[1]  # 64 stands left of 8
+        assert figure.layout.hovermode == "x unified"
+    assert len({trace.yaxis for trace in figure.data}) == 2  # raw: each kind has an axis of its own
+
+
+def test_ranks_that_cannot_be_are_named(curve: pd.DataFrame) -> None:
+    assert impossible_ranks(measured(curve, [20.0, 16.0, 9.0, 4.0]), curve) == []
+    (above,) = impossible_ranks(measured(curve, [20.0, 16.0, 17.0, 9.0]), curve)
+    assert (
+        above
+        == "effective rank of hidden states, layer 7: above the number of kept tokens at 2 settings, which cannot be"
+    )
+    (constant,) = impossible_ranks(measured(curve, [7.5] * 4), curve)
+    assert "one and the same at 4 numbers of kept tokens" in constant
+    before = measured(curve, [60.0] * 4, "hidden_states.1.effective_rank")  # layer 1 still sees all 64 tokens
+    assert impossible_ranks(before, curve) == []
+
+
+# -- pareto -----------------------------------------------------------------------------------------------------------
+
+
+def test_front_by_hand() -> None:
+    cost = np.array([1.0, 2.0, 2.0, 3.0, 4.0, 5.0])
+    accuracy = np.array([0.5, 0.6, 0.7, 0.65, 0.7, 0.9])
+    assert front(cost, accuracy).tolist() == [True, False, True, False, False, True]
+    assert front(np.empty(0), np.empty(0)).tolist() == []
+
+
+def test_points_that_cannot_be_told_from_the_front_are_marked(tmp_path: Path) -> None:
+    right = np.zeros((5, 100), dtype=int)
+    for row, share in enumerate((90, 50, 80, 78, 40)):
+        right[row, :share] = 1
+    points = (BASE, *(GridPoint(strategy=s, layer=2, rank=8) for s in ("a", "b", "c", "d")))
+    table = answers(write_matrix(tmp_path / "e", points, right))
+    rows = summarise(table).assign(experiment="e", flops_ratio=[1.0, 0.2, 0.4, 0.5, 0.5])
+    found = pareto_rows(rows, COSTS[0], {"e": (table, rows["key"])}).set_index("strategy")
+    assert found["x"].tolist() == [20, 40, 50, 50]
+    assert found["front"].to_dict() == {"a": True, "b": True, "c": False, "d": False}
+    assert found["near"].to_dict() == {"a": False, "b": False, "c": True, "d": False}
+    assert mcnemar(np.array([2]), np.array([0]))[0] == 0.5  # what c is judged by
+    named = with_series(found.reset_index())
+    figure = pareto_figure(named.assign(short=short_labels(named)), COSTS[0], rows[rows["baseline"]])
+    steps = [trace for trace in figure.data if trace.line.shape == "hv"]
+    assert [list(step.x) for step in steps] == [[20, 40]]
+    (star,) = [trace for trace in figure.data if trace.marker.symbol == "star"]
+    np.testing.assert_allclose((star.x[0], star.y[0]), (100, 90))
+    assert star.error_y.array[0] > 0
+
+
+def test_without_a_cost_there_is_no_point(tmp_path: Path) -> None:
+    table = answers(
+        write_matrix(tmp_path / "e", (BASE, GridPoint(strategy="a", layer=2, rank=8)), np.ones((2, 4), int))
+    )
+    rows = summarise(table).assign(experiment="e")
+    assert pareto_rows(rows, COSTS[0], {"e": (table, rows["key"])}).empty
+
+
+# -- comparisons with a rule ------------------------------------------------------------------------------------------
+
+
+def rule(head: str, query: str = "last_token", heads: int = 8) -> GridPoint:
+    return GridPoint(strategy="ablation", layer=2, rank=16,
+                     params=(("head", head), ("heads_kept", heads), ("query", query)))  # fmt: skip
+
+
+def test_rules_are_compared_with_the_originals_reference_on_the_same_questions(tmp_path: Path) -> None:
+    points = (BASE, rule("sum"), rule("entropy"), rule("variance"), rule("sum", "last_n_tokens"), rule("sum", heads=4))
+    right = np.zeros((6, 40), dtype=int)
+    right[0] = 1
+    right[1, :20] = 1
+    right[2, 5:35] = 1  # loses 5 and gains 15
+    right[3, :20] = 1
+    right[3, 30:] = MISSING
+    table = answers(write_matrix(tmp_path / "e", points, right))
+    rows = summarise(table)
+    heads, queries = ablations(rows)
+    assert (heads.factor, heads.heads_kept, heads.rank, heads.other) == ("head", "8", 16, "last_token")
+    assert heads.rows["rule"].tolist() == ["sum", "entropy", "variance"]
+    assert (queries.factor, queries.other) == ("query", "sum")
+    found = contrast_rows(heads.rows, points[1].key, table, rows["key"]).set_index("rule")
+    assert found.index.tolist() == ["entropy", "variance"]
+    assert found.loc["entropy", ["lost", "gained", "n_paired"]].tolist() == [5, 15, 40]
+    assert found.at["entropy", "x"] == pytest.approx(25)
+    assert found.at["entropy", "low"] < 25 < found.at["entropy", "high"]
+    assert found.at["entropy", "p"] == pytest.approx(mcnemar(np.array([5]), np.array([15]))[0])
+    assert found.at["entropy", "p_holm"] == pytest.approx(2 * found.at["entropy", "p"])  # two rules are compared
+    assert found.loc["variance", ["lost", "gained", "n_paired"]].tolist() == [0, 0, 30]
+
+
+def test_contrast_with_the_unpruned_model_is_the_summarys(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    points = (BASE, *(GridPoint(strategy="fastv", layer=2, rank=r) for r in (4, 8, 16)))
+    table = answers(write_matrix(tmp_path / "e", points, (rng.random((4, 50)) < 0.7).astype(int), text_only=(3,)))
+    rows = summarise(table)
+    names = ["n_paired", "lost", "gained", "difference", "diff_low", "diff_high", "p", "p_holm"]
+    pd.testing.assert_frame_equal(contrast(table, [1, 2, 3], 0)[names], rows[names].iloc[1:].reset_index(drop=True))
+
+
+# -- several experiments ----------------------------------------------------------------------------------------------
+
+
+def test_unpruned_models_that_differ_have_a_line_each() -> None:
+    base = {"baseline": True, "n": 50, "ci_low": 0.5, "ci_high": 0.9}
+    rows = pd.DataFrame(
+        [{**base, "experiment": name, "correct": right, "accuracy": right / 50} for name, right in
+         (("a", 40), ("b", 30), ("c", 40))]
+    )  # fmt: skip
+    assert baselines(rows) == [("a, c", 80.0), ("b", 60.0)]
+    assert reference(rows, MEASURED_ACCURACY) is None
+    same = rows[rows["correct"] == 40]
+    assert baselines(same) == []
+    assert reference(same, MEASURED_ACCURACY).value == 80
+
+
+# -- the run ----------------------------------------------------------------------------------------------------------
+
+
+def unit(written: float, worker: str = "gpu0", cells: int = 60) -> UnitFile:
+    return UnitFile(written=written, cells=cells, seconds=None, worker=worker)
+
+
+def test_speed_time_left_and_states_by_hand(tmp_path: Path) -> None:
+    right = np.ones((3, 100), dtype=int)
+    right[1:, 60:] = MISSING
+    right[:, 0] = MISSING
+    points = (BASE, GridPoint(strategy="a", layer=2, rank=8), GridPoint(strategy="a", layer=2, rank=4))
+    table = answers(write_matrix(tmp_path / "e", points, right, failed=(0,)))
+    done = progress(table, [unit(10.0 * place) for place in range(11)])  # 60 cells every 10 s: 2 samples a second
+    assert (done.cells, done.answered, done.failed, done.missing) == (300, 99 + 2 * 59, 3, 80)
+    assert done.per_s == pytest.approx(2.0)
+    assert done.left_s == pytest.approx(80 / 3 / 2)
+    assert np.isnan(progress(table, []).left_s)
+    states = state_rows(summarise(table).assign(experiment="e")).set_index("strategy")
+    assert states.loc["a", ["answered", "failed", "missing", "points", "complete"]].tolist() == [118, 2, 80, 2, 0]
+    assert state_figure(states.reset_index()).data[0].x[1] == pytest.approx(59)
+
+
+def test_pauses_are_cut_out_and_workers_are_told_apart() -> None:
+    first = [unit(10.0 * place, f"gpu{place % 2}") for place in range(20)]
+    later = [unit(100_000 + 10.0 * place, f"gpu{place % 2}") for place in range(20)]
+    rows = rate_rows([*first, *later], points=3)
+    assert rows["minute"].max() < 7
+    assert set(rows["worker"]) == {"gpu0", "gpu1"}
+    total = rows.groupby("minute")["per_s"].sum()
+    assert total.median() == pytest.approx(2.0, rel=0.35)  # 60 cells of 3 points every 10 s
+    assert rate_rows([unit(0)], points=3).empty
+    assert len(rate_figure(rows).data) == 3  # both, and their sum

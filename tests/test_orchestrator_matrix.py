@@ -1,0 +1,105 @@
+"""The matrices hold what the long table holds, and take in only what is new."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fake_experiment import fake_points, write_fake_experiment
+from orchestrator.matrix import UNKNOWN, CellMatrix, image_lengths
+from orchestrator.store import Experiment
+
+
+def test_matrices_equal_the_long_table(tmp_path: Path) -> None:
+    experiment = write_fake_experiment(tmp_path / "e", samples=25, done=20, failed=("s3",))
+    matrix = CellMatrix(experiment)
+    assert matrix.read()
+    cells = experiment.cells()
+    rows = [point.key for point in experiment.points]
+    columns = experiment.samples["id"].tolist()
+    table = cells.pivot(index="point", columns="sample", values="correct").reindex(index=rows, columns=columns)
+    np.testing.assert_array_equal(matrix.answered_PS, table.notna())
+    np.testing.assert_array_equal(matrix.correct_PS, table.eq(True))
+    assert matrix.visual_S[3] == UNKNOWN
+    assert set(matrix.visual_S[:20]) == {UNKNOWN, 0, 64}
+    assert image_lengths(matrix).tolist() == [[104], [64], [17]]  # of 20, one failed and two have no image
+
+
+def test_only_new_files_are_read_and_damaged_ones_are_tried_again(tmp_path: Path) -> None:
+    experiment = write_fake_experiment(tmp_path / "e", samples=30, done=10)
+    matrix = CellMatrix(experiment)
+    assert matrix.read()
+    assert not matrix.read()
+    write_fake_experiment(tmp_path / "e", samples=30, done=20)
+    hidden = experiment.files("cells")[-1]
+    content = hidden.read_bytes()
+    hidden.write_bytes(content[:100])
+    matrix = CellMatrix(experiment)
+    matrix.read()
+    assert len(experiment.notes) == 1
+    before = matrix.answered_PS.sum()
+    hidden.write_bytes(content)
+    assert matrix.read()
+    assert matrix.answered_PS.sum() > before
+    assert not matrix.gone()
+    hidden.unlink()
+    assert matrix.gone()
+
+
+def test_cells_of_other_sweeps_are_passed_over(tmp_path: Path) -> None:
+    one = write_fake_experiment(tmp_path / "one", samples=10)
+    other = write_fake_experiment(tmp_path / "other", samples=10, points=fake_points(layers=4))
+    for file in other.files("cells"):
+        shutil.copy(file, one.path / "cells" / f"other-{file.name}")
+    matrix = CellMatrix(one)
+    matrix.read()
+    assert matrix.answered_PS.all()
+    expected = one.cells(["point", "sample", "correct"])
+    assert matrix.correct_PS.sum() == expected["correct"].sum()
+
+
+def test_who_computed_a_file_is_noted(tmp_path: Path) -> None:
+    matrix = CellMatrix(write_fake_experiment(tmp_path / "e", samples=20))
+    matrix.read()
+    units = matrix.units
+    assert [unit.cells for unit in units] == [10 * len(fake_points())] * 2
+    assert {unit.worker for unit in units} == {""}  # the made-up experiment states none
+    assert {unit.seconds for unit in units} == {0.0}
+
+
+@pytest.mark.parametrize("table", ["cells", "kept"])
+def test_a_few_cells_can_be_read_alone(tmp_path: Path, table: str) -> None:
+    experiment = write_fake_experiment(tmp_path / "e", samples=30)
+    key = experiment.points[3].key
+    whole = getattr(experiment, table)()
+    part = getattr(experiment, table)(points=[key], samples=["s4", "s25"])
+    wanted = whole[(whole["point"] == key) & whole["sample"].isin(["s4", "s25"])].reset_index(drop=True)
+    assert part.equals(wanted)
+    assert len(part) == 2
+    assert getattr(Experiment.open(experiment.path), table)(points=[]).empty
+
+
+def test_scores_between_right_and_wrong_are_kept(tmp_path: Path) -> None:
+    experiment = write_fake_experiment(tmp_path / "e", samples=20)
+    matrix = CellMatrix(experiment)
+    matrix.read()
+    assert matrix.score_PS.dtype == np.float32  # nothing but 0 and 1 so far
+    np.testing.assert_array_equal(matrix.score_PS, matrix.correct_PS)
+    first, last = experiment.files("cells")
+    table = pq.read_table(last)
+    soft = table.set_column(table.column_names.index("score"), "score", pa.array([0.3] * len(table)))
+    pq.write_table(soft, last)
+    again = CellMatrix(experiment)
+    again.read()
+    assert set(np.unique(again.score_PS)) == {0.0, 0.3, 1.0}
+    assert (again.score_PS == 0.3).sum() == len(table)
+    bare = pq.read_table(first)
+    pq.write_table(bare.drop_columns(["score"]), first)  # as versions before wrote it
+    old = CellMatrix(experiment)
+    old.read()
+    np.testing.assert_array_equal(old.score_PS, again.score_PS)

@@ -108,6 +108,9 @@ def run(
     local: Local = False,
     address: Address = None,
     gpus_per_worker: GpusPerWorker = None,
+    pictures: Annotated[
+        int, typer.Option(min=0, help="Images to keep for the sample explorer, flipped samples first; 0: none.")
+    ] = 500,
 ) -> None:
     """Compute the missing cells of a sweep and show its table. The same command again goes on where it stopped."""
     with _user_errors(resume=True):
@@ -125,7 +128,9 @@ def run(
             highlight=False,
             soft_wrap=True,
         )
-        options = RunOptions(workers=workers, local=local, address=address, gpus_per_worker=gpus_per_worker)
+        options = RunOptions(
+            workers=workers, local=local, address=address, gpus_per_worker=gpus_per_worker, pictures=pictures
+        )
         result = run_sweep(prepared, folder, options, console)
         _show_result(console, result)
 
@@ -515,8 +520,9 @@ def _user_errors(resume: bool = False) -> Iterator[None]:
 
 def _show_result(console: Console, result: RunResult) -> None:
     from orchestrator.metrics import answers, summarise
+    from orchestrator.pictures import Pictures
     from orchestrator.progress import duration
-    from orchestrator.show import accuracy_table, show_failures, show_stops
+    from orchestrator.show import accuracy_table, show_failures, show_stops, size_text
     from orchestrator.task_metrics import headline, task_metrics
 
     experiment = result.experiment
@@ -529,6 +535,9 @@ def _show_result(console: Console, result: RunResult) -> None:
     console.print(f"{done}; results in {experiment.path}", highlight=False, soft_wrap=True)
     if result.stops is not None:
         show_stops(console, result.stops, {point.key: point.label for point in experiment.points})
+    pictures = Pictures(experiment)
+    size = size_text(pictures.size_bytes)
+    console.print(f"pictures of {len(pictures.samples)} samples: {size}", highlight=False)
     _write_results(console, experiment)
     failures = experiment.failures()
     if len(failures):

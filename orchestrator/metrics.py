@@ -191,6 +191,28 @@ def _states(images: Answers, n: Ints, failed: Ints) -> np.ndarray:
     return np.select(conditions, ["missing", "complete", STOPPED], "partial")
 
 
+def flips(table: Answers) -> pd.DataFrame:
+    """How often the score of each image question flipped between the un-pruned model and the other grid points.
+
+    Returns:
+        Columns sample, flips, lost, gained (grid points), in the order of the file; all 0 without a baseline.
+    """
+    images = table.of_images(True)
+    lost, gained = flip_matrices(images)
+    counts = {"lost": lost.sum(axis=0), "gained": gained.sum(axis=0)}
+    return pd.DataFrame({"sample": images.samples, "flips": counts["lost"] + counts["gained"], **counts})
+
+
+def flip_matrices(table: Answers) -> tuple[Bools, Bools]:
+    """(lost_PS, gained_PS): a lower score than un-pruned, and a higher one, where both have answered."""
+    if table.baseline is None:
+        nothing = np.zeros_like(table.answered_PS)
+        return nothing, nothing
+    shared_PS = table.answered_PS & table.answered_PS[table.baseline]
+    before_S, after_PS = table.score_PS[table.baseline], table.score_PS
+    return shared_PS & (after_PS < before_S), shared_PS & (after_PS > before_S)
+
+
 def _comparison(table: Answers) -> dict[str, Floats | pd.Series]:
     """The columns that compare each row with the baseline, on the samples both have answered."""
     baseline = table.baseline

@@ -14,12 +14,14 @@ from platform import python_version
 import pandas as pd
 from rich.console import Console
 
+from orchestrator.chosen_by import chosen_by
 from orchestrator.cluster import IN_A_JOB
 from orchestrator.faults import FaultWatch
 from orchestrator.plan import Plan, make_plan
 from orchestrator.policy import Policy
 from orchestrator.pool import ENGINE, EngineFactory, LocalPool, Pool, RayPool
 from orchestrator.progress import SweepProgress
+from orchestrator.recorder import DEFAULT_LIMIT, PictureRecorder
 from orchestrator.show import cells_text
 from orchestrator.spec import SpecError, SweepSpec
 from orchestrator.stops import Stops, write_stops
@@ -69,6 +71,7 @@ class RunOptions:
     address: str | None = None  # of a Ray cluster
     gpus_per_worker: float | None = None  # of an actor; None: one where there are GPUs
     engine: EngineFactory = ENGINE
+    pictures: int = DEFAULT_LIMIT  # of samples as the model saw them, recorded for the sample explorer
 
 
 def prepare(spec: SweepSpec) -> Prepared:
@@ -86,6 +89,7 @@ def prepare(spec: SweepSpec) -> Prepared:
         engine=spec.engine,
         points=spec.points,
         sources=tuple(_source(point) for point in spec.points),
+        chosen_by=tuple(chosen_by(point) for point in spec.points),
         model_fingerprint=model_fingerprint(checkpoint),
         # Of all samples, not only of this sweep's, so that asking more of them continues the same cells.
         data_fingerprint=data_fingerprint(everything),
@@ -151,6 +155,7 @@ def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Conso
     experiment = Experiment.create(out, prepared.manifest, prepared.samples)
     policy = _policy(prepared, experiment)
     mirror = None if options.local else TuneMirror(experiment, prepared.spec.callbacks)
+    recorder = PictureRecorder(experiment, prepared.samples, options.pictures)
     done = experiment.done()
     plan, stops = _plan(prepared, policy, done, options.workers or 1), policy.stops(done)
     write_stops(experiment, stops)
@@ -161,7 +166,7 @@ def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Conso
             computed=0,
             failed=0,
             seconds=time.monotonic() - started,
-            warnings=prepared.notes,
+            warnings=(*prepared.notes, *filter(None, [recorder.finish()])),
             stops=stops,
         )
     console.print(f"cells: {cells_text(plan, stops)}", highlight=False, soft_wrap=True)
@@ -180,6 +185,7 @@ def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Conso
         try:
             for unit, outcome in pool.results(policy.units(plan.units)):
                 experiment.write(unit, outcome)
+                recorder.offer(outcome)
                 for label in policy.add(outcome):
                     progress.event(f"racing stopped {label}")
                 if mirror:
@@ -193,11 +199,14 @@ def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Conso
                     progress.event(note)
                 watch.look(outcome)
         except BaseException:
+            recorder.stop()
             if mirror:
                 mirror.abandon()
             raise
         if mirror and (warning := mirror.finish()):
             warnings.append(warning)
+    if warning := recorder.finish():
+        warnings.append(warning)
     stops = policy.stops(experiment.done())
     write_stops(experiment, stops)
     return RunResult(

@@ -11,6 +11,7 @@ the cells that are missing".
                kept/*.parquet    which visual tokens each cell kept
                measures/*.parquet   what was measured on the forward, one row per cell and name
                failures/*.parquet   samples that could not be answered
+               pictures/*.parquet   what the model saw of some samples, see ``pictures.py``
 """
 
 from __future__ import annotations
@@ -89,6 +90,7 @@ class Manifest:
     engine: EngineSpec
     points: tuple[GridPoint, ...]  # the un-pruned baseline first
     sources: tuple[str, ...]  # of each point: hash of its strategy's source file, "none" for the baseline
+    chosen_by: tuple[str, ...] = ()  # of each point: what its choice of tokens goes by, for people
     model_fingerprint: str
     data_fingerprint: str
     model_facts: tuple[tuple[str, int | float | str | None], ...] = ()  # layers, heads, visual_tokens ...
@@ -125,8 +127,10 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         points = [
-            {"key": point.key, "source": source, **point.to_json()}
-            for point, source in zip(self.points, self.sources, strict=True)
+            {"key": point.key, "source": source, **point.to_json(), **({"chosen_by": words} if words else {})}
+            for point, source, words in zip(
+                self.points, self.sources, self.chosen_by or [""] * len(self.points), strict=True
+            )
         ]
         return {
             "format": SCHEMA_VERSION,

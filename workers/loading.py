@@ -65,7 +65,7 @@ def load_llava(spec: ModelSpec, device: str) -> Llava:
     checkpoint.check()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    tokenizer, image_processor = _load_tokenizer(checkpoint), _load_image_processor(checkpoint)
+    tokenizer, image_processor = _load_tokenizer(checkpoint), load_image_processor(checkpoint)
     side = dict(image_processor.crop_size or image_processor.size)
     if set(side.values()) != {facts.image_size}:
         raise ModelError(
@@ -204,7 +204,7 @@ def _load_tokenizer(checkpoint: Checkpoint) -> Any:
     return tokenizer
 
 
-def _load_image_processor(checkpoint: Checkpoint) -> Any:
+def load_image_processor(checkpoint: Checkpoint) -> Any:
     """The PIL back end by name: torchvision's resize gives slightly other pixels.
 
     LLaVA's own classes are CLIP's with padding or tiles, which ``workers/images.py`` makes.

@@ -1,0 +1,168 @@
+"""What the sample explorer shows, as plain values: an index of samples and points, and one document per sample.
+
+`assets/explorer.js` draws both, in the live app and in the report. Nothing here is counted in a browser but what depends
+on the configurations that the reader has chosen to compare.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from math import isqrt
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dashboards.rows import with_series
+from dashboards.wording import plural, shortened
+from orchestrator.metrics import Answers, flip_matrices
+from orchestrator.store import Experiment
+from workers.work import content_key
+
+ALL_POINTS = 12  # so many configurations can be looked at together
+MAX_PANELS = 60  # of one comparison
+QUESTION_LENGTH = 110  # characters in the list
+
+
+def index_document(
+    experiment: Experiment, table: Answers, summary: pd.DataFrame, pictured: frozenset[str]
+) -> dict[str, Any]:
+    """The samples and what can be compared on them.
+
+    Args:
+        experiment: That the rest was read from.
+        table: Its answers.
+        summary: Its grid points, from `orchestrator.metrics.summarise`.
+        pictured: Samples that have a picture.
+
+    Returns:
+        JSON values. ``points`` are in the order of the grid, ``samples`` in that of the file: image questions that have
+        an answer or have failed. ``flips`` of a sample are bits over the points, most significant first, base64.
+    """
+    images = table.of_images(True)
+    lost_PS, gained_PS = flip_matrices(images)
+    flipped_SP = (lost_PS | gained_PS).T
+    questions = experiment.samples.set_index("id")["question"]
+    failures = experiment.failures().set_index("sample")["message"].to_dict()
+    shown = images.answered_PS.any(axis=0) | images.failed_S
+    points = _points(experiment, summary)
+    return {
+        "name": experiment.name,
+        "baseline": table.baseline,
+        "points": points,
+        "groups": groups(points),
+        "texts": int((~table.image_S).sum()),
+        "waiting": int((~shown).sum()),
+        "samples": [
+            {
+                "id": name,
+                "key": content_key(name),
+                "question": shortened(str(questions[name]), QUESTION_LENGTH),
+                "flips": b64encode(np.packbits(flips).tobytes()).decode(),
+                "failed": name in failures,
+                "picture": name in pictured,
+            }
+            for name, flips, here in zip(images.samples, flipped_SP, shown, strict=True)
+            if here
+        ],
+    }
+
+
+def groups(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What can be compared side by side: axis, name, points (places, without the baseline); the largest of an axis first.
+
+    All configurations where they are few; else the strategies at one layer and number of tokens, one strategy at
+    several layers, or with several numbers of tokens. What is in none of these comes last.
+    """
+    places = [place for place, point in enumerate(points) if not point["baseline"]]
+    found = []
+    if len(places) <= ALL_POINTS:
+        found.append({"axis": "all", "name": plural(len(places), "configuration"), "points": places})
+    for axis in ("series", "layer", "rank"):
+        fixed = [name for name in ("series", "layer", "rank") if name != axis]
+        members: dict[tuple[Any, ...], list[int]] = {}
+        for place in places:
+            members.setdefault(tuple(points[place][name] for name in fixed), []).append(place)
+        chosen = [(values, group) for values, group in members.items() if len(group) > 1]
+        found += [
+            {"axis": axis, "name": _fixed_words(dict(zip(fixed, values, strict=True))), "points": group[:MAX_PANELS]}
+            for values, group in sorted(chosen, key=lambda item: -len(item[1]))
+        ]
+    grouped = {place for group in found for place in group["points"]}
+    if alone := [place for place in places if place not in grouped]:
+        name = plural(len(alone), "configuration") + " that no other is like"
+        found.append({"axis": "alone", "name": name, "points": alone[:MAX_PANELS]})
+    return found
+
+
+def _fixed_words(fixed: dict[str, Any]) -> str:
+    words = {
+        "series": lambda value: str(value),
+        "layer": lambda value: f"layer {value}",
+        "rank": lambda value: f"{plural(value, 'token')} kept" if value else "no token kept",
+    }
+    return ", ".join(words[name](value) for name, value in fixed.items())
+
+
+def _points(experiment: Experiment, summary: pd.DataFrame) -> list[dict[str, Any]]:
+    series = with_series(summary).set_index("key")["series"].to_dict()
+    words = {point["key"]: point.get("chosen_by", "") for point in experiment.meta["points"]}
+    return [
+        {
+            "key": row["key"],
+            "baseline": bool(row["baseline"]),
+            "series": series.get(row["key"], row["label"]),
+            "label": row["label"],
+            "layer": int(row["layer"]),
+            "rank": int(row["rank"]),
+            "chosen_by": words[row["key"]],
+        }
+        for row in summary.to_dict("records")
+    ]
+
+
+def sample_documents(experiment: Experiment, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """All that is known of some samples: question, options, ground truth, and each grid point's answer and kept tokens.
+
+    Returns:
+        By sample id. ``cells`` is by the point's place in the grid: answer, parsed, correct, tokens, visual (tokens
+        before pruning) and kept (mask as base64; missing where it was not recorded). ``side`` is of the square of
+        visual tokens, missing where they are none.
+    """
+    places = {point.key: place for place, point in enumerate(experiment.points)}
+    rows = experiment.samples.set_index("id")
+    failures = experiment.failures().set_index("sample")
+    wanted = list(names)
+    cells = experiment.cells(["answer", "parsed", "correct", "tokens_kept", "visual_tokens"], samples=wanted)
+    kept = experiment.kept(samples=wanted)
+    masks = dict(zip(zip(kept["point"], kept["sample"], strict=True), kept["kept_mask"], strict=True))
+    documents = {}
+    for name in wanted:
+        row = rows.loc[name]
+        patches = row["patches"]
+        documents[name] = {
+            "id": name,
+            "question": row["question"],
+            "choices": list(row["choices"]),
+            "label": row["label"],
+            "about": " · ".join(part for part in (row["subject"], row["topic"], row["category"]) if part),
+            "patches": None if patches is None or not len(patches) else [int(patch) for patch in patches],
+            "failure": failures.loc[name, ["kind", "message"]].to_dict() if name in failures.index else None,
+            "side": None,
+            "cells": {},
+        }
+    for cell in cells.to_dict("records"):
+        document, visual = documents[cell["sample"]], int(cell["visual_tokens"])
+        document["side"] = isqrt(visual) if visual and isqrt(visual) ** 2 == visual else None
+        mask = masks.get((cell["point"], cell["sample"]))
+        document["cells"][places[cell["point"]]] = {
+            "answer": cell["answer"],
+            "parsed": cell["parsed"],
+            "correct": bool(cell["correct"]),
+            "tokens": int(cell["tokens_kept"]),
+            "visual": visual,
+            **({"kept": b64encode(mask).decode()} if mask is not None and len(mask) == -(-visual // 8) else {}),
+        }
+    return documents
+

@@ -1,0 +1,52 @@
+"""What a grid point's choice of tokens goes by, in words for people who look at the tokens it kept."""
+
+from __future__ import annotations
+
+from strategies import catalog
+from strategies.catalog import Strategy
+from strategies.view import Evidence
+from workers.work import BASELINE, GridPoint
+
+LOOKS_AT = {  # the first that a strategy needs names its choice
+    Evidence.TEXT_ROWS: "the attention of the question's words",
+    Evidence.LAST_ROW: "the attention of the prompt's last token",
+    Evidence.VISUAL_ROWS: "the attention of the image's tokens",
+    Evidence.HIDDEN: "the tokens' features",
+}
+BLIND = {"random": "drawn at random", "cutoff": "every visual token is removed"}
+
+
+def chosen_by(point: GridPoint) -> str:
+    """What stands under a picture of the kept tokens; empty for the un-pruned model.
+
+    A picture of the kept places alone would mislead where a method prunes more than once, mixes dropped tokens into
+    kept ones, renumbers positions, or has nothing to look at yet; so this says it.
+    """
+    if point.strategy == BASELINE:
+        return ""
+    strategy = catalog.get(point.strategy)
+    stages = strategy.stages(point.layer, point.rank, dict(point.params))
+    if len(stages) > 1:
+        steps = [
+            f"from layer {stage.layer} on {stage.rank} by {_evidence(catalog.get(stage.strategy), stage.layer)}"
+            if stage.rank
+            else f"from layer {stage.layer} on none"
+            for stage in stages
+        ]
+        return f"in stages: {', '.join(steps)}; the picture shows what reached the last layer"
+    words = _evidence(strategy, point.layer)
+    words = words if strategy.name in BLIND else f"chosen by {words}"
+    if point.layer == 0 and strategy.reads_attention:
+        words = "drawn at random: there is no attention before the first layer"
+    if strategy.merge is not None:
+        words += "; each kept place also holds a weighted mean of all the others"
+    if strategy.positions == "compact":
+        words += "; position ids are renumbered without gaps"
+    return words
+
+
+def _evidence(strategy: Strategy, layer: int) -> str:
+    strategy = catalog.at_layer(strategy, layer)
+    if strategy.name in BLIND:
+        return BLIND[strategy.name]
+    return next((words for need, words in LOOKS_AT.items() if need in strategy.needs), "a fixed pattern of places")

@@ -1,0 +1,118 @@
+"""Recording what the model saw, beside a running sweep: a thread of the driver, which waits for the engines anyway.
+
+Flipped samples come first, because they are what people look at. Whatever goes wrong here costs pictures, never cells.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+
+from orchestrator.metrics import answers, flips
+from orchestrator.pictures import Pictures, write_pictures
+from orchestrator.store import Experiment
+from workers.tasks.base import DataError, EmbeddedImage, Sample
+from workers.work import UnitOutcome
+
+DEFAULT_LIMIT = 500  # pictures; about 10 MB of photographs, 0.2 MB of drawings
+BATCH = 64  # pictures of a file
+
+
+class PictureRecorder:
+    """Records the pictures of an experiment up to a limit."""
+
+    def __init__(self, experiment: Experiment, samples: Sequence[Sample], limit: int) -> None:
+        """Args:
+        experiment: That is being run.
+        samples: Of the sweep.
+        limit: Pictures that the experiment may hold, those already there included; 0: none is recorded.
+        """
+        self._experiment = experiment
+        self._samples = {sample.id: sample for sample in samples if sample.image is not None}
+        self._pictures = Pictures(experiment)
+        self._left = max(0, limit - len(self._pictures.samples)) if limit else 0
+        self._taken = set(self._pictures.samples)
+        self._queue: SimpleQueue[list[str] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+        self._problem = ""
+
+    def offer(self, outcome: UnitOutcome) -> None:
+        """Take note of a unit: samples that some grid points answered right and others wrong are worth a picture."""
+        right: dict[str, set[bool]] = {}
+        for cell in outcome.outcomes:
+            right.setdefault(cell.sample, set()).add(cell.correct)
+        wanted = self._wanted(name for name, verdicts in right.items() if len(verdicts) == 2)
+        if not wanted:
+            return
+        self._queue.put(wanted)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="pictures", daemon=True)
+            self._thread.start()
+
+    def finish(self) -> str | None:
+        """Record what is asked for and fill up to the limit: most flips first, then in the order of the file.
+
+        Returns:
+            A warning where pictures could not be made.
+        """
+        self.stop(drain=True)
+        if self._left and self._samples.keys() - self._taken:
+            ranking = flips(answers(self._experiment)).sort_values("flips", ascending=False, kind="stable")
+            wanted = self._wanted(ranking["sample"])
+            for first in range(0, len(wanted), BATCH):
+                self._record(wanted[first : first + BATCH])
+        return self._problem or None
+
+    def stop(self, drain: bool = False) -> None:
+        """End the thread; what waits is dropped unless ``drain``."""
+        self._stopped = not drain
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _wanted(self, names: Iterable[str]) -> list[str]:
+        """Those of ``names`` that have an image and no picture yet, as many as there is room for."""
+        chosen = []
+        for name in names:
+            if self._left and name in self._samples and name not in self._taken:
+                self._taken.add(name)
+                self._left -= 1
+                chosen.append(name)
+        return chosen
+
+    def _work(self) -> None:
+        while (names := self._queue.get()) is not None:
+            if not self._stopped:
+                self._record(names)
+
+    def _record(self, names: Sequence[str]) -> None:
+        images = {name: image for name in names if (image := self._samples[name].image) and _is_there(image)}
+        if not images or self._problem:
+            return
+        try:
+            write_pictures(self._experiment, self._made(images))
+        except Exception as error:  # a model without processor, a full disk: the cells matter, this does not
+            self._problem = " ".join(f"pictures were not recorded: {error}".split())
+
+    def _made(self, images: Mapping[str, Path | EmbeddedImage]) -> dict[str, bytes]:
+        # Here, because an experiment whose pictures are all there needs no model library.
+        from workers.checkpoints.layout import open_checkpoint
+        from workers.images import as_seen, encoded, load_image
+        from workers.loading import load_image_processor
+
+        model = self._experiment.spec.model
+        processor = load_image_processor(open_checkpoint(model))
+        made = {}
+        for name, path in images.items():
+            with suppress(DataError):  # a damaged image is a failed sample, and said so elsewhere
+                made[name] = encoded(as_seen(load_image(path), model.image_mode, processor))
+        return made
+
+
+def _is_there(image: Path | EmbeddedImage) -> bool:
+    return (image if isinstance(image, Path) else image.file).is_file()

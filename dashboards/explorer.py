@@ -7,7 +7,7 @@ on the configurations that the reader has chosen to compare.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import isqrt
 from typing import Any
 
@@ -26,7 +26,12 @@ QUESTION_LENGTH = 110  # characters in the list
 
 
 def index_document(
-    experiment: Experiment, table: Answers, summary: pd.DataFrame, pictured: frozenset[str]
+    experiment: Experiment,
+    table: Answers,
+    summary: pd.DataFrame,
+    pictured: frozenset[str],
+    failed: Collection[str],
+    only: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """The samples and what can be compared on them.
 
@@ -35,6 +40,8 @@ def index_document(
         table: Its answers.
         summary: Its grid points, from `orchestrator.metrics.summarise`.
         pictured: Samples that have a picture.
+        failed: Samples that could not be answered.
+        only: Keys of the points that may be compared; all by default.
 
     Returns:
         JSON values. ``points`` are in the order of the grid, ``samples`` in that of the file: image questions that have
@@ -44,14 +51,13 @@ def index_document(
     lost_PS, gained_PS = flip_matrices(images)
     flipped_SP = (lost_PS | gained_PS).T
     questions = experiment.samples.set_index("id")["question"]
-    failures = experiment.failures().set_index("sample")["message"].to_dict()
     shown = images.answered_PS.any(axis=0) | images.failed_S
     points = _points(experiment, summary)
     return {
         "name": experiment.name,
         "baseline": table.baseline,
         "points": points,
-        "groups": groups(points),
+        "groups": groups(points, only),
         "texts": int((~table.image_S).sum()),
         "waiting": int((~shown).sum()),
         "samples": [
@@ -60,7 +66,7 @@ def index_document(
                 "key": content_key(name),
                 "question": shortened(str(questions[name]), QUESTION_LENGTH),
                 "flips": b64encode(np.packbits(flips).tobytes()).decode(),
-                "failed": name in failures,
+                "failed": name in failed,
                 "picture": name in pictured,
             }
             for name, flips, here in zip(images.samples, flipped_SP, shown, strict=True)
@@ -69,13 +75,17 @@ def index_document(
     }
 
 
-def groups(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def groups(points: Sequence[dict[str, Any]], only: Collection[str] | None = None) -> list[dict[str, Any]]:
     """What can be compared side by side: axis, name, points (places, without the baseline); the largest of an axis first.
 
     All configurations where they are few; else the strategies at one layer and number of tokens, one strategy at
     several layers, or with several numbers of tokens. What is in none of these comes last.
     """
-    places = [place for place, point in enumerate(points) if not point["baseline"]]
+    places = [
+        place
+        for place, point in enumerate(points)
+        if not point["baseline"] and (only is None or point["key"] in only)
+    ]
     found = []
     if len(places) <= ALL_POINTS:
         found.append({"axis": "all", "name": plural(len(places), "configuration"), "points": places})
@@ -86,7 +96,7 @@ def groups(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             members.setdefault(tuple(points[place][name] for name in fixed), []).append(place)
         chosen = [(values, group) for values, group in members.items() if len(group) > 1]
         found += [
-            {"axis": axis, "name": _fixed_words(dict(zip(fixed, values, strict=True))), "points": group[:MAX_PANELS]}
+            {"axis": axis, "name": _words(dict(zip(fixed, values, strict=True)), group), "points": group[:MAX_PANELS]}
             for values, group in sorted(chosen, key=lambda item: -len(item[1]))
         ]
     grouped = {place for group in found for place in group["points"]}
@@ -96,13 +106,14 @@ def groups(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def _fixed_words(fixed: dict[str, Any]) -> str:
+def _words(fixed: dict[str, Any], group: Sequence[int]) -> str:
     words = {
         "series": lambda value: str(value),
         "layer": lambda value: f"layer {value}",
         "rank": lambda value: f"{plural(value, 'token')} kept" if value else "no token kept",
     }
-    return ", ".join(words[name](value) for name, value in fixed.items())
+    more = f" (the first {MAX_PANELS} of {len(group)})" if len(group) > MAX_PANELS else ""
+    return ", ".join(words[name](value) for name, value in fixed.items()) + more
 
 
 def _points(experiment: Experiment, summary: pd.DataFrame) -> list[dict[str, Any]]:
@@ -122,8 +133,15 @@ def _points(experiment: Experiment, summary: pd.DataFrame) -> list[dict[str, Any
     ]
 
 
-def sample_documents(experiment: Experiment, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def sample_documents(
+    experiment: Experiment, names: Sequence[str], failures: pd.DataFrame
+) -> dict[str, dict[str, Any]]:
     """All that is known of some samples: question, options, ground truth, and each grid point's answer and kept tokens.
+
+    Args:
+        experiment: Where they are.
+        names: Ids of its samples.
+        failures: Of the experiment.
 
     Returns:
         By sample id. ``cells`` is by the point's place in the grid: answer, parsed, correct, tokens, visual (tokens
@@ -132,7 +150,7 @@ def sample_documents(experiment: Experiment, names: Sequence[str]) -> dict[str, 
     """
     places = {point.key: place for place, point in enumerate(experiment.points)}
     rows = experiment.samples.set_index("id")
-    failures = experiment.failures().set_index("sample")
+    failures = failures.set_index("sample")
     wanted = list(names)
     cells = experiment.cells(["answer", "parsed", "correct", "tokens_kept", "visual_tokens"], samples=wanted)
     kept = experiment.kept(samples=wanted)

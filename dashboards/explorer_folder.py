@@ -31,7 +31,8 @@ def write_explorer(experiment: Experiment, table: Answers, summary: pd.DataFrame
         The index to be put into the page, with ``left_out`` where not every sample is there.
     """
     pictures = Pictures(experiment)
-    index = index_document(experiment, table, summary, pictures.samples)
+    failures = experiment.failures()
+    index = index_document(experiment, table, summary, pictures.samples, frozenset(failures["sample"]))
     ranking = flips(table).sort_values("flips", ascending=False, kind="stable")["sample"]
     listed = {sample["id"] for sample in index["samples"]}
     room = max(1, min(MAX_SAMPLES, MAX_CELLS // len(experiment.points)))
@@ -41,7 +42,7 @@ def write_explorer(experiment: Experiment, table: Answers, summary: pd.DataFrame
     index["samples"] = [sample for sample in index["samples"] if sample["id"] in chosen]
     folder.mkdir(exist_ok=True)
     written = set()
-    for name, document in sample_documents(experiment, [sample["id"] for sample in index["samples"]]).items():
+    for name, document in sample_documents(experiment, [sample["id"] for sample in index["samples"]], failures).items():
         key = content_key(name)
         script = f"SaccadeExplorer.receive({json.dumps(key)}, {script_json(document)});\n"
         written.add(_write(folder / f"{key}.js", script.encode()))

@@ -58,6 +58,11 @@ class Pictures:
                     self._files.setdefault(row["sample"], path)
 
     @property
+    def context(self) -> str:
+        """Of the experiment."""
+        return self._experiment.context
+
+    @property
     def samples(self) -> frozenset[str]:
         """Ids of the samples that have a picture."""
         return frozenset(self._files)

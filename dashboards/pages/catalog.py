@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashboards.pages import ablations, alpha, heat, layer, overview, pareto, run, tokens
+from dashboards.pages import ablations, alpha, explorer, heat, layer, overview, pareto, run, tokens
 from dashboards.pages.base import Page
 
 PAGES: tuple[Page, ...] = (
@@ -13,5 +13,6 @@ PAGES: tuple[Page, ...] = (
     alpha.PAGE,
     ablations.PAGE,
     pareto.PAGE,
+    explorer.PAGE,
     run.PAGE,
 )

@@ -1,6 +1,7 @@
 // The sample explorer: one sample at a time, a panel per configuration, the dropped patches faded.
 // mount(root, source): source.index() and source.sample(entry) give documents of dashboards/explorer.py,
-// source.picture(entry) the address of an image or null. Text from data only ever becomes a text node.
+// source.picture(entry) the address of an image; source.read() and source.write(state) keep what is shown in the
+// page's address. Text from data only ever becomes a text node.
 "use strict";
 window.SaccadeExplorer = (() => {
   const SVG = "http://www.w3.org/2000/svg";
@@ -136,19 +137,11 @@ window.SaccadeExplorer = (() => {
 
   // --- the whole --------------------------------------------------------------------------------------------------
 
-  function readHash() {
-    const hash = new URLSearchParams(location.hash.slice(1));
-    return {
-      sample: hash.get("sample"), axis: hash.get("axis"), group: hash.get("group"),
-      flips: hash.get("flips") !== "0", sort: hash.get("sort") === "file" ? "file" : "flips",
-    };
-  }
-
   async function mount(root, source) {
     if (mounted.has(root)) mounted.get(root).stop();
     const stop = new AbortController();
-    let index = null, state = readHash(), listed = [], shown = 0;
-    const api = { stop: () => stop.abort(), refresh };
+    let index = null, state = source.read(), listed = [], shown = 0;
+    const api = { source, stop: () => stop.abort(), refresh, follow };
     mounted.set(root, api);
 
     const axis = make("select", { "aria-label": "compare", onchange: () => choose({ axis: axis.value, group: null }) });
@@ -161,11 +154,12 @@ window.SaccadeExplorer = (() => {
     const main = make("section.sample", { "aria-live": "polite" });
     const previous = make("button", { type: "button", title: "left arrow", onclick: () => step(-1) }, "← Previous");
     const next = make("button", { type: "button", title: "right arrow", onclick: () => step(1) }, "Next →");
-    const tools = make("div.tools", {}, previous, place, next,
-      make("label.switch", { title: "f" }, only, " flips only"),
+    const experiment = make("select", { "aria-label": "experiment", onchange: () => source.choose(experiment.value) });
+    const bar = make("div.bar", {}, previous, place, next,
+      make("label", {}, "experiment ", experiment), make("label.switch", { title: "f" }, only, " flips only"),
       make("label", {}, "order ", sort), make("label", {}, "compare ", axis), make("label", {}, "at ", group));
     const note = make("p.note");
-    root.replaceChildren(make("div.explorer", {}, tools, note, make("div.columns", {}, list, main)));
+    root.replaceChildren(make("div.explorer", {}, bar, note, make("div.columns", {}, list, main)));
 
     document.addEventListener("keydown", (event) => {
       if (!root.isConnected) return stop.abort();
@@ -178,7 +172,7 @@ window.SaccadeExplorer = (() => {
       else return;
       event.preventDefault();
     }, { signal: stop.signal });
-    window.addEventListener("hashchange", () => { state = readHash(); fill(); }, { signal: stop.signal });
+    window.addEventListener("hashchange", follow, { signal: stop.signal });
     await refresh();
     return api;
 
@@ -187,6 +181,14 @@ window.SaccadeExplorer = (() => {
       if (stop.signal.aborted) return;
       index = found;
       for (const sample of index.samples) sample.flipped = bits(sample.flips, index.points.length);
+      fill();
+    }
+
+    // The address says something else than before.
+    function follow() {
+      const asked = source.read();
+      if (!index || Object.keys(asked).every((name) => asked[name] === state[name])) return;
+      state = asked;
       fill();
     }
 
@@ -203,13 +205,22 @@ window.SaccadeExplorer = (() => {
     function fill() {
       const axes = [...new Set(index.groups.map((item) => item.axis))];
       if (!axes.includes(state.axis)) state.axis = axes[0];
+      if (state.point) { // a link to one configuration
+        const place = index.points.findIndex((point) => point.key === state.point);
+        const home = index.groups.find((item) => item.points.includes(place));
+        state = { ...state, point: null, ...(home && { axis: home.axis, group: home.name }) };
+      }
       options(axis, axes.map((name) => [name, AXES[name]]), state.axis);
       const groups = index.groups.filter((item) => item.axis === state.axis);
       const chosen = current();
+      state.group = chosen ? chosen.name : null;
       options(group, groups.map((item) => [item.name, item.name]), chosen ? chosen.name : "");
       group.parentElement.hidden = state.axis === "all" || state.axis === "alone";
       only.checked = state.flips;
       sort.value = state.sort;
+      const names = index.sources || [];
+      options(experiment, names.map((name) => [name, name]), index.source);
+      experiment.parentElement.hidden = names.length < 2;
       const points = chosen ? chosen.points : [];
       listed = index.samples.map((sample) => ({
         sample, flips: points.reduce((sum, point) => sum + sample.flipped[point], 0),
@@ -266,11 +277,7 @@ window.SaccadeExplorer = (() => {
       if (top < list.scrollTop || top + button.offsetHeight > list.scrollTop + list.clientHeight) {
         list.scrollTop = top - list.clientHeight / 3;
       }
-      const hash = new URLSearchParams({
-        sample: state.sample, axis: state.axis, group: current() ? current().name : "",
-        flips: state.flips ? "1" : "0", sort: state.sort,
-      });
-      history.replaceState(history.state, "", `#${hash}`);
+      source.write(state);
       let sample;
       try {
         sample = await source.sample(item.sample);
@@ -294,12 +301,12 @@ window.SaccadeExplorer = (() => {
       const letters = "ABCDEFGHIJ";
       const right = sample.choices[letters.indexOf(sample.label)];
       main.replaceChildren(
-        make("header", {},
+        make("div.about", {},
           make("h2", { dir: "auto" }, `Sample ${sample.id}`,
             make("small", {}, chosen ? `${AXES[chosen.axis]} at ${chosen.name}`.replace(/^(all|the others).*/, chosen.name) : ""),
             make("small.right", { dir: "auto" }, `right answer ${sample.label}${right ? `: ${right}` : ""}`)),
           make("pre.question", { dir: "auto", tabindex: "0" }, sample.question),
-          sample.about ? make("p.about", { dir: "auto" }, sample.about) : null,
+          sample.about ? make("p.kind", { dir: "auto" }, sample.about) : null,
           sample.failure ? make("pre.failure", { dir: "auto", tabindex: "0" },
             `This sample failed. ${sample.failure.kind}: ${sample.failure.message}`) : null),
         make("div.panels", {}, ...all.map((point) => panel(index, sample, point, chosen ? chosen.axis : "all", url))));
@@ -309,6 +316,25 @@ window.SaccadeExplorer = (() => {
   // --- where the data comes from ----------------------------------------------------------------------------------
 
   // A folder beside the page: a script per sample, because pages opened from a disk may load scripts but not data.
+  const OPEN = { sample: null, axis: null, group: null, flips: true, sort: "flips", point: null };
+  function parsed(text) {
+    const found = new URLSearchParams(text);
+    return {
+      ...OPEN, sample: found.get("sample"), axis: found.get("axis"), group: found.get("group"),
+      flips: found.get("flips") !== "0", sort: found.get("sort") === "file" ? "file" : "flips",
+      point: (found.get("config") || "").split(":").pop() || null,
+    };
+  }
+  function written(state, into) {
+    const own = { sample: state.sample, axis: state.axis, group: state.group, flips: state.flips ? null : "0",
+      sort: state.sort === "file" ? "file" : null, config: null };
+    for (const [name, value] of Object.entries(own)) {
+      if (value === null) into.delete(name);
+      else into.set(name, value);
+    }
+    return into.toString();
+  }
+
   const waiting = new Map();
   function receive(key, sample) {
     waiting.get(key)?.(sample);
@@ -317,6 +343,8 @@ window.SaccadeExplorer = (() => {
     const known = new Map();
     return {
       index: async () => index,
+      read: () => parsed(location.hash.slice(1)),
+      write: (state) => history.replaceState(history.state, "", `#${written(state, new URLSearchParams())}`),
       picture: (entry) => `${path}/${entry.key}.webp`,
       sample(entry) {
         if (!known.has(entry.key)) {
@@ -330,26 +358,58 @@ window.SaccadeExplorer = (() => {
     };
   }
 
-  // A running `saccade dashboard`.
+  // A running `saccade dashboard`: what is shown stands in the query, beside the filter bar's values.
   function server(path) {
     const known = new Map();
-    const load = async (address) => {
-      const answer = await fetch(address);
+    let name = "";
+    const load = async (what, values) => {
+      const answer = await fetch(`${path}/${what}?${new URLSearchParams(values)}`);
       if (!answer.ok) throw new Error(answer.statusText);
       return answer.json();
     };
     return {
-      index() {
+      async index() {
         known.clear();
-        return load(`${path}/index`);
+        const index = await load("index", location.search.slice(1));
+        name = index.source;
+        return index;
       },
-      picture: (entry) => `${path}/picture?sample=${encodeURIComponent(entry.id)}`,
+      read: () => parsed(location.search),
+      write(state) {
+        const search = `?${written(state, new URLSearchParams(location.search))}`;
+        if (search !== location.search) window.dash_clientside.set_props("url", { search });
+      },
+      choose(experiment) {
+        const query = new URLSearchParams(location.search);
+        query.set("experiment", experiment);
+        window.dash_clientside.set_props("url", { search: `?${query}` });
+      },
+      picture: (entry) => `${path}/picture?${new URLSearchParams({ experiment: name, sample: entry.id })}`,
       sample(entry) {
-        if (!known.has(entry.id)) known.set(entry.id, load(`${path}/sample?sample=${encodeURIComponent(entry.id)}`));
+        if (!known.has(entry.id)) known.set(entry.id, load("sample", { experiment: name, sample: entry.id }));
         return known.get(entry.id);
       },
     };
   }
 
-  return { mount, folder, receive, server };
+  // Called by the app when the address or the data have changed.
+  let last = "";
+  function live(search, version, filters) {
+    const root = document.getElementById("explorer-root");
+    const api = mounted.get(root);
+    const query = new URLSearchParams(search);
+    const now = JSON.stringify([version, filters.map((name) => query.getAll(name))]);
+    if (!api) mount(root, server("/explorer"));
+    else if (now !== last) api.refresh();
+    else api.follow();
+    last = now;
+    return now;
+  }
+
+  return { mount, folder, receive, live };
 })();
+
+window.dash_clientside = window.dash_clientside || {};
+window.dash_clientside.saccade = Object.assign(window.dash_clientside.saccade || {}, {
+  explore: (search, version, filters) => window.SaccadeExplorer.live(search, version, filters),
+});

@@ -87,6 +87,11 @@ def as_page(figure: go.Figure, ink: theme.Ink) -> str:
     return str(go.Figure(repainted(figure, ink)).to_html(include_plotlyjs=True, config=CONFIG))
 
 
+def bare_json(figure: go.Figure) -> str:
+    """A figure as JSON without its template, which a page states once for all its figures."""
+    return str(go.Figure(figure).update_layout(template=None).to_json())
+
+
 def curve_figure(
     summary: pd.DataFrame, part: Slice, measure: Measure, chosen: tuple[str, ...] | None = None
 ) -> go.Figure:

@@ -1,345 +1,233 @@
-"""One experiment as a page to share: EXPERIMENT/report/index.html, and plotly.min.js beside it. Needs no network.
+"""One experiment as a folder of pages to share: EXPERIMENT/report/index.html and what lies beside it. Needs no network.
 
-Every text that comes from data is escaped: names, questions, the model's answers, error messages.
+Figures are those of the live app's pages, made by the same functions; samples are looked at with the same script. It
+opens from a disk: pages load nothing but the scripts, styles and images of the folder.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Any
 
-import pandas as pd
-import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from dashboards import theme
-from dashboards.figures import CONFIG, curve_figure, forest_figure, heat_figure, template
+from dashboards import report_tables as tables
+from dashboards.board import Board
+from dashboards.explorer_folder import script_json, write_explorer
+from dashboards.figures import CONFIG, bare_json, template
+from dashboards.pages.base import Control, Page, Panel
+from dashboards.pages.catalog import PAGES
 from dashboards.reading import reading
-from dashboards.rows import (
-    AXES,
-    MAX_COLOURED,
-    MAX_FOREST,
-    Slice,
-    failure_groups,
-    flipped,
-    forest,
-    heat,
-    leftovers,
-    measures,
-    significant,
-    slices,
-    with_series,
-)
-from dashboards.wording import (
-    MISSING,
-    count,
-    number,
-    p_value,
-    percent,
-    percent_span,
-    plural,
-    points,
-    points_span,
-    shortened,
-)
-from orchestrator.metrics import Answers, answers, summarise
+from dashboards.theme import DARK, LIGHT, on_paper
+from dashboards.view import State, View, view
 from orchestrator.store import Experiment, write_whole
-from orchestrator.task_metrics import task_metrics
 
-MAX_NOTICES = 5  # of one kind
-MAX_FLIPS = 8  # examples shown
-MAX_FAILURES = 20  # kinds of failure shown
+MAX_FOLDED = 12  # other values of a page's first control that are drawn too
+OVERVIEW, EXPLORER, RUN = "index", "samples", "run"  # pages that have more than figures
+ASSETS = files("dashboards") / "assets"
+STATIC = ("report.css", "report.js", "app/explorer.css", "app/explorer.js")
 
 
-def write_report(experiment: Experiment) -> Path:
-    """Write the page.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportPage:
+    """One HTML file of the folder."""
+
+    stem: str
+    name: str  # in the navigation
+    body: str  # HTML
+    wide: bool = False
+
+
+def write_report(experiment: Experiment, pictures: Sequence[Path] = ()) -> Path:
+    """Write the folder; what an earlier report left there and this one has not goes away.
+
+    Args:
+        experiment: What to show.
+        pictures: PNG and PDF files to put into the folder.
 
     Returns:
-        EXPERIMENT/report/index.html. It is there as a whole or not at all, so it may be written while others read it.
+        EXPERIMENT/report/index.html. Every file is there as a whole or not at all and the pages come last, so that a
+        report may be written again while others read it.
     """
     folder = experiment.path / "report"
-    folder.mkdir(exist_ok=True)
-    library = get_plotlyjs().encode()
-    target = folder / "plotly.min.js"
-    if not target.exists() or target.stat().st_size != len(library):
-        write_whole(target, library)
-    page = folder / "index.html"
-    write_whole(page, render(experiment, datetime.now(UTC)).encode())
-    return page
+    writer = _Folder(folder)
+    writer.add("plotly.min.js", get_plotlyjs().encode())
+    for name in STATIC:
+        writer.add(Path(name).name, (ASSETS / name).read_bytes())
+    for picture in pictures:
+        writer.add(f"pictures/{picture.name}", picture.read_bytes())
+    pages = _pages(experiment, writer)
+    now = datetime.now(UTC)
+    for page in reversed(pages):  # index.html last
+        writer.add(f"{page.stem}.html", _html(page, pages, experiment, now).encode())
+    writer.remove_others()
+    return folder / f"{OVERVIEW}.html"
 
 
-def render(experiment: Experiment, now: datetime) -> str:
-    """The page as HTML; ``now`` is the date it carries."""
-    table = answers(experiment)
-    summary = summarise(table)
-    failures = experiment.failures()
-    sections = [
-        *_pictures(summary),
-        _flips(experiment, table, summary),
-        _grid(summary, table.of_images(True).binary),
-        _task_figures(task_metrics(experiment)),
-        _failures(failures),
-        _provenance(experiment),
-    ]
-    assets = files("dashboards") / "assets"
-    return Template((assets / "report.html").read_text(encoding="utf-8")).substitute(
-        title=escape(experiment.name),
-        about=escape(_about(experiment)),
-        reading=escape(reading(summary)),
-        notices="\n".join(_notices(experiment, summary)),
-        tiles="\n".join(_tiles(summary, failures)),
-        sections="\n".join(section for section in sections if section),
-        footer=f"Written {now:%Y-%m-%d %H:%M} UTC from {escape(experiment.path.name)}.",
-        css=(assets / "report.css").read_text(encoding="utf-8"),
-        script=(assets / "report.js").read_text(encoding="utf-8"),
-        light=_json(template(theme.LIGHT)),
-        dark=_json(template(theme.DARK)),
+class _Folder:
+    """Files of a report, and the memory of which belong to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.names: set[str] = set()
+
+    def add(self, name: str, content: bytes) -> None:
+        """Write a file where it is not there already with the same content."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_file() or path.stat().st_size != len(content) or path.read_bytes() != content:
+            write_whole(path, content, sync=False)  # hundreds of files, written again in seconds
+        self.names.add(name)
+
+    def remove_others(self) -> None:
+        for path in self.path.rglob("*"):
+            if path.is_file() and path.relative_to(self.path).as_posix() not in self.names:
+                path.unlink()
+
+
+# -- pages ----------------------------------------------------------------------------------------------------------
+
+
+def _pages(experiment: Experiment, writer: _Folder) -> list[ReportPage]:
+    board = Board([experiment.path])
+    shown = view(board.snapshot, State())
+    source = board.snapshot.sources[0]
+    summary, failures = source.summary, source.failures
+    index = write_explorer(experiment, source.answers, summary, failures, lambda name, data: writer.add(f"{EXPLORER}/{name}", data))
+    figures = {_stem(page): (page.name, _figures(page, shown, writer)) for page in PAGES if page.panels is not None}
+
+    overview = ReportPage(
+        stem=OVERVIEW,
+        name="Overview",
+        body=f"""<p class="reading">{escape(reading(summary))}</p>
+{tables.notices(experiment, summary)}
+{tables.tiles(summary, failures)}
+{figures.pop(OVERVIEW, ("", ""))[1]}
+{tables.flips(experiment, source.answers, summary, f"{EXPLORER}.html" if index["samples"] else None)}
+{tables.grid(summary)}
+{_files(writer)}""",
     )
+    run = ReportPage(
+        stem=RUN,
+        name="Run",
+        body=figures.pop(RUN, ("", ""))[1] + tables.failed_samples(failures) + tables.provenance(experiment),
+    )
+    explorer = ReportPage(stem=EXPLORER, name="Sample explorer", body=_explorer(index), wide=True)
+    drawn = [ReportPage(stem=stem, name=name, body=body) for stem, (name, body) in figures.items() if body]
+    return [overview, *drawn, *([explorer] if index["samples"] else []), run]
 
 
-def _about(experiment: Experiment) -> str:
-    model, task = experiment.spec.model, experiment.spec.task
-    created = str(experiment.meta.get("created", ""))[:10]
-    parts = (Path(model.path).name, model.dtype, f"{task.name} {task.split}", created)
-    return " · ".join(part for part in parts if part)
+def _stem(page: Page) -> str:
+    return page.path.strip("/") or OVERVIEW
 
 
-def _notices(experiment: Experiment, summary: pd.DataFrame) -> list[str]:
-    """What a reader must know before reading a number."""
-    found = []
-    if notice := experiment.meta.get("notice"):
-        found.append(("Note", str(notice)))
-    states = summary["state"].value_counts()
-    if unfinished := " and ".join(f"{states[s]} {s}" for s in ("partial", "missing") if s in states):
-        text = f"of {plural(len(summary), 'grid point')}, {unfinished}."
-        found.append(("Unfinished", text + (" Hollow points are partial." if "partial" in states else "")))
-    if early := states.get("stopped early", 0):
-        text = (
-            f"racing stopped {early} of {plural(len(summary), 'grid point')}; hollow points: few questions were asked."
+def _explorer(index: dict[str, object]) -> str:
+    return f"""<div id="explorer"></div>
+<script src="explorer.js"></script>
+<script>
+SaccadeExplorer.mount(document.getElementById("explorer"), SaccadeExplorer.folder({script_json(index)}, "{EXPLORER}"));
+</script>"""
+
+
+def _files(writer: _Folder) -> str:
+    names = sorted(name for name in writer.names if name.startswith(("pictures/", "data/")))
+    if not names:
+        return ""
+    links = "".join(f'<li><a href="{escape(name)}">{escape(name)}</a></li>' for name in names)
+    return f'<section><h2>Files of this report</h2><ul class="files">{links}</ul></section>'
+
+
+# -- figures --------------------------------------------------------------------------------------------------------
+
+
+def _figures(page: Page, shown: View, writer: _Folder) -> str:
+    """A page's panels as the app first shows them; below, folded away, for the other values of its first control."""
+    parts = [_panel(panel, writer, _stem(page)) for panel in _panels(page, shown)]
+    for heading, place, other in _others(page, shown):
+        found = [_panel(panel, writer, f"{_stem(page)}-{place}") for panel in _panels(page, other)]
+        if found:
+            parts.append(f"<details class=\"fold\"><summary>{escape(heading)}</summary>{_pair(found)}</details>")
+    head = len(parts) - sum(part.startswith("<details") for part in parts)
+    return _pair(parts[:head]) + "".join(parts[head:])
+
+
+def _others(page: Page, shown: View) -> Iterator[tuple[str, str, View]]:
+    """The page with each other value of its first control that has a few: heading, place in file names, view."""
+    controls = [control for control in page.controls(shown) if control.kind in ("slider", "choice")]
+    if not controls:
+        return
+    first = controls[0]
+    others = [value for value in first.values if value not in _default(first)]
+    for value in others[:MAX_FOLDED]:
+        text = first.texts[list(first.values).index(value)]
+        state = shown.state.with_(first.name, value)
+        yield f"{first.label}: {text}", _slug(value), view(shown.snapshot, state, shown.ink)
+
+
+def _default(control: Control) -> Sequence[str]:
+    return control.default or control.values[:1]
+
+
+def _panels(page: Page, shown: View) -> Sequence[Panel]:
+    return () if page.panels is None else page.panels(shown)
+
+
+def _panel(panel: Panel, writer: _Folder, stem: str) -> str:
+    """A figure, its note, what is doubtful about its configurations, and its numbers, also as CSV."""
+    name = f"data/{stem}-{_slug(panel.name)}.csv"
+    writer.add(name, ("\ufeff" + panel.rows.to_csv(index=False, lineterminator="\n")).encode())
+    parts = [f"<h2>{escape(panel.title)}</h2>" if panel.title else ""]
+    if panel.figure is not None:
+        height = int(panel.figure.layout.height or 400)
+        text = bare_json(panel.figure).replace("<", "\\u003c")
+        parts.append(
+            f'<div class="plot" style="height:{height}px"></div><script type="application/json">{text}</script>'
         )
-        found.append(("Stopped early", text))
-    flagged = summary[summary["flags"] != ""]
-    kinds = list(flagged.groupby("flags", sort=False))
-    for flags, rows in kinds[:MAX_NOTICES]:
-        names = ", ".join(rows["label"].head(3)) + (f" and {len(rows) - 3} more" if len(rows) > 3 else "")
-        found.append(("Suspicious", f"{flags} ({names})"))
-    if more := sum(len(rows) for _, rows in kinds[MAX_NOTICES:]):
-        found.append(("Suspicious", f"{plural(more, 'more configuration')}, flagged in the table below"))
-    found += [("Left out", note) for note in experiment.notes[:MAX_NOTICES]]
-    if (more := len(experiment.notes) - MAX_NOTICES) > 0:
-        found.append(("Left out", plural(more, "more file")))
-    return [f'<p class="notice" dir="auto"><strong>{kind}:</strong> {escape(text)}</p>' for kind, text in found]
-
-
-def _tiles(summary: pd.DataFrame, failures: pd.DataFrame) -> list[str]:
-    base = summary[summary["baseline"] & (summary["n"] > 0)]
-    if base.empty:
-        accuracy = ("Un-pruned accuracy", MISSING, "not run yet")
+    parts.append(f'<p class="note">{escape(panel.note)}</p>' if panel.note else "")
+    download = f'<a href="{name}" download>CSV</a>'
+    if set(panel.rows.columns) >= tables.NUMBERS:
+        rows = panel.rows.drop_duplicates("key")
+        parts.append(tables.notice_list(tables.doubts(rows)))
+        parts.append(
+            f'<details class="numbers"><summary>Numbers of {len(rows)} configurations {download}</summary>'
+            f'<p class="note">{tables.HOW}</p>{tables.numbers(rows)}</details>'
+        )
     else:
-        row = base.iloc[0]
-        span = percent_span(row["ci_low"], row["ci_high"])
-        accuracy = ("Un-pruned accuracy", percent(row["accuracy"]), f"95 % interval {span}")
-    expected, texts = int(summary["n_expected"].max()), int(summary["n_text_only"].max())
-    states = summary["state"].value_counts()
-    shown = ("complete", "stopped early", "partial", "missing")
-    progress = ", ".join(f"{states[state]} {state}" for state in shown if state in states)
-    tiles = [
-        accuracy,
-        ("Image questions", count(expected), f"{count(texts)} text-only, counted apart" if texts else "asked of each"),
-        ("Grid points", count(len(summary)), progress),
-        ("Failed samples", count(len(failures)), "listed below" if len(failures) else "none"),
-    ]
-    return [
-        f"<div><dt>{name}</dt><dd>{escape(value)}<small>{escape(detail)}</small></dd></div>"
-        for name, value, detail in tiles
-    ]
+        parts.append(f'<p class="note">{download}</p>')
+    return f'<section class="card{" wide" if panel.wide else ""}">{"".join(parts)}</section>'
 
 
-def _pictures(summary: pd.DataFrame) -> list[str]:
-    """A section per slice of the grid, the others of an axis folded away, and one for what lies on no curve."""
-    sections = []
-    for axis, heading in zip(AXES, ("Layer by layer", "Token by token"), strict=True):
-        for place, part in enumerate(slices(summary, axis)):
-            title = f"{heading}: {part.title}"
-            figures = _slice_figures(summary, part)
-            if place == 0:
-                sections.append(f"<section><h2>{title}</h2>{figures}</section>")
-            else:
-                sections.append(f"<details><summary>{title}</summary>{figures}</details>")
-    if len(alone := forest(leftovers(summary))):
-        note = f"The {MAX_FOREST} with the least loss of {count(len(alone))}; the table below has all."
-        more = f'<p class="note">{note}</p>' if len(alone) > MAX_FOREST else ""
-        figure = _figure(forest_figure(alone.head(MAX_FOREST)))
-        sections.append(f"<section><h2>Single configurations</h2>{more}{figure}</section>")
-    return sections
+def _pair(parts: Sequence[str]) -> str:
+    return f'<div class="cards">{"".join(parts)}</div>' if parts else ""
 
 
-def _slice_figures(summary: pd.DataFrame, part: Slice) -> str:
-    drawn = measures(part)
-    figures = "".join(_figure(curve_figure(summary, part, measure)) for measure in drawn)
-    series = part.rows["series"].nunique()
-    note = "Dashed: the un-pruned model, grey its 95 % interval."
-    if series > MAX_COLOURED:
-        note += " Colour: the series with the least mean loss, and the control or runner-up; grey: the others."
-    columns = " pair" if series <= MAX_COLOURED and len(drawn) == 2 else ""
-    text = f'<p class="note">{note}</p><div class="figures{columns}">{figures}</div>'
-    if (cells := heat(part)) is not None:
-        text += _figure(heat_figure(cells, part.axis))
-    return text
+def _slug(text: str) -> str:
+    """File-name part of any text."""
+    return "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in text).strip("-").lower() or "x"
 
 
-def _flips(experiment: Experiment, table: Answers, summary: pd.DataFrame) -> str:
-    """Questions whose answer the costliest grid point changed: numbers are believed sooner with examples."""
-    compared = with_series(summary)
-    compared = compared[(compared["lost"] + compared["gained"]).fillna(0) > 0]
-    if compared.empty:
-        return ""
-    row = compared.sort_values("difference", kind="stable").iloc[0]
-    lost, gained = flipped(table, row["key"])
-    base = summary.loc[summary["baseline"], "key"].iloc[0]
-    shown = (lost + gained)[:MAX_FLIPS]
-    cells = experiment.cells(["point", "sample", "answer"])
-    cells = cells[cells["point"].isin([base, row["key"]]) & cells["sample"].isin(shown)]
-    said = cells.pivot(index="sample", columns="point", values="answer")
-    questions = experiment.samples.set_index("id")
-    body = [
-        _row(
-            [
-                ("text", escape(sample)),
-                ("text wrap", escape(shortened(str(questions.at[sample, "question"]), 220))),
-                ("text", escape(str(questions.at[sample, "label"]))),
-                ("text wrap", escape(shortened(str(said.at[sample, base]), 120))),
-                ("text wrap", escape(shortened(str(said.at[sample, row["key"]]), 120))),
-            ]
-        )
-        for sample in shown
-    ]
-    head = _head(["text"] * 5, ["sample", "question", "right answer", "un-pruned answer", "pruned answer"])
-    return (
-        "<section><h2>What a flipped answer looks like</h2>"
-        f'<p class="note">{escape(row["label"])}: {plural(len(lost), "right answer")} lost and {count(len(gained))} '
-        f"gained against the un-pruned model; the first {len(shown)} of them.</p>{_table(head, body)}</section>"
+# -- the page -------------------------------------------------------------------------------------------------------
+
+
+def _html(page: ReportPage, pages: Sequence[ReportPage], experiment: Experiment, now: datetime) -> str:
+    links = "".join(
+        f'<a href="{other.stem}.html"{" class=here" if other is page else ""}>{escape(other.name)}</a>' for other in pages
     )
-
-
-def _grid(summary: pd.DataFrame, binary: bool = True) -> str:
-    """All grid points as a table: the numbers under the pictures."""
-    texts = bool(summary["n_text_only"].any())
-    flags = bool((summary["flags"] != "").any())
-    names = ["configuration", "n", "right", "accuracy", "95 % interval", "change, points", "95 % interval",
-             "lost", "gained", "p", "p Holm", "rel. drop"]  # fmt: skip
-    kinds = ["text", *[""] * 11]
-    names += (["text-only accuracy"] if texts else []) + (["flags"] if flags else [])
-    kinds += ([""] if texts else []) + (["text"] if flags else [])
-    body = []
-    for row, sure in zip(summary.to_dict("records"), significant(summary), strict=True):
-        state = "" if row["state"] == "complete" else f' <span class="chip">{escape(row["state"])}</span>'
-        cells = [
-            ("text name", escape(row["label"]) + state),
-            ("", count(row["n"]) if row["state"] == "complete" else f"{count(row['n'])} of {count(row['n_expected'])}"),
-            ("", count(row["correct"]) if row["n"] else MISSING),
-            ("", percent(row["accuracy"])),
-            ("", percent_span(row["ci_low"], row["ci_high"])),
-            ("", f"<b>{points(row['difference'])}</b>" if sure else points(row["difference"])),
-            ("", points_span(row["diff_low"], row["diff_high"])),
-            ("", MISSING if pd.isna(row["lost"]) else count(row["lost"])),
-            ("", MISSING if pd.isna(row["gained"]) else count(row["gained"])),
-            ("", escape(p_value(row["p"]))),
-            ("", escape(p_value(row["p_holm"]))),
-            ("", f"{number(row['relative_drop'])}\u00a0%" if pd.notna(row["relative_drop"]) else MISSING),
-        ]
-        cells += [("", percent(row["accuracy_text_only"]))] if texts else []
-        cells += [("text flag", escape(row["flags"]))] if flags else []
-        body.append(_row(cells, "baseline" if row["baseline"] else row["state"]))
-    accuracy, test = ("Accuracy", "McNemar's exact") if binary else ("Mean score", "a paired bootstrap")
-    interval = "Wilson" if binary else "bootstrap"
-    return (
-        "<section><h2>All grid points</h2>"
-        f'<p class="note">{accuracy} over image questions with its {interval} interval. The change is paired: on the '
-        "questions that the configuration and the un-pruned model have both answered, with a bootstrap interval; p is "
-        f"{test} test, then corrected across the grid by Holm. Bold: significant at 0.05 after correction. "
-        f"Where no answer flipped the interval has no width.</p>{_table(_head(kinds, names), body)}</section>"
+    light, dark = (template(ink).to_plotly_json() for ink in (LIGHT, DARK))
+    look = {"light": light, "dark": dark, "colours": on_paper(DARK), "config": CONFIG}
+    return Template((ASSETS / "report.html").read_text(encoding="utf-8")).substitute(
+        title=escape(experiment.name),
+        page=escape(page.name),
+        about=escape(tables.about(experiment)),
+        links=links,
+        body=page.body,
+        kind="wide" if page.wide else "",
+        plotly='<script src="plotly.min.js"></script>' if 'class="plot"' in page.body else "",
+        look=script_json(look),
+        footer=f"Written {now:%Y-%m-%d %H:%M} UTC from {escape(experiment.path.name)}.",
     )
-
-
-def _task_figures(figures: pd.DataFrame) -> str:
-    """What the benchmark's authors publish, one column a figure."""
-    if figures.empty:
-        return ""
-    names = list(dict.fromkeys(figures["name"]))
-    body = []
-    for _, rows in figures.groupby("point", sort=False):
-        own = dict(zip(rows["name"], rows["text"], strict=True))
-        cells = [("", escape(own.get(name) or MISSING)) for name in names]
-        body.append(_row([("text name", escape(rows["label"].iloc[0])), *cells]))
-    head = _head(["text", *[""] * len(names)], ["configuration", *names])
-    note = '<p class="note">As the benchmark defines them, over all questions answered; without intervals.</p>'
-    return f"<section><h2>The benchmark's own figures</h2>{note}{_table(head, body)}</section>"
-
-
-def _failures(failures: pd.DataFrame) -> str:
-    if failures.empty:
-        return ""
-    groups = failure_groups(failures)
-    body = [
-        _row(
-            [
-                ("text", escape(group["kind"])),
-                ("text wrap", escape(shortened(group["message"], 300))),
-                ("", count(len(group["samples"]))),
-                ("text wrap", escape(", ".join(group["samples"][:6]) + (" …" if len(group["samples"]) > 6 else ""))),
-            ]
-        )
-        for group in groups.head(MAX_FAILURES).to_dict("records")
-    ]
-    more = f'<p class="note">and {len(groups) - MAX_FAILURES} more kinds.</p>' if len(groups) > MAX_FAILURES else ""
-    head = _head(["text", "text", "", "text"], ["kind", "message", "samples", "which"])
-    note = '<p class="note">These samples have no answer. They count neither as right nor as wrong.</p>'
-    return f"<section><h2>Failed samples</h2>{note}{_table(head, body)}{more}</section>"
-
-
-def _provenance(experiment: Experiment) -> str:
-    """Where the numbers come from: the description of the sweep without its points."""
-    shown = {name: value for name, value in experiment.meta.items() if name not in ("points", "notice")}
-    parts = shown.pop("context_parts", {})  # mostly settings that `engine` has too
-    shown["fingerprint"] = {name: parts.get(name) for name in ("model", "data")}
-    facts = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in flatten(shown))
-    return f'<section><h2>Where this comes from</h2><dl class="facts">{facts}</dl></section>'
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    """{"a": {"b": 1}} -> ("a b", "1"); values that are not set are left out."""
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{name} ")
-        elif value not in (None, ""):
-            yield f"{prefix}{name}".replace("_", " "), str(value)
-
-
-def _figure(figure: go.Figure) -> str:
-    return f"<div>{figure.to_html(full_html=False, include_plotlyjs=False, config=CONFIG)}</div>"
-
-
-def _json(look: go.layout.Template) -> str:
-    return json.dumps(look.to_plotly_json()).replace("<", "\\u003c")
-
-
-def _table(head: str, body: Sequence[str]) -> str:
-    return f'<div class="scroll"><table><thead>{head}</thead><tbody>{"".join(body)}</tbody></table></div>'
-
-
-def _head(kinds: Sequence[str], names: Sequence[str]) -> str:
-    cells = "".join(f'<th class="{kind}">{escape(name)}</th>' for kind, name in zip(kinds, names, strict=True))
-    return f"<tr>{cells}</tr>"
-
-
-def _row(cells: Sequence[tuple[str, str]], kind: str = "") -> str:
-    """A table row from (CSS class, HTML) pairs; the caller has escaped the HTML."""
-    body = "".join(f'<td class="{cell}" dir="auto">{text}</td>' for cell, text in cells)
-    return f'<tr class="{kind}">{body}</tr>'

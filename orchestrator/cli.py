@@ -565,8 +565,9 @@ def _write_results(console: Console, experiment: Experiment) -> None:
     from orchestrator.show import named
 
     files = write_exports(experiment)
-    pictures = [file for file in write_plots(experiment) if file.suffix == ".png"]
-    page = write_report(experiment)
+    plots = write_plots(experiment)
+    page = write_report(experiment, plots)
+    pictures = [file for file in plots if file.suffix == ".png"]
     for what, paths in (("tables: ", files), ("plots:  ", pictures), ("page:   ", [page])):
         if paths:
             console.print(what + named(paths, experiment.path / "exports"), highlight=False, soft_wrap=True)

@@ -446,8 +446,8 @@ def check_target(path: Path, manifest: Manifest) -> dict[str, Any] | None:
     )
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there as a whole or not at all, also after a power cut.
+def write_whole(path: Path, content: bytes, sync: bool = True) -> None:
+    """Write a file so that it is there as a whole or not at all; with ``sync`` also after a power cut.
 
     Raises:
         StoreError: The disk is full, or the folder may not be written to.
@@ -459,11 +459,13 @@ def write_whole(path: Path, content: bytes) -> None:
             with temporary.open("wb") as file:
                 file.write(content)
                 file.flush()
-                os.fsync(file.fileno())
+                if sync:
+                    os.fsync(file.fileno())
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        if sync:
+            _sync_folder(path.parent)
     except OSError as error:
         raise StoreError(
             f"{path}: cannot be written: {error.strerror}; what was finished before is kept, and the same command "

@@ -1,12 +1,24 @@
-// The page follows the reader's light or dark setting; figures are drawn light and repainted.
+// Figures stand in the page as JSON, drawn for white paper. They are drawn when they come into sight (a folded one has no
+// width before), in the colours of the reader's light or dark setting, and again when that changes.
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const plots = () => document.querySelectorAll(".plotly-graph-div");
-function paint() {
-  for (const plot of plots()) Plotly.relayout(plot, { template: dark.matches ? DARK : LIGHT });
+function paint(plot) {
+  let text = plot.nextElementSibling.textContent;
+  if (dark.matches) {
+    for (const [light, other] of Object.entries(LOOK.colours)) text = text.replaceAll(light, other);
+  }
+  const figure = JSON.parse(text);
+  figure.layout.template = dark.matches ? LOOK.dark : LOOK.light;
+  Plotly.react(plot, figure.data, figure.layout, LOOK.config);
+  plot.dataset.drawn = "yes";
 }
-if (dark.matches) paint();
-dark.addEventListener("change", paint);
-// A figure in a closed <details> had no width when it was drawn.
-for (const fold of document.querySelectorAll("details")) {
-  fold.addEventListener("toggle", () => fold.querySelectorAll(".plotly-graph-div").forEach((p) => Plotly.Plots.resize(p)));
-}
+const plots = [...document.querySelectorAll(".plot")];
+const sight = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    if (!entry.isIntersecting) continue;
+    sight.unobserve(entry.target);
+    paint(entry.target);
+  }
+}, { rootMargin: "600px" });
+for (const plot of plots) sight.observe(plot);
+dark.addEventListener("change", () => plots.filter((plot) => plot.dataset.drawn).forEach(paint));
+addEventListener("beforeprint", () => plots.filter((plot) => plot.offsetWidth && !plot.dataset.drawn).forEach(paint));

@@ -1,0 +1,242 @@
+"""The words and tables of a report, as HTML. Every text that comes from data is escaped: names, questions, answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pandas as pd
+
+from dashboards.rows import failure_groups, flipped, significant, with_series
+from dashboards.wording import (
+    MISSING,
+    count,
+    number,
+    p_value,
+    percent,
+    percent_span,
+    plural,
+    points,
+    points_span,
+    shortened,
+)
+from orchestrator.metrics import Answers
+from orchestrator.store import Experiment
+
+MAX_NOTICES = 5  # of one kind
+MAX_FLIPS = 8  # examples shown
+MAX_FAILURES = 20  # kinds of failure shown
+NUMBERS = frozenset(
+    ("label", "state", "n", "n_expected", "accuracy", "ci_low", "ci_high", "difference", "diff_low", "diff_high",
+     "lost", "gained", "p", "p_holm", "relative_drop", "flags")
+)  # fmt: skip
+HOW = (
+    "Accuracy over image questions with its Wilson interval. The change is paired: on the questions that the "
+    "configuration and the un-pruned model have both answered, with a bootstrap interval; p is McNemar's exact test, "
+    "then corrected across the grid by Holm. Bold: significant at 0.05 after correction. Where no answer flipped the "
+    "interval has no width."
+)
+
+
+def about(experiment: Experiment) -> str:
+    model, task = experiment.spec.model, experiment.spec.task
+    created = str(experiment.meta.get("created", ""))[:10]
+    parts = (Path(model.path).name, model.dtype, f"{task.name} {task.split}", created)
+    return " · ".join(part for part in parts if part)
+
+
+def notices(experiment: Experiment, summary: pd.DataFrame) -> str:
+    """What a reader must know before reading a number."""
+    found = [("Note", str(notice))] if (notice := experiment.meta.get("notice")) else []
+    found += doubts(summary)
+    found += [("Left out", note) for note in experiment.notes[:MAX_NOTICES]]
+    if (more := len(experiment.notes) - MAX_NOTICES) > 0:
+        found.append(("Left out", plural(more, "more file")))
+    return notice_list(found)
+
+
+def doubts(rows: pd.DataFrame) -> list[tuple[str, str]]:
+    """What is unfinished among some grid points, and what cannot be."""
+    found = []
+    states = rows["state"].value_counts()
+    if unfinished := " and ".join(f"{states[s]} {s}" for s in ("partial", "missing") if s in states):
+        text = f"of {plural(len(rows), 'grid point')}, {unfinished}."
+        found.append(("Unfinished", text + (" Hollow points are partial." if "partial" in states else "")))
+    kinds = list(rows[rows["flags"] != ""].groupby("flags", sort=False))
+    for flags, group in kinds[:MAX_NOTICES]:
+        names = ", ".join(group["label"].head(3)) + (f" and {len(group) - 3} more" if len(group) > 3 else "")
+        found.append(("Suspicious", f"{flags} ({names})"))
+    if more := sum(len(group) for _, group in kinds[MAX_NOTICES:]):
+        found.append(("Suspicious", f"{plural(more, 'more configuration')}, flagged in the table"))
+    return found
+
+
+def notice_list(found: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(
+        f'<p class="notice" dir="auto"><strong>{kind}:</strong> {escape(text)}</p>' for kind, text in found
+    )
+
+
+def tiles(summary: pd.DataFrame, failures: pd.DataFrame) -> str:
+    """The four numbers at the top."""
+    base = summary[summary["baseline"] & (summary["n"] > 0)]
+    if base.empty:
+        accuracy = ("Un-pruned accuracy", MISSING, "not run yet")
+    else:
+        row = base.iloc[0]
+        span = percent_span(row["ci_low"], row["ci_high"])
+        accuracy = ("Un-pruned accuracy", percent(row["accuracy"]), f"95 % interval {span}")
+    expected, texts = int(summary["n_expected"].max()), int(summary["n_text_only"].max())
+    states = summary["state"].value_counts()
+    progress = ", ".join(f"{states[state]} {state}" for state in ("complete", "partial", "missing") if state in states)
+    found = [
+        accuracy,
+        ("Image questions", count(expected), f"{count(texts)} text-only, counted apart" if texts else "asked of each"),
+        ("Grid points", count(len(summary)), progress),
+        ("Failed samples", count(len(failures)), "listed under Run" if len(failures) else "none"),
+    ]
+    body = "\n".join(
+        f"<div><dt>{name}</dt><dd>{escape(value)}<small>{escape(detail)}</small></dd></div>"
+        for name, value, detail in found
+    )
+    return f'<dl class="tiles">\n{body}\n</dl>'
+
+
+def flips(experiment: Experiment, table: Answers, summary: pd.DataFrame, explorer: str | None) -> str:
+    """Questions whose answer the costliest grid point changed: numbers are believed sooner with examples.
+
+    Args:
+        explorer: Address of the page that shows samples, where there is one.
+    """
+    compared = with_series(summary)
+    compared = compared[(compared["lost"] + compared["gained"]).fillna(0) > 0]
+    if compared.empty:
+        return ""
+    row = compared.sort_values("difference", kind="stable").iloc[0]
+    lost, gained = flipped(table, row["key"])
+    base = summary.loc[summary["baseline"], "key"].iloc[0]
+    shown = (lost + gained)[:MAX_FLIPS]
+    cells = experiment.cells(["point", "sample", "answer"], points=[base, row["key"]], samples=shown)
+    said = cells.pivot(index="sample", columns="point", values="answer")
+    questions = experiment.samples.set_index("id")
+    body = [
+        table_row(
+            [
+                ("text", _sample_link(explorer, sample, row["key"])),
+                ("text wrap", escape(shortened(str(questions.at[sample, "question"]), 220))),
+                ("text", escape(str(questions.at[sample, "label"]))),
+                ("text wrap", escape(shortened(str(said.at[sample, base]), 120))),
+                ("text wrap", escape(shortened(str(said.at[sample, row["key"]]), 120))),
+            ]
+        )
+        for sample in shown
+    ]
+    head = table_head(["text"] * 5, ["sample", "question", "right answer", "un-pruned answer", "pruned answer"])
+    return (
+        "<section><h2>What a flipped answer looks like</h2>"
+        f'<p class="note">{escape(row["label"])}: {plural(len(lost), "right answer")} lost and {count(len(gained))} '
+        f"gained against the un-pruned model; the first {len(shown)} of them.</p>{scrolling(head, body)}</section>"
+    )
+
+
+def _sample_link(explorer: str | None, sample: str, key: str) -> str:
+    if explorer is None:
+        return escape(sample)
+    address = f"{explorer}#{urlencode({'sample': sample, 'config': key})}"
+    return f'<a href="{escape(address)}">{escape(sample)}</a>'
+
+
+def grid(summary: pd.DataFrame) -> str:
+    """All grid points as a table: the numbers under the pictures."""
+    return f'<section><h2>All grid points</h2><p class="note">{HOW}</p>{numbers(summary)}</section>'
+
+
+def numbers(rows: pd.DataFrame) -> str:
+    """A table of grid points: accuracy, paired difference, test, and what is suspicious."""
+    texts = "n_text_only" in rows and bool(rows["n_text_only"].any())
+    flags = bool((rows["flags"] != "").any())
+    names = ["configuration", "n", "right", "accuracy", "95 % interval", "change, points", "95 % interval",
+             "lost", "gained", "p", "p Holm", "rel. drop"]  # fmt: skip
+    kinds = ["text", *[""] * 11]
+    names += (["text-only accuracy"] if texts else []) + (["flags"] if flags else [])
+    kinds += ([""] if texts else []) + (["text"] if flags else [])
+    body = []
+    for row, sure in zip(rows.to_dict("records"), significant(rows), strict=True):
+        state = "" if row["state"] == "complete" else f' <span class="chip">{escape(row["state"])}</span>'
+        cells = [
+            ("text name", escape(row["label"]) + state),
+            ("", count(row["n"]) if row["state"] == "complete" else f"{count(row['n'])} of {count(row['n_expected'])}"),
+            ("", count(row["correct"]) if row["n"] else MISSING),
+            ("", percent(row["accuracy"])),
+            ("", percent_span(row["ci_low"], row["ci_high"])),
+            ("", f"<b>{points(row['difference'])}</b>" if sure else points(row["difference"])),
+            ("", points_span(row["diff_low"], row["diff_high"])),
+            ("", MISSING if pd.isna(row["lost"]) else count(row["lost"])),
+            ("", MISSING if pd.isna(row["gained"]) else count(row["gained"])),
+            ("", escape(p_value(row["p"]))),
+            ("", escape(p_value(row["p_holm"]))),
+            ("", f"{number(row['relative_drop'])}\u00a0%" if pd.notna(row["relative_drop"]) else MISSING),
+        ]
+        cells += [("", percent(row["accuracy_text_only"]))] if texts else []
+        cells += [("text flag", escape(row["flags"]))] if flags else []
+        body.append(table_row(cells, "baseline" if row["baseline"] else row["state"]))
+    return scrolling(table_head(kinds, names), body)
+
+
+def failed_samples(failures: pd.DataFrame) -> str:
+    """Failures by kind and message; nothing where nothing failed."""
+    if failures.empty:
+        return ""
+    groups = failure_groups(failures)
+    body = [
+        table_row(
+            [
+                ("text", escape(group["kind"])),
+                ("text wrap", escape(shortened(group["message"], 300))),
+                ("", count(len(group["samples"]))),
+                ("text wrap", escape(", ".join(group["samples"][:6]) + (" …" if len(group["samples"]) > 6 else ""))),
+            ]
+        )
+        for group in groups.head(MAX_FAILURES).to_dict("records")
+    ]
+    more = f'<p class="note">and {len(groups) - MAX_FAILURES} more kinds.</p>' if len(groups) > MAX_FAILURES else ""
+    head = table_head(["text", "text", "", "text"], ["kind", "message", "samples", "which"])
+    note = '<p class="note">These samples have no answer. They count neither as right nor as wrong.</p>'
+    return f"<section><h2>Failed samples</h2>{note}{scrolling(head, body)}{more}</section>"
+
+
+def provenance(experiment: Experiment) -> str:
+    """Where the numbers come from: the description of the sweep without its points."""
+    shown = {name: value for name, value in experiment.meta.items() if name not in ("points", "notice")}
+    parts = shown.pop("context_parts", {})  # mostly settings that `engine` has too
+    shown["fingerprint"] = {name: parts.get(name) for name in ("model", "data")}
+    facts = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in flatten(shown))
+    return f'<section><h2>Where this comes from</h2><dl class="facts">{facts}</dl></section>'
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    """{"a": {"b": 1}} -> ("a b", "1"); values that are not set are left out."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name} ")
+        elif value not in (None, ""):
+            yield f"{prefix}{name}".replace("_", " "), str(value)
+
+
+def scrolling(head: str, body: Sequence[str]) -> str:
+    """A table in a box of its own; head and rows are HTML."""
+    return f'<div class="scroll"><table><thead>{head}</thead><tbody>{"".join(body)}</tbody></table></div>'
+
+
+def table_head(kinds: Sequence[str], names: Sequence[str]) -> str:
+    cells = "".join(f'<th class="{kind}">{escape(name)}</th>' for kind, name in zip(kinds, names, strict=True))
+    return f"<tr>{cells}</tr>"
+
+
+def table_row(cells: Sequence[tuple[str, str]], kind: str = "") -> str:
+    """A table row from (CSS class, HTML) pairs; the caller has escaped the HTML."""
+    body = "".join(f'<td class="{cell}" dir="auto">{text}</td>' for cell, text in cells)
+    return f'<tr class="{kind}">{body}</tr>'

@@ -147,13 +147,22 @@ def _files(writer: _Folder) -> str:
 
 def _figures(page: Page, shown: View, writer: _Folder) -> str:
     """A page's panels as the app first shows them; below, folded away, for the other values of its first control."""
+    first = "".join(f'<p class="note">{escape(text)}</p>' for text in _settings(page, shown))
     parts = [_panel(panel, writer, _stem(page)) for panel in _panels(page, shown)]
     for heading, place, other in _others(page, shown):
         found = [_panel(panel, writer, f"{_stem(page)}-{place}") for panel in _panels(page, other)]
         if found:
             parts.append(f"<details class=\"fold\"><summary>{escape(heading)}</summary>{_pair(found)}</details>")
     head = len(parts) - sum(part.startswith("<details") for part in parts)
-    return _pair(parts[:head]) + "".join(parts[head:])
+    return (first if parts else "") + _pair(parts[:head]) + "".join(parts[head:])
+
+
+def _settings(page: Page, shown: View) -> Iterator[str]:
+    """What the page's controls stand at."""
+    for control in page.controls(shown):
+        values = list(_default(control)) if control.kind in ("slider", "choice") else []
+        if values and len(control.values) > 1:
+            yield f"{control.label}: {', '.join(control.texts[list(control.values).index(value)] for value in values)}"
 
 
 def _others(page: Page, shown: View) -> Iterator[tuple[str, str, View]]:

@@ -75,7 +75,7 @@ window.SaccadeExplorer = (() => {
     if (url) frame.append(make("img", { src: url, alt: "", loading: "eager", draggable: "false" }));
     else frame.classList.add("blank");
     const side = sample.side;
-    const kept = cell && cell.kept !== undefined && side ? bits(cell.kept, side * side) : null;
+    const kept = cell.kept !== undefined && side ? bits(cell.kept, side * side) : null;
     if (side) {
       const svg = document.createElementNS(SVG, "svg");
       svg.setAttribute("viewBox", `0 0 ${side} ${side}`);
@@ -91,8 +91,7 @@ window.SaccadeExplorer = (() => {
       }
       frame.append(svg);
     }
-    if (cell && !kept) frame.append(make("span.over", {}, "kept positions not recorded"));
-    else if (!url) frame.append(make("span.over", {}, "picture not recorded"));
+    if (!kept) frame.append(make("span.over", {}, "kept positions not recorded"));
     return frame;
   }
 
@@ -111,17 +110,19 @@ window.SaccadeExplorer = (() => {
     const name = point.baseline ? "un-pruned" : axis === "all" || axis === "alone" ? point.label : title;
     if (!cell) {
       return make("figure.panel.absent", { title: point.label },
-        make("figcaption", {}, make("span.name", { dir: "auto" }, name)),
-        make("div.seen.blank", {}, make("span.over", {}, sample.failure ? "this sample failed" : "not answered yet")));
+        make("figcaption", {}, make("div", {}, make("span.name", { dir: "auto" }, name))),
+        make("div.seen.blank", {}, make("span.over", {}, "not answered yet")), make("div"));
     }
     const flipped = base && !point.baseline && cell.correct !== base.correct;
     const other = base && !point.baseline && !flipped && said(cell) !== said(base);
     const caption = make("figcaption", {},
-      make("span.mark", { "aria-label": cell.correct ? "right" : "wrong" }, cell.correct ? "✓" : "✗"),
-      make("span.name", { dir: "auto", title: point.label }, name),
-      make("span.said", { dir: "auto" }, `→ ${said(cell)}`),
-      flipped ? make("strong.flip", {}, cell.correct ? "gained" : "flipped") : null,
-      other ? make("span.other", {}, "other answer") : null);
+      make("div", {},
+        make("span.mark", { "aria-label": cell.correct ? "right" : "wrong" }, cell.correct ? "✓" : "✗"),
+        make("span.name", { dir: "auto", title: point.label }, name)),
+      make("div", {},
+        make("span.said", {}, "→ ", make("bdi", {}, said(cell))),
+        flipped ? make("strong.flip", {}, cell.correct ? "flipped to right" : "flipped") : null,
+        other ? make("span.other", {}, "other answer") : null));
     const facts = [`${cell.tokens.toLocaleString("en")} of ${cell.visual.toLocaleString("en")} kept`];
     if (sample.patches && sample.side && cell.kept !== undefined && !point.baseline) {
       const kept = bits(cell.kept, sample.side ** 2);
@@ -130,9 +131,10 @@ window.SaccadeExplorer = (() => {
     return make(`figure.panel.${cell.correct ? "right" : "wrong"}`, { "data-point": point.key },
       caption,
       seen(sample, cell, url),
-      make("p.facts", {}, facts.join(" · ")),
-      point.chosen_by ? make("p.chosen", {}, point.chosen_by) : null,
-      cell.answer === cell.parsed ? null : make("pre.answer", { dir: "auto", tabindex: "0" }, cell.answer));
+      make("div", {},
+        make("p.facts", {}, facts.join(" · ")),
+        point.chosen_by ? make("p.chosen", {}, point.chosen_by) : null,
+        cell.answer === cell.parsed ? null : make("pre.answer", { dir: "auto", tabindex: "0" }, cell.answer)));
   }
 
   // --- the whole --------------------------------------------------------------------------------------------------
@@ -300,8 +302,8 @@ window.SaccadeExplorer = (() => {
       const all = index.baseline === null ? places : [index.baseline, ...places];
       const letters = "ABCDEFGHIJ";
       const right = sample.choices[letters.indexOf(sample.label)];
-      main.replaceChildren(
-        make("div.about", {},
+      main.replaceChildren(...[
+        make("div.head", {},
           make("h2", { dir: "auto" }, `Sample ${sample.id}`,
             make("small", {}, chosen ? `${AXES[chosen.axis]} at ${chosen.name}`.replace(/^(all|the others).*/, chosen.name) : ""),
             make("small.right", { dir: "auto" }, `right answer ${sample.label}${right ? `: ${right}` : ""}`)),
@@ -309,7 +311,11 @@ window.SaccadeExplorer = (() => {
           sample.about ? make("p.kind", { dir: "auto" }, sample.about) : null,
           sample.failure ? make("pre.failure", { dir: "auto", tabindex: "0" },
             `This sample failed. ${sample.failure.kind}: ${sample.failure.message}`) : null),
-        make("div.panels", {}, ...all.map((point) => panel(index, sample, point, chosen ? chosen.axis : "all", url))));
+        url || sample.failure ? null : make("p.note", {}, "No picture was recorded of this question: the same " +
+          "`saccade run` with a higher --pictures does it. Grey: dropped."),
+        make("div.panels", {}, ...Object.keys(sample.cells).length
+          ? all.map((point) => panel(index, sample, point, chosen ? chosen.axis : "all", url)) : []),
+      ].filter((node) => node !== null));
     }
   }
 

@@ -1,0 +1,47 @@
+"""A real Chromium for tests of pages, which fail on any console error and on any request that leaves the machine."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Skips where none is installed."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium")
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def page_of(browser: Browser, scheme: str = "light", ours: str = "file://") -> Iterator[Page]:
+    """A page of 1280 x 800; at its end nothing may have been complained about or loaded from elsewhere.
+
+    Args:
+        browser: Of `chromium`.
+        scheme: The reader's setting, light or dark.
+        ours: What all addresses begin with.
+    """
+    page = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme=scheme)  # type: ignore[arg-type]
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on(
+        "request",
+        lambda request: None
+        if request.url.startswith((ours, "data:", "blob:"))
+        else complaints.append(f"asks for {request.url}"),
+    )
+    yield page
+    page.close()
+    assert complaints == []

@@ -1,0 +1,175 @@
+"""Pictures are what the model saw, found by sample id alone, recorded beside a run and never at its cost."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+import stub_engine
+from fake_experiment import fake_manifest, fake_outcome, fake_points, fake_samples, write_fake_experiment
+from orchestrator.chosen_by import chosen_by
+from orchestrator.metrics import answers, flips
+from orchestrator.pictures import Pictures, write_pictures
+from orchestrator.recorder import PictureRecorder
+from orchestrator.run import RunOptions, prepare, run_sweep
+from orchestrator.spec import load_sweep
+from orchestrator.store import Experiment
+from workers.images import MODES, as_seen, encoded, to_pixels
+from workers.loading import load_image_processor
+from workers.work import GridPoint, ModelSpec, UnitOutcome, WorkUnit
+
+
+@pytest.fixture
+def processor(small_checkpoint: Path):
+    return load_image_processor(str(small_checkpoint))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a small image for each fake sample; that of s3 is damaged."""
+    folder = tmp_path_factory.mktemp("images")
+    for place in range(30):
+        Image.new("RGB", (40, 30), (place * 8, 0, 0)).save(folder / f"{place}.png")
+    (folder / "3.png").write_bytes(b"no image")
+    return folder
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_picture_is_what_the_model_saw(processor, mode: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    seen = as_seen(image, mode, processor)
+    pixels = torch.as_tensor(np.array(seen), dtype=torch.float32).permute(2, 0, 1) / 255
+    mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
+    torch.testing.assert_close((pixels - mean) / std, to_pixels(image, mode, processor), atol=1e-5, rtol=0)
+
+
+def test_drawings_are_kept_without_loss_and_photographs_small() -> None:
+    drawing = Image.new("RGB", (336, 336), (250, 250, 245))
+    drawing.paste((214, 40, 40), (100, 100, 200, 200))
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(encoded(drawing))).convert("RGB")), np.asarray(drawing))
+    assert len(encoded(drawing)) < 1000
+    clouds = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    assert len(encoded(Image.fromarray(clouds).resize((336, 336)))) < 15_000  # 338,688 as pixels
+
+
+def test_pictures_are_found_by_sample_id_of_this_experiment(tmp_path: Path) -> None:
+    experiment = write_fake_experiment(tmp_path / "e", samples=10)
+    write_pictures(experiment, {"s1": b"one", "s2": b"two", "../s3": b"none of this benchmark"})
+    other = Experiment(experiment.path, fake_manifest(experiment.points, seed=1).to_json())
+    write_pictures(other, {"s4": b"of another sweep"})
+    (experiment.path / "pictures" / "broken.parquet").write_bytes(b"PAR1")
+    pictures = Pictures(experiment)
+    assert pictures.samples == {"s1", "s2"}
+    assert pictures.get("s2") == b"two"
+    assert pictures.get("s4") is None
+    assert pictures.get("../s3") is None
+    write_pictures(experiment, {"s5": b"five"})
+    assert pictures.get("s5") is None
+    pictures.refresh()
+    assert pictures.get("s5") == b"five"
+    assert pictures.size_bytes > 0
+
+
+def recorded(path: Path, images: Path, model: Path, limit: int, offered: bool) -> tuple[Experiment, str | None]:
+    """An experiment that was run with a recorder."""
+    samples = tuple(
+        replace(sample, image=sample.image and images / sample.image.name) for sample in fake_samples(30)
+    )
+    manifest = fake_manifest(fake_points())
+    manifest = replace(manifest, engine=replace(manifest.engine, model=ModelSpec(path=str(model))))
+    experiment = Experiment.create(path, manifest, samples)
+    recorder = PictureRecorder(experiment, samples, limit)
+    for first in range(0, 30, 10):
+        unit = WorkUnit(samples=tuple(f"s{place}" for place in range(first, first + 10)), points=fake_points())
+        outcome = fake_outcome(unit)
+        experiment.write(unit, outcome)
+        if offered:
+            recorder.offer(outcome)
+    return experiment, recorder.finish()
+
+
+@pytest.mark.parametrize("offered", [False, True])
+def test_recorder_takes_flipped_samples_up_to_the_limit(tmp_path, images, small_checkpoint, offered: bool) -> None:
+    experiment, warning = recorded(tmp_path / "e", images, small_checkpoint, 8, offered)
+    assert warning is None
+    counts = flips(answers(experiment)).set_index("sample")["flips"]
+    taken = Pictures(experiment).samples
+    assert 7 <= len(taken) <= 8  # the damaged image may have been one of them
+    assert counts[list(taken)].min() > 0
+    image = Image.open(io.BytesIO(Pictures(experiment).get(next(iter(taken))) or b""))
+    assert image.size == (56, 56)  # of the small checkpoint's vision tower
+    if not offered:  # nothing was taken on the way, so these are the ones with most flips
+        assert counts[list(taken)].min() >= counts.drop([*taken, "s3"]).max()
+
+
+def test_recorder_fills_up_on_the_next_run_and_none_means_none(tmp_path, images, small_checkpoint) -> None:
+    experiment, _ = recorded(tmp_path / "e", images, small_checkpoint, 5, True)
+    before = Pictures(experiment).samples
+    recorded(tmp_path / "e", images, small_checkpoint, 500, True)
+    after = Pictures(experiment).samples
+    assert before < after
+    assert len(after) == 26  # 27 with an image, one of them damaged
+    experiment, _ = recorded(tmp_path / "none", images, small_checkpoint, 0, True)
+    assert not (experiment.path / "pictures").exists()
+
+
+def test_a_model_without_processor_costs_pictures_and_nothing_else(tmp_path, images) -> None:
+    experiment, warning = recorded(tmp_path / "e", images, tmp_path, 5, True)
+    assert warning is not None
+    assert warning.startswith("pictures were not recorded: ")
+    assert "image processor" in warning
+    assert len(experiment.cells()) == 30 * len(fake_points())
+
+
+def test_a_run_that_breaks_off_leaves_whole_pictures(tmp_path, images, small_checkpoint) -> None:
+    samples = tuple(replace(sample, image=images / "1.png") for sample in fake_samples(10))
+    experiment = Experiment.create(tmp_path / "e", fake_manifest(fake_points()), samples)
+    recorder = PictureRecorder(experiment, samples, 5)
+    recorder.offer(UnitOutcome(unit="x", outcomes=()))
+    recorder.stop()
+    assert Pictures(experiment).samples == frozenset()
+
+
+def test_run_says_what_a_choice_goes_by(tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text("model: embedded\ndata: embedded\ngrid:\n  - {strategy: fastv, layer: 2, rank: 16}\n")
+    prepared = replace(prepare(load_sweep(sweep)), samples=fake_samples(4))
+    options = RunOptions(local=True, engine=stub_engine.StubEngine)
+    experiment = run_sweep(prepared, tmp_path / "e", options, Console(file=io.StringIO())).experiment
+    said = [point.get("chosen_by") for point in Experiment.open(experiment.path).meta["points"]]
+    assert said == [None, "chosen by the attention of the prompt's last token"]
+
+
+@pytest.mark.parametrize(
+    ("point", "words"),
+    [
+        (GridPoint(strategy="none", layer=8, rank=64), ""),
+        (GridPoint(strategy="random", layer=2, rank=8), "drawn at random"),
+        (GridPoint(strategy="text_sum", layer=2, rank=8), "chosen by the attention of the question's words"),
+        (GridPoint(strategy="fastv", layer=0, rank=8), "drawn at random: there is no attention before the first layer"),
+        (
+            GridPoint(strategy="tome_merged", layer=2, rank=8),
+            "chosen by the tokens' features; each kept place also holds a weighted mean of all the others",
+        ),
+        (
+            GridPoint(strategy="l2_norm", layer=0, rank=8),
+            "chosen by the tokens' features; position ids are renumbered without gaps",
+        ),
+        (
+            GridPoint(strategy="himap", layer=2, rank=288, params=(("cutoff_layer", 20),)),
+            "in stages: from layer 2 on 288 by the attention of the question's words, from layer 8 on 72 by the "
+            "attention of the image's tokens, from layer 20 on none; the picture shows what reached the last layer",
+        ),
+    ],
+    ids=lambda value: value.strategy if isinstance(value, GridPoint) else "",
+)
+def test_what_a_choice_goes_by(point: GridPoint, words: str) -> None:
+    assert chosen_by(point) == words

@@ -1,7 +1,7 @@
 """What the sample explorer shows, as plain values: an index of samples and points, and one document per sample.
 
-`assets/explorer.js` draws both, in the live app and in the report. Nothing here is counted in a browser but what depends
-on the configurations that the reader has chosen to compare.
+`assets/app/explorer.js` draws both, in the live app and in the report, and counts only what depends on the
+configurations that the reader has chosen to compare.
 """
 
 from __future__ import annotations
@@ -76,15 +76,13 @@ def index_document(
 
 
 def groups(points: Sequence[dict[str, Any]], only: Collection[str] | None = None) -> list[dict[str, Any]]:
-    """What can be compared side by side: axis, name, points (places, without the baseline); the largest of an axis first.
+    """What can be compared side by side: axis, name, points (places, no baseline); the largest of an axis first.
 
     All configurations where they are few; else the strategies at one layer and number of tokens, one strategy at
     several layers, or with several numbers of tokens. What is in none of these comes last.
     """
     places = [
-        place
-        for place, point in enumerate(points)
-        if not point["baseline"] and (only is None or point["key"] in only)
+        place for place, point in enumerate(points) if not point["baseline"] and (only is None or point["key"] in only)
     ]
     found = []
     if len(places) <= ALL_POINTS:
@@ -133,9 +131,7 @@ def _points(experiment: Experiment, summary: pd.DataFrame) -> list[dict[str, Any
     ]
 
 
-def sample_documents(
-    experiment: Experiment, names: Sequence[str], failures: pd.DataFrame
-) -> dict[str, dict[str, Any]]:
+def sample_documents(experiment: Experiment, names: Sequence[str], failures: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """All that is known of some samples: question, options, ground truth, and each grid point's answer and kept tokens.
 
     Args:
@@ -155,7 +151,7 @@ def sample_documents(
     cells = experiment.cells(["answer", "parsed", "correct", "tokens_kept", "visual_tokens"], samples=wanted)
     kept = experiment.kept(samples=wanted)
     masks = dict(zip(zip(kept["point"], kept["sample"], strict=True), kept["kept_mask"], strict=True))
-    documents = {}
+    documents: dict[str, dict[str, Any]] = {}
     for name in wanted:
         row = rows.loc[name]
         patches = row["patches"]
@@ -183,4 +179,3 @@ def sample_documents(
             **({"kept": b64encode(mask).decode()} if mask is not None and len(mask) == -(-visual // 8) else {}),
         }
     return documents
-

@@ -1,7 +1,7 @@
 """The sample explorer as files beside a page: a script and an image per sample, so that it opens from a disk.
 
-A page that is opened from file:// may load scripts and images that lie beside it, but no data; so each sample's document
-is a script that hands it over. Files are named by a hash of the sample's id, never by the id.
+A page that is opened from file:// may load scripts and images that lie beside it, but no data; so each sample's
+document is a script that hands it over. Files are named by a hash of the sample's id, never by the id itself.
 """
 
 from __future__ import annotations

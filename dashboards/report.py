@@ -13,6 +13,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
+from urllib.parse import urlencode
 
 from plotly.offline import get_plotlyjs
 
@@ -22,13 +23,15 @@ from dashboards.explorer_folder import script_json, write_explorer
 from dashboards.figures import CONFIG, bare_json, template
 from dashboards.pages.base import Control, Page, Panel
 from dashboards.pages.catalog import PAGES
-from dashboards.reading import reading
+from dashboards.pages.parts import notices
+from dashboards.static_html import Links, static_html
 from dashboards.theme import DARK, LIGHT, on_paper
+from dashboards.view import CONFIG as CONFIG_KEY
 from dashboards.view import State, View, view
 from orchestrator.store import Experiment, write_whole
 
-MAX_FOLDED = 12  # other values of a page's first control that are drawn too
-OVERVIEW, EXPLORER, RUN = "index", "samples", "run"  # pages that have more than figures
+MAX_FOLDED = 12  # other settings of a page that are drawn too
+OVERVIEW, EXPLORER, RUN, PICTURES = "index", "samples", "run", "pictures"  # pages that have more than figures
 ASSETS = files("dashboards") / "assets"
 STATIC = ("report.css", "report.js", "app/explorer.css", "app/explorer.js")
 
@@ -60,7 +63,7 @@ def write_report(experiment: Experiment, pictures: Sequence[Path] = ()) -> Path:
     for name in STATIC:
         writer.add(Path(name).name, (ASSETS / name).read_bytes())
     for picture in pictures:
-        writer.add(f"pictures/{picture.name}", picture.read_bytes())
+        writer.add(f"{PICTURES}/{'-'.join(_inside(picture, experiment.path / 'exports').parts)}", picture.read_bytes())
     pages = _pages(experiment, writer)
     now = datetime.now(UTC)
     for page in reversed(pages):  # index.html last
@@ -97,29 +100,57 @@ def _pages(experiment: Experiment, writer: _Folder) -> list[ReportPage]:
     board = Board([experiment.path])
     shown = view(board.snapshot, State())
     source = board.snapshot.sources[0]
-    summary, failures = source.summary, source.failures
-    index = write_explorer(experiment, source.answers, summary, failures, lambda name, data: writer.add(f"{EXPLORER}/{name}", data))
-    figures = {_stem(page): (page.name, _figures(page, shown, writer)) for page in PAGES if page.panels is not None}
+    index = write_explorer(
+        source.experiment, source.answers, source.summary, source.failures,
+        lambda name, content: writer.add(f"{EXPLORER}/{name}", content),
+    )  # fmt: skip
+    samples = f"{EXPLORER}.html" if index["samples"] else None
+    links = _links(samples)
+    warnings = static_html(notices(shown), links)
+    pages = []
+    for page in PAGES:
+        stem = _stem(page)
+        body = _figures(page, shown, writer, links)
+        if stem == OVERVIEW:
+            body += tables.flips(source.experiment, source.answers, source.summary, samples)
+            body += tables.grid(source.summary)
+        elif stem == RUN:
+            body += tables.provenance(source.experiment)
+        elif stem == EXPLORER and samples:
+            body = _explorer(index)
+        if body:
+            text = body if stem == EXPLORER else warnings + body
+            pages.append(ReportPage(stem=stem, name=page.name, body=text, wide=stem == EXPLORER))
+    if drawn := _pictures(writer):
+        pages.insert(len(pages) - 1, ReportPage(stem=PICTURES, name="Pictures", body=drawn))
+    return pages
 
-    overview = ReportPage(
-        stem=OVERVIEW,
-        name="Overview",
-        body=f"""<p class="reading">{escape(reading(summary))}</p>
-{tables.notices(experiment, summary)}
-{tables.tiles(summary, failures)}
-{figures.pop(OVERVIEW, ("", ""))[1]}
-{tables.flips(experiment, source.answers, summary, f"{EXPLORER}.html" if index["samples"] else None)}
-{tables.grid(summary)}
-{_files(writer)}""",
-    )
-    run = ReportPage(
-        stem=RUN,
-        name="Run",
-        body=figures.pop(RUN, ("", ""))[1] + tables.failed_samples(failures) + tables.provenance(experiment),
-    )
-    explorer = ReportPage(stem=EXPLORER, name="Sample explorer", body=_explorer(index), wide=True)
-    drawn = [ReportPage(stem=stem, name=name, body=body) for stem, (name, body) in figures.items() if body]
-    return [overview, *drawn, *([explorer] if index["samples"] else []), run]
+
+def _inside(path: Path, folder: Path) -> Path:
+    return path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
+
+
+def _pictures(writer: _Folder) -> str:
+    """The pictures for papers and slides, each as PNG and PDF."""
+    cards = []
+    for name in sorted(name for name in writer.names if name.startswith(f"{PICTURES}/") and name.endswith(".png")):
+        pdf = f"{name.removesuffix('.png')}.pdf"
+        more = f' · <a href="{escape(pdf)}">PDF</a>' if pdf in writer.names else ""
+        cards.append(
+            f'<figure class="card"><img src="{escape(name)}" alt="" loading="lazy"><figcaption class="note">'
+            f'{escape(Path(name).stem)}: <a href="{escape(name)}">PNG</a>{more}</figcaption></figure>'
+        )
+    return _cards(cards) if cards else ""
+
+
+def _links(samples: str | None) -> Links:
+    """A configuration's details in the app are its samples here."""
+
+    def link(address: str) -> str | None:
+        config = State.parse(address.partition("?")[2]).get(CONFIG_KEY)
+        return f"{samples}#{urlencode({'config': config})}" if samples and config else None
+
+    return link
 
 
 def _stem(page: Page) -> str:
@@ -134,62 +165,64 @@ SaccadeExplorer.mount(document.getElementById("explorer"), SaccadeExplorer.folde
 </script>"""
 
 
-def _files(writer: _Folder) -> str:
-    names = sorted(name for name in writer.names if name.startswith(("pictures/", "data/")))
-    if not names:
-        return ""
-    links = "".join(f'<li><a href="{escape(name)}">{escape(name)}</a></li>' for name in names)
-    return f'<section><h2>Files of this report</h2><ul class="files">{links}</ul></section>'
-
-
 # -- figures --------------------------------------------------------------------------------------------------------
 
 
-def _figures(page: Page, shown: View, writer: _Folder) -> str:
-    """A page's panels as the app first shows them; below, folded away, for the other values of its first control."""
-    first = "".join(f'<p class="note">{escape(text)}</p>' for text in _settings(page, shown))
-    parts = [_panel(panel, writer, _stem(page)) for panel in _panels(page, shown)]
-    for heading, place, other in _others(page, shown):
-        found = [_panel(panel, writer, f"{_stem(page)}-{place}") for panel in _panels(page, other)]
-        if found:
-            parts.append(f"<details class=\"fold\"><summary>{escape(heading)}</summary>{_pair(found)}</details>")
-    head = len(parts) - sum(part.startswith("<details") for part in parts)
-    return (first if parts else "") + _pair(parts[:head]) + "".join(parts[head:])
-
-
-def _settings(page: Page, shown: View) -> Iterator[str]:
-    """What the page's controls stand at."""
-    for control in page.controls(shown):
-        values = list(_default(control)) if control.kind in ("slider", "choice") else []
-        if values and len(control.values) > 1:
-            yield f"{control.label}: {', '.join(control.texts[list(control.values).index(value)] for value in values)}"
-
-
-def _others(page: Page, shown: View) -> Iterator[tuple[str, str, View]]:
-    """The page with each other value of its first control that has a few: heading, place in file names, view."""
-    controls = [control for control in page.controls(shown) if control.kind in ("slider", "choice")]
-    if not controls:
-        return
-    first = controls[0]
-    others = [value for value in first.values if value not in _default(first)]
-    for value in others[:MAX_FOLDED]:
-        text = first.texts[list(first.values).index(value)]
-        state = shown.state.with_(first.name, value)
-        yield f"{first.label}: {text}", _slug(value), view(shown.snapshot, state, shown.ink)
-
-
-def _default(control: Control) -> Sequence[str]:
-    return control.default or control.values[:1]
+def _figures(page: Page, shown: View, writer: _Folder, links: Links) -> str:
+    """A page's panels as the app first shows them; below, folded away, with each control at its other values."""
+    panels = _panels(page, shown)
+    if not panels:
+        return ""
+    drawn = {_drawing(panel) for panel in panels}
+    text = _cards([_panel(panel, writer, _stem(page), links) for panel in panels])
+    for heading, place, other in list(_others(page, shown))[:MAX_FOLDED]:
+        new = [panel for panel in _panels(page, other) if _drawing(panel) not in drawn]
+        cards = [_panel(panel, writer, f"{_stem(page)}-{place}", links) for panel in new]
+        if cards:
+            text += f'<details class="fold"><summary>{escape(heading)}</summary>{_cards(cards)}</details>'
+    settings = " · ".join(_settings(page, shown))
+    return (f'<p class="note">{escape(settings)}</p>' if settings else "") + text
 
 
 def _panels(page: Page, shown: View) -> Sequence[Panel]:
     return () if page.panels is None else page.panels(shown)
 
 
-def _panel(panel: Panel, writer: _Folder, stem: str) -> str:
-    """A figure, its note, what is doubtful about its configurations, and its numbers, also as CSV."""
-    name = f"data/{stem}-{_slug(panel.name)}.csv"
-    writer.add(name, ("\ufeff" + panel.rows.to_csv(index=False, lineterminator="\n")).encode())
+def _drawing(panel: Panel) -> str:
+    """What tells one figure from another."""
+    return "" if panel.figure is None else bare_json(panel.figure)
+
+
+def _settings(page: Page, shown: View) -> Iterator[str]:
+    """What the page's controls stand at."""
+    for control in page.controls(shown):
+        if control.kind in ("slider", "choice") and len(control.values) > 1:
+            yield f"{control.label}: {', '.join(_text(control, value) for value in _default(control))}"
+
+
+def _others(page: Page, shown: View) -> Iterator[tuple[str, str, View]]:
+    """The page with one control at another value: heading, part of file names, view."""
+    for control in page.controls(shown):
+        if control.kind == "choices":
+            continue
+        for value in control.values:
+            if value not in _default(control):
+                switch = control.kind == "switch"
+                heading = control.label if switch else f"{control.label}: {_text(control, value)}"
+                other = view(shown.snapshot, shown.state.with_(control.name, value), shown.ink)
+                yield heading, f"{control.name}-{_slug(value)}", other
+
+
+def _default(control: Control) -> Sequence[str]:
+    return control.default or control.values[:1]
+
+
+def _text(control: Control, value: str) -> str:
+    return control.texts[list(control.values).index(value)] if value in control.values else value
+
+
+def _panel(panel: Panel, writer: _Folder, stem: str, links: Links) -> str:
+    """A figure, its note, its numbers, and a link to them as CSV."""
     parts = [f"<h2>{escape(panel.title)}</h2>" if panel.title else ""]
     if panel.figure is not None:
         height = int(panel.figure.layout.height or 400)
@@ -198,26 +231,23 @@ def _panel(panel: Panel, writer: _Folder, stem: str) -> str:
             f'<div class="plot" style="height:{height}px"></div><script type="application/json">{text}</script>'
         )
     parts.append(f'<p class="note">{escape(panel.note)}</p>' if panel.note else "")
-    download = f'<a href="{name}" download>CSV</a>'
-    if set(panel.rows.columns) >= tables.NUMBERS:
-        rows = panel.rows.drop_duplicates("key")
-        parts.append(tables.notice_list(tables.doubts(rows)))
-        parts.append(
-            f'<details class="numbers"><summary>Numbers of {len(rows)} configurations {download}</summary>'
-            f'<p class="note">{tables.HOW}</p>{tables.numbers(rows)}</details>'
-        )
-    else:
-        parts.append(f'<p class="note">{download}</p>')
+    parts.append(static_html(panel.below, links))
+    if panel.figure is not None:
+        name = f"data/{stem}-{_slug(panel.name)}.csv"
+        writer.add(name, ("\ufeff" + panel.rows.to_csv(index=False, lineterminator="\n")).encode())
+        parts.append(f'<p class="note"><a href="{name}" download>these numbers as CSV</a></p>')
     return f'<section class="card{" wide" if panel.wide else ""}">{"".join(parts)}</section>'
 
 
-def _pair(parts: Sequence[str]) -> str:
-    return f'<div class="cards">{"".join(parts)}</div>' if parts else ""
+def _cards(cards: Sequence[str]) -> str:
+    return f'<div class="cards">{"".join(cards)}</div>'
 
 
 def _slug(text: str) -> str:
     """File-name part of any text."""
-    return "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in text).strip("-").lower() or "x"
+    return (
+        "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in text).strip("-").lower() or "x"
+    )
 
 
 # -- the page -------------------------------------------------------------------------------------------------------
@@ -225,7 +255,8 @@ def _slug(text: str) -> str:
 
 def _html(page: ReportPage, pages: Sequence[ReportPage], experiment: Experiment, now: datetime) -> str:
     links = "".join(
-        f'<a href="{other.stem}.html"{" class=here" if other is page else ""}>{escape(other.name)}</a>' for other in pages
+        f'<a href="{other.stem}.html"{" class=here" if other is page else ""}>{escape(other.name)}</a>'
+        for other in pages
     )
     light, dark = (template(ink).to_plotly_json() for ink in (LIGHT, DARK))
     look = {"light": light, "dark": dark, "colours": on_paper(DARK), "config": CONFIG}

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 import pandas as pd
 
-from dashboards.rows import failure_groups, flipped, significant, with_series
+from dashboards.rows import flipped, significant, with_series
 from dashboards.wording import (
     MISSING,
     count,
@@ -26,13 +26,7 @@ from dashboards.wording import (
 from orchestrator.metrics import Answers
 from orchestrator.store import Experiment
 
-MAX_NOTICES = 5  # of one kind
 MAX_FLIPS = 8  # examples shown
-MAX_FAILURES = 20  # kinds of failure shown
-NUMBERS = frozenset(
-    ("label", "state", "n", "n_expected", "accuracy", "ci_low", "ci_high", "difference", "diff_low", "diff_high",
-     "lost", "gained", "p", "p_holm", "relative_drop", "flags")
-)  # fmt: skip
 HOW = (
     "Accuracy over image questions with its Wilson interval. The change is paired: on the questions that the "
     "configuration and the un-pruned model have both answered, with a bootstrap interval; p is McNemar's exact test, "
@@ -46,63 +40,6 @@ def about(experiment: Experiment) -> str:
     created = str(experiment.meta.get("created", ""))[:10]
     parts = (Path(model.path).name, model.dtype, f"{task.name} {task.split}", created)
     return " · ".join(part for part in parts if part)
-
-
-def notices(experiment: Experiment, summary: pd.DataFrame) -> str:
-    """What a reader must know before reading a number."""
-    found = [("Note", str(notice))] if (notice := experiment.meta.get("notice")) else []
-    found += doubts(summary)
-    found += [("Left out", note) for note in experiment.notes[:MAX_NOTICES]]
-    if (more := len(experiment.notes) - MAX_NOTICES) > 0:
-        found.append(("Left out", plural(more, "more file")))
-    return notice_list(found)
-
-
-def doubts(rows: pd.DataFrame) -> list[tuple[str, str]]:
-    """What is unfinished among some grid points, and what cannot be."""
-    found = []
-    states = rows["state"].value_counts()
-    if unfinished := " and ".join(f"{states[s]} {s}" for s in ("partial", "missing") if s in states):
-        text = f"of {plural(len(rows), 'grid point')}, {unfinished}."
-        found.append(("Unfinished", text + (" Hollow points are partial." if "partial" in states else "")))
-    kinds = list(rows[rows["flags"] != ""].groupby("flags", sort=False))
-    for flags, group in kinds[:MAX_NOTICES]:
-        names = ", ".join(group["label"].head(3)) + (f" and {len(group) - 3} more" if len(group) > 3 else "")
-        found.append(("Suspicious", f"{flags} ({names})"))
-    if more := sum(len(group) for _, group in kinds[MAX_NOTICES:]):
-        found.append(("Suspicious", f"{plural(more, 'more configuration')}, flagged in the table"))
-    return found
-
-
-def notice_list(found: Sequence[tuple[str, str]]) -> str:
-    return "\n".join(
-        f'<p class="notice" dir="auto"><strong>{kind}:</strong> {escape(text)}</p>' for kind, text in found
-    )
-
-
-def tiles(summary: pd.DataFrame, failures: pd.DataFrame) -> str:
-    """The four numbers at the top."""
-    base = summary[summary["baseline"] & (summary["n"] > 0)]
-    if base.empty:
-        accuracy = ("Un-pruned accuracy", MISSING, "not run yet")
-    else:
-        row = base.iloc[0]
-        span = percent_span(row["ci_low"], row["ci_high"])
-        accuracy = ("Un-pruned accuracy", percent(row["accuracy"]), f"95 % interval {span}")
-    expected, texts = int(summary["n_expected"].max()), int(summary["n_text_only"].max())
-    states = summary["state"].value_counts()
-    progress = ", ".join(f"{states[state]} {state}" for state in ("complete", "partial", "missing") if state in states)
-    found = [
-        accuracy,
-        ("Image questions", count(expected), f"{count(texts)} text-only, counted apart" if texts else "asked of each"),
-        ("Grid points", count(len(summary)), progress),
-        ("Failed samples", count(len(failures)), "listed under Run" if len(failures) else "none"),
-    ]
-    body = "\n".join(
-        f"<div><dt>{name}</dt><dd>{escape(value)}<small>{escape(detail)}</small></dd></div>"
-        for name, value, detail in found
-    )
-    return f'<dl class="tiles">\n{body}\n</dl>'
 
 
 def flips(experiment: Experiment, table: Answers, summary: pd.DataFrame, explorer: str | None) -> str:
@@ -150,21 +87,16 @@ def _sample_link(explorer: str | None, sample: str, key: str) -> str:
 
 
 def grid(summary: pd.DataFrame) -> str:
-    """All grid points as a table: the numbers under the pictures."""
-    return f'<section><h2>All grid points</h2><p class="note">{HOW}</p>{numbers(summary)}</section>'
-
-
-def numbers(rows: pd.DataFrame) -> str:
-    """A table of grid points: accuracy, paired difference, test, and what is suspicious."""
-    texts = "n_text_only" in rows and bool(rows["n_text_only"].any())
-    flags = bool((rows["flags"] != "").any())
+    """All grid points as a table: accuracy, paired difference, test, and what is suspicious."""
+    texts = bool(summary["n_text_only"].any())
+    flags = bool((summary["flags"] != "").any())
     names = ["configuration", "n", "right", "accuracy", "95 % interval", "change, points", "95 % interval",
              "lost", "gained", "p", "p Holm", "rel. drop"]  # fmt: skip
     kinds = ["text", *[""] * 11]
     names += (["text-only accuracy"] if texts else []) + (["flags"] if flags else [])
     kinds += ([""] if texts else []) + (["text"] if flags else [])
     body = []
-    for row, sure in zip(rows.to_dict("records"), significant(rows), strict=True):
+    for row, sure in zip(summary.to_dict("records"), significant(summary), strict=True):
         state = "" if row["state"] == "complete" else f' <span class="chip">{escape(row["state"])}</span>'
         cells = [
             ("text name", escape(row["label"]) + state),
@@ -183,29 +115,10 @@ def numbers(rows: pd.DataFrame) -> str:
         cells += [("", percent(row["accuracy_text_only"]))] if texts else []
         cells += [("text flag", escape(row["flags"]))] if flags else []
         body.append(table_row(cells, "baseline" if row["baseline"] else row["state"]))
-    return scrolling(table_head(kinds, names), body)
-
-
-def failed_samples(failures: pd.DataFrame) -> str:
-    """Failures by kind and message; nothing where nothing failed."""
-    if failures.empty:
-        return ""
-    groups = failure_groups(failures)
-    body = [
-        table_row(
-            [
-                ("text", escape(group["kind"])),
-                ("text wrap", escape(shortened(group["message"], 300))),
-                ("", count(len(group["samples"]))),
-                ("text wrap", escape(", ".join(group["samples"][:6]) + (" …" if len(group["samples"]) > 6 else ""))),
-            ]
-        )
-        for group in groups.head(MAX_FAILURES).to_dict("records")
-    ]
-    more = f'<p class="note">and {len(groups) - MAX_FAILURES} more kinds.</p>' if len(groups) > MAX_FAILURES else ""
-    head = table_head(["text", "text", "", "text"], ["kind", "message", "samples", "which"])
-    note = '<p class="note">These samples have no answer. They count neither as right nor as wrong.</p>'
-    return f"<section><h2>Failed samples</h2>{note}{scrolling(head, body)}{more}</section>"
+    return (
+        f'<section id="grid"><h2>All grid points</h2><p class="note">{HOW}</p>'
+        f"{scrolling(table_head(kinds, names), body)}</section>"
+    )
 
 
 def provenance(experiment: Experiment) -> str:

@@ -1,4 +1,4 @@
-"""Pictures of an experiment: the pre-processed images that its model saw, so that the samples can be looked at anywhere.
+"""Pictures of an experiment: the images as its model saw them, so that samples can be looked at anywhere.
 
     EXPERIMENT/pictures/*.parquet    one row per sample: WebP of the vision tower's size
 

@@ -34,13 +34,15 @@ def page_of(browser: Browser, scheme: str = "light", ours: str = "file://") -> I
     """
     page = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme=scheme)  # type: ignore[arg-type]
     complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
+    page.on(
+        "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
+    )
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on(
         "request",
-        lambda request: None
-        if request.url.startswith((ours, "data:", "blob:"))
-        else complaints.append(f"asks for {request.url}"),
+        lambda request: (
+            None if request.url.startswith((ours, "data:", "blob:")) else complaints.append(f"asks for {request.url}")
+        ),
     )
     yield page
     page.close()

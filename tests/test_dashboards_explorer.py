@@ -1,4 +1,4 @@
-"""What the sample explorer is given: flips, comparisons, kept tokens and failures as numbers, and text that stays text."""
+"""What the sample explorer is given: flips, comparisons, kept tokens, failures, and text that stays text."""
 
 from __future__ import annotations
 
@@ -77,7 +77,12 @@ def test_what_no_other_is_like_is_not_lost_and_long_comparisons_are_cut() -> Non
 def test_document_of_a_sample_holds_the_kept_tokens(seen: Experiment) -> None:
     documents = sample_documents(seen, IDS[:3], seen.failures())
     plain = documents["plain"]
-    assert (plain["side"], plain["patches"], plain["label"], plain["choices"]) == (SIDE, list(PATCHES), "A", ["red", "green"])
+    assert (plain["side"], plain["patches"], plain["label"], plain["choices"]) == (
+        SIDE,
+        list(PATCHES),
+        "A",
+        ["red", "green"],
+    )
     fastv = plain["cells"][1]
     flags = np.unpackbits(np.frombuffer(b64decode(fastv["kept"]), np.uint8), count=VISUAL)
     assert flags.tolist() == kept_flags(POINTS[1], 0).tolist()
@@ -118,5 +123,3 @@ def test_scripts_hold_text_that_cannot_end_them(seen: Experiment) -> None:
     assert "<" not in scripts
     assert json.loads(script_json({"x": f"{EVIL}\u2028"})) == {"x": f"{EVIL}\u2028"}
     assert "\u2028" not in script_json("\u2028")
-
-

@@ -1,22 +1,23 @@
-"""The page opens without a network, shows what must be shown, and lets no text from data act as HTML."""
+"""The report's folder holds all that it needs, says what must be said, and lets no text from data act as HTML."""
 
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from dash import dcc, html
 
 from answer_matrix import MISSING, write_matrix
-from dashboards.report import flatten, render, write_report
+from dashboards.report import write_report
+from dashboards.report_tables import flatten
+from dashboards.static_html import static_html
 from fake_experiment import write_fake_experiment
 from orchestrator.store import Experiment
 from workers.work import GridPoint, baseline_point
 
-NOW = datetime(2026, 11, 21, 4, 0, tzinfo=UTC)
 SCAN = (baseline_point(4, 64), *(GridPoint(strategy="cutoff", layer=layer, rank=0) for layer in (2, 3, 4)))
 EVIL = "<script>alert('x')</script>"
 
@@ -45,8 +46,21 @@ class Page(HTMLParser):
             self.text += data
 
 
+def pages_of(experiment: Experiment) -> dict[str, Page]:
+    folder = write_report(experiment).parent
+    return {file.stem: Page(file.read_text(encoding="utf-8")) for file in folder.glob("*.html")}
+
+
 @pytest.fixture(scope="module")
-def partial(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """A complete experiment and its report."""
+    experiment = write_fake_experiment(tmp_path_factory.mktemp("report") / "e", samples=30)
+    write_report(experiment)
+    return experiment
+
+
+@pytest.fixture(scope="module")
+def partial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Page]:
     right = np.array(
         [
             [1, 1, 1, 0, 1, 1, MISSING, 1],
@@ -55,70 +69,112 @@ def partial(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
             [MISSING] * 8,
         ]
     )
-    return write_matrix(
+    experiment = write_matrix(
         tmp_path_factory.mktemp("report") / "e", SCAN, right, failed=(6,), text_only=(7,), wrong=EVIL,
         question=f"Welche Farbe? 什么颜色? ما اللون؟ {EVIL} &amp;", name=f"sweep {EVIL}",
     )  # fmt: skip
+    return pages_of(experiment)
 
 
-def test_report_is_a_page_and_one_library_that_load_nothing_else(tmp_path: Path) -> None:
-    path = write_report(write_fake_experiment(tmp_path / "e", samples=30))
-    assert path == tmp_path / "e" / "report" / "index.html"
-    assert sorted(file.name for file in path.parent.iterdir()) == ["index.html", "plotly.min.js"]
-    html = path.read_text(encoding="utf-8")
-    assert Page(html).loads == ["plotly.min.js"]
-    assert not re.search(r"@import|url\(|\bfetch\(|importScripts|XMLHttpRequest", html)
-    assert "http://" not in html
-    assert "https://" not in html
-    assert '"showSendToCloud": false' in html  # no button that uploads the figure
-    assert len(html) < 1_000_000  # the library is beside the page, not in it
+def test_all_that_a_page_loads_lies_in_the_folder(whole: Experiment) -> None:
+    folder = whole.path / "report"
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {"index.html", "layer.html", "samples.html", "run.html", "plotly.min.js", "explorer.js"} <= files
+    for file in folder.glob("*.html"):
+        text = file.read_text(encoding="utf-8")
+        for address in Page(text).loads:
+            assert address.partition("#")[0] in files, f"{file.name} loads {address}"
+        assert not re.search(r"@import|url\(|\bfetch\(|importScripts|XMLHttpRequest", text)
+        assert "http://" not in text
+        assert "https://" not in text
+        assert '"showSendToCloud": false' in text  # no button that uploads the figure
+        assert len(text) < 2_000_000, f"{file.name}: the library is beside the page, not in it"
+    assert sum(path.name.startswith("plotly") for path in folder.rglob("*.js")) == 1
 
 
-def test_text_from_data_is_text(partial: Experiment) -> None:
-    html = render(partial, NOW)
-    assert EVIL not in html
-    assert "alert(" not in re.sub(r"&lt;script&gt;alert\(&#x27;x&#x27;\)&lt;/script&gt;", "", html)
-    page = Page(html)
-    assert page.text.count(EVIL) >= 5  # title, question and the pruned answers, all readable
-    assert "什么颜色? ما اللون؟" in page.text
-    assert "cannot identify <image> file" in page.text
-    assert "image" not in page.tags
+def test_what_an_earlier_report_left_goes_away(whole: Experiment) -> None:
+    folder = whole.path / "report"
+    (folder / "alpha-old.html").write_text("old")
+    (folder / "samples" / "0123456789abcdef.js").write_text("old")
+    picture = whole.path / "exports" / "runs" / "plot.png"
+    picture.parent.mkdir(parents=True)
+    picture.write_bytes(b"png")
+    write_report(whole, [picture])
+    assert not (folder / "alpha-old.html").exists()
+    assert not (folder / "samples" / "0123456789abcdef.js").exists()
+    assert (folder / "pictures" / "runs-plot.png").read_bytes() == b"png"
+    assert "pictures/runs-plot.png" in Page((folder / "pictures.html").read_text()).loads
 
 
-def test_page_says_what_is_unfinished_and_what_failed(partial: Experiment) -> None:
-    text = Page(render(partial, NOW)).text
-    assert "Unfinished: of 4 grid points, 1 partial and 1 missing. Hollow points are partial." in text
-    assert "4 of 7" in text  # answers of the partial point, image questions
-    assert "1 text-only, counted apart" in text
-    assert re.search(r"Failed samples1\s*listed below", text)
-    assert "OSError" in text
-    assert "0123456789abcdef" in text  # model fingerprint
-    assert "Written 2026-11-21 04:00 UTC" in text
+def test_every_figure_has_its_numbers_as_csv(whole: Experiment) -> None:
+    folder = whole.path / "report"
+    text = (folder / "layer.html").read_text(encoding="utf-8")
+    assert text.count('class="plot"') == text.count('type="application/json"') > 0
+    for name in re.findall(r'href="(data/[^"]+\.csv)"', text):
+        assert (folder / name).read_bytes().startswith(b"\xef\xbb\xbf")
+        assert "accuracy" in (folder / name).read_text(encoding="utf-8-sig").splitlines()[0]
 
 
-def test_notice_of_the_run_is_shown_first(tmp_path: Path) -> None:
-    experiment = write_fake_experiment(tmp_path / "e", samples=20)
-    assert "Note:" not in Page(render(experiment, NOW)).text
-    experiment.meta["notice"] = "The weights are untrained: <b>accuracy is chance</b>."
-    text = Page(render(experiment, NOW)).text
-    assert "Note: The weights are untrained: <b>accuracy is chance</b>." in text
-    assert text.index("Note:") < text.index("Un-pruned accuracy")
+def test_text_from_data_is_text(partial: dict[str, Page]) -> None:
+    index = partial["index"]
+    assert index.text.count(EVIL) >= 5  # title, question and the pruned answers, all readable
+    assert "什么颜色? ما اللون؟" in index.text
+    assert "cannot identify <image> file" in partial["run"].text
+    for page in partial.values():
+        assert "image" not in page.tags
+        assert "alert(" not in page.text.replace(EVIL, "")
 
 
-def test_every_grid_point_is_in_the_table(tmp_path: Path) -> None:
-    experiment = write_fake_experiment(tmp_path / "e", samples=20)
-    text = Page(render(experiment, NOW)).text
-    for point in experiment.points:
+def test_text_from_data_ends_no_script(tmp_path: Path) -> None:
+    experiment = write_matrix(tmp_path / "e", SCAN, np.array([[1, 1], [0, 1], [0, 0], [1, 1]]), wrong=EVIL, name=EVIL)
+    folder = write_report(experiment).parent
+    for file in (*folder.glob("*.html"), *folder.glob("samples/*.js")):
+        assert EVIL not in file.read_text(encoding="utf-8"), file.name
+
+
+def test_pages_say_what_is_unfinished_and_what_failed(partial: dict[str, Page]) -> None:
+    index, run = partial["index"].text, partial["run"].text
+    assert "Unfinished: of 3 configurations, 1 running, 1 missing; hollow: partial" in index
+    assert "4 of 7" in index  # answers of the partial point, image questions
+    assert "1 sample failed: neither right nor wrong; see Run" in index
+    assert "OSError" in run
+    assert "0123456789abcdef" in run  # model fingerprint
+    assert re.search(r"Written \d{4}-\d\d-\d\d \d\d:\d\d UTC from e\.", run)
+
+
+def test_every_grid_point_is_in_the_table(whole: Experiment) -> None:
+    text = Page((whole.path / "report" / "index.html").read_text(encoding="utf-8")).text
+    for point in whole.points:
         assert point.label in text
 
 
 def test_report_of_nothing_still_opens(tmp_path: Path) -> None:
-    experiment = write_matrix(tmp_path / "e", SCAN, np.full((4, 5), MISSING))
-    page = Page(render(experiment, NOW))
-    assert "No question has been answered yet." in page.text
-    assert "nan" not in page.text.lower().split()
+    pages = pages_of(write_matrix(tmp_path / "e", SCAN, np.full((4, 5), MISSING)))
+    assert "samples" not in pages
+    assert "No question has been answered yet." in pages["index"].text
+    assert "nan" not in pages["index"].text.lower().split()
 
 
 def test_facts_are_flattened_and_empty_ones_left_out() -> None:
     tree = {"model": {"path": "x", "extra": {"dtype": "float32"}}, "none": None, "empty": "", "zero": 0}
     assert list(flatten(tree)) == [("model path", "x"), ("model extra dtype", "float32"), ("zero", "0")]
+
+
+def test_components_become_html_without_what_needs_the_app() -> None:
+    shown = html.Div(
+        [
+            html.P(["a < b ", html.B("&")], className='note "x"', dir="auto"),
+            html.A("here", href="?config=e%3Ak"),
+            html.A("out", href="https://elsewhere.example"),
+            html.Button("press"),
+            dcc.Store(id="s"),
+            html.Script("alert(1)"),
+            None,
+            3,
+        ]
+    )
+    links = {"?config=e%3Ak": "samples.html#config=e%3Ak"}
+    assert static_html(shown, links.get) == (
+        '<div><p class="note &quot;x&quot;" dir="auto">a &lt; b <b>&amp;</b></p>'
+        '<a href="samples.html#config=e%3Ak">here</a>out3</div>'
+    )

@@ -80,9 +80,7 @@ def test_pictures_are_found_by_sample_id_of_this_experiment(tmp_path: Path) -> N
 
 def recorded(path: Path, images: Path, model: Path, limit: int, offered: bool) -> tuple[Experiment, str | None]:
     """An experiment that was run with a recorder."""
-    samples = tuple(
-        replace(sample, image=sample.image and images / sample.image.name) for sample in fake_samples(30)
-    )
+    samples = tuple(replace(sample, image=sample.image and images / sample.image.name) for sample in fake_samples(30))
     manifest = fake_manifest(fake_points())
     manifest = replace(manifest, engine=replace(manifest.engine, model=ModelSpec(path=str(model))))
     experiment = Experiment.create(path, manifest, samples)

@@ -172,7 +172,7 @@ def sample_documents(experiment: Experiment, names: Sequence[str], failures: pd.
         mask = masks.get((cell["point"], cell["sample"]))
         document["cells"][places[cell["point"]]] = {
             "answer": cell["answer"],
-            "parsed": cell["parsed"],
+            "parsed": None if pd.isna(cell["parsed"]) else cell["parsed"],
             "correct": bool(cell["correct"]),
             "tokens": int(cell["tokens_kept"]),
             "visual": visual,

@@ -59,7 +59,7 @@ def write_explorer(
 
 def script_json(value: Any) -> str:
     """JSON that may stand in a script of a page: no text in it can end the script."""
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     for character in "<\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text

@@ -90,6 +90,8 @@ def test_document_of_a_sample_holds_the_kept_tokens(seen: Experiment) -> None:
     assert "kept" not in plain["cells"][2]  # not recorded
     assert plain["cells"][4]["tokens"] == 0
     assert documents["中文 7"]["cells"][1]["answer"] == "红色的那个"
+    assert documents["中文 7"]["cells"][1]["parsed"] is None
+    json.dumps(documents, allow_nan=False)
     assert documents["中文 7"]["patches"] is None
 
 

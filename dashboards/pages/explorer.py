@@ -49,8 +49,7 @@ def register(app: Dash, board: Board) -> None:
     def explorer_index() -> Response:
         snapshot = board.snapshot
         rows = filtered(snapshot.rows, State.parse(request.query_string.decode()))
-        names = list(dict.fromkeys(rows["experiment"]))
-        source = snapshot.source(names[0])
+        source = snapshot.source(rows["experiment"].iloc[0])  # un-pruned rows always pass the filters
         assert source is not None
         known = pictures_of(source)
         known.refresh()
@@ -58,7 +57,7 @@ def register(app: Dash, board: Board) -> None:
             source.experiment, source.answers, source.summary, known.samples, frozenset(source.failures["sample"]),
             only=frozenset(rows.loc[rows["experiment"] == source.name, "key"]),
         )  # fmt: skip
-        return jsonify({**document, "source": source.name, "sources": names})
+        return jsonify({**document, "source": source.name, "sources": [other.name for other in snapshot.sources]})
 
     @app.server.get("/explorer/sample")
     def explorer_sample() -> Response:

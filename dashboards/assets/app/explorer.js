@@ -283,7 +283,8 @@ window.SaccadeExplorer = (() => {
       let sample;
       try {
         sample = await source.sample(item.sample);
-      } catch {
+      } catch (error) {
+        console.error(error);
         if (listed[shown] === item) {
           main.replaceChildren(make("p.notice", {}, `Sample ${item.sample.id} could not be read.`));
         }

@@ -174,7 +174,7 @@ def sample_documents(experiment: Experiment, names: Sequence[str], failures: pd.
             "answer": cell["answer"],
             "parsed": None if pd.isna(cell["parsed"]) else cell["parsed"],
             "correct": bool(cell["correct"]),
-            "tokens": int(cell["tokens_kept"]),
+            "tokens": None if pd.isna(cell["tokens_kept"]) else int(cell["tokens_kept"]),
             "visual": visual,
             **({"kept": b64encode(mask).decode()} if mask is not None and len(mask) == -(-visual // 8) else {}),
         }

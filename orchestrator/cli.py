@@ -139,7 +139,7 @@ def run(
 def report(
     experiment: Annotated[Path, typer.Argument(help="Experiment directory.")],
 ) -> None:
-    """Write tables, pictures and page of an experiment again, from its cells; nothing is computed."""
+    """Write tables, pictures and the folder of pages again, from the cells; nothing is computed."""
     with _user_errors():
         from orchestrator.store import Experiment
 
@@ -568,6 +568,6 @@ def _write_results(console: Console, experiment: Experiment) -> None:
     plots = write_plots(experiment)
     page = write_report(experiment, plots)
     pictures = [file for file in plots if file.suffix == ".png"]
-    for what, paths in (("tables: ", files), ("plots:  ", pictures), ("page:   ", [page])):
+    for what, paths in (("tables: ", files), ("plots:  ", pictures), ("pages:  ", [page])):
         if paths:
             console.print(what + named(paths, experiment.path / "exports"), highlight=False, soft_wrap=True)

@@ -69,7 +69,7 @@ def test_run_shows_the_table_and_where_things_are_and_runs_once(sweep, tmp_path)
     assert "random layer=1 rank=16" in text
     assert "36 cells in" in text
     page = out / "report/index.html"
-    assert f"page:   {page}" in text
+    assert f"pages:  {page}" in text
     assert page.is_file()
     code, text, _ = call("run", sweep, "--out", out, "--local")
     assert (code, "nothing was missing" in text) == (0, True)

@@ -123,7 +123,8 @@ window.SaccadeExplorer = (() => {
         make("span.said", {}, "→ ", make("bdi", {}, said(cell))),
         flipped ? make("strong.flip", {}, cell.correct ? "flipped to right" : "flipped") : null,
         other ? make("span.other", {}, "other answer") : null));
-    const facts = [`${cell.tokens.toLocaleString("en")} of ${cell.visual.toLocaleString("en")} kept`];
+    const tokens = cell.tokens === null ? "–" : cell.tokens.toLocaleString("en");
+    const facts = [`${tokens} of ${cell.visual.toLocaleString("en")} kept`];
     if (sample.patches && sample.side && cell.kept !== undefined && !point.baseline) {
       const kept = bits(cell.kept, sample.side ** 2);
       facts.push(`${sample.patches.filter((i) => kept[i]).length} of ${sample.patches.length} that hold the answer`);

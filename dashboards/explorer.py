@@ -85,7 +85,7 @@ def groups(points: Sequence[dict[str, Any]], only: Collection[str] | None = None
         place for place, point in enumerate(points) if not point["baseline"] and (only is None or point["key"] in only)
     ]
     found = []
-    if len(places) <= ALL_POINTS:
+    if 0 < len(places) <= ALL_POINTS:
         found.append({"axis": "all", "name": plural(len(places), "configuration"), "points": places})
     for axis in ("series", "layer", "rank"):
         fixed = [name for name in ("series", "layer", "rank") if name != axis]

@@ -40,6 +40,7 @@ def test_index_follows_the_filter_bar(client: Client) -> None:
     index = client.get("/explorer/index?strategy=fastv").get_json()
     assert [group["points"] for group in index["groups"]] == [[1, 5], [1, 5]]
     assert client.get("/explorer/index?experiment=fake").get_json()["source"] == "fake"
+    assert client.get("/explorer/index?strategy=cutoff&layer=2").get_json()["groups"] == []
 
 
 def test_samples_and_pictures_are_found_by_id_alone(client: Client) -> None:
@@ -115,6 +116,9 @@ def test_link_from_a_configuration_opens_its_comparison(page: Page, address: str
     expect(page.locator(".sample h2")).to_contain_text("Sample plain")
     expect(page.locator(f"[data-point='{POINTS[5].key}']")).to_be_visible()
     expect(page).not_to_have_url(re.compile("config="))
+    page.goto(f"{address}/samples?experiment=seen&strategy=cutoff&layer=2")
+    expect(page.locator(".explorer > .note")).to_contain_text("No configuration passes the filters")
+    expect(page.locator(".panel")).to_have_count(1)
     page.get_by_label("experiment", exact=True).select_option("fake")
     expect(page).to_have_url(re.compile("experiment=fake"))
     expect(page.locator(".samples .id").first).to_contain_text("s")

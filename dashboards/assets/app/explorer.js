@@ -207,7 +207,7 @@ window.SaccadeExplorer = (() => {
 
     function fill() {
       const axes = [...new Set(index.groups.map((item) => item.axis))];
-      if (!axes.includes(state.axis)) state.axis = axes[0];
+      if (!axes.includes(state.axis)) state.axis = axes[0] || null;
       if (state.point) { // a link to one configuration
         const place = index.points.findIndex((point) => point.key === state.point);
         const home = index.groups.find((item) => item.points.includes(place));
@@ -238,6 +238,7 @@ window.SaccadeExplorer = (() => {
     }
 
     function words(points, flipping) {
+      if (!points.length) return "No configuration passes the filters: only the un-pruned model is shown.";
       const parts = [
         `${plural(index.samples.length, "image question")}, ` +
           (flipping ? `${flipping.toLocaleString("en")} with a flipped answer here` : "no answer flipped here"),

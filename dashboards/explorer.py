@@ -84,9 +84,7 @@ def groups(points: Sequence[dict[str, Any]], only: Collection[str] | None = None
     places = [
         place for place, point in enumerate(points) if not point["baseline"] and (only is None or point["key"] in only)
     ]
-    found = []
-    if 0 < len(places) <= ALL_POINTS:
-        found.append({"axis": "all", "name": plural(len(places), "configuration"), "points": places})
+    found: list[dict[str, Any]] = []
     for axis in ("series", "layer", "rank"):
         fixed = [name for name in ("series", "layer", "rank") if name != axis]
         members: dict[tuple[Any, ...], list[int]] = {}
@@ -97,6 +95,8 @@ def groups(points: Sequence[dict[str, Any]], only: Collection[str] | None = None
             {"axis": axis, "name": _words(dict(zip(fixed, values, strict=True)), group), "points": group[:MAX_PANELS]}
             for values, group in sorted(chosen, key=lambda item: -len(item[1]))
         ]
+    if 0 < len(places) <= ALL_POINTS and all(group["points"] != places for group in found):
+        found.insert(0, {"axis": "all", "name": plural(len(places), "configuration"), "points": places})
     grouped = {place for group in found for place in group["points"]}
     if alone := [place for place in places if place not in grouped]:
         name = plural(len(alone), "configuration") + " that no other is like"

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+from live_app import CHROMIUM
+
 expect.set_options(timeout=20_000)  # ms; a busy machine is no failure
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Skips where none is installed."""
-    if CHROMIUM is None:
-        pytest.skip("no chromium")
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser

@@ -30,7 +30,17 @@ GRID = (
         for h in ("sum", "entropy", "variance")
     ),
 )
-PAGES = ("Overview", "Layer cut-off", "Tokens kept", "Strategy × layer", "Alpha", "Ablations", "Pareto", "Run")
+PAGES = (
+    "Overview",
+    "Layer cut-off",
+    "Tokens kept",
+    "Strategy × layer",
+    "Alpha",
+    "Ablations",
+    "Pareto",
+    "Sample explorer",
+    "Run",
+)
 
 
 @pytest.fixture(scope="module")

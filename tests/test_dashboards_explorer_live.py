@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import re
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install .[dev]")
 from playwright.sync_api import Browser, Page, expect
-from werkzeug.serving import make_server
 from werkzeug.test import Client
 
 from browser import chromium, page_of
 from dashboards.app import create_app
 from dashboards.board import Board
 from fake_experiment import write_fake_experiment
+from live_app import needs_chromium, serving
 from seen_experiment import IDS, POINTS, write_seen
 
 
 @pytest.fixture(scope="module")
-def board(tmp_path_factory: pytest.TempPathFactory) -> Board:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("live")
     write_seen(folder / "seen")
     write_fake_experiment(folder / "fake", samples=30)
-    return Board([folder / "seen", folder / "fake"])
+    return folder
 
 
 @pytest.fixture(scope="module")
-def client(board: Board) -> Client:
-    return create_app(board).server.test_client()
+def client(folder: Path) -> Client:
+    return create_app(Board([folder / "seen", folder / "fake"])).server.test_client()
 
 
 def test_index_follows_the_filter_bar(client: Client) -> None:
@@ -68,13 +69,9 @@ def test_routes_refuse_names_that_are_not_ours(client: Client) -> None:
 
 
 @pytest.fixture(scope="module")
-def address(board: Board) -> Iterator[str]:
-    server = make_server("127.0.0.1", 0, create_app(board).server, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.port}"
-    server.shutdown()
-    thread.join()
+def address(folder: Path) -> Iterator[str]:
+    with serving([folder / "seen", folder / "fake"]) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +86,7 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
         yield found
 
 
-@pytest.mark.slow
+@needs_chromium
 def test_explorer_flips_through_samples_and_keeps_them_in_the_address(page: Page, address: str) -> None:
     page.goto(f"{address}/samples")
     expect(page.locator(".panel")).to_have_count(6)
@@ -110,7 +107,7 @@ def test_explorer_flips_through_samples_and_keeps_them_in_the_address(page: Page
     assert page.locator(".panel img").first.evaluate("image => image.naturalWidth") == 336
 
 
-@pytest.mark.slow
+@needs_chromium
 def test_link_from_a_configuration_opens_its_comparison(page: Page, address: str) -> None:
     page.goto(f"{address}/samples?experiment=seen&sample=plain&config=seen:{POINTS[5].key}&axis=layer")
     expect(page.locator(".sample h2")).to_contain_text("Sample plain")
@@ -124,7 +121,7 @@ def test_link_from_a_configuration_opens_its_comparison(page: Page, address: str
     expect(page.locator(".samples .id").first).to_contain_text("s")
 
 
-@pytest.mark.slow
+@needs_chromium
 def test_new_answers_arrive_and_the_sample_stays(browser: Browser, tmp_path: Path) -> None:
     whole = write_fake_experiment(tmp_path / "whole", samples=40)
     part = tmp_path / "part"
@@ -132,21 +129,12 @@ def test_new_answers_arrive_and_the_sample_stays(browser: Browser, tmp_path: Pat
     later = sorted((part / "cells").iterdir())[1:]
     for file in later:
         file.unlink()
-    board = Board([part])
-    server = make_server("127.0.0.1", 0, create_app(board).server, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        address = f"http://127.0.0.1:{server.port}"
-        with page_of(browser, ours=address) as page:
-            page.goto(f"{address}/samples?flips=0&sort=file")
-            expect(page.locator(".samples .id")).to_have_count(9)
-            page.keyboard.press("ArrowRight")
-            expect(page.locator(".sample h2")).to_contain_text("Sample s1")
-            for file in later:
-                shutil.copy(whole.path / "cells" / file.name, part / "cells" / file.name)
-            expect(page.locator(".samples .id")).to_have_count(36, timeout=20_000)
-            expect(page.locator(".sample h2")).to_contain_text("Sample s1strategies")
-    finally:
-        server.shutdown()
-        thread.join()
+    with serving([part]) as address, page_of(browser, ours=address) as page:
+        page.goto(f"{address}/samples?flips=0&sort=file")
+        expect(page.locator(".samples .id")).to_have_count(9)
+        page.keyboard.press("ArrowRight")
+        expect(page.locator(".sample h2")).to_contain_text("Sample s1strategies")
+        for file in later:
+            shutil.copy(whole.path / "cells" / file.name, part / "cells" / file.name)
+        expect(page.locator(".samples .id")).to_have_count(36)
+        expect(page.locator(".sample h2")).to_contain_text("Sample s1strategies")

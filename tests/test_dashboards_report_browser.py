@@ -6,14 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install .[dev]")
 from playwright.sync_api import Browser, Page, expect
 
 from browser import chromium, page_of
 from dashboards.report import write_report
 from fake_experiment import write_fake_experiment
+from live_app import needs_chromium
 from seen_experiment import IDS, SIDE, write_seen
 
-pytestmark = pytest.mark.slow
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,7 @@ from orchestrator.store import Experiment, write_whole
 
 MAX_FOLDED = 12  # other settings of a page that are drawn too
 OVERVIEW, EXPLORER, RUN, PICTURES = "index", "samples", "run", "pictures"  # pages that have more than figures
+DATA = "data"
 ASSETS = files("dashboards") / "assets"
 STATIC = ("report.css", "report.js", "app/explorer.css", "app/explorer.js")
 
@@ -47,7 +48,7 @@ class ReportPage:
 
 
 def write_report(experiment: Experiment, pictures: Sequence[Path] = ()) -> Path:
-    """Write the folder; what an earlier report left there and this one has not goes away.
+    """Write the folder, in place of an earlier report.
 
     Args:
         experiment: What to show.
@@ -68,7 +69,7 @@ def write_report(experiment: Experiment, pictures: Sequence[Path] = ()) -> Path:
     now = datetime.now(UTC)
     for page in reversed(pages):  # index.html last
         writer.add(f"{page.stem}.html", _html(page, pages, experiment, now).encode())
-    writer.remove_others()
+    writer.remove_old()
     return folder / f"{OVERVIEW}.html"
 
 
@@ -87,10 +88,15 @@ class _Folder:
             write_whole(path, content, sync=False)  # hundreds of files, written again in seconds
         self.names.add(name)
 
-    def remove_others(self) -> None:
-        for path in self.path.rglob("*"):
-            if path.is_file() and path.relative_to(self.path).as_posix() not in self.names:
-                path.unlink()
+    def remove_old(self) -> None:
+        """Remove what an earlier report wrote and this one did not; what a reader has put beside it stays."""
+        stems = (*map(_stem, PAGES), PICTURES)
+        found = [self.path / f"{stem}.html" for stem in stems]
+        for folder in (EXPLORER, PICTURES, DATA):
+            found += (self.path / folder).glob("[!.]*")  # a dot: somebody is writing it now
+        for path in found:
+            if path.relative_to(self.path).as_posix() not in self.names:
+                path.unlink(missing_ok=True)
 
 
 # -- pages ----------------------------------------------------------------------------------------------------------
@@ -233,7 +239,7 @@ def _panel(panel: Panel, writer: _Folder, stem: str, links: Links) -> str:
     parts.append(f'<p class="note">{escape(panel.note)}</p>' if panel.note else "")
     parts.append(static_html(panel.below, links))
     if panel.figure is not None:
-        name = f"data/{stem}-{_slug(panel.name)}.csv"
+        name = f"{DATA}/{stem}-{_slug(panel.name)}.csv"
         writer.add(name, ("\ufeff" + panel.rows.to_csv(index=False, lineterminator="\n")).encode())
         parts.append(f'<p class="note"><a href="{name}" download>these numbers as CSV</a></p>')
     return f'<section class="card{" wide" if panel.wide else ""}">{"".join(parts)}</section>'

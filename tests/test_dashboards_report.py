@@ -94,13 +94,15 @@ def test_all_that_a_page_loads_lies_in_the_folder(whole: Experiment) -> None:
 
 def test_what_an_earlier_report_left_goes_away(whole: Experiment) -> None:
     folder = whole.path / "report"
-    (folder / "alpha-old.html").write_text("old")
+    (folder / "ablations.html").write_text("old")
+    (folder / "notes.txt").write_text("a reader's own")
     (folder / "samples" / "0123456789abcdef.js").write_text("old")
     picture = whole.path / "exports" / "runs" / "plot.png"
     picture.parent.mkdir(parents=True)
     picture.write_bytes(b"png")
     write_report(whole, [picture])
-    assert not (folder / "alpha-old.html").exists()
+    assert not (folder / "ablations.html").exists()
+    assert (folder / "notes.txt").exists()
     assert not (folder / "samples" / "0123456789abcdef.js").exists()
     assert (folder / "pictures" / "runs-plot.png").read_bytes() == b"png"
     assert "pictures/runs-plot.png" in Page((folder / "pictures.html").read_text()).loads

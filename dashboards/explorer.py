@@ -141,14 +141,14 @@ def sample_documents(experiment: Experiment, names: Sequence[str], failures: pd.
 
     Returns:
         By sample id. ``cells`` is by the point's place in the grid: answer, parsed, correct, tokens, visual (tokens
-        before pruning) and kept (mask as base64; missing where it was not recorded). ``side`` is of the square of
-        visual tokens, missing where they are none.
+        before pruning) and kept (mask as base64; missing where it was not recorded). ``side`` is of the square that
+        the first visual tokens are, missing where they are none; an any-resolution image has others after it.
     """
     places = {point.key: place for place, point in enumerate(experiment.points)}
     rows = experiment.samples.set_index("id")
     failures = failures.set_index("sample")
     wanted = list(names)
-    cells = experiment.cells(["answer", "parsed", "correct", "tokens_kept", "visual_tokens"], samples=wanted)
+    cells = experiment.cells(["answer", "parsed", "correct", "score", "tokens_kept", "visual_tokens"], samples=wanted)
     kept = experiment.kept(samples=wanted)
     masks = dict(zip(zip(kept["point"], kept["sample"], strict=True), kept["kept_mask"], strict=True))
     documents: dict[str, dict[str, Any]] = {}
@@ -168,14 +168,24 @@ def sample_documents(experiment: Experiment, names: Sequence[str], failures: pd.
         }
     for cell in cells.to_dict("records"):
         document, visual = documents[cell["sample"]], int(cell["visual_tokens"])
-        document["side"] = isqrt(visual) if visual and isqrt(visual) ** 2 == visual else None
+        document["side"] = _side(experiment, visual)
         mask = masks.get((cell["point"], cell["sample"]))
         document["cells"][places[cell["point"]]] = {
             "answer": cell["answer"],
             "parsed": None if pd.isna(cell["parsed"]) else cell["parsed"],
             "correct": bool(cell["correct"]),
+            "score": float(cell["correct"]) if pd.isna(cell["score"]) else float(cell["score"]),
             "tokens": None if pd.isna(cell["tokens_kept"]) else int(cell["tokens_kept"]),
             "visual": visual,
             **({"kept": b64encode(mask).decode()} if mask is not None and len(mask) == -(-visual // 8) else {}),
         }
     return documents
+
+
+def _side(experiment: Experiment, visual: int) -> int | None:
+    """Visual tokens along a side of the picture: as the model's sizes say, else of the square that they are."""
+    facts = experiment.meta.get("model_facts", {})
+    if facts.get("image_size") and facts.get("patch_size"):
+        side = int(facts["image_size"]) // int(facts["patch_size"])
+        return side if side**2 <= visual else None
+    return isqrt(visual) if visual and isqrt(visual) ** 2 == visual else None

@@ -29,6 +29,7 @@ from dashboards.theme import DARK, LIGHT, on_paper
 from dashboards.view import CONFIG as CONFIG_KEY
 from dashboards.view import State, View, view
 from orchestrator.store import Experiment, write_whole
+from orchestrator.task_metrics import task_metrics
 
 MAX_FOLDED = 12  # other settings of a page that are drawn too
 OVERVIEW, EXPLORER, RUN, PICTURES = "index", "samples", "run", "pictures"  # pages that have more than figures
@@ -119,7 +120,8 @@ def _pages(experiment: Experiment, writer: _Folder) -> list[ReportPage]:
         body = _figures(page, shown, writer, links)
         if stem == OVERVIEW:
             body += tables.flips(source.experiment, source.answers, source.summary, samples)
-            body += tables.grid(source.summary)
+            body += tables.grid(source.summary, source.answers.of_images(True).binary)
+            body += tables.task_figures(task_metrics(source.experiment))
         elif stem == RUN:
             body += tables.provenance(source.experiment)
         elif stem == EXPLORER and samples:

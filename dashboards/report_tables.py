@@ -27,12 +27,6 @@ from orchestrator.metrics import Answers
 from orchestrator.store import Experiment
 
 MAX_FLIPS = 8  # examples shown
-HOW = (
-    "Accuracy over image questions with its Wilson interval. The change is paired: on the questions that the "
-    "configuration and the un-pruned model have both answered, with a bootstrap interval; p is McNemar's exact test, "
-    "then corrected across the grid by Holm. Bold: significant at 0.05 after correction. Where no answer flipped the "
-    "interval has no width."
-)
 
 
 def about(experiment: Experiment) -> str:
@@ -86,8 +80,13 @@ def _sample_link(explorer: str | None, sample: str, key: str) -> str:
     return f'<a href="{escape(address)}">{escape(sample)}</a>'
 
 
-def grid(summary: pd.DataFrame) -> str:
-    """All grid points as a table: accuracy, paired difference, test, and what is suspicious."""
+def grid(summary: pd.DataFrame, binary: bool = True) -> str:
+    """All grid points as a table: accuracy, paired difference, test, and what is suspicious.
+
+    Args:
+        summary: The grid points.
+        binary: Whether every score is 0 or 1.
+    """
     texts = bool(summary["n_text_only"].any())
     flags = bool((summary["flags"] != "").any())
     names = ["configuration", "n", "right", "accuracy", "95 % interval", "change, points", "95 % interval",
@@ -115,10 +114,30 @@ def grid(summary: pd.DataFrame) -> str:
         cells += [("", percent(row["accuracy_text_only"]))] if texts else []
         cells += [("text flag", escape(row["flags"]))] if flags else []
         body.append(table_row(cells, "baseline" if row["baseline"] else row["state"]))
+    accuracy, test = ("Accuracy", "McNemar's exact") if binary else ("Mean score", "a paired bootstrap")
+    interval = "Wilson" if binary else "bootstrap"
     return (
-        f'<section id="grid"><h2>All grid points</h2><p class="note">{HOW}</p>'
-        f"{scrolling(table_head(kinds, names), body)}</section>"
+        '<section id="grid"><h2>All grid points</h2>'
+        f'<p class="note">{accuracy} over image questions with its {interval} interval. The change is paired: on the '
+        "questions that the configuration and the un-pruned model have both answered, with a bootstrap interval; p is "
+        f"{test} test, then corrected across the grid by Holm. Bold: significant at 0.05 after correction. "
+        f"Where no answer flipped the interval has no width.</p>{scrolling(table_head(kinds, names), body)}</section>"
     )
+
+
+def task_figures(figures: pd.DataFrame) -> str:
+    """What the benchmark's authors publish, one column a figure."""
+    if figures.empty:
+        return ""
+    names = list(dict.fromkeys(figures["name"]))
+    body = []
+    for _, rows in figures.groupby("point", sort=False):
+        own = dict(zip(rows["name"], rows["text"], strict=True))
+        cells = [("", escape(own.get(name) or MISSING)) for name in names]
+        body.append(table_row([("text name", escape(rows["label"].iloc[0])), *cells]))
+    head = table_head(["text", *[""] * len(names)], ["configuration", *names])
+    note = '<p class="note">As the benchmark defines them, over all questions answered; without intervals.</p>'
+    return f"<section><h2>The benchmark's own figures</h2>{note}{scrolling(head, body)}</section>"
 
 
 def provenance(experiment: Experiment) -> str:

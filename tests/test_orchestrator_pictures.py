@@ -21,14 +21,16 @@ from orchestrator.recorder import PictureRecorder
 from orchestrator.run import RunOptions, prepare, run_sweep
 from orchestrator.spec import load_sweep
 from orchestrator.store import Experiment
-from workers.images import MODES, as_seen, encoded, to_pixels
+from workers.anyres import Tiling
+from workers.checkpoints.layout import open_checkpoint
+from workers.images import MODES, as_seen, encoded, to_pixels, to_tiles
 from workers.loading import load_image_processor
 from workers.work import GridPoint, ModelSpec, UnitOutcome, WorkUnit
 
 
 @pytest.fixture
 def processor(small_checkpoint: Path):
-    return load_image_processor(str(small_checkpoint))
+    return load_image_processor(open_checkpoint(ModelSpec(path=str(small_checkpoint))))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,9 @@ def test_picture_is_what_the_model_saw(processor, mode: str) -> None:
     seen = as_seen(image, mode, processor)
     pixels = torch.as_tensor(np.array(seen), dtype=torch.float32).permute(2, 0, 1) / 255
     mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
-    torch.testing.assert_close((pixels - mean) / std, to_pixels(image, mode, processor), atol=1e-5, rtol=0)
+    tiling = Tiling(((56, 112), (112, 56)), tile=56, patch=14)
+    given = to_tiles(image, tiling, processor)[0] if mode == "anyres" else to_pixels(image, mode, processor)
+    torch.testing.assert_close((pixels - mean) / std, given, atol=1e-5, rtol=0)
 
 
 def test_drawings_are_kept_without_loss_and_photographs_small() -> None:
@@ -123,7 +127,7 @@ def test_a_model_without_processor_costs_pictures_and_nothing_else(tmp_path, ima
     experiment, warning = recorded(tmp_path / "e", images, tmp_path, 5, True)
     assert warning is not None
     assert warning.startswith("pictures were not recorded: ")
-    assert "image processor" in warning
+    assert "config.json" in warning
     assert len(experiment.cells()) == 30 * len(fake_points())
 
 

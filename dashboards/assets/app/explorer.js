@@ -97,7 +97,8 @@ window.SaccadeExplorer = (() => {
 
   // --- a panel ----------------------------------------------------------------------------------------------------
 
-  function said(cell) {
+  function said(cell, sample) {
+    if (!sample.choices.length && cell.answer) return cell.answer.length > 40 ? `${cell.answer.slice(0, 39)}…` : cell.answer;
     if (cell.parsed) return cell.parsed;
     return cell.answer ? "no option read" : "no answer";
   }
@@ -113,15 +114,15 @@ window.SaccadeExplorer = (() => {
         make("figcaption", {}, make("div", {}, make("span.name", { dir: "auto" }, name))),
         make("div.seen.blank", {}, make("span.over", {}, "not answered yet")), make("div"));
     }
-    const flipped = base && !point.baseline && cell.correct !== base.correct;
-    const other = base && !point.baseline && !flipped && said(cell) !== said(base);
+    const flipped = base && !point.baseline && cell.score !== base.score;
+    const other = base && !point.baseline && !flipped && said(cell, sample) !== said(base, sample);
     const caption = make("figcaption", {},
       make("div", {},
         make("span.mark", { "aria-label": cell.correct ? "right" : "wrong" }, cell.correct ? "✓" : "✗"),
         make("span.name", { dir: "auto", title: point.label }, name)),
       make("div", {},
-        make("span.said", {}, "→ ", make("bdi", {}, said(cell))),
-        flipped ? make("strong.flip", {}, cell.correct ? "flipped to right" : "flipped") : null,
+        make("span.said", {}, "→ ", make("bdi", {}, said(cell, sample))),
+        flipped ? make("strong.flip", {}, cell.score > base.score ? (cell.correct ? "flipped to right" : "better") : cell.correct ? "worse" : "flipped") : null,
         other ? make("span.other", {}, "other answer") : null));
     const tokens = cell.tokens === null ? "–" : cell.tokens.toLocaleString("en");
     const facts = [`${tokens} of ${cell.visual.toLocaleString("en")} kept`];
@@ -129,13 +130,16 @@ window.SaccadeExplorer = (() => {
       const kept = bits(cell.kept, sample.side ** 2);
       facts.push(`${sample.patches.filter((i) => kept[i]).length} of ${sample.patches.length} that hold the answer`);
     }
+    const more = sample.side ? cell.visual - sample.side ** 2 : 0;
+    if (more > 0) facts.push(`${more.toLocaleString("en")} of them see enlarged parts and are not drawn`);
+    if (cell.score % 1) facts.push(`score ${cell.score.toFixed(2)}`);
     return make(`figure.panel.${cell.correct ? "right" : "wrong"}`, { "data-point": point.key },
       caption,
       seen(sample, cell, url),
       make("div", {},
         make("p.facts", {}, facts.join(" · ")),
         point.chosen_by ? make("p.chosen", {}, point.chosen_by) : null,
-        cell.answer === cell.parsed ? null : make("pre.answer", { dir: "auto", tabindex: "0" }, cell.answer)));
+        cell.answer === said(cell, sample) ? null : make("pre.answer", { dir: "auto", tabindex: "0" }, cell.answer)));
   }
 
   // --- the whole --------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ MAX_FLIPS = 8  # examples shown
 def about(experiment: Experiment) -> str:
     model, task = experiment.spec.model, experiment.spec.task
     created = str(experiment.meta.get("created", ""))[:10]
-    parts = (Path(model.path).name, model.dtype, f"{task.name} {task.split}", created)
+    parts = (Path(model.path).name, model.dtype, f"{task.name} {task.split or ''}".strip(), created)
     return " · ".join(part for part in parts if part)
 
 

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from dashboards.report import render
+from dashboards.report import write_report
 from fake_experiment import fake_manifest
 from orchestrator.cli import app
 from orchestrator.exports import write_exports
@@ -58,7 +58,7 @@ def test_every_benchmark_runs_and_shows_its_figures(tmp_path, small_checkpoint, 
     assert list(headline(figures, experiment)["name"].unique()) == ([HEADLINES[name]] if name in HEADLINES else [])
     tables = {path.name for path in write_exports(experiment)}
     assert ("task_metrics.csv" in tables) == bool(len(figures)) == (name not in ("textvqa", "scienceqa_img"))
-    page = render(experiment, pd.Timestamp(0))
+    page = write_report(experiment).read_text()
     assert ("own figures" in page) == bool(len(figures))
     for figure in figures["name"].unique():
         assert figure in page

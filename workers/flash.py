@@ -219,7 +219,7 @@ if triton is not None:
             top, total, acc = _absorb(q, k, v, visible, scale2, top, total, acc)
         tl.store(out + at_q, (acc / total[:, None]).to(out.dtype.element_ty), mask=inside)
 
-    @triton.jit
+    @triton.jit(do_not_specialize=["decoded"])  # else compiled anew for lengths 1, 16, 32, ...
     def _decode_kernel(  # type: ignore[no-untyped-def]
         query,
         order,

@@ -203,8 +203,8 @@ def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Conso
             if mirror:
                 mirror.abandon()
             raise
-        if mirror and (warning := mirror.finish()):
-            warnings.append(warning)
+    if mirror and (warning := mirror.finish()):  # the GPUs are free by now
+        warnings.append(warning)
     if warning := recorder.finish():
         warnings.append(warning)
     stops = policy.stops(experiment.done())

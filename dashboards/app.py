@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import dash
-from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
+import dash_ag_grid as dag
+from dash import ALL, Dash, Input, Output, State, ctx, dash_table, dcc, html, no_update
 from flask import Response
 
 from dashboards import details, theme
@@ -26,12 +27,14 @@ from dashboards.figures import CONFIG, Figure, as_page, repainted
 from dashboards.pages.base import Control, Page, Panel
 from dashboards.pages.catalog import PAGES
 from dashboards.pages.parts import notices
+from dashboards.trees import light
 from dashboards.view import CONFIG as CONFIG_KEY
 from dashboards.view import FILTERS, View, options, view
 from dashboards.view import State as UrlState
 
 REFRESH_S = 5
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+EAGER = ("async-graph", "async-dropdown", "async-slider", "async-community")
 MARKS = 12  # of a slider; more would run into each other
 LABELS = {
     "experiment": "Experiment", "strategy": "Strategy", "layer": "Layer", "rank": "Tokens kept", "alpha": "Alpha",
@@ -47,6 +50,7 @@ def create_app(board: Board, hosts: Sequence[str] = LOOPBACK, refresh_s: float =
         hosts: Names that requests may be addressed to.
         refresh_s: How often the pages ask for new data.
     """
+    _load_on_demand()
     app = Dash(
         "saccade",
         title="Saccade",
@@ -66,6 +70,14 @@ def create_app(board: Board, hosts: Sequence[str] = LOOPBACK, refresh_s: float =
         if page.register is not None:
             page.register(app, board)
     return app
+
+
+def _load_on_demand() -> None:
+    """Eager loading would fetch and parse 7 MB that no page uses: formulas, the grid's enterprise edition, tables."""
+    for script in (*dcc._js_dist, *dag._js_dist, *dash_table._js_dist):  # type: ignore[attr-defined]
+        name = script.get("relative_package_path") or ""
+        if script.get("async") and not any(used in name for used in EAGER):
+            script["async"] = "lazy"
 
 
 def serve(paths: Sequence[Path], host: str, port: int, names: Sequence[str] = ()) -> None:
@@ -261,7 +273,7 @@ def _card(panel: Panel, ink: theme.Ink) -> Any:
             )
         )  # fmt: skip
     parts.append(html.P(panel.note, id={"type": "note", "name": name}, className="note", hidden=not panel.note))
-    parts.append(html.Div(panel.below, id={"type": "below", "name": name}))
+    parts.append(html.Div(light(panel.below), id={"type": "below", "name": name}))
     return html.Section(parts, className="card wide" if panel.wide else "card", id=f"card-{name}")
 
 
@@ -391,7 +403,7 @@ def _callbacks(app: Dash, board: Board) -> None:
                 if figure is not None
             ],
             [panels[name].note for name in names],
-            [panels[name].below for name in belows],
+            [light(panels[name].below) for name in belows],
         )
 
     @app.callback(

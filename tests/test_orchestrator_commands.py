@@ -35,8 +35,8 @@ def call(*arguments: object) -> str:
     return result.stdout
 
 
-def test_plan_shows_budgets_remarks_and_what_is_measured(sweep: Path) -> None:
-    text = call("plan", sweep, "--set", "max_new_tokens=3")
+def test_plan_shows_budgets_remarks_and_what_is_measured(sweep: Path, tmp_path: Path) -> None:
+    text = call("plan", sweep, "--out", tmp_path / "x", "--set", "max_new_tokens=3")
     assert "tokens 12 at layer 1: rank 8, an average of 12.0 visual tokens" in text
     assert "heads_kept=4 keeps every head" in text
     assert text.count("query=system_and_text keeps the same tokens as text_tokens_only") == 1

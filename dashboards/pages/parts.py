@@ -11,6 +11,7 @@ from dashboards.rows import Slice, focus, significant
 from dashboards.spectra import impossible_ranks
 from dashboards.view import CONFIG, View
 from dashboards.wording import count, p_value, percent, percent_span, plural, points, points_span
+from orchestrator.stops import STOPPED
 
 MAX_ROWS = 40  # of a table under a picture; the CSV has all
 MAX_NOTICES = 4
@@ -58,11 +59,16 @@ def notices(view: View) -> list[Any]:
     """What a reader must know of the rows in view before reading a number off them."""
     found: list[tuple[str, str]] = []
     states = view.pruned["status"].value_counts()
-    open_states = [name for name in ("running", "partial", "stopped early", "missing", "failed") if name in states]
+    open_states = [name for name in ("running", "partial", "missing", "failed") if name in states]
     unfinished = [f"{count(int(states[name]))} {name}" for name in open_states]
     if unfinished:
         text = f"of {plural(len(view.pruned), 'configuration')}, {', '.join(unfinished)}; hollow: partial"
         found.append(("Unfinished", text))
+    if stopped := int(states.get(STOPPED, 0)):
+        text = (
+            f"stopped {count(stopped)} of {plural(len(view.pruned), 'configuration')} early; few questions were asked"
+        )
+        found.append(("Racing", text))
     flagged = view.rows[view.rows["flags"] != ""]
     for flags, rows in list(flagged.groupby("flags", sort=False))[:MAX_NOTICES]:
         names = ", ".join(rows["label"].head(2)) + (f" and {len(rows) - 2} more" if len(rows) > 2 else "")

@@ -41,3 +41,27 @@ window.dash_clientside.saccade = {
     return true;
   },
 };
+
+// Tables come as JSON, [tag, attributes, children], and are built once they can be seen: see dashboards/trees.py.
+(function () {
+  const build = (part) => {
+    if (typeof part === "string") return document.createTextNode(part);
+    const [tag, attributes, children] = part;
+    const node = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+    node.append(...children.map(build));
+    return node;
+  };
+  const grow = (root) => {
+    for (const holder of root.querySelectorAll("[data-tree]")) {
+      const folded = holder.closest("details:not([open])");
+      if (folded || holder.grown === holder.dataset.tree) continue;
+      holder.grown = holder.dataset.tree;
+      holder.replaceChildren(build(JSON.parse(holder.dataset.tree)));
+    }
+  };
+  document.addEventListener("toggle", (event) => grow(event.target), true);
+  new MutationObserver(() => grow(document)).observe(document.documentElement, {
+    subtree: true, childList: true, attributes: true, attributeFilter: ["data-tree"],
+  });
+})();

@@ -356,71 +356,66 @@ to_band(double* base, const int64* jobs, double* bands, int width)
 }
 
 // Step k of sweep s: the reflector of the step before meets block (rows, columns) from the right; a new one clears the
-// block's first column below its head and is applied to the diagonal block from both sides. Lane l holds entries
-// [l / 4][2 (l % 4) + {0, 1}] of both. Products with vectors go through the matrix unit, whose other operand repeats the
-// vector, so that every lane gets its result without a shuffle: those, not arithmetic, are what this kernel waits for.
+// block's first column below its head and is applied to the diagonal block from both sides. Products with vectors on the
+// matrix unit, which need no shuffles, were slower (docs/performance.md).
 __device__ __forceinline__ void chase_step(double* ab, double* ring, int sweep, int step, int lane)
 {
     const int r = lane >> 2, q = lane & 3, top = sweep + 1 + step * BAND;
     double* kept = ring + (sweep % SWEEPS) * (BAND + 1);  // reflector, then its tau
+    double head;  // of row r: the column that is cleared
+    double2 block = {0.0, 0.0};
     double* at = ab + (top - BAND + 2 * q) * COLUMN + BAND + r - 2 * q;
+    if (step > 0) {
+        block = {at[0], at[COLUMN - 1]};
+        double v0 = kept[2 * q], v1 = kept[2 * q + 1], tau = kept[BAND];
+        double sum = block.x * v0 + block.y * v1;
+        sum += __shfl_xor_sync(FULL, sum, 1);
+        sum += __shfl_xor_sync(FULL, sum, 2);
+        sum *= tau;
+        block.x -= sum * v0;
+        block.y -= sum * v1;
+        head = __shfl_sync(FULL, block.x, lane & ~3);
+    } else {
+        head = ab[sweep * COLUMN + 1 + r];
+    }
+    double squares = r > 0 ? head * head : 0.0;
+    squares += __shfl_xor_sync(FULL, squares, 4);
+    squares += __shfl_xor_sync(FULL, squares, 8);
+    squares += __shfl_xor_sync(FULL, squares, 16);
+    Reflector h = reflector(__shfl_sync(FULL, head, 0), squares);
+    double mine = r == 0 ? 1.0 : head * h.scale;
+    double u0 = __shfl_sync(FULL, mine, 8 * q), u1 = __shfl_sync(FULL, mine, 8 * q + 4);
+    // The diagonal block's product and the block's own from the left, side by side.
     double* diagonal0 = r >= 2 * q ? ab + (top + 2 * q) * COLUMN + r - 2 * q : ab + (top + r) * COLUMN + 2 * q - r;
     double* diagonal1 =
         r >= 2 * q + 1 ? ab + (top + 2 * q + 1) * COLUMN + r - 2 * q - 1 : ab + (top + r) * COLUMN + 2 * q + 1 - r;
-    const double2 d = {*diagonal0, *diagonal1};
-    double2 block = {0.0, 0.0};
-    double alpha, own, even, odd, low, high;  // the column to be cleared: entries 0, r, 2 q, 2 q + 1, q, q + 4
+    double2 d = {*diagonal0, *diagonal1};
+    double p = d.x * u0 + d.y * u1;
+    double z0 = mine * block.x, z1 = mine * block.y;
+    p += __shfl_xor_sync(FULL, p, 1);
+    z0 += __shfl_xor_sync(FULL, z0, 4);
+    z1 += __shfl_xor_sync(FULL, z1, 4);
+    p += __shfl_xor_sync(FULL, p, 2);
+    z0 += __shfl_xor_sync(FULL, z0, 8);
+    z1 += __shfl_xor_sync(FULL, z1, 8);
+    p *= h.tau;
+    double inner = p * mine;
+    inner += __shfl_xor_sync(FULL, inner, 4);
+    z0 += __shfl_xor_sync(FULL, z0, 16);
+    z1 += __shfl_xor_sync(FULL, z1, 16);
+    inner += __shfl_xor_sync(FULL, inner, 8);
+    inner += __shfl_xor_sync(FULL, inner, 16);
+    double w = p - 0.5 * h.tau * inner * mine;
+    double w0 = __shfl_sync(FULL, w, 8 * q), w1 = __shfl_sync(FULL, w, 8 * q + 4);
+    __syncwarp();
     if (step > 0) {
-        block = {at[0], at[COLUMN - 1]};
-        const double v0 = kept[2 * q], v1 = kept[2 * q + 1], tau = kept[BAND];
-        double2 sum = {0.0, 0.0};
-        multiply_add(sum, block.x, v0);
-        multiply_add(sum, block.y, v1);
-        block.x -= tau * sum.x * v0;
-        block.y -= tau * sum.x * v1;
-        alpha = __shfl_sync(FULL, block.x, 0);
-        own = __shfl_sync(FULL, block.x, lane & ~3);
-        even = __shfl_sync(FULL, block.x, 8 * q);
-        odd = __shfl_sync(FULL, block.x, 8 * q + 4);
-        low = __shfl_sync(FULL, block.x, 4 * q);
-        high = __shfl_sync(FULL, block.x, 4 * q + 16);
-    } else {
-        const double* column = ab + sweep * COLUMN + 1;
-        alpha = column[0];
-        own = column[r];
-        even = column[2 * q];
-        odd = column[2 * q + 1];
-        low = column[q];
-        high = column[q + 4];
-    }
-    double2 squares = {0.0, 0.0};
-    const double rest = q == 0 ? 0.0 : even;
-    multiply_add(squares, rest, rest);
-    multiply_add(squares, odd, odd);
-    const Reflector h = reflector(alpha, squares.x);
-    const double mine = r == 0 ? 1.0 : own * h.scale, u0 = q == 0 ? 1.0 : even * h.scale, u1 = odd * h.scale;
-    double2 down = {0.0, 0.0}, across = {0.0, 0.0}, inner = {0.0, 0.0};  // D u for rows, and for columns; u D u
-    multiply_add(across, u0, d.x);
-    multiply_add(across, u1, d.y);
-    multiply_add(down, d.x, u0);
-    multiply_add(down, d.y, u1);
-    multiply_add(inner, u0, across.x);
-    multiply_add(inner, u1, across.y);
-    const double half = 0.5 * h.tau * h.tau * inner.x, w = h.tau * down.x - half * mine;
-    const double w0 = h.tau * across.x - half * u0, w1 = h.tau * across.y - half * u1;
-    if (step > 0) {
-        const double2 turned = transposed(block, lane);
-        double2 z = {0.0, 0.0};
-        multiply_add(z, q == 0 ? 1.0 : low * h.scale, turned.x);
-        multiply_add(z, high * h.scale, turned.y);
-        block.x -= h.tau * mine * z.x;
-        block.y -= h.tau * mine * z.y;
+        block.x -= h.tau * mine * z0;
+        block.y -= h.tau * mine * z1;
         if (q == 0) block.x = r == 0 ? h.beta : 0.0;
         at[0] = block.x;
         at[COLUMN - 1] = block.y;
-    } else {
-        __syncwarp();
-        if (q == 0) ab[sweep * COLUMN + 1 + r] = r == 0 ? h.beta : 0.0;
+    } else if (q == 0) {
+        ab[sweep * COLUMN + 1 + r] = r == 0 ? h.beta : 0.0;
     }
     if (r >= 2 * q) *diagonal0 = d.x - mine * w0 - w * u0;
     if (r >= 2 * q + 1) *diagonal1 = d.y - mine * w1 - w * u1;

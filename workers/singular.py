@@ -26,6 +26,7 @@ SOURCE = Path(__file__).with_name("singular.cu")
 KERNELS = ("to_band", "chase", "bisect")
 BAND, BISECT_THREADS, COLUMN, SWEEPS = 8, 128, 19, 64  # as in the source
 PIECE_BYTES = 2 << 30  # Gram matrices that wait for the kernels together: 25 streams of 32 heads at 576 tokens
+LEAST = torch.finfo(torch.float64).tiny
 PIECE_SHARE = 64  # and at most this part of a device's memory
 
 
@@ -68,8 +69,8 @@ class Build:
 
 BUILDS = (
     Build(largest=136, threads=128, rows=1, own=4, group=4, blocks=4, chase_warps=8),
-    Build(largest=328, threads=256, rows=2, own=5, group=4, blocks=2, chase_warps=8),
-    Build(largest=776, threads=512, rows=2, own=6, group=4, blocks=1, chase_warps=16),
+    Build(largest=328, threads=256, rows=2, own=5, group=2, blocks=2, chase_warps=8),
+    Build(largest=648, threads=512, rows=2, own=5, group=2, blocks=1, chase_warps=16),
 )
 
 
@@ -93,19 +94,27 @@ def singular_values(blocks: Iterable[Tensor]) -> Tensor:
     """
     done: list[Tensor] = []
     waiting: list[_Gram] = []
+    size = 0
+
+    def flush() -> None:
+        nonlocal size
+        if waiting:
+            done.append(_by_kernels(waiting))
+        waiting.clear()
+        size = 0
+
     for block in blocks:
         most = _largest_size(block.device)
         gram = _gram(block, BAND if most else 1)
         if gram.padded_BNN.shape[-1] <= most:
             waiting.append(gram)
-            if sum(each.padded_BNN.nbytes for each in waiting) >= piece_bytes(block.device):
-                done.append(_by_kernels(waiting))
-                waiting.clear()
+            size += gram.padded_BNN.nbytes
+            if size >= piece_bytes(block.device):
+                flush()
         else:
-            done += [_by_kernels(waiting)] if waiting else []
-            waiting.clear()
+            flush()
             done.append(_by_library(gram))
-    done += [_by_kernels(waiting)] if waiting else []
+    flush()
     longest = max((values.shape[-1] for values in done), default=0)
     return torch.cat([pad(values, (0, longest - values.shape[-1])) for values in done]) if done else torch.empty(0, 0)
 
@@ -115,51 +124,49 @@ class _Gram:
     """Gram matrices of one block, of matrices scaled to a largest entry of 1."""
 
     padded_BNN: Tensor  # zeros beyond ``size``
-    scale_B: Tensor  # NaN where a matrix is not finite
+    scale_B: Tensor  # float64: not finite where a matrix is not
     size: int
 
 
 def _gram(block: Tensor, multiple: int) -> _Gram:
     """Of the smaller side, padded to a multiple. Scaled first: squares must neither overflow nor vanish."""
-    largest_B = torch.maximum(block.amax(dim=(-2, -1)), -block.amin(dim=(-2, -1))).double()
-    scaled = block.double() / largest_B.where(largest_B != 0, 1.0)[:, None, None]
+    scale_B = block.abs().amax(dim=(-2, -1)).double()
+    scaled = block.double() / scale_B.clamp(min=LEAST)[:, None, None]
     scaled = scaled.mT if block.shape[-2] > block.shape[-1] else scaled
     size = scaled.shape[-2]
     if size % multiple:
         scaled = pad(scaled, (0, 0, 0, -size % multiple))
-    return _Gram(scaled @ scaled.mT, largest_B.where(largest_B.isfinite(), torch.nan), size)
+    return _Gram(scaled @ scaled.mT, scale_B, size)
 
 
 def _by_library(gram: _Gram) -> Tensor:
-    broken_B = gram.scale_B.isnan()[:, None, None]
-    values = torch.linalg.eigvalsh(gram.padded_BNN.masked_fill_(broken_B, 0.0)).clamp(min=0).sqrt().flip(-1)
-    return values[:, : gram.size] * gram.scale_B[:, None]
+    scale_B1 = _finite(gram.scale_B)[:, None]
+    grams = gram.padded_BNN.masked_fill_(scale_B1[..., None].isnan(), 0.0)
+    return torch.linalg.eigvalsh(grams).clamp(min=0).sqrt().flip(-1)[:, : gram.size] * scale_B1
+
+
+def _finite(scale_B: Tensor) -> Tensor:
+    """NaN for infinity."""
+    return scale_B.where(scale_B.isfinite(), torch.nan)
 
 
 def _by_kernels(grams: Sequence[_Gram]) -> Tensor:
     """Queue the kernels for all of them, a launch for each range of sizes, large matrices first."""
-    device = grams[0].padded_BNN.device
     base = grams[0].padded_BNN
-    jobs = torch.cat([_jobs(gram, base) for gram in grams])
+    jobs = torch.tensor([job for gram in grams for job in _jobs(gram, base)])
     order = jobs[:, 1].argsort(descending=True, stable=True)
     jobs = jobs[order]
-    on_device = to_device(jobs, device)
-    values = torch.zeros(len(jobs), int(jobs[:, 2].max()), dtype=torch.float64, device=device)
+    on_device = to_device(jobs, base.device)
+    values = base.new_zeros(len(jobs), int(jobs[:, 2].max()))
     start = 0
     for build in reversed(BUILDS):
         stop = start + int((jobs[start:, 1] > _below(build)).sum())
         if stop > start:
-            _launch(
-                build,
-                base,
-                on_device[start:stop],
-                values[start:stop],
-                int(jobs[start, 1]),
-                int(jobs[start:stop, 2].max()),
-            )
+            width, longest = int(jobs[start, 1]), int(jobs[start:stop, 2].max())
+            _launch(build, base, on_device[start:stop], values[start:stop], width, longest)
         start = stop
-    back = to_device(order.argsort(), device)
-    return values[back] * torch.cat([gram.scale_B for gram in grams])[:, None]
+    back = to_device(order.argsort(), base.device)
+    return values[back] * _finite(torch.cat([gram.scale_B for gram in grams]))[:, None]
 
 
 def _launch(build: Build, base: Tensor, jobs: Tensor, values: Tensor, width: int, longest: int) -> None:
@@ -178,11 +185,11 @@ def _below(build: Build) -> int:
     return max((other.largest for other in BUILDS if other.largest < build.largest), default=0)
 
 
-def _jobs(gram: _Gram, base: Tensor) -> Tensor:
-    """(B, 3) int64 on the host: start in doubles from ``base``, padded size, values wanted."""
+def _jobs(gram: _Gram, base: Tensor) -> list[tuple[int, int, int]]:
+    """Of each matrix: start in doubles from ``base``, padded size, values wanted."""
     batch, size = gram.padded_BNN.shape[0], gram.padded_BNN.shape[-1]
-    start = (gram.padded_BNN.data_ptr() - base.data_ptr()) // 8 + torch.arange(batch) * (size * size)
-    return torch.stack((start, torch.full((batch,), size), torch.full((batch,), gram.size)), dim=1)
+    first = (gram.padded_BNN.data_ptr() - base.data_ptr()) // 8
+    return [(first + place * size * size, size, gram.size) for place in range(batch)]
 
 
 @cache

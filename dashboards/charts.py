@@ -18,14 +18,22 @@ from dashboards.rows import Reference, axis_range
 from dashboards.wording import count, number, percent, percent_span, shortened
 
 TALL = 520
-KINDS = {"accuracy": 0, "numerical_rank": 1, "effective_rank": 2}  # place in the palette: one hue for each quantity
+LINES = {  # places in the palette and dashes: one hue a kind, a second matrix or layer of it is its lighter neighbour
+    "accuracy": ((0,), ("solid",)),
+    "numerical_rank": ((1, 4), ("dash", "longdash")),
+    "effective_rank": ((2, 5), ("dot", "dashdot")),
+    "stable_rank": ((3, 4), ("dashdot", "dot")),
+    "spectral_entropy": ((3, 4), ("dash", "longdash")),
+    "top_8_energy": ((4, 3), ("dot", "dashdot")),
+    "log10_condition": ((5, 2), ("longdash", "dash")),
+}
 LABEL_PX = (150, 18)  # room that a label on the front needs
 
 
 def token_figure(rows: pd.DataFrame, title: str, raw: bool) -> go.Figure:
     """Accuracy and ranks along the kept tokens: normalised in one picture, or raw in one below the other."""
     quantities = rows["quantity"].drop_duplicates().tolist()
-    kinds = [kind for kind in KINDS if kind in set(rows["kind"])]
+    kinds = [kind for kind in LINES if kind in set(rows["kind"])]
     if not raw:
         figure = go.Figure()
         for quantity in quantities:
@@ -96,13 +104,9 @@ def _quantity(
 
 
 def _style(quantity: str, kind: str, quantities: list[str]) -> tuple[str, str]:
-    """One hue a kind; a second matrix or layer of the same kind is its lighter neighbour."""
     same = [name for name in quantities if name.endswith(kind)]
     place = same.index(quantity) if quantity in same else 0
-    hues = {"accuracy": (0,), "numerical_rank": (1, 4), "effective_rank": (2, 5)}[kind]
-    dashes = {"accuracy": ("solid",), "numerical_rank": ("dash", "longdash"), "effective_rank": ("dot", "dashdot")}[
-        kind
-    ]
+    hues, dashes = LINES[kind]
     return theme.COLOURS[hues[place % len(hues)]], dashes[place % len(dashes)]
 
 

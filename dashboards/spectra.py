@@ -6,22 +6,39 @@ least value on the curve) to 1 (its greatest). A quantity that does not change i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
 ACCURACY = "accuracy"
+RANKS = ("numerical_rank", "effective_rank")  # drawn unless the reader chooses
+KINDS = (
+    *RANKS,
+    "stable_rank",
+    "spectral_entropy",
+    "top_8_energy",
+    "log10_condition",
+)  # as workers/spectra.py names them
 
 
-def token_rows(curve: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
+def kinds_of(measured: pd.DataFrame) -> list[str]:
+    """What of a spectrum was measured, in the order of `KINDS`."""
+    found = {str(name).rpartition(".")[2] for name in measured["name"].unique() if str(name).count(".") == 2}
+    return [kind for kind in KINDS if kind in found]
+
+
+def token_rows(curve: pd.DataFrame, measured: pd.DataFrame, kinds: Sequence[str] = RANKS) -> pd.DataFrame:
     """What a curve over the kept tokens shows.
 
     Args:
         curve: Rows of a summary with one series and one layer, each with its own ``rank``.
         measured: From `orchestrator.metrics.measure_summary`.
+        kinds: Of `KINDS`, what to show of each spectrum.
 
     Returns:
         One row per quantity and grid point, from many tokens to few: quantity ("accuracy", or the measure's name), kind
-        ("accuracy", "numerical_rank", "effective_rank"), name (for people), x, raw, raw_low, raw_high (95 %; percent
+        ("accuracy", or one of `KINDS`), name (for people), x, raw, raw_low, raw_high (95 %; percent
         for the accuracy), y, low, high (normalised), n, key, and id where the summary has one.
     """
     curve = curve.sort_values("rank", ascending=False)
@@ -35,7 +52,7 @@ def token_rows(curve: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
             }
         )
     ]  # fmt: skip
-    for quantity in _ranks(measured, curve):
+    for quantity in _quantities(measured, curve, kinds):
         own = measured[measured["name"] == quantity].set_index("point").reindex(curve["key"])
         margin = 1.96 * own["se"].to_numpy()
         mean = own["mean"].to_numpy()
@@ -83,9 +100,9 @@ def impossible_ranks(measured: pd.DataFrame, summary: pd.DataFrame) -> list[str]
     return found
 
 
-def _ranks(measured: pd.DataFrame, curve: pd.DataFrame) -> list[str]:
+def _quantities(measured: pd.DataFrame, curve: pd.DataFrame, kinds: Sequence[str]) -> list[str]:
     names = measured.loc[measured["point"].isin(curve["key"]), "name"].drop_duplicates()
-    return [name for name in names if name.count(".") == 2 and name.endswith(("numerical_rank", "effective_rank"))]
+    return [name for name in names if name.count(".") == 2 and name.rpartition(".")[2] in kinds]
 
 
 def _normalised(part: pd.DataFrame) -> pd.DataFrame:

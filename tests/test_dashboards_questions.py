@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 
 from answer_matrix import MISSING, write_matrix
-from dashboards.charts import pareto_figure, rate_figure, state_figure, token_figure
+from dashboards.charts import LINES, pareto_figure, rate_figure, state_figure, token_figure
 from dashboards.contrasts import ablations, contrast_rows
 from dashboards.pareto import COSTS, front, pareto_rows
 from dashboards.progress import progress, rate_rows, state_rows
 from dashboards.rows import ACCURACY as MEASURED_ACCURACY
 from dashboards.rows import baselines, reference, short_labels, with_series
-from dashboards.spectra import impossible_ranks, spoken, token_rows
+from dashboards.spectra import KINDS, impossible_ranks, kinds_of, spoken, token_rows
 from orchestrator.matrix import UnitFile
 from orchestrator.metrics import answers, contrast, summarise
 from orchestrator.significance import mcnemar
@@ -53,6 +53,19 @@ def test_token_rows_run_from_many_to_few_and_from_0_to_1(curve: pd.DataFrame) ->
     np.testing.assert_allclose(rank["raw_high"] - rank["raw"], 1.96 * 0.5)
     assert set(rank["n"]) == {8}
     assert token_rows(curve.iloc[1:], measured(curve, [5.0] * 4)).query("kind == 'effective_rank'")["y"].eq(0).all()
+
+
+def test_what_is_drawn_of_a_spectrum_is_chosen(curve: pd.DataFrame) -> None:
+    names = ("hidden_states.7.effective_rank", "hidden_states.7.log10_condition", "hidden_states.7.stable_rank")
+    tables = [measured(curve, [20.0, 16.0, 9.0, 4.0], name) for name in names]
+    table = pd.concat([*tables, measured(curve, [1.0] * 4, "concentration.top_mass")])
+    assert set(LINES) == {"accuracy", *KINDS}
+    assert kinds_of(table) == ["effective_rank", "stable_rank", "log10_condition"]
+    assert set(token_rows(curve.iloc[1:], table)["quantity"]) == {"accuracy", names[0]}
+    rows = token_rows(curve.iloc[1:], table, names[1].rpartition(".")[2:])
+    assert set(rows["quantity"]) == {"accuracy", names[1]}
+    lines = [trace.name for trace in token_figure(rows, "fastv", raw=True).data if trace.mode == "lines+markers"]
+    assert lines == ["accuracy", "log10 condition of hidden states, layer 7"]
 
 
 def test_the_token_figure_draws_those_rows(curve: pd.DataFrame) -> None:

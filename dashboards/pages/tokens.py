@@ -9,7 +9,7 @@ from dashboards.figures import curve_figure
 from dashboards.pages.base import Control, Page, Panel
 from dashboards.pages.parts import focused, numbers, picked, rank_notices
 from dashboards.rows import ACCURACY, DIFFERENCE, Slice, curves
-from dashboards.spectra import token_rows
+from dashboards.spectra import RANKS, kinds_of, token_rows
 from dashboards.view import View
 
 NONE_MEASURED = "no spectra: the sweep did not ask for them (measure.spectra in its file)"
@@ -30,7 +30,19 @@ def controls(view: View) -> list[Control]:
             values=[str(layer) for layer in layers], default=[str(found[0].value)],
         ),
         Control(name="scale", label="raw values", kind="switch", values=("normalised", "raw"), default=["normalised"]),
+        *_measures(kinds_of(_measured(view, part.rows))),
     ]  # fmt: skip
+
+
+def _measures(kinds: list[str]) -> list[Control]:
+    """Which numbers of the spectra are drawn, where more than the ranks were measured."""
+    if not set(kinds) - set(RANKS):
+        return []
+    default = [kind for kind in kinds if kind in RANKS]
+    labels = [kind.replace("_", " ") for kind in kinds]
+    return [
+        Control(name="measures", label="of the spectra", kind="choices", values=kinds, labels=labels, default=default)
+    ]
 
 
 def panels(view: View) -> list[Panel]:
@@ -40,7 +52,7 @@ def panels(view: View) -> list[Panel]:
     wanted = view.state.get("curve")
     name = wanted if wanted in set(part.rows["series"]) else _longest(part, view)
     curve = part.rows[part.rows["series"] == name]
-    rows = token_rows(curve, _measured(view, curve))
+    rows = token_rows(curve, _measured(view, curve), view.state.all("measures") or RANKS)
     found = [
         Panel(
             name="ranks",

@@ -199,3 +199,17 @@ def test_ticking_rows_compares_them_and_stays_in_the_url(page, address: str) -> 
     page.reload()
     page.wait_for_selector("#card-compare .js-plotly-plot", state="attached")
     page.wait_for_selector(".ag-row-selected")
+
+
+def test_unfolded_numbers_are_those_of_the_filter(page, address: str) -> None:
+    """The table is built when it is unfolded, follows the filters while it is open, and takes data for text."""
+    page.goto(f"{address}/layer?strategy=fastv&rank=16")
+    page.wait_for_selector("#card-accuracy summary")
+    assert page.locator("#card-accuracy td").count() == 0
+    page.locator("#card-accuracy summary").click()
+    page.wait_for_selector("#card-accuracy td")
+    names = page.locator("#card-accuracy tbody tr td:first-child")
+    assert all("fastv" in text for text in names.all_inner_texts())
+    page.evaluate("window.dash_clientside.set_props('url', { search: '?strategy=random&rank=16' })")
+    page.wait_for_function("() => document.querySelector('#card-accuracy tbody td').innerText.includes('random')")
+    assert all("random" in text for text in names.all_inner_texts())

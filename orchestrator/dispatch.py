@@ -17,6 +17,7 @@ from workers.work import WorkUnit
 
 MAX_LOSSES = 3  # workers lost over a unit before it is given up; after all but one of them it is cut into samples
 MAX_MOVES = 10  # machines lost under a unit before it is suspected to have brought them down
+AT_WORK = 2  # units of one worker that are computed at a time: the lanes of a GPU
 SLOW = 3.0  # times as long as usual
 SLOW_S = 2.0  # at least; what is faster is not worth a second worker
 
@@ -157,7 +158,7 @@ class Dispatch(Generic[Worker]):
             for hand in self._hands.values()
             for place, job in enumerate(hand)
             if not job.done and sum(job is other for other in flying) == 1
-            if place > 0 or now - job.begun > self._patience(job)
+            if place >= AT_WORK or now - job.begun > self._patience(job)
         ]
         return min(candidates, key=lambda job: job.begun, default=None)
 

@@ -29,6 +29,7 @@ class Policy:
         samples: Sequence[Sample],
         seed: int,
         cells: pd.DataFrame,
+        failed: Iterable[str] = (),
     ) -> None:
         """Args:
         rule: Of racing; None: all points go on.
@@ -36,6 +37,7 @@ class Policy:
         samples: Of the sweep, in the order of the benchmark's file.
         seed: Of the order in which racing asks them.
         cells: That exist already (columns point, sample, correct, score, tokens_kept).
+        failed: Samples that have failed so far.
         """
         self.samples = tuple(samples) if rule is None else shuffled(samples, seed)  # in the order of asking
         self.standing = Standing(points, self.samples, together=rule is not None)
@@ -46,6 +48,7 @@ class Policy:
         self._race = None if rule is None else Race(rule, len(points), questions, baseline)
         self.stopped: dict[str, int] = {}
         self.standing.add_cells(cells)
+        self.standing.add_failed(failed)
         self._decide()
 
     def add(self, outcome: UnitOutcome) -> tuple[str, ...]:
@@ -104,4 +107,5 @@ def policy_of(experiment: Experiment) -> Policy:
     ]
     stops = read_stops(experiment)
     cells = experiment.cells(["correct", "score", "tokens_kept"])
-    return Policy(stops.rule if stops else None, experiment.points, samples, experiment.spec.seed, cells)
+    failed = experiment.failures()["sample"]
+    return Policy(stops.rule if stops else None, experiment.points, samples, experiment.spec.seed, cells, failed)

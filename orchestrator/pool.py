@@ -74,6 +74,9 @@ class Pool(AbstractContextManager["Pool"]):
         """
         raise NotImplementedError
 
+    def release(self) -> None:
+        """Let go of the engines and what they hold; the cluster, which Tune's callbacks may use too, stays."""
+
     def close(self) -> None:
         """Let go of engines and cluster."""
 
@@ -242,12 +245,17 @@ class RayPool(Pool):
                 )
                 waiting_since = None
 
-    def close(self) -> None:
+    def release(self) -> None:
         import ray
 
         for actor in self._actors:
             ray.kill(actor)
         self._actors = set()
+
+    def close(self) -> None:
+        import ray
+
+        self.release()
         if self._owns_cluster:
             ray.shutdown()
 

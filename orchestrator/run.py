@@ -198,13 +198,14 @@ def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Conso
                 for note in outcome.notes:
                     progress.event(note)
                 watch.look(outcome)
+            pool.release()
+            if mirror and (warning := mirror.finish()):
+                warnings.append(warning)
         except BaseException:
             recorder.stop()
             if mirror:
                 mirror.abandon()
             raise
-    if mirror and (warning := mirror.finish()):  # the GPUs are free by now
-        warnings.append(warning)
     if warning := recorder.finish():
         warnings.append(warning)
     stops = policy.stops(experiment.done())
@@ -244,7 +245,8 @@ def _policy(prepared: Prepared, experiment: Experiment | None) -> Policy:
     spec = prepared.spec
     columns = ["point", "sample", "correct", "score", "tokens_kept"]
     cells = experiment.cells(columns[2:]) if experiment else pd.DataFrame(columns=columns)
-    return Policy(spec.racing, spec.points, prepared.samples, spec.engine.seed, cells)
+    failed = experiment.failures()["sample"] if experiment else ()
+    return Policy(spec.racing, spec.points, prepared.samples, spec.engine.seed, cells, failed)
 
 
 def _plan(prepared: Prepared, policy: Policy, done: dict[str, frozenset[str]], workers: int) -> Plan:

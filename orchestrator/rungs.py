@@ -7,7 +7,7 @@ pruned there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,8 +64,12 @@ class Standing:
         ]  # fmt: skip
         if known:
             self._set(*map(np.array, zip(*known, strict=True)))
-        for failure in outcome.failures:
-            if (column := self._samples.get(failure.sample)) is not None:
+        self.add_failed(failure.sample for failure in outcome.failures)
+
+    def add_failed(self, samples: Iterable[str]) -> None:
+        """Count samples that have no answers because they failed."""
+        for sample in samples:
+            if (column := self._samples.get(sample)) is not None:
                 self._failed_S[column] = True
 
     def add_cells(self, cells: pd.DataFrame) -> None:

@@ -211,5 +211,5 @@ def test_unfolded_numbers_are_those_of_the_filter(page, address: str) -> None:
     names = page.locator("#card-accuracy tbody tr td:first-child")
     assert all("fastv" in text for text in names.all_inner_texts())
     page.evaluate("window.dash_clientside.set_props('url', { search: '?strategy=random&rank=16' })")
-    page.wait_for_function("() => document.querySelector('#card-accuracy tbody td').innerText.includes('random')")
+    page.wait_for_function("() => document.querySelector('#card-accuracy tbody td')?.innerText.includes('random')")
     assert all("random" in text for text in names.all_inner_texts())

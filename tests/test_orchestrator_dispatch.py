@@ -147,8 +147,8 @@ def test_a_suspect_is_tried_alone():
 
 
 def test_at_the_end_the_free_answer_what_lies_behind_another_or_takes_too_long():
-    dispatch: Dispatch[str] = Dispatch(make_units(4), IN_HAND)
-    first, behind = taken(dispatch, "slow"), taken(dispatch, "slow")
+    dispatch: Dispatch[str] = Dispatch(make_units(5), 3)
+    first, second, behind = (taken(dispatch, "slow") for _ in range(3))  # two are at work at a time
     jobs = [taken(dispatch, "quick"), taken(dispatch, "quick")]
     for job in jobs:
         assert dispatch.answer("quick", job, 10.0)
@@ -158,6 +158,8 @@ def test_at_the_end_the_free_answer_what_lies_behind_another_or_takes_too_long()
     assert taken(dispatch, "quick", 10 * SLOW + 1) is first
     assert not dispatch.finished
     assert dispatch.answer("quick", first, 40.0)
+    assert taken(dispatch, "quick", 41.0) is second
+    assert dispatch.answer("quick", second, 42.0)
     assert dispatch.finished
     assert not dispatch.answer("slow", first, 50.0)  # too late, and not counted
     assert dispatch.lose("slow", machine=False) == Loss()

@@ -18,6 +18,7 @@ import stub_engine
 from dashboards.report import write_report
 from fake_experiment import fake_outcome, fake_samples
 from orchestrator.metrics import summary
+from orchestrator.policy import policy_of
 from orchestrator.racing import Race, RacingRule, looks, shuffled, stakes_on_the_way
 from orchestrator.run import Prepared, RunOptions, RunResult, plan_and_stops, prepare, run_sweep
 from orchestrator.show import cells_text
@@ -25,7 +26,7 @@ from orchestrator.spec import load_sweep
 from orchestrator.stops import read_stops
 from orchestrator.store import Experiment
 from racing_simulation import null, simulate, spread
-from workers.work import UnitOutcome, WorkUnit
+from workers.work import SampleFailure, UnitOutcome, WorkUnit
 
 SAMPLES = 200
 
@@ -117,6 +118,17 @@ class Planted(stub_engine.StubEngine):
         return replace(outcome, outcomes=cells)
 
 
+class Limping(Planted):
+    """One of the first samples never has an answer."""
+
+    def run(self, unit: WorkUnit) -> UnitOutcome:
+        outcome = super().run(unit)
+        lame = [sample for sample in unit.samples if sample == "s3"]
+        failures = tuple(SampleFailure(sample=name, kind="ValueError", message="lame", traceback="") for name in lame)
+        cells = tuple(cell for cell in outcome.outcomes if cell.sample not in lame)
+        return replace(outcome, outcomes=cells, failures=failures)
+
+
 SWEEP = "model: embedded\ndata: embedded\ngrid:\n  - {strategy: cutoff, layer: 2..L}\n"
 
 
@@ -130,9 +142,9 @@ def prepare_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pr
     return made
 
 
-def run(prepared: Prepared, out: Path) -> tuple[RunResult, str]:
+def run(prepared: Prepared, out: Path, engine: type[Planted] = Planted) -> tuple[RunResult, str]:
     text = io.StringIO()
-    result = run_sweep(prepared, out, RunOptions(local=True, engine=Planted), Console(file=text, width=200))
+    result = run_sweep(prepared, out, RunOptions(local=True, engine=engine), Console(file=text, width=200))
     return result, text.getvalue()
 
 
@@ -197,3 +209,15 @@ def test_a_damaged_note_of_racing_harms_nobody(prepare_with, tmp_path):
     (out / "racing.json").write_text(json.dumps({"rule": 3}))
     assert read_stops(Experiment.open(out)) is None
     assert "partial" in set(summary(Experiment.open(out))["state"])
+
+
+def test_a_failed_sample_does_not_undo_what_was_decided(prepare_with, tmp_path):
+    prepared = prepare_with("racing: true\n")
+    first, _ = run(prepared, tmp_path / "x", Limping)
+    again, _ = run(prepared, tmp_path / "x", Limping)
+    assert first.stops is not None
+    assert again.stops is not None
+    assert len(first.stops.stopped) > 3
+    assert again.stops.stopped == first.stops.stopped
+    assert policy_of(first.experiment).stopped == first.stops.stopped
+    assert again.computed == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from dataclasses import replace
 from typing import get_args
@@ -232,6 +233,46 @@ def test_a_batch_that_does_not_fit_is_halved_and_gives_its_memory_back_first(eng
         (c.sample, c.point, c.answer) for c in expected
     ]
     assert outcome.notes[0].startswith("micro-batch of 4 halved after OutOfMemoryError")
+
+
+def test_a_single_sample_without_room_is_tried_again_alone(engine, monkeypatch):
+    """The other lane may have held the memory; what has no room by itself fails."""
+    from workers import engine as module
+
+    real, tries = module.prefill, []
+
+    def prefill(llava, hidden, trunks, *rest):
+        tries.append(hidden.shape[0])
+        if len(tries) in (1, 3, 4):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+        return real(llava, hidden, trunks, *rest)
+
+    monkeypatch.setattr(module, "prefill", prefill)
+    monkeypatch.setattr(engine._lanes, "count", 2)
+    monkeypatch.setattr(engine._lanes, "_free", threading.Semaphore(1))  # this lane is taken, the other is free
+    engine.micro_batch = 1
+    outcome = engine.run(WorkUnit(samples=("1", "2"), points=(baseline_point(2, 16),)))
+    assert [cell.sample for cell in outcome.outcomes] == ["1"]
+    assert [(failure.sample, failure.kind) for failure in outcome.failures] == [("2", "OutOfMemoryError")]
+    assert outcome.notes[0].startswith("micro-batch of 1 tried again alone after OutOfMemoryError")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: out of memory",
+    ],
+)
+def test_short_memory_is_no_lost_device(engine, monkeypatch, message):
+    from workers import engine as module
+
+    def prefill(*_):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(module, "prefill", prefill)
+    outcome = engine.run(WorkUnit(samples=("1",), points=(baseline_point(2, 16),)))
+    assert [failure.message for failure in outcome.failures] == [message]
 
 
 def test_a_lost_device_ends_the_process_not_the_samples(engine, monkeypatch):

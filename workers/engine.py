@@ -27,6 +27,7 @@ from workers.lanes import Lanes
 from workers.llava import Llava, Prompt
 from workers.loading import default_device, load_llava
 from workers.memory import DECODED_ALLOWANCE, ENOUGH_ROWS, budget_bytes, footprint
+from workers.nvrtc import CudaBuildError
 from workers.prefetch import ahead
 from workers.prefill import Prefill, embed_trunks, make_trunks, prefill
 from workers.seeing import Seen, image_features, look
@@ -79,6 +80,9 @@ class Engine:
         check_spectra(spec.measure.spectra, len(llava.layers))
         if spec.task.conversation == CHAT_TEMPLATE:
             llava.chat("What is it?", image=True)  # a template that cannot be used is refused now, not once a sample
+        if spec.measure.spectra and llava.device.type == "cuda":
+            # The first call loads a library, which two lanes must not do at a time.
+            torch.linalg.eigvalsh(torch.eye(2, dtype=torch.float64, device=llava.device))
         self._lanes = Lanes(llava.device)
         self._preparing = ThreadPoolExecutor(PREPARING_THREADS, thread_name_prefix="saccade-prepare")
         self._resident = torch.cuda.memory_allocated(llava.device) if llava.device.type == "cuda" else 0
@@ -197,22 +201,32 @@ class Engine:
         image = None if sample.image is None else look(self.llava, sample.image, self.spec.model.image_mode)
         return PreparedSample(sample, ask(self.llava, sample, self.spec.task), image)
 
-    def _answer_or_split(self, points: Sequence[GridPoint], batch: Sequence[PreparedSample]) -> _Part:
-        """Answer a batch; where that fails, its halves, down to the one sample that is to blame."""
+    def _answer_or_split(
+        self, points: Sequence[GridPoint], batch: Sequence[PreparedSample], alone: bool = False
+    ) -> _Part:
+        """Answer a batch; where that fails, its halves, down to the one sample that is to blame.
+
+        A single sample that memory was too short for is tried once more while no other micro-batch has any.
+        """
         try:
             return self._answer(batch, points)
         except Exception as error:  # an unknown fault of one sample, or of the memory, must not cost the others
             if _device_is_lost(error):
                 raise DeviceLostError(str(error)) from error
-            if len(batch) == 1:
+            crowded = isinstance(error, torch.OutOfMemoryError) and self._lanes.count > 1 and not alone
+            if len(batch) == 1 and not crowded:
                 return _Part(failures=(_failure(batch[0].sample.id, error),))
-            note = f"micro-batch of {len(batch)} halved after {type(error).__name__}: {str(error)[:200]}"
+            what = f"micro-batch of {len(batch)} {'halved' if len(batch) > 1 else 'tried again alone'}"
+            note = f"{what} after {type(error).__name__}: {str(error)[:200]}"
             log.warning(note)
         # Out here nothing holds the exception, whose traceback holds the tensors that did not fit.
         if self.llava.device.type == "cuda":
             torch.cuda.empty_cache()
+        if len(batch) == 1:
+            again = self._lanes.alone(lambda: self._answer_or_split(points, batch, alone=True))
+            return _Part.of([_Part(notes=(note,)), again])
         half = (len(batch) + 1) // 2
-        halves = [self._answer_or_split(points, part) for part in (batch[:half], batch[half:])]
+        halves = [self._answer_or_split(points, part, alone) for part in (batch[:half], batch[half:])]
         return _Part.of([_Part(notes=(note,)), *halves])
 
     def _answer(self, batch: Sequence[PreparedSample], points: Sequence[GridPoint]) -> _Part:
@@ -348,8 +362,14 @@ class _Answer:
 
 
 def _device_is_lost(error: Exception) -> bool:
-    """After an illegal access or a failed assertion every later CUDA call of the process fails; not after OOM."""
-    return isinstance(error, RuntimeError) and "CUDA error" in str(error) and "out of memory" not in str(error)
+    """After an illegal access or a failed assertion every later CUDA call of the process fails.
+
+    Not so where memory is short, which cuBLAS words in its own way, or where a kernel cannot be built.
+    """
+    text = str(error)
+    short = "out of memory" in text or "_STATUS_ALLOC_FAILED" in text or "_STATUS_NOT_INITIALIZED" in text
+    built = not isinstance(error, CudaBuildError)
+    return isinstance(error, RuntimeError) and "CUDA error" in text and built and not short
 
 
 def _failure(id: str, error: Exception) -> SampleFailure:

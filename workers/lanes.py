@@ -29,6 +29,8 @@ class Lanes:
         self.count = LANES if device.type == "cuda" else 1
         self._device = device
         self._own = threading.local()
+        self._free = threading.Semaphore(self.count)  # lanes without work
+        self._turn = threading.Lock()
         self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="saccade-lane", initializer=self._open)
 
     def _open(self) -> None:
@@ -47,7 +49,21 @@ class Lanes:
             return map(work, items)
 
         def in_lane(item: Item) -> Result:
-            with torch.inference_mode(), torch.cuda.stream(self._own.stream):
+            with self._free, torch.inference_mode(), torch.cuda.stream(self._own.stream):
                 return work(item)
 
         return ahead(self._pool, in_lane, items, waiting=self.count + 1)
+
+    def alone(self, work: Callable[[], Result]) -> Result:
+        """Called by work in a lane: do this while no other lane holds anything of the device."""
+        self._free.release()
+        try:
+            with self._turn:  # one waits for all lanes at a time
+                for _ in range(self.count):
+                    self._free.acquire()
+                try:
+                    return work()
+                finally:
+                    self._free.release(self.count)
+        finally:
+            self._free.acquire()

@@ -60,8 +60,21 @@ window.dash_clientside.saccade = {
       holder.replaceChildren(build(JSON.parse(holder.dataset.tree)));
     }
   };
-  document.addEventListener("toggle", (event) => grow(event.target), true);
-  new MutationObserver(() => grow(document)).observe(document.documentElement, {
+  // What a reader has unfolded stays so when new data replace it.
+  const unfolded = new Set();
+  const name = (card) => location.pathname + card.id;
+  document.addEventListener("toggle", (event) => {
+    const card = event.target.closest("[id^='card-']");
+    if (card) unfolded[event.target.open ? "add" : "delete"](name(card));
+    grow(event.target);
+  }, true);
+  const follow = () => {
+    for (const details of document.querySelectorAll("[id^='card-'] details:not([open])")) {
+      details.open = unfolded.has(name(details.closest("[id^='card-']")));
+    }
+    grow(document);
+  };
+  new MutationObserver(follow).observe(document.documentElement, {
     subtree: true, childList: true, attributes: true, attributeFilter: ["data-tree"],
   });
 })();

@@ -25,8 +25,8 @@ from orchestrator.store import Experiment, StoreError
 KEYS = ("key", "baseline", "strategy", "layer", "rank", "params", "state")
 TOLERATED_LOSS = 0.01  # of accuracy; the documents' threshold for a recommendation
 COLUMNS = (
-    "experiment", "label", "n", "accuracy", "ci_low", "ci_high", "difference", "diff_low", "diff_high", "p_holm",
-    "flops_ratio", "fastv_ratio", "average_visual_tokens", "latency_s", "speedup", "flags",
+    "experiment", "label", "n", "n_paired", "accuracy", "ci_low", "ci_high", "difference", "diff_low", "diff_high",
+    "p_holm", "flops_ratio", "fastv_ratio", "average_visual_tokens", "latency_s", "speedup", "flags",
 )  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def recommend(rows: pd.DataFrame) -> tuple[str, ...]:
     lines = [f"{len(good)} of {len(pruned)} settings lose at most {TOLERATED_LOSS:g} of accuracy{aside}"]
     if good.empty:
         return tuple(lines)
-    sure = int((good["diff_low"] >= -TOLERATED_LOSS).sum())
+    sure = int((_surely_above(good) >= -TOLERATED_LOSS).sum())
     lines.append(f"for {sure} of them the whole 95 % interval lies above that; for the others the loss may be larger")
     best = good.sort_values(["accuracy", "flops_ratio"], ascending=[False, True], kind="stable").iloc[0]
     lines.append(f"best by accuracy: {_name(best)}, {100 * best['accuracy']:.1f} % ({100 * best['difference']:+.1f})")
@@ -94,6 +94,12 @@ def recommend(rows: pd.DataFrame) -> tuple[str, ...]:
     if len(pruned) > 1:
         lines.append(f"the best of {len(pruned)} looks better than it is: it was chosen on these very questions")
     return tuple(lines)
+
+
+def _surely_above(rows: pd.DataFrame) -> pd.Series:
+    """Lower ends of the differences. Without a single flip a bootstrap has no width: the rule of three has, 3 / n."""
+    unmoved = rows["diff_low"] == rows["diff_high"]
+    return rows["diff_low"].where(~unmoved, rows["difference"] - 3 / rows["n_paired"].astype(float))
 
 
 def rendered(comparison: Comparison, form: str) -> str:
@@ -121,6 +127,7 @@ def printable(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
             for owner, label in zip(rows["experiment"], rows["label"], strict=True)
         ],
         "n": ["" if pd.isna(n) or n == 0 else str(int(n)) for n in rows["n"]],
+        "paired": _paired(rows),
         "accuracy %": _texts(rows["accuracy"], "{:.1f}", 100),
         "95 %": _spans(rows["ci_low"], rows["ci_high"], "{:.1f}"),
         "change": _texts(rows["difference"], "{:+.1f}", 100),
@@ -142,7 +149,9 @@ def _joined(group: Sequence[Experiment]) -> pd.DataFrame:
     tables = [answers(experiment) for experiment in group]
     rows = summarise(_stacked(tables))
     owners = [experiment for experiment in group for _ in experiment.points]
-    rows["experiment"] = [experiment.name for experiment in owners]
+    names = [experiment.name for experiment in group]
+    same = len(set(names)) < len(names)  # one sweep, run twice: its directories tell them apart
+    rows["experiment"] = [experiment.path.name if same else experiment.name for experiment in owners]
     counted = pd.concat([_costs(experiment) for experiment in group], ignore_index=True)
     rows = pd.concat([rows, counted.drop(columns="key")], axis=1)
     seconds = [latencies(experiment) for experiment in group]
@@ -191,7 +200,7 @@ def _stacked(tables: Sequence[Answers]) -> Answers:
 
 def _unpaired(rows: pd.DataFrame) -> pd.DataFrame:
     """Differences of the imported figures of one run to its own un-pruned model, from counts alone."""
-    rows = rows.copy()
+    rows = rows.assign(n_paired=np.nan)
     base = rows[rows["baseline"] & rows["accuracy"].notna()]
     if len(base):
         reference = base.iloc[0]
@@ -215,6 +224,13 @@ def _name(row: pd.Series) -> str:
 
 def _matches(label: str, patterns: Sequence[str]) -> bool:
     return any(pattern in label or fnmatch(label, pattern) for pattern in patterns)
+
+
+def _paired(rows: pd.DataFrame) -> list[str]:
+    """Questions behind the change, where they are fewer than those behind the accuracy."""
+    paired, asked = (rows[name].astype("Float64").fillna(0) for name in ("n_paired", "n"))
+    fewer = ~rows["baseline"] & rows["difference"].notna() & (paired > 0) & (paired < asked)
+    return [str(int(n)) if shown else "" for n, shown in zip(paired, fewer, strict=True)]
 
 
 def _texts(values: pd.Series, form: str, scale: float = 1) -> list[str]:

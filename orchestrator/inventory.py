@@ -117,7 +117,8 @@ def verify(experiment: Experiment) -> list[Finding]:
 
 def _damage(experiment: Experiment, damaged: Sequence[Path], wrong_masks: int) -> Iterator[Finding]:
     again = (
-        "delete it, and the same with its name in kept/ and measures/; the same `saccade run` computes its cells again"
+        "delete it, and the same with its name in kept/ and measures/; `saccade run` computes its cells again, "
+        "if it has not done so already"
     )
     for file in damaged:
         yield Finding(well=False, text=f"{file}: it or its file in kept/ is not whole: {again}")

@@ -201,7 +201,9 @@ def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Conso
             pool.release()
             if mirror and (warning := mirror.finish()):
                 warnings.append(warning)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                progress.event("stopping; every finished unit is on disk")
             recorder.stop()
             if mirror:
                 mirror.abandon()

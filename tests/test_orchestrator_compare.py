@@ -14,7 +14,7 @@ from answer_matrix import write_matrix
 from measured_experiment import write_measured
 from orchestrator.ablate import ablate, choice_lines, choose
 from orchestrator.cli import app
-from orchestrator.compare import COLUMNS, compare, rendered
+from orchestrator.compare import COLUMNS, compare, printable, rendered
 from orchestrator.imports import import_files
 from orchestrator.metrics import answers, summary
 from orchestrator.store import Experiment, StoreError
@@ -63,16 +63,33 @@ def test_imported_figures_keep_their_own_baseline(tmp_path: Path) -> None:
 
 
 def test_the_recommendation(tmp_path: Path) -> None:
-    right = np.ones((4, 200), dtype=int)
-    right[1, :2] = 0  # loses exactly 0.01
-    right[2, :3] = 0
-    right[3, :199] = 1
+    right = np.ones((4, 400), dtype=int)
+    right[1, :4] = 0  # loses exactly 0.01
+    right[2, :6] = 0
     points = (BASE, point("fastv"), point("random"), point("first_k", 8))
     lines = compare([write_matrix(tmp_path / "x", points, right).path]).recommendation
     assert lines[0] == "2 of 3 settings lose at most 0.01 of accuracy"
     assert lines[1].startswith("for 1 of them the whole 95 % interval")
     assert lines[2].startswith("best by accuracy: first_k layer=2 rank=8 (matrix), 100.0 % (+0.0)")
     assert lines[-1].startswith("the best of 3 looks better than it is")
+
+
+def test_few_questions_without_a_flip_prove_nothing(tmp_path: Path) -> None:
+    """A bootstrap of ten equal pairs has no width; what may still be lost is 3 / 10 (the rule of three)."""
+    path = write_matrix(tmp_path / "x", (BASE, point("fastv")), np.ones((2, 10), dtype=int)).path
+    lines = compare([path]).recommendation
+    assert lines[0] == "1 of 1 settings lose at most 0.01 of accuracy"
+    assert lines[1].startswith("for 0 of them the whole 95 % interval")
+
+
+def test_the_same_sweep_run_twice_is_told_apart_by_its_directories(tmp_path: Path) -> None:
+    """And where one asked fewer questions, the table says on how many the change stands."""
+    points = (BASE, point("fastv"))
+    few = write_matrix(tmp_path / "few", points, np.ones((2, 5), dtype=int)).path
+    many = write_matrix(tmp_path / "many", points, np.ones((2, 30), dtype=int)).path
+    header, body = printable(compare([few, many]).rows)
+    assert [line[0] for line in body] == [f"{name}: {p.label}" for name in ("few", "many") for p in points]
+    assert [line[header.index("paired")] for line in body][-1] == "5"
 
 
 def test_points_can_be_chosen(tmp_path: Path) -> None:

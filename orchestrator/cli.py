@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from orchestrator.run import Prepared, RunResult
     from orchestrator.store import Experiment
 
+LOG_WIDTH = 120  # of a file or pipe, where rich would wrap the tables at 80
 USER_ERROR = 2
 INTERRUPTED = 130
 
@@ -491,7 +494,8 @@ def _folder(prepared: Prepared, out: Path | None) -> Path:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console()
+    logged = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(width=LOG_WIDTH if logged else None)
 
 
 @contextmanager

@@ -115,8 +115,11 @@ def singular_values(blocks: Iterable[Tensor]) -> Tensor:
             flush()
             done.append(_by_library(gram))
     flush()
-    longest = max((values.shape[-1] for values in done), default=0)
-    return torch.cat([pad(values, (0, longest - values.shape[-1])) for values in done]) if done else torch.empty(0, 0)
+    if not done:
+        return torch.empty(0, 0)
+    longest = max(values.shape[-1] for values in done)
+    rows = torch.cat([pad(values, (0, longest - values.shape[-1])) for values in done])
+    return rows.masked_fill_(rows[:, :1].isnan(), torch.nan)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -174,27 +174,27 @@ def _doubles(ledger: Ledger) -> Iterator[Finding]:
 
 
 def _inputs(experiment: Experiment) -> Iterator[Finding]:
-    parts = experiment.meta.get("context_parts", {})
+    parts, spec = experiment.meta.get("context_parts", {}), experiment.spec
+    model, data = f"model {spec.model.path} is", f"data {spec.task.data} are"
     try:
-        model = model_fingerprint(open_checkpoint(experiment.spec.model))
+        found = model_fingerprint(open_checkpoint(spec.model))
     except (ModelError, OSError):
-        yield Finding(well=True, text=f"model {experiment.spec.model.path} is not on this machine: not compared")
+        yield Finding(well=True, text=f"{model} not on this machine: not compared")
     else:
-        same = model == parts.get("model")
-        remedy = "" if same else ": it was changed after the run; cells of now and then must not be mixed"
-        yield Finding(
-            well=same, text=f"model {experiment.spec.model.path} is {'' if same else 'not '}the one used{remedy}"
-        )
+        yield _unchanged(found == parts.get("model"), model, "the one used", "it was")
     try:
-        data = data_fingerprint(load_samples(experiment.spec.task))
+        found = data_fingerprint(load_samples(spec.task))
     except (DataError, OSError):
-        yield Finding(well=True, text=f"data {experiment.spec.task.data} are not on this machine: not compared")
+        yield Finding(well=True, text=f"{data} not on this machine: not compared")
     else:
-        same = data == parts.get("data")
-        remedy = "" if same else ": they were changed after the run; cells of now and then must not be mixed"
-        yield Finding(
-            well=same, text=f"data {experiment.spec.task.data} are {'' if same else 'not '}those used{remedy}"
-        )
+        yield _unchanged(found == parts.get("data"), data, "those used", "they were")
+
+
+def _unchanged(same: bool, what: str, used: str, changed: str) -> Finding:
+    if same:
+        return Finding(well=True, text=f"{what} {used}")
+    remedy = f"{changed} changed after the run; cells of now and then must not be mixed"
+    return Finding(well=False, text=f"{what} not {used}: {remedy}")
 
 
 def _wrong_masks(cells: pd.DataFrame, kept: pd.DataFrame) -> int:

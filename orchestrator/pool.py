@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -62,6 +63,7 @@ class Pool(AbstractContextManager["Pool"]):
 
     workers: int
 
+    @abstractmethod
     def results(self, units: Iterable[WorkUnit]) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
         """Answer units, in any order, each exactly once; a unit may come back in parts.
 
@@ -72,7 +74,6 @@ class Pool(AbstractContextManager["Pool"]):
             ModelError, DataError: An engine could not be built.
             PoolError: There is nobody to answer.
         """
-        raise NotImplementedError
 
     def release(self) -> None:
         """Let go of the engines and what they hold; the cluster, which Tune's callbacks may use too, stays."""

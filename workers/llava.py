@@ -134,7 +134,7 @@ class Llava:
             tiles: of each image, (T, 3, side, side).
             sizes: height and width of each image before it was cut.
         """
-        pixels = torch.cat(list(tiles)).to(self.device, self.model.dtype)
+        pixels = to_device(torch.cat(list(tiles)), self.device).to(self.model.dtype)
         known = torch.tensor(list(sizes))
         return list(self.model.model.get_image_features(pixel_values=pixels, image_sizes=known).pooler_output)
 

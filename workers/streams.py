@@ -160,8 +160,7 @@ class Packing:
         for stream in self.streams:
             keys = self.keys(stream)
             if stream.root is not None and len(keys) == 1:
-                blocks.remove((self.own(stream.root), self.keys(stream.root)))
-                blocks.append((keys[0], keys))
+                blocks[-1] = (keys[0], keys)  # in the root's place, which lies right before it
             else:
                 blocks.append((self.own(stream), keys))
         return blocks

@@ -149,79 +149,112 @@ def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Conso
         StoreError, PoolError, SweepError, ModelError, DataError: Nothing that was computed is lost.
     """
     if IN_A_JOB in os.environ and not out.is_absolute():
-        raise SpecError(f"--out {out}: this Ray job's folder is thrown away at its end; give an absolute path")
+        raise SpecError(f"--out {out}: this Ray job's folder is thrown away at its end; give an absolute path or a URI")
     started = time.monotonic()
     check_callbacks(prepared.spec.callbacks)
-    experiment = Experiment.create(out, prepared.manifest, prepared.samples)
-    policy = _policy(prepared, experiment)
-    mirror = None if options.local else TuneMirror(experiment, prepared.spec.callbacks)
-    recorder = PictureRecorder(experiment, prepared.samples, options.pictures)
-    done = experiment.done()
-    plan, stops = _plan(prepared, policy, done, options.workers or 1), policy.stops(done)
-    write_stops(experiment, stops)
-    if not plan.missing and (mirror is None or mirror.is_complete(policy.standing.reports())):
-        return RunResult(
-            experiment=experiment,
-            plan=plan,
-            computed=0,
-            failed=0,
-            seconds=time.monotonic() - started,
-            warnings=(*prepared.notes, *filter(None, [recorder.finish()])),
-            stops=stops,
-        )
-    console.print(f"cells: {cells_text(plan, stops)}", highlight=False, soft_wrap=True)
-    computed = failed = peak_bytes = 0
-    watch = FaultWatch(len(prepared.samples), experiment.failures()["sample"] if done else ())
-    warnings: list[str] = []
-    open_samples = sum(len(unit.samples) for unit in plan.units)
-    with (
-        SweepProgress(console, open_samples, plan.missing, len(experiment.points)) as progress,
-        _pool(prepared, options, progress) as pool,
-    ):
-        plan = _plan(prepared, policy, done, pool.workers)
-        if mirror:
-            mirror.start([(key, row) for key, rows in policy.standing.reports().items() for row in rows])
-        skipped = 0
-        try:
-            for unit, outcome in pool.results(policy.units(plan.units)):
-                experiment.write(unit, outcome)
-                recorder.offer(outcome)
-                for label in policy.add(outcome):
-                    progress.event(f"racing stopped {label}")
-                if mirror:
-                    mirror.publish(policy.standing.news())
-                computed += len(outcome.outcomes)
-                failed += len(outcome.failures)
-                peak_bytes = max(peak_bytes, outcome.peak_bytes)
-                left_out, skipped = policy.skipped - skipped, policy.skipped
-                progress.advance(unit.cells / len(experiment.points), unit.cells + left_out, len(outcome.failures))
-                for note in outcome.notes:
-                    progress.event(note)
-                watch.look(outcome)
-            pool.release()
-            if mirror and (warning := mirror.finish()):
-                warnings.append(warning)
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                progress.event("stopping; every finished unit is on disk")
-            recorder.stop()
-            if mirror:
-                mirror.abandon()
-            raise
-    if warning := recorder.finish():
-        warnings.append(warning)
-    stops = policy.stops(experiment.done())
-    write_stops(experiment, stops)
+    sweep = _Sweep(prepared, out, options)
+    plan, stops = sweep.plan(options.workers or 1), sweep.decide()
+    if plan.missing or not sweep.is_mirrored():
+        console.print(f"cells: {cells_text(plan, stops)}", highlight=False, soft_wrap=True)
+        plan = sweep.compute(plan, console)
+        stops = sweep.decide()
+    else:
+        sweep.finish_pictures()
     return RunResult(
-        experiment=experiment,
+        experiment=sweep.experiment,
         plan=plan,
-        computed=computed,
-        failed=failed,
+        computed=sweep.computed,
+        failed=sweep.failed,
         seconds=time.monotonic() - started,
-        peak_bytes=peak_bytes,
-        warnings=(*prepared.notes, *warnings, *experiment.notes),
+        peak_bytes=sweep.peak_bytes,
+        warnings=tuple(sweep.warnings),
         stops=stops,
     )
+
+
+class _Sweep:
+    """A sweep under way: its directory, all that follows its cells, and what this process has done."""
+
+    def __init__(self, prepared: Prepared, out: Path, options: RunOptions) -> None:
+        self._prepared, self._options = prepared, options
+        self.experiment = Experiment.create(out, prepared.manifest, prepared.samples)
+        self._done = self.experiment.done()
+        self._policy = _policy(prepared, self.experiment)
+        self._mirror = None if options.local else TuneMirror(self.experiment, prepared.spec.callbacks)
+        self._recorder = PictureRecorder(self.experiment, prepared.samples, options.pictures)
+        self.computed = self.failed = self.peak_bytes = 0
+        self.warnings = list(prepared.notes)
+
+    def plan(self, workers: int) -> Plan:
+        return _plan(self._prepared, self._policy, self._done, workers)
+
+    def decide(self) -> Stops | None:
+        """What racing has decided by now, also written beside the cells."""
+        stops = None
+        if self._prepared.spec.racing:
+            stops = self._policy.stops(self.experiment.done() if self.computed else self._done)
+        write_stops(self.experiment, stops)
+        return stops
+
+    def is_mirrored(self) -> bool:
+        """Whether Ray Tune has been told of all that is there."""
+        return self._mirror is None or self._mirror.is_complete(self._policy.standing.reports())
+
+    def compute(self, plan: Plan, console: Console) -> Plan:
+        """Compute the cells of a plan; returned as it was cut for the workers that there are."""
+        open_samples = sum(len(unit.samples) for unit in plan.units)
+        with (
+            SweepProgress(console, open_samples, plan.missing, len(self.experiment.points)) as progress,
+            _pool(self._prepared, self._options, progress) as pool,
+        ):
+            plan = self.plan(pool.workers)
+            if self._mirror:
+                reports = self._policy.standing.reports()
+                self._mirror.start([(key, row) for key, rows in reports.items() for row in rows])
+            try:
+                self._follow(pool, plan, progress)
+                pool.release()
+                if self._mirror:
+                    self._warn(self._mirror.finish())
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt):
+                    progress.event("stopping; every finished unit is on disk")
+                self._recorder.stop()
+                if self._mirror:
+                    self._mirror.abandon()
+                raise
+        self.finish_pictures()
+        self.warnings += self.experiment.notes
+        return plan
+
+    def finish_pictures(self) -> None:
+        """Record the pictures that are still missing."""
+        self._warn(self._recorder.finish())
+
+    def _follow(self, pool: Pool, plan: Plan, progress: SweepProgress) -> None:
+        """Write what the pool answers, and tell everybody."""
+        watch = FaultWatch(len(self._prepared.samples), self.experiment.failures()["sample"] if self._done else ())
+        policy, skipped = self._policy, 0
+        for unit, outcome in pool.results(policy.units(plan.units)):
+            self.experiment.write(unit, outcome)
+            self._recorder.offer(outcome)
+            for label in policy.add(outcome):
+                progress.event(f"racing stopped {label}")
+            if self._mirror:
+                self._mirror.publish(policy.standing.news())
+            self.computed += len(outcome.outcomes)
+            self.failed += len(outcome.failures)
+            self.peak_bytes = max(self.peak_bytes, outcome.peak_bytes)
+            left_out, skipped = policy.skipped - skipped, policy.skipped
+            cells = unit.cells + left_out
+            progress.advance(unit.cells / len(self.experiment.points), cells, len(outcome.failures))
+            for note in outcome.notes:
+                progress.event(note)
+            watch.look(outcome)
+
+    def _warn(self, warning: str | None) -> None:
+        if warning:
+            self.warnings.append(warning)
 
 
 @contextmanager

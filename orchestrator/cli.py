@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,7 +60,9 @@ Model = Annotated[
 Base = Annotated[str | None, typer.Option("--model-base", help="What an adapter (LoRA) changes: directory or hub id.")]
 Data = Annotated[str | None, typer.Option(help="Benchmark directory, instead of the file's; `embedded`: ours.")]
 Samples = Annotated[str | None, typer.Option(help="`all`, or how many of the first samples, instead of the file's.")]
-Out = Annotated[Path | None, typer.Option(help="Experiment directory; by default experiments/NAME.")]
+Out = Annotated[
+    Path | None, typer.Option(help="Experiment: a directory or s3://, gs://, abfs:// URI; by default experiments/NAME.")
+]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Number of Ray actors; by default one for each GPU, or CPU core.")
 ]
@@ -87,15 +90,16 @@ def plan(
 ) -> None:
     """Say what a sweep would compute, and what that costs; nothing is computed or written."""
     with _user_errors():
+        from orchestrator.bucket import located
         from orchestrator.cluster import join_named
         from orchestrator.run import plan_and_stops
         from orchestrator.show import show_plan
 
         join_named(address)
         prepared = _prepare(sweep, model, base, data, samples, changes)
-        folder = _folder(prepared, out)
-        plan, stops = plan_and_stops(prepared, folder, workers or 1)
-        show_plan(_console(), prepared, plan, folder, stops)
+        with located(out or _default_out(prepared)) as folder:
+            plan, stops = plan_and_stops(prepared, folder, workers or 1)
+            show_plan(_console(), prepared, plan, folder, stops)
 
 
 @app.command()
@@ -117,6 +121,7 @@ def run(
 ) -> None:
     """Compute the missing cells of a sweep and show its table. The same command again goes on where it stopped."""
     with _user_errors(resume=True):
+        from orchestrator.bucket import followed, uri_of
         from orchestrator.cluster import join_named
         from orchestrator.run import RunOptions, run_sweep
 
@@ -124,34 +129,37 @@ def run(
         if not local:
             join_named(address)  # before the sweep is read: `dtype: auto` depends on it
         prepared = _prepare(sweep, model, base, data, samples, changes, gpu=True if gpus_per_worker else None)
-        folder = _folder(prepared, out)
+        place = out or _default_out(prepared)
         console.print(
             f"[bold]{prepared.spec.name}[/]: {len(prepared.spec.points)} grid points x {len(prepared.samples)} samples "
-            f"in {folder}",
+            f"in {uri_of(place) or place}",
             highlight=False,
             soft_wrap=True,
         )
         options = RunOptions(
             workers=workers, local=local, address=address, gpus_per_worker=gpus_per_worker, pictures=pictures
         )
-        result = run_sweep(prepared, folder, options, console)
-        _show_result(console, result)
+        with followed(place, _teller(console)) as folder:
+            result = run_sweep(prepared, folder, options, console)
+            _show_result(console, result)
 
 
 @app.command()
 def report(
-    experiment: Annotated[Path, typer.Argument(help="Experiment directory.")],
+    experiment: Annotated[Path, typer.Argument(help="Experiment directory or URI.")],
 ) -> None:
     """Write tables, pictures and the folder of pages again, from the cells; nothing is computed."""
     with _user_errors():
+        from orchestrator.bucket import located
         from orchestrator.store import Experiment
 
-        _write_results(_console(), Experiment.open(experiment))
+        with located(experiment, exists=True) as folder:
+            _write_results(_console(), Experiment.open(folder))
 
 
 @app.command()
 def dashboard(
-    experiments: Annotated[list[Path], typer.Argument(help="Experiment directories, finished or running.")],
+    experiments: Annotated[list[Path], typer.Argument(help="Experiment directories or URIs, finished or running.")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8050,
     host: Annotated[
         str,
@@ -164,6 +172,7 @@ def dashboard(
     """Look at experiments in the browser, live while they run: pictures, numbers, and every flipped answer."""
     with _user_errors():
         from dashboards.app import is_loopback, serve
+        from orchestrator.bucket import watched
         from orchestrator.store import StoreError
 
         if not is_loopback(host):
@@ -173,7 +182,8 @@ def dashboard(
                 err=True,
             )
         try:
-            serve(experiments, host, port, name or ())
+            with watched(experiments) as folders:
+                serve(folders, host, port, name or ())
         except OSError as error:
             reason = error.strerror or str(error)
             raise StoreError(
@@ -183,7 +193,7 @@ def dashboard(
 
 @app.command()
 def export(
-    experiment: Annotated[Path, typer.Argument(help="Experiment directory.")],
+    experiment: Annotated[Path, typer.Argument(help="Experiment directory or URI.")],
     form: Annotated[ExportFormat, typer.Option("--format", help="Whose per-sample files.")] = ExportFormat.LMMS_EVAL,
     out: Annotated[Path | None, typer.Option(help="Directory; by default EXPERIMENT/exports/lmms_eval.")] = None,
     points: Annotated[
@@ -192,18 +202,20 @@ def export(
 ) -> None:
     """Write each grid point's answers and scores, sample by sample, in another harness's form."""
     with _user_errors():
+        from orchestrator.bucket import located
         from orchestrator.lmms_samples import write_lmms_samples
         from orchestrator.show import named
         from orchestrator.store import Experiment
 
-        folder = out or experiment / "exports" / "lmms_eval"
-        files = write_lmms_samples(Experiment.open(experiment), folder, points or ())
+        with located(experiment, exists=True) as source:
+            folder = out or source / "exports" / "lmms_eval"
+            files = write_lmms_samples(Experiment.open(source), folder, points or ())
         _console().print(f"{len(files)} grid points: {named(files, folder)}", highlight=False, soft_wrap=True)
 
 
 @app.command()
 def compare(
-    experiments: Annotated[list[Path], typer.Argument(help="Experiment directories, or imported ones.")],
+    experiments: Annotated[list[Path], typer.Argument(help="Experiment directories or URIs, or imported ones.")],
     points: Annotated[
         list[str] | None, typer.Option("--points", help="Only grid points whose label contains this; repeatable.")
     ] = None,
@@ -212,11 +224,14 @@ def compare(
 ) -> None:
     """Put experiments or grid points side by side, with differences, intervals, cost, and a recommendation."""
     with _user_errors():
+        from orchestrator.bucket import located
         from orchestrator.compare import compare as compared
         from orchestrator.compare import printable, rendered
         from orchestrator.show import text_table
 
-        result = compared(experiments, points or ())
+        with ExitStack() as stack:
+            folders = [stack.enter_context(located(experiment, exists=True)) for experiment in experiments]
+            result = compared(folders, points or ())
         if picture is not None:
             _draw(result.rows, picture)
         if form is not Format.TABLE:
@@ -263,6 +278,7 @@ def latency(
 ) -> None:
     """Measure grid points one at a time, with tokens really dropped; writes EXPERIMENT/latency.json."""
     with _user_errors():
+        from orchestrator.bucket import located
         from orchestrator.latency import chosen_points, write_latency
         from orchestrator.show import latency_text
 
@@ -285,7 +301,8 @@ def latency(
             "warmup": warmup,
             "decode_tokens": decode_tokens,
         }
-        path, rows = write_latency(prepared, _folder(prepared, out), chosen, **rounds, progress=progress)
+        with located(out or _default_out(prepared)) as folder:
+            path, rows = write_latency(prepared, folder, chosen, **rounds, progress=progress)
         typer.echo(latency_text(rows))
         console.print(f"medians of {images * repeats} measurements, in {path}", highlight=False, soft_wrap=True)
 
@@ -319,6 +336,7 @@ def ablate(
     with _user_errors(resume=True):
         from orchestrator.ablate import ablate as ablated
         from orchestrator.ablate import choice_lines
+        from orchestrator.bucket import followed
         from orchestrator.cluster import join_named
         from orchestrator.run import RunOptions, run_sweep
 
@@ -334,7 +352,8 @@ def ablate(
             return experiment
 
         overrides: dict[str, Any] = {name: value for name, value in (("model", model), ("data", data)) if value}
-        result = ablated(out, overrides, _sample_count(samples), runner)
+        with followed(out, _teller(console)) as folder:
+            result = ablated(folder, overrides, _sample_count(samples), runner)
         for choice in (result.heads, result.queries):
             for line in choice_lines(choice):
                 console.print(line, highlight=False, soft_wrap=True)
@@ -343,14 +362,16 @@ def ablate(
 
 @app.command()
 def status(
-    experiment: Annotated[Path, typer.Argument(help="Experiment directory.")],
+    experiment: Annotated[Path, typer.Argument(help="Experiment directory or URI.")],
 ) -> None:
     """Say how far an experiment is, and what failed."""
     with _user_errors():
+        from orchestrator.bucket import located
         from orchestrator.show import show_status
         from orchestrator.store import Experiment
 
-        show_status(_console(), Experiment.open(experiment))
+        with located(experiment, exists=True) as folder:
+            show_status(_console(), Experiment.open(folder))
 
 
 @app.command()
@@ -363,25 +384,31 @@ def merge(
 ) -> None:
     """Put experiments together: all their grid points and samples, every cell once. The originals stay as they are."""
     with _user_errors():
+        from orchestrator.bucket import located
         from orchestrator.inventory import merge as merged
         from orchestrator.show import show_merged
 
         console = _console()
-        result = merged(experiments, out, other_sources)
-        show_merged(console, result)
-        _write_results(console, result.experiment)
+        with ExitStack() as stack:
+            folders = [stack.enter_context(located(experiment, exists=True)) for experiment in experiments]
+            result = merged(folders, stack.enter_context(located(out)), other_sources)
+            show_merged(console, result)
+            _write_results(console, result.experiment)
 
 
 @app.command()
 def verify(
-    experiment: Annotated[Path, typer.Argument(help="Experiment directory.")],
+    experiment: Annotated[Path, typer.Argument(help="Experiment directory or URI.")],
 ) -> None:
     """Check every file of an experiment: whole, every cell once, model and data unchanged. Exit code 2 where not."""
     with _user_errors():
+        from orchestrator.bucket import located
         from orchestrator.inventory import verify as verified
         from orchestrator.store import Experiment
 
-        console, findings = _console(), verified(Experiment.open(experiment))
+        console = _console()
+        with located(experiment, exists=True) as folder:
+            findings = verified(Experiment.open(folder))
         for finding in findings:
             mark = "[green]ok[/]  " if finding.well else "[red]bad[/] "
             console.print(f"{mark} {finding.text}", highlight=False, soft_wrap=True)
@@ -419,7 +446,7 @@ def doctor(
 
 @app.command()
 def tune(
-    experiment: Annotated[Path, typer.Argument(help="Experiment directory.")],
+    experiment: Annotated[Path, typer.Argument(help="Experiment directory or URI.")],
     callback: Annotated[
         list[str] | None,
         typer.Option(
@@ -429,13 +456,16 @@ def tune(
 ) -> None:
     """Write Ray Tune's view of an experiment again, from its cells, and tell it to callbacks; nothing is computed."""
     with _user_errors():
+        from orchestrator.bucket import located
         from orchestrator.document import parse_callbacks
         from orchestrator.store import Experiment
         from orchestrator.tune_store import tell_all
 
-        console, opened = _console(), Experiment.open(experiment)
-        for note in tell_all(opened, parse_callbacks(callback or ())):
-            console.print(f"[yellow]note[/] {note}", highlight=False, soft_wrap=True)
+        console = _console()
+        with located(experiment, exists=True, everything=True) as folder:
+            opened = Experiment.open(folder)
+            for note in tell_all(opened, parse_callbacks(callback or ())):
+                console.print(f"[yellow]note[/] {note}", highlight=False, soft_wrap=True)
         console.print(f"{len(opened.points)} trials in {experiment}", highlight=False, soft_wrap=True)
 
 
@@ -485,10 +515,12 @@ def _sample_count(samples: str | None) -> str | int | None:
     return int(samples)
 
 
-def _folder(prepared: Prepared, out: Path | None) -> Path:
-    from orchestrator.store import local_folder
+def _default_out(prepared: Prepared) -> Path:
+    return Path("experiments") / prepared.spec.name
 
-    return Path("experiments") / prepared.spec.name if out is None else local_folder(out)
+
+def _teller(console: Console) -> Callable[[str], None]:
+    return partial(console.print, highlight=False, markup=False, soft_wrap=True)
 
 
 def _console() -> Console:

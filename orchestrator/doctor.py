@@ -244,6 +244,7 @@ def examine(load: Callable[[], Prepared] | None, out: Path | None) -> Iterator[C
 
 
 def _sweep(prepared: Prepared, out: Path) -> Iterator[Check]:
+    from orchestrator.bucket import Bucket, located
     from orchestrator.run import plan_and_stops
     from orchestrator.store import StoreError
 
@@ -255,18 +256,22 @@ def _sweep(prepared: Prepared, out: Path) -> Iterator[Check]:
     yield Check("ok", "data", f"{prepared.available} questions of {spec.engine.task.name} in {spec.engine.task.data}")
     yield check_images(prepared.samples)
     try:
-        plan: Plan = plan_and_stops(prepared, out, 1)[0]
+        if bucket := Bucket.at(out):
+            bucket.check_writable()
+            yield Check("ok", "results", f"{bucket.uri} can be written")
+        with located(out) as folder:
+            plan: Plan = plan_and_stops(prepared, folder, 1)[0]
     except StoreError as error:
         yield Check("stop", "results", str(error))
         return
-    writable = check_writable(out)
+    writable = check_writable(folder)
     yield writable
     if writable.mark == "stop":
         return
-    place = out
+    place = folder
     while not place.exists():
         place = place.parent
-    yield check_disk(shutil.disk_usage(place).free, plan.bytes_on_disk, out)
+    yield check_disk(shutil.disk_usage(place).free, plan.bytes_on_disk, folder)
 
 
 def _weights(prepared: Prepared) -> int:

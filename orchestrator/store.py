@@ -18,13 +18,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import pandas as pd
 import pyarrow as pa
@@ -395,23 +393,6 @@ class Experiment:
                 continue  # deleted since we looked
             except (pa.ArrowException, OSError, ValueError, KeyError) as error:
                 self.note(path, error)
-
-
-def local_folder(out: Path) -> Path:
-    """The folder that a path or a ``file://`` URI names.
-
-    Raises:
-        StoreError: A URI of another kind: cells are renamed into place, which an object store cannot do.
-    """
-    uri = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+", str(out))  # pathlib takes the second slash away
-    if uri is None:
-        return out
-    if uri[1].lower() == "file":
-        return Path("/" + unquote(str(out)[uri.end() :]))
-    raise StoreError(
-        f"--out {uri[1]}://{str(out)[uri.end() :]}: results are written to a folder; give an absolute path on a file "
-        "system that the driver has mounted, and copy the finished folder to the bucket"
-    )
 
 
 def check_target(path: Path, manifest: Manifest) -> dict[str, Any] | None:

@@ -1,0 +1,328 @@
+"""Experiments in a bucket: everything works on a folder, and a bucket is a folder's copy that outlives its machine.
+
+A URI (``s3://``, ``gs://``, ``abfs://``) has a working copy under the user's cache directory. It is fetched before use,
+and what changed there is sent: after a command, and every few seconds while a sweep runs, cells last, so that a bucket
+holds the masks and measures of every cell that it holds. An object is there as a whole or not at all. So a sweep whose
+machine has gone is resumed on another one by the same command, and lacks the cells of the last seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from orchestrator.store import StoreError
+from workers.work import content_key
+
+SCHEMES = ("s3", "gs", "abfs", "abfss")  # what pyarrow reads and writes by itself
+CELLS = "cells"
+ONCE = frozenset({CELLS, "kept", "measures", "failures", "pictures"})  # a file's name says what it holds: never changed
+SEND_S = 5.0  # between two looks for new files while a sweep runs
+FETCH_S = 10.0  # between two looks for new cells while somebody watches
+AT_ONCE = 16  # requests
+PATIENCE_S = 60
+
+
+@contextmanager
+def located(place: Path, *, exists: bool = False, everything: bool = False) -> Iterator[Path]:
+    """The folder of an experiment for one command; what changes in it is sent back to its bucket.
+
+    Args:
+        place: A path, a ``file://`` URI, or the URI of a place in a bucket.
+        exists: It is read, so there must be something.
+        everything: Fetch Ray Tune's trials and exported tables too, not only what all commands read.
+
+    Raises:
+        StoreError: The URI is of another kind, or its bucket cannot be reached, read or written.
+    """
+    bucket = Bucket.at(place)
+    if bucket is None:
+        yield local_folder(place)
+        return
+    bucket.fetch(exists=exists, everything=everything)
+    yield bucket.folder
+    bucket.send()
+
+
+@contextmanager
+def followed(place: Path, tell: Callable[[str], None]) -> Iterator[Path]:
+    """The folder of an experiment that is being computed; its bucket gets every file within seconds.
+
+    Args:
+        place: As for `located`.
+        tell: Takes a line about the bucket.
+
+    Raises:
+        StoreError: As for `located`; and what could not be sent in the end, which stays in the working copy.
+    """
+    bucket = Bucket.at(place)
+    if bucket is None:
+        yield local_folder(place)
+        return
+    bucket.check_writable()
+    bucket.fetch(everything=True)
+    tell(f"working copy: {bucket.folder}")
+    complaints: set[str] = set()
+
+    def send() -> None:
+        try:
+            bucket.send(everything=False)
+        except StoreError as error:  # tried again; said once
+            if str(error) not in complaints:
+                tell(str(error))
+            complaints.add(str(error))
+
+    try:
+        with _repeated(send, SEND_S):
+            yield bucket.folder
+    except BaseException:
+        try:
+            bucket.send()
+        except StoreError as error:  # the first error is the one to be seen
+            tell(str(error))
+        raise
+    bucket.send()
+    tell(f"all of it is in {bucket.uri}")
+
+
+@contextmanager
+def watched(places: Iterable[Path]) -> Iterator[list[Path]]:
+    """Folders of experiments that somebody looks at while they grow elsewhere; nothing is sent.
+
+    Raises:
+        StoreError: As for `located`.
+    """
+    buckets = [(place, Bucket.at(place)) for place in places]
+    for _, bucket in buckets:
+        if bucket is not None:
+            bucket.fetch(exists=True)
+    remote = [bucket for _, bucket in buckets if bucket is not None]
+
+    def fetch() -> None:
+        for bucket in remote:
+            with suppress(StoreError):  # what is there can be looked at all the same
+                bucket.fetch()
+
+    folders = [local_folder(place) if bucket is None else bucket.folder for place, bucket in buckets]
+    if not remote:
+        yield folders
+        return
+    with _repeated(fetch, FETCH_S):
+        yield folders
+
+
+def local_folder(place: Path) -> Path:
+    """The folder that a path or a ``file://`` URI names.
+
+    Raises:
+        StoreError: A URI of another kind.
+    """
+    uri = uri_of(place)
+    if uri is None:
+        return place
+    scheme, _, rest = uri.partition("://")
+    if scheme == "file":
+        return Path("/" + unquote(rest).lstrip("/"))
+    known = ", ".join(f"{name}://" for name in SCHEMES)
+    raise StoreError(f"{uri}: {scheme}:// is not known; give a path, or a URI that begins with file://, {known}")
+
+
+def uri_of(place: Path) -> str | None:
+    """The URI that came as a path, which has lost a slash; None for a path."""
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+", str(place))
+    return f"{match[1].lower()}://{str(place)[match.end() :]}" if match else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What tells one state of a file from another."""
+
+    size: int
+    mtime_ns: int
+
+
+class Bucket:
+    """An experiment in a bucket and its working copy."""
+
+    def __init__(self, uri: str) -> None:
+        import pyarrow as pa
+        from pyarrow import fs
+
+        self.uri = uri
+        try:
+            self._files, root = fs.FileSystem.from_uri(_patient(uri))
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise StoreError(f"{uri}: cannot be used: {_reason(error)}; check the name and the network") from error
+        self._root = PurePosixPath(root)
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        name = PurePosixPath(urlsplit(uri).path).name or "bucket"
+        self.folder = cache / "saccade" / "buckets" / f"{name}-{content_key(uri)[:8]}"
+        self._sent: dict[str, _Look] = {}  # by name: files of the working copy that the bucket has
+        self._times_differ = False
+
+    @classmethod
+    def at(cls, place: Path) -> Bucket | None:
+        """Of a URI; None where a place is a folder."""
+        uri = uri_of(place)
+        return cls(uri) if uri and uri.partition("://")[0] in SCHEMES else None
+
+    def check_writable(self) -> None:
+        """Raises: StoreError: Nothing can be written, said before anything is computed."""
+        probe = str(self._root / ".saccade")
+        with self._complaints("written to"), self._files.open_output_stream(probe) as stream:
+            stream.write(b"may be deleted")
+        with suppress(OSError):  # who may not delete may still write
+            self._files.delete_file(probe)
+
+    def fetch(self, *, exists: bool = False, everything: bool = False) -> int:
+        """Bring what is missing or newer there into the working copy; the number of files."""
+        there = self._there()
+        if exists and not there:
+            raise StoreError(f"{self.uri}: there is nothing; `saccade run ... --out {self.uri}` makes an experiment")
+        here = self._here(everything=True)
+        wanted = {}
+        for name, look in there.items():
+            own = here.get(name)
+            if own is not None and (own == look or (_once(name) and own.size == look.size)):
+                self._sent[name] = own
+            elif (everything or _once(name) or "/" not in name) and (own is None or look.mtime_ns >= own.mtime_ns):
+                wanted[name] = look
+        self._in_threads(self._fetch_one, wanted, "read")
+        return len(wanted)
+
+    def send(self, everything: bool = True) -> int:
+        """Write what is new or changed in the working copy into the bucket; the number of files."""
+        changed = {name: look for name, look in self._here(everything).items() if self._sent.get(name) != look}
+        self._in_threads(self._send_one, changed, "written to")
+        self._times_differ |= any(not _once(name) for name in changed)
+        if everything and self._times_differ:
+            self._adopt_times()
+        return len(changed)
+
+    def _there(self) -> dict[str, _Look]:
+        from pyarrow import fs
+
+        with self._complaints("read"):
+            found = self._files.get_file_info(fs.FileSelector(str(self._root), recursive=True, allow_not_found=True))
+        looks = {}
+        for info in found:
+            name = info.path.removeprefix(f"{self._root}/")
+            if info.type == fs.FileType.File and _is_plain(name):
+                looks[name] = _Look(info.size, info.mtime_ns)
+        return looks
+
+    def _here(self, everything: bool) -> dict[str, _Look]:
+        """Files of the working copy, cells looked at first: what belongs to a cell was written before it."""
+        once = [f"{above}{name}/*" for name in (CELLS, *sorted(ONCE - {CELLS})) for above in ("", "*/")]
+        looks: dict[str, _Look] = {}
+        for pattern in (*once, "**/*" if everything else "*"):
+            for path in self.folder.glob(pattern):
+                name = path.relative_to(self.folder).as_posix()
+                with suppress(FileNotFoundError):  # a temporary name, gone by now
+                    if name not in looks and not path.name.startswith(".") and path.is_file():
+                        found = path.stat()
+                        looks[name] = _Look(found.st_size, found.st_mtime_ns)
+        return looks
+
+    def _fetch_one(self, name: str, look: _Look) -> None:
+        target = self.folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            with self._files.open_input_stream(str(self._root / name)) as stream, temporary.open("wb") as file:
+                shutil.copyfileobj(stream, file)
+            os.utime(temporary, ns=(look.mtime_ns, look.mtime_ns))
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._sent[name] = look
+
+    def _send_one(self, name: str, look: _Look) -> None:
+        try:
+            content = (self.folder / name).read_bytes()
+        except FileNotFoundError:
+            return
+        with self._files.open_output_stream(str(self._root / name)) as stream:
+            stream.write(content)
+        self._sent[name] = look
+
+    def _adopt_times(self) -> None:
+        """Give files that change the times of their objects, so that whoever is newer can be told later."""
+        there = self._there()
+        for name, look in self._here(everything=True).items():
+            other = there.get(name)
+            if not _once(name) and self._sent.get(name) == look and other is not None and other.size == look.size:
+                os.utime(self.folder / name, ns=(other.mtime_ns, other.mtime_ns))
+                self._sent[name] = other
+        self._times_differ = False
+
+    def _in_threads(self, copy: Callable[[str, _Look], None], files: dict[str, _Look], what: str) -> None:
+        """Copy many files at a time; cells last, so that who reads meanwhile finds the masks of each."""
+        cells = [name for name in files if _folder_of(name) == CELLS]
+        others = [name for name in files if _folder_of(name) != CELLS]
+        with self._complaints(what), ThreadPoolExecutor(AT_ONCE) as threads:
+            for names in (others, cells):
+                for _ in threads.map(copy, names, [files[name] for name in names]):
+                    pass
+
+    @contextmanager
+    def _complaints(self, what: str) -> Iterator[None]:
+        import pyarrow as pa
+
+        try:
+            yield
+        except (pa.ArrowException, OSError) as error:
+            line = f"{self.uri}: cannot be {what}: {_reason(error)}; check the name and this machine's credentials"
+            if what != "read" and self.folder.is_dir():
+                line += f". Nothing is lost: {self.folder} has all of it, and the same command sends it"
+            raise StoreError(line) from error
+
+
+def _patient(uri: str) -> str:
+    """With a minute's patience where a store brings a quarter of an hour's: a wrong name is to be said soon."""
+    if uri.startswith("gs") and "retry_limit_seconds=" not in uri:
+        return f"{uri}{'&' if '?' in uri else '?'}retry_limit_seconds={PATIENCE_S}"
+    return uri
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name stays inside the working copy: whoever may write to a bucket may call an object anything."""
+    return not any(part == "" or part.startswith(".") for part in name.split("/"))
+
+
+def _once(name: str) -> bool:
+    return _folder_of(name) in ONCE
+
+
+def _folder_of(name: str) -> str:
+    return PurePosixPath(name).parent.name
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+@contextmanager
+def _repeated(action: Callable[[], object], seconds: float) -> Iterator[None]:
+    """Do something now and then in a thread, until the block ends."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(seconds):
+            action()
+
+    thread = threading.Thread(target=repeat, name="bucket", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

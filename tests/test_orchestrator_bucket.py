@@ -1,0 +1,290 @@
+"""Experiments in a bucket: an S3 server on this machine, reached as any other."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.fs
+import pytest
+from moto.server import ThreadedMotoServer
+
+from fake_experiment import fake_outcome, write_fake_experiment
+from orchestrator import bucket
+from orchestrator.bucket import Bucket, followed, local_folder, located, uri_of, watched
+from orchestrator.store import Experiment, StoreError
+from workers.work import WorkUnit
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def store(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> pyarrow.fs.FileSystem:
+    """The server's file system, with a bucket `lab`."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    files = pyarrow.fs.S3FileSystem(
+        endpoint_override=endpoint, scheme="http", allow_bucket_creation=True, region="us-east-1"
+    )
+    files.create_dir("lab")
+    return files
+
+
+@pytest.fixture
+def place(endpoint: str, store: object, request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A URI of this test's own, as the command line hands it on."""
+    return Path(f"s3://lab/{tmp_path.name}/exp?endpoint_override={endpoint}&scheme=http")
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Go to another machine: one with an empty cache directory."""
+
+    def go(name: str) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
+
+    go("first")
+    return go
+
+
+def in_bucket(place: Path) -> set[str]:
+    return set(Bucket.at(place)._there())
+
+
+def write_here(place: Path, **options: object) -> None:
+    with followed(place, lambda line: None) as folder:
+        write_fake_experiment(folder, **options)  # type: ignore[arg-type]
+
+
+def test_another_machine_sees_the_same_experiment(place, machine):
+    write_here(place, samples=40)
+    with located(place, exists=True) as folder:
+        cells, kept = Experiment.open(folder).cells(), Experiment.open(folder).kept()
+    machine("second")
+    with located(place, exists=True) as other:
+        assert other != folder
+        pd.testing.assert_frame_equal(Experiment.open(other).cells(), cells)
+        pd.testing.assert_frame_equal(Experiment.open(other).kept(), kept)
+
+
+def test_what_changes_is_sent_and_nothing_else(place, machine, monkeypatch):
+    write_here(place, samples=20)
+    sent: list[str] = []
+    send_one = Bucket._send_one
+    monkeypatch.setattr(Bucket, "_send_one", lambda self, name, look: (sent.append(name), send_one(self, name, look)))
+    with located(place) as folder:
+        pass
+    assert sent == []
+    with located(place) as folder:
+        (folder / "exports").mkdir()
+        (folder / "exports" / "table.csv").write_text("a,b\n")
+    assert sent == ["exports/table.csv"]
+    machine("second")
+    with located(place) as folder:
+        assert not (folder / "exports").exists()  # no command reads it
+    with located(place, everything=True) as folder:
+        assert (folder / "exports" / "table.csv").read_text() == "a,b\n"
+
+
+def test_the_newer_description_wins_on_both_sides(place, machine):
+    write_here(place, samples=20)
+    machine("second")
+    time.sleep(1.1)  # S3 tells seconds
+    write_here(place, samples=30)
+    machine("first")
+    with located(place) as folder:
+        assert len(Experiment.open(folder).samples) == 30
+        (folder / "sweep.yaml").write_text((folder / "sweep.yaml").read_text() + "# mine\n")
+    machine("second")
+    with located(place) as folder:
+        assert (folder / "sweep.yaml").read_text().endswith("# mine\n")
+
+
+def test_cells_of_two_machines_are_put_together(place, machine):
+    experiment_of = {}
+    for name, samples in (("first", range(10)), ("second", range(10, 20))):
+        machine(name)
+        with followed(place, lambda line: None) as folder:
+            experiment = write_fake_experiment(folder, samples=20, done=0)
+            unit = WorkUnit(samples=tuple(f"s{k}" for k in samples), points=experiment.points)
+            experiment.write(unit, fake_outcome(unit))
+            experiment_of[name] = experiment
+    machine("third")
+    with located(place) as folder:
+        assert len(Experiment.open(folder).done()) == 20
+
+
+def test_cells_are_sent_after_what_belongs_to_them_while_they_are_computed(place, machine, monkeypatch):
+    monkeypatch.setattr(bucket, "SEND_S", 0.05)
+    sent: list[str] = []
+    send_one = Bucket._send_one
+    monkeypatch.setattr(Bucket, "_send_one", lambda self, name, look: (sent.append(name), send_one(self, name, look)))
+    with followed(place, lambda line: None) as folder:
+        experiment = write_fake_experiment(folder, samples=40, done=0)
+        for first in range(0, 40, 4):
+            unit = WorkUnit(samples=tuple(f"s{k}" for k in range(first, first + 4)), points=experiment.points)
+            experiment.write(unit, fake_outcome(unit))
+            time.sleep(0.05)
+        deadline = time.monotonic() + 20
+        while sum(name.startswith("cells/") for name in sent) < 10 and time.monotonic() < deadline:
+            time.sleep(0.05)
+    cells = [name for name in sent if name.startswith("cells/")]
+    assert len(set(cells)) == len(cells) == 10
+    for name in cells:
+        assert sent.index(name.replace("cells/", "kept/")) < sent.index(name)
+
+
+def test_who_watches_sees_new_cells(place, machine, monkeypatch):
+    monkeypatch.setattr(bucket, "FETCH_S", 0.05)
+    write_here(place, samples=20, done=10)
+    machine("desk")
+    with watched([place]) as (folder,):
+        assert len(Experiment.open(folder).done()) == 10
+        with pytest.MonkeyPatch.context() as elsewhere:
+            elsewhere.setenv("XDG_CACHE_HOME", str(folder.parents[3] / "first"))
+            write_here(place, samples=20)
+        deadline = time.monotonic() + 20
+        while len(Experiment.open(folder).done()) < 20:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_a_bucket_that_fails_for_a_while_costs_nothing(place, machine, monkeypatch):
+    monkeypatch.setattr(bucket, "SEND_S", 0.05)
+    send_one, told, broken = Bucket._send_one, [], [True]
+
+    def send(self, name, look):
+        if broken[0]:
+            raise OSError("AWS Error SLOW_DOWN:\n reduce your request rate")
+        send_one(self, name, look)
+
+    monkeypatch.setattr(Bucket, "_send_one", send)
+    with followed(place, told.append) as folder:
+        write_fake_experiment(folder, samples=20)
+        time.sleep(0.4)
+        broken[0] = False
+    complaints = [line for line in told if "cannot be written to" in line]
+    assert len(complaints) == 1, "said once"
+    assert "SLOW_DOWN: reduce your request rate" in complaints[0]
+    assert str(folder) in complaints[0]
+    machine("second")
+    with located(place) as other:
+        assert len(Experiment.open(other).done()) == 20
+
+
+def test_a_bucket_that_fails_to_the_end_leaves_the_working_copy(place, machine, monkeypatch):
+    def send(self, name, look):
+        raise OSError("AWS Error ACCESS_DENIED")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Bucket, "_send_one", send)
+        with pytest.raises(StoreError, match=r"cannot be written to: AWS Error ACCESS_DENIED.*Nothing is lost: .*exp-"):
+            write_here(place, samples=20)
+        with pytest.raises(KeyboardInterrupt), followed(place, lambda line: None):
+            raise KeyboardInterrupt  # what ended the sweep is what its user sees
+    with located(place):
+        pass
+    machine("second")
+    with located(place, exists=True) as folder:
+        assert len(Experiment.open(folder).done()) == 20
+
+
+@pytest.mark.parametrize("name", [".hidden/evil", "cells/.evil"])
+def test_no_object_leaves_the_working_copy(place, machine, store, name, tmp_path):
+    write_here(place, samples=10)
+    with store.open_output_stream(f"{Bucket.at(place)._root}/{name}") as stream:
+        stream.write(b"evil")
+    found = store.get_file_info(pyarrow.fs.FileSelector("lab", recursive=True))
+    assert any(info.path.endswith(f"exp/{name}") for info in found), "the server has put it elsewhere"
+    machine("second")
+    with located(place, everything=True) as folder:
+        assert len(Experiment.open(folder).done()) == 10
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith("evil")]
+    # Names that this client and server cannot make, but others can.
+    assert not any(bucket._is_plain(other) for other in (name, "/evil", "../../evil", "cells/../../evil", "a//evil"))
+
+
+def test_uris_of_other_kinds():
+    says = "hdfs://host/x: hdfs:// is not known; give a path, or a URI that begins with file://, s3://"
+    with pytest.raises(StoreError, match=says), located(Path("hdfs://host/x")):
+        pass
+
+
+def test_paths_and_file_uris():
+    assert local_folder(Path("a/b")) == Path("a/b")
+    assert local_folder(Path("file:///tmp/with%20space")) == Path("/tmp/with space")
+    assert uri_of(Path("S3://lab/x")) == "s3://lab/x"
+    assert uri_of(Path("/s3:/x")) is None
+    assert Bucket.at(Path("experiments/x")) is None
+
+
+def saccade(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "orchestrator", *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_errors_of_the_command_line(place, store, tmp_path):
+    for arguments, says in (
+        (("status", str(place)), "there is nothing; `saccade run ... --out"),
+        (("status", "s3://lab/x?endpoint_override=127.0.0.1:1&scheme=http"), "cannot be read: "),
+        (("status", "s3://lab/x?endpoint_overide=127.0.0.1:1"), "cannot be used: "),
+        (("run", "layer_cutoff", "--out", str(place).replace("lab", "nowhere")), "cannot be written to: "),
+    ):
+        done = saccade(*arguments, XDG_CACHE_HOME=str(tmp_path))
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1
+        assert says in done.stderr
+
+
+def test_a_killed_run_goes_on_elsewhere(place, machine, tmp_path):
+    """The machine is lost with its working copy; what it had sent is not computed again."""
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(
+        "model: embedded\ndata: embedded\nsamples: 60\nmax_new_tokens: 2\ngrid:\n  - {strategy: cutoff, layer: 3..6}\n"
+    )
+    run = ("run", str(sweep), "--out", str(place), "--local", "--pictures", "0")
+    first = subprocess.Popen(
+        [sys.executable, "-m", "orchestrator", *run],
+        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path / "lost")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not any(name.startswith("cells/") for name in in_bucket(place)):
+        assert first.poll() is None, "it ended before anything was in the bucket"
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+
+    second = saccade(*run, XDG_CACHE_HOME=str(tmp_path / "new"))
+    assert second.returncode == 0, second.stderr
+    assert "are there already" in second.stdout
+    undisturbed = saccade(*run[:2], "--out", str(tmp_path / "x"), *run[4:])
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    status = saccade("status", str(place), XDG_CACHE_HOME=str(tmp_path / "third"))
+    assert status.returncode == 0
+    machine("third")
+    with located(place) as folder:
+        found = Experiment.open(folder).cells(["point", "sample", "answer", "option_logits"])
+    expected = Experiment.open(tmp_path / "x").cells(["point", "sample", "answer", "option_logits"])
+    pd.testing.assert_frame_equal(found, expected)  # to the last bit: a CPU computes a sample alone

@@ -151,10 +151,14 @@ def report(
     """Write tables, pictures and the folder of pages again, from the cells; nothing is computed."""
     with _user_errors():
         from orchestrator.bucket import located
+        from orchestrator.show import show_notes
         from orchestrator.store import Experiment
 
+        console = _console()
         with located(experiment, exists=True) as folder:
-            _write_results(_console(), Experiment.open(folder))
+            opened = Experiment.open(folder)
+            _write_results(console, opened)
+            show_notes(console, opened.notes)
 
 
 @app.command()
@@ -232,6 +236,8 @@ def compare(
         with ExitStack() as stack:
             folders = [stack.enter_context(located(experiment, exists=True)) for experiment in experiments]
             result = compared(folders, points or ())
+        for note in result.notes:
+            typer.echo(f"note {note}", err=True)  # beside a table that may go into a file
         if picture is not None:
             _draw(result.rows, picture)
         if form is not Format.TABLE:
@@ -458,14 +464,14 @@ def tune(
     with _user_errors():
         from orchestrator.bucket import located
         from orchestrator.document import parse_callbacks
+        from orchestrator.show import show_notes
         from orchestrator.store import Experiment
         from orchestrator.tune_store import tell_all
 
         console = _console()
         with located(experiment, exists=True, everything=True) as folder:
             opened = Experiment.open(folder)
-            for note in tell_all(opened, parse_callbacks(callback or ())):
-                console.print(f"[yellow]note[/] {note}", highlight=False, soft_wrap=True)
+            show_notes(console, tell_all(opened, parse_callbacks(callback or ())))
         console.print(f"{len(opened.points)} trials in {experiment}", highlight=False, soft_wrap=True)
 
 
@@ -558,7 +564,7 @@ def _show_result(console: Console, result: RunResult) -> None:
     from orchestrator.metrics import answers, summarise
     from orchestrator.pictures import Pictures
     from orchestrator.progress import duration
-    from orchestrator.show import accuracy_table, show_failures, show_stops, size_text
+    from orchestrator.show import accuracy_table, show_failures, show_notes, show_stops, size_text
     from orchestrator.task_metrics import headline, task_metrics
 
     experiment = result.experiment
@@ -578,8 +584,7 @@ def _show_result(console: Console, result: RunResult) -> None:
     failures = experiment.failures()
     if len(failures):
         show_failures(console, failures)
-    for warning in result.warnings:
-        console.print(f"[yellow]note[/] {warning}", highlight=False, soft_wrap=True)
+    show_notes(console, result.warnings)
 
 
 def _draw(rows: pd.DataFrame, picture: Path) -> None:

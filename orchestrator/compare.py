@@ -36,6 +36,7 @@ class Comparison:
 
     rows: pd.DataFrame  # COLUMNS and KEYS
     recommendation: tuple[str, ...]  # lines
+    notes: tuple[str, ...] = ()  # one for each file that could not be read
 
 
 def compare(paths: Sequence[Path], patterns: Sequence[str] = ()) -> Comparison:
@@ -66,7 +67,8 @@ def compare(paths: Sequence[Path], patterns: Sequence[str] = ()) -> Comparison:
         if rows["baseline"].all():
             raise StoreError(f"no grid point matches {', '.join(patterns)}; `saccade status EXPERIMENT` lists them")
     rows = rows.reset_index(drop=True)
-    return Comparison(rows=rows, recommendation=recommend(rows))
+    notes = tuple(note for experiment in experiments for note in experiment.notes)
+    return Comparison(rows=rows, recommendation=recommend(rows), notes=notes)
 
 
 def recommend(rows: pd.DataFrame) -> tuple[str, ...]:

@@ -14,20 +14,20 @@ LINE_EVERY_S = 10.0
 class SweepProgress:
     """Counts cells; speed and time left are counted from `ready` on, when an engine is loaded."""
 
-    def __init__(self, console: Console, samples: int, cells: int, points: int) -> None:
+    def __init__(self, console: Console, there: int, missing: int, points: int) -> None:
         """Args:
         console: Where to show it.
-        samples: With missing cells.
-        cells: Missing.
+        there: Cells of earlier runs.
+        missing: Cells to be computed.
         points: Of the grid.
         """
         self._console = console
-        self._total_cells, self._total_samples, self._points = cells, samples, points
-        self._cells = self._failed = 0
+        self._there, self._missing, self._points = there, missing, points
+        self._cells = self._failed = 0  # of this run
         self._samples = 0.0
         self._started = self._last_line = time.monotonic()
         self._bar: Progress | None = None
-        if console.is_terminal and cells:
+        if console.is_terminal and missing:
             self._bar = Progress(
                 TextColumn("[bold]{task.description}"),
                 BarColumn(),
@@ -36,7 +36,7 @@ class SweepProgress:
                 console=console,
                 transient=True,
             )
-            self._task = self._bar.add_task("sweep", total=cells, state="loading the model")
+            self._task = self._bar.add_task("sweep", total=there + missing, completed=there, state="loading the model")
 
     def __enter__(self) -> SweepProgress:
         if self._bar:
@@ -67,10 +67,11 @@ class SweepProgress:
         self._cells += cells
         self._failed += failed
         if self._bar:
-            self._bar.update(self._task, completed=self._cells, state=self.state)
+            self._bar.update(self._task, completed=self._there + self._cells, state=self.state)
         elif time.monotonic() - self._last_line >= LINE_EVERY_S:
             self._last_line = time.monotonic()
-            self._console.print(f"{self._cells} of {self._total_cells} cells, {self.state}", highlight=False)
+            done, total = self._there + self._cells, self._there + self._missing
+            self._console.print(f"{done} of {total} cells, {self.state}", highlight=False)
 
     def event(self, line: str) -> None:
         """Say something that is worth a line of its own."""
@@ -83,7 +84,7 @@ class SweepProgress:
     @property
     def state(self) -> str:
         rate = self._samples / self.seconds if self.seconds else 0.0
-        left = (self._total_cells - self._cells) / self._cells * self.seconds if self._cells else 0.0
+        left = (self._missing - self._cells) / self._cells * self.seconds if self._cells else 0.0
         failed = f", {self._failed} samples failed" if self._failed else ""
         return f"{rate:.3g} samples/s x {self._points} points, {duration(left)} left{failed}"
 

@@ -45,7 +45,7 @@ class Prepared:
     samples: tuple[Sample, ...]  # of the sweep
     available: int  # samples that the benchmark has
     manifest: Manifest
-    notes: tuple[str, ...] = ()  # what is to be known of the benchmark's files
+    notes: tuple[str, ...] = ()  # what is to be known of the benchmark's files, and what was asked of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +102,13 @@ def prepare(spec: SweepSpec) -> Prepared:
         samples=everything[: spec.sample_limit],
         available=len(everything),
         manifest=manifest,
-        notes=benchmark.notes,
+        notes=(*benchmark.notes, *_too_many(spec, len(everything))),
     )
+
+
+def _too_many(spec: SweepSpec, available: int) -> Iterator[str]:
+    if spec.sample_limit is not None and spec.sample_limit > available:
+        yield f"samples: {spec.sample_limit} are asked for, and {spec.engine.task.data} has {available}: all are taken"
 
 
 def plan_sweep(prepared: Prepared, out: Path, workers: int) -> Plan:
@@ -202,9 +207,9 @@ class _Sweep:
 
     def compute(self, plan: Plan, console: Console) -> Plan:
         """Compute the cells of a plan; returned as it was cut for the workers that there are."""
-        open_samples = sum(len(unit.samples) for unit in plan.units)
+        there = sum(map(len, self._done.values()))
         with (
-            SweepProgress(console, open_samples, plan.missing, len(self.experiment.points)) as progress,
+            SweepProgress(console, there, plan.missing, len(self.experiment.points)) as progress,
             _pool(self._prepared, self._options, progress) as pool,
         ):
             plan = self.plan(pool.workers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,8 +54,7 @@ def show_plan(console: Console, prepared: Prepared, plan: Plan, folder: Path, st
     for row in rows:
         table.add_row(*row)
     console.print(table, highlight=False, soft_wrap=True)
-    for said in prepared.notes:
-        console.print(f"[yellow]note[/] {said}", highlight=False, soft_wrap=True)
+    show_notes(console, prepared.notes)
     for budget in spec.budgets:
         console.print(
             f"tokens {budget.tokens:g} at layer {budget.layer}: rank {budget.rank}, an average of {budget.average:.1f} "
@@ -64,8 +63,7 @@ def show_plan(console: Console, prepared: Prepared, plan: Plan, folder: Path, st
             soft_wrap=True,
         )
     notes = (catalog.get(p.strategy).note(dict(p.params), spec.facts.heads) for p in spec.points[1:])
-    for remark in dict.fromkeys(part for note in notes if note for part in note.split("; ")):
-        console.print(f"[yellow]note[/] {remark}", highlight=False, soft_wrap=True)
+    show_notes(console, dict.fromkeys(part for note in notes if note for part in note.split("; ")))
 
 
 def cells_text(plan: Plan, stops: Stops | None) -> str:
@@ -171,7 +169,18 @@ def show_status(console: Console, experiment: Experiment) -> None:
         show_failures(console, failures)
     elif len(cells) < total:
         console.print("give the same `saccade run` again to compute what is missing", highlight=False)
-    for note in experiment.notes:
+    if unread := experiment.unread(len(cells)):
+        console.print(
+            f"{unread} more cells are kept here, of other samples, grid points or versions of a strategy; a sweep that "
+            "asks for them (`saccade run` with the same --out) does not compute them again",
+            highlight=False,
+            soft_wrap=True,
+        )
+    show_notes(console, experiment.notes)
+
+
+def show_notes(console: Console, notes: Iterable[str]) -> None:
+    for note in notes:
         console.print(f"[yellow]note[/] {note}", highlight=False, soft_wrap=True)
 
 

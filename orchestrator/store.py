@@ -316,6 +316,19 @@ class Experiment:
         frame = self.cells(["point", "sample"])
         return {str(sample): frozenset(points) for sample, points in frame.groupby("sample")["point"]}
 
+    def unread(self, read: int) -> int:
+        """Cells of the same model, data and settings that are not of this sweep: of other samples or grid points.
+
+        Args:
+            read: How many are.
+        """
+        tables = [table for _, table in self._tables("cells", CELLS, [name for name, _ in _ADDRESS])]
+        if sum(map(len, tables)) == read:
+            return 0
+        table = pa.concat_tables(tables)
+        ours = table.filter(pc.equal(table["context"], self.context))
+        return len(ours.group_by(ours.column_names).aggregate([])) - read
+
     @property
     def notes(self) -> tuple[str, ...]:
         """One line per file that reading had to leave out, so far."""

@@ -160,6 +160,31 @@ def test_status_counts_failures_by_message(tmp_path):
     assert "2 x ValueError: the image is damaged (s2, s7)" in text
 
 
+def test_fewer_samples_than_before_hide_nothing(sweep, tmp_path):
+    out = tmp_path / "x"
+    call("run", sweep, "--out", out, "--local")
+    code, text, _ = call("run", sweep, "--out", out, "--local", "--samples", 4)
+    assert (code, "nothing was missing" in text) == (0, True)
+    code, text, _ = call("status", out)
+    assert text.startswith("tiny: 24 of 24 cells, 6 grid points x 4 samples")
+    assert "12 more cells are kept here, of other samples, grid points or versions of a strategy" in text
+    code, text, _ = call("run", sweep, "--out", out, "--local", "--samples", 100)
+    assert "nothing was missing" in text
+    assert f"samples: 100 are asked for, and {tmp_path / 'data'} has 6: all are taken" in text
+    assert "more cells" not in call("status", out)[1]
+
+
+def test_a_damaged_file_is_named_where_results_are_shown(tmp_path):
+    write_fake_experiment(tmp_path / "x", samples=30)
+    damaged = min((tmp_path / "x/cells").glob("*.parquet"))
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    for command in ("report", "status"):
+        code, text, _ = call(command, tmp_path / "x")
+        assert (code, f"{damaged}: left out, not a whole file of cells" in text) == (0, True)
+    code, text, error = call("compare", tmp_path / "x", "--format", "csv")
+    assert (code, f"{damaged}: left out" in error, "left out" in text) == (0, True, False)
+
+
 def test_help_loads_nothing_heavy():
     script = (
         "import sys, json, orchestrator.cli\n"

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -118,7 +119,16 @@ def test_progress_without_a_terminal_is_lines(prepared, tmp_path, monkeypatch):
     options = RunOptions(local=True, engine=stub_engine.StubEngine)
     run_sweep(prepared, tmp_path / "x", options, Console(file=out, width=200))
     lines = out.getvalue().splitlines()
-    assert re.fullmatch(rf"{CELLS} of {CELLS} cells, \S+ samples/s x 6 points, 0 s left", lines[-1])
+    said = rf"{CELLS} of {CELLS} cells, \S+ samples/s x 6 points, 0 s left"
+    assert re.fullmatch(said, lines[-1])
+    first = min((tmp_path / "x/cells").glob("*.parquet"))
+    lost = pq.read_metadata(first).num_rows
+    first.unlink()
+    run_sweep(prepared, tmp_path / "x", options, Console(file=out, width=200))
+    assert re.fullmatch(
+        rf"{CELLS} of {CELLS} cells, \S+ samples/s x 6 points, 0 s left", out.getvalue().splitlines()[-1]
+    )
+    assert f"{CELLS - lost} of {CELLS} are there already" in out.getvalue()
 
 
 def test_progress_on_a_terminal_leaves_nothing_behind(prepared, tmp_path):

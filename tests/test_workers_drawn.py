@@ -10,7 +10,8 @@ from random import Random
 import pytest
 from PIL import Image, ImageChops
 
-from workers.tasks.drawn import FAMILIES, Item, items, lay_out, main, question_text, write
+from workers.tasks.drawn import Item, items, lay_out, main, question_text, write
+from workers.tasks.families import FAMILIES
 from workers.tasks.scene import COLOURS, LETTERS, PATCH, SHAPES, SIDE, patches, random_scene, render
 
 

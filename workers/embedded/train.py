@@ -52,7 +52,8 @@ from workers.embedded.forward import (
     tower_layer,
     visual_tokens,
 )
-from workers.tasks.drawn import FAMILIES, OPTION_LETTERS, lay_out, question_text, words
+from workers.tasks.drawn import OPTION_LETTERS, lay_out, question_text
+from workers.tasks.families import FAMILIES, words
 from workers.tasks.prompts import SINGLE_PREDICTION
 from workers.tasks.scene import COLOURS, LETTERS, PALETTE, PATCH, SHAPES, SIDE, Scene, patches, random_scene, render
 

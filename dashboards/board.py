@@ -58,7 +58,6 @@ class Snapshot:
     """All experiments as they stood at one time."""
 
     version: str  # changes when the data do
-    read_at: datetime
     sources: tuple[Source, ...]
     rows: pd.DataFrame  # the summaries one below the other; column ``id`` is unique: "EXPERIMENT:KEY"
     found: dict[object, Any] = field(default_factory=dict)  # what views have worked out of it
@@ -67,14 +66,14 @@ class Snapshot:
     def source(self, name: str) -> Source | None:
         return next((source for source in self.sources if source.name == name), None)
 
+    def source_of(self, rows: pd.DataFrame) -> Source:
+        """The experiment of the first of some rows."""
+        return next(source for source in self.sources if source.name == rows["experiment"].iloc[0])
+
     def find(self, id: str) -> tuple[Source, pd.Series] | None:
         """The experiment and the row of a configuration's ``id``; None where there is no such."""
         rows = self.rows[self.rows["id"] == id]
-        if rows.empty:
-            return None
-        source = self.source(rows["experiment"].iloc[0])
-        assert source is not None
-        return source, rows.iloc[0]
+        return None if rows.empty else (self.source_of(rows), rows.iloc[0])
 
 
 class Board:
@@ -127,11 +126,9 @@ class Board:
 
     def _read(self) -> Snapshot:
         sources = tuple(feed.read() for feed in self._feeds)
-        now = datetime.now(UTC)
-        self.checked_at = now
+        self.checked_at = datetime.now(UTC)
         return Snapshot(
             version="-".join(feed.version for feed in self._feeds),
-            read_at=now,
             sources=sources,
             rows=pd.concat([source.summary for source in sources], ignore_index=True),
         )

@@ -178,22 +178,18 @@ SaccadeExplorer.mount(document.getElementById("explorer"), SaccadeExplorer.folde
 
 def _figures(page: Page, shown: View, writer: _Folder, links: Links) -> str:
     """A page's panels as the app first shows them; below, folded away, with each control at its other values."""
-    panels = _panels(page, shown)
+    panels = page.panels(shown)
     if not panels:
         return ""
     drawn = {_drawing(panel) for panel in panels}
     text = _cards([_panel(panel, writer, _stem(page), links) for panel in panels])
     for heading, place, other in list(_others(page, shown))[:MAX_FOLDED]:
-        new = [panel for panel in _panels(page, other) if _drawing(panel) not in drawn]
+        new = [panel for panel in page.panels(other) if _drawing(panel) not in drawn]
         cards = [_panel(panel, writer, f"{_stem(page)}-{place}", links) for panel in new]
         if cards:
             text += f'<details class="fold"><summary>{escape(heading)}</summary>{_cards(cards)}</details>'
     settings = " · ".join(_settings(page, shown))
     return (f'<p class="note">{escape(settings)}</p>' if settings else "") + text
-
-
-def _panels(page: Page, shown: View) -> Sequence[Panel]:
-    return () if page.panels is None else page.panels(shown)
 
 
 def _drawing(panel: Panel) -> str:
@@ -205,7 +201,7 @@ def _settings(page: Page, shown: View) -> Iterator[str]:
     """What the page's controls stand at."""
     for control in page.controls(shown):
         if control.kind in ("slider", "choice") and len(control.values) > 1:
-            yield f"{control.label}: {', '.join(_text(control, value) for value in _default(control))}"
+            yield f"{control.label}: {', '.join(_text(control, value) for value in control.preset)}"
 
 
 def _others(page: Page, shown: View) -> Iterator[tuple[str, str, View]]:
@@ -214,15 +210,11 @@ def _others(page: Page, shown: View) -> Iterator[tuple[str, str, View]]:
         if control.kind == "choices":
             continue
         for value in control.values:
-            if value not in _default(control):
+            if value not in control.preset:
                 switch = control.kind == "switch"
                 heading = control.label if switch else f"{control.label}: {_text(control, value)}"
                 other = view(shown.snapshot, shown.state.with_(control.name, value), shown.ink)
                 yield heading, f"{control.name}-{_slug(value)}", other
-
-
-def _default(control: Control) -> Sequence[str]:
-    return control.default or control.values[:1]
 
 
 def _text(control: Control, value: str) -> str:
@@ -242,7 +234,7 @@ def _panel(panel: Panel, writer: _Folder, stem: str, links: Links) -> str:
     parts.append(static_html(panel.below, links))
     if panel.figure is not None:
         name = f"{DATA}/{stem}-{_slug(panel.name)}.csv"
-        writer.add(name, ("\ufeff" + panel.rows.to_csv(index=False, lineterminator="\n")).encode())
+        writer.add(name, panel.csv.encode())
         parts.append(f'<p class="note"><a href="{name}" download>these numbers as CSV</a></p>')
     return f'<section class="card{" wide" if panel.wide else ""}">{"".join(parts)}</section>'
 

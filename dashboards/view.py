@@ -6,7 +6,7 @@ The URL is the only memory of a view, so that a view can be sent to a colleague:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar, cast
 from urllib.parse import parse_qsl, urlencode
@@ -17,7 +17,10 @@ from dashboards import theme
 from dashboards.board import Snapshot, Source
 from dashboards.rows import Axis, Slice, slices
 
-FILTERS = ("experiment", "strategy", "layer", "rank", "alpha", "state")  # of the bar on every page
+FILTERS = {  # of the bar on every page, and how it calls them
+    "experiment": "Experiment", "strategy": "Strategy", "layer": "Layer", "rank": "Tokens kept", "alpha": "Alpha",
+    "state": "State",
+}  # fmt: skip
 REMEMBERED = 24  # views of a snapshot
 T = TypeVar("T")
 CONFIG = "config"  # the configuration whose details are open: a value of the column ``id``
@@ -41,13 +44,13 @@ class State:
     def all(self, name: str) -> tuple[str, ...]:
         return tuple(value for key, value in self.values if key == name)
 
-    def get(self, name: str, default: str = "") -> str:
-        return next(iter(self.all(name)), default)
+    def get(self, name: str) -> str:
+        return next(iter(self.all(name)), "")
 
-    def pick(self, name: str, known: Sequence[str]) -> str:
-        """The value if it is one of the known ones, else the first of these; "" where there are none."""
-        value = self.get(name)
-        return value if value in known else next(iter(known), "")
+    @property
+    def filters(self) -> State:
+        """What of it belongs to the filter bar."""
+        return State(tuple(pair for pair in self.values if pair[0] in FILTERS))
 
     def with_(self, name: str, value: str | Iterable[str] | None) -> State:
         """With other values of one name; none of them removes it."""
@@ -67,7 +70,7 @@ class View:
 
     def slices(self, axis: Axis) -> list[Slice]:
         """`dashboards.rows.slices` of the rows in view, worked out once for all pages."""
-        return _once(self.snapshot, ("slices", axis, _filters(self.state)), lambda: slices(self.rows, axis))
+        return _once(self.snapshot, ("slices", axis, self.state.filters), lambda: slices(self.rows, axis))
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -82,7 +85,7 @@ class View:
 
 def view(snapshot: Snapshot, state: State, ink: theme.Ink = theme.LIGHT) -> View:
     """Apply the filter bar."""
-    rows = _once(snapshot, ("rows", _filters(state)), lambda: filtered(snapshot.rows, state))
+    rows = _once(snapshot, ("rows", state.filters), lambda: filtered(snapshot.rows, state))
     return View(state=state, snapshot=snapshot, rows=rows, ink=ink)
 
 
@@ -97,18 +100,14 @@ def _once(snapshot: Snapshot, key: object, work: Callable[[], T]) -> T:
         return cast("T", found[key])
 
 
-def _filters(state: State) -> tuple[tuple[str, str], ...]:
-    return tuple(pair for pair in state.values if pair[0] in FILTERS)
-
-
 def filtered(rows: pd.DataFrame, state: State) -> pd.DataFrame:
     """Rows that the filters let through. A filter without a known value lets everything through."""
-    chosen = rows["experiment"].isin(_known(rows, "experiment", state))
-    rest = pd.Series(True, index=rows.index)
-    for name in FILTERS[1:]:
-        if wanted := _known(rows, name, state):
-            rest &= texts(rows, name).isin(wanted)
-    return rows[chosen & (rest | rows["baseline"])]
+    passed = pd.Series(True, index=rows.index)
+    for name in FILTERS:
+        known = options(rows, name)
+        if wanted := [value for value in state.all(name) if value in known]:
+            passed &= texts(rows, name).isin(wanted) | (rows["baseline"] & (name != "experiment"))
+    return rows[passed]
 
 
 def options(rows: pd.DataFrame, name: str) -> list[str]:
@@ -124,9 +123,3 @@ def texts(rows: pd.DataFrame, name: str) -> pd.Series:
     if name == "alpha":
         return rows["alpha"].map(lambda value: "" if pd.isna(value) else f"{value:g}")
     return rows[column].astype(str)
-
-
-def _known(rows: pd.DataFrame, name: str, state: State) -> list[str]:
-    known = options(rows, name)
-    wanted = [value for value in state.all(name) if value in known]
-    return (wanted or known) if name == "experiment" else wanted

@@ -175,7 +175,8 @@ def dashboard(
 ) -> None:
     """Look at experiments in the browser, live while they run: pictures, numbers, and every flipped answer."""
     with _user_errors():
-        from dashboards.app import is_loopback, serve
+        from dashboards.app import serve
+        from dashboards.live.access import is_loopback
         from orchestrator.bucket import watched
         from orchestrator.store import StoreError
 

@@ -11,9 +11,11 @@ from dash import html
 
 from answer_matrix import MISSING, write_matrix
 from dashboards import theme
-from dashboards.app import clicked, create_app, is_loopback, patch, trusted_hosts
+from dashboards.app import create_app
 from dashboards.board import Board
-from dashboards.details import drawer
+from dashboards.live.access import is_loopback, trusted_hosts
+from dashboards.live.details import clicked, drawer
+from dashboards.live.refresh import patch
 from dashboards.pages.base import Control
 from dashboards.pages.catalog import PAGES
 from dashboards.pages.parts import notices
@@ -124,7 +126,7 @@ def test_ids_are_unique_over_experiments(board: Board) -> None:
 # -- pages ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.panels is not None], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 @pytest.mark.parametrize("search", ["", "?experiment=fake", "?experiment=matrix", "?strategy=random", "?state=missing"])
 def test_every_page_draws_any_view(board: Board, page, search: str) -> None:
     shown = view(board.snapshot, State.parse(search), theme.DARK)
@@ -144,8 +146,8 @@ def test_every_control_changes_what_its_page_shows(board: Board) -> None:
     for page in PAGES:
         shown = view(board.snapshot, State.parse("?experiment=fake"))
         for control in page.controls(shown):
-            other = [value for value in control.values if value not in control.default]
-            if page.panels is None or not other:
+            other = [value for value in control.values if value not in control.preset]
+            if not other:
                 continue
             before = [(panel.figure, panel.title) for panel in page.panels(shown)]
             changed = view(board.snapshot, State.parse("?experiment=fake").with_(control.name, other[-1]))

@@ -6,7 +6,7 @@ import json
 
 from dash import html
 
-from dashboards.trees import light
+from dashboards.live.trees import light
 
 
 def test_tables_become_an_attribute_and_the_rest_stays() -> None:

@@ -2,8 +2,8 @@
 
 A page is a module with one constant ``PAGE``. Most pages only say which controls they have and which panels a view
 gives; the app keeps their state in the URL, refreshes figures without losing the reader's zoom, offers the downloads,
-and opens a configuration's details on a click. A page that is not made of panels gives its own ``layout`` instead, and
-``register``s the callbacks for it.
+and opens a configuration's details on a click. What is not made of panels is ``extra``, below them or alone, and the
+page ``register``s the callbacks for it.
 """
 
 from __future__ import annotations
@@ -34,11 +34,16 @@ class Control:
     kind: Kind
     values: Sequence[str]  # as the URL has them; of a switch: off, on
     labels: Sequence[str] = ()  # for people; the values themselves by default
-    default: Sequence[str] = ()  # one value, or several for ``choices``
+    default: Sequence[str] = ()  # where it is not the first value; of ``choices`` several, or none
 
     @property
     def texts(self) -> Sequence[str]:
         return self.labels or self.values
+
+    @property
+    def preset(self) -> list[str]:
+        """What it stands at where the URL says nothing."""
+        return list(self.default or ([] if self.kind == "choices" else self.values[:1]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +52,16 @@ class Panel:
 
     name: str  # unique on the page; names the downloads
     figure: Figure | None
-    rows: pd.DataFrame  # what the figure shows, for the CSV
+    rows: pd.DataFrame  # what the figure shows
     title: str = ""  # where the figure has none
     note: str = ""  # numbers under the picture, in words
     below: Any = None  # Dash components under it
     wide: bool = True  # the whole width; else two side by side
+
+    @property
+    def csv(self) -> str:
+        """With a byte-order mark, because spreadsheets otherwise take UTF-8 for Latin-1."""
+        return "\ufeff" + self.rows.to_csv(index=False, lineterminator="\n")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +70,7 @@ class Page:
 
     name: str  # in the navigation
     path: str  # "/layer"
-    panels: Callable[[View], Sequence[Panel]] | None = None
+    panels: Callable[[View], Sequence[Panel]] = field(default=lambda view: ())
     controls: Callable[[View], Sequence[Control]] = field(default=lambda view: ())
-    layout: Callable[[View], Any] | None = None  # instead of panels
-    extra: Callable[[View], Any] | None = None  # below the panels; its own callbacks keep it up to date
-    register: Callable[[Dash, Board], None] | None = None  # callbacks of its own; ids begin with the page's name
+    extra: Callable[[View], Sequence[Any]] = field(default=lambda view: ())  # its own callbacks keep it up to date
+    register: Callable[[Dash, Board], None] = field(default=lambda app, board: None)  # ids begin with the page's name

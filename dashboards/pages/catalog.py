@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dashboards.board import Snapshot
 from dashboards.pages import ablations, alpha, explorer, heat, layer, overview, pareto, run, tokens
 from dashboards.pages.base import Page
+from dashboards.theme import DARK, LIGHT
+from dashboards.view import State, View, view
 
 PAGES: tuple[Page, ...] = (
     overview.PAGE,
@@ -16,3 +19,9 @@ PAGES: tuple[Page, ...] = (
     explorer.PAGE,
     run.PAGE,
 )
+
+
+def asked(snapshot: Snapshot, path: str | None, search: str | None, look: str | None = None) -> tuple[Page, View]:
+    """The page of a URL, else the first one, and the view that it asks for."""
+    page = next((page for page in PAGES if page.path == path), PAGES[0])
+    return page, view(snapshot, State.parse(search), DARK if look == "dark" else LIGHT)

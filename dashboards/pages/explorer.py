@@ -18,15 +18,9 @@ from dashboards.view import FILTERS, State, View, filtered
 from orchestrator.pictures import Pictures
 
 
-def layout(view: View) -> Any:
-    return html.Div(
-        [
-            html.Div(id="explorer-root"),
-            dcc.Store(id="explorer-shown"),
-            dcc.Store(id="explorer-filters", data=list(FILTERS)),
-        ],
-        className="wide",
-    )
+def extra(view: View) -> list[Any]:
+    stores = [dcc.Store(id="explorer-shown"), dcc.Store(id="explorer-filters", data=list(FILTERS))]
+    return [html.Div([html.Div(id="explorer-root"), *stores], className="wide")]
 
 
 def register(app: Dash, board: Board) -> None:
@@ -49,8 +43,7 @@ def register(app: Dash, board: Board) -> None:
     def explorer_index() -> Response:
         snapshot = board.snapshot
         rows = filtered(snapshot.rows, State.parse(request.query_string.decode()))
-        source = snapshot.source(rows["experiment"].iloc[0])  # un-pruned rows always pass the filters
-        assert source is not None
+        source = snapshot.source_of(rows)  # un-pruned rows always pass the filters
         known = pictures_of(source)
         known.refresh()
         document = index_document(
@@ -81,4 +74,4 @@ def register(app: Dash, board: Board) -> None:
     )
 
 
-PAGE = Page(name="Sample explorer", path="/samples", layout=layout, register=register)
+PAGE = Page(name="Sample explorer", path="/samples", extra=extra, register=register)

@@ -67,7 +67,7 @@ def panels(shown: View) -> list[Panel]:
     return found
 
 
-def extra(shown: View) -> Any:
+def extra(shown: View) -> list[Any]:
     """The table. Its state (order, filters, place) is the reader's: only its rows are replaced."""
     several = len(shown.snapshot.sources) > 1
     number = {"type": "rightAligned", "filter": "agNumberColumnFilter", "width": 76}
@@ -118,7 +118,7 @@ def extra(shown: View) -> Any:
             html.P("tick to compare; a click on a row opens its numbers and flipped answers", className="note"),
         ]
     )
-    return html.Section([head, grid, dcc.Store(id="overview-shown")], className="card wide")
+    return [html.Section([head, grid, dcc.Store(id="overview-shown")], className="card wide")]
 
 
 def table_rows(shown: View) -> list[dict[str, Any]]:

@@ -42,7 +42,7 @@ window.dash_clientside.saccade = {
   },
 };
 
-// Tables come as JSON, [tag, attributes, children], and are built once they can be seen: see dashboards/trees.py.
+// Tables come as JSON, [tag, attributes, children], and are built once they can be seen: dashboards/live/trees.py.
 (function () {
   const build = (part) => {
     if (typeof part === "string") return document.createTextNode(part);

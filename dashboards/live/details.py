@@ -1,11 +1,11 @@
-"""The drawer at the side: all numbers of one configuration, and the questions whose answer it flips."""
+"""The drawer at the side: all numbers of the configuration under a click, and the questions whose answer it flips."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pandas as pd
-from dash import Dash, Input, Output, State, dcc, html, no_update
+from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
 
 from dashboards.board import Board, Source
 from dashboards.rows import flipped
@@ -38,12 +38,30 @@ def register(app: Dash, board: Board) -> None:
 
     @app.callback(
         Output("url", "search", allow_duplicate=True),
+        Input({"type": "graph", "name": ALL}, "clickData"),
+        State("url", "search"),
+        prevent_initial_call=True,
+    )
+    def choose(clicks: list[Any], search: str) -> Any:
+        click = next((entry["value"] for entry in ctx.triggered if entry["value"]), None)
+        chosen = clicked(click) if click else None
+        return UrlState.parse(search).with_(CONFIG, chosen).search if chosen else no_update
+
+    @app.callback(
+        Output("url", "search", allow_duplicate=True),
         Input("details-close", "n_clicks"),
         State("url", "search"),
         prevent_initial_call=True,
     )
     def close(clicks: int | None, search: str) -> Any:
         return UrlState.parse(search).with_(CONFIG, None).search if clicks else no_update
+
+
+def clicked(click: dict[str, Any]) -> str | None:
+    """The configuration under a click: ``customdata``, or its first entry."""
+    data = click["points"][0].get("customdata")
+    first = data[0] if isinstance(data, list) and data else data
+    return first if isinstance(first, str) and first else None
 
 
 def drawer(source: Source, row: pd.Series, state: UrlState) -> list[Any]:

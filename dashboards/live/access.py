@@ -1,0 +1,53 @@
+"""Who is answered, and what the reader's browser is told to refuse."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from ipaddress import ip_address
+
+from dash import Dash
+from flask import Response
+
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    try:
+        return host == "localhost" or ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def trusted_hosts(host: str, names: Sequence[str] = ()) -> tuple[str, ...]:
+    """Names that requests may be addressed to, when listening on ``host``."""
+    if is_loopback(host):
+        return tuple(dict.fromkeys((*LOOPBACK, host, *names)))
+    own = socket.gethostname()
+    try:
+        addresses = [str(info[4][0]) for info in socket.getaddrinfo(own, None)]
+    except OSError:
+        addresses = []
+    anywhere = [] if host in ("0.0.0.0", "::") else [host]
+    return tuple(dict.fromkeys((*LOOPBACK, *anywhere, own, socket.getfqdn(), *addresses, *names)))
+
+
+def guard(app: Dash, hosts: Sequence[str]) -> None:
+    """Answer to these names alone: a web site cannot have its own resolve to us and read the results (DNS rebinding).
+
+    Headers have the browser itself refuse what we do not mean to do: load from elsewhere, be framed.
+    """
+    app.server.config["TRUSTED_HOSTS"] = list(hosts)
+
+    @app.server.after_request
+    def add(response: Response) -> Response:
+        scripts = " ".join(app.csp_hashes())
+        response.headers["Content-Security-Policy"] = (
+            f"default-src 'self'; script-src 'self' {scripts}; style-src 'self' 'unsafe-inline'; "
+            "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; frame-ancestors 'none'; "
+            "base-uri 'none'; form-action 'none'"
+        )
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Referrer-Policy"] = "no-referrer"
+        return response

@@ -1,0 +1,69 @@
+"""The page of the URL on the screen: its controls, a card for each panel, and what else it has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dash import ALL, Dash, Input, Output, State, dcc, html
+
+from dashboards.board import Board
+from dashboards.figures import CONFIG, repainted
+from dashboards.live.controls import component
+from dashboards.live.downloads import buttons
+from dashboards.live.trees import light
+from dashboards.pages.base import Page, Panel
+from dashboards.pages.catalog import PAGES, asked
+from dashboards.theme import Ink
+from dashboards.view import View
+
+
+def content(page: Page, shown: View) -> list[Any]:
+    cards = [_card(panel, shown.ink) for panel in page.panels(shown)]
+    return [*cards, *page.extra(shown)] or [_nothing(shown)]
+
+
+def _card(panel: Panel, ink: Ink) -> Any:
+    name = panel.name
+    parts: list[Any] = [buttons(panel)]
+    if panel.title:
+        parts.append(html.H2(panel.title))
+    if panel.figure is not None:
+        figure = repainted(panel.figure, ink)
+        parts.append(
+            dcc.Graph(
+                id={"type": "graph", "name": name}, figure=figure, config=CONFIG,  # type: ignore[arg-type]
+                style={"height": f"{figure['layout']['height']}px"},
+            )
+        )  # fmt: skip
+    parts.append(html.P(panel.note, id={"type": "note", "name": name}, className="note", hidden=not panel.note))
+    parts.append(html.Div(light(panel.below), id={"type": "below", "name": name}))
+    return html.Section(parts, className="card wide" if panel.wide else "card", id=f"card-{name}")
+
+
+def _nothing(shown: View) -> Any:
+    filtered_out = shown.pruned.empty and not shown.snapshot.rows["baseline"].all()
+    text = (
+        "No configuration passes the filters." if filtered_out
+        else "There is nothing to draw here: the grid does not vary what this page shows."
+    )  # fmt: skip
+    return html.P(text, className="nothing")
+
+
+def register(app: Dash, board: Board) -> None:
+    @app.callback(
+        Output("drawn", "data"),
+        Output("controls", "children"),
+        Output("panels", "children"),
+        Output({"type": "nav", "path": ALL}, "className"),
+        Input("url", "pathname"),
+        Input("theme", "data"),
+        State("url", "search"),
+    )
+    def draw(path: str, look: str, search: str) -> tuple[Any, Any, Any, Any]:
+        page, shown = asked(board.snapshot, path, search, look)
+        return (
+            page.path,
+            [component(control, shown.state) for control in page.controls(shown) if len(control.values) > 1],
+            content(page, shown),
+            ["here" if other is page else "" for other in PAGES],
+        )

@@ -1,0 +1,107 @@
+"""What stands around every page: navigation, the filter bar, notices, and the watch for new data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dash import ALL, ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
+
+from dashboards.board import Board, Snapshot
+from dashboards.pages.catalog import PAGES
+from dashboards.pages.parts import notices
+from dashboards.view import FILTERS, options, view
+from dashboards.view import State as UrlState
+
+
+def layout(board: Board, refresh_s: float) -> Any:
+    return html.Div(
+        id="app",
+        children=[
+            dcc.Location(id="url", refresh=False),
+            dcc.Interval(id="tick", interval=int(refresh_s * 1000)),
+            dcc.Store(id="version", data=board.snapshot.version),
+            dcc.Store(id="theme"),
+            dcc.Store(id="drawn"),  # path of the page on the screen
+            dcc.Store(id="zoomed"),  # which figures the reader has zoomed into
+            dcc.Store(id="png"),
+            dcc.Download(id="file"),
+            _header(board),
+            html.Div(id="filters", children=[_filter(board.snapshot, name) for name in FILTERS]),
+            html.Div(id="notices"),
+            html.Div(id="controls"),
+            html.Main(id="panels"),
+            html.Aside(id="details"),
+        ],
+    )
+
+
+def _header(board: Board) -> Any:
+    links = [dcc.Link(page.name, href=page.path, id={"type": "nav", "path": page.path}) for page in PAGES]
+    return html.Header(
+        [
+            html.Span("Saccade", className="brand"),
+            html.Nav(links),
+            html.Span(id="as-of", className="as-of", children=_as_of(board)),
+            dcc.Checklist(id="live", options=[{"label": "refresh", "value": "on"}], value=["on"], className="live"),
+            html.Button("dark", id="theme-button", n_clicks=0, title="light or dark"),
+        ]
+    )
+
+
+def _filter(snapshot: Snapshot, name: str) -> Any:
+    values = options(snapshot.rows, name)
+    field = dcc.Dropdown(
+        id={"type": "filter", "name": name}, options=values, multi=True, placeholder="all", debounce=True,
+    )  # fmt: skip
+    return html.Label([FILTERS[name], field], id={"type": "filter-box", "name": name}, hidden=_idle(values))
+
+
+def _idle(values: list[str]) -> bool:
+    """A filter with nothing to choose from only takes room."""
+    return len(values) < 2
+
+
+def _as_of(board: Board) -> str:
+    return f"data as of {board.checked_at.astimezone():%H:%M:%S}"
+
+
+def register(app: Dash, board: Board) -> None:
+    @app.callback(
+        Output("version", "data"),
+        Output("as-of", "children"),
+        Input("tick", "n_intervals"),
+        State("version", "data"),
+        prevent_initial_call=True,
+    )
+    def look(_: int, version: str) -> tuple[Any, Any]:
+        snapshot = board.poll()
+        return no_update if snapshot.version == version else snapshot.version, _as_of(board)
+
+    @app.callback(Output("tick", "disabled"), Input("live", "value"))
+    def pause(live: list[str]) -> bool:
+        return "on" not in (live or [])
+
+    @app.callback(
+        Output("notices", "children"),
+        Output({"type": "nav", "path": ALL}, "href"),
+        Input("url", "search"),
+        Input("version", "data"),
+    )
+    def follow(search: str, _: str) -> tuple[Any, Any]:
+        """What is said of the rows in view, and links that carry the filters to the other pages."""
+        shown = view(board.snapshot, UrlState.parse(search))
+        return notices(shown), [page.path + shown.state.filters.search for page in PAGES]
+
+    @app.callback(
+        Output({"type": "filter", "name": ALL}, "options"),
+        Output({"type": "filter-box", "name": ALL}, "hidden"),
+        Input("version", "data"),
+    )
+    def offer(_: str) -> tuple[list[Any], list[bool]]:
+        found = [options(board.snapshot.rows, name) for name in FILTERS]
+        return found, [_idle(values) for values in found]
+
+    app.clientside_callback(
+        ClientsideFunction("saccade", "theme"),
+        Output("theme", "data"), Output("theme-button", "children"), Input("theme-button", "n_clicks"),
+    )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dashboards.contrasts import REFERENCES, Ablation, Factor, ablations, contrast_rows
 from dashboards.figures import forest_figure
 from dashboards.pages.base import Control, Page, Panel
@@ -23,7 +25,7 @@ def controls(view: View) -> list[Control]:
     ranks = sorted({group.rank for group in mine})
     return [
         Control(name="factor", label="ablation", kind="choice", values=factors,
-                labels=[TITLES[name] for name in factors], default=[factors[0]]),
+                labels=[TITLES[name] for name in factors]),
         Control(name="heads", label="heads kept", kind="choice", values=kept, default=[mine[0].heads_kept]),
         Control(name="kept", label="visual tokens kept", kind="choice", values=[str(rank) for rank in ranks],
                 default=[str(mine[0].rank)]),
@@ -36,34 +38,31 @@ def panels(view: View) -> list[Panel]:
         return []
     group = _group(view, found)
     rows = group.rows[group.rows["n"] > 0]
-    reference = rows[rows["rule"] == REFERENCES[group.factor]]
-    source = view.snapshot.source(group.rows["experiment"].iloc[0])
-    assert source is not None
+    against = REFERENCES[group.factor]
+    reference = rows[rows["rule"] == against]
     note = (
         f"{group.heads_kept} heads kept, {group.rank} visual tokens kept from layer {group.layer} on; "
         f"{'query' if group.factor == 'head' else 'head'} rule: {group.other}"
     )
-    against = REFERENCES[group.factor]
-    drawn = (
-        forest(rows)
-        if reference.empty
-        else contrast_rows(rows, reference["key"].iloc[0], source.answers, source.summary["key"])
+    compared = forest(rows)
+    unpruned = Panel(
+        name="unpruned",
+        figure=forest_figure(compared.assign(label=compared["rule"])),
+        rows=compared,
+        below=numbers(compared, view, label="rule"),
     )
-    panel = Panel(
+    if reference.empty:
+        return [replace(unpruned, name="rules", note=note)]
+    source = view.snapshot.source_of(rows)
+    drawn = contrast_rows(rows, reference["key"].iloc[0], source.answers, source.summary["key"])
+    rules = Panel(
         name="rules",
-        figure=forest_figure(drawn.assign(label=drawn["rule"]), "the un-pruned model" if reference.empty else against),
+        figure=forest_figure(drawn.assign(label=drawn["rule"]), against),
         rows=drawn,
         note=note,
-        below=numbers(drawn, view, "un-pruned" if reference.empty else against, label="rule"),
+        below=numbers(drawn, view, against, label="rule"),
     )
-    absolute = forest(rows)
-    compared = Panel(
-        name="unpruned",
-        figure=forest_figure(absolute.assign(label=absolute["rule"])),
-        rows=absolute,
-        below=numbers(absolute, view, label="rule"),
-    )
-    return [panel] if reference.empty else [panel, compared]
+    return [rules, unpruned]
 
 
 def _factor(view: View, found: list[Ablation]) -> Factor:

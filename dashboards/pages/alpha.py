@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 
 from dashboards import theme
 from dashboards.charts import add_level
-from dashboards.figures import curve_figure
 from dashboards.pages.base import Control, Page, Panel
-from dashboards.pages.parts import focused, numbers
-from dashboards.rows import ACCURACY, DIFFERENCE, Reference, Slice, curves, with_series
+from dashboards.pages.parts import curve_panels, numbers
+from dashboards.rows import ACCURACY, DIFFERENCE, Reference, Slice, with_series
 from dashboards.view import View
 
 PURE = {"max_head": theme.COLOURS[4], "avg_all_heads": theme.COLOURS[2]}
@@ -19,14 +20,13 @@ def controls(view: View) -> list[Control]:
     places = _places(view)
     if not places:
         return []
-    at = _place(view, places)
-    layers = sorted({layer for layer, _ in places})
-    ranks = sorted({rank for layer, rank in places if layer == at[0]})
+    here = _here(view, places)
+    layers, ranks = sorted({layer for layer, _ in places}), sorted({rank for _, rank in here})
     return [
         Control(name="at", label="pruned from layer", kind="choice", values=[str(value) for value in layers],
                 default=[str(places[0][0])]),
         Control(name="kept", label="visual tokens kept", kind="choice", values=[str(value) for value in ranks],
-                default=[str(_place(view, places, ranked=False)[1])]),
+                default=[str(here[0][1])]),
     ]  # fmt: skip
 
 
@@ -34,29 +34,20 @@ def panels(view: View) -> list[Panel]:
     places = _places(view)
     if not places:
         return []
-    layer, rank = _place(view, places)
+    at = _here(view, places)
+    layer, rank = next((place for place in at if str(place[1]) == view.state.get("kept")), at[0])
     here = view.rows[(view.rows["layer"] == layer) & (view.rows["rank"] == rank)]
     mixed = _mixed(here)
     part = Slice(axis="alpha", fixed="layer", value=layer, rows=mixed)
-    chosen = focused(part, view)
     pure = here[here["strategy"].isin(PURE) & (here["n"] > 0)]
     found = []
-    for measure, name in ((ACCURACY, "accuracy"), (DIFFERENCE, "difference")):
-        if mixed[measure.column].isna().all():
-            continue
-        figure = curve_figure(view.rows, part, measure, chosen)
+    for measure, panel in curve_panels(view, part, (ACCURACY, DIFFERENCE)).items():
         for row in pure.to_dict("records"):
             level = Reference(value=row[measure.column] * measure.scale, low=float("nan"), high=float("nan"))
-            add_level(figure, row["strategy"], level, PURE[row["strategy"]])
-        rows = pd.concat([curves(part, measure), pure.assign(series=pure["strategy"])], ignore_index=True)
-        first = measure is ACCURACY
-        found.append(
-            Panel(
-                name=name, figure=figure, rows=rows, wide=False,
-                note="alpha 1 is max_head, 1/heads is "
-                "avg_all_heads" if first else "",
-            )
-        )  # fmt: skip
+            add_level(panel.figure, row["strategy"], level, PURE[row["strategy"]])
+        rows = pd.concat([panel.rows, pure.assign(series=pure["strategy"])], ignore_index=True)
+        note = "alpha 1 is max_head, 1/heads is avg_all_heads" if measure is ACCURACY else ""
+        found.append(replace(panel, rows=rows, note=note))
     if found:
         rows = pd.concat([mixed, pure])
         found.append(Panel(name="numbers", figure=None, rows=rows, below=numbers(rows, view)))
@@ -78,12 +69,11 @@ def _places(view: View) -> list[tuple[int, int]]:
     return [(int(layer), int(rank)) for layer, rank in counts.index]
 
 
-def _place(view: View, places: list[tuple[int, int]], ranked: bool = True) -> tuple[int, int]:
-    """Where the controls point; without ``ranked`` only the layer counts."""
-    layer = view.state.get("at")
-    at = [place for place in places if str(place[0]) == layer] or [p for p in places if p[0] == places[0][0]]
-    wanted = view.state.get("kept") if ranked else ""
-    return next((place for place in at if str(place[1]) == wanted), at[0])
+def _here(view: View, places: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Those of the layer that the control points at."""
+    wanted = view.state.get("at")
+    layer = next((layer for layer, _ in places if str(layer) == wanted), places[0][0])
+    return [place for place in places if place[0] == layer]
 
 
 PAGE = Page(name="Alpha", path="/alpha", panels=panels, controls=controls)

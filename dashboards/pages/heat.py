@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dashboards.figures import heat_figure
 from dashboards.pages.base import Control, Page, Panel
-from dashboards.pages.parts import numbers, picked
+from dashboards.pages.parts import held, numbers, picked
 from dashboards.rows import AXES, Axis, Slice, heat, mapped
 from dashboards.view import View
 
@@ -17,16 +17,10 @@ def controls(view: View) -> list[Control]:
     if not maps:
         return []
     axis = _axis(view, maps)
-    values = sorted({part.value for part in maps[axis]})
     columns = Control(
-        name="columns", label="columns", kind="choice", values=list(maps), labels=[COLUMNS[name] for name in maps],
-        default=[next(iter(maps))],
-    )  # fmt: skip
-    fixed = Control(
-        name="fixed", label=FIXED[axis], kind="slider", values=[str(value) for value in values],
-        default=[str(maps[axis][0].value)],
-    )  # fmt: skip
-    return [columns, fixed]
+        name="columns", label="columns", kind="choice", values=list(maps), labels=[COLUMNS[name] for name in maps]
+    )
+    return [columns, held(maps[axis], "fixed", FIXED[axis])]
 
 
 def panels(view: View) -> list[Panel]:

@@ -12,7 +12,7 @@ from dashboards.board import Board
 from dashboards.contrasts import contrast_rows
 from dashboards.figures import forest_figure
 from dashboards.pages.base import Page, Panel
-from dashboards.pages.parts import numbers
+from dashboards.pages.parts import numbers, tiles
 from dashboards.progress import progress
 from dashboards.reading import reading
 from dashboards.rows import forest, short_labels, significant, with_series
@@ -27,20 +27,15 @@ SHARE = {"function": "params.value == null ? '–' : d3.format('.1f')(100 * para
 CHANGE = {"function": "params.value == null ? '–' : d3.format('+.1f')(100 * params.value).replace('-', '−')"}
 P_VALUE = {"function": "params.value == null ? '–' : params.value < 0.001 ? '< 0.001' : d3.format('.3f')(params.value)"}
 COUNT = {"function": "params.value == null ? '–' : d3.format(',')(params.value)"}
-COLUMNS = (
-    "id", "experiment", "label", "strategy", "layer", "rank", "alpha", "status", "n", "accuracy", "ci_low", "ci_high",
-    "difference", "diff_low", "diff_high", "lost", "gained", "p", "p_holm", "significant", "flags",
-)  # fmt: skip
 
 
 def panels(shown: View) -> list[Panel]:
     picks = _picks(shown)
     rows = shown.rows[shown.rows["id"].isin(picks)] if picks else shown.pruned
     compared = forest(rows)
-    found = []
-    tiles = html.Dl([_tile(*tile) for tile in _tiles(shown)], className="tiles")
-    text = " ".join(reading(source.summary) for source in shown.sources[:1]) if len(shown.sources) == 1 else ""
-    found.append(Panel(name="tiles", figure=None, rows=shown.rows, below=[html.P(text, className="reading"), tiles]))
+    text = reading(shown.sources[0].summary) if len(shown.sources) == 1 else ""
+    said = [html.P(text, className="reading"), tiles(_tiles(shown))]
+    found = [Panel(name="tiles", figure=None, rows=shown.rows, below=said)]
     if len(picks) > 1 and (against := _against_first(shown, picks)) is not None:
         first, contrasted = against
         found.append(
@@ -69,33 +64,10 @@ def panels(shown: View) -> list[Panel]:
 
 def extra(shown: View) -> list[Any]:
     """The table. Its state (order, filters, place) is the reader's: only its rows are replaced."""
-    several = len(shown.snapshot.sources) > 1
-    number = {"type": "rightAligned", "filter": "agNumberColumnFilter", "width": 76}
-    columns = [
-        {"field": "label", "headerName": "configuration", "flex": 1, "minWidth": 250, "tooltipField": "label"},
-        {"field": "experiment", "headerName": "experiment", "hide": not several, "width": 120},
-        {"field": "status", "headerName": "state", "width": 92},
-        {"field": "n", "headerName": "n", **number, "valueFormatter": COUNT},
-        {"field": "accuracy", "headerName": "acc. %", **number, "width": 84, "valueFormatter": SHARE},
-        {"field": "ci_low", "headerName": "from", **number, "valueFormatter": SHARE, "headerTooltip": "interval, 95 %"},
-        {"field": "ci_high", "headerName": "to", **number, "valueFormatter": SHARE, "headerTooltip": "interval, 95 %"},
-        {"field": "difference", "headerName": "change", **number, "width": 108, "valueFormatter": CHANGE,
-         "sort": "desc",
-         "headerTooltip": "against the un-pruned model, on the same questions, percentage points"},
-        {"field": "diff_low", "headerName": "from", **number, "valueFormatter": CHANGE,
-         "headerTooltip": "of the change: paired bootstrap, 95 %"},
-        {"field": "diff_high", "headerName": "to", **number, "valueFormatter": CHANGE,
-         "headerTooltip": "of the change: paired bootstrap, 95 %"},
-        {"field": "lost", "headerName": "lost", **number, "valueFormatter": COUNT},
-        {"field": "gained", "headerName": "gained", **number, "width": 84, "valueFormatter": COUNT},
-        {"field": "p_holm", "headerName": "p Holm", **number, "width": 90, "valueFormatter": P_VALUE},
-        {"field": "significant", "headerName": "sign.", "width": 72, "headerTooltip": "p below 0.05 after Holm"},
-        {"field": "flags", "headerName": "suspicious", "width": 150, "tooltipField": "flags"},
-    ]  # fmt: skip
     grid = dag.AgGrid(
         id="overview-grid",
         rowData=[],  # comes after the plots, see `fill`
-        columnDefs=columns,
+        columnDefs=_columns(several=len(shown.snapshot.sources) > 1),
         defaultColDef={
             "sortable": True, "filter": True, "floatingFilter": True, "resizable": True,
             "suppressHeaderMenuButton": True, "suppressHeaderFilterButton": True, "suppressFloatingFilterButton": True,
@@ -121,11 +93,40 @@ def extra(shown: View) -> list[Any]:
     return [html.Section([head, grid, dcc.Store(id="overview-shown")], className="card wide")]
 
 
+def _columns(several: bool) -> list[dict[str, Any]]:
+    interval, bootstrap = "interval, 95 %", "of the change: paired bootstrap, 95 %"
+    change = "against the un-pruned model, on the same questions, percentage points"
+    return [
+        {"field": "label", "headerName": "configuration", "flex": 1, "minWidth": 250, "tooltipField": "label"},
+        {"field": "experiment", "headerName": "experiment", "hide": not several, "width": 120},
+        {"field": "status", "headerName": "state", "width": 92},
+        _number("n", "n", COUNT),
+        _number("accuracy", "acc. %", SHARE, width=84),
+        _number("ci_low", "from", SHARE, headerTooltip=interval),
+        _number("ci_high", "to", SHARE, headerTooltip=interval),
+        _number("difference", "change", CHANGE, width=108, sort="desc", headerTooltip=change),
+        _number("diff_low", "from", CHANGE, headerTooltip=bootstrap),
+        _number("diff_high", "to", CHANGE, headerTooltip=bootstrap),
+        _number("lost", "lost", COUNT),
+        _number("gained", "gained", COUNT, width=84),
+        _number("p_holm", "p Holm", P_VALUE, width=90),
+        {"field": "significant", "headerName": "sign.", "width": 72, "headerTooltip": "p below 0.05 after Holm"},
+        {"field": "flags", "headerName": "suspicious", "width": 150, "tooltipField": "flags"},
+    ]
+
+
+def _number(field: str, name: str, form: dict[str, str], width: int = 76, **more: str) -> dict[str, Any]:
+    return {
+        "field": field, "headerName": name, "type": "rightAligned", "filter": "agNumberColumnFilter", "width": width,
+        "valueFormatter": form, **more,
+    }  # fmt: skip
+
+
 def table_rows(shown: View) -> list[dict[str, Any]]:
     """What the table holds: plain values, None where there is none."""
     rows = shown.rows.assign(significant=["yes" if sure else "" for sure in significant(shown.rows)])
-    table = rows[list(COLUMNS)].astype(object)
-    return table.where(rows[list(COLUMNS)].notna(), None).to_dict("records")  # type: ignore[return-value]
+    rows = rows[["id", *(column["field"] for column in _columns(several=True))]]
+    return rows.astype(object).where(rows.notna(), None).to_dict("records")  # type: ignore[return-value]
 
 
 def register(app: Dash, board: Board) -> None:
@@ -186,38 +187,27 @@ def _telling(compared: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def _tiles(shown: View) -> list[tuple[str, str, str]]:
-    tiles = []
+    found = []
     for source in shown.sources[:4]:
         base = source.baseline
         name = "Un-pruned accuracy" if len(shown.sources) == 1 else f"Un-pruned, {source.name}"
-        if base is None:
-            tiles.append((name, MISSING, "not run yet"))
-        else:
-            tiles.append((name, percent(base["accuracy"]), f"95 % {percent_span(base['ci_low'], base['ci_high'])}"))
+        span = "not run yet" if base is None else f"95 % {percent_span(base['ci_low'], base['ci_high'])}"
+        found.append((name, MISSING if base is None else percent(base["accuracy"]), span))
     pruned = shown.pruned
     sure = significant(pruned)
-    worse = int((sure & (pruned["difference"] < 0)).sum())
-    better = int((sure & (pruned["difference"] > 0)).sum())
+    worse, better = (int((sure & side).sum()) for side in (pruned["difference"] < 0, pruned["difference"] > 0))
     states = pruned["status"].value_counts()
     text = ", ".join(f"{count(int(n))} {name}" for name, n in states.items())
     cells = [progress(source.answers, source.units) for source in shown.sources]
     total, missing = sum(part.cells for part in cells), sum(part.missing for part in cells)
     failed = sum(len(source.failures) for source in shown.sources)
-    tiles += [
+    found += [
         ("Configurations", count(len(pruned)), text),
         ("Significantly worse", count(worse), f"{count(better)} better; McNemar, Holm, 5 %"),
         ("Image questions", count(int(shown.rows["n_expected"].max())), "asked of each configuration"),
-        (
-            "Cells",
-            f"{100 * (1 - missing / max(total, 1)):.1f}\u00a0%",
-            f"{count(failed)} failed samples" if failed else "none failed",
-        ),
+        ("Cells", percent(1 - missing / max(total, 1)), f"{count(failed)} failed samples" if failed else "none failed"),
     ]
-    return tiles
-
-
-def _tile(name: str, value: str, detail: str) -> Any:
-    return html.Div([html.Dt(name, dir="auto"), html.Dd([value, html.Small(detail)])])
+    return found
 
 
 PAGE = Page(name="Overview", path="/", panels=panels, extra=extra, register=register)

@@ -19,8 +19,7 @@ UNKNOWN = {
 
 
 def controls(view: View) -> list[Control]:
-    names = [axis.name for axis in COSTS]
-    return [Control(name="cost", label="cost", kind="choice", values=names, default=[names[0]])]
+    return [Control(name="cost", label="cost", kind="choice", values=[axis.name for axis in COSTS])]
 
 
 def panels(view: View) -> list[Panel]:

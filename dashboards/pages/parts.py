@@ -1,16 +1,19 @@
-"""Parts that several pages share: notices, the table of numbers under a picture, the choice of a slice."""
+"""Parts that several pages share: notices, tiles, the choice of a slice, its curves, the numbers under a picture."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 from dash import html
 
-from dashboards.rows import Slice, focus, significant
+from dashboards.figures import curve_figure
+from dashboards.pages.base import Control, Kind, Panel
+from dashboards.rows import Measure, Slice, curves, focus, significant
 from dashboards.spectra import impossible_ranks
 from dashboards.view import CONFIG, View
-from dashboards.wording import count, p_value, percent, percent_span, plural, points, points_span
+from dashboards.wording import MISSING, count, p_value, percent, percent_span, plural, points, points_span
 from orchestrator.stops import STOPPED
 
 MAX_ROWS = 40  # of a table under a picture; the CSV has all
@@ -25,25 +28,14 @@ def numbers(rows: pd.DataFrame, view: View, against: str = "un-pruned", label: s
     for row, sure in zip(rows.head(MAX_ROWS).to_dict("records"), significant(rows.head(MAX_ROWS)), strict=True):
         link = html.A(row[label], href=view.state.with_(CONFIG, row["id"]).search or "?")
         change = points(row["difference"])
-        cells = [
-            html.Td(link, dir="auto"),
-            html.Td(row["status"], className=f"status {row['status']}"),
-            *(
-                html.Td(text, className="number")
-                for text in (
-                    count(row["n"]),
-                    percent(row["accuracy"]),
-                    percent_span(row["ci_low"], row["ci_high"]),
-                    html.B(change) if sure else change,
-                    points_span(row["diff_low"], row["diff_high"]),
-                    "–" if pd.isna(row["lost"]) else count(int(row["lost"])),
-                    "–" if pd.isna(row["gained"]) else count(int(row["gained"])),
-                    p_value(row["p"]),
-                    p_value(row["p_holm"]),
-                )
-            ),
-        ]
-        body.append(html.Tr(cells))
+        texts = (
+            count(row["n"]), percent(row["accuracy"]), percent_span(row["ci_low"], row["ci_high"]),
+            html.B(change) if sure else change, points_span(row["diff_low"], row["diff_high"]),
+            *(MISSING if pd.isna(row[name]) else count(int(row[name])) for name in ("lost", "gained")),
+            p_value(row["p"]), p_value(row["p_holm"]),
+        )  # fmt: skip
+        cells = [html.Td(link, dir="auto"), html.Td(row["status"], className=f"status {row['status']}")]
+        body.append(html.Tr([*cells, *(html.Td(text, className="number") for text in texts)]))
     head = html.Tr([html.Th(name, className="number" if place > 1 else "") for place, name in enumerate(names)])
     more = f"; the first {MAX_ROWS} of {count(len(rows))}, the CSV has all" if len(rows) > MAX_ROWS else ""
     return html.Details(
@@ -53,6 +45,19 @@ def numbers(rows: pd.DataFrame, view: View, against: str = "un-pruned", label: s
             html.P("bold: significant at 0.05 after Holm's correction", className="note"),
         ]
     )
+
+
+def tiles(found: list[tuple[str, str, str]]) -> Any:
+    """Large numbers side by side.
+
+    Args:
+        found: (name, value, detail) of each.
+    """
+    body = [
+        html.Div([html.Dt(name, dir="auto"), html.Dd([value, html.Small(detail, dir="auto")])])
+        for name, value, detail in found
+    ]
+    return html.Dl(body, className="tiles")
 
 
 def notices(view: View) -> list[Any]:
@@ -98,3 +103,22 @@ def focused(part: Slice, view: View) -> tuple[str, ...]:
 def picked(found: list[Slice], wanted: str) -> Slice | None:
     """The slice of a fixed value, else the one with most points."""
     return next((part for part in found if str(part.value) == wanted), next(iter(found), None))
+
+
+def held(found: list[Slice], name: str, label: str, kind: Kind = "slider") -> Control:
+    """The control whose value `picked` takes."""
+    values = [str(value) for value in sorted({part.value for part in found})]
+    return Control(name=name, label=label, kind=kind, values=values, default=[str(found[0].value)])
+
+
+def curve_panels(view: View, part: Slice, measures: Iterable[Measure]) -> dict[Measure, Panel]:
+    """The curves of a slice, for each measure that there is a number of."""
+    chosen = focused(part, view)
+    return {
+        measure: Panel(
+            name=measure.column.replace("_", "-"), figure=curve_figure(view.rows, part, measure, chosen),
+            rows=curves(part, measure), wide=False,
+        )
+        for measure in measures
+        if part.rows[measure.column].notna().any()
+    }  # fmt: skip

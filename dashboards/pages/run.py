@@ -11,10 +11,11 @@ from dash import html
 from dashboards.board import Source
 from dashboards.charts import rate_figure, state_figure
 from dashboards.pages.base import Page, Panel
+from dashboards.pages.parts import tiles
 from dashboards.progress import progress, rate_rows, state_rows
 from dashboards.rows import failure_groups
 from dashboards.view import View
-from dashboards.wording import MISSING, count, number, plural, shortened
+from dashboards.wording import MISSING, count, number, percent, plural, shortened
 from orchestrator.progress import duration
 
 MAX_FAILURES = 30
@@ -22,9 +23,8 @@ MAX_FAILURES = 30
 
 def panels(view: View) -> list[Panel]:
     states = pd.concat([state_rows(source.summary) for source in view.sources], ignore_index=True)
-    tiles = html.Div([_tiles(source) for source in view.sources])
     found = [
-        Panel(name="tiles", figure=None, rows=_table(view), below=tiles),
+        Panel(name="tiles", figure=None, rows=_table(view), below=html.Div([*map(_state, view.sources)])),
         Panel(name="progress", figure=state_figure(states), rows=states),
     ]
     for place, source in enumerate(view.sources):
@@ -57,7 +57,7 @@ def _table(view: View) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _tiles(source: Source) -> Any:
+def _state(source: Source) -> Any:
     done = progress(source.answers, source.units)
     workers = {unit.worker for unit in source.units[-50:] if unit.worker}
     newest = source.units[-1].written if source.units else None
@@ -71,17 +71,14 @@ def _tiles(source: Source) -> Any:
         left = f"about {duration(done.left_s)} left" if done.left_s == done.left_s else "speed not known yet"
     speed = f"{number(done.per_s, 2)} samples/s" if done.per_s == done.per_s else MISSING
     each = f"{number(done.per_s / len(workers), 2)} each of {plural(len(workers), 'worker')}" if workers else ""
-    tiles = [
-        (state, f"{100 * (1 - done.missing / max(done.cells, 1)):.1f}\u00a0%", left),
+    found = [
+        (state, percent(1 - done.missing / max(done.cells, 1)), left),
         ("cells", count(done.answered), f"of {count(done.cells)}; {count(done.missing)} missing"),
         ("speed", speed, each or "over the last fifth of the files"),
         ("failed samples", count(len(source.failures)), "listed below" if len(source.failures) else "none"),
         ("last answer", age, str(source.experiment.path)),
     ]
-    body = [
-        html.Div([html.Dt(name), html.Dd([value, html.Small(detail, dir="auto")])]) for name, value, detail in tiles
-    ]
-    return html.Div([html.H3(source.name, dir="auto"), html.Dl(body, className="tiles")])
+    return html.Div([html.H3(source.name, dir="auto"), tiles(found)])
 
 
 def _failures(failures: pd.DataFrame) -> Any:

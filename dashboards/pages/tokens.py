@@ -5,10 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from dashboards.charts import token_figure
-from dashboards.figures import curve_figure
 from dashboards.pages.base import Control, Page, Panel
-from dashboards.pages.parts import focused, numbers, picked, rank_notices
-from dashboards.rows import ACCURACY, DIFFERENCE, Slice, curves
+from dashboards.pages.parts import curve_panels, focused, held, numbers, picked, rank_notices
+from dashboards.rows import ACCURACY, DIFFERENCE, Slice
 from dashboards.spectra import RANKS, kinds_of, token_rows
 from dashboards.view import View
 
@@ -20,18 +19,14 @@ def controls(view: View) -> list[Control]:
     if not found:
         return []
     series = list(dict.fromkeys(name for part in found for name in part.rows["series"]))
-    layers = sorted({part.value for part in found})
     part = picked(found, view.state.get("at"))
     assert part is not None
     return [
         Control(name="curve", label="strategy", kind="choice", values=series, default=[_longest(part, view)]),
-        Control(
-            name="at", label="pruned from layer", kind="slider" if len(layers) > 4 else "choice",
-            values=[str(layer) for layer in layers], default=[str(found[0].value)],
-        ),
-        Control(name="scale", label="raw values", kind="switch", values=("normalised", "raw"), default=["normalised"]),
+        held(found, "at", "pruned from layer", "slider" if len(found) > 4 else "choice"),
+        Control(name="scale", label="raw values", kind="switch", values=("normalised", "raw")),
         *_measures(kinds_of(_measured(view, part.rows))),
-    ]  # fmt: skip
+    ]
 
 
 def _measures(kinds: list[str]) -> list[Control]:
@@ -62,7 +57,9 @@ def panels(view: View) -> list[Panel]:
             below=[*rank_notices(view), numbers(curve.sort_values("rank", ascending=False), view)],
         )
     ]
-    return found + (_all_curves(view, part) if part.rows["series"].nunique() > 1 else [])
+    if part.rows["series"].nunique() > 1:
+        found += curve_panels(view, part, (ACCURACY, DIFFERENCE)).values()
+    return found
 
 
 def _longest(part: Slice, view: View) -> str:
@@ -72,21 +69,8 @@ def _longest(part: Slice, view: View) -> str:
     return next((name for name in focused(part, view) if name in longest), str(longest[0]))
 
 
-def _all_curves(view: View, part: Slice) -> list[Panel]:
-    chosen = focused(part, view)
-    return [
-        Panel(
-            name=panel, figure=curve_figure(view.rows, part, measure, chosen), rows=curves(part, measure), wide=False,
-        )
-        for measure, panel in ((ACCURACY, "accuracy"), (DIFFERENCE, "difference"))
-        if part.rows[measure.column].notna().any()
-    ]  # fmt: skip
-
-
 def _measured(view: View, curve: pd.DataFrame) -> pd.DataFrame:
-    source = view.snapshot.source(curve["experiment"].iloc[0])
-    assert source is not None
-    return source.measured()
+    return view.snapshot.source_of(curve).measured()
 
 
 PAGE = Page(name="Tokens kept", path="/tokens", panels=panels, controls=controls)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ FILES = sorted(file.relative_to(ROOT) for package in PACKAGES for file in (ROOT 
 
 
 def imports(file: Path) -> list[tuple[str, bool]]:
-    """(module, whether at the top of the file) for every import of a file."""
+    """(module or name in one, whether at the top of the file) for every import of a file."""
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
     found = []
     for node in ast.walk(tree):
@@ -40,7 +41,8 @@ def imports(file: Path) -> list[tuple[str, bool]]:
             found += [(alias.name, top) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: relative import"
-            found.append((node.module or "", top))
+            module = node.module or ""
+            found += [(module, top), *((f"{module}.{alias.name}", top) for alias in node.names)]
     return found
 
 
@@ -55,6 +57,11 @@ def test_imports_point_one_way(file):
             assert not top, f"{file} imports {module} at its top; only the commands that show something may"
             continue
         assert root in BELOW[package], f"{file} imports {module}"
+
+
+def test_no_file_comes_back_to_itself_by_imports():
+    graph = {".".join(file.with_suffix("").parts): {name for name, top in imports(file) if top} for file in FILES}
+    TopologicalSorter(graph).prepare()  # its CycleError names the files
 
 
 @pytest.mark.parametrize("file", FILES, ids=str)

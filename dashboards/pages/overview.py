@@ -205,7 +205,7 @@ def _tiles(shown: View) -> list[tuple[str, str, str]]:
         ("Configurations", count(len(pruned)), text),
         ("Significantly worse", count(worse), f"{count(better)} better; McNemar, Holm, 5 %"),
         ("Image questions", count(int(shown.rows["n_expected"].max())), "asked of each configuration"),
-        ("Cells", percent(1 - missing / max(total, 1)), f"{count(failed)} failed samples" if failed else "none failed"),
+        ("Cells", percent(1 - missing / max(total, 1)), plural(failed, "failed sample") if failed else "none failed"),
     ]
     return found
 

@@ -23,7 +23,7 @@ from orchestrator.latencies import latencies
 from orchestrator.matrix import CellMatrix, UnitFile, image_lengths
 from orchestrator.metrics import Answers, answers_of, measure_summary, open_failures, summarise
 from orchestrator.stops import RACING
-from orchestrator.store import Experiment, StoreError
+from orchestrator.store import Experiment, StoreError, names_apart
 
 T = TypeVar("T")
 
@@ -85,8 +85,8 @@ class Board:
         Raises:
             StoreError: One of the paths is not an experiment.
         """
-        experiments = [Experiment.open(path) for path in paths]
-        names = _unique_names(experiments)
+        experiments = [Experiment.open(path) for path in dict.fromkeys(path.resolve() for path in paths)]
+        names = names_apart(experiments)
         self._feeds = [_Feed(experiment.path, name) for experiment, name in zip(experiments, names, strict=True)]
         self._lock = threading.Lock()
         self.checked_at = datetime.now(UTC)
@@ -248,14 +248,6 @@ def _named(summary: pd.DataFrame, name: str, running: bool) -> pd.DataFrame:
     status = np.where((summary["state"] == "partial") & running, "running", summary["state"])
     status = np.where((summary["failed"] > 0) & (summary["failed"] == summary["n_expected"]), "failed", status)
     return summary.assign(experiment=name, id=name + ":" + summary["key"], status=status)
-
-
-def _unique_names(experiments: Sequence[Experiment]) -> list[str]:
-    names: list[str] = []
-    for experiment in experiments:
-        wanted = experiment.name if experiment.name not in names else f"{experiment.name} ({experiment.path})"
-        names.append(wanted)
-    return names
 
 
 def _listing(folder: Path) -> tuple[int, int, int]:

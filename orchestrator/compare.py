@@ -20,7 +20,7 @@ from orchestrator.costs import costs
 from orchestrator.imports import IMPORTED_FILE, imported_summary
 from orchestrator.latencies import latencies
 from orchestrator.metrics import Answers, answers, summarise
-from orchestrator.store import Experiment, StoreError
+from orchestrator.store import Experiment, StoreError, names_apart
 
 KEYS = ("key", "baseline", "strategy", "layer", "rank", "params", "state")
 TOLERATED_LOSS = 0.01  # of accuracy; the documents' threshold for a recommendation
@@ -150,10 +150,8 @@ def _joined(group: Sequence[Experiment]) -> pd.DataFrame:
     """Experiments on the same benchmark as one table, compared with the first one's un-pruned model."""
     tables = [answers(experiment) for experiment in group]
     rows = summarise(_stacked(tables))
-    owners = [experiment for experiment in group for _ in experiment.points]
-    names = [experiment.name for experiment in group]
-    same = len(set(names)) < len(names)  # one sweep, run twice: its directories tell them apart
-    rows["experiment"] = [experiment.path.name if same else experiment.name for experiment in owners]
+    names = zip(names_apart(group), group, strict=True)
+    rows["experiment"] = [name for name, experiment in names for _ in experiment.points]
     counted = pd.concat([_costs(experiment) for experiment in group], ignore_index=True)
     rows = pd.concat([rows, counted.drop(columns="key")], axis=1)
     seconds = [latencies(experiment) for experiment in group]

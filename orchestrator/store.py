@@ -408,6 +408,16 @@ class Experiment:
                 self.note(path, error)
 
 
+def names_apart(experiments: Sequence[Experiment]) -> list[str]:
+    """Names that tell experiments apart: of their sweeps, else of their folders with as many parents as that takes."""
+    names = [experiment.name for experiment in experiments]
+    places = [experiment.path.resolve().parts for experiment in experiments]
+    for depth in range(1, max(map(len, places), default=0) + 1):
+        if len(set(names)) < len(names):
+            names = ["/".join(parts[-depth:]) for parts in places]
+    return names
+
+
 def check_target(path: Path, manifest: Manifest) -> dict[str, Any] | None:
     """Whether a sweep may write into a directory: it is new, empty, or holds cells of the same context.
 

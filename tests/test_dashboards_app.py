@@ -116,11 +116,16 @@ def test_filters_let_through_what_they_name_and_the_unpruned_models(board: Board
     assert missing.pruned["label"].tolist() == ["fastv layer=4 rank=4"]
 
 
-def test_ids_are_unique_over_experiments(board: Board) -> None:
+def test_ids_are_unique_over_experiments(board: Board, tmp_path: Path) -> None:
     assert board.snapshot.rows["id"].is_unique
-    again = Board([source.experiment.path for source in board.snapshot.sources] * 2)
-    assert again.snapshot.rows["id"].is_unique
-    assert len({source.name for source in again.snapshot.sources}) == 4
+    paths = [source.experiment.path for source in board.snapshot.sources]
+    assert len(Board(paths * 2).snapshot.sources) == len(paths)  # given twice, shown once
+    twice = [tmp_path / "monday" / "fake", tmp_path / "tuesday" / "fake"]
+    for path in twice:
+        write_fake_experiment(path)
+    again = Board(twice).snapshot
+    assert again.rows["id"].is_unique
+    assert [source.name for source in again.sources] == ["monday/fake", "tuesday/fake"]
 
 
 # -- pages ------------------------------------------------------------------------------------------------------------

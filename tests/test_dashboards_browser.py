@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from answer_matrix import MISSING, write_matrix
-from fake_experiment import write_fake_experiment
+from fake_experiment import LAYERS, VISUAL_TOKENS, write_fake_experiment
 from live_app import CHROMIUM, needs_chromium, serving
 from workers.work import GridPoint, baseline_point
 
@@ -168,6 +168,31 @@ def test_zoom_survives_new_data(page, tmp_path: Path) -> None:
         stopped = page.locator("#as-of").inner_text()
         page.wait_for_timeout(1600)
         assert page.locator("#as-of").inner_text() == stopped
+
+
+def test_the_controls_follow_a_sweep_that_grows(page, tmp_path: Path) -> None:
+    path = tmp_path / "live"
+    grid = [baseline_point(LAYERS, VISUAL_TOKENS)]
+    grid += [GridPoint(strategy="fastv", layer=layer, rank=rank) for rank in (8, 32) for layer in range(2, LAYERS)]
+    more = [GridPoint(strategy="fastv", layer=layer, rank=16) for layer in range(2, LAYERS)]
+    write_fake_experiment(path, samples=20, points=tuple(grid))
+    with serving([path]) as address:
+        page.goto(f"{address}/layer?kept=32")
+        plotted(page, "accuracy")
+        thumb = page.locator("#controls [role=slider]")
+        assert thumb.get_attribute("aria-valuemax") == "1"
+        write_fake_experiment(path, samples=20, points=tuple(grid + more))
+        page.wait_for_function(
+            "() => document.querySelector('#controls [role=slider]').getAttribute('aria-valuemax') === '2'",
+            timeout=30_000,
+        )
+        assert thumb.get_attribute("aria-valuenow") == "2", "it still stands at 32"
+        thumb.focus()
+        page.keyboard.press("ArrowLeft")
+        page.wait_for_function("() => location.search.includes('kept=16')")
+        page.wait_for_function(
+            "() => document.querySelector('#card-accuracy .gtitle-subtitle').textContent.includes('16 visual tokens')"
+        )
 
 
 def test_every_panel_gives_its_numbers_its_picture_and_a_page(page, address: str) -> None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from answer_matrix import MISSING, write_matrix
+from dashboards.board import Board
 from dashboards.charts import LINES, pareto_figure, rate_figure, state_figure, token_figure
 from dashboards.contrasts import ablations, contrast_rows
+from dashboards.pages.catalog import asked
 from dashboards.pareto import COSTS, front, pareto_rows
 from dashboards.progress import progress, rate_rows, state_rows
 from dashboards.rows import ACCURACY as MEASURED_ACCURACY
 from dashboards.rows import baselines, reference, short_labels, with_series
 from dashboards.spectra import KINDS, impossible_ranks, kinds_of, spoken, token_rows
+from measured_experiment import write_measured
 from orchestrator.matrix import UnitFile
 from orchestrator.metrics import answers, contrast, summarise
 from orchestrator.significance import mcnemar
@@ -222,3 +226,39 @@ def test_pauses_are_cut_out_and_workers_are_told_apart() -> None:
     assert total.median() == pytest.approx(2.0, rel=0.35)  # 60 cells of 3 points every 10 s
     assert rate_rows([unit(0)], points=3).empty
     assert len(rate_figure(rows).data) == 3  # both, and their sum
+
+
+def test_the_controls_of_the_ablations_offer_what_is_drawn(tmp_path: Path) -> None:
+    """Sixteen tokens were tried with 4 heads alone, 32 with 2 alone: who chooses the heads is offered their tokens."""
+    write_measured(
+        tmp_path / "x",
+        tuple(
+            GridPoint(
+                strategy="ablation", layer=2, rank=rank,
+                params=(("head", head), ("heads_kept", heads), ("query", "last_token")),
+            )
+            for heads, rank in ((4, 16), (2, 32))
+            for head in ("sum", "entropy", "variance")
+        ),
+    )  # fmt: skip
+    snapshot = Board([tmp_path / "x"]).snapshot
+    for heads, rank in (("4", "16"), ("2", "32")):
+        page, shown = asked(snapshot, "/ablations", f"?heads={heads}")
+        kept = next(control for control in page.controls(shown) if control.name == "kept")
+        assert (list(kept.values), kept.preset) == ([rank], [rank])
+        assert f"{heads} heads kept, {rank} visual tokens" in page.panels(shown)[0].note
+
+
+def test_the_spectra_on_offer_are_those_of_the_chosen_curve(tmp_path: Path) -> None:
+    names = {"a": "effective_rank", "b": "stable_rank"}
+    for name, kind in names.items():
+        points = tuple(GridPoint(strategy="fastv", layer=2, rank=rank) for rank in (8, 16))
+        write_measured(tmp_path / name, points, lambda point, kind=kind: ((f"hidden_states.7.{kind}", 3.0),))
+    snapshot = Board([tmp_path / "a", tmp_path / "b"]).snapshot
+    page, shown = asked(snapshot, "/tokens", "")
+    (curve,) = (control for control in page.controls(shown) if control.name == "curve")
+    offered = {}
+    for value in curve.values:
+        page, shown = asked(snapshot, "/tokens", f"?curve={quote(value)}")
+        offered[value] = [list(c.values) for c in page.controls(shown) if c.name == "measures"]
+    assert offered == {"a: fastv": [], "b: fastv": [["stable_rank"]]}

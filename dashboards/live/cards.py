@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from dash import ALL, Dash, Input, Output, State, dcc, html
 
 from dashboards.board import Board
 from dashboards.figures import CONFIG, repainted
-from dashboards.live.controls import component
+from dashboards.live.controls import offer
 from dashboards.live.downloads import buttons
 from dashboards.live.trees import light
 from dashboards.pages.base import Page, Panel
@@ -17,8 +18,8 @@ from dashboards.theme import Ink
 from dashboards.view import View
 
 
-def content(page: Page, shown: View) -> list[Any]:
-    cards = [_card(panel, shown.ink) for panel in page.panels(shown)]
+def content(page: Page, panels: Sequence[Panel], shown: View) -> list[Any]:
+    cards = [_card(panel, shown.ink) for panel in panels]
     return [*cards, *page.extra(shown)] or [_nothing(shown)]
 
 
@@ -62,8 +63,7 @@ def register(app: Dash, board: Board) -> None:
     def draw(path: str, look: str, search: str) -> tuple[Any, Any, Any, Any]:
         page, shown = asked(board.snapshot, path, search, look)
         return (
-            page.path,
-            [component(control, shown.state) for control in page.controls(shown) if len(control.values) > 1],
-            content(page, shown),
+            *offer(page, shown),
+            content(page, page.panels(shown), shown),
             ["here" if other is page else "" for other in PAGES],
         )

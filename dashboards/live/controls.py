@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
 
 from dashboards.board import Board
-from dashboards.pages.base import Control
+from dashboards.pages.base import Control, Page
 from dashboards.pages.catalog import asked
-from dashboards.view import FILTERS
+from dashboards.view import FILTERS, View
 from dashboards.view import State as UrlState
 
 MARKS = 12  # of a slider; more would run into each other
 
 
-def component(control: Control, state: UrlState) -> Any:
+Offer = dict[str, Any]  # what is on the screen: the page's path and of each control its values, for the browser to keep
+
+
+def offer(page: Page, shown: View) -> tuple[Offer, list[Any]]:
+    """What a page offers to choose, and the components for it. A control without a choice is left out."""
+    controls = [control for control in page.controls(shown) if len(control.values) > 1]
+    return (
+        {"path": page.path, "values": {control.name: list(control.values) for control in controls}},
+        [_component(control, shown.state) for control in controls],
+    )
+
+
+def _component(control: Control, state: UrlState) -> Any:
     id = {"type": "control", "name": control.name}
     value = _shown(control, state)
     pairs = [{"label": text, "value": v} for text, v in zip(control.texts, control.values, strict=True)]
@@ -45,10 +58,15 @@ def _shown(control: Control, state: UrlState) -> Any:
     return wanted if control.kind == "choices" else next(iter(wanted), None)
 
 
-def _stated(control: Control, value: Any) -> list[str]:
-    """A component's value as the URL has it; nothing for the preset."""
+def _stated(control: Control, value: Any, offered: Sequence[str]) -> list[str]:
+    """A component's value as the URL has it; nothing for the preset.
+
+    Args:
+        value: Of a slider a place among the values that it was drawn with, which may have changed since.
+        offered: Those values.
+    """
     if control.kind == "slider":
-        chosen = [control.values[int(value)]] if control.values else []
+        chosen = [offered[int(value)]] if int(value) < len(offered) else control.preset
     elif control.kind == "switch":
         chosen = list(value or [control.values[0]])
     else:
@@ -65,8 +83,11 @@ def register(app: Dash, board: Board) -> None:
         Input({"type": "filter", "name": ALL}, "value"),
         Input({"type": "control", "name": ALL}, "value"),
         State("url", "pathname"),
+        State("drawn", "data"),
     )
-    def keep_in_url(search: str, filters: list[Any], values: list[Any], path: str) -> tuple[Any, Any, Any]:
+    def keep_in_url(
+        search: str, filters: list[Any], values: list[Any], path: str, drawn: Offer | None
+    ) -> tuple[Any, Any, Any]:
         """The bar and the controls follow the URL, and the URL follows them."""
         page, shown = asked(board.snapshot, path, search)
         known = {control.name: control for control in page.controls(shown)}
@@ -82,6 +103,6 @@ def register(app: Dash, board: Board) -> None:
             new = new.with_(name, value)
         for name, value in zip(names, values, strict=True):
             if name in known:
-                new = new.with_(name, _stated(known[name], value))
+                new = new.with_(name, _stated(known[name], value, (drawn or {}).get("values", {}).get(name, ())))
         changed = set(new.values) != set(shown.state.values)
         return new.search if changed else no_update, [no_update] * len(filters), [no_update] * len(names)

@@ -9,6 +9,7 @@ from dash import ALL, ClientsideFunction, Dash, Input, Output, Patch, State, ctx
 from dashboards.board import Board
 from dashboards.figures import Figure, repainted
 from dashboards.live.cards import content
+from dashboards.live.controls import Offer, offer
 from dashboards.live.trees import light
 from dashboards.pages.catalog import asked
 from dashboards.theme import Ink
@@ -27,17 +28,21 @@ def register(app: Dash, board: Board) -> None:
         State("zoomed", "data"),
         prevent_initial_call=True,
     )
-    def update(_: str, search: str, path: str, drawn: str, look: str, zoomed: dict[str, bool] | None) -> Any:
+    def update(_: str, search: str, path: str, drawn: Offer | None, look: str, zoomed: dict[str, bool] | None) -> Any:
         """New data leave alone what a reader zoomed into; a filter draws it anew."""
         idle = [[no_update] * len(specs) for specs in ctx.outputs_list]
         page, shown = asked(board.snapshot, path, search, look)
-        if page.path != drawn:
+        if drawn is None or page.path != drawn["path"]:
             return idle
+        offered, controls = offer(page, shown)
+        if offered != drawn:
+            set_props("drawn", {"data": offered})
+            set_props("controls", {"children": controls})
         panels = page.panels(shown)
         figures = {panel.name: panel.figure for panel in panels if panel.figure is not None}
         on_screen = [[spec["id"]["name"] for spec in specs] for specs in ctx.outputs_list[:2]]
         if [list(figures), [panel.name for panel in panels]] != on_screen:
-            set_props("panels", {"children": content(page, shown)})
+            set_props("panels", {"children": content(page, panels, shown)})
             return idle
         filtered = "url.search" in ctx.triggered_prop_ids
         return (

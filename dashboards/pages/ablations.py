@@ -22,13 +22,14 @@ def controls(view: View) -> list[Control]:
     factor = _factor(view, found)
     mine = [group for group in found if group.factor == factor]
     kept = sorted({group.heads_kept for group in mine}, key=float)
-    ranks = sorted({group.rank for group in mine})
+    with_heads = _those(mine, "heads_kept", view.state.get("heads"))
+    ranks = sorted({group.rank for group in with_heads})
     return [
         Control(name="factor", label="ablation", kind="choice", values=factors,
                 labels=[TITLES[name] for name in factors]),
         Control(name="heads", label="heads kept", kind="choice", values=kept, default=[mine[0].heads_kept]),
         Control(name="kept", label="visual tokens kept", kind="choice", values=[str(rank) for rank in ranks],
-                default=[str(mine[0].rank)]),
+                default=[str(with_heads[0].rank)]),
     ]  # fmt: skip
 
 
@@ -71,13 +72,18 @@ def _factor(view: View, found: list[Ablation]) -> Factor:
 
 
 def _group(view: View, found: list[Ablation]) -> Ablation:
-    """The group that the controls point at; what is not there falls back to the first with most rules."""
+    """The group that the controls point at."""
     factor = _factor(view, found)
     mine = [group for group in found if group.factor == factor]
-    for name, value in (("heads", "heads_kept"), ("kept", "rank")):
-        wanted = view.state.get(name) or str(getattr(mine[0], value))
-        mine = [group for group in mine if str(getattr(group, value)) == wanted] or mine
-    return mine[0]
+    with_heads = _those(mine, "heads_kept", view.state.get("heads"))
+    return _those(with_heads, "rank", view.state.get("kept"))[0]
+
+
+def _those(groups: list[Ablation], attribute: str, wanted: str) -> list[Ablation]:
+    """The groups of a value; of one that is not there, those like the first, which has most rules."""
+    of_value = [group for group in groups if str(getattr(group, attribute)) == wanted]
+    first = getattr(groups[0], attribute)
+    return of_value or [group for group in groups if getattr(group, attribute) == first]
 
 
 PAGE = Page(name="Ablations", path="/ablations", panels=panels, controls=controls)

@@ -25,7 +25,7 @@ def controls(view: View) -> list[Control]:
         Control(name="curve", label="strategy", kind="choice", values=series, default=[_longest(part, view)]),
         held(found, "at", "pruned from layer", "slider" if len(found) > 4 else "choice"),
         Control(name="scale", label="raw values", kind="switch", values=("normalised", "raw")),
-        *_measures(kinds_of(_measured(view, part.rows))),
+        *_measures(kinds_of(_measured(view, _curve(view, part)))),
     ]
 
 
@@ -44,9 +44,8 @@ def panels(view: View) -> list[Panel]:
     part = picked(view.slices("rank"), view.state.get("at"))
     if part is None:
         return []
-    wanted = view.state.get("curve")
-    name = wanted if wanted in set(part.rows["series"]) else _longest(part, view)
-    curve = part.rows[part.rows["series"] == name]
+    curve = _curve(view, part)
+    name = curve["series"].iloc[0]
     rows = token_rows(curve, _measured(view, curve), view.state.all("measures") or RANKS)
     found = [
         Panel(
@@ -60,6 +59,12 @@ def panels(view: View) -> list[Panel]:
     if part.rows["series"].nunique() > 1:
         found += curve_panels(view, part, (ACCURACY, DIFFERENCE)).values()
     return found
+
+
+def _curve(view: View, part: Slice) -> pd.DataFrame:
+    """The rows of the series that was asked for."""
+    wanted = view.state.get("curve")
+    return part.rows[part.rows["series"] == (wanted if wanted in set(part.rows["series"]) else _longest(part, view))]
 
 
 def _longest(part: Slice, view: View) -> str:

@@ -166,7 +166,7 @@ class Bucket:
         name = PurePosixPath(urlsplit(uri).path).name or "bucket"
         self.folder = cache / "saccade" / "buckets" / f"{name}-{content_key(uri)[:8]}"
         self._sent: dict[str, _Look] = {}  # by name: files of the working copy that the bucket has
-        self._times_differ = False
+        self._undated: set[str] = set()  # names sent whose objects have another time than the files
 
     @classmethod
     def at(cls, place: Path) -> Bucket | None:
@@ -191,19 +191,26 @@ class Bucket:
         wanted = {}
         for name, look in there.items():
             own = here.get(name)
-            if own is not None and (own == look or (_once(name) and own.size == look.size)):
-                self._sent[name] = own
-            elif (everything or _once(name) or "/" not in name) and (own is None or look.mtime_ns >= own.mtime_ns):
+            if own is not None and not _replaces(name, look, own):
+                if not _replaces(name, own, look):
+                    self._sent[name] = own
+            elif everything or _once(name) or "/" not in name:
                 wanted[name] = look
+            elif own is not None:
+                self._sent[name] = own  # out of date and not read now: it stays as it is, here and there
         self._in_threads(self._fetch_one, wanted, "read")
         return len(wanted)
 
     def send(self, everything: bool = True) -> int:
         """Write what is new or changed in the working copy into the bucket; the number of files."""
-        changed = {name: look for name, look in self._here(everything).items() if self._sent.get(name) != look}
+        changed = {
+            name: look
+            for name, look in self._here(everything).items()
+            if (sent := self._sent.get(name)) is None or (_replaces(name, look, sent) if _once(name) else look != sent)
+        }
         self._in_threads(self._send_one, changed, "written to")
-        self._times_differ |= any(not _once(name) for name in changed)
-        if everything and self._times_differ:
+        self._undated |= {name for name in changed if not _once(name)}
+        if everything and self._undated:
             self._adopt_times()
         return len(changed)
 
@@ -215,7 +222,8 @@ class Bucket:
         looks = {}
         for info in found:
             name = info.path.removeprefix(f"{self._root}/")
-            if info.type == fs.FileType.File and _is_plain(name):
+            # Empty: an upload that broke off, where a store makes the object first, or a file that a power cut took.
+            if info.type == fs.FileType.File and info.size and _is_plain(name):
                 looks[name] = _Look(info.size, info.mtime_ns)
         return looks
 
@@ -229,7 +237,8 @@ class Bucket:
                 with suppress(FileNotFoundError):  # a temporary name, gone by now
                     if name not in looks and not path.name.startswith(".") and path.is_file():
                         found = path.stat()
-                        looks[name] = _Look(found.st_size, found.st_mtime_ns)
+                        if found.st_size:
+                            looks[name] = _Look(found.st_size, found.st_mtime_ns)
         return looks
 
     def _fetch_one(self, name: str, look: _Look) -> None:
@@ -256,13 +265,13 @@ class Bucket:
 
     def _adopt_times(self) -> None:
         """Give files that change the times of their objects, so that whoever is newer can be told later."""
-        there = self._there()
-        for name, look in self._here(everything=True).items():
-            other = there.get(name)
-            if not _once(name) and self._sent.get(name) == look and other is not None and other.size == look.size:
+        there, here = self._there(), self._here(everything=True)
+        for name in self._undated:
+            look, other = here.get(name), there.get(name)
+            if look and other and look == self._sent.get(name) and look.size == other.size:
                 os.utime(self.folder / name, ns=(other.mtime_ns, other.mtime_ns))
                 self._sent[name] = other
-        self._times_differ = False
+        self._undated.clear()
 
     def _in_threads(self, copy: Callable[[str, _Look], None], files: dict[str, _Look], what: str) -> None:
         """Copy many files at a time; cells last, so that who reads meanwhile finds the masks of each."""
@@ -296,6 +305,16 @@ def _patient(uri: str) -> str:
 def _is_plain(name: str) -> bool:
     """Whether a name stays inside the working copy: whoever may write to a bucket may call an object anything."""
     return not any(part == "" or part.startswith(".") for part in name.split("/"))
+
+
+def _replaces(name: str, look: _Look, other: _Look) -> bool:
+    """Whether one state of a file is to take the place of another.
+
+    Of a file that is never changed the larger one is whole, and the other was cut, on whichever side it lies.
+    """
+    if _once(name):
+        return look.size > other.size
+    return look != other and look.mtime_ns >= other.mtime_ns
 
 
 def _once(name: str) -> bool:

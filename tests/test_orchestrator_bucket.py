@@ -114,6 +114,57 @@ def test_the_newer_description_wins_on_both_sides(place, machine):
         assert (folder / "sweep.yaml").read_text().endswith("# mine\n")
 
 
+def test_who_only_reads_sends_nothing_that_is_out_of_date(place, machine):
+    """A machine that has an older table, which its command does not look at, leaves the newer one in the bucket."""
+    table = Path("exports/table.csv")
+    for name, text in (("first", "of 20"), ("second", "of 30")):  # of one size
+        machine(name)
+        with followed(place, lambda line: None) as folder:
+            write_fake_experiment(folder, samples=20)
+            (folder / "exports").mkdir(exist_ok=True)
+            (folder / table).write_text(text)
+        time.sleep(1.1)
+    machine("first")
+    with located(place, exists=True) as folder:
+        assert (folder / table).read_text() == "of 20"
+        (folder / "latency.json").write_text("{}")  # what is sent must not date the rest
+    machine("third")
+    with located(place, everything=True) as folder:
+        assert (folder / table).read_text() == "of 30"
+    machine("first")
+    with located(place, everything=True) as folder:
+        assert (folder / table).read_text() == "of 30"
+
+
+@pytest.mark.parametrize("cut", [500, 0])
+def test_a_file_cut_here_is_mended_from_the_bucket(place, machine, cut):
+    write_here(place, samples=20)
+    with located(place) as folder:
+        file = next((folder / "cells").iterdir())
+    os.truncate(file, cut)  # is newer than the object
+    with located(place) as folder:
+        assert len(Experiment.open(folder).done()) == 20
+        os.truncate(file, cut)
+    machine("second")
+    with located(place) as folder:
+        assert len(Experiment.open(folder).done()) == 20
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1"])
+def test_an_object_cut_there_is_mended_from_here(place, machine, store, content):
+    write_here(place, samples=20)
+    time.sleep(1.1)
+    at = Bucket.at(place)
+    names = [name for name in at._there() if name.startswith("cells/")]
+    for name in (*names, "sweep.yaml") if not content else names:
+        with store.open_output_stream(f"{at._root}/{name}") as stream:
+            stream.write(content)
+    for name in ("first", "second"):
+        machine(name)
+        with located(place) as folder:
+            assert len(Experiment.open(folder).done()) == 20
+
+
 def test_cells_of_two_machines_are_put_together(place, machine):
     experiment_of = {}
     for name, samples in (("first", range(10)), ("second", range(10, 20))):

@@ -32,11 +32,13 @@ class Stops:
 
 
 def write_stops(experiment: Experiment, stops: Stops | None) -> None:
-    """Keep what was decided beside the cells; without racing nothing is stopped."""
-    if stops is None:
-        (experiment.path / RACING).unlink(missing_ok=True)
-    else:
-        write_whole(experiment.path / RACING, json.dumps(stops.to_json(), indent=1).encode())
+    """Keep what was decided beside the cells; without racing nothing is stopped.
+
+    An earlier record is made empty, not removed: in a bucket and its working copies what is missing comes back.
+    """
+    path = experiment.path / RACING
+    if stops is not None or path.exists():
+        write_whole(path, json.dumps(stops.to_json() if stops else {}, indent=1).encode())
 
 
 def read_stops(experiment: Experiment) -> Stops | None:

@@ -18,6 +18,8 @@ from moto.server import ThreadedMotoServer
 from fake_experiment import fake_outcome, write_fake_experiment
 from orchestrator import bucket
 from orchestrator.bucket import Bucket, followed, local_folder, located, uri_of, watched
+from orchestrator.racing import RacingRule
+from orchestrator.stops import Stops, read_stops, write_stops
 from orchestrator.store import Experiment, StoreError
 from workers.work import WorkUnit
 
@@ -163,6 +165,18 @@ def test_an_object_cut_there_is_mended_from_here(place, machine, store, content)
         machine(name)
         with located(place) as folder:
             assert len(Experiment.open(folder).done()) == 20
+
+
+def test_racing_that_was_undone_stays_undone(place, machine):
+    for name, stops in (("first", Stops(rule=RacingRule(), stopped={"k": 8}, cells=9, saved=3)), ("second", None)):
+        machine(name)
+        with followed(place, lambda line: None) as folder:
+            write_stops(write_fake_experiment(folder, samples=20), stops)
+        time.sleep(1.1)
+    for name in ("first", "second", "third"):
+        machine(name)
+        with located(place, exists=True) as folder:
+            assert read_stops(Experiment.open(folder)) is None
 
 
 def test_cells_of_two_machines_are_put_together(place, machine):

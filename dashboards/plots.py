@@ -38,7 +38,7 @@ from dashboards.wording import shortened
 from orchestrator.exports import original_files
 from orchestrator.metrics import summary
 from orchestrator.originals import PromisedFile, min_max
-from orchestrator.store import Experiment, write_whole
+from orchestrator.store import Experiment, make_folder, write_whole
 
 Normalised = tuple[tuple[str, list[float], str], ...]  # name, raw values, colour
 
@@ -73,7 +73,7 @@ def write_plots(experiment: Experiment) -> list[Path]:
         name with ``_relative_drop``.
     """
     folder = experiment.path / "exports"
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     rows = summary(experiment)
     written = []
     with mpl.rc_context(RC):
@@ -105,7 +105,7 @@ def original_plots(files: Sequence[PromisedFile], folder: Path) -> list[Path]:
             title = f"Choice by norm before the first layer: accuracy and rank ({file.provenance['matrix'].split()[0]})"
         else:
             continue
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        make_folder((folder / name).parent)
         figure = normalised_plot(title, tokens, series)
         written += _save(figure, (folder / name).parent, ending)
     return written

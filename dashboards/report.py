@@ -28,7 +28,7 @@ from dashboards.static_html import Links, static_html
 from dashboards.theme import DARK, LIGHT, on_paper
 from dashboards.view import CONFIG as CONFIG_KEY
 from dashboards.view import State, View, view
-from orchestrator.store import Experiment, write_whole
+from orchestrator.store import Experiment, make_folder, write_whole
 from orchestrator.task_metrics import task_metrics
 
 MAX_FOLDED = 12  # other settings of a page that are drawn too
@@ -84,7 +84,7 @@ class _Folder:
     def add(self, name: str, content: bytes) -> None:
         """Write a file where it is not there already with the same content."""
         path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         if not path.is_file() or path.stat().st_size != len(content) or path.read_bytes() != content:
             write_whole(path, content, sync=False)  # hundreds of files, written again in seconds
         self.names.add(name)

@@ -200,7 +200,7 @@ def dashboard(
 def export(
     experiment: Annotated[Path, typer.Argument(help="Experiment directory or URI.")],
     form: Annotated[ExportFormat, typer.Option("--format", help="Whose per-sample files.")] = ExportFormat.LMMS_EVAL,
-    out: Annotated[Path | None, typer.Option(help="Directory; by default EXPERIMENT/exports/lmms_eval.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory or URI; by default EXPERIMENT/exports/lmms_eval.")] = None,
     points: Annotated[
         list[str] | None, typer.Option("--points", help="Only grid points whose label contains this; repeatable.")
     ] = None,
@@ -212,8 +212,9 @@ def export(
         from orchestrator.show import named
         from orchestrator.store import Experiment
 
-        with located(experiment, exists=True) as source:
-            folder = out or source / "exports" / "lmms_eval"
+        with ExitStack() as stack:
+            source = stack.enter_context(located(experiment, exists=True))
+            folder = stack.enter_context(located(out)) if out else source / "exports" / "lmms_eval"
             files = write_lmms_samples(Experiment.open(source), folder, points or ())
         _console().print(f"{len(files)} grid points: {named(files, folder)}", highlight=False, soft_wrap=True)
 
@@ -253,13 +254,15 @@ def compare(
 @app.command("import")
 def import_(
     files: Annotated[list[Path], typer.Argument(help="Result files of the original projects.")],
-    out: Annotated[Path, typer.Option(help="Directory to make.")],
+    out: Annotated[Path, typer.Option(help="Directory or URI to make.")],
 ) -> None:
     """Read the original projects' result files, to stand beside ours; says which of their numbers cannot be."""
     with _user_errors():
+        from orchestrator.bucket import located
         from orchestrator.imports import import_files
 
-        path, rows = import_files(files, out)
+        with located(out) as folder:
+            path, rows = import_files(files, folder)
         console = _console()
         console.print(f"{len(rows)} figures of {rows['experiment'].nunique()} files in {path}", highlight=False)
         for (name, flag), group in rows[rows["flags"] != ""].groupby(["experiment", "flags"], sort=False):
@@ -384,7 +387,7 @@ def status(
 @app.command()
 def merge(
     experiments: Annotated[list[Path], typer.Argument(help="Experiment directories of one model, data and settings.")],
-    out: Annotated[Path, typer.Option(help="Directory to make.")],
+    out: Annotated[Path, typer.Option(help="Directory or URI to make.")],
     other_sources: Annotated[
         bool, typer.Option("--other-sources", help="Accept cells that another version of the sources computed.")
     ] = False,
@@ -590,8 +593,11 @@ def _show_result(console: Console, result: RunResult) -> None:
 
 def _draw(rows: pd.DataFrame, picture: Path) -> None:
     from dashboards.plots import write_comparison
+    from orchestrator.bucket import uri_of
     from orchestrator.store import StoreError
 
+    if uri_of(picture):
+        raise StoreError(f"--picture {uri_of(picture)}: a picture is written on this machine; give a path")
     if picture.suffix.lower() not in (".png", ".pdf"):
         raise StoreError(f"--picture {picture}: the name must end in .png or .pdf")
     try:

@@ -24,7 +24,7 @@ from orchestrator.kept_quality import agreement, kept_masks, overlap
 from orchestrator.latencies import latencies
 from orchestrator.metrics import Answers, answers, measure_summary, summarise
 from orchestrator.originals import Found, PromisedFile, ablation_table, promised_files
-from orchestrator.store import Experiment, write_whole
+from orchestrator.store import Experiment, make_folder, write_whole
 from orchestrator.task_metrics import task_metrics
 
 CUTOFF = "cutoff"  # the strategy that keeps nothing
@@ -106,7 +106,7 @@ def write_exports(experiment: Experiment) -> list[Path]:
         single runs of an ablation are written too, but not listed.
     """
     folder = experiment.path / "exports"
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     table = answers(experiment)
     rows = full_summary(experiment)
     written = [_csv(folder / "summary.csv", rows)]
@@ -144,6 +144,6 @@ def _csv(path: Path, table: pd.DataFrame) -> Path:
 
 
 def _json(path: Path, content: dict[str, Any]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     return path

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from orchestrator.significance import Bools, Ints
 from orchestrator.stops import read_stops
-from orchestrator.store import CELLS, KEPT, Experiment, StoreError, write_whole
+from orchestrator.store import CELLS, KEPT, Experiment, StoreError, make_folder, write_whole
 from workers.checkpoints.layout import open_checkpoint
 from workers.fingerprint import data_fingerprint, model_fingerprint
 from workers.models import ModelError
@@ -246,7 +246,7 @@ def merge(folders: Sequence[Path], out: Path, other_sources: bool = False) -> Me
     }
     ledger = Ledger(_addresses(meta), {name: place for place, name in enumerate(samples["id"])})
     for folder in ("cells", *BESIDE, "failures"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
+        make_folder(out / folder)
     for number, experiment in enumerate(experiments):
         _take(experiment, number, out, ledger)
     table = pa.concat_tables([pq.read_table(experiment.path / "samples.parquet") for experiment in experiments])

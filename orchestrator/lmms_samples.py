@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 from orchestrator.metrics import scores
-from orchestrator.store import Experiment, StoreError, write_whole
+from orchestrator.store import Experiment, StoreError, make_folder, write_whole
 from workers.work import GridPoint, content_key
 
 
@@ -48,7 +48,7 @@ def write_lmms_samples(experiment: Experiment, folder: Path, patterns: Sequence[
         if rows.empty or (patterns and not any(p in point.label or fnmatch(point.label, p) for p in patterns)):
             continue
         home = folder / re.sub(r"[^A-Za-z0-9._=-]+", "_", point.label)
-        home.mkdir(parents=True, exist_ok=True)
+        make_folder(home)
         task = experiment.spec.task.name
         lines = [json.dumps(_line(row), ensure_ascii=False) for row in rows.to_dict("records")]
         written.append(home / f"{date}_samples_{task}.jsonl")

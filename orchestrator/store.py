@@ -208,11 +208,8 @@ class Experiment:
         meta["created"] = old.get("created", now) if old else now
         meta["updated"] = now
         meta["samples"] = len(samples)
-        try:
-            for folder in ("cells", "kept", "failures", "measures"):
-                (path / folder).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"{path}: cannot be made: {error.strerror}; give --out another directory") from error
+        for folder in ("cells", "kept", "failures", "measures"):
+            make_folder(path / folder)
         _write_table(path / "samples.parquet", _samples_table(samples))
         text = "# Written by `saccade run`. Cells are addressed by what stands here: change the sweep file instead.\n"
         write_whole(path / "sweep.yaml", (text + yaml.safe_dump(meta, sort_keys=False)).encode())
@@ -448,6 +445,20 @@ def check_target(path: Path, manifest: Manifest) -> dict[str, Any] | None:
         f"{path}: holds cells of another sweep ({details}); results of the two must not be mixed: "
         "give --out another directory, or restore the old setting"
     )
+
+
+def make_folder(path: Path) -> None:
+    """Make a directory, and those above it, where it is missing.
+
+    Raises:
+        StoreError: It cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be made: {error.strerror}; give --out another directory, or make room for this one"
+        ) from error
 
 
 def write_whole(path: Path, content: bytes, sync: bool = True) -> None:

@@ -320,6 +320,27 @@ def test_errors_of_the_command_line(place, store, tmp_path):
         assert says in done.stderr
 
 
+def test_import_and_export_write_into_buckets(place, machine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    experiment = write_fake_experiment(tmp_path / "x", samples=20)
+    original = Path(__file__).parent / "originals" / "fastv_layer_cutoff_results.json"
+    at = str(place)
+    for arguments in (
+        ("export", str(experiment.path), "--out", at.replace("/exp", "/export")),
+        ("export", str(experiment.path), "--out", f"file://{tmp_path}/local"),
+        ("import", str(original), "--out", at.replace("/exp", "/import")),
+        ("compare", at.replace("/exp", "/import")),
+    ):
+        done = saccade(*arguments)
+        assert done.returncode == 0, done.stderr
+    assert any(name.endswith(".jsonl") for name in in_bucket(Path(at.replace("/exp", "/export"))))
+    assert in_bucket(Path(at.replace("/exp", "/import"))) == {"imported.json"}
+    assert list((tmp_path / "local").glob("un-pruned/*.jsonl"))
+    done = saccade("compare", str(experiment.path), "--picture", "s3://lab/x.png")
+    assert (done.returncode, "give a path" in done.stderr) == (2, True)
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(":")]
+
+
 def test_a_killed_run_goes_on_elsewhere(place, machine, tmp_path):
     """The machine is lost with its working copy; what it had sent is not computed again."""
     sweep = tmp_path / "sweep.yaml"

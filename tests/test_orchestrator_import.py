@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fake_experiment import write_fake_experiment
+from orchestrator.exports import write_exports
 from orchestrator.imports import fitting_count, import_files, read_original
 from orchestrator.metrics import answers as answers_of
 from orchestrator.metrics import summarise
@@ -90,3 +91,14 @@ def test_what_cannot_be_imported(tmp_path: Path) -> None:
     write_fake_experiment(tmp_path / "x", samples=3)
     with pytest.raises(StoreError, match="directory of its own"):
         import_files([ORIGINALS / "pruning_raw_results.json"], tmp_path / "x")
+
+
+def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="file/i: cannot be made: Not a directory; give --out another directory"):
+        import_files([ORIGINALS / "fastv_layer_cutoff_results.json"], tmp_path / "file" / "i")
+    (tmp_path / "x").mkdir()
+    experiment = write_fake_experiment(tmp_path / "x", samples=3)
+    (tmp_path / "x" / "exports").touch()
+    with pytest.raises(StoreError, match="x/exports: cannot be made: File exists"):
+        write_exports(experiment)

@@ -8,6 +8,7 @@ machine has gone is resumed on another one by the same command, and lacks the ce
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -70,15 +71,17 @@ def followed(place: Path, tell: Callable[[str], None]) -> Iterator[Path]:
     bucket.check_writable()
     bucket.fetch(everything=True)
     tell(f"working copy: {bucket.folder}")
-    complaints: set[str] = set()
+    failing = False
 
     def send() -> None:
+        nonlocal failing
         try:
             bucket.send(everything=False)
-        except StoreError as error:  # tried again; said once
-            if str(error) not in complaints:
+            failing = False
+        except StoreError as error:  # tried again; said once, though each try may name another file
+            if not failing:
                 tell(str(error))
-            complaints.add(str(error))
+            failing = True
 
     try:
         with _repeated(send, SEND_S):
@@ -187,6 +190,8 @@ class Bucket:
         there = self._there()
         if exists and not there:
             raise StoreError(f"{self.uri}: there is nothing; `saccade run ... --out {self.uri}` makes an experiment")
+        with self._complaints("read"):
+            self.folder.mkdir(parents=True, exist_ok=True)
         here = self._here(everything=True)
         wanted = {}
         for name, look in there.items():
@@ -229,10 +234,13 @@ class Bucket:
 
     def _here(self, everything: bool) -> dict[str, _Look]:
         """Files of the working copy, cells looked at first: what belongs to a cell was written before it."""
-        once = [f"{above}{name}/*" for name in (CELLS, *sorted(ONCE - {CELLS})) for above in ("", "*/")]
+        # Of `saccade ablate` each stage is an experiment. Asked once: a sweep has a folder for each grid point beside.
+        experiments = [self.folder, *(cells.parent for cells in self.folder.glob(f"*/{CELLS}"))]
+        once = [(folder, f"{name}/*") for name in (CELLS, *sorted(ONCE - {CELLS})) for folder in experiments]
+        rest = [(self.folder, "**/*")] if everything else [(folder, "*") for folder in experiments]
         looks: dict[str, _Look] = {}
-        for pattern in (*once, "**/*" if everything else "*"):
-            for path in self.folder.glob(pattern):
+        for folder, pattern in (*once, *rest):
+            for path in folder.glob(pattern):
                 name = path.relative_to(self.folder).as_posix()
                 with suppress(FileNotFoundError):  # a temporary name, gone by now
                     if name not in looks and not path.name.startswith(".") and path.is_file():
@@ -289,6 +297,11 @@ class Bucket:
         try:
             yield
         except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and (error.filename or error.errno == errno.ENOSPC):  # stores name no file
+                raise StoreError(
+                    f"{error.filename or self.folder}: cannot be used as working copy of {self.uri}: {error.strerror}; "
+                    "make room, or set XDG_CACHE_HOME to another directory"
+                ) from error
             line = f"{self.uri}: cannot be {what}: {_reason(error)}; check the name and this machine's credentials"
             if what != "read" and self.folder.is_dir():
                 line += f". Nothing is lost: {self.folder} has all of it, and the same command sends it"

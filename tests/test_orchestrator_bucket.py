@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -193,6 +194,19 @@ def test_cells_of_two_machines_are_put_together(place, machine):
         assert len(Experiment.open(folder).done()) == 20
 
 
+def test_a_stage_of_an_ablation_can_be_followed_while_it_is_computed(place, machine, monkeypatch):
+    monkeypatch.setattr(bucket, "SEND_S", 0.05)
+    with followed(place, lambda line: None) as folder:
+        write_fake_experiment(folder / "1_heads", samples=20)
+        deadline = time.monotonic() + 20
+        while not any(name.startswith("1_heads/cells/") for name in in_bucket(place)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        machine("desk")
+        with located(Path(str(place).replace("/exp?", "/exp/1_heads?")), exists=True) as stage:
+            assert len(Experiment.open(stage).done()) == 20
+
+
 def test_cells_are_sent_after_what_belongs_to_them_while_they_are_computed(place, machine, monkeypatch):
     monkeypatch.setattr(bucket, "SEND_S", 0.05)
     sent: list[str] = []
@@ -234,13 +248,14 @@ def test_a_bucket_that_fails_for_a_while_costs_nothing(place, machine, monkeypat
 
     def send(self, name, look):
         if broken[0]:
-            raise OSError("AWS Error SLOW_DOWN:\n reduce your request rate")
+            raise OSError(f"When uploading {name}: AWS Error SLOW_DOWN:\n reduce your request rate")
         send_one(self, name, look)
 
     monkeypatch.setattr(Bucket, "_send_one", send)
     with followed(place, told.append) as folder:
-        write_fake_experiment(folder, samples=20)
-        time.sleep(0.4)
+        for samples in (10, 20):  # another file fails first
+            write_fake_experiment(folder, samples=samples)
+            time.sleep(0.4)
         broken[0] = False
     complaints = [line for line in told if "cannot be written to" in line]
     assert len(complaints) == 1, "said once"
@@ -281,6 +296,23 @@ def test_no_object_leaves_the_working_copy(place, machine, store, name, tmp_path
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith("evil")]
     # Names that this client and server cannot make, but others can.
     assert not any(bucket._is_plain(other) for other in (name, "/evil", "../../evil", "cells/../../evil", "a//evil"))
+
+
+def test_a_working_copy_that_cannot_be_written_is_not_blamed_on_the_bucket(place, machine, tmp_path, monkeypatch):
+    write_here(place, samples=10)
+    (tmp_path / "file").touch()
+    machine("file")
+    says = r"file/saccade.*: cannot be used as working copy of s3:.* XDG_CACHE_HOME"
+    with pytest.raises(StoreError, match=says), followed(place, lambda line: None):
+        pass
+    machine("full")
+
+    def fetch(self, name, look):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Bucket, "_fetch_one", fetch)
+    with pytest.raises(StoreError, match=r"full/saccade.*: No space left on device; make room"), located(place):
+        pass
 
 
 def test_uris_of_other_kinds():

@@ -466,7 +466,7 @@ def tune(
 ) -> None:
     """Write Ray Tune's view of an experiment again, from its cells, and tell it to callbacks; nothing is computed."""
     with _user_errors():
-        from orchestrator.bucket import located
+        from orchestrator.bucket import located, uri_of
         from orchestrator.document import parse_callbacks
         from orchestrator.show import show_notes
         from orchestrator.store import Experiment
@@ -476,7 +476,9 @@ def tune(
         with located(experiment, exists=True, everything=True) as folder:
             opened = Experiment.open(folder)
             show_notes(console, tell_all(opened, parse_callbacks(callback or ())))
-        console.print(f"{len(opened.points)} trials in {experiment}", highlight=False, soft_wrap=True)
+        console.print(
+            f"{len(opened.points)} trials in {uri_of(experiment) or experiment}", highlight=False, soft_wrap=True
+        )
 
 
 def main() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from orchestrator.store import Experiment
 from ray_cluster import ROOT, free_ports, gpus_on_demand, started_head
@@ -22,7 +25,13 @@ def test_cluster_yaml_is_what_ray_accepts_and_closed_to_the_world():
 
     config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
     validate_config(prepare_config(config))
-    assert any("ray[default,tune]" in command for command in config["setup_commands"])
+    (install,) = [command for command in config["setup_commands"] if command.startswith("pip install")]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    installed = {one.name: one for one in map(Requirement, shlex.split(install)[2:])}
+    for wanted in map(Requirement, project["dependencies"]):
+        given = installed[wanted.name]  # the folder of a job brings our sources, and nothing that they import
+        assert given.extras == wanted.extras
+        assert given.specifier == wanted.specifier or wanted.name == "ray"
     starts = [c for c in config["head_start_ray_commands"] + config["worker_start_ray_commands"] if "ray start" in c]
     assert len(starts) == 2
     assert all("RAY_AUTH_MODE=token" in command for command in starts)

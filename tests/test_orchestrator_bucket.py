@@ -117,26 +117,24 @@ def test_the_newer_description_wins_on_both_sides(place, machine):
         assert (folder / "sweep.yaml").read_text().endswith("# mine\n")
 
 
-def test_who_only_reads_sends_nothing_that_is_out_of_date(place, machine):
+@pytest.mark.parametrize("table", [Path("exports/table.csv"), Path("report/pictures/a.png")])
+def test_who_only_reads_sends_nothing_that_is_out_of_date(place, machine, table):
     """A machine that has an older table, which its command does not look at, leaves the newer one in the bucket."""
-    table = Path("exports/table.csv")
     for name, text in (("first", "of 20"), ("second", "of 30")):  # of one size
         machine(name)
         with followed(place, lambda line: None) as folder:
             write_fake_experiment(folder, samples=20)
-            (folder / "exports").mkdir(exist_ok=True)
+            (folder / table).parent.mkdir(parents=True, exist_ok=True)
             (folder / table).write_text(text)
         time.sleep(1.1)
     machine("first")
     with located(place, exists=True) as folder:
         assert (folder / table).read_text() == "of 20"
         (folder / "latency.json").write_text("{}")  # what is sent must not date the rest
-    machine("third")
-    with located(place, everything=True) as folder:
-        assert (folder / table).read_text() == "of 30"
-    machine("first")
-    with located(place, everything=True) as folder:
-        assert (folder / table).read_text() == "of 30"
+    for name in ("third", "first"):
+        machine(name)
+        with located(place, everything=True) as folder:
+            assert (folder / table).read_text() == "of 30"
 
 
 @pytest.mark.parametrize("cut", [500, 0])

@@ -205,7 +205,7 @@ class RayPool(Pool):
 
         dispatch: Dispatch[ActorHandle] = Dispatch(units, self._in_hand)
         asked = -math.inf
-        waiting_since: float | None = time.monotonic()
+        alone_since, said = time.monotonic(), False
         while not dispatch.finished:
             now = time.monotonic()
             if now - asked > STAFF_S:
@@ -229,7 +229,6 @@ class RayPool(Pool):
                     if isinstance(error.cause, ModelError | DataError):
                         raise error.cause from None
                     raise
-                waiting_since = None
                 if actor in self._silent:  # alive after all, but what it answered meanwhile is lost
                     lost.setdefault(actor, ConnectionError(OUT_OF_REACH))
                 elif job is None:
@@ -240,11 +239,15 @@ class RayPool(Pool):
                 yield from self._bury(actor, cause, dispatch)
             if lost:
                 self._hire()
-            if waiting_since is not None and now - waiting_since > PATIENCE_S:
+            if self._staff:
+                alone_since, said = now, False
+            elif not said and now - alone_since > PATIENCE_S:
                 self._on_event(
-                    f"still waiting for the first of {self.workers} workers: loading, or no room in the cluster"
+                    "no worker is left: waiting until the cluster has room for one; what is finished is on disk"
+                    if self._is_ready
+                    else f"still waiting for the first of {self.workers} workers: loading, or no room in the cluster"
                 )
-                waiting_since = None
+                said = True
 
     def release(self) -> None:
         import ray

@@ -136,6 +136,27 @@ def test_machines_that_join_are_used_and_those_that_vanish_are_not_waited_for(cl
     assert all("its machine is gone" in event for event in events), events  # charged to no unit
 
 
+def test_a_pool_that_nobody_is_left_in_says_so_and_waits(cluster, spec, monkeypatch):
+    monkeypatch.setattr(orchestrator.pool, "PATIENCE_S", 2.0)
+    feed, events = Feed(), []
+
+    def hear(event: str) -> None:
+        events.append(event)
+        if event.startswith("no worker is left: waiting until the cluster has room for one"):
+            feed.enough()
+            for _ in range(2):
+                cluster.add_node(num_cpus=4, num_gpus=2)
+
+    with RayPool(spec, "stub_engine:Seated", on_event=hear) as pool:
+        for count in feed.answered_by(pool):
+            if count == 4:
+                for node in list(cluster.worker_nodes):
+                    cluster.remove_node(node, allow_graceful=False)
+    feed.check(spec)
+    assert sum("no worker is left" in event for event in events) == 1
+    assert not any(outcome.failures for _, outcome in feed.results)
+
+
 def test_a_silent_worker_does_not_hold_up_the_end(cluster, spec, monkeypatch):
     monkeypatch.setattr("orchestrator.dispatch.SLOW_S", 1.0)
     feed = Feed()

@@ -25,7 +25,8 @@ from workers.work import content_key
 
 SCHEMES = ("s3", "gs", "abfs", "abfss")  # what pyarrow reads and writes by itself
 CELLS = "cells"
-ONCE = frozenset({CELLS, "kept", "measures", "failures", "pictures"})  # a file's name says what it holds: never changed
+ONCE = frozenset({CELLS, "kept", "measures", "pictures"})  # a file's name says what it holds: never changed
+READ = ONCE | {"failures"}  # by every command
 SEND_S = 5.0  # between two looks for new files while a sweep runs
 FETCH_S = 10.0  # between two looks for new cells while somebody watches
 AT_ONCE = 16  # requests
@@ -160,6 +161,11 @@ class Bucket:
         from pyarrow import fs
 
         self.uri = uri
+        if urlsplit(uri).password or "secret_key=" in uri:
+            raise StoreError(
+                f"{uri.partition('://')[0]}://...: the URI holds a secret, and is shown and kept with the results; "
+                "leave it out and set the store's own variables (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY ...)"
+            )
         try:
             self._files, root = fs.FileSystem.from_uri(_patient(uri))
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -199,7 +205,7 @@ class Bucket:
             if own is not None and not _replaces(name, look, own):
                 if not _replaces(name, own, look):
                     self._sent[name] = own
-            elif everything or _once(name) or "/" not in name:
+            elif everything or "/" not in name or _folder_of(name) in READ:
                 wanted[name] = look
             elif own is not None:
                 self._sent[name] = own  # out of date and not read now: it stays as it is, here and there
@@ -236,10 +242,10 @@ class Bucket:
         """Files of the working copy, cells looked at first: what belongs to a cell was written before it."""
         # Of `saccade ablate` each stage is an experiment. Asked once: a sweep has a folder for each grid point beside.
         experiments = [self.folder, *(cells.parent for cells in self.folder.glob(f"*/{CELLS}"))]
-        once = [(folder, f"{name}/*") for name in (CELLS, *sorted(ONCE - {CELLS})) for folder in experiments]
+        read = [(folder, f"{name}/*") for name in (CELLS, *sorted(READ - {CELLS})) for folder in experiments]
         rest = [(self.folder, "**/*")] if everything else [(folder, "*") for folder in experiments]
         looks: dict[str, _Look] = {}
-        for folder, pattern in (*once, *rest):
+        for folder, pattern in (*read, *rest):
             for path in folder.glob(pattern):
                 name = path.relative_to(self.folder).as_posix()
                 with suppress(FileNotFoundError):  # a temporary name, gone by now

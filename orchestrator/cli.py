@@ -288,7 +288,7 @@ def latency(
 ) -> None:
     """Measure grid points one at a time, with tokens really dropped; writes EXPERIMENT/latency.json."""
     with _user_errors():
-        from orchestrator.bucket import located
+        from orchestrator.bucket import followed
         from orchestrator.latency import chosen_points, write_latency
         from orchestrator.show import latency_text
 
@@ -311,7 +311,7 @@ def latency(
             "warmup": warmup,
             "decode_tokens": decode_tokens,
         }
-        with located(out or _default_out(prepared)) as folder:
+        with followed(out or _default_out(prepared), _teller(console)) as folder:
             path, rows = write_latency(prepared, folder, chosen, **rounds, progress=progress)
         typer.echo(latency_text(rows))
         console.print(f"medians of {images * repeats} measurements, in {path}", highlight=False, soft_wrap=True)

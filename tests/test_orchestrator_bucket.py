@@ -319,6 +319,14 @@ def test_uris_of_other_kinds():
         pass
 
 
+def test_a_secret_in_a_uri_is_refused_and_not_shown():
+    says = r"the URI holds a secret.*AWS_SECRET_ACCESS_KEY"
+    for uri in ("s3://KEY:hush@lab/x", "s3://lab/x?access_key=KEY&secret_key=hush"):
+        with pytest.raises(StoreError, match=says) as error, located(Path(uri)):
+            pass
+        assert "hush" not in str(error.value)
+
+
 def test_paths_and_file_uris():
     assert local_folder(Path("a/b")) == Path("a/b")
     assert local_folder(Path("file:///tmp/with%20space")) == Path("/tmp/with space")

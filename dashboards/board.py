@@ -238,7 +238,10 @@ def _counted_elsewhere(*asked: object) -> pd.DataFrame | None:
     )
     home = str(Path(__file__).resolve().parent.parent)
     command = [sys.executable, "-c", code, home]
-    answer = subprocess.run(command, input=pickle.dumps(asked), stdout=subprocess.PIPE, check=True).stdout
+    # In a session of its own, where the reader's Ctrl-C does not reach it.
+    answer = subprocess.run(
+        command, input=pickle.dumps(asked), stdout=subprocess.PIPE, check=True, start_new_session=True
+    ).stdout
     found: pd.DataFrame | None = pickle.loads(answer)
     return found
 

@@ -23,7 +23,7 @@ def data_folder(spec: TaskSpec) -> Path:
     """
     folder = Path(spec.data)
     if not folder.is_dir():
-        raise DataError(f"data {folder}: no such directory")
+        raise DataError(f"data {folder}: no such directory; give the benchmark's, or `embedded` for ours")
     return folder
 
 

@@ -141,7 +141,7 @@ def accuracy_table(rows: pd.DataFrame, soft: bool = False, figures: pd.DataFrame
 
 
 def show_status(console: Console, experiment: Experiment) -> None:
-    cells = experiment.cells(["point", "sample"])
+    cells = experiment.whole()
     samples = experiment.meta["samples"]
     counts = cells["point"].value_counts()
     total = samples * len(experiment.points)
@@ -169,7 +169,7 @@ def show_status(console: Console, experiment: Experiment) -> None:
         show_failures(console, failures)
     elif len(cells) < total:
         console.print("give the same `saccade run` again to compute what is missing", highlight=False)
-    if unread := experiment.unread(len(cells)):
+    if unread := experiment.unread():
         console.print(
             f"{unread} more cells are kept here, of other samples, grid points or versions of a strategy; a sweep that "
             "asks for them (`saccade run` with the same --out) does not compute them again",

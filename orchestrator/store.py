@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +34,7 @@ from workers.tasks.base import Sample
 from workers.work import EngineSpec, GridPoint, MeasureSpec, UnitOutcome, WorkUnit, content_key
 
 SCHEMA_VERSION = 1
+MAGIC = b"PAR1"  # the end of every parquet file
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where there is one: 3,000 points take a second
 
 _ADDRESS = [("context", pa.string()), ("source", pa.string()), ("point", pa.string()), ("sample", pa.string())]
@@ -297,7 +298,8 @@ class Experiment:
         Args:
             unanswered: Ids of the samples that lack a cell, where the caller knows them; else the cells are read.
         """
-        tables = [table for _, table in self._tables("failures", FAILURES, FAILURES.names, newest_last=True)]
+        files = sorted(self.files("failures"), key=lambda path: path.stat().st_mtime_ns)
+        tables = list(self._tables(files, FAILURES, FAILURES.names))
         frame = _frame(pa.concat_tables(tables) if tables else FAILURES.empty_table())
         frame = frame[frame["context"] == self.context].drop_duplicates("sample", keep="last")
         order = {sample: place for place, sample in enumerate(self.samples["id"])}
@@ -308,18 +310,19 @@ class Experiment:
         frame = frame[pd.Series(open_ones, index=frame.index, dtype=bool)]
         return frame.sort_values("sample", key=lambda ids: ids.map(order), ignore_index=True)
 
+    def whole(self) -> pd.DataFrame:
+        """The cells that need not be computed (columns point, sample): what was written beside them is there too."""
+        return self._read("cells", CELLS, ["point", "sample"], only=self._has_all)
+
     def done(self) -> dict[str, frozenset[str]]:
         """Which cells exist: of each sample that has any, the keys of its points."""
-        frame = self.cells(["point", "sample"])
+        frame = self.whole()
         return {str(sample): frozenset(points) for sample, points in frame.groupby("sample")["point"]}
 
-    def unread(self, read: int) -> int:
-        """Cells of the same model, data and settings that are not of this sweep: of other samples or grid points.
-
-        Args:
-            read: How many are.
-        """
-        tables = [table for _, table in self._tables("cells", CELLS, [name for name, _ in _ADDRESS])]
+    def unread(self) -> int:
+        """How many cells of the same model, data and settings are of other samples or grid points than this sweep."""
+        tables = list(self._tables(self.files("cells"), CELLS, [name for name, _ in _ADDRESS]))
+        read = len(self.cells(["point", "sample"]))
         if sum(map(len, tables)) == read:
             return 0
         table = pa.concat_tables(tables)
@@ -354,6 +357,7 @@ class Experiment:
         unique: Sequence[str] = ("point", "sample"),
         points: Collection[str] | None = None,
         samples: Collection[str] | None = None,
+        only: Callable[[Path], bool] = lambda path: True,
     ) -> pd.DataFrame:
         wanted = list(schema.names) if columns is None else columns
         if unknown := [name for name in wanted if name not in schema.names]:
@@ -361,7 +365,7 @@ class Experiment:
         needed = list(dict.fromkeys(["context", "source", "point", "sample", *wanted]))
         wanted_rows = [("point", points), ("sample", samples)]
         rows = [(name, "in", list(names)) for name, names in wanted_rows if names is not None]
-        tables = [table for _, table in self._tables(folder, schema, needed, rows=rows)]
+        tables = list(self._tables(filter(only, self.files(folder)), schema, needed, rows))
         table = pa.concat_tables(tables) if tables else pa.schema([schema.field(n) for n in needed]).empty_table()
         table = table.filter(pc.equal(table["context"], self.context))
         order = pa.table(
@@ -380,25 +384,26 @@ class Experiment:
         frame = frame.sort_values(["_sample", "_point"], ignore_index=True, kind="stable")
         return frame.drop(columns=["_point", "_sample"])
 
+    def _has_all(self, cells: Path) -> bool:
+        """Whether the masks and measures of a file of cells are there to their ends; what is not is noted."""
+        masks, measures = (self.path / folder / cells.name for folder in ("kept", "measures"))
+        broken = [path for path in (masks, *([measures] if measures.exists() else ())) if not _ends_well(path)]
+        for path in broken:
+            self._notes[path] = f"{path}: missing or not a whole file; `saccade run` computes its cells again"
+        return not broken
+
     def _tables(
         self,
-        folder: str,
+        files: Iterable[Path],
         schema: pa.Schema,
         columns: list[str],
-        newest_last: bool = False,
         rows: Sequence[tuple[str, str, list[str]]] = (),
-    ) -> Iterable[tuple[Path, pa.Table]]:
-        """Read all whole files of a folder, or those of their ``rows`` that pass pyarrow's filters.
-
-        A file that is not one of ours is left out with a note.
-        """
+    ) -> Iterator[pa.Table]:
+        """Read files, or those of their ``rows`` that pass pyarrow's filters; what is not one of ours is noted."""
         wanted = pa.schema([schema.field(name) for name in columns])
-        files = self.files(folder)
-        if newest_last:
-            files.sort(key=lambda path: path.stat().st_mtime_ns)
         for path in files:
             try:
-                yield path, _read_columns(path, wanted, rows)
+                yield _read_columns(path, wanted, rows)
             except FileNotFoundError:
                 continue  # deleted since we looked
             except (pa.ArrowException, OSError, ValueError, KeyError) as error:
@@ -508,6 +513,15 @@ def columns_there(path: Path, names: Sequence[str]) -> list[str]:
     """The wanted columns without those that came later (ADDED) than the file."""
     own = set(pq.read_schema(path).names) if ADDED & set(names) else set(names)
     return [name for name in names if name in own or name not in ADDED]
+
+
+def _ends_well(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            file.seek(-len(MAGIC), os.SEEK_END)
+            return file.read() == MAGIC
+    except OSError:  # missing, or shorter than that
+        return False
 
 
 def _sync_folder(folder: Path) -> None:

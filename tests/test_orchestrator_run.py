@@ -68,6 +68,25 @@ def test_half_of_the_files_deleted_gives_the_same_table(prepared, tmp_path):
     pd.testing.assert_frame_equal(summary(again.experiment), table)
 
 
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_cells_without_their_masks_are_computed_again(prepared, tmp_path, damage):
+    before = run(prepared, tmp_path / "x").experiment
+    kept = before.kept()
+    masks = min((tmp_path / "x/kept").iterdir())
+    lost = pq.read_metadata(masks).num_rows
+    if damage == "cut":
+        masks.write_bytes(masks.read_bytes()[:-20])
+    else:
+        masks.unlink()
+    assert plan_sweep(prepared, tmp_path / "x", 1).missing == lost
+    again = run(prepared, tmp_path / "x")
+    assert again.computed == lost
+    assert again.warnings == (f"{masks}: missing or not a whole file; `saccade run` computes its cells again",)
+    pd.testing.assert_frame_equal(again.experiment.kept(), kept)
+    pd.testing.assert_frame_equal(again.experiment.cells(), before.cells())
+    assert plan_sweep(prepared, tmp_path / "x", 1).missing == 0
+
+
 def test_more_grid_points_and_more_samples_compute_only_what_is_missing(prepared, tmp_path):
     out = tmp_path / "x"
     small = replace(

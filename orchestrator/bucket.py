@@ -205,7 +205,7 @@ class Bucket:
             if own is not None and not _replaces(name, look, own):
                 if not _replaces(name, own, look):
                     self._sent[name] = own
-            elif everything or "/" not in name or _folder_of(name) in READ:
+            elif everything or "/" not in name or _lies_in(READ, name):
                 wanted[name] = look
             elif own is not None:
                 self._sent[name] = own  # out of date and not read now: it stays as it is, here and there
@@ -337,7 +337,11 @@ def _replaces(name: str, look: _Look, other: _Look) -> bool:
 
 
 def _once(name: str) -> bool:
-    return name.endswith(".parquet") and _folder_of(name) in ONCE  # the report has a folder `pictures` too
+    return _lies_in(ONCE, name)
+
+
+def _lies_in(folders: frozenset[str], name: str) -> bool:
+    return name.endswith(".parquet") and _folder_of(name) in folders  # the report has a folder `pictures` too
 
 
 def _folder_of(name: str) -> str:

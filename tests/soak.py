@@ -2,10 +2,11 @@
 
     PYTHONPATH=. python tests/soak.py --kills 100
 
-Victims are workers, the driver, Ray's raylet and its head, all by SIGKILL, and files of finished cells, which are cut
-in half or taken away. A driver that has ended is started again, as a user would. In the end every cell must be there
-once, equal to the last bit to that of a run that nobody disturbed. A cell here is drawn from its own address
-(`fake_outcome`): what is tried is who answers what, and what is written; that engines answer alike is tried elsewhere.
+Victims are workers, the driver, Ray's raylet and its head, all by SIGKILL, and files of finished cells and of their
+masks, which are cut in half or taken away. A driver that has ended is started again, as a user would. In the end every
+cell must be there once, equal to the last bit to that of a run that nobody disturbed. A cell here is drawn from its own
+address (`fake_outcome`): what is tried is who answers what, and what is written; that engines answer alike is tried
+elsewhere.
 """
 
 from __future__ import annotations
@@ -76,10 +77,10 @@ def soak(folder: Path, kills: int, samples: int, seed: int) -> Counter[str]:
             if driver is None or driver.poll() is not None:
                 if driver is not None and driver.returncode == 0:
                     experiment = Experiment.open(folder / "x")
-                    if len(experiment.cells(["point"])) == total and sum(seen[kill] for kill in KILLS) >= kills:
+                    if len(experiment.whole()) == total and sum(seen[kill] for kill in KILLS) >= kills:
                         break
                     seen["runs that ended with samples given up"] += bool(len(experiment.failures()))
-                    if len(experiment.cells(["point"])) == total:  # too early: there is more to come
+                    if len(experiment.whole()) == total:  # too early: there is more to come
                         for file in draw.sample(sorted((folder / "x/cells").iterdir()), 20):
                             file.unlink()
                 seen["starts of the driver"] += 1
@@ -112,7 +113,7 @@ def start(folder: Path, samples: int, log: object) -> subprocess.Popen[bytes]:
 def strike(plague: str, out: Path, driver: int, draw: random.Random) -> bool:
     """Whether there was somebody to strike."""
     if plague in ("cut", "take"):
-        file = draw.choice(sorted(out.glob("cells/*.parquet")))
+        file = draw.choice(sorted(out.glob(f"{draw.choice(['cells', 'kept'])}/*.parquet")))
         if plague == "take":
             file.unlink()
         else:
@@ -140,7 +141,8 @@ def compare(folder: Path, prepared: Prepared) -> None:
     assert not len(got.failures())
     raw: Counter[tuple[str, str]] = Counter()
     for file in (folder / "x/cells").glob("*.parquet"):
-        with suppress(OSError, ValueError):  # cut in half, and answered again under another name
+        with suppress(OSError, ValueError):  # it or its masks were cut or taken, and answered again under another name
+            pd.read_parquet(folder / "x/kept" / file.name, columns=["point"])
             raw.update(pd.read_parquet(file, columns=["point", "sample"]).itertuples(index=False, name=None))
     assert set(raw.values()) == {1}, "a cell lies on disk twice"
 

@@ -24,7 +24,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.store import CELLS, Experiment, Manifest
+from orchestrator.manifest import Manifest
+from orchestrator.store import Experiment
+from orchestrator.tables import CELLS
 from workers.tasks.base import Sample
 from workers.work import EngineSpec, GridPoint, ModelSpec, TaskSpec, baseline_point
 

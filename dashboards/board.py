@@ -19,11 +19,12 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import pandas as pd
 
+from orchestrator.disk import StoreError
 from orchestrator.latencies import latencies
 from orchestrator.matrix import CellMatrix, UnitFile, image_lengths
 from orchestrator.metrics import Answers, answers_of, measure_summary, open_failures, summarise
 from orchestrator.stops import RACING
-from orchestrator.store import Experiment, StoreError, names_apart
+from orchestrator.store import Experiment, names_apart
 
 T = TypeVar("T")
 

@@ -35,10 +35,11 @@ from dashboards.rows import (
     value_range,
 )
 from dashboards.wording import shortened
+from orchestrator.disk import make_folder, write_whole
 from orchestrator.exports import original_files
 from orchestrator.metrics import summary
 from orchestrator.originals import PromisedFile, min_max
-from orchestrator.store import Experiment, make_folder, write_whole
+from orchestrator.store import Experiment
 
 Normalised = tuple[tuple[str, list[float], str], ...]  # name, raw values, colour
 

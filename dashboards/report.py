@@ -28,7 +28,8 @@ from dashboards.static_html import Links, static_html
 from dashboards.theme import DARK, LIGHT, on_paper
 from dashboards.view import CONFIG as CONFIG_KEY
 from dashboards.view import State, View, view
-from orchestrator.store import Experiment, make_folder, write_whole
+from orchestrator.disk import make_folder, write_whole
+from orchestrator.store import Experiment
 from orchestrator.task_metrics import task_metrics
 
 MAX_FOLDED = 12  # other settings of a page that are drawn too

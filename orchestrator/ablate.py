@@ -22,12 +22,13 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from orchestrator.disk import write_whole
 from orchestrator.metrics import Answers, answers, summarise
 from orchestrator.originals import ABLATION
 from orchestrator.run import Prepared, prepare
 from orchestrator.significance import Bools, mcnemar
 from orchestrator.spec import SpecError, load_sweep
-from orchestrator.store import Experiment, write_whole
+from orchestrator.store import Experiment
 from workers.work import Scalar
 
 Settings = tuple[tuple[str, Scalar], ...]

@@ -10,139 +10,23 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import shutil
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-from orchestrator.store import StoreError
+from orchestrator.disk import StoreError
 from workers.work import content_key
 
 SCHEMES = ("s3", "gs", "abfs", "abfss")  # what pyarrow reads and writes by itself
 CELLS = "cells"
 ONCE = frozenset({CELLS, "kept", "measures", "pictures"})  # a file's name says what it holds: never changed
 READ = ONCE | {"failures"}  # by every command
-SEND_S = 5.0  # between two looks for new files while a sweep runs
-FETCH_S = 10.0  # between two looks for new cells while somebody watches
 AT_ONCE = 16  # requests
 PATIENCE_S = 60
-
-
-@contextmanager
-def located(place: Path, *, exists: bool = False, everything: bool = False) -> Iterator[Path]:
-    """The folder of an experiment for one command; what changes in it is sent back to its bucket.
-
-    Args:
-        place: A path, a ``file://`` URI, or the URI of a place in a bucket.
-        exists: It is read, so there must be something.
-        everything: Fetch Ray Tune's trials and exported tables too, not only what all commands read.
-
-    Raises:
-        StoreError: The URI is of another kind, or its bucket cannot be reached, read or written.
-    """
-    bucket = Bucket.at(place)
-    if bucket is None:
-        yield local_folder(place)
-        return
-    bucket.fetch(exists=exists, everything=everything)
-    yield bucket.folder
-    bucket.send()
-
-
-@contextmanager
-def followed(place: Path, tell: Callable[[str], None]) -> Iterator[Path]:
-    """The folder of an experiment that is being computed; its bucket gets every file within seconds.
-
-    Args:
-        place: As for `located`.
-        tell: Takes a line about the bucket.
-
-    Raises:
-        StoreError: As for `located`; and what could not be sent in the end, which stays in the working copy.
-    """
-    bucket = Bucket.at(place)
-    if bucket is None:
-        yield local_folder(place)
-        return
-    bucket.check_writable()
-    bucket.fetch(everything=True)
-    tell(f"working copy: {bucket.folder}")
-    failing = False
-
-    def send() -> None:
-        nonlocal failing
-        try:
-            bucket.send(everything=False)
-            failing = False
-        except StoreError as error:  # tried again; said once, though each try may name another file
-            if not failing:
-                tell(str(error))
-            failing = True
-
-    try:
-        with _repeated(send, SEND_S):
-            yield bucket.folder
-    except BaseException:
-        try:
-            bucket.send()
-        except StoreError as error:  # the first error is the one to be seen
-            tell(str(error))
-        raise
-    bucket.send()
-    tell(f"all of it is in {bucket.uri}")
-
-
-@contextmanager
-def watched(places: Iterable[Path]) -> Iterator[list[Path]]:
-    """Folders of experiments that somebody looks at while they grow elsewhere; nothing is sent.
-
-    Raises:
-        StoreError: As for `located`.
-    """
-    buckets = [(place, Bucket.at(place)) for place in places]
-    for _, bucket in buckets:
-        if bucket is not None:
-            bucket.fetch(exists=True)
-    remote = [bucket for _, bucket in buckets if bucket is not None]
-
-    def fetch() -> None:
-        for bucket in remote:
-            with suppress(StoreError):  # what is there can be looked at all the same
-                bucket.fetch()
-
-    folders = [local_folder(place) if bucket is None else bucket.folder for place, bucket in buckets]
-    if not remote:
-        yield folders
-        return
-    with _repeated(fetch, FETCH_S):
-        yield folders
-
-
-def local_folder(place: Path) -> Path:
-    """The folder that a path or a ``file://`` URI names.
-
-    Raises:
-        StoreError: A URI of another kind.
-    """
-    uri = uri_of(place)
-    if uri is None:
-        return place
-    scheme, _, rest = uri.partition("://")
-    if scheme == "file":
-        return Path("/" + unquote(rest).lstrip("/"))
-    known = ", ".join(f"{name}://" for name in SCHEMES)
-    raise StoreError(f"{uri}: {scheme}:// is not known; give a path, or a URI that begins with file://, {known}")
-
-
-def uri_of(place: Path) -> str | None:
-    """The URI that came as a path, which has lost a slash; None for a path."""
-    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+", str(place))
-    return f"{match[1].lower()}://{str(place)[match.end() :]}" if match else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +60,6 @@ class Bucket:
         self.folder = cache / "saccade" / "buckets" / f"{name}-{content_key(uri)[:8]}"
         self._sent: dict[str, _Look] = {}  # by name: files of the working copy that the bucket has
         self._undated: set[str] = set()  # names sent whose objects have another time than the files
-
-    @classmethod
-    def at(cls, place: Path) -> Bucket | None:
-        """Of a URI; None where a place is a folder."""
-        uri = uri_of(place)
-        return cls(uri) if uri and uri.partition("://")[0] in SCHEMES else None
 
     def check_writable(self) -> None:
         """Raises: StoreError: Nothing can be written, said before anything is computed."""
@@ -350,21 +228,3 @@ def _folder_of(name: str) -> str:
 
 def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
-
-
-@contextmanager
-def _repeated(action: Callable[[], object], seconds: float) -> Iterator[None]:
-    """Do something now and then in a thread, until the block ends."""
-    ended = threading.Event()
-
-    def repeat() -> None:
-        while not ended.wait(seconds):
-            action()
-
-    thread = threading.Thread(target=repeat, name="bucket", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()

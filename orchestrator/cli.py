@@ -90,8 +90,8 @@ def plan(
 ) -> None:
     """Say what a sweep would compute, and what that costs; nothing is computed or written."""
     with _user_errors():
-        from orchestrator.bucket import located
         from orchestrator.cluster import join_named
+        from orchestrator.places import located
         from orchestrator.run import plan_and_stops
         from orchestrator.show import show_plan
 
@@ -121,8 +121,8 @@ def run(
 ) -> None:
     """Compute the missing cells of a sweep and show its table. The same command again goes on where it stopped."""
     with _user_errors(resume=True):
-        from orchestrator.bucket import followed, uri_of
         from orchestrator.cluster import join_named
+        from orchestrator.places import followed, uri_of
         from orchestrator.run import RunOptions, run_sweep
 
         console = _console()
@@ -150,7 +150,7 @@ def report(
 ) -> None:
     """Write tables, pictures and the folder of pages again, from the cells; nothing is computed."""
     with _user_errors():
-        from orchestrator.bucket import located
+        from orchestrator.places import located
         from orchestrator.show import show_notes
         from orchestrator.store import Experiment
 
@@ -177,8 +177,8 @@ def dashboard(
     with _user_errors():
         from dashboards.app import serve
         from dashboards.live.access import is_loopback
-        from orchestrator.bucket import watched
-        from orchestrator.store import StoreError
+        from orchestrator.disk import StoreError
+        from orchestrator.places import watched
 
         if not is_loopback(host):
             typer.echo(
@@ -207,8 +207,8 @@ def export(
 ) -> None:
     """Write each grid point's answers and scores, sample by sample, in another harness's form."""
     with _user_errors():
-        from orchestrator.bucket import located
         from orchestrator.lmms_samples import write_lmms_samples
+        from orchestrator.places import located
         from orchestrator.show import named
         from orchestrator.store import Experiment
 
@@ -230,9 +230,9 @@ def compare(
 ) -> None:
     """Put experiments or grid points side by side, with differences, intervals, cost, and a recommendation."""
     with _user_errors():
-        from orchestrator.bucket import located
         from orchestrator.compare import compare as compared
         from orchestrator.compare import printable, rendered
+        from orchestrator.places import located
         from orchestrator.show import text_table
 
         with ExitStack() as stack:
@@ -258,8 +258,8 @@ def import_(
 ) -> None:
     """Read the original projects' result files, to stand beside ours; says which of their numbers cannot be."""
     with _user_errors():
-        from orchestrator.bucket import located
         from orchestrator.imports import import_files
+        from orchestrator.places import located
 
         with located(out) as folder:
             path, rows = import_files(files, folder)
@@ -288,8 +288,8 @@ def latency(
 ) -> None:
     """Measure grid points one at a time, with tokens really dropped; writes EXPERIMENT/latency.json."""
     with _user_errors():
-        from orchestrator.bucket import followed
         from orchestrator.latency import chosen_points, write_latency
+        from orchestrator.places import followed
         from orchestrator.show import latency_text
 
         console = _console()
@@ -346,8 +346,8 @@ def ablate(
     with _user_errors(resume=True):
         from orchestrator.ablate import ablate as ablated
         from orchestrator.ablate import choice_lines
-        from orchestrator.bucket import followed
         from orchestrator.cluster import join_named
+        from orchestrator.places import followed
         from orchestrator.run import RunOptions, run_sweep
 
         console = _console()
@@ -376,7 +376,7 @@ def status(
 ) -> None:
     """Say how far an experiment is, and what failed."""
     with _user_errors():
-        from orchestrator.bucket import located
+        from orchestrator.places import located
         from orchestrator.show import show_status
         from orchestrator.store import Experiment
 
@@ -394,8 +394,8 @@ def merge(
 ) -> None:
     """Put experiments together: all their grid points and samples, every cell once. The originals stay as they are."""
     with _user_errors():
-        from orchestrator.bucket import located
         from orchestrator.inventory import merge as merged
+        from orchestrator.places import located
         from orchestrator.show import show_merged
 
         console = _console()
@@ -412,8 +412,8 @@ def verify(
 ) -> None:
     """Check every file of an experiment: whole, every cell once, model and data unchanged. Exit code 2 where not."""
     with _user_errors():
-        from orchestrator.bucket import located
         from orchestrator.inventory import verify as verified
+        from orchestrator.places import located
         from orchestrator.store import Experiment
 
         console = _console()
@@ -466,8 +466,8 @@ def tune(
 ) -> None:
     """Write Ray Tune's view of an experiment again, from its cells, and tell it to callbacks; nothing is computed."""
     with _user_errors():
-        from orchestrator.bucket import located, uri_of
         from orchestrator.document import parse_callbacks
+        from orchestrator.places import located, uri_of
         from orchestrator.show import show_notes
         from orchestrator.store import Experiment
         from orchestrator.tune_store import tell_all
@@ -553,9 +553,9 @@ def _user_errors(resume: bool = False) -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
     except ValueError as error:
         from orchestrator.cluster import PoolError
+        from orchestrator.disk import StoreError
         from orchestrator.faults import SweepError
         from orchestrator.spec import SpecError
-        from orchestrator.store import StoreError
         from workers.models import ModelError
         from workers.tasks.base import DataError
 
@@ -595,8 +595,8 @@ def _show_result(console: Console, result: RunResult) -> None:
 
 def _draw(rows: pd.DataFrame, picture: Path) -> None:
     from dashboards.plots import write_comparison
-    from orchestrator.bucket import uri_of
-    from orchestrator.store import StoreError
+    from orchestrator.disk import StoreError
+    from orchestrator.places import uri_of
 
     if uri_of(picture):
         raise StoreError(f"--picture {uri_of(picture)}: a picture is written on this machine; give a path")

@@ -17,10 +17,11 @@ import numpy as np
 import pandas as pd
 
 from orchestrator.costs import costs
+from orchestrator.disk import StoreError
 from orchestrator.imports import IMPORTED_FILE, imported_summary
 from orchestrator.latencies import latencies
 from orchestrator.metrics import Answers, answers, summarise
-from orchestrator.store import Experiment, StoreError, names_apart
+from orchestrator.store import Experiment, names_apart
 
 KEYS = ("key", "baseline", "strategy", "layer", "rank", "params", "state")
 TOLERATED_LOSS = 0.01  # of accuracy; the documents' threshold for a recommendation

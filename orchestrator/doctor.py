@@ -244,9 +244,9 @@ def examine(load: Callable[[], Prepared] | None, out: Path | None) -> Iterator[C
 
 
 def _sweep(prepared: Prepared, out: Path) -> Iterator[Check]:
-    from orchestrator.bucket import Bucket, located
+    from orchestrator.disk import StoreError
+    from orchestrator.places import bucket_at, located
     from orchestrator.run import plan_and_stops
-    from orchestrator.store import StoreError
 
     spec = prepared.spec
     yield Check("ok", "sweep", f"{spec.name}: {len(spec.points)} grid points x {len(prepared.samples)} samples")
@@ -256,7 +256,7 @@ def _sweep(prepared: Prepared, out: Path) -> Iterator[Check]:
     yield Check("ok", "data", f"{prepared.available} questions of {spec.engine.task.name} in {spec.engine.task.data}")
     yield check_images(prepared.samples)
     try:
-        if bucket := Bucket.at(out):
+        if bucket := bucket_at(out):
             bucket.check_writable()
             yield Check("ok", "results", f"{bucket.uri} can be written")
         with located(out) as folder:

@@ -20,11 +20,12 @@ from typing import Any, TypedDict
 import pandas as pd
 
 from orchestrator.costs import costs
+from orchestrator.disk import make_folder, write_whole
 from orchestrator.kept_quality import agreement, kept_masks, overlap
 from orchestrator.latencies import latencies
 from orchestrator.metrics import Answers, answers, measure_summary, summarise
 from orchestrator.originals import Found, PromisedFile, ablation_table, promised_files
-from orchestrator.store import Experiment, make_folder, write_whole
+from orchestrator.store import Experiment
 from orchestrator.task_metrics import task_metrics
 
 CUTOFF = "cutoff"  # the strategy that keeps nothing

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from orchestrator.disk import StoreError, make_folder, write_whole
 from orchestrator.metrics import reachable, suspicions
 from orchestrator.significance import wilson
-from orchestrator.store import StoreError, make_folder, write_whole
 from workers.work import BASELINE
 
 IMPORTED_FILE = "imported.json"

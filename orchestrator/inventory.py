@@ -19,9 +19,11 @@ import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
 
+from orchestrator.disk import StoreError, make_folder, write_whole
 from orchestrator.significance import Bools, Ints
 from orchestrator.stops import read_stops
-from orchestrator.store import CELLS, KEPT, Experiment, StoreError, make_folder, write_whole
+from orchestrator.store import Experiment
+from orchestrator.tables import CELLS, KEPT
 from workers.checkpoints.layout import open_checkpoint
 from workers.fingerprint import data_fingerprint, model_fingerprint
 from workers.models import ModelError

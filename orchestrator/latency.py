@@ -9,10 +9,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from orchestrator.disk import write_whole
 from orchestrator.latencies import LATENCY_FILE
 from orchestrator.run import Prepared
 from orchestrator.spec import SpecError
-from orchestrator.store import Experiment, write_whole
+from orchestrator.store import Experiment
 from workers.latency import Latency, measure_latency, prepare_prompts
 from workers.loading import default_device, load_llava
 from workers.work import GridPoint

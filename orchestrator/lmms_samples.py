@@ -18,8 +18,9 @@ from typing import Any
 
 import pandas as pd
 
+from orchestrator.disk import StoreError, make_folder, write_whole
 from orchestrator.metrics import scores
-from orchestrator.store import Experiment, StoreError, make_folder, write_whole
+from orchestrator.store import Experiment
 from workers.work import GridPoint, content_key
 
 

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from orchestrator.significance import Floats
-from orchestrator.store import CELLS, Experiment, columns_there
+from orchestrator.store import Experiment
+from orchestrator.tables import CELLS, columns_there
 
 _READ = ("context", "source", "point", "sample", "correct", "visual_tokens", "prompt_tokens")
 _NAMES = _READ[:4]  # repeated in every row: read as dictionaries

@@ -14,7 +14,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.store import Experiment, write_whole
+from orchestrator.disk import write_whole
+from orchestrator.store import Experiment
 from workers.work import content_key
 
 FOLDER = "pictures"

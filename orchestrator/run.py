@@ -17,6 +17,7 @@ from rich.console import Console
 from orchestrator.chosen_by import chosen_by
 from orchestrator.cluster import IN_A_JOB
 from orchestrator.faults import FaultWatch
+from orchestrator.manifest import Manifest
 from orchestrator.plan import Plan, make_plan
 from orchestrator.policy import Policy
 from orchestrator.pool import ENGINE, EngineFactory, LocalPool, Pool, RayPool
@@ -25,7 +26,7 @@ from orchestrator.recorder import DEFAULT_LIMIT, PictureRecorder
 from orchestrator.show import cells_text
 from orchestrator.spec import SpecError, SweepSpec
 from orchestrator.stops import Stops, write_stops
-from orchestrator.store import Experiment, Manifest, check_target
+from orchestrator.store import Experiment, check_target
 from orchestrator.tune_store import TuneMirror, check_callbacks
 from strategies import catalog
 from workers.checkpoints.layout import open_checkpoint

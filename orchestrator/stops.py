@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from orchestrator.disk import write_whole
 from orchestrator.racing import RacingRule
-from orchestrator.store import Experiment, write_whole
+from orchestrator.store import Experiment
 
 RACING = "racing.json"
 STOPPED = "stopped early"  # state of a grid point, beside complete, partial and missing

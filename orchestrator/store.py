@@ -16,10 +16,8 @@ the cells that are missing".
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,121 +25,26 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import yaml
 
+from orchestrator.disk import StoreError, make_folder, write_whole
+from orchestrator.manifest import SCHEMA_VERSION, Manifest
+from orchestrator.tables import (
+    ADDRESS,
+    CELLS,
+    FAILURES,
+    KEPT,
+    MEASURES,
+    SAMPLES,
+    ends_well,
+    read_columns,
+    samples_table,
+    write_table,
+)
 from workers.tasks.base import Sample
-from workers.work import EngineSpec, GridPoint, MeasureSpec, UnitOutcome, WorkUnit, content_key
+from workers.work import EngineSpec, GridPoint, UnitOutcome, WorkUnit, content_key
 
-SCHEMA_VERSION = 1
-MAGIC = b"PAR1"  # the end of every parquet file
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where there is one: 3,000 points take a second
-
-_ADDRESS = [("context", pa.string()), ("source", pa.string()), ("point", pa.string()), ("sample", pa.string())]
-CELLS = pa.schema(
-    [
-        *_ADDRESS,
-        ("answer", pa.string()),
-        ("parsed", pa.string()),
-        ("correct", pa.bool_()),
-        ("score", pa.float64()),  # 0 to 1; null: 0 or 1, as ``correct`` says
-        ("first_token", pa.int64()),
-        ("option_logits", pa.list_(pa.float32())),
-        ("margin", pa.float32()),
-        ("tokens_kept", pa.int32()),
-        ("decoded_tokens", pa.int32()),
-        ("prompt_tokens", pa.int32()),
-        ("visual_tokens", pa.int32()),
-    ]
-)
-KEPT = pa.schema([*_ADDRESS, ("visual_tokens", pa.int32()), ("kept_mask", pa.binary())])
-MEASURES = pa.schema([*_ADDRESS, ("name", pa.string()), ("value", pa.float64())])
-FAILURES = pa.schema([(name, pa.string()) for name in ("context", "sample", "kind", "message", "traceback", "worker")])
-SAMPLES = pa.schema(
-    [
-        ("id", pa.string()),
-        ("label", pa.string()),
-        ("options", pa.int32()),  # number of options
-        ("question", pa.string()),
-        ("choices", pa.list_(pa.string())),
-        ("subject", pa.string()),
-        ("topic", pa.string()),
-        ("category", pa.string()),
-        ("skill", pa.string()),
-        ("group", pa.string()),  # questions that count together; empty or null: it counts alone
-        ("image", pa.string()),  # path, or file and row, where the run saw it; null: a text-only question
-        ("patches", pa.list_(pa.int32())),  # visual tokens that hold the answer; null: unknown
-        ("position", pa.int32()),  # 0-based, in the order of the benchmark's file
-    ]
-)
-ADDED = frozenset({"score", "group"})  # columns that files of earlier versions do not have
-
-
-class StoreError(ValueError):
-    """A directory cannot be used as an experiment. The message names the place and the remedy; exit code 2."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
-    """The resolved sweep: what ``sweep.yaml`` of an experiment says."""
-
-    name: str
-    engine: EngineSpec
-    points: tuple[GridPoint, ...]  # the un-pruned baseline first
-    sources: tuple[str, ...]  # of each point: hash of its strategy's source file, "none" for the baseline
-    chosen_by: tuple[str, ...] = ()  # of each point: what its choice of tokens goes by, for people
-    model_fingerprint: str
-    data_fingerprint: str
-    model_facts: tuple[tuple[str, int | float | str | None], ...] = ()  # layers, heads, visual_tokens ...
-    sources_hash: str = ""  # of strategies/ and workers/ together
-    versions: tuple[tuple[str, str], ...] = ()
-
-    def __post_init__(self) -> None:
-        if len(self.sources) != len(self.points):
-            raise ValueError(f"{len(self.points)} points but {len(self.sources)} sources")
-
-    @property
-    def parts(self) -> dict[str, str | int | bool]:
-        """All that the context is made of, by names that make sense in a message."""
-        model, task, measure = self.engine.model, self.engine.task, self.engine.measure
-        return {
-            "model": self.model_fingerprint,
-            "data": self.data_fingerprint,
-            "dtype": model.dtype,
-            "image_mode": model.image_mode,
-            "task": task.name,
-            "conversation": task.conversation,
-            "single_prediction": task.single_prediction,
-            "scorer": task.scorer or "",
-            "max_new_tokens": self.engine.max_new_tokens,
-            "seed": self.engine.seed,
-            # Only where something is measured, so that other sweeps keep their addresses.
-            **({"measure": json.dumps(asdict(measure), sort_keys=True)} if measure != MeasureSpec() else {}),
-        }
-
-    @property
-    def context(self) -> str:
-        """First part of every cell's address: equal contexts mean comparable cells."""
-        return content_key(self.parts)
-
-    def to_json(self) -> dict[str, Any]:
-        points = [
-            {"key": point.key, "source": source, **point.to_json(), **({"chosen_by": words} if words else {})}
-            for point, source, words in zip(
-                self.points, self.sources, self.chosen_by or [""] * len(self.points), strict=True
-            )
-        ]
-        return {
-            "format": SCHEMA_VERSION,
-            "name": self.name,
-            "context": self.context,
-            "context_parts": self.parts,
-            "engine": self.engine.to_json(),
-            "model_facts": dict(self.model_facts),
-            "sources_hash": self.sources_hash,
-            "versions": dict(self.versions),
-            "points": points,
-        }
 
 
 class Experiment:
@@ -211,7 +114,7 @@ class Experiment:
         meta["samples"] = len(samples)
         for folder in ("cells", "kept", "failures", "measures"):
             make_folder(path / folder)
-        _write_table(path / "samples.parquet", _samples_table(samples))
+        write_table(path / "samples.parquet", samples_table(samples))
         text = "# Written by `saccade run`. Cells are addressed by what stands here: change the sweep file instead.\n"
         write_whole(path / "sweep.yaml", (text + yaml.safe_dump(meta, sort_keys=False)).encode())
         return cls(path, meta)
@@ -228,7 +131,7 @@ class Experiment:
         rows = [{"context": self.context, "source": self.sources[cell.point], **asdict(cell)}
                 for cell in outcome.outcomes]  # fmt: skip
         if rows:
-            _write_table(self.path / "kept" / name, pa.Table.from_pylist(rows, schema=KEPT))
+            write_table(self.path / "kept" / name, pa.Table.from_pylist(rows, schema=KEPT))
         measured = [
             {"context": self.context, "source": self.sources[cell.point], "point": cell.point, "sample": cell.sample,
              "name": what, "value": value}
@@ -237,16 +140,16 @@ class Experiment:
         ]  # fmt: skip
         if measured:
             (self.path / "measures").mkdir(exist_ok=True)  # an experiment begun before there were measures
-            _write_table(self.path / "measures" / name, pa.Table.from_pylist(measured, schema=MEASURES))
+            write_table(self.path / "measures" / name, pa.Table.from_pylist(measured, schema=MEASURES))
         if outcome.failures:
             failed = [
                 {"context": self.context, "worker": outcome.worker, **asdict(failure)} for failure in outcome.failures
             ]
-            _write_table(self.path / "failures" / name, pa.Table.from_pylist(failed, schema=FAILURES))
+            write_table(self.path / "failures" / name, pa.Table.from_pylist(failed, schema=FAILURES))
         if rows:
             table = pa.Table.from_pylist(rows, schema=CELLS)
             stated = {"worker": outcome.worker, "seconds": str(outcome.seconds)}
-            _write_table(self.path / "cells" / name, table.replace_schema_metadata(stated))
+            write_table(self.path / "cells" / name, table.replace_schema_metadata(stated))
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -254,7 +157,7 @@ class Experiment:
     def samples(self) -> pd.DataFrame:
         """The samples of the sweep, one row each, in the order of the benchmark's file (columns: SAMPLES)."""
         try:
-            table = _read_columns(self.path / "samples.parquet", SAMPLES)
+            table = read_columns(self.path / "samples.parquet", SAMPLES)
         except (pa.ArrowException, OSError) as error:
             raise StoreError(
                 f"{self.path / 'samples.parquet'}: cannot be read; run the same sweep with the same --out to write it "
@@ -321,7 +224,7 @@ class Experiment:
 
     def unread(self) -> int:
         """How many cells of the same model, data and settings are of other samples or grid points than this sweep."""
-        tables = list(self._tables(self.files("cells"), CELLS, [name for name, _ in _ADDRESS]))
+        tables = list(self._tables(self.files("cells"), CELLS, [name for name, _ in ADDRESS]))
         read = len(self.cells(["point", "sample"]))
         if sum(map(len, tables)) == read:
             return 0
@@ -387,7 +290,7 @@ class Experiment:
     def _has_all(self, cells: Path) -> bool:
         """Whether the masks and measures of a file of cells are there to their ends; what is not is noted."""
         masks, measures = (self.path / folder / cells.name for folder in ("kept", "measures"))
-        broken = [path for path in (masks, *([measures] if measures.exists() else ())) if not _ends_well(path)]
+        broken = [path for path in (masks, *([measures] if measures.exists() else ())) if not ends_well(path)]
         for path in broken:
             self._notes[path] = f"{path}: missing or not a whole file; `saccade run` computes its cells again"
         return not broken
@@ -403,7 +306,7 @@ class Experiment:
         wanted = pa.schema([schema.field(name) for name in columns])
         for path in files:
             try:
-                yield _read_columns(path, wanted, rows)
+                yield read_columns(path, wanted, rows)
             except FileNotFoundError:
                 continue  # deleted since we looked
             except (pa.ArrowException, OSError, ValueError, KeyError) as error:
@@ -450,104 +353,6 @@ def check_target(path: Path, manifest: Manifest) -> dict[str, Any] | None:
         f"{path}: holds cells of another sweep ({details}); results of the two must not be mixed: "
         "give --out another directory, or restore the old setting"
     )
-
-
-def make_folder(path: Path) -> None:
-    """Make a directory, and those above it, where it is missing.
-
-    Raises:
-        StoreError: It cannot be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(
-            f"{path}: cannot be made: {error.strerror}; give --out another directory, or make room for this one"
-        ) from error
-
-
-def write_whole(path: Path, content: bytes, sync: bool = True) -> None:
-    """Write a file so that it is there as a whole or not at all; with ``sync`` also after a power cut.
-
-    Raises:
-        StoreError: The disk is full, or the folder may not be written to.
-    """
-    # In the same folder, because renaming is atomic only inside one file system; readers skip the leading dot.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                if sync:
-                    os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        if sync:
-            _sync_folder(path.parent)
-    except OSError as error:
-        raise StoreError(
-            f"{path}: cannot be written: {error.strerror}; what was finished before is kept, and the same command "
-            "goes on from there"
-        ) from error
-
-
-def _write_table(path: Path, table: pa.Table) -> None:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    write_whole(path, sink.getvalue().to_pybytes())
-
-
-def _read_columns(path: Path, wanted: pa.Schema, rows: Sequence[tuple[str, str, list[str]]] = ()) -> pa.Table:
-    """Some columns of a file, of all rows or of those that pass; columns that came later than the file are null."""
-    there = columns_there(path, wanted.names)
-    table = pq.read_table(path, columns=there, filters=list(rows) or None)
-    for place, name in enumerate(wanted.names):
-        if name not in there:
-            table = table.add_column(place, wanted.field(name), pa.nulls(len(table), wanted.field(name).type))
-    return table.select(wanted.names).cast(wanted)
-
-
-def columns_there(path: Path, names: Sequence[str]) -> list[str]:
-    """The wanted columns without those that came later (ADDED) than the file."""
-    own = set(pq.read_schema(path).names) if ADDED & set(names) else set(names)
-    return [name for name in names if name in own or name not in ADDED]
-
-
-def _ends_well(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            file.seek(-len(MAGIC), os.SEEK_END)
-            return file.read() == MAGIC
-    except OSError:  # missing, or shorter than that
-        return False
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _samples_table(samples: Sequence[Sample]) -> pa.Table:
-    rows = [
-        {
-            **{name: getattr(sample, name) for name in ("id", "label", "question", "subject", "topic")},
-            "category": sample.category,
-            "skill": sample.skill,
-            "group": sample.group,
-            "options": len(sample.choices),
-            "choices": list(sample.choices),
-            "image": None if sample.image is None else str(sample.image),
-            "patches": None if sample.patches is None else list(sample.patches),
-            "position": place,
-        }
-        for place, sample in enumerate(samples)
-    ]
-    return pa.Table.from_pylist(rows, schema=SAMPLES)
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:

@@ -27,10 +27,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.disk import write_whole
 from orchestrator.document import CallbackSpec, SpecError
 from orchestrator.policy import policy_of
 from orchestrator.rungs import Metrics, News
-from orchestrator.store import Experiment, write_whole
+from orchestrator.store import Experiment
 from orchestrator.trial_files import METRICS, Result, TrialFiles, agrees, told, trial_config, trial_names
 from workers.work import GridPoint, content_key
 

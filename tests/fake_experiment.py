@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.store import Experiment, Manifest
+from orchestrator.manifest import Manifest
+from orchestrator.store import Experiment
 from workers.tasks.base import LETTERS, Sample
 from workers.work import (
     BASELINE,

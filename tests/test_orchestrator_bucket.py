@@ -17,11 +17,13 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from fake_experiment import fake_outcome, write_fake_experiment
-from orchestrator import bucket
-from orchestrator.bucket import Bucket, followed, local_folder, located, uri_of, watched
+from orchestrator import bucket, places
+from orchestrator.bucket import Bucket
+from orchestrator.disk import StoreError
+from orchestrator.places import bucket_at, followed, local_folder, located, uri_of, watched
 from orchestrator.racing import RacingRule
 from orchestrator.stops import Stops, read_stops, write_stops
-from orchestrator.store import Experiment, StoreError
+from orchestrator.store import Experiment
 from workers.work import WorkUnit
 
 
@@ -65,7 +67,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def in_bucket(place: Path) -> set[str]:
-    return set(Bucket.at(place)._there())
+    return set(bucket_at(place)._there())
 
 
 def write_here(place: Path, **options: object) -> None:
@@ -155,7 +157,7 @@ def test_a_file_cut_here_is_mended_from_the_bucket(place, machine, cut):
 def test_an_object_cut_there_is_mended_from_here(place, machine, store, content):
     write_here(place, samples=20)
     time.sleep(1.1)
-    at = Bucket.at(place)
+    at = bucket_at(place)
     names = [name for name in at._there() if name.startswith("cells/")]
     for name in (*names, "sweep.yaml") if not content else names:
         with store.open_output_stream(f"{at._root}/{name}") as stream:
@@ -193,7 +195,7 @@ def test_cells_of_two_machines_are_put_together(place, machine):
 
 
 def test_a_stage_of_an_ablation_can_be_followed_while_it_is_computed(place, machine, monkeypatch):
-    monkeypatch.setattr(bucket, "SEND_S", 0.05)
+    monkeypatch.setattr(places, "SEND_S", 0.05)
     with followed(place, lambda line: None) as folder:
         write_fake_experiment(folder / "1_heads", samples=20)
         deadline = time.monotonic() + 20
@@ -206,7 +208,7 @@ def test_a_stage_of_an_ablation_can_be_followed_while_it_is_computed(place, mach
 
 
 def test_cells_are_sent_after_what_belongs_to_them_while_they_are_computed(place, machine, monkeypatch):
-    monkeypatch.setattr(bucket, "SEND_S", 0.05)
+    monkeypatch.setattr(places, "SEND_S", 0.05)
     sent: list[str] = []
     send_one = Bucket._send_one
     monkeypatch.setattr(Bucket, "_send_one", lambda self, name, look: (sent.append(name), send_one(self, name, look)))
@@ -226,7 +228,7 @@ def test_cells_are_sent_after_what_belongs_to_them_while_they_are_computed(place
 
 
 def test_who_watches_sees_new_cells(place, machine, monkeypatch):
-    monkeypatch.setattr(bucket, "FETCH_S", 0.05)
+    monkeypatch.setattr(places, "FETCH_S", 0.05)
     write_here(place, samples=20, done=10)
     machine("desk")
     with watched([place]) as (folder,):
@@ -241,7 +243,7 @@ def test_who_watches_sees_new_cells(place, machine, monkeypatch):
 
 
 def test_a_bucket_that_fails_for_a_while_costs_nothing(place, machine, monkeypatch):
-    monkeypatch.setattr(bucket, "SEND_S", 0.05)
+    monkeypatch.setattr(places, "SEND_S", 0.05)
     send_one, told, broken = Bucket._send_one, [], [True]
 
     def send(self, name, look):
@@ -284,7 +286,7 @@ def test_a_bucket_that_fails_to_the_end_leaves_the_working_copy(place, machine, 
 @pytest.mark.parametrize("name", [".hidden/evil", "cells/.evil"])
 def test_no_object_leaves_the_working_copy(place, machine, store, name, tmp_path):
     write_here(place, samples=10)
-    with store.open_output_stream(f"{Bucket.at(place)._root}/{name}") as stream:
+    with store.open_output_stream(f"{bucket_at(place)._root}/{name}") as stream:
         stream.write(b"evil")
     found = store.get_file_info(pyarrow.fs.FileSelector("lab", recursive=True))
     assert any(info.path.endswith(f"exp/{name}") for info in found), "the server has put it elsewhere"
@@ -332,7 +334,7 @@ def test_paths_and_file_uris():
     assert local_folder(Path("file:///tmp/with%20space")) == Path("/tmp/with space")
     assert uri_of(Path("S3://lab/x")) == "s3://lab/x"
     assert uri_of(Path("/s3:/x")) is None
-    assert Bucket.at(Path("experiments/x")) is None
+    assert bucket_at(Path("experiments/x")) is None
 
 
 def saccade(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

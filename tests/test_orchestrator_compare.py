@@ -15,9 +15,10 @@ from measured_experiment import write_measured
 from orchestrator.ablate import ablate, choice_lines, choose
 from orchestrator.cli import app
 from orchestrator.compare import COLUMNS, compare, printable, rendered
+from orchestrator.disk import StoreError
 from orchestrator.imports import import_files
 from orchestrator.metrics import answers, summary
-from orchestrator.store import Experiment, StoreError
+from orchestrator.store import Experiment
 from workers.work import GridPoint, baseline_point
 
 BASE = baseline_point(4, 64)

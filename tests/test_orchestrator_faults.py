@@ -144,7 +144,7 @@ import sys
 from pathlib import Path
 import subprocess
 from test_orchestrator_faults import *
-from orchestrator.store import StoreError
+from orchestrator.disk import StoreError
 
 folder = Path(sys.argv[1])
 (folder / "sweep.yaml").write_text(SWEEP)

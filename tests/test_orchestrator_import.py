@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from fake_experiment import write_fake_experiment
+from orchestrator.disk import StoreError
 from orchestrator.exports import write_exports
 from orchestrator.imports import fitting_count, import_files, read_original
 from orchestrator.metrics import answers as answers_of
 from orchestrator.metrics import summarise
-from orchestrator.store import StoreError
 
 ORIGINALS = Path(__file__).parent / "originals"
 

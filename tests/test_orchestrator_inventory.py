@@ -13,9 +13,11 @@ import pytest
 import yaml
 
 from fake_experiment import fake_manifest, fake_outcome, fake_points, fake_samples, write_fake_experiment
+from orchestrator.disk import StoreError
 from orchestrator.inventory import merge, verify
+from orchestrator.manifest import Manifest
 from orchestrator.metrics import summary
-from orchestrator.store import Experiment, Manifest, StoreError
+from orchestrator.store import Experiment
 from workers.checkpoints.layout import open_checkpoint
 from workers.fingerprint import model_fingerprint
 from workers.work import BASELINE, GridPoint, WorkUnit

@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 from fake_experiment import fake_manifest, fake_outcome, fake_points, fake_samples, write_fake_experiment
-from orchestrator.store import CELLS, Experiment, StoreError, write_whole
+from orchestrator.disk import StoreError, write_whole
+from orchestrator.store import Experiment
+from orchestrator.tables import CELLS
 from workers.work import GridPoint, SampleFailure, UnitOutcome, WorkUnit
 
 POINTS = fake_points()

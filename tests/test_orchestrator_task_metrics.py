@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from dashboards.report import write_report
 from fake_experiment import fake_manifest
 from orchestrator.cli import app
+from orchestrator.disk import StoreError
 from orchestrator.exports import write_exports
 from orchestrator.lmms_samples import write_lmms_samples
 from orchestrator.metrics import answers, summarise
@@ -19,7 +20,7 @@ from orchestrator.run import RunOptions, prepare, run_sweep
 from orchestrator.show import accuracy_table
 from orchestrator.significance import bootstrap_mean, bootstrap_p, mcnemar
 from orchestrator.spec import SpecError, load_sweep
-from orchestrator.store import Experiment, StoreError
+from orchestrator.store import Experiment
 from orchestrator.task_metrics import headline, task_metrics
 from test_workers_benchmarks import WRITERS
 from workers.tasks.base import Sample

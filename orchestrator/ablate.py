@@ -25,7 +25,7 @@ import yaml
 from orchestrator.disk import write_whole
 from orchestrator.metrics import Answers, answers, summarise
 from orchestrator.originals import ABLATION
-from orchestrator.run import Prepared, prepare
+from orchestrator.prepare import Prepared, prepare
 from orchestrator.significance import Bools, mcnemar
 from orchestrator.spec import SpecError, load_sweep
 from orchestrator.store import Experiment

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-    from orchestrator.run import Prepared, RunResult
+    from orchestrator.prepare import Prepared
+    from orchestrator.run import RunResult
     from orchestrator.store import Experiment
 
 LOG_WIDTH = 120  # of a file or pipe, where rich would wrap the tables at 80
@@ -497,7 +498,7 @@ def _prepare(
 ) -> Prepared:
     import yaml
 
-    from orchestrator.run import prepare
+    from orchestrator.prepare import prepare
     from orchestrator.spec import SpecError, load_sweep
 
     overrides: dict[str, Any] = {}

@@ -22,7 +22,7 @@ from orchestrator.show import size_text
 
 if TYPE_CHECKING:
     from orchestrator.plan import Plan
-    from orchestrator.run import Prepared
+    from orchestrator.prepare import Prepared
     from workers.tasks.base import Sample
 
 OLDEST_PYTHON = (3, 11)

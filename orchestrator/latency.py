@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestrator.disk import write_whole
 from orchestrator.latencies import LATENCY_FILE
-from orchestrator.run import Prepared
+from orchestrator.prepare import Prepared
 from orchestrator.spec import SpecError
 from orchestrator.store import Experiment
 from workers.latency import Latency, measure_latency, prepare_prompts

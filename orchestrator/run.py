@@ -6,47 +6,25 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass
 from pathlib import Path
-from platform import python_version
 
 import pandas as pd
 from rich.console import Console
 
-from orchestrator.chosen_by import chosen_by
 from orchestrator.cluster import IN_A_JOB
 from orchestrator.faults import FaultWatch
-from orchestrator.manifest import Manifest
 from orchestrator.plan import Plan, make_plan
 from orchestrator.policy import Policy
 from orchestrator.pool import ENGINE, EngineFactory, LocalPool, Pool, RayPool
+from orchestrator.prepare import Prepared
 from orchestrator.progress import SweepProgress
 from orchestrator.recorder import DEFAULT_LIMIT, PictureRecorder
 from orchestrator.show import cells_text
-from orchestrator.spec import SpecError, SweepSpec
+from orchestrator.spec import SpecError
 from orchestrator.stops import Stops, write_stops
 from orchestrator.store import Experiment, check_target
 from orchestrator.tune_store import TuneMirror, check_callbacks
-from strategies import catalog
-from workers.checkpoints.layout import open_checkpoint
-from workers.fingerprint import data_fingerprint, model_fingerprint, sources_hash
-from workers.tasks.base import Sample
-from workers.tasks.catalog import load_benchmark
-from workers.work import BASELINE, GridPoint
-
-RECORDED_VERSIONS = ("saccade", "torch", "transformers", "ray", "numpy", "pandas", "pyarrow")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """A sweep whose files have been looked at."""
-
-    spec: SweepSpec
-    samples: tuple[Sample, ...]  # of the sweep
-    available: int  # samples that the benchmark has
-    manifest: Manifest
-    notes: tuple[str, ...] = ()  # what is to be known of the benchmark's files, and what was asked of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,43 +51,6 @@ class RunOptions:
     gpus_per_worker: float | None = None  # of an actor; None: one where there are GPUs
     engine: EngineFactory = ENGINE
     pictures: int = DEFAULT_LIMIT  # of samples as the model saw them, recorded for the sample explorer
-
-
-def prepare(spec: SweepSpec) -> Prepared:
-    """Check model and data, and name them by content.
-
-    Raises:
-        ModelError, DataError: Files are missing or damaged.
-    """
-    checkpoint = open_checkpoint(spec.engine.model)
-    checkpoint.check()
-    benchmark = load_benchmark(spec.engine.task)
-    everything = benchmark.samples
-    manifest = Manifest(
-        name=spec.name,
-        engine=spec.engine,
-        points=spec.points,
-        sources=tuple(_source(point) for point in spec.points),
-        chosen_by=tuple(chosen_by(point) for point in spec.points),
-        model_fingerprint=model_fingerprint(checkpoint),
-        # Of all samples, not only of this sweep's, so that asking more of them continues the same cells.
-        data_fingerprint=data_fingerprint(everything),
-        model_facts=tuple(asdict(spec.facts).items()),
-        sources_hash=sources_hash(),
-        versions=tuple(_versions()),
-    )
-    return Prepared(
-        spec=spec,
-        samples=everything[: spec.sample_limit],
-        available=len(everything),
-        manifest=manifest,
-        notes=(*benchmark.notes, *_too_many(spec, len(everything))),
-    )
-
-
-def _too_many(spec: SweepSpec, available: int) -> Iterator[str]:
-    if spec.sample_limit is not None and spec.sample_limit > available:
-        yield f"samples: {spec.sample_limit} are asked for, and {spec.engine.task.data} has {available}: all are taken"
 
 
 def plan_sweep(prepared: Prepared, out: Path, workers: int) -> Plan:
@@ -293,16 +234,3 @@ def _policy(prepared: Prepared, experiment: Experiment | None) -> Policy:
 def _plan(prepared: Prepared, policy: Policy, done: dict[str, frozenset[str]], workers: int) -> Plan:
     spec = prepared.spec
     return make_plan(spec.points, policy.samples, policy.settled(done), spec.facts, spec.engine.task, workers)
-
-
-def _source(point: GridPoint) -> str:
-    return BASELINE if point.strategy == BASELINE else catalog.get(point.strategy).source_hash
-
-
-def _versions() -> Iterator[tuple[str, str]]:
-    yield "python", python_version()
-    for name in RECORDED_VERSIONS:
-        try:
-            yield name, version(name)
-        except PackageNotFoundError:
-            continue  # saccade itself, when it is run from its sources

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from orchestrator.inventory import Merged
     from orchestrator.plan import Plan
+    from orchestrator.prepare import Prepared
     from orchestrator.racing import RacingRule
-    from orchestrator.run import Prepared
     from orchestrator.stops import Stops
     from orchestrator.store import Experiment
     from workers.latency import Latency

@@ -93,6 +93,7 @@ def run_one(sweep: Path, out: Path, workers: int, samples: int) -> dict[str, Any
     """Run the sweep in this process and say when what happened."""
     from rich.console import Console
 
+    import orchestrator.prepare
     import orchestrator.run
     from orchestrator.pool import RayPool
     from orchestrator.spec import load_sweep
@@ -121,7 +122,7 @@ def run_one(sweep: Path, out: Path, workers: int, samples: int) -> dict[str, Any
 
     orchestrator.run.RayPool = Watched  # type: ignore[attr-defined]
     began = time.time()
-    prepared = orchestrator.run.prepare(load_sweep(sweep, {"samples": samples}))
+    prepared = orchestrator.prepare.prepare(load_sweep(sweep, {"samples": samples}))
     options = orchestrator.run.RunOptions(workers=workers)
     result = orchestrator.run.run_sweep(prepared, out, options, Console())
     cells = len(prepared.spec.points) * samples

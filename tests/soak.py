@@ -29,7 +29,8 @@ import pandas as pd
 from rich.console import Console
 
 from fake_experiment import fake_samples
-from orchestrator.run import Prepared, RunOptions, prepare, run_sweep
+from orchestrator.prepare import Prepared, prepare
+from orchestrator.run import RunOptions, run_sweep
 from orchestrator.spec import load_sweep
 from orchestrator.store import Experiment
 from processes import descendants, title

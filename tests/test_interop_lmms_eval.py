@@ -93,7 +93,7 @@ def run_lmms_eval(folder: Path, checkpoint: Path, *more: str) -> Path:
 
 def test_lmms_eval_gives_the_engines_answers_and_pairs_with_our_export(tmp_path, small_checkpoint):
     from orchestrator.lmms_samples import write_lmms_samples
-    from orchestrator.run import prepare
+    from orchestrator.prepare import prepare
     from orchestrator.spec import SweepSpec
     from orchestrator.store import Experiment
     from workers.checkpoints.layout import open_checkpoint

@@ -8,7 +8,7 @@ import pytest
 
 import checkpoint_forms as forms
 from conftest import write_scienceqa
-from orchestrator.run import prepare
+from orchestrator.prepare import prepare
 from orchestrator.spec import load_sweep
 from test_orchestrator_cli import call, refuse
 

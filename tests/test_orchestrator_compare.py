@@ -167,7 +167,7 @@ def test_the_choice_sums_over_budgets_and_names_its_rivals(tmp_path: Path) -> No
 
 def test_the_stages_feed_one_another(tmp_path: Path) -> None:
     """With an engine that knows the answers: stage 2 has stage 1's winner, stage 3 tests on other questions."""
-    from orchestrator.run import Prepared
+    from orchestrator.prepare import Prepared
     from workers.work import SampleOutcome, UnitOutcome, WorkUnit
 
     asked: list[Prepared] = []

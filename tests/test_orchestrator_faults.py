@@ -21,7 +21,8 @@ import stub_engine
 from conftest import write_scienceqa
 from fake_experiment import fake_outcome, fake_points, fake_samples
 from orchestrator.faults import IN_A_ROW, FaultWatch, SweepError
-from orchestrator.run import Prepared, RunOptions, RunResult, prepare, run_sweep
+from orchestrator.prepare import Prepared, prepare
+from orchestrator.run import RunOptions, RunResult, run_sweep
 from orchestrator.spec import load_sweep
 from orchestrator.store import Experiment
 from processes import descendants, gone, listening, title
@@ -122,6 +123,7 @@ def test_a_fault_of_every_sample_stops_early_and_mending_it_goes_on(prepared, tm
 def test_a_missing_gpu_driver_or_the_like_is_one_line_and_exit_code_2(prepared, tmp_path, monkeypatch):
     from typer.testing import CliRunner
 
+    import orchestrator.prepare
     import orchestrator.run
     from orchestrator.cli import app
 
@@ -130,7 +132,7 @@ def test_a_missing_gpu_driver_or_the_like_is_one_line_and_exit_code_2(prepared, 
 
     monkeypatch.setattr(orchestrator.run, "RunOptions", options)
     monkeypatch.setattr(Failing, "bad", frozenset(sample.id for sample in prepared.samples))
-    monkeypatch.setattr(orchestrator.run, "prepare", lambda spec: prepared)
+    monkeypatch.setattr(orchestrator.prepare, "prepare", lambda spec: prepared)
     (tmp_path / "sweep.yaml").write_text(SWEEP)
     result = CliRunner().invoke(app, ["run", str(tmp_path / "sweep.yaml"), "--out", str(tmp_path / "x"), "--local"])
     assert result.exit_code == 2

@@ -17,8 +17,9 @@ from fake_experiment import fake_manifest, fake_outcome, fake_points, fake_sampl
 from orchestrator.chosen_by import chosen_by
 from orchestrator.metrics import answers, flips
 from orchestrator.pictures import Pictures, write_pictures
+from orchestrator.prepare import prepare
 from orchestrator.recorder import PictureRecorder
-from orchestrator.run import RunOptions, prepare, run_sweep
+from orchestrator.run import RunOptions, run_sweep
 from orchestrator.spec import load_sweep
 from orchestrator.store import Experiment
 from workers.anyres import Tiling

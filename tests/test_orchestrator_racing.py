@@ -19,8 +19,9 @@ from dashboards.report import write_report
 from fake_experiment import fake_outcome, fake_samples
 from orchestrator.metrics import summary
 from orchestrator.policy import policy_of
+from orchestrator.prepare import Prepared, prepare
 from orchestrator.racing import Race, RacingRule, looks, shuffled, stakes_on_the_way
-from orchestrator.run import Prepared, RunOptions, RunResult, plan_and_stops, prepare, run_sweep
+from orchestrator.run import RunOptions, RunResult, plan_and_stops, run_sweep
 from orchestrator.show import cells_text
 from orchestrator.spec import load_sweep
 from orchestrator.stops import read_stops

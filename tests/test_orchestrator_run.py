@@ -16,8 +16,9 @@ from rich.console import Console
 import stub_engine
 from fake_experiment import fake_outcome, fake_points, fake_samples
 from orchestrator.metrics import summary
+from orchestrator.prepare import Prepared, prepare
 from orchestrator.progress import duration
-from orchestrator.run import Prepared, RunOptions, RunResult, plan_sweep, prepare, run_sweep
+from orchestrator.run import RunOptions, RunResult, plan_sweep, run_sweep
 from orchestrator.rungs import Standing, rung_sizes
 from orchestrator.spec import SpecError, load_sweep
 from orchestrator.store import Experiment

@@ -16,7 +16,8 @@ from orchestrator.disk import StoreError
 from orchestrator.exports import write_exports
 from orchestrator.lmms_samples import write_lmms_samples
 from orchestrator.metrics import answers, summarise
-from orchestrator.run import RunOptions, prepare, run_sweep
+from orchestrator.prepare import prepare
+from orchestrator.run import RunOptions, run_sweep
 from orchestrator.show import accuracy_table
 from orchestrator.significance import bootstrap_mean, bootstrap_p, mcnemar
 from orchestrator.spec import SpecError, load_sweep

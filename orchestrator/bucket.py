@@ -92,16 +92,16 @@ class Bucket:
 
     def send(self, everything: bool = True) -> int:
         """Write what is new or changed in the working copy into the bucket; the number of files."""
-        changed = {
-            name: look
-            for name, look in self._here(everything).items()
-            if (sent := self._sent.get(name)) is None or (_replaces(name, look, sent) if _once(name) else look != sent)
-        }
+        changed = {name: look for name, look in self._here(everything).items() if self._is_unsent(name, look)}
         self._in_threads(self._send_one, changed, "written to")
         self._undated |= {name for name in changed if not _once(name)}
         if everything and self._undated:
             self._adopt_times()
         return len(changed)
+
+    def _is_unsent(self, name: str, look: _Look) -> bool:
+        sent = self._sent.get(name)
+        return sent is None or (_replaces(name, look, sent) if _once(name) else look != sent)
 
     def _there(self) -> dict[str, _Look]:
         from pyarrow import fs

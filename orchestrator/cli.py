@@ -98,7 +98,7 @@ def plan(
 
         join_named(address)
         prepared = _prepare(sweep, model, base, data, samples, changes)
-        with located(out or _default_out(prepared)) as folder:
+        with located(out or prepared.default_out) as folder:
             plan, stops = plan_and_stops(prepared, folder, workers or 1)
             show_plan(_console(), prepared, plan, folder, stops)
 
@@ -130,7 +130,7 @@ def run(
         if not local:
             join_named(address)  # before the sweep is read: `dtype: auto` depends on it
         prepared = _prepare(sweep, model, base, data, samples, changes, gpu=True if gpus_per_worker else None)
-        place = out or _default_out(prepared)
+        place = out or prepared.default_out
         console.print(
             f"[bold]{prepared.spec.name}[/]: {len(prepared.spec.points)} grid points x {len(prepared.samples)} samples "
             f"in {uri_of(place) or place}",
@@ -151,15 +151,13 @@ def report(
 ) -> None:
     """Write tables, pictures and the folder of pages again, from the cells; nothing is computed."""
     with _user_errors():
-        from orchestrator.places import located
+        from orchestrator.places import opened
         from orchestrator.show import show_notes
-        from orchestrator.store import Experiment
 
         console = _console()
-        with located(experiment, exists=True) as folder:
-            opened = Experiment.open(folder)
-            _write_results(console, opened)
-            show_notes(console, opened.notes)
+        with opened(experiment) as found:
+            _write_results(console, found)
+            show_notes(console, found.notes)
 
 
 @app.command()
@@ -209,14 +207,13 @@ def export(
     """Write each grid point's answers and scores, sample by sample, in another harness's form."""
     with _user_errors():
         from orchestrator.lmms_samples import write_lmms_samples
-        from orchestrator.places import located
+        from orchestrator.places import located, opened
         from orchestrator.show import named
-        from orchestrator.store import Experiment
 
         with ExitStack() as stack:
-            source = stack.enter_context(located(experiment, exists=True))
-            folder = stack.enter_context(located(out)) if out else source / "exports" / "lmms_eval"
-            files = write_lmms_samples(Experiment.open(source), folder, points or ())
+            source = stack.enter_context(opened(experiment))
+            folder = stack.enter_context(located(out)) if out else source.path / "exports" / "lmms_eval"
+            files = write_lmms_samples(source, folder, points or ())
         _console().print(f"{len(files)} grid points: {named(files, folder)}", highlight=False, soft_wrap=True)
 
 
@@ -312,7 +309,7 @@ def latency(
             "warmup": warmup,
             "decode_tokens": decode_tokens,
         }
-        with followed(out or _default_out(prepared), _teller(console)) as folder:
+        with followed(out or prepared.default_out, _teller(console)) as folder:
             path, rows = write_latency(prepared, folder, chosen, **rounds, progress=progress)
         typer.echo(latency_text(rows))
         console.print(f"medians of {images * repeats} measurements, in {path}", highlight=False, soft_wrap=True)
@@ -377,12 +374,11 @@ def status(
 ) -> None:
     """Say how far an experiment is, and what failed."""
     with _user_errors():
-        from orchestrator.places import located
+        from orchestrator.places import opened
         from orchestrator.show import show_status
-        from orchestrator.store import Experiment
 
-        with located(experiment, exists=True) as folder:
-            show_status(_console(), Experiment.open(folder))
+        with opened(experiment) as found:
+            show_status(_console(), found)
 
 
 @app.command()
@@ -414,12 +410,11 @@ def verify(
     """Check every file of an experiment: whole, every cell once, model and data unchanged. Exit code 2 where not."""
     with _user_errors():
         from orchestrator.inventory import verify as verified
-        from orchestrator.places import located
-        from orchestrator.store import Experiment
+        from orchestrator.places import opened
 
         console = _console()
-        with located(experiment, exists=True) as folder:
-            findings = verified(Experiment.open(folder))
+        with opened(experiment) as found:
+            findings = verified(found)
         for finding in findings:
             mark = "[green]ok[/]  " if finding.well else "[red]bad[/] "
             console.print(f"{mark} {finding.text}", highlight=False, soft_wrap=True)
@@ -468,17 +463,15 @@ def tune(
     """Write Ray Tune's view of an experiment again, from its cells, and tell it to callbacks; nothing is computed."""
     with _user_errors():
         from orchestrator.document import parse_callbacks
-        from orchestrator.places import located, uri_of
+        from orchestrator.places import opened, uri_of
         from orchestrator.show import show_notes
-        from orchestrator.store import Experiment
         from orchestrator.tune_store import tell_all
 
         console = _console()
-        with located(experiment, exists=True, everything=True) as folder:
-            opened = Experiment.open(folder)
-            show_notes(console, tell_all(opened, parse_callbacks(callback or ())))
+        with opened(experiment, everything=True) as found:
+            show_notes(console, tell_all(found, parse_callbacks(callback or ())))
         console.print(
-            f"{len(opened.points)} trials in {uri_of(experiment) or experiment}", highlight=False, soft_wrap=True
+            f"{len(found.points)} trials in {uri_of(experiment) or experiment}", highlight=False, soft_wrap=True
         )
 
 
@@ -526,10 +519,6 @@ def _sample_count(samples: str | None) -> str | int | None:
     if not (samples.isdecimal() and int(samples) > 0):
         raise SpecError(f"--samples {samples}: give `all` or a whole number above 0")
     return int(samples)
-
-
-def _default_out(prepared: Prepared) -> Path:
-    return Path("experiments") / prepared.spec.name
 
 
 def _teller(console: Console) -> Callable[[str], None]:

@@ -237,7 +237,7 @@ def examine(load: Callable[[], Prepared] | None, out: Path | None) -> Iterator[C
                 yield Check("stop", "sweep", line)
         else:
             weights = _weights(prepared)
-            yield from _sweep(prepared, out or Path("experiments") / prepared.spec.name)
+            yield from _sweep(prepared, out or prepared.default_out)
     if cuda:
         yield check_gpus([_gpu(index) for index in range(torch.cuda.device_count())], weights)
     yield check_memory(_available_bytes(), weights, cuda)

@@ -23,7 +23,7 @@ from orchestrator.disk import StoreError, make_folder, write_whole
 from orchestrator.significance import Bools, Ints
 from orchestrator.stops import read_stops
 from orchestrator.store import Experiment
-from orchestrator.tables import CELLS, KEPT
+from orchestrator.tables import CELLS, KEPT, write_table
 from workers.checkpoints.layout import open_checkpoint
 from workers.fingerprint import data_fingerprint, model_fingerprint
 from workers.models import ModelError
@@ -100,7 +100,7 @@ def verify(experiment: Experiment) -> list[Finding]:
     ledger = Ledger(_addresses(experiment.meta), _columns(experiment))
     damaged: list[Path] = []
     wrong_masks = 0
-    for file in _files(experiment.path / "cells"):
+    for file in experiment.files("cells"):
         try:
             cells = pq.read_table(file, schema=CELLS).to_pandas()
             kept = pq.read_table(experiment.path / "kept" / file.name, schema=KEPT).to_pandas()
@@ -138,7 +138,7 @@ def _damage(experiment: Experiment, damaged: Sequence[Path], wrong_masks: int) -
             "the directory was changed by hand; compute it again with another --out",
         )
     if not damaged:
-        yield Finding(well=True, text=f"{len(list(_files(experiment.path / 'cells')))} files of cells are whole")
+        yield Finding(well=True, text=f"{len(experiment.files('cells'))} files of cells are whole")
 
 
 def _presence(experiment: Experiment, ledger: Ledger) -> Finding:
@@ -253,7 +253,7 @@ def merge(folders: Sequence[Path], out: Path, other_sources: bool = False) -> Me
         _take(experiment, number, out, ledger)
     table = pa.concat_tables([pq.read_table(experiment.path / "samples.parquet") for experiment in experiments])
     first = table.to_pandas()["id"].drop_duplicates().index
-    _write(out / "samples.parquet", table.take(pa.array(first)).sort_by("position"))
+    write_table(out / "samples.parquet", table.take(pa.array(first)).sort_by("position"))
     text = "# Written by `saccade merge`. Cells are addressed by what stands here: change the sweep file instead.\n"
     write_whole(out / "sweep.yaml", (text + yaml.safe_dump(meta, sort_keys=False)).encode())
     return Merged(
@@ -289,7 +289,7 @@ def _check_same(first: Experiment, other: Experiment, other_sources: bool) -> No
 
 def _take(experiment: Experiment, number: int, out: Path, ledger: Ledger) -> None:
     """Copy an experiment's cells that were not met before, with what stands beside them; the cells last."""
-    for file in _files(experiment.path / "cells"):
+    for file in experiment.files("cells"):
         try:
             cells = pq.read_table(file)
             frame = cells.cast(CELLS).to_pandas()
@@ -307,16 +307,10 @@ def _take(experiment: Experiment, number: int, out: Path, ledger: Ledger) -> Non
         wanted = set(zip(frame["point"][fresh], frame["sample"][fresh], strict=True))
         for folder, table in beside:
             rows = zip(table["point"].to_pylist(), table["sample"].to_pylist(), strict=True)
-            _write(out / folder / name, table.filter(pa.array([row in wanted for row in rows])))
-        _write(out / "cells" / name, cells.filter(pa.array(fresh)))
-    for file in _files(experiment.path / "failures"):
+            write_table(out / folder / name, table.filter(pa.array([row in wanted for row in rows])))
+        write_table(out / "cells" / name, cells.filter(pa.array(fresh)))
+    for file in experiment.files("failures"):
         shutil.copy2(file, out / "failures" / f"{number}-{file.name}")
-
-
-def _write(path: Path, table: pa.Table) -> None:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    write_whole(path, sink.getvalue().to_pybytes())
 
 
 def _addresses(meta: dict[str, Any]) -> dict[tuple[str, str], int]:
@@ -325,7 +319,3 @@ def _addresses(meta: dict[str, Any]) -> dict[tuple[str, str], int]:
 
 def _columns(experiment: Experiment) -> dict[str, int]:
     return {str(name): column for column, name in enumerate(experiment.samples["id"])}
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.glob("*.parquet")) if not path.name.startswith("."))

@@ -14,8 +14,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.disk import write_whole
 from orchestrator.store import Experiment
+from orchestrator.tables import write_table
 from workers.work import content_key
 
 FOLDER = "pictures"
@@ -29,9 +29,9 @@ def write_pictures(experiment: Experiment, pictures: Mapping[str, bytes]) -> Non
     folder = experiment.path / FOLDER
     folder.mkdir(exist_ok=True)
     rows = [{"context": experiment.context, "sample": name, "webp": data} for name, data in pictures.items()]
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema=PICTURES), sink, compression="none", use_dictionary=["context"])
-    write_whole(folder / f"{content_key([experiment.context, *pictures])}.parquet", sink.getvalue().to_pybytes())
+    table = pa.Table.from_pylist(rows, schema=PICTURES)
+    path = folder / f"{content_key([experiment.context, *pictures])}.parquet"
+    write_table(path, table, compression="none", use_dictionary=["context"])
 
 
 class Pictures:
@@ -46,8 +46,8 @@ class Pictures:
     def refresh(self) -> None:
         """Look for files that were written since; one that is not whole is left out."""
         known = frozenset(self._experiment.samples["id"])
-        for path in sorted((self._experiment.path / FOLDER).glob("*.parquet")):
-            if path.name.startswith(".") or path in self._read:
+        for path in self._experiment.files(FOLDER):
+            if path in self._read:
                 continue
             try:
                 names = pq.read_table(path, columns=["context", "sample"])

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 from orchestrator.bucket import SCHEMES, Bucket
 from orchestrator.disk import StoreError
+from orchestrator.store import Experiment
 
 SEND_S = 5.0  # between two looks for new files while a sweep runs
 FETCH_S = 10.0  # between two looks for new cells while somebody watches
@@ -35,6 +36,17 @@ def located(place: Path, *, exists: bool = False, everything: bool = False) -> I
     bucket.fetch(exists=exists, everything=everything)
     yield bucket.folder
     bucket.send()
+
+
+@contextmanager
+def opened(place: Path, *, everything: bool = False) -> Iterator[Experiment]:
+    """An experiment that is there, for one command; see `located`.
+
+    Raises:
+        StoreError: As for `located`; or it is not an experiment.
+    """
+    with located(place, exists=True, everything=everything) as folder:
+        yield Experiment.open(folder)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from platform import python_version
 
 from orchestrator.chosen_by import chosen_by
@@ -29,6 +30,11 @@ class Prepared:
     available: int  # samples that the benchmark has
     manifest: Manifest
     notes: tuple[str, ...] = ()  # what is to be known of the benchmark's files, and what was asked of them
+
+    @property
+    def default_out(self) -> Path:
+        """Where the results go if nobody says."""
+        return Path("experiments") / self.spec.name
 
 
 def prepare(spec: SweepSpec) -> Prepared:

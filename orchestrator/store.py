@@ -225,12 +225,10 @@ class Experiment:
     def unread(self) -> int:
         """How many cells of the same model, data and settings are of other samples or grid points than this sweep."""
         tables = list(self._tables(self.files("cells"), CELLS, [name for name, _ in ADDRESS]))
-        read = len(self.cells(["point", "sample"]))
-        if sum(map(len, tables)) == read:
-            return 0
-        table = pa.concat_tables(tables)
-        ours = table.filter(pc.equal(table["context"], self.context))
-        return len(ours.group_by(ours.column_names).aggregate([])) - read
+        table = pa.concat_tables(tables) if tables else pa.schema(ADDRESS).empty_table()
+        table = table.filter(pc.equal(table["context"], self.context))
+        other = table.filter(pc.invert(self._order(table)["current"]))
+        return len(other.group_by(other.column_names).aggregate([]))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -249,8 +247,7 @@ class Experiment:
     @property
     def size_bytes(self) -> int:
         """What the cells, masks and measures take on disk."""
-        folders = (self.path / "cells", self.path / "kept", self.path / "measures")
-        return sum(file.stat().st_size for folder in folders for file in folder.glob("*.parquet"))
+        return sum(file.stat().st_size for folder in ("cells", "kept", "measures") for file in self.files(folder))
 
     def _read(
         self,
@@ -271,21 +268,22 @@ class Experiment:
         tables = list(self._tables(filter(only, self.files(folder)), schema, needed, rows))
         table = pa.concat_tables(tables) if tables else pa.schema([schema.field(n) for n in needed]).empty_table()
         table = table.filter(pc.equal(table["context"], self.context))
-        order = pa.table(
-            {
-                "point_order": pc.index_in(table["point"], pa.array(list(self.sources), pa.string())),
-                "sample_order": pc.index_in(table["sample"], pa.array(self.samples["id"].tolist(), pa.string())),
-            }
-        )
-        sources = pa.array(list(self.sources.values()), pa.string())
-        current = pc.equal(table["source"], pc.take(sources, order["point_order"]))  # null: a point of another grid
+        order = self._order(table)
         frame = _frame(table.select(list(dict.fromkeys(["point", "sample", *wanted]))))
-        frame["_point"] = order["point_order"].to_pandas()
-        frame["_sample"] = order["sample_order"].to_pandas()
-        frame = frame[pc.fill_null(current, False).to_numpy() & frame["_sample"].notna().to_numpy()]
+        frame["_point"] = order["point"].to_pandas()
+        frame["_sample"] = order["sample"].to_pandas()
+        frame = frame[order["current"].to_numpy()]
         frame = frame.drop_duplicates(list(unique), keep="first")
         frame = frame.sort_values(["_sample", "_point"], ignore_index=True, kind="stable")
         return frame.drop(columns=["_point", "_sample"])
+
+    def _order(self, table: pa.Table) -> pa.Table:
+        """Of each row the place of its point and sample in this sweep (or null), and whether it is a cell of it."""
+        point = pc.index_in(table["point"], pa.array(list(self.sources), pa.string()))
+        sample = pc.index_in(table["sample"], pa.array(self.samples["id"].tolist(), pa.string()))
+        sources = pa.array(list(self.sources.values()), pa.string())
+        same = pc.fill_null(pc.equal(table["source"], pc.take(sources, point)), False)  # null: a point of another grid
+        return pa.table({"point": point, "sample": sample, "current": pc.and_(same, pc.is_valid(sample))})
 
     def _has_all(self, cells: Path) -> bool:
         """Whether the masks and measures of a file of cells are there to their ends; what is not is noted."""

@@ -9,7 +9,7 @@ from dash import ALL, Dash, Input, Output, State, dcc, html
 
 from dashboards.board import Board
 from dashboards.figures import CONFIG, repainted
-from dashboards.live.controls import offer
+from dashboards.live.controls import components, offer, offered
 from dashboards.live.downloads import buttons
 from dashboards.live.trees import light
 from dashboards.pages.base import Page, Panel
@@ -62,8 +62,10 @@ def register(app: Dash, board: Board) -> None:
     )
     def draw(path: str, look: str, search: str) -> tuple[Any, Any, Any, Any]:
         page, shown = asked(board.snapshot, path, search, look)
+        controls = offered(page, shown)
         return (
-            *offer(page, shown),
+            offer(page, controls),
+            components(controls, shown.state),
             content(page, page.panels(shown), shown),
             ["here" if other is page else "" for other in PAGES],
         )

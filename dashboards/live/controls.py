@@ -12,20 +12,29 @@ from dashboards.pages.base import Control, Page
 from dashboards.pages.catalog import asked
 from dashboards.view import FILTERS, View
 from dashboards.view import State as UrlState
+from workers.work import content_key
 
 MARKS = 12  # of a slider; more would run into each other
+Offer = dict[str, Any]  # what is on the screen, for the browser to keep: see `offer`
 
 
-Offer = dict[str, Any]  # what is on the screen: the page's path and of each control its values, for the browser to keep
+def offered(page: Page, shown: View) -> list[Control]:
+    """The controls of a page that leave a choice."""
+    return [control for control in page.controls(shown) if len(control.values) > 1]
 
 
-def offer(page: Page, shown: View) -> tuple[Offer, list[Any]]:
-    """What a page offers to choose, and the components for it. A control without a choice is left out."""
-    controls = [control for control in page.controls(shown) if len(control.values) > 1]
-    return (
-        {"path": page.path, "values": {control.name: list(control.values) for control in controls}},
-        [_component(control, shown.state) for control in controls],
-    )
+def offer(page: Page, controls: Sequence[Control]) -> Offer:
+    """The page's path, what its controls offer as a key, and the values behind the places of each slider.
+
+    The browser sends it along with every request, and a control may offer thousands of names: hence the key.
+    """
+    values = {control.name: list(control.values) for control in controls}
+    sliders = {control.name: values[control.name] for control in controls if control.kind == "slider"}
+    return {"path": page.path, "key": content_key(values), "sliders": sliders}
+
+
+def components(controls: Sequence[Control], state: UrlState) -> list[Any]:
+    return [_component(control, state) for control in controls]
 
 
 def _component(control: Control, state: UrlState) -> Any:
@@ -103,6 +112,6 @@ def register(app: Dash, board: Board) -> None:
             new = new.with_(name, value)
         for name, value in zip(names, values, strict=True):
             if name in known:
-                new = new.with_(name, _stated(known[name], value, (drawn or {}).get("values", {}).get(name, ())))
+                new = new.with_(name, _stated(known[name], value, (drawn or {}).get("sliders", {}).get(name, ())))
         changed = set(new.values) != set(shown.state.values)
         return new.search if changed else no_update, [no_update] * len(filters), [no_update] * len(names)

@@ -21,7 +21,7 @@ def layout(board: Board, refresh_s: float) -> Any:
             dcc.Interval(id="tick", interval=int(refresh_s * 1000)),
             dcc.Store(id="version", data=board.snapshot.version),
             dcc.Store(id="theme"),
-            dcc.Store(id="drawn"),  # see `controls.Offer`
+            dcc.Store(id="drawn"),  # see `controls.offer`
             dcc.Store(id="zoomed"),  # which figures the reader has zoomed into
             dcc.Store(id="png"),
             dcc.Download(id="file"),

@@ -9,7 +9,7 @@ from dash import ALL, ClientsideFunction, Dash, Input, Output, Patch, State, ctx
 from dashboards.board import Board
 from dashboards.figures import Figure, repainted
 from dashboards.live.cards import content
-from dashboards.live.controls import Offer, offer
+from dashboards.live.controls import Offer, components, offer, offered
 from dashboards.live.trees import light
 from dashboards.pages.catalog import asked
 from dashboards.theme import Ink
@@ -34,10 +34,10 @@ def register(app: Dash, board: Board) -> None:
         page, shown = asked(board.snapshot, path, search, look)
         if drawn is None or page.path != drawn["path"]:
             return idle
-        offered, controls = offer(page, shown)
-        if offered != drawn:
-            set_props("drawn", {"data": offered})
-            set_props("controls", {"children": controls})
+        controls = offered(page, shown)
+        if (now := offer(page, controls)) != drawn:
+            set_props("drawn", {"data": now})
+            set_props("controls", {"children": components(controls, shown.state)})
         panels = page.panels(shown)
         figures = {panel.name: panel.figure for panel in panels if panel.figure is not None}
         on_screen = [[spec["id"]["name"] for spec in specs] for specs in ctx.outputs_list[:2]]

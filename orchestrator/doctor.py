@@ -172,9 +172,7 @@ def check_disk(free_bytes: int, needed_bytes: int, folder: Path) -> Check:
 
 def check_writable(folder: Path) -> Check:
     """Whether results can be written; nothing is left behind."""
-    place = folder
-    while not place.exists():
-        place = place.parent
+    place = _nearest(folder)
     try:
         with tempfile.TemporaryFile(dir=place):
             return Check("ok", "results", f"{folder} can be written")
@@ -268,10 +266,12 @@ def _sweep(prepared: Prepared, out: Path) -> Iterator[Check]:
     yield writable
     if writable.mark == "stop":
         return
-    place = folder
-    while not place.exists():
-        place = place.parent
-    yield check_disk(shutil.disk_usage(place).free, plan.bytes_on_disk, folder)
+    yield check_disk(shutil.disk_usage(_nearest(folder)).free, plan.bytes_on_disk, folder)
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or the first above it that is there."""
+    return next(place for place in (folder, *folder.parents) if place.exists())
 
 
 def _weights(prepared: Prepared) -> int:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from workers.asking import ask
 from workers.images import load_image, to_pixels
+from workers.layer_calls import go_on
 from workers.llava import Llava, Prompt
 from workers.models import ModelError
 from workers.patch import pruned
@@ -223,7 +224,7 @@ def _measure(
         token_BT = out.logits[:, -1:].argmax(dim=-1)
         first = _now(llava.device)
         for _ in range(decode_tokens):
-            out = llava.model(input_ids=token_BT, past_key_values=out.past_key_values, use_cache=True, logits_to_keep=1)
+            out = llava.model(input_ids=token_BT, **go_on(llava.model, out), use_cache=True, logits_to_keep=1)
             token_BT = out.logits[:, -1:].argmax(dim=-1)
         last = _now(llava.device)
         peak = torch.cuda.max_memory_allocated(llava.device) if counted else None

@@ -182,18 +182,20 @@ def _fill(model: Any, tensors: Iterable[tuple[str, Tensor]], checkpoint: Checkpo
 
 
 def _load_tokenizer(checkpoint: Checkpoint) -> Any:
-    """The tokenizer that the checkpoint names. LLaVA's own form may name none, and means Llama's.
+    """The tokenizer that the checkpoint names; where a ``tokenizer.model`` lies alone and none is named, Llama's.
 
-    Llama's begins each text with a token of its own unless the settings say otherwise; transformers 5 leaves it out
-    where they say nothing and the vocabulary is a ``tokenizer.model``.
+    Llama's is made by its own class where there is no ``tokenizer.json``: up to transformers 5.23 ``AutoTokenizer``
+    takes another one for a config.json of LLaVA's, which loses the space before a text. It begins each text with a
+    token of its own unless the settings say otherwise; transformers 5 leaves it out where they say nothing.
     """
     folder = checkpoint.words
     place = folder / "tokenizer_config.json"
     stated = read_json(place, "model") if place.is_file() else {}
-    named = str(stated.get("tokenizer_class") or ("LlamaTokenizer" if checkpoint.original else ""))
-    kind = LlamaTokenizer if checkpoint.original and "tokenizer_class" not in stated else AutoTokenizer
-    llama = named.startswith("LlamaTokenizer") and not (folder / "tokenizer.json").is_file()
-    begin = {"add_bos_token": True} if llama and "add_bos_token" not in stated else {}
+    bare = not (folder / "tokenizer.json").is_file()
+    named = str(stated.get("tokenizer_class") or ("LlamaTokenizer" if checkpoint.original or bare else ""))
+    llamas = named.startswith("LlamaTokenizer")
+    kind = LlamaTokenizer if llamas and (bare or "tokenizer_class" not in stated) else AutoTokenizer
+    begin = {"add_bos_token": True} if llamas and bare and "add_bos_token" not in stated else {}
     if not any(folder.glob("tokenizer.*")):
         raise ModelError(f"model {folder}: has no tokenizer.json or tokenizer.model")
     try:

@@ -32,6 +32,7 @@ from strategies.catalog import Strategy
 from strategies.stages import Stage
 from strategies.view import ATTENTION, Evidence, TokenView
 from workers.forks import LAST_QUERIES, draw_seed
+from workers.layer_calls import cache_argument, cache_of, check_calls
 from workers.models import TEXT_MODELS
 from workers.padded import Batch, Group, causal, drop, mask, new_batch, positions, spread
 
@@ -103,6 +104,7 @@ def _checked(model: Any, name: str, layer: int, rank: int, params: Mapping[str, 
     if model in _patched:
         raise ValueError("the model is already pruned by an enclosing block; leave that one first")
     assert config is not None
+    check_calls(model)
     text, layers, visual = config.text_config, config.text_config.num_hidden_layers, _visual_tokens(config)
     if text.model_type not in TEXT_MODELS:
         raise ValueError(f"a LLaVA over '{text.model_type}' is not supported ({', '.join(TEXT_MODELS)})")
@@ -199,7 +201,7 @@ class _Pruner:
 
     def _begin(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         self.batch = None
-        ids_BS, given, cache = self.ids_BS, kwargs.get("attention_mask"), kwargs.get("past_key_values")
+        ids_BS, given, cache = self.ids_BS, kwargs.get("attention_mask"), cache_argument(module, kwargs)
         if ids_BS is None:
             raise ValueError("pruned acts on the whole model; its language model was called alone")
         if given is not None and (not isinstance(given, Tensor) or given.dim() != 2):
@@ -257,7 +259,7 @@ class _Pruner:
             probe.query = probe.key = probe.rotary = None
         if not batch.prefill:
             return output
-        last, cache = batch.groups[-1], output.past_key_values
+        last, cache = batch.groups[-1], cache_of(output)
         self.report.kept = last.visual
         if last is not batch.groups[0]:
             output.last_hidden_state = spread(output.last_hidden_state, last, batch.length)
@@ -280,17 +282,18 @@ class _Pruner:
         if group is batch.groups[0]:
             return None  # nothing was dropped: the layer's inputs are the model's own
         if group.first_layer not in batch.inputs:
-            batch.inputs[group.first_layer] = self._inputs(layer, batch, group, hidden_BWD, kwargs)
+            batch.inputs[group.first_layer] = self._inputs(layer, module, group, hidden_BWD, kwargs)
         return (hidden_BWD, *args[1:]), kwargs | batch.inputs[group.first_layer]
 
     def _inputs(
-        self, layer: int, batch: Batch, group: Group, hidden_BWD: Tensor, kwargs: dict[str, Any]
+        self, layer: int, module: Any, group: Group, hidden_BWD: Tensor, kwargs: dict[str, Any]
     ) -> dict[str, Any]:
         """Mask, and where they differ from the model's, position ids and rotary embedding of a group's layers."""
+        batch = self._running()
         attention = self.decoder.config._attn_implementation
         if attention not in IMPLEMENTATIONS:
             raise ValueError(f"pruned runs under {' or '.join(IMPLEMENTATIONS)}, not {attention}")
-        past = 0 if batch.prefill else kwargs["past_key_values"].layers[layer].keys.shape[-2]
+        past = 0 if batch.prefill else cache_argument(module, kwargs).layers[layer].keys.shape[-2]
         eager, dtype = attention == "eager", hidden_BWD.dtype
         inputs: dict[str, Any] = {"attention_mask": mask(batch, group, hidden_BWD.shape[1], past, eager, dtype)}
         if batch.prefill or group.shift_BS is not None:

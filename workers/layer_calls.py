@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
-
-import transformers
 
 CACHE_NAMES = ("cache", "past_key_values")  # from 5.24 on, up to 5.23
 CACHE = "the key-value cache"  # stands for either name below
@@ -44,7 +43,7 @@ def check_calls(model: Any) -> None:
         for name in wanted:
             if name not in taken and not (name == CACHE and any(other in taken for other in CACHE_NAMES)):
                 raise ValueError(
-                    f"transformers {transformers.__version__}: {type(module).__name__}.forward has no argument for "
+                    f"transformers {version('transformers')}: {type(module).__name__}.forward has no argument for "
                     f"{name}; this version of saccade does not know how it is called: `saccade doctor` says which "
                     "versions are tested"
                 )
@@ -60,7 +59,7 @@ def cache_argument(module: Any, kwargs: Mapping[str, Any]) -> Any:
     given = [name for name in CACHE_NAMES if name in kwargs]
     if len(given) != 1:
         raise UnknownCallError(
-            f"transformers {transformers.__version__} called {type(module).__name__} with {', '.join(kwargs)}: "
+            f"transformers {version('transformers')} called {type(module).__name__} with {', '.join(kwargs)}: "
             f"expected one of {' and '.join(CACHE_NAMES)}"
         )
     return kwargs[given[0]]
@@ -75,7 +74,7 @@ def cache_of(output: Any) -> Any:
     fields = [name for name in CACHE_NAMES if name in getattr(type(output), "__dataclass_fields__", ())]
     if not fields:
         raise UnknownCallError(
-            f"transformers {transformers.__version__}: {type(output).__name__} has no field for {CACHE}"
+            f"transformers {version('transformers')}: {type(output).__name__} has no field for {CACHE}"
         )
     return getattr(output, fields[0])
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.store import Experiment
 
 LOG_WIDTH = 120  # of a file or pipe, where rich would wrap the tables at 80
+COUNTED_S = 10.0  # between two lines of a command that does one thing after the other
 USER_ERROR = 2
 INTERRUPTED = 130
 
@@ -295,14 +296,6 @@ def latency(
         chosen = chosen_points(prepared.spec.points, points or ())
         count = (len(chosen) + 1) * images * (repeats + warmup)
         console.print(f"{len(chosen)} grid points and the un-pruned model: {count} measurements", highlight=False)
-        last = time.monotonic()
-
-        def progress(done: int, of: int) -> None:
-            nonlocal last
-            if time.monotonic() - last > 10:
-                last = time.monotonic()
-                console.print(f"{done} of {of}", highlight=False)
-
         rounds: dict[str, int] = {
             "images": images,
             "repeats": repeats,
@@ -310,7 +303,7 @@ def latency(
             "decode_tokens": decode_tokens,
         }
         with followed(out or prepared.default_out, _teller(console)) as folder:
-            path, rows = write_latency(prepared, folder, chosen, **rounds, progress=progress)
+            path, rows = write_latency(prepared, folder, chosen, **rounds, progress=_counter(console))
         typer.echo(latency_text(rows))
         console.print(f"medians of {images * repeats} measurements, in {path}", highlight=False, soft_wrap=True)
 
@@ -406,6 +399,13 @@ def merge(
 @app.command()
 def verify(
     experiment: Annotated[Path, typer.Argument(help="Experiment directory or URI.")],
+    recompute: Annotated[
+        int, typer.Option(min=0, help="Compute so many cells, drawn at random, again by transformers alone.")
+    ] = 0,
+    model: Model = None,
+    base: Base = None,
+    data: Data = None,
+    seed: Annotated[int | None, typer.Option(help="Of the draw; by default one that nobody could know.")] = None,
 ) -> None:
     """Check every file of an experiment: whole, every cell once, model and data unchanged. Exit code 2 where not."""
     with _user_errors():
@@ -415,6 +415,13 @@ def verify(
         console = _console()
         with opened(experiment) as found:
             findings = verified(found)
+            if recompute:
+                from orchestrator.recompute import recompute as recomputed
+
+                result = recomputed(
+                    found, recompute, model=model, base=base, data=data, seed=seed, progress=_counter(console)
+                )
+                findings += result.findings()
         for finding in findings:
             mark = "[green]ok[/]  " if finding.well else "[red]bad[/] "
             console.print(f"{mark} {finding.text}", highlight=False, soft_wrap=True)
@@ -530,6 +537,20 @@ def _console() -> Console:
 
     logged = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     return Console(width=LOG_WIDTH if logged else None)
+
+
+def _counter(console: Console) -> Callable[[int, int], None]:
+    """Says now and then how far a command has come that does one thing after the other."""
+    began = last = time.monotonic()
+
+    def count(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > COUNTED_S and 0 < done < total:
+            last = now
+            console.print(f"{done} of {total}, {(now - began) / done * (total - done):.0f} s left", highlight=False)
+
+    return count
 
 
 @contextmanager

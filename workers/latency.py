@@ -195,11 +195,7 @@ def _latency(point: GridPoint, runs: Sequence[_Run], unpruned: Sequence[_Run], d
 
 def _inputs(llava: Llava, item: TimedPrompt) -> tuple[Tensor, Tensor]:
     """Token ids with one id for every image token, and pixels, on the device."""
-    ids = [
-        id
-        for token in item.prompt.ids
-        for id in ([token] * llava.visual_tokens if token == llava.image_token else [token])
-    ]
+    ids = item.prompt.expanded(llava.image_token, llava.visual_tokens)
     ids_BS = torch.tensor([ids], device=llava.device)
     return ids_BS, item.pixels_PP[None].to(llava.device, llava.model.dtype)
 

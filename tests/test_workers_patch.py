@@ -316,6 +316,33 @@ def test_mistakes_are_one_line(deep_engine, arguments, message):
     assert "\n" not in str(caught.value)
 
 
+def test_tokens_chosen_elsewhere_are_kept_instead_of_the_strategys(deep_engine):
+    model, inputs = deep_engine.llava.model, batch_inputs(deep_engine, ["1", TEXT_ONLY, "2"])
+    arguments = {"do_sample": False, "max_new_tokens": 4, "pad_token_id": 0}
+    with pruned(model, "fps_merged", 1, 4, sample_ids=["1", TEXT_ONLY, "2"]) as report:
+        chosen = model.generate(**inputs, **arguments)
+    own = report.kept
+    with pruned(model, "fps_merged", 1, 4, kept=own) as report:
+        assert torch.equal(model.generate(**inputs, **arguments), chosen)
+    other = [torch.arange(4), torch.arange(0), torch.arange(4) * 3]
+    with pruned(model, "fastv", 1, 4, kept=other) as report:
+        model.generate(**inputs, **arguments)
+    assert [kept_K.tolist() for kept_K in report.kept] == [kept_K.tolist() for kept_K in other]
+    for wrong in (
+        [torch.arange(3)] * 3,
+        [torch.tensor([0, 1, 2, 16])] * 3,
+        [torch.tensor([3, 2, 1, 0])] * 3,
+        other[:2],
+    ):
+        with pruned(model, "fastv", 1, 4, kept=wrong), pytest.raises(ValueError, match="kept: "):
+            model(**inputs)
+    with (
+        pytest.raises(ValueError, match="2 stages"),
+        pruned(model, "himap", 1, 4, kept=other, second_layer=2, second_rank=2),
+    ):
+        pass
+
+
 def test_what_cannot_be_pruned_is_refused(deep_engine):
     model, inputs = deep_engine.llava.model, batch_inputs(deep_engine, ["1"])
     with pytest.raises(ValueError, match="LlavaForConditionalGeneration, got Linear"), pruned(torch.nn.Linear(1, 1)):

@@ -61,6 +61,7 @@ def pruned(
     *,
     seed: int = 0,
     sample_ids: Sequence[str] | None = None,
+    kept: Sequence[Tensor] | None = None,
     **params: Any,
 ) -> Iterator[Pruning]:
     """Let a LLaVA drop visual tokens until the block ends.
@@ -78,6 +79,9 @@ def pruned(
         seed: of strategies that draw.
         sample_ids: names of the batch's samples, from which with ``seed`` and ``layer`` a draw follows: with a
             benchmark's ids, the draws of the engine. None: a sample is named by its token ids and pixels.
+        kept: tokens that stay, chosen elsewhere, instead of what the strategy would choose: per sample of a prompt's
+            batch (K,) int64 indices into its image tokens, ascending, K = min(rank, V). What the strategy does with
+            them - merging, new positions - stays. Not for methods of several stages.
         params: the strategy's own parameters.
 
     Yields:
@@ -87,7 +91,10 @@ def pruned(
         ValueError: on entry, for what cannot work with this model; in a forward, for inputs that cannot be pruned
             (embeddings instead of token ids, several images in a sample, a cache from outside the block).
     """
-    pruner = _Pruner(model, _checked(model, strategy, layer, rank, params), seed, sample_ids)
+    stages = _checked(model, strategy, layer, rank, params)
+    if kept is not None and len(stages) > 1:
+        raise ValueError(f"kept: '{strategy}' chooses in {len(stages)} stages, and one choice was given")
+    pruner = _Pruner(model, stages, seed, sample_ids, kept)
     with ExitStack() as stack:
         _patched.add(model)
         stack.callback(_patched.discard, model)
@@ -141,12 +148,20 @@ class Probe:
 class _Pruner:
     """The hooks, and what they remember between the modules of one forward and between the forwards of one cache."""
 
-    def __init__(self, model: Any, stages: Sequence[Stage], seed: int, sample_ids: Sequence[str] | None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        stages: Sequence[Stage],
+        seed: int,
+        sample_ids: Sequence[str] | None,
+        kept: Sequence[Tensor] | None,
+    ) -> None:
         self.model = model
         self.decoder = model.model.language_model
         self.stages = {stage.layer: stage for stage in stages}
         self.seed = seed
         self.sample_ids = sample_ids
+        self.kept = kept
         self.report = Pruning()
         self.ids_BS: Tensor | None = None
         self.pixels: Tensor | None = None
@@ -326,6 +341,8 @@ class _Pruner:
         at, visual = group.visual_at[sample], len(group.visual[sample])
         if rank in (0, visual):
             return torch.arange(rank, device=hidden_BWD.device)
+        if self.kept is not None:
+            return _given(self.kept, sample, len(group.visual), rank, visual).to(hidden_BWD.device)
         view = TokenView(
             visual=visual,
             system=batch.system[sample],
@@ -362,6 +379,18 @@ class _Pruner:
             block_HVS = _probabilities(query_RHE[system:after], key_RGE[:after], module.scaling)
             evidence["visual_attention_HVV"] = block_HVS[:, :, system:]
         return evidence
+
+
+def _given(kept: Sequence[Tensor], sample: int, batch: int, rank: int, visual: int) -> Tensor:
+    """A sample's tokens from those that the caller chose; copies of a sample (beams) share them."""
+    if not kept or batch % len(kept):
+        raise ValueError(f"kept: {len(kept)} choices were given for a batch of {batch}")
+    kept_K = kept[sample * len(kept) // batch]
+    if not (
+        len(kept_K) == rank and bool((kept_K.diff() > 0).all()) and 0 <= int(kept_K[0]) <= int(kept_K[-1]) < visual
+    ):
+        raise ValueError(f"kept: give {rank} ascending indices below {visual}")
+    return kept_K
 
 
 def _probabilities(query_QHE: Tensor, key_SGE: Tensor, scale: float) -> Tensor:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from workers.asking import ask
 from workers.forks import packed_mask
@@ -37,7 +38,12 @@ class SlowAnswer:
 
 
 def slow_answer(
-    llava: Llava, spec: EngineSpec, sample: Sample, point: GridPoint, letter_tokens: Sequence[int]
+    llava: Llava,
+    spec: EngineSpec,
+    sample: Sample,
+    point: GridPoint,
+    letter_tokens: Sequence[int],
+    kept_K: Tensor | None = None,
 ) -> SlowAnswer:
     """Answer one question by one configuration.
 
@@ -47,6 +53,7 @@ def slow_answer(
         sample: of ``spec.task``.
         point: of the grid; a question without an image is asked un-pruned, whatever it says.
         letter_tokens: first-token ids whose logits are wanted, as many as the sample has options.
+        kept_K: tokens that stay, instead of what the strategy chooses; see ``pruned``.
 
     Raises:
         ModelError: the model cuts images into tiles, which ``workers.patch`` does not do.
@@ -63,9 +70,16 @@ def slow_answer(
         inputs["pixel_values"] = pixels_PP[None].to(llava.device, llava.model.dtype)
     block: AbstractContextManager[Any] = nullcontext()
     if point.strategy != BASELINE and visual:
-        params = dict(point.params)
+        kept = None if kept_K is None else [kept_K]
         block = pruned(
-            llava.model, point.strategy, point.layer, point.rank, seed=spec.seed, sample_ids=[sample.id], **params
+            llava.model,
+            point.strategy,
+            point.layer,
+            point.rank,
+            seed=spec.seed,
+            sample_ids=[sample.id],
+            kept=kept,
+            **dict(point.params),
         )
     model: Any = llava.model
     with block as report, torch.inference_mode():
@@ -82,13 +96,13 @@ def slow_answer(
     decoded = made.sequences[0, len(ids) :].tolist()
     highest_T2 = torch.stack([logits_BC[0].float().topk(2).values for logits_BC in made.logits])
     first_C = made.logits[0][0].float()
-    kept = report.kept[0].cpu() if report is not None and report.kept else torch.arange(visual)
+    stayed_K = report.kept[0].cpu() if report is not None and report.kept else torch.arange(visual)
     return SlowAnswer(
         text=str(llava.tokenizer.decode(decoded, skip_special_tokens=True)).strip(),
         ids=tuple(decoded),
         margins=tuple((highest_T2[:, 0] - highest_T2[:, 1]).tolist()),
         option_logits=tuple(first_C[list(letter_tokens)].tolist()),
-        kept_mask=packed_mask(kept, visual),
+        kept_mask=packed_mask(stayed_K, visual),
         prompt_tokens=len(ids),
         visual_tokens=visual,
     )

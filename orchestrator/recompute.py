@@ -44,7 +44,7 @@ class Tolerance:
     choices: float  # share of the cells whose choice may be quite another: a strategy may pick a head by its maximum
 
 
-# What was seen of 1,500 cells of `few_tokens` on an H100 stands in docs/experiments.md.
+# What was seen of some thousand cells stands in docs/experiments.md.
 TOLERANCES = {
     "float32": Tolerance(logits=1e-4, kept=0.0, choices=0.0),
     "float16": Tolerance(logits=1e-2, kept=0.1, choices=0.01),

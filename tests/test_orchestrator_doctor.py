@@ -28,9 +28,21 @@ def test_python():
 
 def test_packages():
     wanted = {"ray": ">=2.60,<2.61", "torch": ">=2.6"}
-    assert doctor.check_packages({"ray": "2.60.1", "torch": "2.13.0+cpu", "pandas": "3"}, wanted).mark == "ok"
-    stops(doctor.check_packages({"ray": "2.61.0", "torch": "2.13.0"}, wanted), "ray 2.61.0 (needs", "pip install .")
-    stops(doctor.check_packages({"ray": None}, wanted), "ray missing", "pip install .")
+    tested = {"ray": "2.60.1", "torch": "2.13.0"}
+    found = {"ray": "2.60.1", "torch": "2.13.0+cpu", "pandas": "3"}
+    assert doctor.check_packages(found, wanted, tested) == Check(
+        "ok", "packages", "torch 2.13.0+cpu, ray 2.60.1, pandas 3"
+    )
+    stops(doctor.check_packages(found | {"ray": "2.61.0"}, wanted, tested), "ray 2.61.0 (needs", "pip install .")
+    stops(doctor.check_packages({"ray": None}, wanted, tested), "ray missing", "pip install .")
+
+
+def test_packages_newer_than_the_lock():
+    tested = doctor.tested_versions()
+    assert doctor.check_packages(tested, {}, tested).mark == "ok"
+    check = doctor.check_packages({"torch": "99.1+cu150", "numpy": "1.0"}, {}, tested)
+    remedy = f"newer than any tested: torch 99.1+cu150; if something breaks, `pip install torch=={tested['torch']}`"
+    assert check == Check("note", "packages", remedy)
 
 
 def test_cuda():

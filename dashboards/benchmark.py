@@ -22,11 +22,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from orchestrator.manifest import Manifest
 from orchestrator.store import Experiment
-from orchestrator.tables import CELLS
+from orchestrator.tables import CELLS, write_table
 from workers.tasks.base import Sample
 from workers.work import EngineSpec, GridPoint, ModelSpec, TaskSpec, baseline_point
 
@@ -88,6 +87,8 @@ def make_store(path: Path, configurations: int, samples: int, seed: int = 0) -> 
         sources=tuple("made up" for _ in points),
         model_fingerprint="made up",
         data_fingerprint="made up",
+        prompt_fingerprint="made up",
+        scorer_fingerprint="made up",
         model_facts=SIZES,
     )
     experiment = Experiment.create(path, manifest, _samples(samples))
@@ -140,7 +141,7 @@ def _write(
         columns[field.name].cast(field.type) if field.name in columns else pa.nulls(rows, field.type) for field in CELLS
     ]
     table = pa.Table.from_arrays(full, schema=CELLS).replace_schema_metadata({"worker": f"gpu{int(name) % 4}"})
-    pq.write_table(table, experiment.path / "cells" / f"{name}.parquet", compression="zstd")
+    write_table(experiment.path / "cells" / f"{name}.parquet", table)
 
 
 def measure(path: Path, chromium: str) -> list[Timing]:

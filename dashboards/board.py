@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -157,22 +157,34 @@ class _Feed:
         return self._source is None or self._look() != self._signature
 
     def read(self) -> Source:
+        """The experiment as it stands; where it cannot be read, as it last stood, with a note that says why.
+
+        Raises:
+            StoreError: It could not be read from the first.
+        """
         look = self._look()
         if self._source is not None and look == self._signature:
             return self._source
+        try:
+            return self._read(look)
+        except StoreError as error:
+            if self._source is None:
+                raise
+            if str(error) not in self._source.notes:  # perhaps it is being written again: it is tried at each look
+                self._source = replace(self._source, notes=(str(error), *self._source.notes))
+                self._reads += 1
+            return self._source
+
+    def _read(self, look: object) -> Source:
         stamp = _stamp(self._path / "sweep.yaml"), _stamp(self._path / "samples.parquet")
         if self._matrix is None or stamp != self._stamp or self._matrix.gone():
-            try:
-                self._matrix = CellMatrix(Experiment.open(self._path))
-            except StoreError:
-                if self._source is None:
-                    raise
-                return self._source  # being written again: later
+            self._matrix = CellMatrix(Experiment.open(self._path))
             self._stamp = stamp
         experiment = self._matrix.experiment
         self._matrix.read()
         failures = open_failures(experiment, self._matrix)
         answers = answers_of(experiment, self._matrix, failures)
+        latency = latencies(experiment)  # before the notes are taken
         self._signature, self._reads = look, self._reads + 1
         unfinished = bool((~answers.answered_PS & ~answers.failed_S).any())
         running = unfinished and _age_s(self._path) < LIVE_S
@@ -187,7 +199,7 @@ class _Feed:
             running=running,
             measured=self._lazy_measures(experiment),
             costed=self._lazy_costs(experiment, self._matrix),
-            latency=latencies(experiment),
+            latency=latency,
         )
         return self._source
 

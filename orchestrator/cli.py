@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from orchestrator.prepare import Prepared
+    from orchestrator.rewrite import Rewritten
     from orchestrator.run import RunResult
     from orchestrator.store import Experiment
 
@@ -397,6 +398,35 @@ def merge(
 
 
 @app.command()
+def migrate(
+    experiment: Annotated[Path, typer.Argument(help="Experiment directory or URI of an older format.")],
+    out: Annotated[Path, typer.Option(help="Directory or URI to make.")],
+    assume_current: Annotated[
+        bool,
+        typer.Option("--assume-current", help="Its version asked, judged and computed as this one does: you know it."),
+    ] = False,
+) -> None:
+    """Bring an experiment of an older format into today's, to add cells to it. The original stays as it is."""
+    with _user_errors():
+        from orchestrator.rewrite import migrate as migrated
+
+        _rewrite(experiment, out, lambda source, folder: migrated(source, folder, assume_current))
+
+
+@app.command()
+def rescore(
+    experiment: Annotated[Path, typer.Argument(help="Experiment directory or URI.")],
+    out: Annotated[Path, typer.Option(help="Directory or URI to make.")],
+    scorer: Annotated[str | None, typer.Option(help="Another scoring rule; else the same one, as it is today.")] = None,
+) -> None:
+    """Judge an experiment's answers again; no model runs. The original stays as it is."""
+    with _user_errors():
+        from orchestrator.rewrite import rescore as rescored
+
+        _rewrite(experiment, out, lambda source, folder: rescored(source, folder, scorer))
+
+
+@app.command()
 def verify(
     experiment: Annotated[Path, typer.Argument(help="Experiment directory or URI.")],
     recompute: Annotated[
@@ -575,6 +605,20 @@ def _user_errors(resume: bool = False) -> Iterator[None]:
             raise
         typer.echo(str(error), err=True)
         raise typer.Exit(USER_ERROR) from None
+
+
+def _rewrite(source: Path, out: Path, rewrite: Callable[[Path, Path], Rewritten]) -> None:
+    from orchestrator.places import located
+    from orchestrator.show import show_notes
+
+    console = _console()
+    with ExitStack() as stack:
+        folder = stack.enter_context(located(source, exists=True))
+        result = rewrite(folder, stack.enter_context(located(out)))
+        judged = f", {result.changed} of them judged otherwise" if result.changed else ""
+        console.print(f"{result.cells} cells in {out}{judged}", highlight=False, soft_wrap=True)
+        show_notes(console, result.notes)
+        _write_results(console, result.experiment)
 
 
 def _show_result(console: Console, result: RunResult) -> None:

@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import TypeAdapter
 
 from orchestrator.disk import StoreError, make_folder, write_whole
 from orchestrator.metrics import reachable, suspicions
 from orchestrator.significance import wilson
+from workers.json_file import UnreadableError, read_json
 from workers.work import BASELINE
 
 IMPORTED_FILE = "imported.json"
@@ -60,6 +62,7 @@ class Figure:
         return " ".join([self.strategy, *known, *([self.params] if self.params else [])])
 
 
+FIGURES = TypeAdapter(list[Figure])
 Content = Any
 
 
@@ -70,11 +73,9 @@ def read_original(path: Path) -> list[Figure]:
         StoreError: It is not JSON, or of no kind that is known.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise StoreError(f"{path}: is not JSON ({error})") from error
+        content = read_json(path)
+    except UnreadableError as error:
+        raise StoreError(f"{error}; give a result file of the original projects") from error
     for known, reader in READERS:
         if known(content):
             try:
@@ -117,14 +118,17 @@ def imported_summary(folder: Path) -> pd.DataFrame:
     """
     path = folder / IMPORTED_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        figures = [
-            Figure(**{**row, "value": math.nan if row["value"] is None else row["value"],
-                      "measures": tuple(row["measures"].items())})
-            for row in content["rows"]
-        ]  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}: cannot be read ({error}); import the files again") from error
+        content = read_json(path)
+        figures = FIGURES.validate_python(
+            [
+                {**row, "value": math.nan if row["value"] is None else row["value"],
+                 "measures": tuple(row["measures"].items())}
+                for row in content["rows"]
+            ]
+        )  # fmt: skip
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200].removeprefix(f"{path}: ")
+        raise StoreError(f"{path}: cannot be read ({reason}); import the files again") from error
     tables = []
     for run in dict.fromkeys(figure.run for figure in figures):
         own = [figure for figure in figures if figure.run == run]

@@ -14,8 +14,9 @@ from orchestrator.spec import SweepSpec
 from strategies import catalog
 from workers.checkpoints.layout import open_checkpoint
 from workers.fingerprint import data_fingerprint, model_fingerprint, sources_hash
+from workers.rules import prompt_fingerprint, scorer_fingerprint
 from workers.tasks.base import Sample
-from workers.tasks.catalog import load_benchmark
+from workers.tasks.catalog import load_benchmark, scorer_of
 from workers.work import BASELINE, GridPoint
 
 RECORDED_VERSIONS = ("saccade", "torch", "transformers", "ray", "numpy", "pandas", "pyarrow")
@@ -56,6 +57,8 @@ def prepare(spec: SweepSpec) -> Prepared:
         model_fingerprint=model_fingerprint(checkpoint),
         # Of all samples, not only of this sweep's, so that asking more of them continues the same cells.
         data_fingerprint=data_fingerprint(everything),
+        prompt_fingerprint=prompt_fingerprint(spec.engine.task.conversation, spec.engine.task.single_prediction),
+        scorer_fingerprint=scorer_fingerprint(scorer_of(spec.engine.task)),
         model_facts=tuple(asdict(spec.facts).items()),
         sources_hash=sources_hash(),
         versions=tuple(_versions()),

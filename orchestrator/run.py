@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -68,7 +68,8 @@ def plan_and_stops(prepared: Prepared, out: Path, workers: int) -> tuple[Plan, S
     experiment = _Planned(out, prepared) if old else None
     done = experiment.done() if experiment else {}
     policy = _policy(prepared, experiment)
-    return _plan(prepared, policy, done, workers), policy.stops(done)
+    plan = _plan(prepared, policy, done, workers)
+    return replace(plan, notes=experiment.notes if experiment else ()), policy.stops(done)
 
 
 class _Planned(Experiment):
@@ -125,12 +126,13 @@ class _Sweep:
     def __init__(self, prepared: Prepared, out: Path, options: RunOptions) -> None:
         self._prepared, self._options = prepared, options
         self.experiment = Experiment.create(out, prepared.manifest, prepared.samples)
+        aside = self.experiment.set_damaged_aside()
         self._done = self.experiment.done()
         self._policy = _policy(prepared, self.experiment)
         self._mirror = None if options.local else TuneMirror(self.experiment, prepared.spec.callbacks)
         self._recorder = PictureRecorder(self.experiment, prepared.samples, options.pictures)
         self.computed = self.failed = self.peak_bytes = 0
-        self.warnings = list(prepared.notes)
+        self.warnings = [*prepared.notes, *aside]
 
     def plan(self, workers: int) -> Plan:
         return _plan(self._prepared, self._policy, self._done, workers)

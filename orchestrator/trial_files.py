@@ -20,10 +20,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from workers.json_file import UnreadableError, parse_json, read_bytes
 from workers.work import BASELINE, GridPoint
 
 RESULTS = "result.json"
 EVENTS = "events.out.tfevents.1.saccade"
+MAX_BYTES = 2**24
 NAME_LENGTH = 120  # bytes of a directory's name; file systems take 255
 METRICS = ("samples", "n", "correct", "accuracy", "ci_low", "ci_high", "tokens_kept")  # the numbers of a report
 COUNTS = ("samples", "n", "correct", "done")  # what makes two reports the same
@@ -92,9 +94,10 @@ class TrialFiles:
 def told(folder: Path) -> list[Result]:
     """The reports that a trial's directory holds, first to last; none where a line is not whole."""
     try:
-        return [json.loads(line) for line in (folder / RESULTS).read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError):
+        lines = [parse_json(line) for line in read_bytes(folder / RESULTS, MAX_BYTES).splitlines()]
+    except UnreadableError:
         return []
+    return lines if all(isinstance(line, dict) for line in lines) else []
 
 
 def agrees(said: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> bool:

@@ -671,7 +671,7 @@ def _write_results(console: Console, experiment: Experiment) -> None:
 
     files = write_exports(experiment)
     plots = write_plots(experiment)
-    page = write_report(experiment, plots)
+    page = write_report(experiment, plots, _teller(console))
     pictures = [file for file in plots if file.suffix == ".png"]
     for what, paths in (("tables: ", files), ("plots:  ", pictures), ("pages:  ", [page])):
         if paths:

@@ -88,6 +88,22 @@ def test_every_package_has_an_init_that_only_describes_it():
         assert isinstance(body[0], ast.Expr)
 
 
+REMOVERS = {"unlink", "rmdir", "removedirs", "rmtree"}  # and `os.remove`, told from a list's by its owner
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_one_file_removes_files(file):
+    if file == Path("orchestrator/removal.py"):
+        return
+    for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute):
+            of_os = node.attr == "remove" and isinstance(node.value, ast.Name) and node.value.id == "os"
+            assert node.attr not in REMOVERS, f"{file}:{node.lineno}: use orchestrator.removal.remove"
+            assert not of_os, f"{file}:{node.lineno}: use orchestrator.removal.remove"
+        elif isinstance(node, ast.ImportFrom):
+            assert not REMOVERS & {alias.name for alias in node.names}, f"{file}:{node.lineno}"
+
+
 def test_no_module_at_the_root_and_no_test_package_shadows_the_code():
     assert not list(ROOT.glob("*.py"))  # on Ray's workers the root precedes the standard library
     assert not [folder for folder in (ROOT / "tests").rglob("*") if folder.is_dir() and folder.name in PACKAGES]

@@ -12,7 +12,8 @@ from orchestrator.chosen_by import chosen_by
 from orchestrator.manifest import Manifest
 from orchestrator.spec import SweepSpec
 from strategies import catalog
-from workers.checkpoints.layout import open_checkpoint
+from workers.checkpoints.contents import check_checkpoint
+from workers.checkpoints.layout import base_notes, open_checkpoint
 from workers.fingerprint import data_fingerprint, model_fingerprint, sources_hash
 from workers.tasks.base import Sample
 from workers.tasks.catalog import load_benchmark
@@ -44,7 +45,7 @@ def prepare(spec: SweepSpec) -> Prepared:
         ModelError, DataError: Files are missing or damaged.
     """
     checkpoint = open_checkpoint(spec.engine.model)
-    checkpoint.check()
+    check_checkpoint(checkpoint)
     benchmark = load_benchmark(spec.engine.task)
     everything = benchmark.samples
     manifest = Manifest(
@@ -65,7 +66,7 @@ def prepare(spec: SweepSpec) -> Prepared:
         samples=everything[: spec.sample_limit],
         available=len(everything),
         manifest=manifest,
-        notes=(*benchmark.notes, *_too_many(spec, len(everything))),
+        notes=(*base_notes(checkpoint), *benchmark.notes, *_too_many(spec, len(everything))),
     )
 
 

@@ -109,7 +109,7 @@ def test_a_missing_shard_is_named(tmp_path):
     [
         (
             {"vision_config__image_size": 28},
-            "crops to {'height': 56, 'width': 56}, but config.json has vision_config.image_size 28",
+            "position_embedding.weight: has shape [17, 16], config.json asks for [5, 16]",
         ),
         ({"vision_config__patch_size": 7}, "patch_embedding.weight: has shape [16, 3, 14, 14], config.json asks for"),
         ({"text_config__hidden_size": "wide"}, "hidden_size: 'wide' is not a positive whole number"),

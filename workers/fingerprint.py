@@ -16,6 +16,8 @@ from pathlib import Path
 import strategies
 import workers
 from workers.checkpoints.layout import Checkpoint
+from workers.foreign import opened, readable
+from workers.models import ModelError
 from workers.tasks.base import Sample
 
 SMALL_BYTES = 16 << 20  # files up to this size are read whole
@@ -35,6 +37,7 @@ def sources_hash() -> str:
     return digest.hexdigest()[:16]
 
 
+@readable(ModelError)
 def model_fingerprint(checkpoint: Checkpoint) -> str:
     """Hash of a checkpoint: configuration, tokenizer and small weights whole, of large files evenly spaced blocks.
 
@@ -42,7 +45,7 @@ def model_fingerprint(checkpoint: Checkpoint) -> str:
     shape, and 64 blocks a shard meet any training that touches more than a few tensors.
 
     Raises:
-        ModelError: the checkpoint has no weights.
+        ModelError: the checkpoint has no weights, or a file of it may not be read.
     """
     digest = hashlib.sha256()
     folders = dict.fromkeys((checkpoint.folder, checkpoint.base, checkpoint.words, checkpoint.images))
@@ -52,13 +55,15 @@ def model_fingerprint(checkpoint: Checkpoint) -> str:
 
 
 def _settings(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix in (".json", ".model", ".jinja", ".txt"))
+    """A pipe or a dangling link among them is refused when it is read; a folder of such a name is none of them."""
+    names = sorted(file for file in folder.iterdir() if file.suffix in (".json", ".model", ".jinja", ".txt"))
+    return [file for file in names if not file.is_dir()]
 
 
 def _content_digest(file: Path) -> bytes:
     """Hash of a small file's content, of a large one's evenly spaced blocks."""
     digest, size = hashlib.sha256(), file.stat().st_size
-    with file.open("rb") as stream:
+    with opened(file) as stream:
         if size <= SMALL_BYTES:
             digest.update(stream.read())
         else:

@@ -14,7 +14,7 @@ from orchestrator.spec import SweepSpec
 from strategies import catalog
 from workers.checkpoints.contents import check_checkpoint
 from workers.checkpoints.layout import base_notes, open_checkpoint
-from workers.fingerprint import data_fingerprint, model_fingerprint, sources_hash
+from workers.fingerprint import model_fingerprint, sources_hash, whole_data_fingerprint
 from workers.tasks.base import Sample
 from workers.tasks.catalog import load_benchmark
 from workers.work import BASELINE, GridPoint
@@ -56,7 +56,7 @@ def prepare(spec: SweepSpec) -> Prepared:
         chosen_by=tuple(chosen_by(point) for point in spec.points),
         model_fingerprint=model_fingerprint(checkpoint),
         # Of all samples, not only of this sweep's, so that asking more of them continues the same cells.
-        data_fingerprint=data_fingerprint(everything),
+        data_fingerprint=whole_data_fingerprint(everything),
         model_facts=tuple(asdict(spec.facts).items()),
         sources_hash=sources_hash(),
         versions=tuple(_versions()),

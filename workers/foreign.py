@@ -5,8 +5,8 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from workers.json_file import UnreadableError
 
@@ -63,7 +63,7 @@ def readable(kind: type[ValueError]) -> Iterator[None]:
 
 
 @contextmanager
-def opened(file: Path) -> Iterator[BinaryIO]:
+def opened(file: Path) -> Iterator[BufferedReader]:
     """A file of others to read from; a pipe or a device, which may never end, is refused.
 
     Raises:

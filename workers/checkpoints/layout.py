@@ -178,7 +178,7 @@ def _base_name(folder: Path) -> str | None:
 
 
 def base_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """What is to be said of an adapter's base: that the adapter names another one. Names are no proof, so it may run."""
+    """What is to be said of an adapter's base: that it names another. Names are no proof: it may run."""
     stated = _base_name(checkpoint.folder) if checkpoint.extras else None
     if not isinstance(stated, str):
         return ()

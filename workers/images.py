@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from workers.anyres import Tiling
@@ -23,6 +23,8 @@ MODES = (*SQUARE_MODES, "anyres")
 # A file of 200 bytes can hold 1 x 60,000 pixels, which padded to a square are 14 GB: refused before it is decoded.
 MAX_PIXELS = 64 * 1024 * 1024  # of the square it is padded to
 MAX_ASPECT = 100  # longer to shorter side
+# Formats of benchmarks. None needs another program, as EPS does, other files, or a plug-in that is not Pillow's.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # a camera's MPO is opened as the JPEG that it begins with
 DRAWING_COLOURS = 2048  # more than that after resizing, and the image is a photograph
 
 
@@ -36,11 +38,11 @@ def load_image(source: Path | EmbeddedImage) -> Image.Image:
         source: a file, or a place inside a table's file.
 
     Raises:
-        DataError: the file is missing, no image, damaged, of a number type without a known range, or too large or too
-            long (``MAX_PIXELS``, ``MAX_ASPECT``).
+        DataError: the file is missing, no image of ``FORMATS``, damaged, of a number type without a known range, or too
+            large or too long (``MAX_PIXELS``, ``MAX_ASPECT``).
     """
     try:
-        with Image.open(source if isinstance(source, Path) else BytesIO(source.read())) as image:
+        with Image.open(source if isinstance(source, Path) else BytesIO(source.read()), formats=FORMATS) as image:
             size = f"image {source}: {image.width} x {image.height}"
             longer, shorter = max(image.size), max(min(image.size), 1)
             if longer**2 > MAX_PIXELS:
@@ -48,6 +50,8 @@ def load_image(source: Path | EmbeddedImage) -> Image.Image:
             if longer > MAX_ASPECT * shorter:
                 raise DataError(f"{size} is more than {MAX_ASPECT} times as long as wide")
             return _eight_bits(image, source).convert("RGB")
+    except UnidentifiedImageError as error:
+        raise DataError(f"image {source}: is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}") from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow raises SyntaxError on broken PNGs
         raise DataError(f"image {source}: cannot be read: {error}") from error
 

@@ -25,7 +25,7 @@ from orchestrator.stops import read_stops
 from orchestrator.store import BESIDE, UNREADABLE, Experiment, masks_fit
 from orchestrator.tables import SCHEMAS, read_whole, write_table
 from workers.checkpoints.layout import open_checkpoint
-from workers.fingerprint import WHOLE, data_fingerprint, model_fingerprint, whole_data_fingerprint
+from workers.fingerprint import is_same_data, model_fingerprint
 from workers.models import ModelError
 from workers.tasks.base import DataError
 from workers.tasks.catalog import load_samples
@@ -205,12 +205,11 @@ def _inputs(experiment: Experiment) -> Iterator[Finding]:
     else:
         yield _unchanged(found == parts.get("model"), model, "the one used", "it was")
     try:
-        named = whole_data_fingerprint if str(parts.get("data")).startswith(WHOLE) else data_fingerprint
-        found = named(load_samples(spec.task))
+        same = is_same_data(parts.get("data"), load_samples(spec.task))
     except (DataError, OSError):
         yield Finding(well=True, text=f"{data} not on this machine: not compared")
     else:
-        yield _unchanged(found == parts.get("data"), data, "those used", "they were")
+        yield _unchanged(same, data, "those used", "they were")
 
 
 def _unchanged(same: bool, what: str, used: str, changed: str) -> Finding:

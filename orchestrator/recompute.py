@@ -25,7 +25,7 @@ from orchestrator.spec import EMBEDDED
 from orchestrator.store import Experiment
 from workers.checkpoints.layout import open_checkpoint
 from workers.embedded.location import DATA_DIR, MODEL_DIR
-from workers.fingerprint import data_fingerprint, model_fingerprint
+from workers.fingerprint import is_same_data, model_fingerprint
 from workers.loading import default_device, load_llava
 from workers.slow_path import SlowAnswer, slow_answer
 from workers.tasks.base import LETTERS, Sample
@@ -178,14 +178,14 @@ def _checked_samples(experiment: Experiment, spec: EngineSpec) -> tuple[Sample, 
     """The benchmark's samples, once model and data are known to be those of the cells."""
     recorded = experiment.meta.get("context_parts", {})
     samples = load_samples(spec.task)
-    for what, place, option, found in (
-        ("model", spec.model.path, "--model", model_fingerprint(open_checkpoint(spec.model))),
-        ("data", spec.task.data, "--data", data_fingerprint(samples)),
+    for what, place, option, same in (
+        ("model", spec.model.path, "--model", model_fingerprint(open_checkpoint(spec.model)) == recorded.get("model")),
+        ("data", spec.task.data, "--data", is_same_data(recorded.get("data"), samples)),
     ):
-        if found != recorded.get(what):
+        if not same:
             raise StoreError(
-                f"{what} {place}: is not what the cells of {experiment.path} were computed with (fingerprint {found}, "
-                f"theirs {recorded.get(what)}); give the right one with {option}"
+                f"{what} {place}: is not what the cells of {experiment.path} were computed with; give the right one "
+                f"with {option}"
             )
     return samples
 

@@ -24,7 +24,7 @@ from orchestrator.side_files import MAX_BYTES
 from orchestrator.stops import RACING
 from orchestrator.store import BESIDE, UNREADABLE, Experiment
 from orchestrator.tables import CELLS, SCHEMAS, read_whole, write_table
-from workers.fingerprint import data_fingerprint
+from workers.fingerprint import is_same_data, whole_data_fingerprint
 from workers.json_file import UnreadableError, read_json
 from workers.rules import NUMERICS, prompt_fingerprint, scorer_fingerprint
 from workers.tasks import answers
@@ -59,7 +59,8 @@ def migrate(source: Path, out: Path, assume_current: bool = False) -> Rewritten:
         assume_current: The user knows.
 
     Raises:
-        StoreError: It has today's format already, or names an unknown version, or ``out`` is taken.
+        StoreError: It has today's format already, or names an unknown version, or ``out`` is taken, or its benchmark is
+            not on this machine.
     """
     experiment = Experiment.open(source)
     if experiment.meta["format"] == FORMAT:
@@ -73,6 +74,7 @@ def migrate(source: Path, out: Path, assume_current: bool = False) -> Rewritten:
         )
     task = experiment.spec.task
     parts = experiment.meta["context_parts"] | {
+        "data": _whole_data(experiment),
         "prompt": prompt_fingerprint(task.conversation, task.single_prediction),
         "scoring": scorer_fingerprint(scorer_of(task)),
         "numerics": NUMERICS,
@@ -80,6 +82,23 @@ def migrate(source: Path, out: Path, assume_current: bool = False) -> Rewritten:
     origin = {"format": experiment.meta["format"], "sources_hash": sources, "versions": experiment.meta["versions"]}
     meta = {"format": FORMAT, "context_parts": parts, "migrated_from": origin}
     return _rewrite(experiment, out, meta, "migrate", lambda cells: cells)
+
+
+def _whole_data(experiment: Experiment) -> str:
+    """Today's fingerprint of the benchmark; that of format 1 saw of an image the first KiB alone.
+
+    Raises:
+        StoreError: The benchmark is not here, or is another.
+    """
+    data = experiment.spec.task.data
+    try:
+        found = load_samples(experiment.spec.task)
+        same = is_same_data(experiment.meta["context_parts"]["data"], found)
+    except (DataError, OSError) as error:
+        raise StoreError(f"{experiment.path}: its data cannot be read ({error}); migrate it where they are") from error
+    if not same:
+        raise StoreError(f"{experiment.path}: data {data} are not those that were asked; migrate it where they are")
+    return whole_data_fingerprint(found)
 
 
 def rescore(source: Path, out: Path, scorer: str | None = None) -> Rewritten:
@@ -133,7 +152,7 @@ def _samples(experiment: Experiment, scorer: str) -> dict[str, Sample]:
         data = experiment.spec.task.data
         try:
             found = load_samples(experiment.spec.task)
-            same = data_fingerprint(found) == experiment.meta["context_parts"]["data"]
+            same = is_same_data(experiment.meta["context_parts"]["data"], found)
         except (DataError, OSError) as error:
             raise StoreError(f"{place}, and {data} cannot be read ({error}); rescore where the data are") from error
         if not same:

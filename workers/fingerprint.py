@@ -111,6 +111,16 @@ def data_fingerprint(samples: Sequence[Sample]) -> str:
     return _together(map(_sample_hash, samples, images))
 
 
+def is_same_data(recorded: object, samples: Sequence[Sample]) -> bool:
+    """Whether samples are those of a fingerprint, of today's kind or of the one before.
+
+    Raises:
+        DataError: an image may not be read.
+    """
+    named = whole_data_fingerprint if str(recorded).startswith(WHOLE) else data_fingerprint
+    return named(samples) == recorded
+
+
 def _together(hashes: Iterable[str]) -> str:
     return hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()[:16]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+LOCK = ".driver.json"  # see ``lock.py``
+
 
 class StoreError(ValueError):
     """A directory cannot be used as an experiment. The message names the place and the remedy; exit code 2."""
@@ -22,6 +24,11 @@ def make_folder(path: Path) -> None:
         raise StoreError(
             f"{path}: cannot be made: {error.strerror}; give --out another directory, or make room for this one"
         ) from error
+
+
+def is_vacant(folder: Path) -> bool:
+    """Whether nothing lies in a directory but the record of who is about to write there."""
+    return all(LOCK in entry.name for entry in folder.iterdir())
 
 
 def write_whole(path: Path, content: bytes, sync: bool = True) -> None:

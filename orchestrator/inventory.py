@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
 
-from orchestrator.disk import StoreError, make_folder, write_whole
+from orchestrator.disk import StoreError, is_vacant, make_folder, write_whole
 from orchestrator.significance import Bools, Ints
 from orchestrator.stops import read_stops
 from orchestrator.store import Experiment
@@ -228,7 +228,7 @@ def merge(folders: Sequence[Path], out: Path, other_sources: bool = False) -> Me
     """
     if len(folders) < 2:
         raise StoreError("merge: give two experiment directories or more")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or not is_vacant(out)):
         raise StoreError(f"--out {out}: is there already; give a new directory")
     experiments = [Experiment.open(folder) for folder in folders]
     for other in experiments[1:]:

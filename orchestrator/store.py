@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from orchestrator.disk import StoreError, make_folder, write_whole
+from orchestrator.disk import StoreError, is_vacant, make_folder, write_whole
 from orchestrator.manifest import SCHEMA_VERSION, Manifest
 from orchestrator.tables import (
     ADDRESS,
@@ -50,8 +50,14 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where there
 class Experiment:
     """An experiment directory: open one to read it, create one to write to it."""
 
-    def __init__(self, path: Path, meta: dict[str, Any]) -> None:
+    def __init__(self, path: Path, meta: dict[str, Any], samples: Sequence[Sample] | None = None) -> None:
+        """Args:
+        path: Directory.
+        meta: What its sweep.yaml says.
+        samples: Of the sweep, where they are known; else those of samples.parquet count, read when they are needed.
+        """
         self.path = path
+        self._own = None if samples is None else _frame(samples_table(samples))
         self.meta = meta
         self.name: str = meta["name"]
         self.context: str = meta["context"]
@@ -117,7 +123,7 @@ class Experiment:
         write_table(path / "samples.parquet", samples_table(samples))
         text = "# Written by `saccade run`. Cells are addressed by what stands here: change the sweep file instead.\n"
         write_whole(path / "sweep.yaml", (text + yaml.safe_dump(meta, sort_keys=False)).encode())
-        return cls(path, meta)
+        return cls(path, meta, samples)
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -156,6 +162,8 @@ class Experiment:
     @property
     def samples(self) -> pd.DataFrame:
         """The samples of the sweep, one row each, in the order of the benchmark's file (columns: SAMPLES)."""
+        if self._own is not None:
+            return self._own
         try:
             table = read_columns(self.path / "samples.parquet", SAMPLES)
         except (pa.ArrowException, OSError) as error:
@@ -333,7 +341,7 @@ def check_target(path: Path, manifest: Manifest) -> dict[str, Any] | None:
     if path.exists() and not path.is_dir():
         raise StoreError(f"{path}: is a file; give --out a directory")
     if not (path / "sweep.yaml").exists():
-        if path.is_dir() and any(path.iterdir()) and not (path / "cells").is_dir():
+        if path.is_dir() and not is_vacant(path) and not (path / "cells").is_dir():
             raise StoreError(f"{path}: is not empty and not an experiment; give --out a new directory")
         return None
     try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -18,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from orchestrator.disk import StoreError, open_to_write
+from orchestrator.disk import LOCK, StoreError, open_to_write
+from orchestrator.lock import DAMAGED, MAX_BYTES, SETTLE_S
 from orchestrator.removal import remove
 from workers.work import content_key
 
@@ -28,6 +30,7 @@ ONCE = frozenset({CELLS, "kept", "measures", "pictures"})  # a file's name says 
 READ = ONCE | {"failures"}  # by every command
 AT_ONCE = 16  # requests
 PATIENCE_S = 60
+NOBODY = b"{}"  # a record of who writes that could not be deleted
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +195,53 @@ class Bucket:
             if what != "read" and self.folder.is_dir():
                 line += f". Nothing is lost: {self.folder} has all of it, and the same command sends it"
             raise StoreError(line) from error
+
+
+class BucketBoard:
+    """The record of who writes as an object beside the others, see ``lock.py``; a working copy never holds it.
+
+    Stores offer no "only if it is not there" that all of them know: two that begin within a second of each other may
+    both write a record, and the one whose record was written over finds that SETTLE_S later.
+    """
+
+    def __init__(self, bucket: Bucket) -> None:
+        self.name, self._bucket = bucket.uri, bucket
+        self._object = str(bucket._root / LOCK)
+
+    def read(self) -> bytes | None:
+        from pyarrow import fs
+
+        files = self._bucket._files
+        with self._bucket._complaints("read"):
+            if files.get_file_info(self._object).type != fs.FileType.File:
+                return None
+            with files.open_input_stream(self._object) as stream:
+                content = bytes(stream.read(MAX_BYTES))
+        return None if content == NOBODY else content or DAMAGED
+
+    def create(self, content: bytes) -> bool:
+        if self.read() is not None:
+            return False
+        self._put(content)
+        time.sleep(SETTLE_S)
+        return self.read() == content
+
+    def replace(self, old: bytes, new: bytes) -> bool:
+        if self.read() != old:
+            return False
+        self._put(new)
+        return True
+
+    def remove(self) -> None:
+        try:
+            self._bucket._files.delete_file(self._object)
+        except OSError:  # who may not delete may still write
+            with suppress(StoreError):
+                self._put(NOBODY)
+
+    def _put(self, content: bytes) -> None:
+        with self._bucket._complaints("written to"), self._bucket._files.open_output_stream(self._object) as stream:
+            stream.write(content)
 
 
 def _patient(uri: str) -> str:

@@ -259,11 +259,11 @@ def import_(
     """Read the original projects' result files, to stand beside ours; says which of their numbers cannot be."""
     with _user_errors():
         from orchestrator.imports import import_files
-        from orchestrator.places import located
+        from orchestrator.places import written
 
-        with located(out) as folder:
-            path, rows = import_files(files, folder)
         console = _console()
+        with written(out, _teller(console)) as folder:
+            path, rows = import_files(files, folder)
         console.print(f"{len(rows)} figures of {rows['experiment'].nunique()} files in {path}", highlight=False)
         for (name, flag), group in rows[rows["flags"] != ""].groupby(["experiment", "flags"], sort=False):
             console.print(f"[yellow]{name}[/] {len(group)} of them: {flag}", highlight=False, soft_wrap=True)
@@ -349,8 +349,9 @@ def ablate(
 
         def runner(prepared: Prepared, folder: Path) -> Experiment:
             console.print(f"[bold]{folder.name}[/]: {len(prepared.spec.points)} grid points", highlight=False)
-            experiment = run_sweep(prepared, folder, options, console).experiment
-            _write_results(console, experiment)
+            with followed(folder, _teller(console)):  # a stage is an experiment that `saccade run` may write into too
+                experiment = run_sweep(prepared, folder, options, console).experiment
+                _write_results(console, experiment)
             return experiment
 
         overrides: dict[str, Any] = {name: value for name, value in (("model", model), ("data", data)) if value}
@@ -368,11 +369,11 @@ def status(
 ) -> None:
     """Say how far an experiment is, and what failed."""
     with _user_errors():
-        from orchestrator.places import opened
+        from orchestrator.places import driver_of, opened
         from orchestrator.show import show_status
 
         with opened(experiment) as found:
-            show_status(_console(), found)
+            show_status(_console(), found, driver_of(experiment))
 
 
 @app.command()
@@ -386,13 +387,13 @@ def merge(
     """Put experiments together: all their grid points and samples, every cell once. The originals stay as they are."""
     with _user_errors():
         from orchestrator.inventory import merge as merged
-        from orchestrator.places import located
+        from orchestrator.places import located, written
         from orchestrator.show import show_merged
 
         console = _console()
         with ExitStack() as stack:
             folders = [stack.enter_context(located(experiment, exists=True)) for experiment in experiments]
-            result = merged(folders, stack.enter_context(located(out)), other_sources)
+            result = merged(folders, stack.enter_context(written(out, _teller(console))), other_sources)
             show_merged(console, result)
             _write_results(console, result.experiment)
 
@@ -500,12 +501,14 @@ def tune(
     """Write Ray Tune's view of an experiment again, from its cells, and tell it to callbacks; nothing is computed."""
     with _user_errors():
         from orchestrator.document import parse_callbacks
-        from orchestrator.places import opened, uri_of
+        from orchestrator.places import uri_of, written
         from orchestrator.show import show_notes
+        from orchestrator.store import Experiment
         from orchestrator.tune_store import tell_all
 
         console = _console()
-        with opened(experiment, everything=True) as found:
+        with written(experiment, _teller(console), exists=True, everything=True) as folder:
+            found = Experiment.open(folder)
             show_notes(console, tell_all(found, parse_callbacks(callback or ())))
         console.print(
             f"{len(found.points)} trials in {uri_of(experiment) or experiment}", highlight=False, soft_wrap=True
@@ -608,13 +611,13 @@ def _user_errors(resume: bool = False) -> Iterator[None]:
 
 
 def _rewrite(source: Path, out: Path, rewrite: Callable[[Path, Path], Rewritten]) -> None:
-    from orchestrator.places import located
+    from orchestrator.places import located, written
     from orchestrator.show import show_notes
 
     console = _console()
     with ExitStack() as stack:
         folder = stack.enter_context(located(source, exists=True))
-        result = rewrite(folder, stack.enter_context(located(out)))
+        result = rewrite(folder, stack.enter_context(written(out, _teller(console))))
         judged = f", {result.changed} of them judged otherwise" if result.changed else ""
         console.print(f"{result.cells} cells in {out}{judged}", highlight=False, soft_wrap=True)
         show_notes(console, result.notes)

@@ -9,6 +9,8 @@ from typing import BinaryIO
 
 from orchestrator.removal import remove
 
+LOCK = ".driver.json"  # see ``lock.py``
+
 
 class StoreError(ValueError):
     """A directory cannot be used as an experiment. The message names the place and the remedy; exit code 2."""
@@ -55,6 +57,11 @@ def open_to_write(path: Path, flags: int) -> BinaryIO:
         if error.errno != errno.ELOOP:
             raise
         raise OSError(errno.ELOOP, "it is a link", str(path)) from error
+
+
+def is_vacant(folder: Path) -> bool:
+    """Whether nothing lies in a directory but the record of who is about to write there."""
+    return all(LOCK in entry.name for entry in folder.iterdir())
 
 
 def write_whole(path: Path, content: bytes, sync: bool = True) -> None:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from orchestrator.description import write_description
-from orchestrator.disk import StoreError, make_folder
+from orchestrator.disk import StoreError, is_vacant, make_folder
 from orchestrator.provenance import ways_text
 from orchestrator.significance import Bools, Ints
 from orchestrator.stops import read_stops
@@ -283,7 +283,7 @@ def merge(folders: Sequence[Path], out: Path, other_sources: bool = False) -> Me
 
 def check_new(out: Path) -> None:
     """Raises: StoreError: A directory that is to be made is there already."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or not is_vacant(out)):
         raise StoreError(f"--out {out}: is there already; give a new directory")
 
 

@@ -9,8 +9,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote
 
-from orchestrator.bucket import SCHEMES, Bucket
+from orchestrator.bucket import SCHEMES, Bucket, BucketBoard
 from orchestrator.disk import StoreError
+from orchestrator.lock import Board, FolderBoard, driver_line, held
 from orchestrator.store import Experiment
 
 SEND_S = 5.0  # between two looks for new files while a sweep runs
@@ -50,21 +51,62 @@ def opened(place: Path, *, everything: bool = False) -> Iterator[Experiment]:
 
 
 @contextmanager
+def written(
+    place: Path, tell: Callable[[str], None], *, exists: bool = False, everything: bool = False
+) -> Iterator[Path]:
+    """As `located`, for a command that changes what others read: nobody else writes there meanwhile.
+
+    Args:
+        place, exists, everything: As for `located`.
+        tell: Takes a line where this has to wait.
+
+    Raises:
+        StoreError: As for `located` and `lock.held`.
+    """
+    if exists and bucket_at(place) is None and not local_folder(place).is_dir():
+        yield local_folder(place)  # nothing to hold; who opens it says so
+        return
+    with held(_board(place), tell), located(place, exists=exists, everything=everything) as folder:
+        yield folder
+
+
+def driver_of(place: Path) -> str | None:
+    """Who writes into an experiment now, as a line; None where nobody does.
+
+    Raises:
+        StoreError: As for `located`.
+    """
+    return driver_line(_board(place))
+
+
+@contextmanager
 def followed(place: Path, tell: Callable[[str], None]) -> Iterator[Path]:
     """The folder of an experiment that is being computed; its bucket gets every file within seconds.
+
+    Nobody else writes there meanwhile.
 
     Args:
         place: As for `located`.
         tell: Takes a line about the bucket.
 
     Raises:
-        StoreError: As for `located`; and what could not be sent in the end, which stays in the working copy.
+        StoreError: As for `located` and `lock.held`; and what could not be sent in the end, which stays in the working
+            copy.
     """
     bucket = bucket_at(place)
-    if bucket is None:
-        yield local_folder(place)
-        return
-    bucket.check_writable()
+    if bucket is not None:
+        bucket.check_writable()
+    with held(_board(place), tell):
+        if bucket is None:
+            yield local_folder(place)
+        else:
+            with _mirrored(bucket, tell):
+                yield bucket.folder
+
+
+@contextmanager
+def _mirrored(bucket: Bucket, tell: Callable[[str], None]) -> Iterator[None]:
+    """Send what is written into a working copy, now and then and in the end."""
     bucket.fetch(everything=True)
     tell(f"working copy: {bucket.folder}")
     failing = False
@@ -81,7 +123,7 @@ def followed(place: Path, tell: Callable[[str], None]) -> Iterator[Path]:
 
     try:
         with _repeated(send, SEND_S):
-            yield bucket.folder
+            yield
     except BaseException:
         try:
             bucket.send()
@@ -138,6 +180,11 @@ def bucket_at(place: Path) -> Bucket | None:
     """Of a URI; None where a place is a folder."""
     uri = uri_of(place)
     return Bucket(uri) if uri and uri.partition("://")[0] in SCHEMES else None
+
+
+def _board(place: Path) -> Board:
+    bucket = bucket_at(place)
+    return FolderBoard(local_folder(place)) if bucket is None else BucketBoard(bucket)
 
 
 def uri_of(place: Path) -> str | None:

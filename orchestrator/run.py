@@ -65,23 +65,12 @@ def plan_sweep(prepared: Prepared, out: Path, workers: int) -> Plan:
 def plan_and_stops(prepared: Prepared, out: Path, workers: int) -> tuple[Plan, Stops | None]:
     """The plan, and what racing decides on the cells that are there."""
     old = check_target(out, prepared.manifest)
-    experiment = _Planned(out, prepared) if old else None
+    # Not its own file of samples, which may still be that of a smaller sweep.
+    experiment = Experiment(out, prepared.manifest.to_json(), prepared.samples) if old else None
     done = experiment.done() if experiment else {}
     policy = _policy(prepared, experiment)
     plan = _plan(prepared, policy, done, workers)
     return replace(plan, notes=experiment.notes if experiment else ()), policy.stops(done)
-
-
-class _Planned(Experiment):
-    """A directory as it would be with this sweep: its file of samples may still be that of a smaller one."""
-
-    def __init__(self, path: Path, prepared: Prepared) -> None:
-        super().__init__(path, prepared.manifest.to_json())
-        self._ids = pd.DataFrame({"id": [sample.id for sample in prepared.samples]})
-
-    @property
-    def samples(self) -> pd.DataFrame:
-        return self._ids
 
 
 def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Console) -> RunResult:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from orchestrator.progress import duration
 from orchestrator.provenance import ways_text
 from orchestrator.stops import STOPPED, read_stops
 from strategies import catalog
@@ -141,7 +143,12 @@ def accuracy_table(rows: pd.DataFrame, soft: bool = False, figures: pd.DataFrame
     return table
 
 
-def show_status(console: Console, experiment: Experiment) -> None:
+def show_status(console: Console, experiment: Experiment, driver: str | None = None) -> None:
+    """Args:
+    console: Where to print.
+    experiment: That is asked about.
+    driver: Who writes there now, as `places.driver_of` says it.
+    """
     cells = experiment.whole()
     samples = experiment.meta["samples"]
     counts = cells["point"].value_counts()
@@ -165,10 +172,12 @@ def show_status(console: Console, experiment: Experiment) -> None:
     if stops:
         total -= stops.saved
         show_stops(console, stops, {point.key: point.label for point in experiment.points})
+    if driver:
+        console.print(f"{driver}; {_last_written(experiment)}", highlight=False, markup=False, soft_wrap=True)
     failures = experiment.failures()
     if len(failures):
         show_failures(console, failures)
-    elif len(cells) < total:
+    elif len(cells) < total and not driver:
         console.print("give the same `saccade run` again to compute what is missing", highlight=False)
     if unread := experiment.unread():
         console.print(
@@ -180,6 +189,14 @@ def show_status(console: Console, experiment: Experiment) -> None:
     if ways := ways_text(experiment):
         console.print(ways, highlight=False, markup=False, soft_wrap=True)
     show_notes(console, experiment.notes)
+
+
+def _last_written(experiment: Experiment) -> str:
+    """Since when nothing has moved."""
+    times = [file.stat().st_mtime for folder in ("cells", "failures") for file in experiment.files(folder)]
+    if not times:
+        return "nothing is written yet"
+    return f"the newest cells are of {duration(max(0.0, time.time() - max(times)))} ago"
 
 
 def show_notes(console: Console, notes: Iterable[str]) -> None:

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchestrator.description import DamagedDescriptionError, read_description, write_description
-from orchestrator.disk import StoreError, make_folder
+from orchestrator.disk import StoreError, is_vacant, make_folder
 from orchestrator.manifest import FORMAT, Manifest
 from orchestrator.seals import DamagedError
 from orchestrator.tables import (
@@ -56,8 +56,14 @@ UNREADABLE = (DamagedError, OSError)
 class Experiment:
     """An experiment directory: open one to read it, create one to write to it."""
 
-    def __init__(self, path: Path, meta: dict[str, Any]) -> None:
+    def __init__(self, path: Path, meta: dict[str, Any], samples: Sequence[Sample] | None = None) -> None:
+        """Args:
+        path: Directory.
+        meta: What its sweep.yaml says.
+        samples: Of the sweep, where they are known; else those of samples.parquet count, read when they are needed.
+        """
         self.path = path
+        self._own = None if samples is None else _frame(samples_table(samples))
         self.meta = meta
         self.name: str = meta["name"]
         self.context: str = meta["context"]
@@ -102,7 +108,7 @@ class Experiment:
             make_folder(path / folder)
         write_table(path / "samples.parquet", samples_table(samples))
         write_description(path, meta, "run")
-        return cls(path, meta)
+        return cls(path, meta, samples)
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -141,6 +147,8 @@ class Experiment:
     @property
     def samples(self) -> pd.DataFrame:
         """The samples of the sweep, one row each, in the order of the benchmark's file (columns: SAMPLES)."""
+        if self._own is not None:
+            return self._own
         return _frame(self.samples_table()).sort_values("position", ignore_index=True)
 
     def samples_table(self) -> pa.Table:
@@ -400,7 +408,7 @@ def check_target(path: Path, manifest: Manifest) -> dict[str, Any] | None:
     if path.exists() and not path.is_dir():
         raise StoreError(f"{path}: is a file; give --out a directory")
     if not (path / "sweep.yaml").exists():
-        if path.is_dir() and any(path.iterdir()) and not (path / "cells").is_dir():
+        if path.is_dir() and not is_vacant(path) and not (path / "cells").is_dir():
             raise StoreError(f"{path}: is not empty and not an experiment; give --out a new directory")
         return None
     try:

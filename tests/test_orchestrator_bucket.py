@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,10 +18,11 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from fake_experiment import fake_outcome, write_fake_experiment
-from orchestrator import bucket, places
-from orchestrator.bucket import Bucket
-from orchestrator.disk import StoreError
-from orchestrator.places import bucket_at, followed, local_folder, located, uri_of, watched
+from orchestrator import bucket, lock, places
+from orchestrator.bucket import NOBODY, Bucket, BucketBoard
+from orchestrator.disk import LOCK, StoreError
+from orchestrator.lock import Holder, held
+from orchestrator.places import bucket_at, driver_of, followed, local_folder, located, uri_of, watched, written
 from orchestrator.racing import RacingRule
 from orchestrator.stops import Stops, read_stops, write_stops
 from orchestrator.store import Experiment
@@ -241,6 +243,42 @@ def test_who_watches_sees_new_cells(place, machine, monkeypatch):
         while len(Experiment.open(folder).done()) < 20:
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+
+def test_one_writes_into_a_bucket_at_a_time(place, machine, monkeypatch):
+    """The record is not part of the experiment: no working copy has it, and it is gone when the command ends."""
+    monkeypatch.setattr(lock, "STALE_S", 0.1)
+    write_here(place, samples=10)
+    with followed(place, lambda line: None):
+        machine("second")
+        with pytest.raises(StoreError, match=r"s3:.*: process .* writes there"), written(place, lambda line: None):
+            pass
+        assert "writes here" in (driver_of(place) or "")
+        with located(place, exists=True):
+            assert driver_of(place)
+    assert driver_of(place) is None
+    board, told = BucketBoard(bucket_at(place)), []
+    board.create(replace(Holder.this_process(), machine="their boot", host="node-7").to_bytes())
+    with written(place, told.append) as folder:
+        assert not (folder / LOCK).exists()
+    assert "on node-7" in told[0]
+    assert board.read() is None
+
+
+def test_who_may_not_delete_leaves_a_record_of_nobody(place, machine, store, monkeypatch):
+    board = BucketBoard(bucket_at(place))
+
+    class Undeletable:
+        def __getattr__(self, name: str) -> object:
+            if name == "delete_file":
+                raise OSError("AWS Error ACCESS_DENIED")
+            return getattr(store, name)
+
+    board._bucket._files = Undeletable()
+    for _ in range(2):
+        with held(board, pytest.fail):
+            assert Holder.of(board.read() or b"")
+        assert store.get_file_info(board._object).size == len(NOBODY)
 
 
 def test_a_bucket_that_fails_for_a_while_costs_nothing(place, machine, monkeypatch):

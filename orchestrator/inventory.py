@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from orchestrator.description import write_description
 from orchestrator.disk import StoreError, is_vacant, make_folder
+from orchestrator.latencies import latencies
 from orchestrator.provenance import ways_text
 from orchestrator.significance import Bools, Ints
 from orchestrator.stops import read_stops
@@ -113,6 +114,7 @@ def verify(experiment: Experiment) -> list[Finding]:
         _presence(experiment, ledger),
         *_doubles(ledger),
         *_ways(experiment),
+        *_beside(experiment),
         *_inputs(experiment),
     ]
 
@@ -217,6 +219,15 @@ def _unchanged(same: bool, what: str, used: str, changed: str) -> Finding:
         return Finding(well=True, text=f"{what} {used}")
     remedy = f"{changed} changed after the run; cells of now and then must not be mixed"
     return Finding(well=False, text=f"{what} not {used}: {remedy}")
+
+
+def _beside(experiment: Experiment) -> Iterator[Finding]:
+    """What is no file of cells; nobody has noted anything else of an experiment that was opened to be verified."""
+    latencies(experiment)
+    read_stops(experiment)
+    for note in experiment.notes:
+        if ".json: left out" in note:
+            yield Finding(well=False, text=note)
 
 
 def _ways(experiment: Experiment) -> Iterator[Finding]:

@@ -34,7 +34,12 @@ class LatencyRecord(BaseModel):
     rows: list[LatencyRow]
 
 
+def latency_record(experiment: Experiment) -> LatencyRecord | None:
+    """The file; None where there is none, or where it is noted as damaged."""
+    return read_side_file(experiment, LATENCY_FILE, LatencyRecord, "`saccade latency` measures again")
+
+
 def latencies(experiment: Experiment) -> dict[str, float]:
     """Mean seconds per sample of each grid point (by key) that has been measured."""
-    record = read_side_file(experiment, LATENCY_FILE, LatencyRecord)
+    record = latency_record(experiment)
     return {} if record is None else {row.key: row.total_ms.mean / 1000 for row in record.rows}

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.disk import write_whole
-from orchestrator.latencies import LATENCY_FILE, LatencyRecord
+from orchestrator.latencies import LATENCY_FILE, latency_record
 from orchestrator.prepare import Prepared
-from orchestrator.side_files import read_side_file
 from orchestrator.spec import SpecError
 from orchestrator.store import Experiment
 from workers.latency import Latency, measure_latency, prepare_prompts
@@ -87,5 +86,5 @@ def write_latency(
 
 def _old_rows(experiment: Experiment, how: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows measured in the very same way; others must not stand beside new ones."""
-    record = read_side_file(experiment, LATENCY_FILE, LatencyRecord)
+    record = latency_record(experiment)
     return [row.model_dump() for row in record.rows] if record is not None and record.how == how else []

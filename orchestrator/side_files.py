@@ -16,13 +16,14 @@ MAX_BYTES = 2**28
 Kind = TypeVar("Kind", bound=BaseModel)
 
 
-def read_side_file(experiment: Experiment, name: str, kind: type[Kind]) -> Kind | None:
+def read_side_file(experiment: Experiment, name: str, kind: type[Kind], remedy: str) -> Kind | None:
     """What a file says; None where there is none, or where it is noted as damaged.
 
     Args:
         experiment: Beside whose cells it stands.
         name: Of the file.
         kind: What it must hold.
+        remedy: For the note.
     """
     path = experiment.path / name
     try:
@@ -30,12 +31,12 @@ def read_side_file(experiment: Experiment, name: str, kind: type[Kind]) -> Kind 
             experiment.forget(path)
             return None
         value = kind.model_validate(read_json(path, MAX_BYTES))
-    except (UnreadableError, OSError) as error:
-        experiment.note(path, error)
-        return None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        experiment.note(path, ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}"))
+        experiment.note(path, ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}"), remedy)
+        return None
+    except (UnreadableError, OSError) as error:
+        experiment.note(path, error, remedy)
         return None
     experiment.forget(path)
     return value

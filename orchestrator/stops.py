@@ -57,7 +57,7 @@ class _Record(BaseModel):
 
 def read_stops(experiment: Experiment) -> Stops | None:
     """What racing has decided about an experiment; None where it was not on, or its file is noted as damaged."""
-    record = read_side_file(experiment, RACING, _Record)
+    record = read_side_file(experiment, RACING, _Record, "the same `saccade run` writes it again")
     if record is None or record.rule is None:
         return None
     return Stops(rule=record.rule, stopped=record.stopped, cells=record.cells, saved=record.saved_cells)

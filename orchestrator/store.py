@@ -235,11 +235,12 @@ class Experiment:
         """One line per file that reading had to leave out, so far."""
         return tuple(self._notes.values())
 
-    def note(self, path: Path, error: Exception) -> None:
+    def note(self, path: Path, error: Exception, remedy: str = "") -> None:
         """Remember that a file had to be left out."""
-        reason = " ".join(str(error).split())[:160].removeprefix(f"{path}: ")
-        again = "; `saccade run` computes its cells again" if path.parent.name in ("cells", *BESIDE) else ""
-        self._notes[path] = f"{path}: left out: {reason}{again}"
+        reason = " ".join(str(error).split()).removeprefix(f"{path}: ")[:160]
+        if path.parent.name in ("cells", *BESIDE):
+            remedy = "`saccade run` computes its cells again"
+        self._notes[path] = f"{path}: left out: {reason}{'; ' * bool(remedy)}{remedy}"
 
     def forget(self, path: Path) -> None:
         """A file is whole again."""

@@ -180,7 +180,7 @@ def test_a_damaged_file_is_named_where_results_are_shown(tmp_path):
     damaged.write_bytes(damaged.read_bytes()[:100])
     for command in ("report", "status"):
         code, text, _ = call(command, tmp_path / "x")
-        assert (code, f"{damaged}: left out, not a whole file of cells" in text) == (0, True)
+        assert (code, f"{damaged}: left out: has no digest" in text) == (0, True)
     code, text, error = call("compare", tmp_path / "x", "--format", "csv")
     assert (code, f"{damaged}: left out" in error, "left out" in text) == (0, True, False)
 

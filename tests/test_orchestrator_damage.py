@@ -229,7 +229,9 @@ def test_damaged_latencies_are_left_out_with_a_note(tmp_path, damage):
     (note,) = experiment.notes
     assert note.startswith(f"{tmp_path}/x/latency.json: left out: ")
     assert "\n" not in note
+    assert note.endswith("; `saccade latency` measures again")
     assert compare([tmp_path / "x"]).notes == (note,)
+    assert [finding.text for finding in verify(experiment) if not finding.well] == [note]
 
 
 @pytest.mark.parametrize(

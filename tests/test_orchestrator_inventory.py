@@ -23,6 +23,7 @@ from fake_experiment import (
 from orchestrator.disk import StoreError
 from orchestrator.inventory import merge, verify
 from orchestrator.manifest import Manifest
+from orchestrator.matrix import CellMatrix
 from orchestrator.metrics import summary
 from orchestrator.store import Experiment
 from orchestrator.tables import write_table
@@ -201,6 +202,27 @@ def test_changed_masks_and_contradicting_cells(tmp_path):
     experiment.write(unit, replace(outcome, outcomes=tuple(replace(cell, first_token=9) for cell in outcome.outcomes)))
     (text,) = bad(experiment)
     assert "2 cells are there twice and say different things" in text
+
+
+def test_a_mixture_of_versions_and_devices_can_be_told_apart(tmp_path):
+    from test_orchestrator_cli import call
+
+    experiment = Experiment.create(tmp_path / "x", fake_manifest(POINTS), fake_samples(20))
+    for first, torch, worker in ((0, "2.5", "a"), (10, "2.6", "b")):
+        unit = WorkUnit(samples=tuple(f"s{place}" for place in range(first, first + 10)), points=POINTS)
+        made_by = (("device", "CPU"), ("torch", torch))
+        experiment.write(unit, replace(fake_outcome(unit), worker=worker, made_by=made_by))
+        mixed = first > 0
+        text = f"cells were computed in 2 ways, whose last digits may differ: {10 * len(POINTS)} by torch 2.5; "
+        assert any(finding.text.startswith(text) for finding in verify(experiment)) == mixed
+        assert (text in call("status", tmp_path / "x")[1]) == mixed
+    assert bad(experiment) == []  # it is no fault
+    matrix = CellMatrix(experiment)
+    matrix.read()
+    assert {(unit.worker, dict(unit.made_by)["torch"]) for unit in matrix.units} == {("a", "2.5"), ("b", "2.6")}
+    write(tmp_path / "y", POINTS, 20, 30)
+    merged = merge([tmp_path / "x", tmp_path / "y"], tmp_path / "out").experiment
+    assert "torch unknown" in "".join(finding.text for finding in verify(merged))  # what files state comes along
 
 
 def test_a_changed_model_is_noticed(tmp_path, small_checkpoint: Path):

@@ -79,10 +79,14 @@ def test_cells_without_their_masks_are_computed_again(prepared, tmp_path, damage
         masks.write_bytes(masks.read_bytes()[:-20])
     else:
         masks.unlink()
-    assert plan_sweep(prepared, tmp_path / "x", 1).missing == lost
+    plan = plan_sweep(prepared, tmp_path / "x", 1)
+    assert plan.missing == lost
+    assert [note.split(": ")[:2] for note in plan.notes] == [[str(masks), "left out"]]
     again = run(prepared, tmp_path / "x")
     assert again.computed == lost
-    assert again.warnings == (f"{masks}: missing or not a whole file; `saccade run` computes its cells again",)
+    (warning,) = again.warnings
+    assert warning.startswith(f"{masks}: ")
+    assert warning.endswith(": set aside, its cells count as missing")
     pd.testing.assert_frame_equal(again.experiment.kept(), kept)
     pd.testing.assert_frame_equal(again.experiment.cells(), before.cells())
     assert plan_sweep(prepared, tmp_path / "x", 1).missing == 0

@@ -9,6 +9,7 @@ because the engine is meant to answer otherwise, raise NUMERICS and write the go
 from __future__ import annotations
 
 import json
+import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ import numpy as np
 import pytest
 
 from strategies.catalog import CATALOG
+from workers.actor import EngineActor
 from workers.embedded.location import DATA_DIR, MODEL_DIR
 from workers.engine import Engine
+from workers.fingerprint import sources_hash
 from workers.rules import NUMERICS
 from workers.work import EngineSpec, GridPoint, MeasureSpec, ModelSpec, SpectrumSpec, TaskSpec, WorkUnit, baseline_point
 
@@ -100,6 +103,17 @@ def test_the_engine_answers_as_it_did(golden, today, sample):
         if differ == 0:  # another token changes more than a last digit
             np.testing.assert_allclose(now["logits"], then["logits"], atol=LOGITS, err_msg=what)
             assert now["measures"] == pytest.approx(then["measures"], rel=2e-2, abs=1e-3), what
+
+
+def test_an_answer_says_by_what_it_was_computed(small_checkpoint, small_scienceqa):
+    task = TaskSpec(name="scienceqa", data=str(small_scienceqa))
+    spec = EngineSpec(model=ModelSpec(path=str(small_checkpoint)), task=task, max_new_tokens=1)
+    outcome = EngineActor(spec, "cpu").run(WorkUnit(samples=("1",), points=(baseline_point(2, 16),)))
+    made_by = dict(outcome.made_by)
+    assert outcome.worker.startswith(f"{platform.node()} cpu ")
+    assert (made_by["numerics"], made_by["sources"]) == (str(NUMERICS), sources_hash())
+    assert made_by.keys() == {"saccade", "sources", "numerics", "python", "torch", "transformers", "device"}
+    assert all(made_by.values())
 
 
 if __name__ == "__main__":

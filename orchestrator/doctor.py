@@ -14,10 +14,11 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, distribution, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from orchestrator.import_path import PACKAGES, ROOT
 from orchestrator.show import size_text
 
 if TYPE_CHECKING:
@@ -61,6 +62,20 @@ def check_python(found: tuple[int, int, int]) -> Check:
             "stop", "python", f"{text} is too old: install Python {oldest} or newer and make the environment anew"
         )
     return Check("ok", "python", f"{text} on {platform.system()} {platform.machine()}")
+
+
+def check_code(root: Path, installed: Path | None) -> Check:
+    """Args:
+    root: Where the Saccade that runs lies.
+    installed: Where the installed one does; None where there is none, or it is taken from its sources.
+    """
+    if installed is not None and installed.resolve() != root:
+        return Check(
+            "note",
+            "code",
+            f"that of {root} runs, and {installed} has another one: if you mean that, go to another folder",
+        )
+    return Check("ok", "code", f"{', '.join(PACKAGES)} of {root}")
 
 
 def check_packages(found: Mapping[str, str | None], wanted: Mapping[str, str]) -> Check:
@@ -214,6 +229,7 @@ def examine(load: Callable[[], Prepared] | None, out: Path | None) -> Iterator[C
         out: Where results would go; by default experiments/NAME.
     """
     yield check_python((sys.version_info.major, sys.version_info.minor, sys.version_info.micro))
+    yield check_code(Path(ROOT), _installed())
     packages = check_packages(_versions(), _wanted())
     yield packages
     if packages.mark == "stop":
@@ -285,6 +301,14 @@ def _gpu(index: int) -> Gpu:
 
     free, total = torch.cuda.mem_get_info(index)
     return Gpu(name=torch.cuda.get_device_name(index), free_bytes=free, total_bytes=total)
+
+
+def _installed() -> Path | None:
+    try:
+        home = Path(str(distribution("saccade").locate_file("orchestrator")))
+    except PackageNotFoundError:
+        return None
+    return home.parent if home.is_dir() else None  # of an editable install: the sources themselves
 
 
 def _versions() -> dict[str, str | None]:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from orchestrator.import_path import python_command, safe_environment
 from orchestrator.manifest import Manifest
 from orchestrator.store import Experiment
 from orchestrator.tables import CELLS, write_table
@@ -148,9 +149,10 @@ def measure(path: Path, chromium: str) -> list[Timing]:
     """Serve the experiment in a process of its own and time it in a browser."""
     from playwright.sync_api import sync_playwright
 
-    code = "import sys, pathlib, dashboards.app as app; app.serve([pathlib.Path(sys.argv[1])], '127.0.0.1', 0)"
+    code = "import pathlib, dashboards.app as app; app.serve([pathlib.Path(sys.argv[1])], '127.0.0.1', 0)"
     started = time.monotonic()
-    server = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
+    command = python_command(code, str(path))
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=safe_environment())
     try:
         assert server.stdout is not None
         found = re.match(r"http://\S+", server.stdout.readline())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import pickle
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from orchestrator.disk import StoreError
+from orchestrator.import_path import python_command, safe_environment
 from orchestrator.latencies import latencies
 from orchestrator.matrix import CellMatrix, UnitFile, image_lengths
 from orchestrator.metrics import Answers, answers_of, measure_summary, open_failures, summarise
@@ -246,15 +246,14 @@ class _Once(Generic[T]):
 def _counted_elsewhere(*asked: object) -> pd.DataFrame | None:
     """`orchestrator.costs.count_costs` in a process of its own: it needs torch, whose 180 MB are given back so."""
     code = (
-        "import pickle, sys; sys.path.insert(0, sys.argv[1]); from orchestrator.costs import count_costs; "
+        "import pickle; from orchestrator.costs import count_costs; "
         "sys.stdout.buffer.write(pickle.dumps(count_costs(*pickle.load(sys.stdin.buffer))))"
     )
-    home = str(Path(__file__).resolve().parent.parent)
-    command = [sys.executable, "-c", code, home]
     # In a session of its own, where the reader's Ctrl-C does not reach it.
     answer = subprocess.run(
-        command, input=pickle.dumps(asked), stdout=subprocess.PIPE, check=True, start_new_session=True
-    ).stdout
+        python_command(code), input=pickle.dumps(asked), stdout=subprocess.PIPE, check=True,
+        start_new_session=True, env=safe_environment(),
+    ).stdout  # fmt: skip
     found: pd.DataFrame | None = pickle.loads(answer)
     return found
 

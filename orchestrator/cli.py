@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.ending import ended_by_signals
+from orchestrator.import_path import ImportPathError, check_origin, leave_out_current_folder
+
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
 LOG_WIDTH = 120  # of a file or pipe, where rich would wrap the tables at 80
 COUNTED_S = 10.0  # between two lines of a command that does one thing after the other
 USER_ERROR = 2
-INTERRUPTED = 130
 
 
 class Format(StrEnum):
@@ -314,9 +316,10 @@ def latency(
 )
 def bench(context: typer.Context) -> None:
     """Time the shared engine beside real Hugging Face baselines in one process; `saccade bench --help` has options."""
-    from workers.benchmark.bench import main as bench_main
+    with _user_errors():
+        from workers.benchmark.bench import main as bench_main
 
-    raise typer.Exit(bench_main(context.args))
+        raise typer.Exit(bench_main(context.args))
 
 
 @app.command()
@@ -517,6 +520,7 @@ def tune(
 
 def main() -> None:
     """Entry point of the script."""
+    leave_out_current_folder()
     app()
 
 
@@ -590,11 +594,28 @@ def _counter(console: Console) -> Callable[[int, int], None]:
 def _user_errors(resume: bool = False) -> Iterator[None]:
     """Turn what a user can mend into one line each on stderr and exit code 2. Only our own bugs show a traceback."""
     try:
+        check_origin()  # before any of our packages is imported
+    except ImportPathError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(USER_ERROR) from None
+    with ended_by_signals() as ending:
+        try:
+            with _mendable():
+                yield
+            if not ending.terminated:
+                return
+        except (KeyboardInterrupt, ImportError) as error:  # a library that is being imported may say it so
+            if isinstance(error, ImportError) and not ending.terminated:
+                raise
+        kept = "finished cells are kept: " if resume else ""
+        typer.echo(f"{ending.text}; {kept}give the same command again{' to go on' if resume else ''}", err=True)
+        raise typer.Exit(ending.exit_code)
+
+
+@contextmanager
+def _mendable() -> Iterator[None]:
+    try:
         yield
-    except KeyboardInterrupt:
-        again = "; finished cells are kept: give the same command again to go on" if resume else ""
-        typer.echo(f"interrupted{again}", err=True)
-        raise typer.Exit(INTERRUPTED) from None
     except ValueError as error:
         from orchestrator.cluster import PoolError
         from orchestrator.disk import StoreError

@@ -16,10 +16,11 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, distribution, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from orchestrator.import_path import PACKAGES, ROOT
 from orchestrator.show import size_text
 
 if TYPE_CHECKING:
@@ -64,6 +65,20 @@ def check_python(found: tuple[int, int, int]) -> Check:
             "stop", "python", f"{text} is too old: install Python {oldest} or newer and make the environment anew"
         )
     return Check("ok", "python", f"{text} on {platform.system()} {platform.machine()}")
+
+
+def check_code(root: Path, installed: Path | None) -> Check:
+    """Args:
+    root: Where the Saccade that runs lies.
+    installed: Where the installed one does; None where there is none, or it is taken from its sources.
+    """
+    if installed is not None and installed.resolve() != root:
+        return Check(
+            "note",
+            "code",
+            f"that of {root} runs, and {installed} has another one: if you mean that, go to another folder",
+        )
+    return Check("ok", "code", f"{', '.join(PACKAGES)} of {root}")
 
 
 def check_packages(found: Mapping[str, str | None], wanted: Mapping[str, str], tested: Mapping[str, str]) -> Check:
@@ -225,6 +240,7 @@ def examine(load: Callable[[], Prepared] | None, out: Path | None) -> Iterator[C
         out: Where results would go; by default experiments/NAME.
     """
     yield check_python((sys.version_info.major, sys.version_info.minor, sys.version_info.micro))
+    yield check_code(Path(ROOT), _installed())
     wanted = _wanted()
     packages = check_packages(_versions(wanted), wanted, tested_versions())
     yield packages
@@ -308,6 +324,14 @@ def tested_versions() -> dict[str, str]:
         for name, text in re.findall(r"^(\S+)==([^\s+]+)", file.read_text(encoding="utf-8"), re.M):
             newest[name] = max(newest.get(name, text), text, key=Version)
     return newest
+
+
+def _installed() -> Path | None:
+    try:
+        home = Path(str(distribution("saccade").locate_file("orchestrator")))
+    except PackageNotFoundError:
+        return None
+    return home.parent if home.is_dir() else None  # of an editable install: the sources themselves
 
 
 def _versions(names: Iterable[str]) -> dict[str, str | None]:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.disk import open_to_write, write_whole
 from orchestrator.document import CallbackSpec, SpecError
+from orchestrator.import_path import protect_children
 from orchestrator.policy import policy_of
 from orchestrator.rungs import Metrics, News
 from orchestrator.store import Experiment
@@ -139,6 +140,7 @@ class TuneMirror:
 
     def start(self, news: News) -> None:
         """Begin to follow; ``news`` is all that the cells on disk say."""
+        protect_children()
         self._news: Any = SPAWN.Queue()  # its thread writes: the sweep never waits for a mirror that lags
         self._answer, self._process = _spawn(
             _follow, self._folder, self._points, self._context, self._callbacks, _ray_address(), self._news
@@ -402,6 +404,7 @@ def _spawn(target: Callable[..., None], *arguments: Any) -> tuple[Any, Any]:
     Returns:
         Where it answers, and the process.
     """
+    protect_children()
     said, answer = SPAWN.Pipe(duplex=False)
     process = SPAWN.Process(target=target, args=(*arguments, answer), name="saccade-tune", daemon=True)
     process.start()

@@ -27,6 +27,7 @@ HOMES = {
     "plotly": {"dashboards/figures.py", "dashboards/charts.py", "dashboards/report.py"},
     "matplotlib": {"dashboards/plots.py"},
 }
+STARTERS = {"orchestrator/import_path.py"}  # of Python processes, which import nothing from the current folder
 STDLIB_ONLY = ("workers/work.py", "workers/models.py", "workers/cost.py")
 FILES = sorted(file.relative_to(ROOT) for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
 
@@ -86,6 +87,15 @@ def test_every_package_has_an_init_that_only_describes_it():
         body = ast.parse(init.read_text(encoding="utf-8")).body
         assert len(body) == 1, f"{init}: re-exports nothing"
         assert isinstance(body[0], ast.Expr)
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_one_file_says_how_python_is_started(file):
+    if file.as_posix() not in STARTERS:
+        names = {
+            node.attr for node in ast.walk(ast.parse((ROOT / file).read_text())) if isinstance(node, ast.Attribute)
+        }
+        assert "executable" not in names, f"{file}: use orchestrator.import_path.python_command"
 
 
 REMOVERS = {"unlink", "rmdir", "removedirs", "rmtree"}  # and `os.remove`, told from a list's by its owner

@@ -675,14 +675,14 @@ def _show_result(console: Console, result: RunResult) -> None:
 def _draw(rows: pd.DataFrame, picture: Path) -> None:
     from dashboards.plots import write_comparison
     from orchestrator.disk import StoreError
-    from orchestrator.places import uri_of
+    from orchestrator.places import local_folder, uri_of
 
     if uri_of(picture):
         raise StoreError(f"--picture {uri_of(picture)}: a picture is written on this machine; give a path")
     if picture.suffix.lower() not in (".png", ".pdf"):
         raise StoreError(f"--picture {picture}: the name must end in .png or .pdf")
     try:
-        write_comparison(rows, picture)
+        write_comparison(rows, local_folder(picture))
     except ValueError as error:
         raise StoreError(f"--picture {picture}: {error}") from error
 

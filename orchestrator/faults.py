@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import Counter
 from collections.abc import Collection
 
@@ -50,3 +51,15 @@ class FaultWatch:
                 f"{len(self._row)} samples in a row failed, {count} of them with {kind}: {message} (the first is "
                 f"{self._row[0].sample}): {remedy}. What was answered is kept, and the same command goes on from there"
             )
+
+
+def is_of_the_machine(error: Exception) -> bool:
+    """Whether another worker may do better than the one that raised this: memory was short, or the device failed."""
+    names = ("OutOfMemoryError", "AcceleratorError")  # torch's
+    return isinstance(error, MemoryError) or type(error).__name__ in names or "CUDA error" in str(error)
+
+
+def told(error: Exception) -> str:
+    """Type, message and place of an exception that nobody foresaw, in one line."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]} ({where.filename}, line {where.lineno})"

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from orchestrator.disk import StoreError, make_folder, write_whole
 from orchestrator.metrics import reachable, suspicions
 from orchestrator.significance import wilson
+from workers.foreign import expanded
 from workers.json_file import UnreadableError, read_json
 from workers.work import BASELINE
 
@@ -99,7 +100,7 @@ def import_files(paths: Sequence[Path], out: Path) -> tuple[Path, pd.DataFrame]:
     """
     if (out / "sweep.yaml").exists() or (out.exists() and not out.is_dir()):
         raise StoreError(f"{out}: is an experiment, or a file; give --out a directory of its own")
-    figures = [figure for path in paths for figure in read_original(path)]
+    figures = [figure for path in map(expanded, paths) for figure in read_original(path)]
     make_folder(out)
     rows = [{**asdict(figure), "measures": dict(figure.measures)} for figure in figures]
     for row in rows:

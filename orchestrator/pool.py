@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator.cluster import PoolError, resource, start_ray
 from orchestrator.dispatch import MAX_LOSSES, Dispatch, Job
-from orchestrator.faults import LOST
+from orchestrator.faults import LOST, is_of_the_machine, told
 from workers.checkpoints.layout import open_checkpoint
 from workers.fingerprint import sources_hash
 from workers.models import ModelError
@@ -72,7 +72,7 @@ class Pool(AbstractContextManager["Pool"]):
 
         Raises:
             ModelError, DataError: An engine could not be built.
-            PoolError: There is nobody to answer.
+            PoolError: There is nobody to answer, or building an engine raised something else.
         """
 
     def release(self) -> None:
@@ -119,6 +119,10 @@ class _Seat:
             self._engine = _factory(engine)(spec, None, threads)
         except (ModelError, DataError) as error:
             self._error = error.with_traceback(None)
+        except Exception as error:  # whatever loading raises, the next worker would raise as well
+            if is_of_the_machine(error):
+                raise
+            self._error = PoolError(f"a worker could not load the model: {told(error)}")
 
     def identity(self) -> dict[str, str]:
         if self._error is not None:
@@ -226,7 +230,7 @@ class RayPool(Pool):
                     lost.setdefault(actor, error)
                     continue
                 except ray.exceptions.RayTaskError as error:
-                    if isinstance(error.cause, ModelError | DataError):
+                    if isinstance(error.cause, ModelError | DataError | PoolError):
                         raise error.cause from None
                     raise
                 if actor in self._silent:  # alive after all, but what it answered meanwhile is lost

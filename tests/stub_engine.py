@@ -109,6 +109,13 @@ class BrokenModel(StubEngine):
         raise ModelError("/models/x/model.safetensors: is truncated, 12 bytes are missing; download it again")
 
 
+class FaultyLoader(StubEngine):
+    """Cannot load its model for a reason that nobody foresaw."""
+
+    def __init__(self, spec: EngineSpec, device: str | None = None, threads: int | None = None) -> None:
+        raise ZeroDivisionError("float division\nby zero")
+
+
 class OtherSources(StubEngine):
     def identity(self) -> dict[str, str]:
         return {**super().identity(), "sources_hash": "0" * 16, "host": "node-7"}

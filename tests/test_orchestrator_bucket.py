@@ -370,6 +370,8 @@ def test_a_secret_in_a_uri_is_refused_and_not_shown():
 
 def test_paths_and_file_uris():
     assert local_folder(Path("a/b")) == Path("a/b")
+    assert local_folder(Path("~/a")) == Path.home() / "a"
+    assert local_folder(Path("~nobody-of-this-name/a")) == Path("~nobody-of-this-name/a")
     assert local_folder(Path("file:///tmp/with%20space")) == Path("/tmp/with space")
     assert uri_of(Path("S3://lab/x")) == "s3://lab/x"
     assert uri_of(Path("/s3:/x")) is None

@@ -101,6 +101,15 @@ class TestRayPool:
             "/models/x/model.safetensors: is truncated, 12 bytes are missing; download it again"
         )
 
+    def test_whatever_loading_raises_is_told_at_once(self, spec):
+        events = []
+        with (
+            RayPool(spec, stub_engine.FaultyLoader, workers=2, on_event=events.append) as pool,
+            pytest.raises(PoolError, match=r"load the model: ZeroDivisionError: float division by zero \(.*stub_"),
+        ):
+            list(pool.results(UNITS))
+        assert events == []
+
     def test_other_sources_on_a_worker_are_refused(self, spec):
         with (
             RayPool(spec, stub_engine.OtherSources, workers=1) as pool,

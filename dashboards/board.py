@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -217,7 +218,7 @@ class _Feed:
         before = 0 if self._costed is None else self._costed[0]
         if self._costed is None or known > 1.5 * before or (known > before and known == len(matrix.visual_S)):
             asked = experiment.points, experiment.meta["model_facts"], experiment.spec.model.dtype, lengths
-            self._costed = known, _Once(lambda: _counted_elsewhere(*asked))
+            self._costed = known, _Once(lambda: _counted(*asked))
         return self._costed[1]
 
     def _look(self) -> tuple[object, ...]:
@@ -243,8 +244,17 @@ class _Once(Generic[T]):
         return self._found[0]
 
 
+def _counted(*asked: Any) -> pd.DataFrame | None:
+    """`orchestrator.costs.count_costs`; it needs torch, which a process that computes has loaded already."""
+    if "torch" not in sys.modules:
+        return _counted_elsewhere(*asked)
+    from orchestrator.costs import count_costs
+
+    return count_costs(*asked)
+
+
 def _counted_elsewhere(*asked: object) -> pd.DataFrame | None:
-    """`orchestrator.costs.count_costs` in a process of its own: it needs torch, whose 180 MB are given back so."""
+    """The same in a process of its own, so that the 180 MB of torch are given back."""
     code = (
         "import pickle; from orchestrator.costs import count_costs; "
         "sys.stdout.buffer.write(pickle.dumps(count_costs(*pickle.load(sys.stdin.buffer))))"

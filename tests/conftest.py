@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +14,45 @@ from PIL import Image, ImageDraw
 
 from small_llava import make_checkpoint
 
-torch.set_num_threads(1)  # the models are tiny, and idle threads spin against whatever else the machine does
+# The models are tiny, and idle threads spin against whatever else the machine does.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 
+ROOT = Path(__file__).parent.parent
 COLOURS = ("red", "green", "blue")
+
+
+SLOW_S = 900  # limit of a test that starts a whole system: on a busy machine its processes take minutes to come up
+
+
+def starts_ray(nodeid: str) -> bool:
+    """Whether a test stands in a file that starts Ray."""
+    return "mark.ray" in (ROOT / nodeid.partition("::")[0]).read_text(encoding="utf-8")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Files that start Ray come first: they wait more than they compute, and all else finds its place beside them."""
+    ray = {file: starts_ray(file) for file in {item.nodeid.partition("::")[0] for item in items}}
+    items.sort(key=lambda item: not ray[item.nodeid.partition("::")[0]])
+    beside = pytest.mark.skip(reason="claims a duration, and other tests run beside it: `make test-all` runs it alone")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.timeout(SLOW_S))
+        if "timing" in item.keywords and hasattr(config, "workerinput"):
+            item.add_marker(beside)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n` a file is one worker's, which makes its fixtures once, and the files that start Ray are all one's."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "ray" if starts_ray(nodeid) else nodeid.partition("::")[0]
+
+    config.option.loadscopereorder = False  # in the order above, not by the number of tests
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -32,12 +33,13 @@ STDLIB_ONLY = ("workers/work.py", "workers/models.py", "workers/cost.py")
 FILES = sorted(file.relative_to(ROOT) for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
 
 
+@functools.cache
 def imports(file: Path) -> list[tuple[str, bool]]:
     """(module or name in one, whether at the top of the file) for every import of a file."""
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-    found = []
+    at_top, found = set(tree.body), []
     for node in ast.walk(tree):
-        top = node in tree.body
+        top = node in at_top
         if isinstance(node, ast.Import):
             found += [(alias.name, top) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

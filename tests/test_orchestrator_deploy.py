@@ -103,12 +103,7 @@ def test_the_slurm_script_runs_a_sweep(tmp_path):
     inside = f"mount -t tmpfs tmpfs /tmp/ray && bash {DEPLOY / 'slurm.sbatch'} sweep.yaml {tmp_path / 'results'}"
     Path("/tmp/ray").mkdir(exist_ok=True)
     result = subprocess.run(
-        [*ALONE, "bash", "-c", inside],
-        env=env,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=250,
+        [*ALONE, "bash", "-c", inside], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert len(Experiment.open(tmp_path / "results").cells()) == 4, result.stdout

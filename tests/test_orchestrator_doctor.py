@@ -126,14 +126,21 @@ def test_shared_memory():
     assert doctor.check_shared_memory(64 << 20).mark == "note"
 
 
-def test_a_sound_machine_in_less_than_ten_seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_a_sound_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    began = time.monotonic()
     code, text, _ = call("doctor", "smoke", "--out", tmp_path / "x")
-    assert (code, time.monotonic() - began < 10) == (0, True)
+    assert code == 0
     for what in ("python", "packages", "cuda", "ray", "sweep", "model", "data", "images", "results", "disk", "memory"):
         assert any(line.split()[1] == what for line in text.splitlines()), what
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.timing
+def test_it_takes_less_than_ten_seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    began = time.monotonic()
+    assert call("doctor", "smoke", "--out", tmp_path / "x")[0] == 0
+    assert time.monotonic() - began < 10
 
 
 def test_a_sweep_that_cannot_run_is_exit_code_2_with_a_line_for_each_mistake(tmp_path: Path):

@@ -7,15 +7,21 @@ DEMO := experiments/layer_cutoff
 LOCKS := orchestrator/locks
 INSTALL := -m pip install -q --disable-pip-version-check
 LOCKED := $(INSTALL) --no-deps --require-hashes
+# A process per core, as far as eight of them have enough to do.
+AT_ONCE := -n $(shell $(PYTHON) -c "import os; print(min(8, os.cpu_count() or 1))")
 TORCH_CPU := $(INSTALL) --no-deps --retries 1 --index-url https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test lint wheel lock test-newest test-oldest clean
+.PHONY: demo test test-all lint wheel lock test-newest test-oldest clean
 
 demo: .venv/.runtime
 	$(BIN)/saccade run layer_cutoff --out $(DEMO)
 
 test: .venv/.dev
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q $(AT_ONCE) $(PYTEST_ARGS)
+
+# What claims a duration runs alone.
+test-all: test
+	$(BIN)/python -m pytest -q -m timing
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
@@ -41,7 +47,7 @@ test-newest:
 	$(call environment,--clear .venv-newest)
 	$(if $(filter cpu,$(TORCH)),.venv-newest/bin/python $(TORCH_CPU) torch)
 	.venv-newest/bin/python $(INSTALL) -e '.[dev]'
-	.venv-newest/bin/python -m pytest -q $(PYTEST_ARGS)
+	.venv-newest/bin/python -m pytest -q $(AT_ONCE) $(PYTEST_ARGS)
 
 test-oldest: .venv-lock/.uv
 	$(call environment,--clear .venv-oldest)
@@ -49,7 +55,7 @@ test-oldest: .venv-lock/.uv
 	  --python .venv-oldest/bin/python -o .venv-oldest/oldest.txt
 	$(if $(filter cpu,$(TORCH)),.venv-oldest/bin/python $(TORCH_CPU) -c .venv-oldest/oldest.txt torch)
 	.venv-oldest/bin/python $(INSTALL) -c .venv-oldest/oldest.txt -e '.[dev]'
-	.venv-oldest/bin/python -m pytest -q -W ignore::DeprecationWarning $(PYTEST_ARGS)  # old libraries among new ones
+	.venv-oldest/bin/python -m pytest -q -W ignore::DeprecationWarning $(AT_ONCE) $(PYTEST_ARGS)  # old libraries among new ones
 
 clean:
 	rm -rf .venv .venv-* build dist experiments *.egg-info

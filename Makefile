@@ -9,7 +9,6 @@ INSTALL := -m pip install -q --disable-pip-version-check
 LOCKED := $(INSTALL) --no-deps --require-hashes
 # A process per core, as far as eight of them have enough to do.
 AT_ONCE := -n $(shell $(PYTHON) -c "import os; print(min(8, os.cpu_count() or 1))")
-TORCH_CPU := $(INSTALL) --no-deps --retries 1 --index-url https://download.pytorch.org/whl/cpu
 
 .PHONY: demo test test-all lint wheel lock test-newest test-oldest clean
 
@@ -42,10 +41,11 @@ wheel: .venv/.dev
 lock: .venv-lock/.uv
 	.venv-lock/bin/python .ci/lock.py $(TORCH_VERSION)
 
-# What pyproject.toml admits besides the lock: the newest of today, and the oldest.
+# What pyproject.toml admits besides the lock: the newest of today, and the oldest. With TORCH=cpu the newest keeps the
+# lock's torch, for PyPI, where the others are looked for, has builds for CUDA.
 test-newest:
 	$(call environment,--clear .venv-newest)
-	$(if $(filter cpu,$(TORCH)),.venv-newest/bin/python $(TORCH_CPU) torch)
+	$(if $(filter cpu,$(TORCH)),.venv-newest/bin/python $(LOCKED) -r $(LOCKS)/torch-cpu.txt)
 	.venv-newest/bin/python $(INSTALL) -e '.[dev]'
 	.venv-newest/bin/python -m pytest -q $(AT_ONCE) $(PYTEST_ARGS)
 
@@ -53,7 +53,8 @@ test-oldest: .venv-lock/.uv
 	$(call environment,--clear .venv-oldest)
 	.venv-lock/bin/uv pip compile -q pyproject.toml --extra dev --resolution lowest-direct --only-binary :all: \
 	  --python .venv-oldest/bin/python -o .venv-oldest/oldest.txt
-	$(if $(filter cpu,$(TORCH)),.venv-oldest/bin/python $(TORCH_CPU) -c .venv-oldest/oldest.txt torch)
+	$(if $(filter cpu,$(TORCH)),.venv-oldest/bin/python $(INSTALL) --no-deps -c .venv-oldest/oldest.txt torch \
+	  --index-url https://download.pytorch.org/whl/cpu)
 	.venv-oldest/bin/python $(INSTALL) -c .venv-oldest/oldest.txt -e '.[dev]'
 	.venv-oldest/bin/python -m pytest -q -W ignore::DeprecationWarning $(AT_ONCE) $(PYTEST_ARGS)  # old libraries among new ones
 

@@ -30,7 +30,6 @@ class UnitFile:
     cells: int
     seconds: float | None  # of the engine; None: written before this was noted
     worker: str
-    made_by: tuple[tuple[str, str], ...]  # versions and device, by name; see `workers.work.UnitOutcome`
 
 
 class CellMatrix:
@@ -142,8 +141,8 @@ def _places(column: pa.ChunkedArray, names: list[str]) -> NDArray[np.int64]:
 
 def _unit_file(table: pa.Table, written: float) -> UnitFile:
     stated = stated_of(table)
-    seconds = stated.pop("seconds", None)
+    seconds = stated.get("seconds")
     return UnitFile(
         written=written, cells=table.num_rows, seconds=None if seconds is None else float(seconds),
-        worker=stated.pop("worker", ""), made_by=tuple(stated.items()),
+        worker=stated.get("worker", ""),
     )  # fmt: skip

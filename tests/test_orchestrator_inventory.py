@@ -23,8 +23,8 @@ from fake_experiment import (
 from orchestrator.disk import StoreError
 from orchestrator.inventory import merge, verify
 from orchestrator.manifest import Manifest
-from orchestrator.matrix import CellMatrix
 from orchestrator.metrics import summary
+from orchestrator.provenance import ways
 from orchestrator.store import Experiment
 from orchestrator.tables import write_table
 from workers.checkpoints.layout import open_checkpoint
@@ -217,9 +217,7 @@ def test_a_mixture_of_versions_and_devices_can_be_told_apart(tmp_path):
         assert any(finding.text.startswith(text) for finding in verify(experiment)) == mixed
         assert (text in call("status", tmp_path / "x")[1]) == mixed
     assert bad(experiment) == []  # it is no fault
-    matrix = CellMatrix(experiment)
-    matrix.read()
-    assert {(unit.worker, dict(unit.made_by)["torch"]) for unit in matrix.units} == {("a", "2.5"), ("b", "2.6")}
+    assert sorted(ways(experiment)) == [(("device", "CPU"), ("torch", version)) for version in ("2.5", "2.6")]
     write(tmp_path / "y", POINTS, 20, 30)
     merged = merge([tmp_path / "x", tmp_path / "y"], tmp_path / "out").experiment
     assert "torch unknown" in "".join(finding.text for finding in verify(merged))  # what files state comes along

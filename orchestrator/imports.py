@@ -163,6 +163,8 @@ def _table(figures: Sequence[Figure]) -> pd.DataFrame:
             "n_expected": n,
             "correct": correct,
             "failed": 0,
+            "lacking": 0,
+            "short": False,
             "state": "complete",
             "accuracy": shares,
             "ci_low": interval.low,

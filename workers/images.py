@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from workers.anyres import Tiling
+from workers.json_file import read_bytes
 from workers.tasks.base import DataError, EmbeddedImage
 
 SQUARE_MODES = ("pad", "crop")
@@ -23,6 +24,10 @@ MODES = (*SQUARE_MODES, "anyres")
 # A file of 200 bytes can hold 1 x 60,000 pixels, which padded to a square are 14 GB: refused before it is decoded.
 MAX_PIXELS = 64 * 1024 * 1024  # of the square it is padded to
 MAX_ASPECT = 100  # longer to shorter side
+# Each scan of a progressive JPEG decodes the whole image again, and a few bytes make one. Cameras write up to 10.
+MAX_SCANS = 100
+MAX_BYTES = 2**29  # of a file; what is not compressed has 192 MiB at MAX_PIXELS
+SCAN = b"\xff\xda"  # inside of compressed data a zero follows 0xFF; embedded previews and profiles may add some
 DRAWING_COLOURS = 2048  # more than that after resizing, and the image is a photograph
 
 
@@ -40,16 +45,23 @@ def load_image(source: Path | EmbeddedImage) -> Image.Image:
             long (``MAX_PIXELS``, ``MAX_ASPECT``).
     """
     try:
-        with Image.open(source if isinstance(source, Path) else BytesIO(source.read())) as image:
+        content = read_bytes(source, MAX_BYTES) if isinstance(source, Path) else source.read()
+        with Image.open(BytesIO(content)) as image:
             size = f"image {source}: {image.width} x {image.height}"
             longer, shorter = max(image.size), max(min(image.size), 1)
             if longer**2 > MAX_PIXELS:
                 raise DataError(f"{size} makes a square above {MAX_PIXELS} pixels")
             if longer > MAX_ASPECT * shorter:
                 raise DataError(f"{size} is more than {MAX_ASPECT} times as long as wide")
+            if image.format in ("JPEG", "MPO") and (scans := content.count(SCAN)) > MAX_SCANS:
+                raise DataError(f"{size} in {scans} scans, more than {MAX_SCANS}; save it anew")
             return _eight_bits(image, source).convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow raises SyntaxError on broken PNGs
-        raise DataError(f"image {source}: cannot be read: {error}") from error
+    except DataError:
+        raise
+    # Pillow raises SyntaxError on broken PNGs, ValueError where their texts or profiles unpack to more than a megabyte.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = str(error).removeprefix(f"{source}: ")
+        raise DataError(f"image {source}: cannot be read: {reason}") from error
 
 
 def _eight_bits(image: Image.Image, source: Path | EmbeddedImage) -> Image.Image:

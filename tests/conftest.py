@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image, ImageDraw
 
 from small_llava import make_checkpoint
@@ -17,6 +18,9 @@ from small_llava import make_checkpoint
 # The models are tiny, and idle threads spin against whatever else the machine does.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
+
+settings.register_profile("busy", deadline=None)  # a machine that does other things too takes its time
+settings.load_profile("busy")
 
 ROOT = Path(__file__).parent.parent
 COLOURS = ("red", "green", "blue")

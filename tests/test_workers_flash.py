@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.flash import tiles
@@ -19,7 +19,6 @@ def visible(table, causal: bool) -> set[tuple[int, int]]:
     return pairs
 
 
-@settings(deadline=None)
 @given(trunk=st.integers(1, 70), shared=st.integers(1, 70), fork=st.integers(1, 70), tile=st.sampled_from([1, 16, 64]))
 def test_tiles_are_the_causal_mask(trunk, shared, fork, tile):
     shared = min(shared, trunk)

@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from workers.anyres import Tiling
+from workers.json_file import read_bytes
 from workers.tasks.base import DataError, EmbeddedImage
 
 SQUARE_MODES = ("pad", "crop")
@@ -25,6 +26,10 @@ MAX_PIXELS = 64 * 1024 * 1024  # of the square it is padded to
 MAX_ASPECT = 100  # longer to shorter side
 # Formats of benchmarks. None needs another program, as EPS does, other files, or a plug-in that is not Pillow's.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # a camera's MPO is opened as the JPEG that it begins with
+# Each scan of a progressive JPEG decodes the whole image again, and a few bytes make one. Cameras write up to 10.
+MAX_SCANS = 100
+MAX_BYTES = 2**29  # of a file; what is not compressed has 192 MiB at MAX_PIXELS
+SCAN = b"\xff\xda"  # inside of compressed data a zero follows 0xFF; embedded previews and profiles may add some
 DRAWING_COLOURS = 2048  # more than that after resizing, and the image is a photograph
 
 
@@ -42,18 +47,25 @@ def load_image(source: Path | EmbeddedImage) -> Image.Image:
             large or too long (``MAX_PIXELS``, ``MAX_ASPECT``).
     """
     try:
-        with Image.open(source if isinstance(source, Path) else BytesIO(source.read()), formats=FORMATS) as image:
+        content = read_bytes(source, MAX_BYTES) if isinstance(source, Path) else source.read()
+        with Image.open(BytesIO(content), formats=FORMATS) as image:
             size = f"image {source}: {image.width} x {image.height}"
             longer, shorter = max(image.size), max(min(image.size), 1)
             if longer**2 > MAX_PIXELS:
                 raise DataError(f"{size} makes a square above {MAX_PIXELS} pixels")
             if longer > MAX_ASPECT * shorter:
                 raise DataError(f"{size} is more than {MAX_ASPECT} times as long as wide")
+            if image.format in ("JPEG", "MPO") and (scans := content.count(SCAN)) > MAX_SCANS:
+                raise DataError(f"{size} in {scans} scans, more than {MAX_SCANS}; save it anew")
             return _eight_bits(image, source).convert("RGB")
     except UnidentifiedImageError as error:
         raise DataError(f"image {source}: is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow raises SyntaxError on broken PNGs
-        raise DataError(f"image {source}: cannot be read: {error}") from error
+    except DataError:
+        raise
+    # Pillow raises SyntaxError on broken PNGs, ValueError where their texts or profiles unpack to more than a megabyte.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = str(error).removeprefix(f"{source}: ")
+        raise DataError(f"image {source}: cannot be read: {reason}") from error
 
 
 def _eight_bits(image: Image.Image, source: Path | EmbeddedImage) -> Image.Image:

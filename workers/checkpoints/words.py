@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.checkpoints.layout import Checkpoint, read_json
+from workers.checkpoints.template import render
 from workers.models import ModelError
 from workers.tasks.prompts import IMAGE_MARKER, SINGLE_PREDICTION
 
@@ -92,16 +93,11 @@ def rendered(tokenizer: Any, template: str, question: str, image: bool) -> str:
     reason = "it loses the question or its image"
     for content in (parts, text):
         try:
-            prompt = tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}],
-                chat_template=template,
-                tokenize=False,
-                add_generation_prompt=True,
-            )
+            prompt = render(template, [{"role": "user", "content": content}], tokenizer.special_tokens_map)
         except Exception as error:  # a template is a program: it may raise anything
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             continue
         if question in prompt and prompt.count(IMAGE_MARKER) == image and "{'type'" not in prompt:
             # The tokenizer puts the first token itself.
-            return str(prompt).removeprefix(tokenizer.bos_token or "")
+            return prompt.removeprefix(tokenizer.bos_token or "")
     raise ModelError(f"the checkpoint's chat template cannot be used: {reason}; set task.conversation to vicuna_v1")

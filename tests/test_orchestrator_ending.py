@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+import waiting
 from conftest import write_scienceqa
 from fake_experiment import write_fake_experiment
-from processes import descendants, gone
+from processes import alive, descendants
 from ray_cluster import ROOT
 
 PATIENCE_S = 200.0  # on a machine that does much else
@@ -139,7 +140,7 @@ def test_a_sweep_over_ray_ends_and_the_same_command_goes_on(small_checkpoint, tm
     assert "***" not in text
     assert "Traceback" not in text
     assert len(family) > 5
-    assert gone(family, within_s=30)
+    waiting.wait_for(lambda: not alive(family))
     with started(command) as process:
         said = process.communicate(timeout=PATIENCE_S)[0]
         assert process.returncode == 0, said

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -20,7 +21,7 @@ from orchestrator.recompute import found_with, recompute
 from orchestrator.run import RunOptions, run_sweep
 from orchestrator.spec import load_sweep
 from orchestrator.store import Experiment, StoreError
-from orchestrator.tables import CELLS, KEPT, read_columns, write_table
+from orchestrator.tables import CELLS, KEPT, read_whole, write_table
 
 SWEEP = """
 model: {{path: {model}, dtype: float32}}
@@ -51,9 +52,10 @@ def copied(computed, tmp_path) -> Path:
 def rewrite(experiment: Path, folder: str, schema, change) -> None:
     """Forge one file as somebody would who knows the format: it is as whole as it was."""
     file = max((experiment / folder).iterdir(), key=lambda path: path.stat().st_size)
-    frame = read_columns(file, schema).to_pandas()
+    table = read_whole(file, schema, seals=True)
+    frame = table.to_pandas()
     change(frame)
-    write_table(file, type(read_columns(file, schema)).from_pandas(frame, schema=schema, preserve_index=False))
+    write_table(file, pa.Table.from_pandas(frame, schema=table.schema, preserve_index=False))
 
 
 def test_true_cells_are_what_transformers_answers(computed):

@@ -19,12 +19,20 @@ from orchestrator.pictures import Pictures, write_pictures
 from orchestrator.rewrite import migrate, rescore
 from orchestrator.store import Experiment, check_target
 from orchestrator.tables import write_table
+from workers.fingerprint import data_fingerprint, whole_data_fingerprint
 from workers.rules import prompt_fingerprint, scorer_fingerprint
 from workers.tasks.answers import llava_official, strict_letter
 from workers.tasks.base import DataError
-from workers.work import SampleOutcome, WorkUnit
+from workers.tasks.catalog import load_samples
+from workers.work import SampleOutcome, TaskSpec, WorkUnit
 
 POINTS = fake_points()
+
+
+@pytest.fixture
+def same_data(monkeypatch):
+    """The benchmark of a made-up experiment, which is nowhere, is taken for the one that was asked."""
+    monkeypatch.setattr(rewrite, "_whole_data", lambda experiment: experiment.meta["context_parts"]["data"])
 
 
 def todays(**changes: object):
@@ -38,7 +46,7 @@ def files_of(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
-def test_an_older_format_is_read_and_migrated_without_losing_a_cell(tmp_path):
+def test_an_older_format_is_read_and_migrated_without_losing_a_cell(same_data, tmp_path):
     write_fake_experiment(tmp_path / "x", samples=40, failed=("s7",))
     write_pictures(Experiment.open(tmp_path / "x"), {"s3": b"webp"})
     (tmp_path / "x" / LATENCY_FILE).write_text(json.dumps({"how": {"context": "old"}, "rows": []}))
@@ -69,7 +77,23 @@ def test_an_older_format_is_read_and_migrated_without_losing_a_cell(tmp_path):
     assert len(going_on.done()) == 39
 
 
-def test_a_version_that_is_known_to_have_had_these_rules_needs_no_word(tmp_path, monkeypatch):
+def test_an_older_experiment_is_migrated_where_its_data_are(tmp_path, small_scienceqa):
+    """Format 1 named an image by its first KiB, today's by all of it: who migrates has to see them."""
+    samples = load_samples(TaskSpec(name="scienceqa", data=str(small_scienceqa)))
+    write_fake_experiment(tmp_path / "x", samples=10)
+    old = into_format_1(tmp_path / "x")
+    spec = replace(old.spec, task=replace(old.spec.task, data=str(small_scienceqa)))
+    old.spec, old.meta["context_parts"]["data"] = spec, data_fingerprint(samples)
+    assert rewrite._whole_data(old) == whole_data_fingerprint(samples)
+    old.meta["context_parts"]["data"] = data_fingerprint(samples[1:])
+    with pytest.raises(StoreError, match="are not those that were asked; migrate it where they are"):
+        rewrite._whole_data(old)
+    old.spec = replace(spec, task=replace(spec.task, data=str(tmp_path / "none")))
+    with pytest.raises(StoreError, match=r"its data cannot be read .*none: no such directory.*migrate it where they"):
+        rewrite._whole_data(old)
+
+
+def test_a_version_that_is_known_to_have_had_these_rules_needs_no_word(same_data, tmp_path, monkeypatch):
     write_fake_experiment(tmp_path / "x", samples=10)
     old = into_format_1(tmp_path / "x")
     monkeypatch.setattr(rewrite, "SAME_RULES", frozenset({"5eed"}))
@@ -80,7 +104,7 @@ def test_a_version_that_is_known_to_have_had_these_rules_needs_no_word(tmp_path,
         migrate(old.path, tmp_path / "new")
 
 
-def test_what_is_damaged_is_left_behind_and_said(tmp_path):
+def test_what_is_damaged_is_left_behind_and_said(same_data, tmp_path):
     write_fake_experiment(tmp_path / "x", samples=40)
     old = into_format_1(tmp_path / "x")
     file = old.files("kept")[0]

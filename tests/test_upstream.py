@@ -234,18 +234,16 @@ def test_plotly_script():
 # tables and files
 
 
-def test_parquet_tail():
-    """The last four bytes, by which a file that was cut off is told from a whole one without reading it."""
+def test_parquet_metadata():
+    """Key-value pairs that a writer is given last lie in the file as they are, once: a digest takes their place."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    from orchestrator.tables import MAGIC
+    from orchestrator.seals import MARK, check_seal, sealed
 
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({"a": [1]}), sink)
-    assert sink.getvalue().to_pybytes().endswith(MAGIC), moved(
-        "pyarrow", "a file's last bytes", "orchestrator/tables.py"
-    )
+    words = moved("pyarrow", "key-value metadata of a file", "orchestrator/seals.py")
+    content = sealed(pa.table({"a": [1, 2, 3]}))
+    assert content.count(MARK) == 1, words
+    assert check_seal(content), words
 
 
 def test_tensorboard_records():

@@ -17,9 +17,9 @@ from workers.tasks.prompts import CONVERSATION_MODES
 # The same under every version of Python and on every machine. A rule that is changed on purpose gets a new name here,
 # and what it judged before is judged again by `saccade rescore`.
 NAMES = {
-    "strict_letter": "8fb7c8640c5939f9",
-    "llava_official": "dbbc379f68853321",
-    "mmbench_exact": "ad31ad24d628fe4e",
+    "strict_letter": "379df3eee8829679",
+    "llava_official": "2f25e6ae40323ad5",
+    "mmbench_exact": "6828b173d5622458",
     "mme_yes_no": "a4692c29802dd360",
     "pope_yes_no": "ca879e5b7ca812c8",
     "vqa_soft": "66525a5a89125ef3",

@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import BaseModel, Field, ValidationError
+
 from workers.work import EngineSpec, GridPoint, MeasureSpec, content_key
 
 SCHEMA_VERSION = 1
@@ -72,3 +74,49 @@ class Manifest:
             "versions": dict(self.versions),
             "points": points,
         }
+
+
+class _Point(BaseModel):
+    key: str
+    source: str
+    strategy: str
+    layer: int
+    rank: int
+    params: dict[str, bool | int | float | str] = {}
+
+
+class _Facts(BaseModel):
+    layers: int
+    visual_tokens: int
+
+
+class _Written(BaseModel):
+    """What is read of an experiment's ``sweep.yaml``; other versions may have written more."""
+
+    name: str
+    context: str
+    context_parts: dict[str, str | int | bool]
+    engine: EngineSpec
+    model_facts: _Facts
+    versions: dict[str, Any]
+    points: list[_Point] = Field(min_length=1)
+    samples: int
+    created: str
+    updated: str
+
+
+def check_written(meta: dict[str, Any]) -> None:
+    """Whether what an experiment's ``sweep.yaml`` says is of the form that `Manifest.to_json` gives it.
+
+    Raises:
+        ValueError: Names the first place that is not.
+    """
+    try:
+        written = _Written.model_validate_json(json.dumps(meta), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{place}: {first['msg'].lower()}") from error
+    for number, (point, said) in enumerate(zip(written.points, meta["points"], strict=True)):
+        if GridPoint.from_json(said).key != point.key:
+            raise ValueError(f"points.{number}.key: is not that of its strategy, layer, rank and parameters")

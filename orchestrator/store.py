@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 import yaml
 
 from orchestrator.disk import StoreError, make_folder, write_whole
-from orchestrator.manifest import SCHEMA_VERSION, Manifest
+from orchestrator.manifest import SCHEMA_VERSION, Manifest, check_written
 from orchestrator.tables import (
     ADDRESS,
     CELLS,
@@ -41,10 +41,14 @@ from orchestrator.tables import (
     samples_table,
     write_table,
 )
+from orchestrator.yaml_text import MAX_BYTES, parse_yaml
+from workers.json_file import UnreadableError, read_bytes
 from workers.tasks.base import Sample
 from workers.work import EngineSpec, GridPoint, UnitOutcome, WorkUnit, content_key
 
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where there is one: 3,000 points take a second
+
+class DamagedError(StoreError):
+    """An experiment's ``sweep.yaml`` is not whole. The same sweep can write it again."""
 
 
 class Experiment:
@@ -75,7 +79,11 @@ class Experiment:
             what = "is not an experiment directory: it has no sweep.yaml" if path.is_dir() else "does not exist"
             raise StoreError(f"{path}: {what}. `saccade run` makes one, by default under ./experiments")
         try:
-            meta = yaml.load(manifest.read_text(encoding="utf-8"), Loader=_LOADER)  # safe: either is
+            content = read_bytes(manifest, MAX_BYTES)
+        except UnreadableError as error:
+            raise StoreError(f"{error}; see to it that this user may read it, or give another experiment") from error
+        try:
+            meta = parse_yaml(content.decode())
             if not isinstance(meta, dict) or "format" not in meta:
                 raise StoreError(
                     f"{path}: is not an experiment directory: its sweep.yaml was not written by `saccade run`"
@@ -85,10 +93,13 @@ class Experiment:
                     f"{manifest}: has format {meta['format']}, and this version of saccade reads {SCHEMA_VERSION}: "
                     "use the version that wrote it, or run the sweep again with another --out"
                 )
+            check_written(meta)
             return cls(path, meta)
-        except (yaml.YAMLError, KeyError, TypeError) as error:
+        except StoreError:
+            raise
+        except (ValueError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())
-            raise StoreError(
+            raise DamagedError(
                 f"{manifest}: is damaged ({reason}); run the same sweep with the same --out to write it again "
                 "(the cells are kept)"
             ) from error
@@ -241,8 +252,19 @@ class Experiment:
         self._notes[path] = f"{path}: left out, not a whole file of cells ({reason})"
 
     def files(self, folder: str) -> list[Path]:
-        """The parquet files of a folder, by name."""
-        return sorted(path for path in (self.path / folder).glob("*.parquet") if not path.name.startswith("."))
+        """The parquet files of a folder, by name.
+
+        Raises:
+            StoreError: The folder may not be read: what is in it must not count as missing.
+        """
+        place = self.path / folder
+        try:
+            names = [path.name for path in place.iterdir()]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StoreError(f"{place}: cannot be read: {error.strerror}; see to it that this user may") from error
+        return [place / name for name in sorted(names) if name.endswith(".parquet") and name[0] != "."]
 
     @property
     def size_bytes(self) -> int:
@@ -338,10 +360,8 @@ def check_target(path: Path, manifest: Manifest) -> dict[str, Any] | None:
         return None
     try:
         old = Experiment.open(path).meta
-    except StoreError as error:
-        if error.__cause__ is None:
-            raise
-        return None  # damaged: written again from the sweep file
+    except DamagedError:
+        return None  # written again from the sweep file
     if old["context"] == manifest.context:
         return old
     before, now = old.get("context_parts", {}), manifest.parts

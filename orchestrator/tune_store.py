@@ -27,7 +27,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.disk import write_whole
+from orchestrator.disk import check_writable, write_whole
 from orchestrator.document import CallbackSpec, SpecError
 from orchestrator.policy import policy_of
 from orchestrator.rungs import Metrics, News
@@ -310,9 +310,11 @@ def tell_all(experiment: Experiment, callbacks: Iterable[CallbackSpec] = ()) -> 
 
     Raises:
         SpecError: A callback cannot be built.
+        StoreError: The experiment's folder cannot be written.
     """
     built = [make_callback(callback) for callback in callbacks]
     folder = experiment.path.absolute()
+    check_writable(folder)
     reports = policy_of(experiment).standing.reports()
     remove_trials(folder)
     trials = Trials(folder, experiment.points, experiment.context, built)

@@ -5,11 +5,14 @@ Ray is imported inside functions: some of its settings are read once, when it is
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
+import shutil
 import socket
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 from orchestrator.ending import own_handler
@@ -17,6 +20,12 @@ from orchestrator.import_path import is_own_folder, protect_children
 
 CONNECT_S = 5.0  # to the head of a cluster
 OBJECT_STORE_BYTES = 200 * 2**20  # units and outcomes are small; Ray would take 30% of the memory
+HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # and no settings
+HTTP2_SETTINGS = 4  # the kind of frame that every gRPC server, such as Ray's head, answers first
+SOCKET = "session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"  # as Ray names its longest
+SOCKET_BYTES = 103  # 107 on Linux
+SHARED_MEMORY = Path("/dev/shm")
+SLOW = "timed out during startup"
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in what `ray job submit` runs
 
 
@@ -61,16 +70,22 @@ def start_ray(address: str | None = None) -> bool:
         Whether a cluster was started, which then has to be shut down.
 
     Raises:
-        PoolError: There is no cluster at the address.
+        PoolError: There is no cluster at the address, or Ray does not start.
     """
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        return False
     address = address or os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning: CUDA stays visible to the driver
     private = address in (None, "local")
     protect_children()
+    options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of the other workers, when the first one says it all
     # Said twice otherwise: a lost worker is reported by the pool, in one line and with what is done about it.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed while executing")
     if private:
+        check_shared_memory()
+        if unfit(private_folder()):
+            options["_temp_dir"] = _short_folder()
         # Read when ray is imported: every port on 127.0.0.1, where all but the dashboard listen on all addresses.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         # What follows `uv run` in a project of the user's own: it would refuse our empty working directory.
@@ -80,13 +95,10 @@ def start_ray(address: str | None = None) -> bool:
             # Other users of this machine reach loopback too. A token for this run alone, in the environment, leaves
             # no file behind; Ray's own choice is ~/.ray/auth_token, readable by all.
             os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
-    elif address != "auto":
-        _check_reachable(str(address))
+    else:
+        check_reachable(str(address))
     import ray
 
-    if ray.is_initialized():
-        return False
-    options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if private:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         options |= {
@@ -100,26 +112,97 @@ def start_ray(address: str | None = None) -> bool:
         try:
             with own_handler():
                 ray.init(address="local" if private else address, **options)
-        except (ConnectionError, ValueError) as error:
-            raise PoolError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+        except (OSError, RuntimeError, ValueError) as error:
+            what = "Ray does not start" if private else f"no Ray cluster at {address}"
+            raise PoolError(f"{what}: {str(error).strip().splitlines()[0]}") from error
+        except Exception as error:  # Ray's own word for it has no kind
+            if SLOW not in str(error):
+                raise
+            remedy = "try again, or --local"
+            raise PoolError(f"Ray did not start within its 30 s, as happens on a busy host: {remedy}") from error
     return private
 
 
-def _check_reachable(address: str) -> None:
-    """Ray itself would try for many minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():
+def private_folder() -> Path:
+    """Where Ray would put its sockets and logs on this machine."""
+    for name in ("RAY_TMPDIR", "TMPDIR"):
+        if name in os.environ:
+            return Path(os.environ[name], "ray")
+    return Path("/tmp/ray")
+
+
+def unfit(folder: Path) -> str | None:
+    """Why a private Ray could not use a folder; None where it can."""
+    if len(os.fsencode(folder.absolute() / SOCKET)) > SOCKET_BYTES:
+        return "is too long for the names of Ray's sockets"
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return None if os.access(nearest, os.W_OK | os.X_OK) else "may not be written"
+
+
+def check_shared_memory() -> None:
+    """Raises: PoolError: Ray could not keep its objects, nor Python its locks, where both look for memory."""
+    if SHARED_MEMORY.is_dir() and not os.access(SHARED_MEMORY, os.W_OK):
+        raise PoolError(f"{SHARED_MEMORY}: may not be written, and Ray needs it: mount it writable, or --local")
+
+
+def _short_folder() -> str:
+    """A folder of our own for Ray's sockets, which goes with this process."""
+    try:
+        folder = tempfile.mkdtemp(prefix="saccade-ray-", dir="/tmp")
+    except OSError as error:
+        found = private_folder()
+        raise PoolError(f"{found}: {unfit(found)}: set RAY_TMPDIR to a short folder that may be written") from error
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # before Ray is imported, so that it runs after Ray's
+    return folder
+
+
+def check_reachable(address: str) -> None:
+    """Whether a Ray head answers at an address, within seconds: Ray itself would try for many minutes.
+
+    Args:
+        address: ``HOST:PORT``, ``ray://HOST:PORT``, or ``auto``: what Ray has noted on this machine.
+
+    Raises:
+        PoolError: It does not.
+    """
+    named = _noted() if address == "auto" else address
+    host, _, port = named.removeprefix("ray://").rpartition(":")
+    host = host.strip("[]")
+    if not host or "/" in host or not port.isdecimal():
         raise PoolError(
             f"--address {address}: give HOST:PORT of a Ray cluster's head, or `auto` on one of its machines; "
             "http:// is for `ray job submit`"
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+        with socket.create_connection((host, int(port)), timeout=CONNECT_S) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") != "1":  # else it wants a handshake first
+                connection.sendall(HTTP2_GREETING)
+                if connection.recv(9)[3:4] != bytes((HTTP2_SETTINGS,)):
+                    raise ConnectionError("what listens there is no Ray head")
     except (OSError, OverflowError) as error:
-        raise PoolError(
-            f"no Ray cluster at {address} ({error}); check --address and RAY_ADDRESS, or leave both out to use this "
-            "machine"
-        ) from error
+        shown = address if named == address else f"{address} ({named})"
+        remedy = (
+            "the head has gone: unset RAY_ADDRESS, or `ray stop`"
+            if address == "auto"
+            else ("check --address and RAY_ADDRESS, or leave both out to use this machine")
+        )
+        raise PoolError(f"no Ray cluster at {shown} ({error}); {remedy}") from error
+
+
+def _noted() -> str:
+    """The head that ``auto`` stands for: of a process that runs here, else the one that Ray has noted last.
+
+    Raises:
+        PoolError: There is none.
+    """
+    from ray._private.services import get_ray_address_from_environment
+
+    try:
+        found: str = get_ray_address_from_environment("auto", None)
+    except ConnectionError as error:
+        remedy = "`ray start --head`, or leave the address out"
+        raise PoolError(f"no Ray cluster at auto: none runs on this machine, and none is noted; {remedy}") from error
+    return found
 
 
 def _may_be_shadowed() -> bool:

@@ -240,7 +240,7 @@ def test_a_killed_driver_leaves_nothing_behind_and_the_same_command_goes_on(smal
     assert again.returncode == 0, again.stdout
     assert f"{60 * 7 - some} cells in" in again.stdout
     assert not mark.exists()
-    assert "x.parquet: left out" in again.stdout
+    assert "cells/x.parquet: has no digest" in again.stdout
     healthy = prepare(load_sweep(Path(sweep)))
     undisturbed = run_sweep(healthy, tmp_path / "undisturbed", RunOptions(local=True), Console(file=io.StringIO()))
     same, as_is = Experiment.open(out), undisturbed.experiment

@@ -255,10 +255,11 @@ def _counted(*asked: Any) -> pd.DataFrame | None:
 
 def _counted_elsewhere(*asked: object) -> pd.DataFrame | None:
     """The same in a process of its own, so that the 180 MB of torch are given back."""
+    command = python_command("from orchestrator.costs import answer; answer()")
     # In a session of its own, where the reader's Ctrl-C does not reach it.
     answer = subprocess.run(
-        python_command("from orchestrator.costs import answer; answer()"), input=pickle.dumps(asked), stdout=subprocess.PIPE, check=True,
-        start_new_session=True, env=safe_environment(),
+        command, input=pickle.dumps(asked), stdout=subprocess.PIPE, check=True, start_new_session=True,
+        env=safe_environment(),
     ).stdout  # fmt: skip
     found: pd.DataFrame | None = pickle.loads(answer)
     return found

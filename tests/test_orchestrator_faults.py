@@ -199,7 +199,7 @@ def agents_of(driver: int) -> set[int]:
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.system
 def test_a_killed_driver_leaves_nothing_behind_and_the_same_command_goes_on(small_checkpoint, tmp_path):
     """Beside that: nothing listens beyond this machine, and no pickle that lies in the directory is read."""
     write_scienceqa(tmp_path / "data", count=60)
@@ -240,7 +240,7 @@ def test_a_killed_driver_leaves_nothing_behind_and_the_same_command_goes_on(smal
     assert again.returncode == 0, again.stdout
     assert f"{60 * 7 - some} cells in" in again.stdout
     assert not mark.exists()
-    assert "x.parquet: left out" in again.stdout
+    assert "cells/x.parquet: has no digest" in again.stdout
     healthy = prepare(load_sweep(Path(sweep)))
     undisturbed = run_sweep(healthy, tmp_path / "undisturbed", RunOptions(local=True), Console(file=io.StringIO()))
     same, as_is = Experiment.open(out), undisturbed.experiment
@@ -249,7 +249,7 @@ def test_a_killed_driver_leaves_nothing_behind_and_the_same_command_goes_on(smal
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.system
 def test_a_sweep_that_is_struck_again_and_again_ends_as_if_nothing_had_been(tmp_path):
     """A short form of ``python tests/soak.py``, which strikes a hundred times."""
     seen = soak(tmp_path, kills=5, samples=200, seed=3)

@@ -18,19 +18,30 @@ class OutputError(OSError):
     """What a command says cannot be written."""
 
 
-class _Output(io.FileIO):
+class _Output(io.BufferedWriter):
     """Standard output, whose errors can be told from those of other files; the end of a pipe's reader stays what it is.
 
-    Python's own stream would drop what it could not write and say nothing of where.
+    Python's own stream would drop what it could not write and say nothing of where. A signal that is raised in here
+    finds the text taken over or written; in the raw stream below, it would be written once more.
     """
 
-    def write(self, content: Any) -> Any:
-        try:
+    def write(self, content: Any) -> int:
+        with _told_apart():
             return super().write(content)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise OutputError(error.errno, error.strerror) from error
+
+    def flush(self) -> None:
+        with _told_apart():
+            super().flush()
+
+
+@contextmanager
+def _told_apart() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(error.errno, error.strerror) from error
 
 
 @contextmanager
@@ -61,7 +72,7 @@ def _open_closed() -> None:
     if sys.stdout is None:
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", closefd=False)
     else:
-        output, encoding = io.BufferedWriter(_Output(sys.stdout.fileno(), "w", closefd=False)), sys.stdout.encoding
+        output, encoding = _Output(io.FileIO(sys.stdout.fileno(), "w", closefd=False)), sys.stdout.encoding
         sys.stdout = io.TextIOWrapper(output, encoding, line_buffering=sys.stdout.isatty())
     for stream in (sys.stdout, sys.stderr):
         assert isinstance(stream, io.TextIOWrapper)

@@ -10,21 +10,38 @@ import os
 import secrets
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from orchestrator.ending import own_handler
-from orchestrator.import_path import is_own_folder, protect_children
+from orchestrator.import_path import is_own_folder, protect_children, python_command, safe_environment
 
 CONNECT_S = 5.0  # to the head of a cluster
 OBJECT_STORE_BYTES = 200 * 2**20  # units and outcomes are small; Ray would take 30% of the memory
-HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # and no settings
-HTTP2_SETTINGS = 4  # the kind of frame that every gRPC server, such as Ray's head, answers first
+ANSWER_S = 15.0  # for the head's answer
+ASKED_S = 30.0  # for that and the import of Ray on a busy machine
+ASK = """
+import ray
+from ray._raylet import GcsClient
+from ray.exceptions import RayError
+try:
+    if sys.argv[1].startswith("ray://"):
+        ray.init(sys.argv[1], logging_level="ERROR")
+    else:
+        GcsClient(address=sys.argv[1])
+except (RayError, OSError, RuntimeError, ValueError) as error:
+    print(str(error).strip().splitlines()[0])
+    sys.exit(1)
+"""
 SOCKET = "session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"  # as Ray names its longest
 SOCKET_BYTES = 103  # 107 on Linux
 SHARED_MEMORY = Path("/dev/shm")
+HOOK = "RAY_RUNTIME_ENV_HOOK"
+UV_HOOK = "ray._private.runtime_env.uv_runtime_env_hook.hook"
 SLOW = "timed out during startup"
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in what `ray job submit` runs
 
@@ -88,8 +105,6 @@ def start_ray(address: str | None = None) -> bool:
             options["_temp_dir"] = _short_folder()
         # Read when ray is imported: every port on 127.0.0.1, where all but the dashboard listen on all addresses.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        # What follows `uv run` in a project of the user's own: it would refuse our empty working directory.
-        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         os.environ.setdefault("RAY_worker_niceness", "0")  # 15 starves the engines beside any other load
         if "RAY_AUTH_MODE" not in os.environ:
             # Other users of this machine reach loopback too. A token for this run alone, in the environment, leaves
@@ -97,6 +112,11 @@ def start_ray(address: str | None = None) -> bool:
             os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     else:
         check_reachable(str(address))
+    if private or _may_be_shadowed():
+        # What follows `uv run` in a project of the user's own: it would refuse our empty working directory.
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        if os.environ.get(HOOK) == UV_HOOK:
+            del os.environ[HOOK]
     import ray
 
     if private:
@@ -106,20 +126,20 @@ def start_ray(address: str | None = None) -> bool:
             "num_cpus": cores + 1,  # one more than there are: the engines take all, Tune's mirror a sliver
             "object_store_memory": OBJECT_STORE_BYTES,
         }
-    with tempfile.TemporaryDirectory(prefix="saccade-empty-") as empty:  # uploaded by init, then not needed
-        if _may_be_shadowed():
-            options["runtime_env"] = {"working_dir": empty}
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="saccade-empty-") as empty:  # uploaded by init, then not needed
+            if _may_be_shadowed():
+                options["runtime_env"] = {"working_dir": empty}
             with own_handler():
                 ray.init(address="local" if private else address, **options)
-        except (OSError, RuntimeError, ValueError) as error:
-            what = "Ray does not start" if private else f"no Ray cluster at {address}"
-            raise PoolError(f"{what}: {str(error).strip().splitlines()[0]}") from error
-        except Exception as error:  # Ray's own word for it has no kind
-            if SLOW not in str(error):
-                raise
-            remedy = "try again, or --local"
-            raise PoolError(f"Ray did not start within its 30 s, as happens on a busy host: {remedy}") from error
+    except (OSError, RuntimeError, ValueError, ModuleNotFoundError) as error:  # the last of a hook of the user
+        what = "Ray does not start" if private else f"the Ray cluster at {address} cannot be joined"
+        raise PoolError(f"{what}: {textwrap.shorten(str(error), 400)}") from error
+    except Exception as error:  # Ray's own word for it has no kind
+        if SLOW not in str(error):
+            raise
+        remedy = "try again, or --local"
+        raise PoolError(f"Ray did not start within its 30 s, as happens on a busy host: {remedy}") from error
     return private
 
 
@@ -174,19 +194,30 @@ def check_reachable(address: str) -> None:
             "http:// is for `ray job submit`"
         )
     try:
-        with socket.create_connection((host, int(port)), timeout=CONNECT_S) as connection:
-            if os.environ.get("RAY_USE_TLS", "0") != "1":  # else it wants a handshake first
-                connection.sendall(HTTP2_GREETING)
-                if connection.recv(9)[3:4] != bytes((HTTP2_SETTINGS,)):
-                    raise ConnectionError("what listens there is no Ray head")
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+        _check_answers(named)
     except (OSError, OverflowError) as error:
         shown = address if named == address else f"{address} ({named})"
-        remedy = (
-            "the head has gone: unset RAY_ADDRESS, or `ray stop`"
-            if address == "auto"
-            else ("check --address and RAY_ADDRESS, or leave both out to use this machine")
-        )
+        remedy = "check --address and RAY_ADDRESS, or leave both out to use this machine"
+        if address == "auto":
+            remedy = "the head has gone: unset RAY_ADDRESS, or `ray stop`"
         raise PoolError(f"no Ray cluster at {shown} ({error}); {remedy}") from error
+
+
+def _check_answers(address: str) -> None:
+    """Let a process of its own ask the head who it is: Ray complains of silence on standard error, and has no end.
+
+    Raises:
+        OSError: It does not answer, or not as a head does.
+    """
+    command = python_command(ASK, address)
+    environment = {**safe_environment(), "RAY_py_gcs_connect_timeout_s": f"{ANSWER_S:.0f}"}
+    try:
+        asked = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=ASKED_S)
+    except subprocess.TimeoutExpired as error:
+        raise TimeoutError(f"no answer within {ASKED_S:.0f} s") from error
+    if asked.returncode:
+        raise ConnectionError(asked.stdout.strip() or asked.stderr.strip().rpartition("\n")[2])
 
 
 def _noted() -> str:

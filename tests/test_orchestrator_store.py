@@ -200,9 +200,10 @@ def test_what_may_not_be_read_is_not_taken_for_missing(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("place", "value"),
     [
-        (("name",), ["a"]), (("context",), None), (("engine", "seed"), "many"), (("points",), []), (("samples",), "many"),
-        (("points", 0, "layer"), "2"), (("points", 1, "key"), "0" * 16), (("points", 0), {}), (("model_facts",), 1),
-        (("engine", "model", "path"), 3), (("versions",), 1), (("context_parts",), {"a": {}}),
+        (("name",), ["a"]), (("context",), None), (("engine", "seed"), "many"), (("points",), []),
+        (("samples",), "many"), (("points", 0, "layer"), "2"), (("points", 1, "key"), "0" * 16),
+        (("points", 0), {}), (("model_facts",), 1), (("engine", "model", "path"), 3), (("versions",), 1),
+        (("context_parts",), {"a": {}}),
     ],
     ids=str,
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,13 +73,15 @@ def read_description(folder: Path) -> dict[str, Any]:
     """What ``sweep.yaml`` of an experiment says.
 
     Raises:
-        StoreError: ``folder`` is not an experiment, or one of another format.
+        StoreError: ``folder`` is not an experiment, one of another format, or may not be read.
         DamagedDescriptionError: Its description is damaged.
     """
     place = folder / "sweep.yaml"
     if not place.exists():
         what = "is not an experiment directory: it has no sweep.yaml" if folder.is_dir() else "does not exist"
         raise StoreError(f"{folder}: {what}. `saccade run` makes one, by default under ./experiments")
+    if not os.access(place, os.R_OK):  # whole, it may be, and nothing to write again
+        raise StoreError(f"{place}: may not be read; see to it that this user may")
     try:
         value = parse_yaml(read_bytes(place, MAX_BYTES).decode())
     except (UnreadableError, UnicodeDecodeError, YamlError) as error:

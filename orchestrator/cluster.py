@@ -8,7 +8,6 @@ from __future__ import annotations
 import atexit
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -168,12 +167,12 @@ def check_shared_memory() -> None:
 def _short_folder() -> str:
     """A folder of our own for Ray's sockets, which goes with this process."""
     try:
-        folder = tempfile.mkdtemp(prefix="saccade-ray-", dir="/tmp")
+        folder = tempfile.TemporaryDirectory(prefix="saccade-ray-", dir="/tmp", ignore_cleanup_errors=True)
     except OSError as error:
         found = private_folder()
         raise PoolError(f"{found}: {unfit(found)}: set RAY_TMPDIR to a short folder that may be written") from error
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # before Ray is imported, so that it runs after Ray's
-    return folder
+    atexit.register(folder.cleanup)  # before Ray is imported, so that it runs after Ray's
+    return folder.name
 
 
 def check_reachable(address: str) -> None:

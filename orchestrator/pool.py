@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from orchestrator.cluster import PoolError, resource, start_ray
 from orchestrator.dispatch import MAX_LOSSES, Dispatch, Job
 from orchestrator.faults import LOST, is_of_the_machine, told
-from workers.checkpoints.layout import open_checkpoint
+from workers.families.catalog import open_checkpoint
+from workers.families.config import ModelError
 from workers.fingerprint import sources_hash
-from workers.models import ModelError
 from workers.prefetch import ahead
 from workers.tasks.base import DataError
 from workers.work import DeviceLostError, EngineSpec, SampleFailure, UnitOutcome, WorkUnit

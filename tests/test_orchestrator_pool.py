@@ -12,7 +12,7 @@ import stub_engine
 from fake_experiment import fake_manifest, fake_points
 from orchestrator.pool import LocalPool, PoolError, RayPool
 from ray_cluster import local_cluster
-from workers.models import ModelError
+from workers.families.config import ModelError
 from workers.work import EngineSpec, UnitOutcome, WorkUnit
 
 POINTS = fake_points()

@@ -92,7 +92,7 @@ def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Conso
     sweep = _Sweep(prepared, out, options)
     plan, stops = sweep.plan(options.workers or 1), sweep.decide()
     if plan.missing or not sweep.is_mirrored():
-        console.print(f"cells: {cells_text(plan, stops)}", highlight=False, soft_wrap=True)
+        console.print(f"cells: {cells_text(plan, stops)}", soft_wrap=True)
         plan = sweep.compute(plan, console)
         stops = sweep.decide()
     else:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.limits import SAMPLE_S
+
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
@@ -74,6 +76,9 @@ GpusPerWorker = Annotated[
     float | None,
     typer.Option(min=0.0, help="GPUs of an actor: by default 1 where there are any; 0.5 puts two on one."),
 ]
+SampleTimeout = Annotated[
+    float, typer.Option(min=1, help="Seconds that a worker or a sample may take without an answer before it hangs.")
+]
 Local = Annotated[bool, typer.Option("--local", help="In this process, without Ray: for debuggers.")]
 
 
@@ -119,10 +124,12 @@ def run(
     pictures: Annotated[
         int, typer.Option(min=0, help="Images to keep for the sample explorer, flipped samples first; 0: none.")
     ] = 500,
+    sample_timeout: SampleTimeout = SAMPLE_S,
 ) -> None:
     """Compute the missing cells of a sweep and show its table. The same command again goes on where it stopped."""
     with _user_errors(resume=True):
         from orchestrator.cluster import join_named
+        from orchestrator.limits import Limits
         from orchestrator.places import followed, uri_of
         from orchestrator.run import RunOptions, run_sweep
 
@@ -138,8 +145,9 @@ def run(
             soft_wrap=True,
         )
         options = RunOptions(
-            workers=workers, local=local, address=address, gpus_per_worker=gpus_per_worker, pictures=pictures
-        )
+            workers=workers, local=local, address=address, gpus_per_worker=gpus_per_worker, pictures=pictures,
+            limits=Limits(sample_s=sample_timeout),
+        )  # fmt: skip
         with followed(place, _teller(console)) as folder:
             result = run_sweep(prepared, folder, options, console)
             _show_result(console, result)
@@ -339,19 +347,24 @@ def ablate(
     local: Local = False,
     address: Address = None,
     gpus_per_worker: GpusPerWorker = None,
+    sample_timeout: SampleTimeout = SAMPLE_S,
 ) -> None:
     """Choose a head rule, then a query rule with it, test the pair on other questions, and sort the flipped answers."""
     with _user_errors(resume=True):
         from orchestrator.ablate import ablate as ablated
         from orchestrator.ablate import choice_lines
         from orchestrator.cluster import join_named
+        from orchestrator.limits import Limits
         from orchestrator.places import followed
         from orchestrator.run import RunOptions, run_sweep
 
         console = _console()
         if not local:
             join_named(address)
-        options = RunOptions(workers=workers, local=local, address=address, gpus_per_worker=gpus_per_worker)
+        options = RunOptions(
+            workers=workers, local=local, address=address, gpus_per_worker=gpus_per_worker,
+            limits=Limits(sample_s=sample_timeout),
+        )  # fmt: skip
 
         def runner(prepared: Prepared, folder: Path) -> Experiment:
             console.print(f"[bold]{folder.name}[/]: {len(prepared.spec.points)} grid points", highlight=False)

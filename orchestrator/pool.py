@@ -6,28 +6,29 @@ Ray is imported inside functions: `cluster.start_ray` comes before it, and `Loca
 
 from __future__ import annotations
 
-import importlib
 import logging
 import math
-import os
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster import PoolError, resource, start_ray
-from orchestrator.dispatch import MAX_LOSSES, Dispatch, Job
-from orchestrator.faults import LOST
+from orchestrator.dispatch import Dispatch, Job
+from orchestrator.limits import Limits, TimeLimit, alarm
+from orchestrator.losses import MACHINE_GONE, OUT_OF_REACH, given_up, no_answer, reason_of, timed_out, told
+from orchestrator.progress import duration
+from orchestrator.seat import ENGINE, EngineFactory, Seat, engine_of
 from workers.checkpoints.layout import open_checkpoint
 from workers.fingerprint import sources_hash
 from workers.models import ModelError
 from workers.prefetch import ahead
 from workers.tasks.base import DataError
-from workers.work import DeviceLostError, EngineSpec, SampleFailure, UnitOutcome, WorkUnit
+from workers.work import EngineSpec, UnitOutcome, WorkUnit
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -35,27 +36,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(f"saccade.{__name__}")
 
-ENGINE = "workers.actor:EngineActor"
 UNITS_OF_A_GPU = 3  # in flight: one for each lane (workers/lanes.py), and the next is there before it is needed
 MAX_FAILED_STARTS = 3  # in a row, of workers that die before their first answer
 GRACE_S = 1.0  # how often a waiting pool wakes up: Ctrl-C, a slow worker, a machine that has joined
 STAFF_S = 5.0  # how often the cluster is asked how many workers it has room for
 PATIENCE_S = 60.0  # without any worker, before that is said
 PROCESS_BYTES = 2**30  # of an engine besides its weights
-MACHINE_GONE = "its machine is gone"
-OUT_OF_REACH = "it was out of reach"
 ASK_AGAIN_S = 0.2
-
-
-class EngineLike(Protocol):
-    """What a pool runs; `workers.actor.EngineActor` is one."""
-
-    def identity(self) -> dict[str, str]: ...
-
-    def run(self, unit: WorkUnit) -> UnitOutcome: ...
-
-
-EngineFactory = Callable[..., EngineLike] | str  # (spec, device, threads), or where it is: "module:Class"
 
 
 class Pool(AbstractContextManager["Pool"]):
@@ -64,11 +51,12 @@ class Pool(AbstractContextManager["Pool"]):
     workers: int
 
     @abstractmethod
-    def results(self, units: Iterable[WorkUnit]) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
+    def results(self, units: Iterable[WorkUnit], tried: Collection[str] = ()) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
         """Answer units, in any order, each exactly once; a unit may come back in parts.
 
         Args:
             units: Taken one by one, when there is somebody free to answer: what comes next may still be decided then.
+            tried: Samples that gave no answer in time in an earlier run: they come last, each alone.
 
         Raises:
             ModelError, DataError: An engine could not be built.
@@ -90,47 +78,40 @@ class Pool(AbstractContextManager["Pool"]):
 class LocalPool(Pool):
     """One engine in this process: for debuggers, and where Ray is not wanted."""
 
-    def __init__(self, spec: EngineSpec, engine: EngineFactory = ENGINE, device: str | None = None) -> None:
+    def __init__(
+        self,
+        spec: EngineSpec,
+        engine: EngineFactory = ENGINE,
+        device: str | None = None,
+        *,
+        limits: Limits | None = None,
+        on_event: Callable[[str], None] = log.warning,
+    ) -> None:
         self.workers = 1
-        self._engine = _factory(engine)(spec, device, None)
+        self._limits, self._on_event = limits or Limits(), on_event
+        self._engine = engine_of(engine)(spec, device, None)
 
-    def results(self, units: Iterable[WorkUnit]) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
+    def results(self, units: Iterable[WorkUnit], tried: Collection[str] = ()) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
         if not self._engine.identity()["device"].startswith("cuda"):
-            for unit in units:
-                yield unit, self._engine.run(unit)
+            yield from self._one_by_one(Dispatch(units, 1, self._limits.sample_s, tried))
             return
-        with ThreadPoolExecutor(UNITS_OF_A_GPU) as pool:
+        with ThreadPoolExecutor(UNITS_OF_A_GPU) as pool:  # several at a time, which nothing can break off
             yield from ahead(pool, lambda unit: (unit, self._engine.run(unit)), units, UNITS_OF_A_GPU)
 
-
-class _Seat:
-    """What an actor holds: an engine, or the reason why there is none.
-
-    Ray hands on an exception of a constructor as text only; kept here, it reaches the driver as it was raised.
-    """
-
-    def __init__(self, engine: EngineFactory, spec: EngineSpec, threads: int | None, gpu_share: float) -> None:
-        self._error: ValueError | None = None
-        if 0 < gpu_share < 1:
-            from workers.memory import share_gpu  # brings torch along
-
-            share_gpu(gpu_share)
-        try:
-            self._engine = _factory(engine)(spec, None, threads)
-        except (ModelError, DataError) as error:
-            self._error = error.with_traceback(None)
-
-    def identity(self) -> dict[str, str]:
-        if self._error is not None:
-            raise self._error
-        return self._engine.identity()
-
-    def run(self, unit: WorkUnit) -> UnitOutcome:
-        try:
-            return self._engine.run(unit)
-        except DeviceLostError:
-            log.exception("the device is lost, and with it this worker")
-            os._exit(1)  # the pool replaces a lost process; one that lives on would fail every unit at once
+    def _one_by_one(self, dispatch: Dispatch[None]) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
+        while (job := dispatch.take(None, time.monotonic())) is not None:
+            limit = dispatch.limit(job)
+            try:
+                with alarm(limit):
+                    outcome = self._engine.run(job.unit)
+            except TimeLimit:
+                loss = dispatch.lose(None, machine=False, stuck=[job])
+                self._on_event(told(f"broken off ({no_answer(limit, [job])})", loss))
+                for unit in loss.given_up:
+                    yield unit, timed_out(unit, limit)
+            else:
+                dispatch.answer(None, job, time.monotonic())
+                yield job.unit, outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +146,7 @@ class RayPool(Pool):
         workers: int | None = None,
         address: str | None = None,
         gpus_per_worker: float | None = None,
+        limits: Limits | None = None,
         on_event: Callable[[str], None] = log.warning,
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
@@ -177,6 +159,7 @@ class RayPool(Pool):
                 for each GPU, or for each CPU core if memory allows.
             address: Of a running cluster; by default ``RAY_ADDRESS``, else a private cluster on this machine.
             gpus_per_worker: 0 .. 1; by default 1 where there are GPUs.
+            limits: After which a worker counts as hanging, and is replaced.
             on_event: Told one line for each loss.
             on_ready: Called when the first engine is loaded.
 
@@ -186,6 +169,7 @@ class RayPool(Pool):
         self._owns_cluster = start_ray(address)
         self._actors: set[ActorHandle] = set()
         self._spec, self._engine, self._fixed = spec, engine, workers
+        self._limits = limits or Limits()
         self._on_event, self._on_ready = on_event, on_ready
         try:
             self._share = self._fair_share(gpus_per_worker)
@@ -196,14 +180,17 @@ class RayPool(Pool):
         self._in_hand = UNITS_OF_A_GPU if self._share.gpus else 1
         self._staff: set[ActorHandle] = set()  # those that have answered
         self._refs: dict[ObjectRef, tuple[ActorHandle, Job | None]] = {}  # None: the actor is starting
+        self._placing: set[ObjectRef] = set()  # those that say that an actor has a place
+        self._loading: dict[ActorHandle, float] = {}  # since when
+        self._names: dict[ActorHandle, str] = {}  # for people
         self._silent: set[ActorHandle] = set()  # out of reach: Ray does not know yet whether they live
         self._failed_starts = 0
         self._is_ready = False
 
-    def results(self, units: Iterable[WorkUnit]) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
+    def results(self, units: Iterable[WorkUnit], tried: Collection[str] = ()) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
         import ray
 
-        dispatch: Dispatch[ActorHandle] = Dispatch(units, self._in_hand)
+        dispatch: Dispatch[ActorHandle] = Dispatch(units, self._in_hand, self._limits.sample_s, tried)
         asked = -math.inf
         alone_since, said = time.monotonic(), False
         while not dispatch.finished:
@@ -231,12 +218,16 @@ class RayPool(Pool):
                     raise
                 if actor in self._silent:  # alive after all, but what it answered meanwhile is lost
                     lost.setdefault(actor, ConnectionError(OUT_OF_REACH))
+                elif ref in self._placing:
+                    self._placing.discard(ref)
+                    self._loading[actor] = now
                 elif job is None:
                     self._greet(actor, value)
                 elif dispatch.answer(actor, job, time.monotonic()):
                     yield job.unit, value
             for actor, cause in lost.items():
                 yield from self._bury(actor, cause, dispatch)
+            yield from self._end_the_stuck(dispatch)
             if lost:
                 self._hire()
             if self._staff:
@@ -302,11 +293,13 @@ class RayPool(Pool):
 
         share = self._share
         options: dict[str, Any] = {"num_gpus": share.gpus, "num_cpus": share.cpus, "max_concurrency": self._in_hand}
-        remote = ray.remote(max_restarts=0, max_task_retries=0, **options)(_Seat)
+        remote = ray.remote(max_restarts=0, max_task_retries=0, **options)(Seat)
         for _ in range(self._wanted() - len(self._actors)):
             actor: Any = remote.remote(self._engine, self._spec, share.threads, share.gpus)
             self._actors.add(actor)
-            self._refs[actor.identity.remote()] = (actor, None)
+            placed = actor.here.remote()
+            self._placing.add(placed)
+            self._refs[placed] = self._refs[actor.identity.remote()] = (actor, None)
 
     def _ask_again(self, actor: ActorHandle) -> None:
         """An actor is out of reach. The answer to another call says whether it is dead, and whether alone."""
@@ -337,22 +330,53 @@ class RayPool(Pool):
                 "than this process; install the same version there, or submit with `ray job submit --working-dir .`"
             )
         self._failed_starts = 0
+        self._loading.pop(actor, None)
         self._staff.add(actor)
+        self._names[actor] = f"process {identity.get('pid', '?')} on {identity.get('host', '?')}"
         if not self._is_ready:
             self._is_ready = True
             self._on_ready()
 
+    def _end_the_stuck(self, dispatch: Dispatch[ActorHandle]) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
+        """Say who is waited for, and end whom nobody should wait for any more."""
+        import ray
+
+        now = time.monotonic()
+        for actor, job, age in dispatch.slow(now):
+            limit = duration(dispatch.limit(job))
+            self._on_event(f"{self._names[actor]}: {no_answer(age, [job])}; it is replaced after {limit}")
+        stuck = dispatch.stuck(now)
+        for actor, jobs in stuck.items():
+            own = [ref for ref, (other, _) in self._refs.items() if other is actor]
+            if own and ray.wait(own, timeout=0)[0]:
+                continue  # it has answered: it was this process that was held up
+            limit_s = max(dispatch.limit(job) for job in jobs)
+            yield from self._bury(actor, TimeoutError(no_answer(limit_s, jobs)), dispatch, jobs, limit_s)
+        slow = [actor for actor, since in self._loading.items() if now - since > self._limits.load_s]
+        for actor in slow:
+            error = TimeoutError(f"the model was not there after {duration(self._limits.load_s)}")
+            yield from self._bury(actor, error, dispatch)
+        if stuck or slow:
+            self._hire()
+
     def _bury(
-        self, actor: ActorHandle, error: Exception, dispatch: Dispatch[ActorHandle]
+        self,
+        actor: ActorHandle,
+        error: Exception,
+        dispatch: Dispatch[ActorHandle],
+        stuck: Collection[Job] = (),
+        limit_s: float = 0.0,
     ) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
-        """An actor is lost: see to its units."""
+        """An actor is lost, or was ended because it was ``stuck`` over some jobs: see to its units."""
         import ray
 
         ray.kill(actor)  # it may only be out of reach, and hold its GPU for ever
         self._actors.discard(actor)
         self._silent.discard(actor)
+        self._loading.pop(actor, None)
         self._refs = {ref: (other, job) for ref, (other, job) in self._refs.items() if other is not actor}
-        reason = _reason(error)
+        self._placing &= self._refs.keys()
+        reason = str(error) if isinstance(error, TimeoutError) else reason_of(error)
         if reason == MACHINE_GONE and not self._has_ray():
             raise PoolError(
                 "Ray's process on this machine has ended, and no worker can start without it; what was answered is "
@@ -368,29 +392,17 @@ class RayPool(Pool):
                 )
             return
         self._staff.discard(actor)
-        loss = dispatch.lose(actor, machine=reason in (MACHINE_GONE, OUT_OF_REACH))
-        given_up = sum(len(unit.samples) for unit in loss.given_up)
-        what = [
-            f"{_samples(loss.again)} tried again{', one by one' if loss.singly else ''}" if loss.again else "",
-            f"{_samples(given_up)} recorded as failed" if given_up else "",
-        ]
-        self._on_event(", ".join([f"a worker was lost ({reason})", *filter(None, what)]))
+        name = self._names.pop(actor)
+        loss = dispatch.lose(actor, machine=reason in (MACHINE_GONE, OUT_OF_REACH), stuck=stuck)
+        self._on_event(told(f"{name} was ended ({reason})" if stuck else f"a worker was lost ({reason})", loss))
         for unit in loss.given_up:
-            yield unit, _given_up(unit, reason)
+            yield unit, timed_out(unit, limit_s) if stuck else given_up(unit, reason)
 
 
 def _room(spec: EngineSpec, memory_bytes: float) -> int:
     """How many engines fit into half of the memory: their weights, in a wider type perhaps, and a process around."""
     weights = sum(file.stat().st_size for file in open_checkpoint(spec.model).files)
     return max(1, int(memory_bytes / 2 / (2 * weights + PROCESS_BYTES)))
-
-
-def _factory(engine: EngineFactory) -> Callable[..., EngineLike]:
-    if not isinstance(engine, str):
-        return engine
-    module, _, name = engine.partition(":")
-    factory: Callable[..., EngineLike] = getattr(importlib.import_module(module), name)
-    return factory
 
 
 def _ready(refs: Iterable[ObjectRef]) -> list[ObjectRef]:
@@ -416,27 +428,3 @@ def _lost_errors() -> tuple[type[Exception], ...]:
         exceptions.OutOfMemoryError,
         exceptions.ObjectLostError,
     )
-
-
-def _reason(error: Exception) -> str:
-    """Why a worker died, from the many lines that Ray writes."""
-    text = str(error)
-    if "memory" in text and "threshold" in text:
-        return "killed by Ray because memory ran out"
-    if "End of file" in text:
-        return "its process ended without a word: killed, or out of memory"
-    if "node" in text and ("died" in text or "dead" in text or "terminated" in text):
-        return MACHINE_GONE
-    if text == OUT_OF_REACH:
-        return OUT_OF_REACH
-    return " ".join(text.split())[:160]
-
-
-def _samples(count: int) -> str:
-    return f"{count} sample{'s' if count > 1 else ''}"
-
-
-def _given_up(unit: WorkUnit, reason: str) -> UnitOutcome:
-    message = f"{MAX_LOSSES} workers were lost over it ({reason})"
-    failures = tuple(SampleFailure(sample=sample, kind=LOST, message=message, traceback="") for sample in unit.samples)
-    return UnitOutcome(unit=unit.key, outcomes=(), failures=failures)

@@ -6,6 +6,7 @@ import os
 import signal
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,3 +118,38 @@ class OtherSources(StubEngine):
 class BuggyEngine(StubEngine):
     def run(self, unit: WorkUnit) -> UnitOutcome:
         raise IndexError("a bug of ours")
+
+
+class HangingEngine(StubEngine):
+    """Sample s5 is read from a pipe that nobody writes to. The folder ``spec.task.data`` counts the tries."""
+
+    def run(self, unit: WorkUnit) -> UnitOutcome:
+        if "s5" in unit.samples:
+            folder = Path(self.spec.task.data)
+            (folder / f"try-{os.getpid()}-{len(unit.samples)}-{time.monotonic_ns()}").touch()
+            with suppress(FileExistsError):
+                os.mkfifo(folder / "pipe")
+            (folder / "pipe").open().read()
+        return super().run(unit)
+
+
+class StoppedEngine(SlowEngine):
+    """Whoever gets sample s5 first is stopped. The folder ``spec.task.data`` remembers its process."""
+
+    def run(self, unit: WorkUnit) -> UnitOutcome:
+        mark = Path(self.spec.task.data) / "stopped"
+        if "s5" in unit.samples and not mark.exists():
+            mark.write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return super().run(unit)
+
+
+class NeverLoaded(StubEngine):
+    """The first one never gets its model."""
+
+    def __init__(self, spec: EngineSpec, device: str | None = None, threads: int | None = None) -> None:
+        super().__init__(spec)
+        mark = Path(spec.task.data) / "loading"
+        if not mark.exists():
+            mark.touch()
+            time.sleep(3600)

@@ -10,7 +10,9 @@ import pytest
 
 import stub_engine
 from fake_experiment import fake_manifest, fake_points
+from orchestrator.limits import Limits
 from orchestrator.pool import LocalPool, PoolError, RayPool
+from processes import gone
 from ray_cluster import local_cluster
 from workers.models import ModelError
 from workers.work import EngineSpec, UnitOutcome, WorkUnit
@@ -42,6 +44,24 @@ def cells(results: list[tuple[WorkUnit, UnitOutcome]]) -> list[tuple[str, str, s
 def expected(spec: EngineSpec) -> list[tuple[str, str, str]]:
     with LocalPool(spec, stub_engine.StubEngine) as pool:
         return cells(list(pool.results(UNITS)))
+
+
+def tries(spec: EngineSpec) -> int:
+    return len(list(Path(spec.task.data).glob("try-*")))
+
+
+def test_a_sample_that_never_answers_is_broken_off_in_this_process_too(spec, expected):
+    """Twice, the second time alone; and once where an earlier run has tried."""
+    for tried in ((), ("s5",)):
+        before, events = tries(spec), []
+        pool = LocalPool(spec, stub_engine.HangingEngine, limits=Limits(sample_s=1), on_event=events.append)
+        results = list(pool.results(UNITS, tried))
+        failures = [failure for _, outcome in results for failure in outcome.failures]
+        assert [(failure.sample, failure.kind) for failure in failures] == [("s5", "TimeoutError")]
+        assert "no answer within 1 s; --sample-timeout" in failures[0].message
+        assert cells(results) == [cell for cell in expected if cell[0] != "s5"]
+        assert tries(spec) - before == len(events) == (1 if tried else 2)
+        assert results[-1][0].samples == ("s5",) or not tried, "what hung before comes last"
 
 
 def test_local_pool_answers_each_unit_once_in_order(spec, expected):
@@ -93,6 +113,32 @@ class TestRayPool:
         assert [(failure.sample, failure.kind) for failure in failures] == [("s5", "WorkerLost")]
         assert cells(results) == [cell for cell in expected if cell[0] != "s5"]
         assert len(events) == 3
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_a_sample_that_never_answers_is_a_record_and_its_workers_are_replaced(self, spec, expected, workers):
+        events: list[str] = []
+        limits = Limits(sample_s=4)
+        with RayPool(spec, stub_engine.HangingEngine, workers=workers, limits=limits, on_event=events.append) as pool:
+            results = list(pool.results(UNITS))
+        failures = [failure for _, outcome in results for failure in outcome.failures]
+        assert [(failure.sample, failure.kind) for failure in failures] == [("s5", "TimeoutError")]
+        assert cells(results) == [cell for cell in expected if cell[0] != "s5"]
+        assert any("no answer for" in event and "3 samples, s3 to s5; it is replaced" in event for event in events)
+        assert any(event.startswith("process ") and event.endswith("tried again, one by one") for event in events)
+        assert any("over sample s5), 1 sample recorded as failed" in event for event in events)
+        assert tries(spec) <= 4, "the unit and the sample, each with a second worker at most"
+
+    def test_a_stopped_worker_is_replaced(self, spec, expected):
+        with RayPool(spec, stub_engine.StoppedEngine, workers=1, limits=Limits(sample_s=4)) as pool:
+            assert cells(list(pool.results(UNITS))) == expected
+        assert gone({int((Path(spec.task.data) / "stopped").read_text())}, within_s=60)
+
+    def test_a_model_that_never_loads_is_not_waited_for(self, spec, expected):
+        events: list[str] = []
+        limits = Limits(load_s=5)
+        with RayPool(spec, stub_engine.NeverLoaded, workers=1, limits=limits, on_event=events.append) as pool:
+            assert cells(list(pool.results(UNITS))) == expected
+        assert any("the model was not there after 5 s); starting another" in event for event in events)
 
     def test_a_broken_model_is_told_as_it_was_raised(self, spec):
         with RayPool(spec, stub_engine.BrokenModel, workers=2) as pool, pytest.raises(ModelError) as caught:

@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from orchestrator.import_path import python_command, safe_environment
 from orchestrator.manifest import Manifest
 from orchestrator.store import Experiment
-from orchestrator.tables import CELLS
+from orchestrator.tables import CELLS, write_table
 from workers.tasks.base import Sample
 from workers.work import EngineSpec, GridPoint, ModelSpec, TaskSpec, baseline_point
 
@@ -88,6 +88,8 @@ def make_store(path: Path, configurations: int, samples: int, seed: int = 0) -> 
         sources=tuple("made up" for _ in points),
         model_fingerprint="made up",
         data_fingerprint="made up",
+        prompt_fingerprint="made up",
+        scorer_fingerprint="made up",
         model_facts=SIZES,
     )
     experiment = Experiment.create(path, manifest, _samples(samples))
@@ -140,16 +142,17 @@ def _write(
         columns[field.name].cast(field.type) if field.name in columns else pa.nulls(rows, field.type) for field in CELLS
     ]
     table = pa.Table.from_arrays(full, schema=CELLS).replace_schema_metadata({"worker": f"gpu{int(name) % 4}"})
-    pq.write_table(table, experiment.path / "cells" / f"{name}.parquet", compression="zstd")
+    write_table(experiment.path / "cells" / f"{name}.parquet", table)
 
 
 def measure(path: Path, chromium: str) -> list[Timing]:
     """Serve the experiment in a process of its own and time it in a browser."""
     from playwright.sync_api import sync_playwright
 
-    code = "import sys, pathlib, dashboards.app as app; app.serve([pathlib.Path(sys.argv[1])], '127.0.0.1', 0)"
+    code = "import pathlib, dashboards.app as app; app.serve([pathlib.Path(sys.argv[1])], '127.0.0.1', 0)"
     started = time.monotonic()
-    server = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
+    command = python_command(code, str(path))
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=safe_environment())
     try:
         assert server.stdout is not None
         found = re.match(r"http://\S+", server.stdout.readline())

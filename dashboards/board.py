@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from orchestrator.disk import StoreError
+from orchestrator.import_path import python_command, safe_environment
 from orchestrator.latencies import latencies
 from orchestrator.matrix import CellMatrix, UnitFile, image_lengths
 from orchestrator.metrics import Answers, answers_of, measure_summary, open_failures, summarise
@@ -157,22 +158,34 @@ class _Feed:
         return self._source is None or self._look() != self._signature
 
     def read(self) -> Source:
+        """The experiment as it stands; where it cannot be read, as it last stood, with a note that says why.
+
+        Raises:
+            StoreError: It could not be read from the first.
+        """
         look = self._look()
         if self._source is not None and look == self._signature:
             return self._source
+        try:
+            return self._read(look)
+        except StoreError as error:
+            if self._source is None:
+                raise
+            if str(error) not in self._source.notes:  # perhaps it is being written again: it is tried at each look
+                self._source = replace(self._source, notes=(str(error), *self._source.notes))
+                self._reads += 1
+            return self._source
+
+    def _read(self, look: object) -> Source:
         stamp = _stamp(self._path / "sweep.yaml"), _stamp(self._path / "samples.parquet")
         if self._matrix is None or stamp != self._stamp or self._matrix.gone():
-            try:
-                self._matrix = CellMatrix(Experiment.open(self._path))
-            except StoreError:
-                if self._source is None:
-                    raise
-                return self._source  # being written again: later
+            self._matrix = CellMatrix(Experiment.open(self._path))
             self._stamp = stamp
         experiment = self._matrix.experiment
         self._matrix.read()
         failures = open_failures(experiment, self._matrix)
         answers = answers_of(experiment, self._matrix, failures)
+        latency = latencies(experiment)  # before the notes are taken
         self._signature, self._reads = look, self._reads + 1
         unfinished = bool((~answers.answered_PS & ~answers.failed_S).any())
         running = unfinished and _age_s(self._path) < LIVE_S
@@ -187,7 +200,7 @@ class _Feed:
             running=running,
             measured=self._lazy_measures(experiment),
             costed=self._lazy_costs(experiment, self._matrix),
-            latency=latencies(experiment),
+            latency=latency,
         )
         return self._source
 
@@ -205,7 +218,7 @@ class _Feed:
         before = 0 if self._costed is None else self._costed[0]
         if self._costed is None or known > 1.5 * before or (known > before and known == len(matrix.visual_S)):
             asked = experiment.points, experiment.meta["model_facts"], experiment.spec.model.dtype, lengths
-            self._costed = known, _Once(lambda: _counted_elsewhere(*asked))
+            self._costed = known, _Once(lambda: _counted(*asked))
         return self._costed[1]
 
     def _look(self) -> tuple[object, ...]:
@@ -231,18 +244,23 @@ class _Once(Generic[T]):
         return self._found[0]
 
 
+def _counted(*asked: Any) -> pd.DataFrame | None:
+    """`orchestrator.costs.count_costs`; it needs torch, which a process that computes has loaded already."""
+    if "torch" not in sys.modules:
+        return _counted_elsewhere(*asked)
+    from orchestrator.costs import count_costs
+
+    return count_costs(*asked)
+
+
 def _counted_elsewhere(*asked: object) -> pd.DataFrame | None:
-    """`orchestrator.costs.count_costs` in a process of its own: it needs torch, whose 180 MB are given back so."""
-    code = (
-        "import pickle, sys; sys.path.insert(0, sys.argv[1]); from orchestrator.costs import count_costs; "
-        "sys.stdout.buffer.write(pickle.dumps(count_costs(*pickle.load(sys.stdin.buffer))))"
-    )
-    home = str(Path(__file__).resolve().parent.parent)
-    command = [sys.executable, "-c", code, home]
+    """The same in a process of its own, so that the 180 MB of torch are given back."""
+    command = python_command("from orchestrator.costs import answer; answer()")
     # In a session of its own, where the reader's Ctrl-C does not reach it.
     answer = subprocess.run(
-        command, input=pickle.dumps(asked), stdout=subprocess.PIPE, check=True, start_new_session=True
-    ).stdout
+        command, input=pickle.dumps(asked), stdout=subprocess.PIPE, check=True, start_new_session=True,
+        env=safe_environment(),
+    ).stdout  # fmt: skip
     found: pd.DataFrame | None = pickle.loads(answer)
     return found
 

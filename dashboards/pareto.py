@@ -52,7 +52,7 @@ def front(cost: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
 
 
 def pareto_rows(rows: pd.DataFrame, axis: CostAxis, answers: Mapping[str, tuple[Answers, pd.Series]]) -> pd.DataFrame:
-    """Finished, pruned grid points with a known cost.
+    """Finished, pruned grid points with a known cost, which have answered the same questions.
 
     Args:
         rows: With the costs' columns, ``experiment`` and ``key``.
@@ -66,6 +66,7 @@ def pareto_rows(rows: pd.DataFrame, axis: CostAxis, answers: Mapping[str, tuple[
     if axis.column not in rows:
         return rows.iloc[:0].assign(x=[], y=[], front=[], near=[])
     known = rows[~rows["baseline"] & (rows["state"] == "complete") & rows[axis.column].notna() & (rows["n"] > 0)]
+    known = known[~known["short"]]
     parts = [_with_front(part, axis, *answers[str(name)]) for name, part in known.groupby("experiment", sort=False)]
     if not parts:
         return known.assign(x=[], y=[], front=[], near=[])

@@ -74,7 +74,7 @@ def write_plots(experiment: Experiment) -> list[Path]:
         name with ``_relative_drop``.
     """
     folder = experiment.path / "exports"
-    make_folder(folder)
+    make_folder(folder, below=experiment.path)
     rows = summary(experiment)
     written = []
     with mpl.rc_context(RC):
@@ -106,7 +106,7 @@ def original_plots(files: Sequence[PromisedFile], folder: Path) -> list[Path]:
             title = f"Choice by norm before the first layer: accuracy and rank ({file.provenance['matrix'].split()[0]})"
         else:
             continue
-        make_folder((folder / name).parent)
+        make_folder((folder / name).parent, below=folder)
         figure = normalised_plot(title, tokens, series)
         written += _save(figure, (folder / name).parent, ending)
     return written

@@ -6,12 +6,13 @@ opens from a disk: pages load nothing but the scripts, styles and images of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
 from importlib.resources import files
 from pathlib import Path
+from re import fullmatch
 from string import Template
 from urllib.parse import urlencode
 
@@ -28,9 +29,9 @@ from dashboards.static_html import Links, static_html
 from dashboards.theme import DARK, LIGHT, on_paper
 from dashboards.view import CONFIG as CONFIG_KEY
 from dashboards.view import State, View, view
-from orchestrator.disk import make_folder, write_whole
 from orchestrator.store import Experiment
 from orchestrator.task_metrics import task_metrics
+from orchestrator.written import Written
 
 MAX_FOLDED = 12  # other settings of a page that are drawn too
 OVERVIEW, EXPLORER, RUN, PICTURES = "index", "samples", "run", "pictures"  # pages that have more than figures
@@ -49,19 +50,25 @@ class ReportPage:
     wide: bool = False
 
 
-def write_report(experiment: Experiment, pictures: Sequence[Path] = ()) -> Path:
-    """Write the folder, in place of an earlier report.
+def write_report(
+    experiment: Experiment, pictures: Sequence[Path] = (), tell: Callable[[str], None] = lambda line: None
+) -> Path:
+    """Write the folder, in place of an earlier report; what a reader has put into it stays.
 
     Args:
         experiment: What to show.
         pictures: PNG and PDF files to put into the folder.
+        tell: Takes a line about files that stay, although an earlier report may have left them.
 
     Returns:
         EXPERIMENT/report/index.html. Every file is there as a whole or not at all and the pages come last, so that a
         report may be written again while others read it.
+
+    Raises:
+        StoreError: The folder, or one in it, cannot be written to, or is a link to another place.
     """
     folder = experiment.path / "report"
-    writer = _Folder(folder)
+    writer = Written(folder, _is_ours)
     writer.add("plotly.min.js", get_plotlyjs().encode())
     for name in STATIC:
         writer.add(Path(name).name, (ASSETS / name).read_bytes())
@@ -71,40 +78,22 @@ def write_report(experiment: Experiment, pictures: Sequence[Path] = ()) -> Path:
     now = datetime.now(UTC)
     for page in reversed(pages):  # index.html last
         writer.add(f"{page.stem}.html", _html(page, pages, experiment, now).encode())
-    writer.remove_old()
+    if left := writer.finish():
+        more = f" and {len(left) - 1} others" if left[1:] else ""
+        tell(f"{folder}: {left[0]}{more} may be of an earlier report or a reader's own, and stay")
     return folder / f"{OVERVIEW}.html"
 
 
-class _Folder:
-    """Files of a report, and the memory of which belong to it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.names: set[str] = set()
-
-    def add(self, name: str, content: bytes) -> None:
-        """Write a file where it is not there already with the same content."""
-        path = self.path / name
-        make_folder(path.parent)
-        if not path.is_file() or path.stat().st_size != len(content) or path.read_bytes() != content:
-            write_whole(path, content, sync=False)  # hundreds of files, written again in seconds
-        self.names.add(name)
-
-    def remove_old(self) -> None:
-        """Remove what an earlier report wrote and this one did not; what a reader has put beside it stays."""
-        stems = (*map(_stem, PAGES), PICTURES)
-        found = [self.path / f"{stem}.html" for stem in stems]
-        for folder in (EXPLORER, PICTURES, DATA):
-            found += (self.path / folder).glob("[!.]*")  # a dot: somebody is writing it now
-        for path in found:
-            if path.relative_to(self.path).as_posix() not in self.names:
-                path.unlink(missing_ok=True)
+def _is_ours(name: str) -> bool:
+    """Whether only a report names a file like this: a page, or a sample of the explorer."""
+    stems = "|".join((*map(_stem, PAGES), PICTURES))
+    return bool(fullmatch(rf"({stems})\.html|{EXPLORER}/[0-9a-f]{{16}}\.(js|webp)", name))
 
 
 # -- pages ----------------------------------------------------------------------------------------------------------
 
 
-def _pages(experiment: Experiment, writer: _Folder) -> list[ReportPage]:
+def _pages(experiment: Experiment, writer: Written) -> list[ReportPage]:
     board = Board([experiment.path])
     shown = view(board.snapshot, State())
     source = board.snapshot.sources[0]
@@ -139,12 +128,12 @@ def _inside(path: Path, folder: Path) -> Path:
     return path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
 
 
-def _pictures(writer: _Folder) -> str:
+def _pictures(writer: Written) -> str:
     """The pictures for papers and slides, each as PNG and PDF."""
     cards = []
-    for name in sorted(name for name in writer.names if name.startswith(f"{PICTURES}/") and name.endswith(".png")):
+    for name in sorted(name for name in writer.files if name.startswith(f"{PICTURES}/") and name.endswith(".png")):
         pdf = f"{name.removesuffix('.png')}.pdf"
-        more = f' · <a href="{escape(pdf)}">PDF</a>' if pdf in writer.names else ""
+        more = f' · <a href="{escape(pdf)}">PDF</a>' if pdf in writer.files else ""
         cards.append(
             f'<figure class="card"><img src="{escape(name)}" alt="" loading="lazy"><figcaption class="note">'
             f'{escape(Path(name).stem)}: <a href="{escape(name)}">PNG</a>{more}</figcaption></figure>'
@@ -177,7 +166,7 @@ SaccadeExplorer.mount(document.getElementById("explorer"), SaccadeExplorer.folde
 # -- figures --------------------------------------------------------------------------------------------------------
 
 
-def _figures(page: Page, shown: View, writer: _Folder, links: Links) -> str:
+def _figures(page: Page, shown: View, writer: Written, links: Links) -> str:
     """A page's panels as the app first shows them; below, folded away, with each control at its other values."""
     panels = page.panels(shown)
     if not panels:
@@ -222,7 +211,7 @@ def _text(control: Control, value: str) -> str:
     return control.texts[list(control.values).index(value)] if value in control.values else value
 
 
-def _panel(panel: Panel, writer: _Folder, stem: str, links: Links) -> str:
+def _panel(panel: Panel, writer: Written, stem: str, links: Links) -> str:
     """A figure, its note, its numbers, and a link to them as CSV."""
     parts = [f"<h2>{escape(panel.title)}</h2>" if panel.title else ""]
     if panel.figure is not None:

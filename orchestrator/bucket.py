@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from orchestrator.disk import LOCK, StoreError
+from orchestrator.disk import LOCK, StoreError, open_to_write
 from orchestrator.lock import DAMAGED, MAX_BYTES, SETTLE_S
+from orchestrator.removal import remove
 from workers.work import content_key
 
 SCHEMES = ("s3", "gs", "abfs", "abfss")  # what pyarrow reads and writes by itself
@@ -141,12 +142,13 @@ class Bucket:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
-            with self._files.open_input_stream(str(self._root / name)) as stream, temporary.open("wb") as file:
+            source = self._files.open_input_stream(str(self._root / name))
+            with source as stream, open_to_write(temporary, os.O_TRUNC) as file:
                 shutil.copyfileobj(stream, file)
             os.utime(temporary, ns=(look.mtime_ns, look.mtime_ns))
             temporary.replace(target)
         finally:
-            temporary.unlink(missing_ok=True)
+            remove(temporary.parent, temporary.name)
         self._sent[name] = look
 
     def _send_one(self, name: str, look: _Look) -> None:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.ending import ended_by_signals
+from orchestrator.import_path import ImportPathError, check_origin, leave_out_current_folder
 from orchestrator.limits import SAMPLE_S
 
 if TYPE_CHECKING:
@@ -21,12 +23,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from orchestrator.prepare import Prepared
+    from orchestrator.rewrite import Rewritten
     from orchestrator.run import RunResult
     from orchestrator.store import Experiment
 
 LOG_WIDTH = 120  # of a file or pipe, where rich would wrap the tables at 80
+COUNTED_S = 10.0  # between two lines of a command that does one thing after the other
 USER_ERROR = 2
-INTERRUPTED = 130
 
 
 class Format(StrEnum):
@@ -146,7 +149,7 @@ def run(
         )
         options = RunOptions(
             workers=workers, local=local, address=address, gpus_per_worker=gpus_per_worker, pictures=pictures,
-            limits=Limits(sample_s=sample_timeout),
+            limits=Limits.given(sample_timeout),
         )  # fmt: skip
         with followed(place, _teller(console)) as folder:
             result = run_sweep(prepared, folder, options, console)
@@ -303,14 +306,6 @@ def latency(
         chosen = chosen_points(prepared.spec.points, points or ())
         count = (len(chosen) + 1) * images * (repeats + warmup)
         console.print(f"{len(chosen)} grid points and the un-pruned model: {count} measurements", highlight=False)
-        last = time.monotonic()
-
-        def progress(done: int, of: int) -> None:
-            nonlocal last
-            if time.monotonic() - last > 10:
-                last = time.monotonic()
-                console.print(f"{done} of {of}", highlight=False)
-
         rounds: dict[str, int] = {
             "images": images,
             "repeats": repeats,
@@ -318,7 +313,7 @@ def latency(
             "decode_tokens": decode_tokens,
         }
         with followed(out or prepared.default_out, _teller(console)) as folder:
-            path, rows = write_latency(prepared, folder, chosen, **rounds, progress=progress)
+            path, rows = write_latency(prepared, folder, chosen, **rounds, progress=_counter(console))
         typer.echo(latency_text(rows))
         console.print(f"medians of {images * repeats} measurements, in {path}", highlight=False, soft_wrap=True)
 
@@ -328,9 +323,10 @@ def latency(
 )
 def bench(context: typer.Context) -> None:
     """Time the shared engine beside real Hugging Face baselines in one process; `saccade bench --help` has options."""
-    from workers.benchmark.bench import main as bench_main
+    with _user_errors():
+        from workers.benchmark.bench import main as bench_main
 
-    raise typer.Exit(bench_main(context.args))
+        raise typer.Exit(bench_main(context.args))
 
 
 @app.command()
@@ -363,7 +359,7 @@ def ablate(
             join_named(address)
         options = RunOptions(
             workers=workers, local=local, address=address, gpus_per_worker=gpus_per_worker,
-            limits=Limits(sample_s=sample_timeout),
+            limits=Limits.given(sample_timeout),
         )  # fmt: skip
 
         def runner(prepared: Prepared, folder: Path) -> Experiment:
@@ -418,8 +414,44 @@ def merge(
 
 
 @app.command()
+def migrate(
+    experiment: Annotated[Path, typer.Argument(help="Experiment directory or URI of an older format.")],
+    out: Annotated[Path, typer.Option(help="Directory or URI to make.")],
+    assume_current: Annotated[
+        bool,
+        typer.Option("--assume-current", help="Its version asked, judged and computed as this one does: you know it."),
+    ] = False,
+) -> None:
+    """Bring an experiment of an older format into today's, to add cells to it. The original stays as it is."""
+    with _user_errors():
+        from orchestrator.rewrite import migrate as migrated
+
+        _rewrite(experiment, out, lambda source, folder: migrated(source, folder, assume_current))
+
+
+@app.command()
+def rescore(
+    experiment: Annotated[Path, typer.Argument(help="Experiment directory or URI.")],
+    out: Annotated[Path, typer.Option(help="Directory or URI to make.")],
+    scorer: Annotated[str | None, typer.Option(help="Another scoring rule; else the same one, as it is today.")] = None,
+) -> None:
+    """Judge an experiment's answers again; no model runs. The original stays as it is."""
+    with _user_errors():
+        from orchestrator.rewrite import rescore as rescored
+
+        _rewrite(experiment, out, lambda source, folder: rescored(source, folder, scorer))
+
+
+@app.command()
 def verify(
     experiment: Annotated[Path, typer.Argument(help="Experiment directory or URI.")],
+    recompute: Annotated[
+        int, typer.Option(min=0, help="Compute so many cells, drawn at random, again by transformers alone.")
+    ] = 0,
+    model: Model = None,
+    base: Base = None,
+    data: Data = None,
+    seed: Annotated[int | None, typer.Option(help="Of the draw; by default one that nobody could know.")] = None,
 ) -> None:
     """Check every file of an experiment: whole, every cell once, model and data unchanged. Exit code 2 where not."""
     with _user_errors():
@@ -429,6 +461,13 @@ def verify(
         console = _console()
         with opened(experiment) as found:
             findings = verified(found)
+            if recompute:
+                from orchestrator.recompute import recompute as recomputed
+
+                result = recomputed(
+                    found, recompute, model=model, base=base, data=data, seed=seed, progress=_counter(console)
+                )
+                findings += result.findings()
         for finding in findings:
             mark = "[green]ok[/]  " if finding.well else "[red]bad[/] "
             console.print(f"{mark} {finding.text}", highlight=False, soft_wrap=True)
@@ -493,6 +532,7 @@ def tune(
 
 def main() -> None:
     """Entry point of the script."""
+    leave_out_current_folder()
     app()
 
 
@@ -548,15 +588,46 @@ def _console() -> Console:
     return Console(width=LOG_WIDTH if logged else None)
 
 
+def _counter(console: Console) -> Callable[[int, int], None]:
+    """Says now and then how far a command has come that does one thing after the other."""
+    began = last = time.monotonic()
+
+    def count(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > COUNTED_S and 0 < done < total:
+            last = now
+            console.print(f"{done} of {total}, {(now - began) / done * (total - done):.0f} s left", highlight=False)
+
+    return count
+
+
 @contextmanager
 def _user_errors(resume: bool = False) -> Iterator[None]:
     """Turn what a user can mend into one line each on stderr and exit code 2. Only our own bugs show a traceback."""
     try:
+        check_origin()  # before any of our packages is imported
+    except ImportPathError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(USER_ERROR) from None
+    with ended_by_signals() as ending:
+        try:
+            with _mendable():
+                yield
+            if not ending.terminated:
+                return
+        except (KeyboardInterrupt, ImportError) as error:  # a library that is being imported may say it so
+            if isinstance(error, ImportError) and not ending.terminated:
+                raise
+        kept = "finished cells are kept: " if resume else ""
+        typer.echo(f"{ending.text}; {kept}give the same command again{' to go on' if resume else ''}", err=True)
+        raise typer.Exit(ending.exit_code)
+
+
+@contextmanager
+def _mendable() -> Iterator[None]:
+    try:
         yield
-    except KeyboardInterrupt:
-        again = "; finished cells are kept: give the same command again to go on" if resume else ""
-        typer.echo(f"interrupted{again}", err=True)
-        raise typer.Exit(INTERRUPTED) from None
     except ValueError as error:
         from orchestrator.cluster import PoolError
         from orchestrator.disk import StoreError
@@ -570,6 +641,20 @@ def _user_errors(resume: bool = False) -> Iterator[None]:
             raise
         typer.echo(str(error), err=True)
         raise typer.Exit(USER_ERROR) from None
+
+
+def _rewrite(source: Path, out: Path, rewrite: Callable[[Path, Path], Rewritten]) -> None:
+    from orchestrator.places import located, written
+    from orchestrator.show import show_notes
+
+    console = _console()
+    with ExitStack() as stack:
+        folder = stack.enter_context(located(source, exists=True))
+        result = rewrite(folder, stack.enter_context(written(out, _teller(console))))
+        judged = f", {result.changed} of them judged otherwise" if result.changed else ""
+        console.print(f"{result.cells} cells in {out}{judged}", highlight=False, soft_wrap=True)
+        show_notes(console, result.notes)
+        _write_results(console, result.experiment)
 
 
 def _show_result(console: Console, result: RunResult) -> None:
@@ -602,14 +687,14 @@ def _show_result(console: Console, result: RunResult) -> None:
 def _draw(rows: pd.DataFrame, picture: Path) -> None:
     from dashboards.plots import write_comparison
     from orchestrator.disk import StoreError
-    from orchestrator.places import uri_of
+    from orchestrator.places import local_folder, uri_of
 
     if uri_of(picture):
         raise StoreError(f"--picture {uri_of(picture)}: a picture is written on this machine; give a path")
     if picture.suffix.lower() not in (".png", ".pdf"):
         raise StoreError(f"--picture {picture}: the name must end in .png or .pdf")
     try:
-        write_comparison(rows, picture)
+        write_comparison(rows, local_folder(picture))
     except ValueError as error:
         raise StoreError(f"--picture {picture}: {error}") from error
 
@@ -622,7 +707,7 @@ def _write_results(console: Console, experiment: Experiment) -> None:
 
     files = write_exports(experiment)
     plots = write_plots(experiment)
-    page = write_report(experiment, plots)
+    page = write_report(experiment, plots, _teller(console))
     pictures = [file for file in plots if file.suffix == ".png"]
     for what, paths in (("tables: ", files), ("plots:  ", pictures), ("pages:  ", [page])):
         if paths:

@@ -10,10 +10,10 @@ import secrets
 import socket
 import sys
 import tempfile
-from pathlib import Path
 from typing import Any
 
-import workers
+from orchestrator.ending import own_handler
+from orchestrator.import_path import is_own_folder, protect_children
 
 CONNECT_S = 5.0  # to the head of a cluster
 OBJECT_STORE_BYTES = 200 * 2**20  # units and outcomes are small; Ray would take 30% of the memory
@@ -66,12 +66,15 @@ def start_ray(address: str | None = None) -> bool:
     address = address or os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning: CUDA stays visible to the driver
     private = address in (None, "local")
+    protect_children()
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of the other workers, when the first one says it all
     # Said twice otherwise: a lost worker is reported by the pool, in one line and with what is done about it.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed while executing")
     if private:
         # Read when ray is imported: every port on 127.0.0.1, where all but the dashboard listen on all addresses.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        # What follows `uv run` in a project of the user's own: it would refuse our empty working directory.
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         os.environ.setdefault("RAY_worker_niceness", "0")  # 15 starves the engines beside any other load
         if "RAY_AUTH_MODE" not in os.environ:
             # Other users of this machine reach loopback too. A token for this run alone, in the environment, leaves
@@ -95,7 +98,8 @@ def start_ray(address: str | None = None) -> bool:
         if _may_be_shadowed():
             options["runtime_env"] = {"working_dir": empty}
         try:
-            ray.init(address="local" if private else address, **options)
+            with own_handler():
+                ray.init(address="local" if private else address, **options)
         except (ConnectionError, ValueError) as error:
             raise PoolError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
     return private
@@ -119,11 +123,9 @@ def _check_reachable(address: str) -> None:
 
 
 def _may_be_shadowed() -> bool:
-    """Whether actors need an empty working directory, because the current one might hold a `workers/` too.
+    """Whether actors need an empty working directory, because the current one might hold a `random.py` of the user's.
 
-    Ray puts the driver's folder ahead of site-packages on the actors' path, and what lies there would be taken. A
-    submitted job brings its own working directory.
+    Ray puts the driver's folder first on the actors' path, and what lies there would be taken. A submitted job brings
+    its own working directory.
     """
-    assert workers.__file__
-    root = Path(workers.__file__).resolve().parent.parent
-    return Path.cwd().resolve() != root and IN_A_JOB not in os.environ
+    return not is_own_folder() and IN_A_JOB not in os.environ

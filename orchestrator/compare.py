@@ -1,9 +1,11 @@
 """Experiments and grid points side by side: accuracy, difference, cost, and which setting to recommend.
 
 Experiments on the same questions are joined sample by sample and all compared with the first one's un-pruned model, in
-paired tests that are corrected together. An experiment on other questions, and figures imported from elsewhere, keep
-their own un-pruned model; without its answers there is no paired test, and the interval is Newcombe's for two
-independent shares (Statistics in Medicine 17, 1998, method 10), which is wide.
+paired tests that are corrected together, on the questions that all settings have answered: one that failed on the hard
+ones is no better for that. A setting that lacks more than a few answers is said, and not recommended. An experiment on
+other questions, and figures imported from elsewhere, keep their own un-pruned model; without its answers there is no
+paired test, and the interval is Newcombe's for two independent shares (Statistics in Medicine 17, 1998, method 10),
+which is wide.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ from orchestrator.costs import costs
 from orchestrator.disk import StoreError
 from orchestrator.imports import IMPORTED_FILE, imported_summary
 from orchestrator.latencies import latencies
-from orchestrator.metrics import Answers, answers, summarise
+from orchestrator.metrics import LITTLE, Answers, answers, on_common_questions, summarise
 from orchestrator.store import Experiment, names_apart
 
-KEYS = ("key", "baseline", "strategy", "layer", "rank", "params", "state")
+KEYS = ("key", "baseline", "strategy", "layer", "rank", "params", "state", "lacking")
 TOLERATED_LOSS = 0.01  # of accuracy; the documents' threshold for a recommendation
 COLUMNS = (
     "experiment", "label", "n", "n_paired", "accuracy", "ci_low", "ci_high", "difference", "diff_low", "diff_high",
@@ -37,7 +39,7 @@ class Comparison:
 
     rows: pd.DataFrame  # COLUMNS and KEYS
     recommendation: tuple[str, ...]  # lines
-    notes: tuple[str, ...] = ()  # one for each file that could not be read
+    notes: tuple[str, ...] = ()  # of questions that not all have answered, and of files that could not be read
 
 
 def compare(paths: Sequence[Path], patterns: Sequence[str] = ()) -> Comparison:
@@ -61,27 +63,39 @@ def compare(paths: Sequence[Path], patterns: Sequence[str] = ()) -> Comparison:
     for experiment in experiments:
         data = experiment.meta["context_parts"]
         groups.setdefault(f"{data['data']}|{data['task']}", []).append(experiment)
-    parts = [_joined(group) for group in groups.values()] + [_unpaired(rows) for rows in imported]
+    tables = [_stacked([answers(experiment) for experiment in group]) for group in groups.values()]
+    common = [on_common_questions(table) for table in tables]
+    parts = [_joined(group, table) for group, table in zip(groups.values(), common, strict=True)]
+    parts += [_unpaired(rows) for rows in imported]
     rows = pd.concat([part for part in parts if len(part)], ignore_index=True)
     if patterns:
         rows = rows[rows["baseline"] | rows["label"].map(lambda label: _matches(label, patterns))]
         if rows["baseline"].all():
             raise StoreError(f"no grid point matches {', '.join(patterns)}; `saccade status EXPERIMENT` lists them")
     rows = rows.reset_index(drop=True)
+    fewer = [_fewer(*pair) for pair in zip(tables, common, strict=True) if len(pair[0].samples) > len(pair[1].samples)]
     notes = tuple(note for experiment in experiments for note in experiment.notes)
-    return Comparison(rows=rows, recommendation=recommend(rows), notes=notes)
+    return Comparison(rows=rows, recommendation=recommend(rows), notes=(*fewer, *notes))
+
+
+def _fewer(table: Answers, common: Answers) -> str:
+    asked, left = (int(one.image_S.sum()) for one in (table, common))
+    return f"compared on the {left} of {asked} image questions that all settings have answered"
 
 
 def recommend(rows: pd.DataFrame) -> tuple[str, ...]:
     """Who loses at most 0.01 of accuracy, the best of them by accuracy and by cost, and how sure that is."""
     pruned = rows[~rows["baseline"] & rows["difference"].notna()]
+    lacks = pruned["lacking"] > LITTLE * (pruned["n"] + pruned["lacking"])
+    lacking, pruned = pruned[lacks], pruned[~lacks]
+    unequal = () if lacking.empty else (_unequal(lacking),)
     doubtful = int((pruned["flags"] != "").sum())
     pruned = pruned[pruned["flags"] == ""]
     good = pruned[pruned["difference"] >= -TOLERATED_LOSS - 1e-12]
     if pruned.empty:
-        return ("nothing to recommend: no pruned setting has been compared with an un-pruned model",)
+        return ("nothing to recommend: no pruned setting has been compared with an un-pruned model", *unequal)
     aside = f" ({doubtful} suspicious ones left aside)" if doubtful else ""
-    lines = [f"{len(good)} of {len(pruned)} settings lose at most {TOLERATED_LOSS:g} of accuracy{aside}"]
+    lines = [f"{len(good)} of {len(pruned)} settings lose at most {TOLERATED_LOSS:g} of accuracy{aside}", *unequal]
     if good.empty:
         return tuple(lines)
     sure = int((_surely_above(good) >= -TOLERATED_LOSS).sum())
@@ -97,6 +111,13 @@ def recommend(rows: pd.DataFrame) -> tuple[str, ...]:
     if len(pruned) > 1:
         lines.append(f"the best of {len(pruned)} looks better than it is: it was chosen on these very questions")
     return tuple(lines)
+
+
+def _unequal(rows: pd.DataFrame) -> str:
+    """Who was asked fewer questions than others, so that accuracies are not of the same ones."""
+    worst = rows.sort_values("lacking", kind="stable").iloc[-1]
+    count = f"{len(rows)} settings lack" if len(rows) > 1 else "1 setting lacks"
+    return f"{count} answers that others have, and cannot be recommended: {_name(worst)} {worst['lacking']}"
 
 
 def _surely_above(rows: pd.DataFrame) -> pd.Series:
@@ -147,10 +168,9 @@ def printable(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     return list(shown), [list(line) for line in zip(*shown.values(), strict=True)]
 
 
-def _joined(group: Sequence[Experiment]) -> pd.DataFrame:
-    """Experiments on the same benchmark as one table, compared with the first one's un-pruned model."""
-    tables = [answers(experiment) for experiment in group]
-    rows = summarise(_stacked(tables))
+def _joined(group: Sequence[Experiment], table: Answers) -> pd.DataFrame:
+    """Experiments on the same benchmark, with their answers, as one table compared with the first's un-pruned model."""
+    rows = summarise(table)
     names = zip(names_apart(group), group, strict=True)
     rows["experiment"] = [name for name, experiment in names for _ in experiment.points]
     counted = pd.concat([_costs(experiment) for experiment in group], ignore_index=True)
@@ -201,7 +221,7 @@ def _stacked(tables: Sequence[Answers]) -> Answers:
 
 def _unpaired(rows: pd.DataFrame) -> pd.DataFrame:
     """Differences of the imported figures of one run to its own un-pruned model, from counts alone."""
-    rows = rows.assign(n_paired=np.nan)
+    rows = rows.assign(n_paired=np.nan, lacking=0)
     base = rows[rows["baseline"] & rows["accuracy"].notna()]
     if len(base):
         reference = base.iloc[0]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+from typing import BinaryIO
+
+from orchestrator.removal import remove
 
 LOCK = ".driver.json"  # see ``lock.py``
 
@@ -12,18 +16,47 @@ class StoreError(ValueError):
     """A directory cannot be used as an experiment. The message names the place and the remedy; exit code 2."""
 
 
-def make_folder(path: Path) -> None:
+def make_folder(path: Path, below: Path | None = None) -> None:
     """Make a directory, and those above it, where it is missing.
 
+    Args:
+        path: Of the directory.
+        below: A directory above it that the user has given: nothing between the two may be a link, through which files
+            of an experiment would get, and take the place of others, wherever its sender liked.
+
     Raises:
-        StoreError: It cannot be made.
+        StoreError: It cannot be made, or would lie elsewhere.
     """
+    inside = [] if below is None else [path, *path.parents][: len(path.parts) - len(below.parts)]
+    for place in reversed(inside):
+        if place.is_symlink():
+            raise StoreError(
+                f"{place}: is a link to {place.readlink()}, where nothing of {below} is to be written; remove the link"
+            )
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(
             f"{path}: cannot be made: {error.strerror}; give --out another directory, or make room for this one"
         ) from error
+
+
+def open_to_write(path: Path, flags: int) -> BinaryIO:
+    """Open a file of our own to write to it, made where it is missing; a link would lead to another's.
+
+    Args:
+        path: Of the file.
+        flags: ``os.O_APPEND`` or ``os.O_TRUNC``.
+
+    Raises:
+        OSError: It cannot be opened, or is a link.
+    """
+    try:
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | flags, 0o666), "wb")
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise OSError(errno.ELOOP, "it is a link", str(path)) from error
 
 
 def is_vacant(folder: Path) -> bool:
@@ -41,14 +74,14 @@ def write_whole(path: Path, content: bytes, sync: bool = True) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         try:
-            with temporary.open("wb") as file:
+            with open_to_write(temporary, os.O_TRUNC) as file:
                 file.write(content)
                 file.flush()
                 if sync:
                     os.fsync(file.fileno())
             temporary.replace(path)
         finally:
-            temporary.unlink(missing_ok=True)
+            remove(temporary.parent, temporary.name)
         if sync:
             _sync_folder(path.parent)
     except OSError as error:

@@ -3,7 +3,7 @@
 Units are taken when somebody is free. At the end, when there is nothing left to take, who is free answers once more
 what has been waited for too long, so that neither a slow nor a silent worker holds up a sweep; the first answer counts.
 A unit whose worker was lost is tried again alone, so that it is known who is to blame, then sample by sample. One that
-a worker gives no answer to for far longer than usual is cut into samples at once; no sample is given that time twice.
+a worker gives no answer to within its limit is cut into samples at once; a sample that takes so long alone is given up.
 """
 
 from __future__ import annotations
@@ -42,8 +42,7 @@ class Turn:
     """A job in a worker's hand."""
 
     job: Job
-    begun: float  # when it was handed out
-    at_work: float | None = None  # since when no other one of the hand has to be answered before it
+    begun: float  # when it was handed out, or there was nothing left before it
     said: bool = False  # that it is waited for
 
 
@@ -74,18 +73,18 @@ class Dispatch(Generic[Worker]):
     _hands: dict[Worker, list[Turn]] = field(default_factory=dict)
     _again: deque[Job] = field(default_factory=deque)
     _suspects: deque[Job] = field(default_factory=deque)
-    _last: deque[Job] = field(default_factory=deque)
     _pace: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))  # seconds a cell
     _exhausted: bool = False
+    _jobs: Iterator[Job] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.units = iter(self.units)
+        self._jobs = self._in_order()
         self._take_next()
 
     @property
     def finished(self) -> bool:
         """Whether every unit is answered or given up; workers may still be busy with what another one answered."""
-        waiting = self._again or self._suspects or self._last or any(not job.done for job in self._in_flight())
+        waiting = self._again or self._suspects or any(not job.done for job in self._in_flight())
         return self._exhausted and not waiting
 
     def load(self, worker: Worker) -> int:
@@ -109,10 +108,9 @@ class Dispatch(Generic[Worker]):
                 self._take_next()
             job = self._again.popleft() if self._again else None
             if job is None and not hand:
-                job = self._last.popleft() if self._last else self._overdue(now)
+                job = self._suspects.popleft() if self._suspects else self._overdue(now)
         if job is not None:
             hand.append(Turn(job, begun=now))
-            self._see_to_it(hand, now)
         return job
 
     def answer(self, worker: Worker, job: Job, now: float) -> bool:
@@ -122,33 +120,33 @@ class Dispatch(Generic[Worker]):
             Whether it is the first one of its unit; others are to be ignored.
         """
         hand = self._hands[worker]
-        turn = next(turn for turn in hand if turn.job is job)
-        hand.remove(turn)
-        self._see_to_it(hand, now)
+        place = next(place for place, turn in enumerate(hand) if turn.job is job)
+        turn = hand.pop(place)
+        if place < AT_WORK <= len(hand):
+            hand[AT_WORK - 1].begun = now
         first, job.done = not job.done, True
         if first:
             self._pace.append((now - turn.begun) / job.unit.cells)
         return first
 
     def limit(self, job: Job) -> float:
-        """Seconds that a worker has to answer a unit: far more than it can need, as far as that is known."""
-        return max(self.limit_s, TIMES_USUAL * median(self._pace) * job.unit.cells if self._pace else 0.0)
+        """Seconds that a worker has for a unit: far more than it can need, as far as that is known."""
+        return max(self.limit_s, TIMES_USUAL * self._usual(job) if self._pace else 0.0)
 
     def slow(self, now: float) -> list[tuple[Worker, Job, float]]:
-        """Who is being waited for, over what, and since how many seconds: what has not been said yet."""
+        """Who is waited for, over what, and since how many seconds: what has not been said yet."""
         found = []
-        for worker, turn, age in self._at_work(now):
-            if not turn.said and age > SAID_AFTER * self.limit(turn.job):
+        for worker, turn in self._late(now, SAID_AFTER):
+            if not turn.said:
                 turn.said = True
-                found.append((worker, turn.job, age))
+                found.append((worker, turn.job, now - turn.begun))
         return found
 
     def stuck(self, now: float) -> dict[Worker, list[Job]]:
         """Workers that have not answered within the limit, and what they were to answer."""
         found: dict[Worker, list[Job]] = {}
-        for worker, turn, age in self._at_work(now):
-            if age > self.limit(turn.job):
-                found.setdefault(worker, []).append(turn.job)
+        for worker, turn in self._late(now, 1.0):
+            found.setdefault(worker, []).append(turn.job)
         return found
 
     def lose(self, worker: Worker, machine: bool, stuck: Collection[Job] = ()) -> Loss:
@@ -183,45 +181,53 @@ class Dispatch(Generic[Worker]):
             again += len(job.unit.samples)
         return Loss(again, singly, tuple(given_up))
 
-    def _take_next(self) -> None:
+    def _in_order(self) -> Iterator[Job]:
+        """Of the units, one by one; what has hung before is left for the end."""
+        last: list[Job] = []
         for unit in self.units:
             fresh = tuple(sample for sample in unit.samples if sample not in self.tried)
-            if len(fresh) < len(unit.samples):
-                alone = [WorkUnit(samples=(name,), points=unit.points) for name in unit.samples if name in self.tried]
-                self._last.extend(Job(one, losses=MAX_LOSSES - 1) for one in alone)
-                unit = WorkUnit(samples=fresh, points=unit.points)
+            alone = [sample for sample in unit.samples if sample in self.tried]
+            last += (Job(WorkUnit(samples=(one,), points=unit.points), losses=MAX_LOSSES - 1) for one in alone)
             if fresh:
-                self._again.append(Job(unit))
-                return
-        self._exhausted = True
+                yield Job(WorkUnit(samples=fresh, points=unit.points))
+        yield from last
+
+    def _take_next(self) -> None:
+        job = next(self._jobs, None)
+        if job is None:
+            self._exhausted = True
+        else:
+            (self._suspects if job.losses else self._again).append(job)
 
     def _in_flight(self) -> list[Job]:
         return [turn.job for hand in self._hands.values() for turn in hand]
 
-    def _at_work(self, now: float) -> Iterator[tuple[Worker, Turn, float]]:
+    def _late(self, now: float, part: float) -> Iterator[tuple[Worker, Turn]]:
+        """What takes longer than a part of its limit."""
         for worker, hand in self._hands.items():
-            for turn in hand:
-                if turn.at_work is not None:
-                    yield worker, turn, now - turn.at_work
-
-    def _see_to_it(self, hand: list[Turn], now: float) -> None:
-        for turn in hand[:AT_WORK]:
-            if turn.at_work is None:
-                turn.at_work = now
+            for turn in hand[:AT_WORK]:
+                age = now - turn.begun
+                if age > part * self.limit_s and age > part * self.limit(turn.job):  # the first is cheap, and the rule
+                    yield worker, turn
 
     def _overdue(self, now: float) -> Job | None:
-        """The unit waited for longest that is worth a second worker: it is slow, or lies behind another one."""
+        """The unit waited for longest that is worth a second worker: it is slow, or lies behind another one.
+
+        A suspect is not: it may bring down that one too.
+        """
         flying = self._in_flight()
         candidates = [
             turn
             for hand in self._hands.values()
             for place, turn in enumerate(hand)
-            if not turn.job.done and sum(turn.job is other for other in flying) == 1
+            if not turn.job.done and not turn.job.losses and sum(turn.job is other for other in flying) == 1
             if place >= AT_WORK or now - turn.begun > self._patience(turn.job)
         ]
         longest = min(candidates, key=lambda turn: turn.begun, default=None)
         return None if longest is None else longest.job
 
     def _patience(self, job: Job) -> float:
-        usual = median(self._pace) * job.unit.cells if self._pace else float("inf")
-        return max(SLOW_S, SLOW * usual)
+        return max(SLOW_S, SLOW * self._usual(job) if self._pace else float("inf"))
+
+    def _usual(self, job: Job) -> float:
+        return median(self._pace) * job.unit.cells

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import socket
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib import resources
+from importlib.metadata import PackageNotFoundError, distribution, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from orchestrator.import_path import PACKAGES, ROOT
 from orchestrator.show import size_text
 
 if TYPE_CHECKING:
@@ -26,7 +29,8 @@ if TYPE_CHECKING:
     from workers.tasks.base import Sample
 
 OLDEST_PYTHON = (3, 11)
-NEEDED = ("torch", "transformers", "ray", "pandas", "pyarrow")
+NEEDED = ("torch", "transformers", "ray", "pandas", "pyarrow")  # named where all is well
+LOCKS = resources.files("orchestrator") / "locks"  # the versions that `make test` tests, and `make demo` installs
 ACTIVATIONS = 1.3  # memory of a run relative to its weights, at least
 IMAGES_OPENED = 20
 CONNECT_S = 3.0
@@ -63,23 +67,45 @@ def check_python(found: tuple[int, int, int]) -> Check:
     return Check("ok", "python", f"{text} on {platform.system()} {platform.machine()}")
 
 
-def check_packages(found: Mapping[str, str | None], wanted: Mapping[str, str]) -> Check:
+def check_code(root: Path, installed: Path | None) -> Check:
+    """Args:
+    root: Where the Saccade that runs lies.
+    installed: Where the installed one does; None where there is none, or it is taken from its sources.
+    """
+    if installed is not None and installed.resolve() != root:
+        return Check(
+            "note",
+            "code",
+            f"that of {root} runs, and {installed} has another one: if you mean that, go to another folder",
+        )
+    return Check("ok", "code", f"{', '.join(PACKAGES)} of {root}")
+
+
+def check_packages(found: Mapping[str, str | None], wanted: Mapping[str, str], tested: Mapping[str, str]) -> Check:
     """Args:
     found: Version of each package that is needed; None where it is missing.
     wanted: What the distribution asks for, as ``>=2.60,<2.61``; empty where it does not say.
+    tested: The newest version of each that was tested.
     """
     from packaging.specifiers import SpecifierSet
+    from packaging.version import Version
 
     if missing := [name for name, have in found.items() if have is None]:
         return Check("stop", "packages", f"{', '.join(missing)} missing: `pip install .` in Saccade's folder")
+    here = {name: Version(have) for name, have in found.items() if have}
     wrong = [
         f"{name} {have} (needs {wanted[name]})"
-        for name, have in found.items()
-        if have and wanted.get(name) and not SpecifierSet(wanted[name]).contains(have, prereleases=True)
+        for name, have in here.items()
+        if wanted.get(name) and not SpecifierSet(wanted[name]).contains(have, prereleases=True)
     ]
     if wrong:
         return Check("stop", "packages", f"{', '.join(wrong)}: `pip install .` in Saccade's folder")
-    return Check("ok", "packages", ", ".join(f"{name} {have}" for name, have in found.items()))
+    newer = [name for name, have in here.items() if name in tested and Version(have.public) > Version(tested[name])]
+    if newer:
+        names = ", ".join(f"{name} {here[name]}" for name in newer)
+        pins = " ".join(f"{name}=={tested[name]}" for name in newer)
+        return Check("note", "packages", f"newer than any tested: {names}; if something breaks, `pip install {pins}`")
+    return Check("ok", "packages", ", ".join(f"{name} {here[name]}" for name in NEEDED if name in here))
 
 
 def check_cuda(built_for: str | None, available: bool, has_driver: bool) -> Check:
@@ -214,7 +240,9 @@ def examine(load: Callable[[], Prepared] | None, out: Path | None) -> Iterator[C
         out: Where results would go; by default experiments/NAME.
     """
     yield check_python((sys.version_info.major, sys.version_info.minor, sys.version_info.micro))
-    packages = check_packages(_versions(), _wanted())
+    yield check_code(Path(ROOT), _installed())
+    wanted = _wanted()
+    packages = check_packages(_versions(wanted), wanted, tested_versions())
     yield packages
     if packages.mark == "stop":
         return
@@ -287,9 +315,28 @@ def _gpu(index: int) -> Gpu:
     return Gpu(name=torch.cuda.get_device_name(index), free_bytes=free, total_bytes=total)
 
 
-def _versions() -> dict[str, str | None]:
+def tested_versions() -> dict[str, str]:
+    """The newest version of each package in the lock, under its canonical name; of torch, for all its builds."""
+    from packaging.version import Version
+
+    newest: dict[str, str] = {}
+    for file in LOCKS.iterdir():
+        for name, text in re.findall(r"^(\S+)==([^\s+]+)", file.read_text(encoding="utf-8"), re.M):
+            newest[name] = max(newest.get(name, text), text, key=Version)
+    return newest
+
+
+def _installed() -> Path | None:
+    try:
+        home = Path(str(distribution("saccade").locate_file("orchestrator")))
+    except PackageNotFoundError:
+        return None
+    return home.parent if home.is_dir() else None  # of an editable install: the sources themselves
+
+
+def _versions(names: Iterable[str]) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
-    for name in NEEDED:
+    for name in names:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -303,7 +350,7 @@ def _wanted() -> dict[str, str]:
     try:
         lines = requires("saccade") or []
     except PackageNotFoundError:
-        return {}  # run from its sources
+        return dict.fromkeys(NEEDED, "")  # run from its sources
     return {one.name: str(one.specifier) for one in map(Requirement, lines) if one.marker is None}
 
 

@@ -107,7 +107,7 @@ def write_exports(experiment: Experiment) -> list[Path]:
         single runs of an ablation are written too, but not listed.
     """
     folder = experiment.path / "exports"
-    make_folder(folder)
+    make_folder(folder, below=experiment.path)
     table = answers(experiment)
     rows = full_summary(experiment)
     written = [_csv(folder / "summary.csv", rows)]
@@ -126,6 +126,7 @@ def write_exports(experiment: Experiment) -> list[Path]:
     if (scan := layer_cutoff(table)) is not None:
         written.append(_json(folder / LAYER_CUTOFF_FILE, dict(scan)))
     for file in original_files(experiment):
+        make_folder((folder / file.name).parent, below=experiment.path)
         path = _json(folder / file.name, file.content)
         if file.provenance:
             known = {**file.provenance, "experiment": experiment.name, "context": experiment.meta["context_parts"]}
@@ -145,6 +146,5 @@ def _csv(path: Path, table: pd.DataFrame) -> Path:
 
 
 def _json(path: Path, content: dict[str, Any]) -> Path:
-    make_folder(path.parent)
     write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     return path

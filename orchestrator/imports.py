@@ -15,10 +15,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import TypeAdapter
 
 from orchestrator.disk import StoreError, make_folder, write_whole
 from orchestrator.metrics import reachable, suspicions
 from orchestrator.significance import wilson
+from workers.foreign import expanded
+from workers.json_file import UnreadableError, read_json
 from workers.work import BASELINE
 
 IMPORTED_FILE = "imported.json"
@@ -60,6 +63,7 @@ class Figure:
         return " ".join([self.strategy, *known, *([self.params] if self.params else [])])
 
 
+FIGURES = TypeAdapter(list[Figure])
 Content = Any
 
 
@@ -70,11 +74,9 @@ def read_original(path: Path) -> list[Figure]:
         StoreError: It is not JSON, or of no kind that is known.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise StoreError(f"{path}: is not JSON ({error})") from error
+        content = read_json(path)
+    except UnreadableError as error:
+        raise StoreError(f"{error}; give a result file of the original projects") from error
     for known, reader in READERS:
         if known(content):
             try:
@@ -98,7 +100,7 @@ def import_files(paths: Sequence[Path], out: Path) -> tuple[Path, pd.DataFrame]:
     """
     if (out / "sweep.yaml").exists() or (out.exists() and not out.is_dir()):
         raise StoreError(f"{out}: is an experiment, or a file; give --out a directory of its own")
-    figures = [figure for path in paths for figure in read_original(path)]
+    figures = [figure for path in map(expanded, paths) for figure in read_original(path)]
     make_folder(out)
     rows = [{**asdict(figure), "measures": dict(figure.measures)} for figure in figures]
     for row in rows:
@@ -117,14 +119,17 @@ def imported_summary(folder: Path) -> pd.DataFrame:
     """
     path = folder / IMPORTED_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        figures = [
-            Figure(**{**row, "value": math.nan if row["value"] is None else row["value"],
-                      "measures": tuple(row["measures"].items())})
-            for row in content["rows"]
-        ]  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}: cannot be read ({error}); import the files again") from error
+        content = read_json(path)
+        figures = FIGURES.validate_python(
+            [
+                {**row, "value": math.nan if row["value"] is None else row["value"],
+                 "measures": tuple(row["measures"].items())}
+                for row in content["rows"]
+            ]
+        )  # fmt: skip
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200].removeprefix(f"{path}: ")
+        raise StoreError(f"{path}: cannot be read ({reason}); import the files again") from error
     tables = []
     for run in dict.fromkeys(figure.run for figure in figures):
         own = [figure for figure in figures if figure.run == run]
@@ -158,6 +163,8 @@ def _table(figures: Sequence[Figure]) -> pd.DataFrame:
             "n_expected": n,
             "correct": correct,
             "failed": 0,
+            "lacking": 0,
+            "short": False,
             "state": "complete",
             "accuracy": shares,
             "ci_low": interval.low,

@@ -15,23 +15,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
-import yaml
 from numpy.typing import NDArray
 
-from orchestrator.disk import StoreError, is_vacant, make_folder, write_whole
+from orchestrator.description import write_description
+from orchestrator.disk import StoreError, is_vacant, make_folder
+from orchestrator.latencies import latencies
+from orchestrator.provenance import ways_text
 from orchestrator.significance import Bools, Ints
 from orchestrator.stops import read_stops
-from orchestrator.store import Experiment
-from orchestrator.tables import CELLS, KEPT, write_table
+from orchestrator.store import BESIDE, UNREADABLE, Experiment, masks_fit
+from orchestrator.tables import SCHEMAS, read_whole, write_table
 from workers.checkpoints.layout import open_checkpoint
-from workers.fingerprint import data_fingerprint, model_fingerprint
+from workers.fingerprint import is_same_data, model_fingerprint
 from workers.models import ModelError
 from workers.tasks.base import DataError
 from workers.tasks.catalog import load_samples
 
 ANSWER = ["answer", "parsed", "correct", "first_token", "tokens_kept", "decoded_tokens"]  # what two equal cells share
-BESIDE = ("kept", "measures")  # what a file of cells has beside it, under the same name
 
 
 @dataclass(slots=True)
@@ -98,32 +98,51 @@ def verify(experiment: Experiment) -> list[Finding]:
         What was found, good and bad.
     """
     ledger = Ledger(_addresses(experiment.meta), _columns(experiment))
-    damaged: list[Path] = []
+    damaged: dict[Path, Exception] = {}
     wrong_masks = 0
     for file in experiment.files("cells"):
-        try:
-            cells = pq.read_table(file, schema=CELLS).to_pandas()
-            kept = pq.read_table(experiment.path / "kept" / file.name, schema=KEPT).to_pandas()
-        except (pa.ArrowException, OSError, ValueError, KeyError):
-            damaged.append(file)
-            continue
-        ledger.enter(cells, experiment.context)
-        wrong_masks += _wrong_masks(cells, kept)
+        tables, complaints = _whole(experiment, file.name)
+        damaged |= complaints
+        if not complaints:
+            ledger.enter(tables["cells"].to_pandas(), experiment.context)
+            wrong_masks += not masks_fit(tables["cells"], tables["kept"])
+    for folder in ("failures", "pictures"):
+        for file in experiment.files(folder):
+            damaged |= _whole(experiment, file.name, (folder,))[1]
     return [
         *_damage(experiment, damaged, wrong_masks),
         _presence(experiment, ledger),
         *_doubles(ledger),
+        *_ways(experiment),
+        *_beside(experiment),
         *_inputs(experiment),
     ]
 
 
-def _damage(experiment: Experiment, damaged: Sequence[Path], wrong_masks: int) -> Iterator[Finding]:
-    again = (
-        "delete it, and the same with its name in kept/ and measures/; `saccade run` computes its cells again, "
-        "if it has not done so already"
-    )
-    for file in damaged:
-        yield Finding(well=False, text=f"{file}: it or its file in kept/ is not whole: {again}")
+def _whole(
+    experiment: Experiment, name: str, folders: Sequence[str] = ("cells", *BESIDE)
+) -> tuple[dict[str, pa.Table], dict[Path, Exception]]:
+    """The tables of one name, by folder, read from the disk whatever is known of them, and what is wrong with them."""
+    tables: dict[str, pa.Table] = {}
+    wrong: dict[Path, Exception] = {}
+    for folder in folders:
+        path = experiment.path / folder / name
+        if folder == "measures" and not path.exists():
+            continue
+        try:
+            tables[folder] = read_whole(path, SCHEMAS[folder], experiment.seals)
+        except UNREADABLE as error:
+            wrong[path] = error
+    return tables, wrong
+
+
+def _damage(experiment: Experiment, damaged: dict[Path, Exception], wrong_masks: int) -> Iterator[Finding]:
+    again = "the same `saccade run` sets it aside and computes its cells again"
+    if not experiment.seals:
+        again = "`saccade migrate` leaves it out, and `saccade run` computes its cells again"
+    for file, error in damaged.items():
+        reason = "is missing" if isinstance(error, FileNotFoundError) else str(error).removeprefix(f"{file}: ")
+        yield Finding(well=False, text=f"{file}: {reason}: {again}")
     left = [file for folder in ("cells", *BESIDE, "failures") for file in (experiment.path / folder).glob(".*.tmp")]
     if left:
         yield Finding(
@@ -134,11 +153,14 @@ def _damage(experiment: Experiment, damaged: Sequence[Path], wrong_masks: int) -
     if wrong_masks:
         yield Finding(
             well=False,
-            text=f"{wrong_masks} cells whose mask is missing or keeps another number of tokens than the cell says: "
-            "the directory was changed by hand; compute it again with another --out",
+            text=f"{wrong_masks} files of cells whose masks are missing or keep another number of tokens than the "
+            "cells say: the directory was changed by hand; compute it again with another --out",
         )
     if not damaged:
         yield Finding(well=True, text=f"{len(experiment.files('cells'))} files of cells are whole")
+    aside = [file for folder in SCHEMAS for file in (experiment.path / folder).glob("*.damaged")]
+    if aside:
+        yield Finding(well=True, text=f"{len(aside)} damaged files set aside, such as {aside[0]}: may be deleted")
 
 
 def _presence(experiment: Experiment, ledger: Ledger) -> Finding:
@@ -185,11 +207,11 @@ def _inputs(experiment: Experiment) -> Iterator[Finding]:
     else:
         yield _unchanged(found == parts.get("model"), model, "the one used", "it was")
     try:
-        found = data_fingerprint(load_samples(spec.task))
+        same = is_same_data(parts.get("data"), load_samples(spec.task))
     except (DataError, OSError):
         yield Finding(well=True, text=f"{data} not on this machine: not compared")
     else:
-        yield _unchanged(found == parts.get("data"), data, "those used", "they were")
+        yield _unchanged(same, data, "those used", "they were")
 
 
 def _unchanged(same: bool, what: str, used: str, changed: str) -> Finding:
@@ -199,10 +221,18 @@ def _unchanged(same: bool, what: str, used: str, changed: str) -> Finding:
     return Finding(well=False, text=f"{what} not {used}: {remedy}")
 
 
-def _wrong_masks(cells: pd.DataFrame, kept: pd.DataFrame) -> int:
-    both = cells.merge(kept, on=["context", "source", "point", "sample"], how="left", suffixes=("", "_kept"))
-    bits = [0 if not isinstance(mask, bytes) else int.from_bytes(mask, "big").bit_count() for mask in both["kept_mask"]]
-    return int(((both["tokens_kept"] != bits) | both["kept_mask"].isna()).sum())
+def _beside(experiment: Experiment) -> Iterator[Finding]:
+    """What is no file of cells; nobody has noted anything else of an experiment that was opened to be verified."""
+    latencies(experiment)
+    read_stops(experiment)
+    for note in experiment.notes:
+        if ".json: left out" in note:
+            yield Finding(well=False, text=note)
+
+
+def _ways(experiment: Experiment) -> Iterator[Finding]:
+    if text := ways_text(experiment):
+        yield Finding(well=True, text=text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,8 +258,7 @@ def merge(folders: Sequence[Path], out: Path, other_sources: bool = False) -> Me
     """
     if len(folders) < 2:
         raise StoreError("merge: give two experiment directories or more")
-    if out.exists() and (not out.is_dir() or not is_vacant(out)):
-        raise StoreError(f"--out {out}: is there already; give a new directory")
+    check_new(out)
     experiments = [Experiment.open(folder) for folder in folders]
     for other in experiments[1:]:
         _check_same(experiments[0], other, other_sources)
@@ -251,11 +280,10 @@ def merge(folders: Sequence[Path], out: Path, other_sources: bool = False) -> Me
         make_folder(out / folder)
     for number, experiment in enumerate(experiments):
         _take(experiment, number, out, ledger)
-    table = pa.concat_tables([pq.read_table(experiment.path / "samples.parquet") for experiment in experiments])
+    table = pa.concat_tables([experiment.samples_table() for experiment in experiments])
     first = table.to_pandas()["id"].drop_duplicates().index
     write_table(out / "samples.parquet", table.take(pa.array(first)).sort_by("position"))
-    text = "# Written by `saccade merge`. Cells are addressed by what stands here: change the sweep file instead.\n"
-    write_whole(out / "sweep.yaml", (text + yaml.safe_dump(meta, sort_keys=False)).encode())
+    write_description(out, meta, "merge")
     return Merged(
         experiment=Experiment.open(out),
         cells=int(ledger.met_PS.sum()),
@@ -264,9 +292,18 @@ def merge(folders: Sequence[Path], out: Path, other_sources: bool = False) -> Me
     )
 
 
+def check_new(out: Path) -> None:
+    """Raises: StoreError: A directory that is to be made is there already."""
+    if out.exists() and (not out.is_dir() or not is_vacant(out)):
+        raise StoreError(f"--out {out}: is there already; give a new directory")
+
+
 def _check_same(first: Experiment, other: Experiment, other_sources: bool) -> None:
     """Raises: StoreError: The two are not of one kind."""
     place = f"{first.path} and {other.path}"
+    if first.meta["format"] != other.meta["format"]:
+        old = min(first, other, key=lambda experiment: int(experiment.meta["format"])).path
+        raise StoreError(f"{place}: have different formats; `saccade migrate {old} --out NEW` makes one to be merged")
     if first.context != other.context:
         ours, theirs = first.meta.get("context_parts", {}), other.meta.get("context_parts", {})
         names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
@@ -279,7 +316,8 @@ def _check_same(first: Experiment, other: Experiment, other_sources: bool) -> No
                 f"{place}: the strategy {point['strategy']} was changed between them; run the older one again with "
                 "this version and the same --out, and merge then"
             )
-    if first.meta.get("sources_hash") != other.meta.get("sources_hash") and not other_sources:
+    other_sources |= first.seals  # the context says by which rules, since there are digests
+    if first.meta["sources_hash"] != other.meta["sources_hash"] and not other_sources:
         hashes = f"{first.meta.get('sources_hash')} and {other.meta.get('sources_hash')}"
         raise StoreError(
             f"{place}: were computed by different sources of strategies/ and workers/ ({hashes}); if the change cannot "
@@ -290,22 +328,17 @@ def _check_same(first: Experiment, other: Experiment, other_sources: bool) -> No
 def _take(experiment: Experiment, number: int, out: Path, ledger: Ledger) -> None:
     """Copy an experiment's cells that were not met before, with what stands beside them; the cells last."""
     for file in experiment.files("cells"):
-        try:
-            cells = pq.read_table(file)
-            frame = cells.cast(CELLS).to_pandas()
-            beside = [
-                (folder, pq.read_table(experiment.path / folder / file.name))
-                for folder in BESIDE
-                if (experiment.path / folder / file.name).exists()
-            ]
-        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-            raise StoreError(f"{file}: is not whole; `saccade verify {experiment.path}` says what to do") from error
+        tables, wrong = _whole(experiment, file.name)
+        if wrong:
+            raise StoreError(f"{next(iter(wrong))}: is damaged; `saccade verify {experiment.path}` says what to do")
+        cells = tables.pop("cells")
+        frame = cells.to_pandas()
         fresh = ledger.enter(frame, experiment.context)
         if not fresh.any():
             continue
         name = file.name if fresh.all() and not (out / "cells" / file.name).exists() else f"{number}-{file.name}"
         wanted = set(zip(frame["point"][fresh], frame["sample"][fresh], strict=True))
-        for folder, table in beside:
+        for folder, table in tables.items():
             rows = zip(table["point"].to_pylist(), table["sample"].to_pylist(), strict=True)
             write_table(out / folder / name, table.filter(pa.array([row in wanted for row in rows])))
         write_table(out / "cells" / name, cells.filter(pa.array(fresh)))

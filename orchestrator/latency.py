@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.disk import write_whole
-from orchestrator.latencies import LATENCY_FILE
+from orchestrator.latencies import LATENCY_FILE, latency_record
 from orchestrator.prepare import Prepared
 from orchestrator.spec import SpecError
 from orchestrator.store import Experiment
@@ -77,17 +77,14 @@ def write_latency(
         "samples": [sample.id for sample in asked], "repeats": repeats, "warmup": warmup,
         "decode_tokens": decode_tokens, "versions": experiment.meta["versions"],
     }  # fmt: skip
-    rows = {row["key"]: row for row in _old_rows(experiment.path / LATENCY_FILE, how)}
+    rows = {row["key"]: row for row in _old_rows(experiment, how)}
     rows |= {one.point.key: {"key": one.point.key, "label": one.point.label, **one.to_json()} for one in measured}
     path = experiment.path / LATENCY_FILE
     write_whole(path, (json.dumps({"how": how, "rows": list(rows.values())}, indent=1) + "\n").encode())
     return path, measured
 
 
-def _old_rows(path: Path, how: dict[str, Any]) -> list[dict[str, Any]]:
+def _old_rows(experiment: Experiment, how: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows measured in the very same way; others must not stand beside new ones."""
-    try:
-        old = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    return list(old["rows"]) if old.get("how") == how else []
+    record = latency_record(experiment)
+    return [row.model_dump() for row in record.rows] if record is not None and record.how == how else []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,11 @@ class Limits:
     sample_s: float = SAMPLE_S  # a worker without an answer, and a sample that is tried alone
     load_s: float = LOAD_S  # a worker that loads the model
 
+    @classmethod
+    def given(cls, sample_timeout_s: float) -> Limits:
+        """As the command line gives them: who is patient with samples is so with the model too."""
+        return cls(sample_s=sample_timeout_s, load_s=max(LOAD_S, sample_timeout_s))
+
 
 class TimeLimit(BaseException):
     """Time is up; it passes through whatever handles errors of a sample."""
@@ -51,10 +57,12 @@ def alarm(seconds: float) -> Iterator[None]:
     def ring(number: int, frame: FrameType | None) -> None:
         raise TimeLimit
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    began, handler = time.monotonic(), signal.signal(signal.SIGALRM, ring)
+    left_s, every_s = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, handler)
+        if left_s:  # somebody else's alarm, that of a test for one
+            signal.setitimer(signal.ITIMER_REAL, max(0.001, left_s - (time.monotonic() - began)), every_s)

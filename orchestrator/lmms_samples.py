@@ -49,7 +49,7 @@ def write_lmms_samples(experiment: Experiment, folder: Path, patterns: Sequence[
         if rows.empty or (patterns and not any(p in point.label or fnmatch(point.label, p) for p in patterns)):
             continue
         home = folder / re.sub(r"[^A-Za-z0-9._=-]+", "_", point.label)
-        make_folder(home)
+        make_folder(home, below=experiment.path if folder.is_relative_to(experiment.path) else folder)
         task = experiment.spec.task.name
         lines = [json.dumps(_line(row), ensure_ascii=False) for row in rows.to_dict("records")]
         written.append(home / f"{date}_samples_{task}.jsonl")

@@ -23,7 +23,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from orchestrator.disk import LOCK, StoreError, is_vacant, make_folder, write_whole
+from orchestrator.disk import LOCK, StoreError, make_folder, write_whole
+from orchestrator.removal import remove
 from workers.json_file import UnreadableError, parse_json, read_bytes
 
 BEAT_S = 10.0  # between two signs of life
@@ -148,10 +149,10 @@ class FolderBoard:
             return True
 
     def remove(self) -> None:
-        with suppress(OSError):
-            self._file.unlink()
-            if self._is_new and is_vacant(self._folder):
-                self._folder.rmdir()
+        if self._is_new:  # it goes too, where nothing else was written
+            remove(self._folder.parent, f"{self._folder.name}/{LOCK}")
+        else:
+            remove(self._folder, LOCK)
 
 
 @contextmanager

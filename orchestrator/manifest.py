@@ -6,9 +6,12 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from workers.rules import NUMERICS
 from workers.work import EngineSpec, GridPoint, MeasureSpec, content_key
 
-SCHEMA_VERSION = 1
+FORMATS = (1, 2)  # that are read; only the last is written
+# 1: the address names the scoring rule only, and neither prompt form nor engine; files have no digest.
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +25,9 @@ class Manifest:
     chosen_by: tuple[str, ...] = ()  # of each point: what its choice of tokens goes by, for people
     model_fingerprint: str
     data_fingerprint: str
+    prompt_fingerprint: str
+    scorer_fingerprint: str
+    numerics: int = NUMERICS  # of the engine
     model_facts: tuple[tuple[str, int | float | str | None], ...] = ()  # layers, heads, visual_tokens ...
     sources_hash: str = ""  # of strategies/ and workers/ together
     versions: tuple[tuple[str, str], ...] = ()
@@ -42,7 +48,10 @@ class Manifest:
             "task": task.name,
             "conversation": task.conversation,
             "single_prediction": task.single_prediction,
+            "prompt": self.prompt_fingerprint,
             "scorer": task.scorer or "",
+            "scoring": self.scorer_fingerprint,
+            "numerics": self.numerics,
             "max_new_tokens": self.engine.max_new_tokens,
             "seed": self.engine.seed,
             # Only where something is measured, so that other sweeps keep their addresses.
@@ -62,7 +71,7 @@ class Manifest:
             )
         ]
         return {
-            "format": SCHEMA_VERSION,
+            "format": FORMAT,
             "name": self.name,
             "context": self.context,
             "context_parts": self.parts,

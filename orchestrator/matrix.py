@@ -10,16 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from orchestrator.significance import Floats
-from orchestrator.store import Experiment
-from orchestrator.tables import CELLS, columns_there
+from orchestrator.store import UNREADABLE, Experiment
+from orchestrator.tables import CELLS, read_columns, stated_of
 
 _READ = ("context", "source", "point", "sample", "correct", "visual_tokens", "prompt_tokens")
 _NAMES = _READ[:4]  # repeated in every row: read as dictionaries
-_COLUMNS = (*_READ, "score")
+_WANTED = pa.schema([CELLS.field(name) for name in (*_READ, "score")])
 UNKNOWN = -1
 
 
@@ -79,20 +78,16 @@ class CellMatrix:
                 if self._files.get(path) == stamp:
                     continue
                 found = True
-                table = pq.read_table(
-                    path, columns=columns_there(path, (*_READ, "score")), read_dictionary=list(_NAMES)
-                )
+                table = read_columns(path, _WANTED, schema=CELLS, seals=self.experiment.seals, dictionaries=_NAMES)
             except FileNotFoundError:
                 continue  # deleted since we looked
-            except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            except UNREADABLE as error:
+                self._files[path] = stamp
                 self.experiment.note(path, error)
                 continue
             self._files[path] = stamp
-            try:
-                self._take(table)
-            except (pa.ArrowException, KeyError) as error:
-                self.experiment.note(path, error)
-                continue
+            self.experiment.forget(path)
+            self._take(table)
             self._units[path] = _unit_file(table, status.st_mtime)
         return found
 
@@ -105,7 +100,7 @@ class CellMatrix:
         names = sorted(set(sources.values()))
         current_P = np.array([names.index(sources[key]) for key in self._points])
         known &= _places(table["source"], names) == current_P[point]
-        values = {name: table[name].cast(CELLS.field(name).type).to_numpy() for name in _READ[4:]}
+        values = {name: table[name].to_numpy() for name in _READ[4:]}
         point, sample = point[known], sample[known]
         fresh = ~self.answered_PS[point, sample]  # the first copy of a cell stays
         point, sample = point[fresh], sample[fresh]
@@ -113,11 +108,8 @@ class CellMatrix:
         self.correct_PS[point, sample] = taken["correct"].astype(bool)
         self.visual_S[sample], self.prompt_S[sample] = taken["visual_tokens"], taken["prompt_tokens"]
         self.answered_PS[point, sample] = True
-        if "score" in table.column_names:
-            own = table["score"].cast(pa.float64()).to_numpy()[known][fresh]  # NaN: as ``correct`` says
-            self._take_scores(point, sample, np.where(np.isnan(own), taken["correct"], own))
-        elif self._soft_PS is not None:
-            self._soft_PS[point, sample] = taken["correct"]
+        own = table["score"].to_numpy()[known][fresh]  # NaN: as ``correct`` says
+        self._take_scores(point, sample, np.where(np.isnan(own), taken["correct"], own))
 
     def _take_scores(self, point: NDArray[np.int64], sample: NDArray[np.int64], score: Floats) -> None:
         if self._soft_PS is None and np.isin(score, (0.0, 1.0)).all():
@@ -148,7 +140,7 @@ def _places(column: pa.ChunkedArray, names: list[str]) -> NDArray[np.int64]:
 
 
 def _unit_file(table: pa.Table, written: float) -> UnitFile:
-    stated = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    stated = stated_of(table)
     seconds = stated.get("seconds")
     return UnitFile(
         written=written, cells=table.num_rows, seconds=None if seconds is None else float(seconds),

@@ -34,6 +34,7 @@ from workers.work import BASELINE, GridPoint
 
 FLAT_POINTS = 4  # a whole curve of at least so many points with one and the same accuracy is suspicious
 RISE_Z = 4.0  # standard errors: once in 30,000 comparisons by chance, and the questions are the same ones besides
+LITTLE = 0.01  # of the questions: so many answers may be lacking before a point is not compared with others any more
 ZERO_ANSWERS = 10  # so many answers without a right one are suspicious; fewer happen
 
 
@@ -62,7 +63,10 @@ class Answers:
 
     def of_images(self, images: bool) -> Answers:
         """Only the image questions, or only the others."""
-        chosen = self.image_S == images
+        return self.on(self.image_S == images)
+
+    def on(self, chosen: Bools) -> Answers:
+        """Only some samples."""
         return Answers(
             points=self.points,
             samples=tuple(np.array(self.samples, dtype=object)[chosen]),
@@ -105,6 +109,13 @@ def answers_of(experiment: Experiment, matrix: CellMatrix, failures: pd.DataFram
     )
 
 
+def on_common_questions(table: Answers) -> Answers:
+    """Only the image questions that all points have answered, but for those that lack more than a few (`LITTLE`)."""
+    rows = summarise(table)
+    whole = (rows["lacking"] <= LITTLE * (rows["n"] + rows["lacking"]).max()).to_numpy() & (rows["n"] > 0).to_numpy()
+    return table.on(~table.image_S | table.answered_PS[whole].all(axis=0)) if whole.any() else table
+
+
 def scores(cells: pd.DataFrame) -> Floats:
     """Each cell's score (columns correct, score): 0 or 1 as ``correct`` says where there is none of its own."""
     own, counted = cells["score"].to_numpy(dtype=np.float64), cells["correct"].to_numpy(dtype=np.float64)
@@ -130,6 +141,9 @@ def summarise(table: Answers) -> pd.DataFrame:
         difference, diff_low, diff_high (-1 to 1, paired bootstrap 95 %), relative_drop, drop_low, drop_high (percent
         of the baseline's accuracy, on the shared samples), p (exact McNemar, or paired bootstrap for soft scores),
         p_holm (corrected across the grid);
+        lacking (image questions that points have answered which racing did not stop, and this one has not), short
+        (bool: more than `LITTLE` of them, and not because it was stopped: its accuracy is one of other, perhaps
+        easier, questions);
         n_text_only, accuracy_text_only; flags ("; "-joined, empty where nothing is suspicious).
         The comparison is missing for the baseline itself.
     """
@@ -138,6 +152,9 @@ def summarise(table: Answers) -> pd.DataFrame:
     correct = images.correct_PS.sum(axis=1)
     failed = (~images.answered_PS & images.failed_S).sum(axis=1)
     n_text = texts.answered_PS.sum(axis=1)
+    state = _states(images, n, failed)
+    asked_S = images.answered_PS[state != STOPPED].any(axis=0)
+    lacking = (asked_S & ~images.answered_PS).sum(axis=1)
     interval = wilson(correct, n) if images.binary else bootstrap_mean(images.score_PS, images.answered_PS)
     rows = pd.DataFrame(
         {
@@ -153,11 +170,13 @@ def summarise(table: Answers) -> pd.DataFrame:
             "n_expected": len(images.samples),
             "correct": correct,
             "failed": failed,
-            "state": _states(images, n, failed),
+            "state": state,
             "accuracy": _share(images.score_PS.sum(axis=1), n),
             "ci_low": interval.low,
             "ci_high": interval.high,
             **_comparison(images),
+            "lacking": lacking,
+            "short": (lacking > LITTLE * asked_S.sum()) & (state != STOPPED) & (n > 0),
             "n_text_only": n_text,
             "accuracy_text_only": _share(texts.score_PS.sum(axis=1), n_text),
         }
@@ -281,8 +300,8 @@ def suspicions(rows: pd.DataFrame, counted: bool = True) -> list[str]:
     """What cannot be, or hardly can, of each row: a broken run looks like a result until somebody says so.
 
     Args:
-        rows: With baseline, strategy, params, layer, rank, n, correct, accuracy, lost and gained; may come from a file
-            that states accuracies without counts behind them.
+        rows: With baseline, strategy, params, layer, rank, n, correct, accuracy, lost and gained, and of our own runs
+            lacking, short and failed; may come from a file that states accuracies without counts behind them.
         counted: Whether an accuracy is a share of the answers; not where scores lie between 0 and 1.
 
     Returns:
@@ -305,6 +324,11 @@ def suspicions(rows: pd.DataFrame, counted: bool = True) -> list[str]:
         if same and not is_base and pd.notna(lost) and lost + gained > 0:
             found[place].append(f"nothing is pruned here, yet {lost + gained} answers differ from the un-pruned model")
 
+    if "short" in rows:
+        for texts, short, lacking, failed in zip(found, rows["short"], rows["lacking"], rows["failed"], strict=True):
+            if short:
+                why = f" ({failed} samples failed)" if failed else ""
+                texts.append(f"lacks {lacking} answers that other settings have{why}")
     place_of = pd.Series(range(len(rows)), index=rows.index)
     pruned = rows[~rows["baseline"] & ~untouched & (rows["n"] > 0)]
     for other in ("rank", "layer"):  # a curve: all but the other axis held fixed

@@ -12,14 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from orchestrator.store import Experiment
-from orchestrator.tables import write_table
+from orchestrator.store import UNREADABLE, Experiment
+from orchestrator.tables import PICTURES, read_columns, write_table
 from workers.work import content_key
 
 FOLDER = "pictures"
-PICTURES = pa.schema([("context", pa.string()), ("sample", pa.string()), ("webp", pa.binary())])
 
 
 def write_pictures(experiment: Experiment, pictures: Mapping[str, bytes]) -> None:
@@ -50,8 +48,9 @@ class Pictures:
             if path in self._read:
                 continue
             try:
-                names = pq.read_table(path, columns=["context", "sample"])
-            except (pa.ArrowException, OSError, KeyError):
+                names = self._columns(path, "context", "sample")
+            except UNREADABLE as error:
+                self._experiment.note(path, error)
                 continue
             self._read.add(path)
             for row in names.to_pylist():
@@ -78,7 +77,11 @@ class Pictures:
         if sample not in self._files:
             return None
         try:
-            table = pq.read_table(self._files[sample], columns=["sample", "webp"])
-        except (pa.ArrowException, OSError):  # deleted since
+            table = self._columns(self._files[sample], "sample", "webp")
+        except UNREADABLE:  # deleted since
             return None
         return next((row["webp"] for row in table.to_pylist() if row["sample"] == sample), None)
+
+    def _columns(self, path: Path, *names: str) -> pa.Table:
+        wanted = pa.schema([PICTURES.field(name) for name in names])
+        return read_columns(path, wanted, schema=PICTURES, seals=self._experiment.seals)

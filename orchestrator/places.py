@@ -13,6 +13,7 @@ from orchestrator.bucket import SCHEMES, Bucket, BucketBoard
 from orchestrator.disk import StoreError
 from orchestrator.lock import Board, FolderBoard, driver_line, held
 from orchestrator.store import Experiment
+from workers.foreign import expanded
 
 SEND_S = 5.0  # between two looks for new files while a sweep runs
 FETCH_S = 10.0  # between two looks for new cells while somebody watches
@@ -161,14 +162,14 @@ def watched(places: Iterable[Path]) -> Iterator[list[Path]]:
 
 
 def local_folder(place: Path) -> Path:
-    """The folder that a path or a ``file://`` URI names.
+    """The folder that a path, with or without ``~``, or a ``file://`` URI names.
 
     Raises:
         StoreError: A URI of another kind.
     """
     uri = uri_of(place)
     if uri is None:
-        return place
+        return expanded(place)
     scheme, _, rest = uri.partition("://")
     if scheme == "file":
         return Path("/" + unquote(rest).lstrip("/"))

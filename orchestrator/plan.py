@@ -48,6 +48,7 @@ class Plan:
     missing: int  # cells to compute
     work: Work  # of the missing cells
     bytes_on_disk: int  # that the missing cells will take
+    notes: tuple[str, ...] = ()  # one for each file of cells that cannot be read
 
 
 def make_plan(

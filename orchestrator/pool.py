@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.cluster import PoolError, resource, start_ray
 from orchestrator.dispatch import Dispatch, Job
 from orchestrator.limits import Limits, TimeLimit, alarm
-from orchestrator.losses import MACHINE_GONE, OUT_OF_REACH, given_up, no_answer, reason_of, timed_out, told
+from orchestrator.losses import MACHINE_GONE, OUT_OF_REACH, NoAnswer, given_up, no_answer, reason_of, remedy_of, told_of
 from orchestrator.progress import duration
 from orchestrator.seat import ENGINE, EngineFactory, Seat, engine_of
 from workers.checkpoints.layout import open_checkpoint
@@ -28,7 +28,7 @@ from workers.fingerprint import sources_hash
 from workers.models import ModelError
 from workers.prefetch import ahead
 from workers.tasks.base import DataError
-from workers.work import EngineSpec, UnitOutcome, WorkUnit
+from workers.work import DeviceLostError, EngineSpec, UnitOutcome, WorkUnit
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -60,7 +60,7 @@ class Pool(AbstractContextManager["Pool"]):
 
         Raises:
             ModelError, DataError: An engine could not be built.
-            PoolError: There is nobody to answer.
+            PoolError: There is nobody to answer, or building an engine raised something else.
         """
 
     def release(self) -> None:
@@ -100,15 +100,16 @@ class LocalPool(Pool):
 
     def _one_by_one(self, dispatch: Dispatch[None]) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
         while (job := dispatch.take(None, time.monotonic())) is not None:
-            limit = dispatch.limit(job)
+            limit_s = dispatch.limit(job)
             try:
-                with alarm(limit):
+                with alarm(limit_s):
                     outcome = self._engine.run(job.unit)
             except TimeLimit:
-                loss = dispatch.lose(None, machine=False, stuck=[job])
-                self._on_event(told(f"broken off ({no_answer(limit, [job])})", loss))
+                error = NoAnswer(limit_s, [job])
+                loss = dispatch.lose(None, machine=False, stuck=error.jobs)
+                self._on_event(told_of(f"broken off ({error})", loss))
                 for unit in loss.given_up:
-                    yield unit, timed_out(unit, limit)
+                    yield unit, given_up(unit, error)
             else:
                 dispatch.answer(None, job, time.monotonic())
                 yield job.unit, outcome
@@ -129,6 +130,16 @@ class _Share:
     @classmethod
     def of_cores(cls, cores: float) -> _Share:
         return cls(gpus=0, cpus=int(cores - 0.01) if cores > 1 else int(cores * 990) / 1000, threads=max(1, int(cores)))
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    """An actor, and what is known of it."""
+
+    actor: ActorHandle
+    name: str = ""  # for people; empty until it has loaded the model, and may be given work
+    loading_since: float | None = None  # None: it has no place in the cluster yet, or has loaded
+    silent: bool = False  # out of reach: Ray does not know yet whether it lives
 
 
 class RayPool(Pool):
@@ -167,7 +178,7 @@ class RayPool(Pool):
             PoolError: There is no cluster at the address, or not what is asked of it.
         """
         self._owns_cluster = start_ray(address)
-        self._actors: set[ActorHandle] = set()
+        self._workers: set[_Worker] = set()
         self._spec, self._engine, self._fixed = spec, engine, workers
         self._limits = limits or Limits()
         self._on_event, self._on_ready = on_event, on_ready
@@ -178,21 +189,14 @@ class RayPool(Pool):
             raise
         self.workers = self._wanted()
         self._in_hand = UNITS_OF_A_GPU if self._share.gpus else 1
-        self._staff: set[ActorHandle] = set()  # those that have answered
-        self._refs: dict[ObjectRef, tuple[ActorHandle, Job | None]] = {}  # None: the actor is starting
-        self._placing: set[ObjectRef] = set()  # those that say that an actor has a place
-        self._loading: dict[ActorHandle, float] = {}  # since when
-        self._names: dict[ActorHandle, str] = {}  # for people
-        self._silent: set[ActorHandle] = set()  # out of reach: Ray does not know yet whether they live
+        self._refs: dict[ObjectRef, tuple[_Worker, Job | None]] = {}  # None: the worker is starting
         self._failed_starts = 0
         self._is_ready = False
+        self._alone_since: float | None = time.monotonic()  # None: there is somebody, or it was said that nobody is
 
     def results(self, units: Iterable[WorkUnit], tried: Collection[str] = ()) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
-        import ray
-
-        dispatch: Dispatch[ActorHandle] = Dispatch(units, self._in_hand, self._limits.sample_s, tried)
+        dispatch: Dispatch[_Worker] = Dispatch(units, self._in_hand, self._limits.sample_s, tried)
         asked = -math.inf
-        alone_since, said = time.monotonic(), False
         while not dispatch.finished:
             now = time.monotonic()
             if now - asked > STAFF_S:
@@ -201,51 +205,81 @@ class RayPool(Pool):
             self._hand_out(dispatch, now)
             if dispatch.finished:
                 return
-            lost: dict[ActorHandle, Exception] = {}
-            for ref in _ready(self._refs):
-                actor, job = self._refs.pop(ref)
-                try:
-                    value = ray.get(ref)
-                except ray.exceptions.ActorUnavailableError:
-                    self._ask_again(actor)
-                    continue
-                except _lost_errors() as error:
-                    lost.setdefault(actor, error)
-                    continue
-                except ray.exceptions.RayTaskError as error:
-                    if isinstance(error.cause, ModelError | DataError):
-                        raise error.cause from None
-                    raise
-                if actor in self._silent:  # alive after all, but what it answered meanwhile is lost
-                    lost.setdefault(actor, ConnectionError(OUT_OF_REACH))
-                elif ref in self._placing:
-                    self._placing.discard(ref)
-                    self._loading[actor] = now
-                elif job is None:
-                    self._greet(actor, value)
-                elif dispatch.answer(actor, job, time.monotonic()):
-                    yield job.unit, value
-            for actor, cause in lost.items():
-                yield from self._bury(actor, cause, dispatch)
-            yield from self._end_the_stuck(dispatch)
+            lost: dict[_Worker, Exception] = {}
+            yield from self._collect(dispatch, lost)
+            self._find_the_stuck(dispatch, lost)
+            for worker, error in lost.items():
+                yield from self._bury(worker, error, dispatch)
             if lost:
                 self._hire()
-            if self._staff:
-                alone_since, said = now, False
-            elif not said and now - alone_since > PATIENCE_S:
-                self._on_event(
-                    "no worker is left: waiting until the cluster has room for one; what is finished is on disk"
-                    if self._is_ready
-                    else f"still waiting for the first of {self.workers} workers: loading, or no room in the cluster"
-                )
-                said = True
+            self._say_if_alone(now)
+
+    def _collect(
+        self, dispatch: Dispatch[_Worker], lost: dict[_Worker, Exception]
+    ) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
+        """What has been answered; who turns out to be ``lost``, and why, is added there."""
+        import ray
+
+        for ref in _ready(self._refs):
+            worker, job = self._refs.pop(ref)
+            try:
+                value = ray.get(ref)
+            except ray.exceptions.ActorUnavailableError:
+                self._ask_again(worker)
+                continue
+            except _lost_errors() as error:
+                lost.setdefault(worker, error)
+                continue
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, DeviceLostError):
+                    lost.setdefault(worker, error.cause)
+                    continue
+                if isinstance(error.cause, ModelError | DataError | PoolError):
+                    raise error.cause from None
+                raise
+            if worker.silent:  # alive after all, but what it answered meanwhile is lost
+                lost.setdefault(worker, ConnectionError(OUT_OF_REACH))
+            elif job is None:
+                self._greet(worker, value)
+            elif dispatch.answer(worker, job, time.monotonic()):
+                yield job.unit, value
+
+    def _find_the_stuck(self, dispatch: Dispatch[_Worker], lost: dict[_Worker, Exception]) -> None:
+        """Say who is waited for, and add to ``lost`` whom nobody should wait for any more."""
+        import ray
+
+        now = time.monotonic()
+        for worker, job, age in dispatch.slow(now):
+            limit = duration(dispatch.limit(job))
+            self._on_event(f"{worker.name}: {no_answer(age, [job])}; it is replaced after {limit}")
+        for worker, jobs in dispatch.stuck(now).items():
+            refs = [ref for ref, (other, job) in self._refs.items() if other is worker and job in jobs]
+            if not (refs and ray.wait(refs, timeout=0)[0]):  # else it has answered, and this process was held up
+                lost.setdefault(worker, NoAnswer(max(map(dispatch.limit, jobs)), jobs))
+        for worker in self._workers:
+            if worker.loading_since is not None and now - worker.loading_since > self._limits.load_s:
+                text = f"the model was not there after {duration(self._limits.load_s)}"
+                lost.setdefault(worker, TimeoutError(text))
+
+    def _say_if_alone(self, now: float) -> None:
+        if any(worker.name for worker in self._workers):
+            self._alone_since = now
+        elif self._alone_since is not None and now - self._alone_since > PATIENCE_S:
+            self._alone_since = None
+            if self._is_ready:
+                what = "no worker is left: waiting until the cluster has room for one; what is finished is on disk"
+            elif any(worker.loading_since for worker in self._workers):
+                what = f"still waiting for the first of {self.workers} workers to load the model"
+            else:
+                what = f"still waiting for the first of {self.workers} workers: no room in the cluster"
+            self._on_event(what)
 
     def release(self) -> None:
         import ray
 
-        for actor in self._actors:
-            ray.kill(actor)
-        self._actors = set()
+        for worker in self._workers:
+            ray.kill(worker.actor)
+        self._workers = set()
 
     def close(self) -> None:
         import ray
@@ -294,19 +328,18 @@ class RayPool(Pool):
         share = self._share
         options: dict[str, Any] = {"num_gpus": share.gpus, "num_cpus": share.cpus, "max_concurrency": self._in_hand}
         remote = ray.remote(max_restarts=0, max_task_retries=0, **options)(Seat)
-        for _ in range(self._wanted() - len(self._actors)):
+        for _ in range(self._wanted() - len(self._workers)):
             actor: Any = remote.remote(self._engine, self._spec, share.threads, share.gpus)
-            self._actors.add(actor)
-            placed = actor.here.remote()
-            self._placing.add(placed)
-            self._refs[placed] = self._refs[actor.identity.remote()] = (actor, None)
+            worker = _Worker(actor)
+            self._workers.add(worker)
+            self._refs[actor.here.remote()] = self._refs[actor.identity.remote()] = (worker, None)
 
-    def _ask_again(self, actor: ActorHandle) -> None:
-        """An actor is out of reach. The answer to another call says whether it is dead, and whether alone."""
-        self._silent.add(actor)
-        if (actor, None) not in self._refs.values():
+    def _ask_again(self, worker: _Worker) -> None:
+        """One is out of reach. The answer to another call says whether it is dead, and whether alone."""
+        worker.silent = True
+        if (worker, None) not in self._refs.values():
             time.sleep(ASK_AGAIN_S)
-            self._refs[actor.identity.remote()] = (actor, None)
+            self._refs[worker.actor.identity.remote()] = (worker, None)
 
     def _has_ray(self) -> bool:
         """Whether the raylet lives that this process talks to."""
@@ -315,88 +348,61 @@ class RayPool(Pool):
         home = ray.get_runtime_context().get_node_id()
         return any(node["Alive"] and node["NodeID"] == home for node in ray.nodes())
 
-    def _hand_out(self, dispatch: Dispatch[ActorHandle], now: float) -> None:
+    def _hand_out(self, dispatch: Dispatch[_Worker], now: float) -> None:
         """Give units to all who have room, in rounds, so that nobody goes without while another one has two."""
         for _ in range(self._in_hand):
-            for actor in sorted(self._staff - self._silent, key=dispatch.load):
-                if (job := dispatch.take(actor, now)) is not None:
-                    self._refs[actor.run.remote(job.unit)] = (actor, job)
+            free = [worker for worker in self._workers if worker.name and not worker.silent]
+            for worker in sorted(free, key=dispatch.load):
+                if (job := dispatch.take(worker, now)) is not None:
+                    self._refs[worker.actor.run.remote(job.unit)] = (worker, job)
 
-    def _greet(self, actor: ActorHandle, identity: dict[str, str]) -> None:
-        """Trust an actor only if it runs the code that this process planned with."""
+    def _greet(self, worker: _Worker, identity: dict[str, str] | None) -> None:
+        """One has its place, or has loaded the model. Trust it if it runs the code that this process planned with."""
+        if identity is None:
+            worker.loading_since = time.monotonic()
+            return
         if identity["sources_hash"] != sources_hash():
             raise PoolError(
                 f"a worker on {identity.get('host', 'another host')} runs other sources of strategies/ and workers/ "
                 "than this process; install the same version there, or submit with `ray job submit --working-dir .`"
             )
         self._failed_starts = 0
-        self._loading.pop(actor, None)
-        self._staff.add(actor)
-        self._names[actor] = f"process {identity.get('pid', '?')} on {identity.get('host', '?')}"
+        worker.loading_since = None
+        worker.name = f"process {identity.get('pid', '?')} on {identity.get('host', '?')}"
         if not self._is_ready:
             self._is_ready = True
             self._on_ready()
 
-    def _end_the_stuck(self, dispatch: Dispatch[ActorHandle]) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
-        """Say who is waited for, and end whom nobody should wait for any more."""
-        import ray
-
-        now = time.monotonic()
-        for actor, job, age in dispatch.slow(now):
-            limit = duration(dispatch.limit(job))
-            self._on_event(f"{self._names[actor]}: {no_answer(age, [job])}; it is replaced after {limit}")
-        stuck = dispatch.stuck(now)
-        for actor, jobs in stuck.items():
-            own = [ref for ref, (other, _) in self._refs.items() if other is actor]
-            if own and ray.wait(own, timeout=0)[0]:
-                continue  # it has answered: it was this process that was held up
-            limit_s = max(dispatch.limit(job) for job in jobs)
-            yield from self._bury(actor, TimeoutError(no_answer(limit_s, jobs)), dispatch, jobs, limit_s)
-        slow = [actor for actor, since in self._loading.items() if now - since > self._limits.load_s]
-        for actor in slow:
-            error = TimeoutError(f"the model was not there after {duration(self._limits.load_s)}")
-            yield from self._bury(actor, error, dispatch)
-        if stuck or slow:
-            self._hire()
-
     def _bury(
-        self,
-        actor: ActorHandle,
-        error: Exception,
-        dispatch: Dispatch[ActorHandle],
-        stuck: Collection[Job] = (),
-        limit_s: float = 0.0,
+        self, worker: _Worker, error: Exception, dispatch: Dispatch[_Worker]
     ) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
-        """An actor is lost, or was ended because it was ``stuck`` over some jobs: see to its units."""
+        """One is lost, or gives no answer: end it, and see to its units."""
         import ray
 
-        ray.kill(actor)  # it may only be out of reach, and hold its GPU for ever
-        self._actors.discard(actor)
-        self._silent.discard(actor)
-        self._loading.pop(actor, None)
-        self._refs = {ref: (other, job) for ref, (other, job) in self._refs.items() if other is not actor}
-        self._placing &= self._refs.keys()
-        reason = str(error) if isinstance(error, TimeoutError) else reason_of(error)
+        ray.kill(worker.actor)  # it may only be out of reach, or hang, and hold its GPU for ever
+        self._workers.discard(worker)
+        self._refs = {ref: (other, job) for ref, (other, job) in self._refs.items() if other is not worker}
+        reason = reason_of(error)
         if reason == MACHINE_GONE and not self._has_ray():
             raise PoolError(
                 "Ray's process on this machine has ended, and no worker can start without it; what was answered is "
                 "kept: give the same command again"
             )
-        if actor not in self._staff:
+        if not worker.name:
             self._on_event(f"a worker was lost while it loaded the model ({reason}); starting another")
             self._failed_starts += reason != MACHINE_GONE
             if self._failed_starts >= MAX_FAILED_STARTS:
                 raise PoolError(
                     f"{self._failed_starts} workers in a row were lost while loading the model ({reason}); "
-                    "is there memory enough? Fewer --workers need less"
+                    f"{remedy_of(error)}"
                 )
             return
-        self._staff.discard(actor)
-        name = self._names.pop(actor)
-        loss = dispatch.lose(actor, machine=reason in (MACHINE_GONE, OUT_OF_REACH), stuck=stuck)
-        self._on_event(told(f"{name} was ended ({reason})" if stuck else f"a worker was lost ({reason})", loss))
+        stuck = error.jobs if isinstance(error, NoAnswer) else ()
+        loss = dispatch.lose(worker, machine=reason in (MACHINE_GONE, OUT_OF_REACH), stuck=stuck)
+        what = f"{worker.name} was ended" if stuck else "a worker was lost"
+        self._on_event(told_of(f"{what} ({reason})", loss))
         for unit in loss.given_up:
-            yield unit, timed_out(unit, limit_s) if stuck else given_up(unit, reason)
+            yield unit, given_up(unit, error)
 
 
 def _room(spec: EngineSpec, memory_bytes: float) -> int:

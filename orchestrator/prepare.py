@@ -12,10 +12,12 @@ from orchestrator.chosen_by import chosen_by
 from orchestrator.manifest import Manifest
 from orchestrator.spec import SweepSpec
 from strategies import catalog
-from workers.checkpoints.layout import open_checkpoint
-from workers.fingerprint import data_fingerprint, model_fingerprint, sources_hash
+from workers.checkpoints.contents import check_checkpoint
+from workers.checkpoints.layout import base_notes, open_checkpoint
+from workers.fingerprint import model_fingerprint, sources_hash, whole_data_fingerprint
+from workers.rules import prompt_fingerprint, scorer_fingerprint
 from workers.tasks.base import Sample
-from workers.tasks.catalog import load_benchmark
+from workers.tasks.catalog import load_benchmark, scorer_of
 from workers.work import BASELINE, GridPoint
 
 RECORDED_VERSIONS = ("saccade", "torch", "transformers", "ray", "numpy", "pandas", "pyarrow")
@@ -44,7 +46,7 @@ def prepare(spec: SweepSpec) -> Prepared:
         ModelError, DataError: Files are missing or damaged.
     """
     checkpoint = open_checkpoint(spec.engine.model)
-    checkpoint.check()
+    check_checkpoint(checkpoint)
     benchmark = load_benchmark(spec.engine.task)
     everything = benchmark.samples
     manifest = Manifest(
@@ -55,7 +57,9 @@ def prepare(spec: SweepSpec) -> Prepared:
         chosen_by=tuple(chosen_by(point) for point in spec.points),
         model_fingerprint=model_fingerprint(checkpoint),
         # Of all samples, not only of this sweep's, so that asking more of them continues the same cells.
-        data_fingerprint=data_fingerprint(everything),
+        data_fingerprint=whole_data_fingerprint(everything),
+        prompt_fingerprint=prompt_fingerprint(spec.engine.task.conversation, spec.engine.task.single_prediction),
+        scorer_fingerprint=scorer_fingerprint(scorer_of(spec.engine.task)),
         model_facts=tuple(asdict(spec.facts).items()),
         sources_hash=sources_hash(),
         versions=tuple(_versions()),
@@ -65,7 +69,7 @@ def prepare(spec: SweepSpec) -> Prepared:
         samples=everything[: spec.sample_limit],
         available=len(everything),
         manifest=manifest,
-        notes=(*benchmark.notes, *_too_many(spec, len(everything))),
+        notes=(*base_notes(checkpoint), *benchmark.notes, *_too_many(spec, len(everything))),
     )
 
 

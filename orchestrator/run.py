@@ -6,14 +6,14 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
 
 from orchestrator.cluster import IN_A_JOB
-from orchestrator.faults import TIMED_OUT, FaultWatch
+from orchestrator.faults import NO_ANSWER, FaultWatch
 from orchestrator.limits import Limits
 from orchestrator.plan import Plan, make_plan
 from orchestrator.policy import Policy
@@ -71,7 +71,8 @@ def plan_and_stops(prepared: Prepared, out: Path, workers: int) -> tuple[Plan, S
     experiment = Experiment(out, prepared.manifest.to_json(), prepared.samples) if old else None
     done = experiment.done() if experiment else {}
     policy = _policy(prepared, experiment)
-    return _plan(prepared, policy, done, workers), policy.stops(done)
+    plan = _plan(prepared, policy, done, workers)
+    return replace(plan, notes=experiment.notes if experiment else ()), policy.stops(done)
 
 
 def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Console) -> RunResult:
@@ -116,12 +117,13 @@ class _Sweep:
     def __init__(self, prepared: Prepared, out: Path, options: RunOptions) -> None:
         self._prepared, self._options = prepared, options
         self.experiment = Experiment.create(out, prepared.manifest, prepared.samples)
+        aside = self.experiment.set_damaged_aside()
         self._done = self.experiment.done()
         self._policy = _policy(prepared, self.experiment)
         self._mirror = None if options.local else TuneMirror(self.experiment, prepared.spec.callbacks)
         self._recorder = PictureRecorder(self.experiment, prepared.samples, options.pictures)
         self.computed = self.failed = self.peak_bytes = 0
-        self.warnings = list(prepared.notes)
+        self.warnings = [*prepared.notes, *aside]
 
     def plan(self, workers: int) -> Plan:
         return _plan(self._prepared, self._policy, self._done, workers)
@@ -173,7 +175,7 @@ class _Sweep:
         """Write what the pool answers, and tell everybody."""
         failures = self.experiment.failures()
         watch = FaultWatch(len(self._prepared.samples), failures["sample"] if self._done else ())
-        tried = frozenset(failures["sample"][failures["kind"] == TIMED_OUT])
+        tried = frozenset(failures["sample"][failures["kind"] == NO_ANSWER])
         policy, skipped = self._policy, 0
         for unit, outcome in pool.results(policy.units(plan.units), tried):
             self.experiment.write(unit, outcome)

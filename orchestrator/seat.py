@@ -9,6 +9,10 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
+from orchestrator.cluster import PoolError
+from orchestrator.faults import is_of_the_machine, told
+from workers.models import ModelError
+from workers.tasks.base import DataError
 from workers.work import DeviceLostError, EngineSpec, UnitOutcome, WorkUnit
 
 log = logging.getLogger(f"saccade.{__name__}")
@@ -43,6 +47,12 @@ class Seat:
         """It has a place, and a process."""
 
     def identity(self) -> dict[str, str]:
+        """Who it is, once the model is loaded.
+
+        Raises:
+            ModelError, DataError, PoolError: The next worker would fail over the same.
+            DeviceLostError: Another one may do better.
+        """
         with self._turn:
             if self._engine is None:
                 self._engine = self._loaded(*self._arguments)
@@ -50,11 +60,18 @@ class Seat:
 
     @staticmethod
     def _loaded(engine: EngineFactory, spec: EngineSpec, threads: int | None, gpu_share: float) -> EngineLike:
-        if 0 < gpu_share < 1:
-            from workers.memory import share_gpu  # brings torch along
+        try:
+            if 0 < gpu_share < 1:
+                from workers.memory import share_gpu  # brings torch along
 
-            share_gpu(gpu_share)
-        return engine_of(engine)(spec, None, threads)
+                share_gpu(gpu_share)
+            return engine_of(engine)(spec, None, threads)
+        except (ModelError, DataError):
+            raise
+        except Exception as error:  # whatever loading raises, the next worker would raise as well
+            if is_of_the_machine(error):
+                raise DeviceLostError(told(error)) from None
+            raise PoolError(f"a worker could not load the model: {told(error)}") from None
 
     def run(self, unit: WorkUnit) -> UnitOutcome:
         assert self._engine is not None, "only who has said who it is is given work"

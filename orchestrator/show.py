@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from orchestrator.progress import duration
+from orchestrator.provenance import ways_text
 from orchestrator.stops import STOPPED, read_stops
 from strategies import catalog
 
@@ -56,7 +57,7 @@ def show_plan(console: Console, prepared: Prepared, plan: Plan, folder: Path, st
     for row in rows:
         table.add_row(*row)
     console.print(table, highlight=False, soft_wrap=True)
-    show_notes(console, prepared.notes)
+    show_notes(console, (*prepared.notes, *plan.notes))
     for budget in spec.budgets:
         console.print(
             f"tokens {budget.tokens:g} at layer {budget.layer}: rank {budget.rank}, an average of {budget.average:.1f} "
@@ -185,6 +186,8 @@ def show_status(console: Console, experiment: Experiment, driver: str | None = N
             highlight=False,
             soft_wrap=True,
         )
+    if ways := ways_text(experiment):
+        console.print(ways, highlight=False, markup=False, soft_wrap=True)
     show_notes(console, experiment.notes)
 
 
@@ -198,7 +201,8 @@ def _last_written(experiment: Experiment) -> str:
 
 def show_notes(console: Console, notes: Iterable[str]) -> None:
     for note in notes:
-        console.print(f"[yellow]note[/] {note}", highlight=False, soft_wrap=True)
+        console.print("[yellow]note[/] ", end="", highlight=False)
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
 def show_merged(console: Console, merged: Merged) -> None:

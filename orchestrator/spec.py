@@ -29,6 +29,7 @@ from strategies.catalog import Strategy
 from strategies.suggestion import near
 from workers.checkpoints.layout import Checkpoint, open_checkpoint
 from workers.embedded.location import DATA_DIR, MODEL_DIR
+from workers.foreign import expanded
 from workers.models import ModelError, ModelFacts
 from workers.tasks.base import DataError
 from workers.tasks.catalog import resolved
@@ -134,7 +135,7 @@ def shipped_sweeps() -> list[str]:
 
 def _find(source: str | Path) -> tuple[str, str]:
     """The file's name for messages, and its text."""
-    path = Path(source)
+    path = expanded(Path(source))
     try:
         if path.is_file():
             return str(source), read_text(path)
@@ -174,7 +175,7 @@ def _task(document: Document) -> TaskSpec:
     assert data is not None
     return TaskSpec(
         name=task.name,
-        data=str(DATA_DIR if data == EMBEDDED else Path(data).absolute()),
+        data=str(DATA_DIR if data == EMBEDDED else expanded(Path(data)).absolute()),
         questions=task.questions,
         split=task.split,
         conversation=task.conversation,

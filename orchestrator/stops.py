@@ -6,8 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pydantic import BaseModel, StrictStr
+
+from orchestrator.description import Size
 from orchestrator.disk import write_whole
 from orchestrator.racing import RacingRule
+from orchestrator.side_files import read_side_file
 from orchestrator.store import Experiment
 
 RACING = "racing.json"
@@ -42,16 +46,21 @@ def write_stops(experiment: Experiment, stops: Stops | None) -> None:
         write_whole(path, json.dumps(stops.to_json() if stops else {}, indent=1).encode())
 
 
+class _Record(BaseModel):
+    """The file; empty where nothing is stopped."""
+
+    rule: RacingRule | None = None
+    stopped: dict[StrictStr, Size] = {}
+    cells: Size = 0
+    saved_cells: Size = 0
+
+
 def read_stops(experiment: Experiment) -> Stops | None:
-    """What racing has decided about an experiment; None where it was not on, or its file is not whole."""
-    try:
-        value = json.loads((experiment.path / RACING).read_text(encoding="utf-8"))
-        stopped = {str(key): int(samples) for key, samples in value["stopped"].items()}
-        return Stops(
-            rule=RacingRule(**value["rule"]), stopped=stopped, cells=value["cells"], saved=value["saved_cells"]
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    """What racing has decided about an experiment; None where it was not on, or its file is noted as damaged."""
+    record = read_side_file(experiment, RACING, _Record, "the same `saccade run` writes it again")
+    if record is None or record.rule is None:
         return None
+    return Stops(rule=record.rule, stopped=record.stopped, cells=record.cells, saved=record.saved_cells)
 
 
 def stopped_points(experiment: Experiment) -> frozenset[str]:

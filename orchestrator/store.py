@@ -1,9 +1,9 @@
 """Results on disk: one directory per experiment, cells in parquet files that are written whole.
 
-A cell is addressed by its content: (context, source, point, sample). The context names the model, the data and all of
-the engine's settings that decide an answer, but no path, so a directory may be moved and merged. Whatever is on disk
-under another address stays there and is not read: resuming, adding grid points and adding samples are all "compute
-the cells that are missing".
+A cell is addressed by its content: (context, source, point, sample). The context names the model, the data, the rules
+and all settings that decide an answer, but no path, so a directory may be moved and merged. Whatever is on disk under
+another address stays there and is not read: resuming, adding grid points and adding samples are all "compute the cells
+that are missing". What is not as it was written is not read either: it is noted, and counts as missing.
 
     EXPERIMENT/sweep.yaml        the resolved sweep
                samples.parquet   the samples of the sweep, in the order of the benchmark's file
@@ -16,6 +16,7 @@ the cells that are missing".
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -25,10 +26,11 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 
-from orchestrator.disk import StoreError, is_vacant, make_folder, write_whole
-from orchestrator.manifest import SCHEMA_VERSION, Manifest
+from orchestrator.description import DamagedDescriptionError, read_description, write_description
+from orchestrator.disk import StoreError, is_vacant, make_folder
+from orchestrator.manifest import FORMAT, Manifest
+from orchestrator.seals import DamagedError
 from orchestrator.tables import (
     ADDRESS,
     CELLS,
@@ -36,15 +38,19 @@ from orchestrator.tables import (
     KEPT,
     MEASURES,
     SAMPLES,
-    ends_well,
+    SCHEMAS,
+    check_file,
+    mask_bits,
     read_columns,
+    read_whole,
     samples_table,
     write_table,
 )
 from workers.tasks.base import Sample
 from workers.work import EngineSpec, GridPoint, UnitOutcome, WorkUnit, content_key
 
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where there is one: 3,000 points take a second
+BESIDE = ("kept", "measures")  # what a file of cells has beside it, under the same name
+UNREADABLE = (DamagedError, OSError)
 
 
 class Experiment:
@@ -64,6 +70,7 @@ class Experiment:
         self.spec = EngineSpec.from_json(meta["engine"])
         self.points: tuple[GridPoint, ...] = tuple(GridPoint.from_json(point) for point in meta["points"])
         self.sources: dict[str, str] = {point["key"]: point["source"] for point in meta["points"]}  # by point
+        self.seals = meta["format"] >= 2  # whether each of its files has a digest
         self._notes: dict[Path, str] = {}
 
     # -- making and opening -------------------------------------------------------------------------------------
@@ -76,28 +83,7 @@ class Experiment:
             StoreError: ``path`` is not an experiment, or one of another format.
         """
         path = Path(path)
-        manifest = path / "sweep.yaml"
-        if not manifest.is_file():
-            what = "is not an experiment directory: it has no sweep.yaml" if path.is_dir() else "does not exist"
-            raise StoreError(f"{path}: {what}. `saccade run` makes one, by default under ./experiments")
-        try:
-            meta = yaml.load(manifest.read_text(encoding="utf-8"), Loader=_LOADER)  # safe: either is
-            if not isinstance(meta, dict) or "format" not in meta:
-                raise StoreError(
-                    f"{path}: is not an experiment directory: its sweep.yaml was not written by `saccade run`"
-                )
-            if meta["format"] != SCHEMA_VERSION:
-                raise StoreError(
-                    f"{manifest}: has format {meta['format']}, and this version of saccade reads {SCHEMA_VERSION}: "
-                    "use the version that wrote it, or run the sweep again with another --out"
-                )
-            return cls(path, meta)
-        except (yaml.YAMLError, KeyError, TypeError) as error:
-            reason = " ".join(str(error).split())
-            raise StoreError(
-                f"{manifest}: is damaged ({reason}); run the same sweep with the same --out to write it again "
-                "(the cells are kept)"
-            ) from error
+        return cls(path, read_description(path))
 
     @classmethod
     def create(cls, path: str | Path, manifest: Manifest, samples: Sequence[Sample]) -> Experiment:
@@ -121,8 +107,7 @@ class Experiment:
         for folder in ("cells", "kept", "failures", "measures"):
             make_folder(path / folder)
         write_table(path / "samples.parquet", samples_table(samples))
-        text = "# Written by `saccade run`. Cells are addressed by what stands here: change the sweep file instead.\n"
-        write_whole(path / "sweep.yaml", (text + yaml.safe_dump(meta, sort_keys=False)).encode())
+        write_description(path, meta, "run")
         return cls(path, meta, samples)
 
     # -- writing ------------------------------------------------------------------------------------------------
@@ -154,7 +139,7 @@ class Experiment:
             write_table(self.path / "failures" / name, pa.Table.from_pylist(failed, schema=FAILURES))
         if rows:
             table = pa.Table.from_pylist(rows, schema=CELLS)
-            stated = {"worker": outcome.worker, "seconds": str(outcome.seconds)}
+            stated = {**dict(outcome.made_by), "worker": outcome.worker, "seconds": str(outcome.seconds)}
             write_table(self.path / "cells" / name, table.replace_schema_metadata(stated))
 
     # -- reading ------------------------------------------------------------------------------------------------
@@ -164,14 +149,21 @@ class Experiment:
         """The samples of the sweep, one row each, in the order of the benchmark's file (columns: SAMPLES)."""
         if self._own is not None:
             return self._own
+        return _frame(self.samples_table()).sort_values("position", ignore_index=True)
+
+    def samples_table(self) -> pa.Table:
+        """`samples` as they lie on disk.
+
+        Raises:
+            StoreError: They cannot be read.
+        """
         try:
-            table = read_columns(self.path / "samples.parquet", SAMPLES)
-        except (pa.ArrowException, OSError) as error:
+            return read_columns(self.path / "samples.parquet", SAMPLES, schema=SAMPLES, seals=self.seals)
+        except UNREADABLE as error:
             raise StoreError(
                 f"{self.path / 'samples.parquet'}: cannot be read; run the same sweep with the same --out to write it "
                 "again (the cells are kept)"
             ) from error
-        return _frame(table).sort_values("position", ignore_index=True)
 
     def cells(
         self,
@@ -210,7 +202,7 @@ class Experiment:
             unanswered: Ids of the samples that lack a cell, where the caller knows them; else the cells are read.
         """
         files = sorted(self.files("failures"), key=lambda path: path.stat().st_mtime_ns)
-        tables = list(self._tables(files, FAILURES, FAILURES.names))
+        tables = list(self._tables("failures", files, FAILURES.names))
         frame = _frame(pa.concat_tables(tables) if tables else FAILURES.empty_table())
         frame = frame[frame["context"] == self.context].drop_duplicates("sample", keep="last")
         order = {sample: place for place, sample in enumerate(self.samples["id"])}
@@ -232,7 +224,7 @@ class Experiment:
 
     def unread(self) -> int:
         """How many cells of the same model, data and settings are of other samples or grid points than this sweep."""
-        tables = list(self._tables(self.files("cells"), CELLS, [name for name, _ in ADDRESS]))
+        tables = list(self._tables("cells", self.files("cells"), [name for name, _ in ADDRESS]))
         table = pa.concat_tables(tables) if tables else pa.schema(ADDRESS).empty_table()
         table = table.filter(pc.equal(table["context"], self.context))
         other = table.filter(pc.invert(self._order(table)["current"]))
@@ -243,10 +235,24 @@ class Experiment:
         """One line per file that reading had to leave out, so far."""
         return tuple(self._notes.values())
 
-    def note(self, path: Path, error: Exception) -> None:
+    def note(self, path: Path, error: Exception, remedy: str = "") -> None:
         """Remember that a file had to be left out."""
-        reason = " ".join(str(error).split())[:100]
-        self._notes[path] = f"{path}: left out, not a whole file of cells ({reason})"
+        reason = " ".join(str(error).split()).removeprefix(f"{path}: ")[:160]
+        if path.parent.name in ("cells", *BESIDE):
+            remedy = "`saccade run` computes its cells again"
+        self._notes[path] = f"{path}: left out: {reason}{'; ' * bool(remedy)}{remedy}"
+
+    def forget(self, path: Path) -> None:
+        """A file is whole again."""
+        self._notes.pop(path, None)
+
+    def check(self, path: Path) -> None:
+        """See that a file of one of the experiment's folders is as it was written.
+
+        Raises:
+            DamagedError, OSError: It is not; see `orchestrator.tables.check_file`.
+        """
+        check_file(path, SCHEMAS[path.parent.name], self.seals)
 
     def files(self, folder: str) -> list[Path]:
         """The parquet files of a folder, by name."""
@@ -273,7 +279,7 @@ class Experiment:
         needed = list(dict.fromkeys(["context", "source", "point", "sample", *wanted]))
         wanted_rows = [("point", points), ("sample", samples)]
         rows = [(name, "in", list(names)) for name, names in wanted_rows if names is not None]
-        tables = list(self._tables(filter(only, self.files(folder)), schema, needed, rows))
+        tables = list(self._tables(folder, filter(only, self.files(folder)), needed, rows))
         table = pa.concat_tables(tables) if tables else pa.schema([schema.field(n) for n in needed]).empty_table()
         table = table.filter(pc.equal(table["context"], self.context))
         order = self._order(table)
@@ -294,29 +300,91 @@ class Experiment:
         return pa.table({"point": point, "sample": sample, "current": pc.and_(same, pc.is_valid(sample))})
 
     def _has_all(self, cells: Path) -> bool:
-        """Whether the masks and measures of a file of cells are there to their ends; what is not is noted."""
-        masks, measures = (self.path / folder / cells.name for folder in ("kept", "measures"))
-        broken = [path for path in (masks, *([measures] if measures.exists() else ())) if not ends_well(path)]
-        for path in broken:
-            self._notes[path] = f"{path}: missing or not a whole file; `saccade run` computes its cells again"
-        return not broken
+        """Whether a file of cells and what stands beside it are as they were written; what is not is noted."""
+        damaged = self.damage(cells.name)
+        for path, error in damaged.items():
+            self.note(path, error)
+        return not damaged
+
+    def damage(self, name: str) -> dict[Path, Exception]:
+        """What is wrong with the cells of one name, and with what stands beside them."""
+        found: dict[Path, Exception] = {}
+        for folder in ("cells", *BESIDE):
+            path = self.path / folder / name
+            try:
+                self.check(path)
+            except FileNotFoundError:
+                if folder == "kept":
+                    found[path] = DamagedError("is missing")
+            except UNREADABLE as error:
+                found[path] = error
+        if not self.seals and not found:
+            cells, kept = (
+                read_whole(self.path / folder / name, SCHEMAS[folder], False) for folder in ("cells", "kept")
+            )
+            if not masks_fit(cells, kept):
+                found[self.path / "kept" / name] = DamagedError("its masks keep other numbers of tokens than the cells")
+        return found
+
+    def set_damaged_aside(self) -> tuple[str, ...]:
+        """Give what is damaged another name, under which nothing reads it, so that its cells are computed again.
+
+        Cells and what stands beside them go together. Nothing is deleted; what may not be read stays as it is.
+
+        Returns:
+            A line for each.
+        """
+        lines = []
+        for cells in self.files("cells"):
+            found = self.damage(cells.name)
+            if not any(isinstance(error, DamagedError) for error in found.values()):
+                continue
+            for folder in ("cells", *BESIDE):
+                _set_aside(self.path / folder / cells.name)
+            lines += [f"{path}: {error}: set aside, its cells count as missing" for path, error in found.items()]
+        for folder in ("failures", "pictures"):
+            for path in self.files(folder):
+                try:
+                    self.check(path)
+                except DamagedError as error:
+                    _set_aside(path)
+                    lines.append(f"{path}: {error}: set aside")
+                except OSError:
+                    continue
+        return tuple(lines)
 
     def _tables(
         self,
+        folder: str,
         files: Iterable[Path],
-        schema: pa.Schema,
-        columns: list[str],
+        columns: Sequence[str],
         rows: Sequence[tuple[str, str, list[str]]] = (),
     ) -> Iterator[pa.Table]:
-        """Read files, or those of their ``rows`` that pass pyarrow's filters; what is not one of ours is noted."""
+        """Read files, or those of their ``rows`` that pass pyarrow's filters; what is not as it was is noted."""
+        schema = SCHEMAS[folder]
         wanted = pa.schema([schema.field(name) for name in columns])
         for path in files:
             try:
-                yield read_columns(path, wanted, rows)
+                yield read_columns(path, wanted, rows, schema=schema, seals=self.seals)
+                self.forget(path)
             except FileNotFoundError:
                 continue  # deleted since we looked
-            except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            except UNREADABLE as error:
                 self.note(path, error)
+
+
+def masks_fit(cells: pa.Table, kept: pa.Table) -> bool:
+    """Whether each cell has a mask, which keeps as many tokens as the cell says."""
+    names = [name for name, _ in ADDRESS]
+    counted = kept.select(names).append_column("bits", mask_bits(kept["kept_mask"]))
+    both = cells.select([*names, "tokens_kept"]).join(counted, names)
+    return pc.all(pc.equal(both["bits"], both["tokens_kept"]), skip_nulls=False).as_py() is True
+
+
+def _set_aside(path: Path) -> None:
+    """The same bytes twice get the same name, as where a bucket brings them back."""
+    if path.exists():
+        path.replace(path.with_name(f"{path.name}.{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.damaged"))
 
 
 def names_apart(experiments: Sequence[Experiment]) -> list[str]:
@@ -345,19 +413,24 @@ def check_target(path: Path, manifest: Manifest) -> dict[str, Any] | None:
             raise StoreError(f"{path}: is not empty and not an experiment; give --out a new directory")
         return None
     try:
-        old = Experiment.open(path).meta
-    except StoreError as error:
-        if error.__cause__ is None:
-            raise
-        return None  # damaged: written again from the sweep file
+        old = read_description(path)
+    except DamagedDescriptionError:
+        return None  # written again from the sweep file
+    if old["format"] != FORMAT:
+        raise StoreError(
+            f"{path}: has format {old['format']}, whose cells do not say by which rules they were computed: "
+            f"`saccade migrate {path} --out {path}.{FORMAT}` makes a directory to go on with; reading needs none"
+        )
     if old["context"] == manifest.context:
         return old
-    before, now = old.get("context_parts", {}), manifest.parts
-    changed = [name for name in now if before.get(name) != now[name]] or ["format"]
+    before, now = old["context_parts"], manifest.parts
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     details = ", ".join(f"{name} was {before.get(name)}, now {now.get(name)}" for name in changed)
+    remedy = "give --out another directory, or restore the old setting"
+    if set(changed) <= {"scorer", "scoring"}:
+        remedy += f"; or `saccade rescore {path} --out NEW` judges its answers again"
     raise StoreError(
-        f"{path}: holds cells of another sweep ({details}); results of the two must not be mixed: "
-        "give --out another directory, or restore the old setting"
+        f"{path}: holds cells of another sweep ({details}); results of the two must not be mixed: {remedy}"
     )
 
 

@@ -14,16 +14,24 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
+import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from orchestrator.disk import StoreError, make_folder, open_to_write, write_whole
+from orchestrator.removal import remove
+from workers.json_file import UnreadableError, parse_json, read_bytes, read_json
 from workers.work import BASELINE, GridPoint
 
-RESULTS = "result.json"
+PARAMS, RESULTS, TABLE = "params.json", "result.json", "progress.csv"
 EVENTS = "events.out.tfevents.1.saccade"
+MAX_BYTES = 2**24
+OURS = (RESULTS, TABLE, EVENTS, PARAMS)  # the last one tells whose folder it is, so it goes last
+TUNES = ("params.pkl", "error.txt", "error.pkl", "events.out.tfevents.*")  # from before Saccade wrote them itself
+MAX_PARAMS_BYTES = 2**20
 NAME_LENGTH = 120  # bytes of a directory's name; file systems take 255
 METRICS = ("samples", "n", "correct", "accuracy", "ci_low", "ci_high", "tokens_kept")  # the numbers of a report
 COUNTS = ("samples", "n", "correct", "done")  # what makes two reports the same
@@ -53,7 +61,7 @@ def trial_names(points: Sequence[GridPoint]) -> dict[str, str]:
             letter if letter.isascii() and (letter.isalnum() or letter in "._=-") else "-" for letter in text
         )
         if len(name) > NAME_LENGTH or name.lower() in taken:  # some file systems know no case
-            name = f"{name[:NAME_LENGTH]}_{point.key}"
+            name = _told_apart(name, point)
         taken.add(name.lower())
         names[point.key] = name
     return names
@@ -68,14 +76,22 @@ class TrialFiles:
         config: What Tune records of its grid point.
         """
         self.folder, self._config = folder, config
-        self._table, self._events, self._lines = folder / "progress.csv", folder / EVENTS, folder / RESULTS
+        self._table, self._events, self._lines = folder / TABLE, folder / EVENTS, folder / RESULTS
+
+    def make(self) -> None:
+        """Make the directory where it is missing.
+
+        Raises:
+            StoreError: It cannot be made, or is a link.
+        """
+        make_folder(self.folder, below=self.folder.parent)
 
     def begin(self) -> None:
-        """Make the directory, without any report of an earlier run."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
-        text = json.dumps(self._config, indent=2, sort_keys=True)
-        (self.folder / "params.json").write_text(text, encoding="utf-8")
+        """Take away every report of an earlier run, and say which grid point this is."""
+        for name in OURS:
+            remove(self.folder.parent, f"{self.folder.name}/{name}")
+        self.make()
+        write_whole(self.folder / PARAMS, json.dumps(self._config, indent=2, sort_keys=True).encode(), sync=False)
 
     def append(self, result: Result) -> None:
         """Write one report into all files; `RESULTS` last, because it says what was told."""
@@ -92,9 +108,10 @@ class TrialFiles:
 def told(folder: Path) -> list[Result]:
     """The reports that a trial's directory holds, first to last; none where a line is not whole."""
     try:
-        return [json.loads(line) for line in (folder / RESULTS).read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError):
+        lines = [parse_json(line) for line in read_bytes(folder / RESULTS, MAX_BYTES).splitlines()]
+    except UnreadableError:
         return []
+    return lines if all(isinstance(line, dict) for line in lines) else []
 
 
 def agrees(said: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> bool:
@@ -105,9 +122,57 @@ def agrees(said: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]])
     )
 
 
+def remove_trials(folder: Path, keep: Container[str]) -> list[str]:
+    """Remove the trials of an earlier grid, and nothing else.
+
+    A trial is a folder whose `PARAMS` tell a grid point that it is named for, which no other folder has by chance. One
+    that holds anything besides what Tune and we write is somebody's by now, and stays as it is.
+
+    Args:
+        folder: Of the experiment.
+        keep: Names of trial folders that stay.
+
+    Returns:
+        The trials of an earlier grid that stay.
+    """
+    left = []
+    for params in sorted(folder.glob(f"*/{PARAMS}")):
+        trial = params.parent
+        if trial.name in keep or trial.is_symlink() or not _is_trial(trial):
+            continue
+        names = [path.name for path in trial.iterdir()]
+        known = [name for name in names if name in OURS or any(fnmatch(name, form) for form in TUNES)]
+        gone = len(known) == len(names) and all(
+            [remove(folder, f"{trial.name}/{name}") for name in sorted(known, key=PARAMS.__eq__)]
+        )
+        if not gone:
+            left.append(trial.name)
+    return left
+
+
+def _is_trial(folder: Path) -> bool:
+    try:
+        config = read_json(folder / PARAMS, MAX_PARAMS_BYTES)
+        own = {name: config[name] for name in ("strategy", "layer", "rank")}
+        point = GridPoint(**own, params=tuple(item for item in config.items() if item[0] not in (*own, "key")))
+        name = trial_names([point])[point.key]
+        return config["key"] == point.key and folder.name in (name, _told_apart(name, point))
+    except (UnreadableError, ValueError, TypeError, KeyError, AttributeError):  # JSON of another's, in any form
+        return False
+
+
+def _told_apart(name: str, point: GridPoint) -> str:
+    return f"{name[:NAME_LENGTH]}_{point.key}"
+
+
 def _append(path: Path, content: bytes) -> None:
-    with path.open("ab") as file:
-        file.write(content)
+    try:
+        with open_to_write(path, os.O_APPEND) as file:
+            file.write(content)
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be written: {error.strerror}; take away what is in the way, or make room"
+        ) from error
 
 
 def _event(result: Result, first: bool) -> bytes:

@@ -18,7 +18,6 @@ import multiprocessing
 import os
 import platform
 import queue
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,12 +26,22 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.disk import write_whole
+from orchestrator.disk import open_to_write, write_whole
 from orchestrator.document import CallbackSpec, SpecError
+from orchestrator.import_path import protect_children
 from orchestrator.policy import policy_of
 from orchestrator.rungs import Metrics, News
 from orchestrator.store import Experiment
-from orchestrator.trial_files import METRICS, Result, TrialFiles, agrees, told, trial_config, trial_names
+from orchestrator.trial_files import (
+    METRICS,
+    Result,
+    TrialFiles,
+    agrees,
+    remove_trials,
+    told,
+    trial_config,
+    trial_names,
+)
 from workers.work import GridPoint, content_key
 
 if TYPE_CHECKING:
@@ -131,6 +140,7 @@ class TuneMirror:
 
     def start(self, news: News) -> None:
         """Begin to follow; ``news`` is all that the cells on disk say."""
+        protect_children()
         self._news: Any = SPAWN.Queue()  # its thread writes: the sweep never waits for a mirror that lags
         self._answer, self._process = _spawn(
             _follow, self._folder, self._points, self._context, self._callbacks, _ray_address(), self._news
@@ -201,14 +211,19 @@ class Trials:
         self.notes: list[str] = []
         self._call("setup", stop=None, num_samples=1, total_num_samples=len(points))
 
-    def take_up(self, reports: Mapping[str, Sequence[Metrics]]) -> None:
-        """Continue the trials that an earlier run has told, begin the others anew, and remove what is of neither.
+    def take_up(self, reports: Mapping[str, Sequence[Metrics]], anew: bool = False) -> None:
+        """Continue the trials that an earlier run has told, begin the others anew, and remove those of neither.
 
         Args:
             reports: All that the cells say, of every point.
+            anew: Begin all of them anew.
+
+        Raises:
+            StoreError: A trial cannot be written where it belongs.
         """
         for key, trial in self._trials.items():
-            said = told(self._files[key].folder)
+            self._files[key].make()
+            said = [] if anew else told(self._files[key].folder)
             if said and agrees(said, reports.get(key, ())):
                 self._said[key] = said
                 self._heard[key] = len(said) if self._is_live or said[-1]["done"] else 0
@@ -217,7 +232,11 @@ class Trials:
                 trial.set_status("TERMINATED" if said[-1]["done"] else "PAUSED")
             else:
                 self._files[key].begin()
-        remove_trials(self._folder, keep=set(self._names.values()))
+        if left := remove_trials(self._folder, keep=set(self._names.values())):
+            more = f" and {len(left) - 1} others" if left[1:] else ""
+            self.notes.append(
+                f"{left[0]}{more}, of an earlier grid, hold other files too and stay: move those to remove it"
+            )
         for key, rows in reports.items():
             for row in rows[len(self._said[key]) :]:
                 self.tell(key, row)
@@ -310,32 +329,15 @@ def tell_all(experiment: Experiment, callbacks: Iterable[CallbackSpec] = ()) -> 
 
     Raises:
         SpecError: A callback cannot be built.
+        StoreError: A trial cannot be written where it belongs.
     """
     built = [make_callback(callback) for callback in callbacks]
     folder = experiment.path.absolute()
     reports = policy_of(experiment).standing.reports()
-    remove_trials(folder)
     trials = Trials(folder, experiment.points, experiment.context, built)
-    trials.take_up(reports)
+    trials.take_up(reports, anew=True)
     trials.close()
     return tuple(trials.notes)
-
-
-def remove_trials(folder: Path, keep: Iterable[str] = ()) -> None:
-    """Remove the files of an earlier Tune run, and nothing else.
-
-    Args:
-        folder: Of the experiment.
-        keep: Names of trial directories that stay.
-    """
-    patterns = ("experiment_state-*.json", "basic-variant-state-*.json", "searcher-state-*", "callback-states-*")
-    for pattern in (*patterns, "tuner.pkl", "tune.json", "rungs.json"):
-        for file in folder.glob(pattern):
-            file.unlink()
-    kept = set(keep)
-    for result in folder.glob("*/params.json"):
-        if result.parent.name not in kept:
-            shutil.rmtree(result.parent)
 
 
 def _make_trials(folder: Path, names: Mapping[str, str], points: Sequence[GridPoint], context: str) -> dict[str, Trial]:
@@ -402,6 +404,7 @@ def _spawn(target: Callable[..., None], *arguments: Any) -> tuple[Any, Any]:
     Returns:
         Where it answers, and the process.
     """
+    protect_children()
     said, answer = SPAWN.Pipe(duplex=False)
     process = SPAWN.Process(target=target, args=(*arguments, answer), name="saccade-tune", daemon=True)
     process.start()
@@ -437,9 +440,13 @@ def _follow(
     os.nice(NICENESS)
     if ray_address is not None:
         os.environ["RAY_ADDRESS"] = ray_address
-    with (folder / OUTPUT).open("wb") as output:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
+    try:
+        with open_to_write(folder / OUTPUT, os.O_TRUNC) as output:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+    except OSError as error:
+        answer.send(f"{folder / OUTPUT}: cannot be written: {error.strerror}")
+        return
     try:
         trials = Trials(folder, points, context, [make_callback(callback) for callback in callbacks])
         first = True

@@ -35,7 +35,7 @@ TEMPLATE = (  # llava-hf's
 
 
 @cache
-def sentencepiece_model() -> bytes:
+def sentencepiece_model(pieces: int = 450) -> bytes:
     """Byte pairs with byte fallback, no normalisation, digits split, a space put before each text: as Llama's."""
     words = "what colour is the square red green blue human A. B. C.".split()
     corpus = [*CONVERSATIONS.values(), SINGLE_PREDICTION, *words] * 3
@@ -44,7 +44,7 @@ def sentencepiece_model() -> bytes:
         sentence_iterator=iter(corpus),
         model_writer=trained,
         model_type="bpe",
-        vocab_size=450,
+        vocab_size=pieces,
         byte_fallback=True,
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,

@@ -3,18 +3,65 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image, ImageDraw
 
 from small_llava import make_checkpoint
 
-torch.set_num_threads(1)  # the models are tiny, and idle threads spin against whatever else the machine does
+# The models are tiny, and idle threads spin against whatever else the machine does.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 
+settings.register_profile("busy", deadline=None)  # a machine that does other things too takes its time
+settings.load_profile("busy")
+
+ROOT = Path(__file__).parent.parent
 COLOURS = ("red", "green", "blue")
+
+
+SLOW_S = 900  # limit of a test that starts several processes: on a busy machine they take minutes to come up
+ASKED_FOR = {
+    "system": "starts a whole system: `make test-systems` runs it",
+    "timing": "claims a duration: `make test-all` runs it alone",
+}
+
+
+def starts_ray(nodeid: str) -> bool:
+    """Whether a test stands in a file that starts Ray."""
+    return "mark.ray" in (ROOT / nodeid.partition("::")[0]).read_text(encoding="utf-8")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Files that start Ray come first: they wait more than they compute, and all else finds its place beside them."""
+    ray = {file: starts_ray(file) for file in {item.nodeid.partition("::")[0] for item in items}}
+    items.sort(key=lambda item: not ray[item.nodeid.partition("::")[0]])
+    asked = config.option.markexpr
+    for item in items:
+        if {"slow", "system"} & set(item.keywords):
+            item.add_marker(pytest.mark.timeout(SLOW_S))
+        for mark, reason in ASKED_FOR.items():
+            if mark in item.keywords and mark not in asked:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n` a file is one worker's, which makes its fixtures once, and the files that start Ray are all one's."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "ray" if starts_ray(nodeid) else nodeid.partition("::")[0]
+
+    config.option.loadscopereorder = False  # in the order above, not by the number of tests
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

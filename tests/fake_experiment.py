@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
 
 from orchestrator.manifest import Manifest
 from orchestrator.store import Experiment
+from orchestrator.tables import ADDED, SCHEMAS
 from workers.tasks.base import LETTERS, Sample
 from workers.work import (
     BASELINE,
@@ -20,6 +24,7 @@ from workers.work import (
     UnitOutcome,
     WorkUnit,
     baseline_point,
+    content_key,
 )
 
 LAYERS = 8
@@ -69,6 +74,8 @@ def fake_manifest(points: tuple[GridPoint, ...], name: str = "fake", seed: int =
         sources=tuple("none" if point.strategy == BASELINE else f"source-of-{point.strategy}" for point in points),
         model_fingerprint="0123456789abcdef",
         data_fingerprint="fedcba9876543210",
+        prompt_fingerprint="0ff1ce0ff1ce0ff1",
+        scorer_fingerprint="5c0e5c0e5c0e5c0e",
         model_facts=(("layers", LAYERS), ("visual_tokens", VISUAL_TOKENS), ("heads", 4), ("hidden", 128)),
         sources_hash="5eed",
         versions=(("python", "3.11"),),
@@ -153,3 +160,21 @@ def write_fake_experiment(
         )
         experiment.write(whole, UnitOutcome(unit=whole.key, outcomes=outcome.outcomes, failures=failures))
     return experiment
+
+
+def into_format_1(path: Path) -> Experiment:
+    """Make an experiment what versions before wrote: no digests, no later columns, addresses without rules."""
+    place = path / "sweep.yaml"
+    meta = yaml.safe_load(place.read_text())
+    parts = {
+        name: part for name, part in meta["context_parts"].items() if name not in ("prompt", "scoring", "numerics")
+    }
+    meta |= {"format": 1, "context_parts": parts, "context": content_key(parts)}
+    for file in [*(file for folder in SCHEMAS for file in (path / folder).glob("*.parquet")), path / "samples.parquet"]:
+        table = pq.read_table(file)
+        table = table.drop_columns([name for name in ADDED if name in table.column_names])
+        if "context" in table.column_names:
+            table = table.set_column(0, "context", pa.array([meta["context"]] * len(table), pa.string()))
+        pq.write_table(table, file)
+    place.write_text(yaml.safe_dump(meta))
+    return Experiment.open(path)

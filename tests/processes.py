@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
@@ -47,14 +46,9 @@ def title(pid: int) -> str:
         return ""
 
 
-def gone(pids: set[int], within_s: float) -> bool:
-    """Whether all of them have ended, waited for."""
-    deadline = time.monotonic() + within_s
-    while any(_alive(pid) for pid in pids):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
+def alive(pids: set[int]) -> set[int]:
+    """Those of them that have not ended."""
+    return {pid for pid in pids if _alive(pid)}
 
 
 def _alive(pid: int) -> bool:

@@ -9,9 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,10 +19,10 @@ from typing import Any
 import pytest
 
 from orchestrator.cluster import start_ray
+from waiting import wait_for
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
-START_S = 60.0
 FAKE_HEAD = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"  # as Ray's made-up provider calls its head
 
 
@@ -83,15 +82,9 @@ class Head:
     pid: int
     env: dict[str, str]  # for its clients
 
-    def call(self, *command: str, timeout: float = 200.0) -> subprocess.CompletedProcess[str]:
+    def call(self, *command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command,
-            env=self.env,
-            cwd=ROOT,
-            timeout=timeout,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            command, env=self.env, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
 
 
@@ -132,7 +125,8 @@ def started_head(cpus: int = 3, autoscaling: dict[str, Any] | None = None) -> It
                 env=head_env, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         try:
-            wait_until_open(dashboard)
+            wait_for(lambda: process.poll() is not None or is_open(dashboard))
+            assert process.poll() is None, "Ray's head ended"
             yield Head(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", process.pid, env)
         finally:
             process.send_signal(signal.SIGTERM)  # it ends what it has started
@@ -182,15 +176,11 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def wait_until_open(port: int) -> None:
-    deadline = time.monotonic() + START_S
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        except OSError:
-            assert time.monotonic() < deadline, "Ray's head did not come up"
-            time.sleep(0.2)
+def is_open(port: int) -> bool:
+    with suppress(OSError):
+        socket.create_connection(("127.0.0.1", port), 1).close()
+        return True
+    return False
 
 
 def kill_group(leader: int) -> None:

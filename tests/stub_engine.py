@@ -25,7 +25,7 @@ class StubEngine:
         self.spec = spec
 
     def identity(self) -> dict[str, str]:
-        return {"sources_hash": sources_hash(), "host": "here", "device": "none"}
+        return {"sources_hash": sources_hash(), "host": "here", "device": "none", "pid": str(os.getpid())}
 
     def run(self, unit: WorkUnit) -> UnitOutcome:
         return fake_outcome(unit)
@@ -110,6 +110,13 @@ class BrokenModel(StubEngine):
         raise ModelError("/models/x/model.safetensors: is truncated, 12 bytes are missing; download it again")
 
 
+class FaultyLoader(StubEngine):
+    """Cannot load its model for a reason that nobody foresaw."""
+
+    def __init__(self, spec: EngineSpec, device: str | None = None, threads: int | None = None) -> None:
+        raise ZeroDivisionError("float division\nby zero")
+
+
 class OtherSources(StubEngine):
     def identity(self) -> dict[str, str]:
         return {**super().identity(), "sources_hash": "0" * 16, "host": "node-7"}
@@ -121,31 +128,31 @@ class BuggyEngine(StubEngine):
 
 
 class HangingEngine(StubEngine):
-    """Sample s5 is read from a pipe that nobody writes to. The folder ``spec.task.data`` counts the tries."""
+    """Sample s5 is read from a pipe that nobody writes to. The folder ``spec.task.data`` holds a mark of each try."""
 
     def run(self, unit: WorkUnit) -> UnitOutcome:
         if "s5" in unit.samples:
             folder = Path(self.spec.task.data)
-            (folder / f"try-{os.getpid()}-{len(unit.samples)}-{time.monotonic_ns()}").touch()
             with suppress(FileExistsError):
                 os.mkfifo(folder / "pipe")
+            (folder / f"hangs-{'-'.join(unit.samples)}-{os.getpid()}").touch()
             (folder / "pipe").open().read()
         return super().run(unit)
 
 
-class StoppedEngine(SlowEngine):
-    """Whoever gets sample s5 first is stopped. The folder ``spec.task.data`` remembers its process."""
+class StoppedEngine(StubEngine):
+    """Whoever gets sample s5 first is stopped. The folder ``spec.task.data`` holds a mark of its process."""
 
     def run(self, unit: WorkUnit) -> UnitOutcome:
-        mark = Path(self.spec.task.data) / "stopped"
-        if "s5" in unit.samples and not mark.exists():
-            mark.write_text(str(os.getpid()))
+        folder = Path(self.spec.task.data)
+        if "s5" in unit.samples and not list(folder.glob("hangs-*")):
+            (folder / f"hangs-{os.getpid()}").touch()
             os.kill(os.getpid(), signal.SIGSTOP)
         return super().run(unit)
 
 
 class NeverLoaded(StubEngine):
-    """The first one never gets its model."""
+    """The first one never gets its model. The folder ``spec.task.data`` remembers that there was one."""
 
     def __init__(self, spec: EngineSpec, device: str | None = None, threads: int | None = None) -> None:
         super().__init__(spec)
@@ -153,3 +160,10 @@ class NeverLoaded(StubEngine):
         if not mark.exists():
             mark.touch()
             time.sleep(3600)
+
+
+class NoMemory(StubEngine):
+    """Does not fit."""
+
+    def __init__(self, spec: EngineSpec, device: str | None = None, threads: int | None = None) -> None:
+        raise MemoryError("cannot allocate 14 GB")

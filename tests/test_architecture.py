@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -27,16 +28,18 @@ HOMES = {
     "plotly": {"dashboards/figures.py", "dashboards/charts.py", "dashboards/report.py"},
     "matplotlib": {"dashboards/plots.py"},
 }
+STARTERS = {"orchestrator/import_path.py"}  # of Python processes, which import nothing from the current folder
 STDLIB_ONLY = ("workers/work.py", "workers/models.py", "workers/cost.py")
 FILES = sorted(file.relative_to(ROOT) for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
 
 
+@functools.cache
 def imports(file: Path) -> list[tuple[str, bool]]:
     """(module or name in one, whether at the top of the file) for every import of a file."""
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-    found = []
+    at_top, found = set(tree.body), []
     for node in ast.walk(tree):
-        top = node in tree.body
+        top = node in at_top
         if isinstance(node, ast.Import):
             found += [(alias.name, top) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -86,6 +89,31 @@ def test_every_package_has_an_init_that_only_describes_it():
         body = ast.parse(init.read_text(encoding="utf-8")).body
         assert len(body) == 1, f"{init}: re-exports nothing"
         assert isinstance(body[0], ast.Expr)
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_one_file_says_how_python_is_started(file):
+    if file.as_posix() not in STARTERS:
+        names = {
+            node.attr for node in ast.walk(ast.parse((ROOT / file).read_text())) if isinstance(node, ast.Attribute)
+        }
+        assert "executable" not in names, f"{file}: use orchestrator.import_path.python_command"
+
+
+REMOVERS = {"unlink", "rmdir", "removedirs", "rmtree"}  # and `os.remove`, told from a list's by its owner
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_one_file_removes_files(file):
+    if file == Path("orchestrator/removal.py"):
+        return
+    for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute):
+            of_os = node.attr == "remove" and isinstance(node.value, ast.Name) and node.value.id == "os"
+            assert node.attr not in REMOVERS, f"{file}:{node.lineno}: use orchestrator.removal.remove"
+            assert not of_os, f"{file}:{node.lineno}: use orchestrator.removal.remove"
+        elif isinstance(node, ast.ImportFrom):
+            assert not REMOVERS & {alias.name for alias in node.names}, f"{file}:{node.lineno}"
 
 
 def test_no_module_at_the_root_and_no_test_package_shadows_the_code():

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from dash import html
 
+import dashboards.board
 from answer_matrix import MISSING, write_matrix
 from dashboards import theme
 from dashboards.app import create_app
@@ -21,6 +23,7 @@ from dashboards.pages.catalog import PAGES
 from dashboards.pages.parts import notices
 from dashboards.view import State, options, view
 from fake_experiment import write_fake_experiment
+from measured_experiment import write_measured
 from workers.work import GridPoint, baseline_point
 
 SCAN = (
@@ -190,6 +193,16 @@ def test_a_click_names_its_configuration() -> None:
 
 
 # -- refreshing -------------------------------------------------------------------------------------------------------
+
+
+def test_costs_are_the_same_counted_in_a_process_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_measured(tmp_path / "e", SCAN[1:], samples=10).path
+    here = Board([path]).snapshot.sources[0].costed()  # torch is loaded here
+    monkeypatch.setattr(dashboards.board, "_counted", dashboards.board._counted_elsewhere)
+    elsewhere = Board([path]).snapshot.sources[0].costed()
+    assert here is not None
+    assert here["kv_bytes"].nunique() > 1
+    pd.testing.assert_frame_equal(here, elsewhere)
 
 
 def test_a_board_reads_what_is_new_and_nothing_when_nothing_is(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from answer_matrix import MISSING, write_matrix
 from fake_experiment import LAYERS, VISUAL_TOKENS, write_fake_experiment
 from live_app import CHROMIUM, needs_chromium, serving
+from waiting import wait_for
 from workers.work import GridPoint, baseline_point
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install .[dev]")
@@ -86,6 +87,13 @@ def page(browser) -> Iterator[object]:
 
 def _foreign(url: str) -> bool:
     return not url.startswith(("http://127.0.0.1:", "data:", "blob:"))
+
+
+def stands_still(page) -> bool:
+    """Whether the time of the last refresh, in seconds, is the same for several times as long as a refresh takes."""
+    seen = page.locator("#as-of").inner_text()
+    page.wait_for_timeout(1600)
+    return page.locator("#as-of").inner_text() == seen
 
 
 def plotted(page, card: str) -> None:
@@ -163,11 +171,8 @@ def test_zoom_survives_new_data(page, tmp_path: Path) -> None:
         write_fake_experiment(path, samples=60, done=60)
         page.wait_for_function(f"() => {told}.includes('n = 54<br>')", timeout=30_000)
         assert page.evaluate(f"{plot}._fullLayout.xaxis.range") == zoomed
-        page.locator("#live input").uncheck()  # no refresh from here on
-        page.wait_for_timeout(700)
-        stopped = page.locator("#as-of").inner_text()
-        page.wait_for_timeout(1600)
-        assert page.locator("#as-of").inner_text() == stopped
+        page.locator("#live input").uncheck()  # no refresh from here on, but for one that is under way
+        wait_for(lambda: stands_still(page))
 
 
 def test_the_controls_follow_a_sweep_that_grows(page, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from dashboards.board import Board
 from dashboards.charts import LINES, pareto_figure, rate_figure, state_figure, token_figure
 from dashboards.contrasts import ablations, contrast_rows
 from dashboards.pages.catalog import asked
-from dashboards.pareto import COSTS, front, pareto_rows
+from dashboards.pareto import COSTS, _at_no_more_cost, front, pareto_rows
 from dashboards.progress import progress, rate_rows, state_rows
 from dashboards.rows import ACCURACY as MEASURED_ACCURACY
 from dashboards.rows import baselines, reference, short_labels, with_series
@@ -105,6 +105,13 @@ def test_front_by_hand() -> None:
     accuracy = np.array([0.5, 0.6, 0.7, 0.65, 0.7, 0.9])
     assert front(cost, accuracy).tolist() == [True, False, True, False, False, True]
     assert front(np.empty(0), np.empty(0)).tolist() == []
+
+
+def test_a_point_is_held_against_the_front_at_its_own_cost() -> None:
+    """Of equal cost the better one leads; a dearer point of the front does not."""
+    x, on_front = np.array([1.0, 2.0, 2.0, 2.5, 3.0, 0.5]), np.array([True, True, False, False, True, False])
+    assert _at_no_more_cost(x, on_front).tolist() == [0, 1, 1, 1, 4, -1]
+    assert _at_no_more_cost(x, np.zeros(6, dtype=bool)).tolist() == [-1] * 6
 
 
 def test_points_that_cannot_be_told_from_the_front_are_marked(tmp_path: Path) -> None:

@@ -94,18 +94,36 @@ def test_all_that_a_page_loads_lies_in_the_folder(whole: Experiment) -> None:
 
 def test_what_an_earlier_report_left_goes_away(whole: Experiment) -> None:
     folder = whole.path / "report"
-    (folder / "ablations.html").write_text("old")
-    (folder / "notes.txt").write_text("a reader's own")
-    (folder / "samples" / "0123456789abcdef.js").write_text("old")
+    old = whole.path / "exports" / "old.png"
     picture = whole.path / "exports" / "runs" / "plot.png"
     picture.parent.mkdir(parents=True)
+    old.write_bytes(b"png")
     picture.write_bytes(b"png")
-    write_report(whole, [picture])
-    assert not (folder / "ablations.html").exists()
-    assert (folder / "notes.txt").exists()
-    assert not (folder / "samples" / "0123456789abcdef.js").exists()
+    write_report(whole, [old])
+    own = [folder / name for name in ("notes.txt", "pictures/mine.png", "data/mine.csv", "samples/mine.js")]
+    for file in own:
+        file.write_text("a reader's own")
+    said: list[str] = []
+    write_report(whole, [picture], said.append)
+    assert said == []
+    assert all(file.exists() for file in own)
+    assert not (folder / "pictures" / "old.png").exists()
     assert (folder / "pictures" / "runs-plot.png").read_bytes() == b"png"
     assert "pictures/runs-plot.png" in Page((folder / "pictures.html").read_text()).loads
+
+
+def test_of_a_report_without_a_list_only_what_can_be_told_goes_away(whole: Experiment) -> None:
+    folder = whole.path / "report"
+    (folder / "written.json").unlink()
+    for name in ("ablations.html", "samples/0123456789abcdef.js", "pictures/mine.png"):
+        (folder / name).write_text("old, or a reader's own")
+    said: list[str] = []
+    write_report(whole, [], said.append)
+    assert not (folder / "ablations.html").exists()
+    assert not (folder / "samples" / "0123456789abcdef.js").exists()
+    assert (folder / "pictures/mine.png").exists()
+    (line,) = said
+    assert line.endswith("may be of an earlier report or a reader's own, and stay")
 
 
 def test_every_figure_has_its_numbers_as_csv(whole: Experiment) -> None:

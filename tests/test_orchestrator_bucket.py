@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,17 +17,25 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.fs
 import pytest
+from click.testing import Result
 from moto.server import ThreadedMotoServer
+from rich.console import Console
+from typer.testing import CliRunner
 
 from fake_experiment import fake_outcome, write_fake_experiment
 from orchestrator import bucket, lock, places
 from orchestrator.bucket import NOBODY, Bucket, BucketBoard
+from orchestrator.cli import app
 from orchestrator.disk import LOCK, StoreError
 from orchestrator.lock import Holder, held
 from orchestrator.places import bucket_at, driver_of, followed, local_folder, located, uri_of, watched, written
+from orchestrator.prepare import prepare
 from orchestrator.racing import RacingRule
+from orchestrator.run import RunOptions, run_sweep
+from orchestrator.spec import load_sweep
 from orchestrator.stops import Stops, read_stops, write_stops
 from orchestrator.store import Experiment
+from waiting import wait_for
 from workers.work import WorkUnit
 
 
@@ -200,11 +210,8 @@ def test_a_stage_of_an_ablation_can_be_followed_while_it_is_computed(place, mach
     monkeypatch.setattr(places, "SEND_S", 0.05)
     with followed(place, lambda line: None) as folder:
         write_fake_experiment(folder / "1_heads", samples=20)
-        deadline = time.monotonic() + 20
         written = len(list((folder / "1_heads/cells").iterdir()))
-        while sum(name.startswith("1_heads/cells/") for name in in_bucket(place)) < written:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for(lambda: sum(name.startswith("1_heads/cells/") for name in in_bucket(place)) >= written)
         machine("desk")
         with located(Path(str(place).replace("/exp?", "/exp/1_heads?")), exists=True) as stage:
             assert len(Experiment.open(stage).done()) == 20
@@ -221,9 +228,7 @@ def test_cells_are_sent_after_what_belongs_to_them_while_they_are_computed(place
             unit = WorkUnit(samples=tuple(f"s{k}" for k in range(first, first + 4)), points=experiment.points)
             experiment.write(unit, fake_outcome(unit))
             time.sleep(0.05)
-        deadline = time.monotonic() + 20
-        while sum(name.startswith("cells/") for name in sent) < 10 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for(lambda: sum(name.startswith("cells/") for name in sent) >= 10)
     cells = [name for name in sent if name.startswith("cells/")]
     assert len(set(cells)) == len(cells) == 10
     for name in cells:
@@ -239,10 +244,7 @@ def test_who_watches_sees_new_cells(place, machine, monkeypatch):
         with pytest.MonkeyPatch.context() as elsewhere:
             elsewhere.setenv("XDG_CACHE_HOME", str(folder.parents[3] / "first"))
             write_here(place, samples=20)
-        deadline = time.monotonic() + 20
-        while len(Experiment.open(folder).done()) < 20:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for(lambda: len(Experiment.open(folder).done()) == 20)
 
 
 def test_one_writes_into_a_bucket_at_a_time(place, machine, monkeypatch):
@@ -283,10 +285,11 @@ def test_who_may_not_delete_leaves_a_record_of_nobody(place, machine, store, mon
 
 def test_a_bucket_that_fails_for_a_while_costs_nothing(place, machine, monkeypatch):
     monkeypatch.setattr(places, "SEND_S", 0.05)
-    send_one, told, broken = Bucket._send_one, [], [True]
+    send_one, told, broken, tried = Bucket._send_one, [], [True], []
 
     def send(self, name, look):
         if broken[0]:
+            tried.append(name)
             raise OSError(f"When uploading {name}: AWS Error SLOW_DOWN:\n reduce your request rate")
         send_one(self, name, look)
 
@@ -294,7 +297,8 @@ def test_a_bucket_that_fails_for_a_while_costs_nothing(place, machine, monkeypat
     with followed(place, told.append) as folder:
         for samples in (10, 20):  # another file fails first
             write_fake_experiment(folder, samples=samples)
-            time.sleep(0.4)
+            tried.clear()
+            wait_for(lambda: max(Counter(tried).values(), default=0) >= 3)  # the third round
         broken[0] = False
     complaints = [line for line in told if "cannot be written to" in line]
     assert len(complaints) == 1, "said once"
@@ -370,31 +374,31 @@ def test_a_secret_in_a_uri_is_refused_and_not_shown():
 
 def test_paths_and_file_uris():
     assert local_folder(Path("a/b")) == Path("a/b")
+    assert local_folder(Path("~/a")) == Path.home() / "a"
+    assert local_folder(Path("~nobody-of-this-name/a")) == Path("~nobody-of-this-name/a")
     assert local_folder(Path("file:///tmp/with%20space")) == Path("/tmp/with space")
     assert uri_of(Path("S3://lab/x")) == "s3://lab/x"
     assert uri_of(Path("/s3:/x")) is None
     assert bucket_at(Path("experiments/x")) is None
 
 
-def saccade(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "orchestrator", *arguments],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def saccade(*arguments: str) -> Result:
+    """The command, on the machine that `machine` has gone to."""
+    result = CliRunner().invoke(app, arguments)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
 
 
-def test_errors_of_the_command_line(place, store, tmp_path):
+def test_errors_of_the_command_line(place, machine):
     for arguments, says in (
         (("status", str(place)), "there is nothing; `saccade run ... --out"),
         (("status", "s3://lab/x?endpoint_override=127.0.0.1:1&scheme=http"), "cannot be read: "),
         (("status", "s3://lab/x?endpoint_overide=127.0.0.1:1"), "cannot be used: "),
         (("run", "layer_cutoff", "--out", str(place).replace("lab", "nowhere")), "cannot be written to: "),
     ):
-        done = saccade(*arguments, XDG_CACHE_HOME=str(tmp_path))
-        assert done.returncode == 2
+        done = saccade(*arguments)
+        assert done.exit_code == 2
         assert len(done.stderr.splitlines()) == 1
         assert says in done.stderr
 
@@ -411,20 +415,21 @@ def test_import_and_export_write_into_buckets(place, machine, tmp_path, monkeypa
         ("compare", at.replace("/exp", "/import")),
     ):
         done = saccade(*arguments)
-        assert done.returncode == 0, done.stderr
+        assert done.exit_code == 0, done.stderr
     assert any(name.endswith(".jsonl") for name in in_bucket(Path(at.replace("/exp", "/export"))))
     assert in_bucket(Path(at.replace("/exp", "/import"))) == {"imported.json"}
     assert list((tmp_path / "local").glob("un-pruned/*.jsonl"))
     done = saccade("compare", str(experiment.path), "--picture", "s3://lab/x.png")
-    assert (done.returncode, "give a path" in done.stderr) == (2, True)
+    assert (done.exit_code, "give a path" in done.stderr) == (2, True)
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(":")]
 
 
+@pytest.mark.system
 def test_a_killed_run_goes_on_elsewhere(place, machine, tmp_path):
     """The machine is lost with its working copy; what it had sent is not computed again."""
     sweep = tmp_path / "sweep.yaml"
     sweep.write_text(
-        "model: embedded\ndata: embedded\nsamples: 40\nmax_new_tokens: 2\ngrid:\n  - {strategy: cutoff, layer: 3..6}\n"
+        "model: embedded\ndata: embedded\nsamples: 16\nmax_new_tokens: 2\ngrid:\n  - {strategy: cutoff, layer: 3..4}\n"
     )
     run = ("run", str(sweep), "--out", str(place), "--local", "--pictures", "0")
     often = "from orchestrator import cli, places; places.SEND_S = 0.2; cli.main()"
@@ -434,23 +439,21 @@ def test_a_killed_run_goes_on_elsewhere(place, machine, tmp_path):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 120
-    while not any(name.startswith("cells/") for name in in_bucket(place)):
-        assert first.poll() is None, "it ended before anything was in the bucket"
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for(lambda: first.poll() is not None or any(name.startswith("cells/") for name in in_bucket(place)))
+    assert first.poll() is None, "it ended before anything was in the bucket"
     first.send_signal(signal.SIGKILL)
     first.wait()
 
-    second = saccade(*run, XDG_CACHE_HOME=str(tmp_path / "new"))
-    assert second.returncode == 0, second.stderr
+    machine("new")
+    second = saccade(*run)
+    assert second.exit_code == 0, second.stderr
     assert "are there already" in second.stdout
-    undisturbed = saccade(*run[:2], "--out", str(tmp_path / "x"), *run[4:])
-    assert undisturbed.returncode == 0, undisturbed.stderr
-    status = saccade("status", str(place), XDG_CACHE_HOME=str(tmp_path / "third"))
-    assert status.returncode == 0
     machine("third")
+    status = subprocess.run([sys.executable, "-m", "orchestrator", "status", str(place)])  # which ends well by itself
+    assert status.returncode == 0
     with located(place) as folder:
         found = Experiment.open(folder).cells(["point", "sample", "answer", "option_logits"])
-    expected = Experiment.open(tmp_path / "x").cells(["point", "sample", "answer", "option_logits"])
+    options = RunOptions(local=True, pictures=0)
+    undisturbed = run_sweep(prepare(load_sweep(sweep)), tmp_path / "x", options, Console(file=io.StringIO()))
+    expected = undisturbed.experiment.cells(["point", "sample", "answer", "option_logits"])
     pd.testing.assert_frame_equal(found, expected)  # to the last bit: a CPU computes a sample alone

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from answer_matrix import write_matrix
+from answer_matrix import MISSING, write_matrix
+from dashboards.reading import reading
 from measured_experiment import write_measured
 from orchestrator.ablate import ablate, choice_lines, choose
 from orchestrator.cli import app
@@ -73,6 +74,36 @@ def test_the_recommendation(tmp_path: Path) -> None:
     assert lines[1].startswith("for 1 of them the whole 95 % interval")
     assert lines[2].startswith("best by accuracy: first_k layer=2 rank=8 (matrix), 100.0 % (+0.0)")
     assert lines[-1].startswith("the best of 3 looks better than it is")
+
+
+def hard_ones_failed(path: Path, lost: int, of: int = 400) -> Path:
+    """fastv answers all but the ``lost`` questions that it would get wrong; random gets one more wrong than those."""
+    right = np.ones((3, of), dtype=int)
+    right[1, :lost] = MISSING
+    right[2, : lost + 1] = 0
+    points = (BASE, point("fastv"), point("random"))
+    return write_matrix(path, points, right, failed=tuple(range(lost))).path
+
+
+def test_a_setting_that_failed_on_the_hard_questions_is_not_recommended(tmp_path: Path) -> None:
+    result = compare([hard_ones_failed(tmp_path / "x", 147)])
+    assert result.rows["flags"].tolist() == ["", "lacks 147 answers that other settings have (147 samples failed)", ""]
+    assert result.rows["n"].tolist() == [400, 253, 400]
+    assert result.recommendation == (
+        "0 of 1 settings lose at most 0.01 of accuracy",
+        "1 setting lacks answers that others have, and cannot be recommended: fastv layer=2 rank=16 (matrix) 147",
+    )
+    said = reading(summary(Experiment.open(tmp_path / "x")))
+    assert said.startswith("1 of 1 configuration answers significantly worse")
+
+
+def test_settings_are_compared_on_the_questions_that_all_have_answered(tmp_path: Path) -> None:
+    """A few lost answers do not shut a setting out, and do not make it better either."""
+    result = compare([hard_ones_failed(tmp_path / "x", 4)])
+    assert result.notes == ("compared on the 396 of 400 image questions that all settings have answered",)
+    assert result.rows["n"].tolist() == [396] * 3
+    assert result.rows["accuracy"].tolist() == [1, 1, 395 / 396]
+    assert result.recommendation[0] == "2 of 2 settings lose at most 0.01 of accuracy"
 
 
 def test_few_questions_without_a_flip_prove_nothing(tmp_path: Path) -> None:

@@ -196,8 +196,7 @@ def test_where_units_take_long_more_is_allowed():
 def test_samples_that_hung_before_come_last_alone_and_once():
     dispatch: Dispatch[str] = Dispatch(make_units(3), 2, tried={"s1", "s6", "s7", "s8"})
     seen = []
-    while not dispatch.finished:
-        job = taken(dispatch, "a")
+    while (job := dispatch.take("a", 0.0)) is not None:
         seen.append(job.unit.samples)
         if job.losses:
             assert dispatch.take("a", 0.0) is None
@@ -205,6 +204,16 @@ def test_samples_that_hung_before_come_last_alone_and_once():
         else:
             assert dispatch.answer("a", job, 1.0)
     assert seen == [("s0", "s2"), ("s3", "s4", "s5"), ("s1",), ("s6",), ("s7",), ("s8",)]
+    assert dispatch.finished
+
+
+def test_at_the_end_a_suspect_gets_no_second_worker():
+    dispatch: Dispatch[str] = Dispatch(make_units(1, size=1), 1)
+    taken(dispatch, "a")
+    assert dispatch.lose("a", machine=False) == Loss(again=1)
+    suspect = taken(dispatch, "b")
+    assert dispatch.take("c", 1e6) is None
+    assert dispatch.stuck(1e6) == {"b": [suspect]}
 
 
 def test_nothing_to_do_is_finished_at_once():

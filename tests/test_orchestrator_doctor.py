@@ -28,9 +28,21 @@ def test_python():
 
 def test_packages():
     wanted = {"ray": ">=2.60,<2.61", "torch": ">=2.6"}
-    assert doctor.check_packages({"ray": "2.60.1", "torch": "2.13.0+cpu", "pandas": "3"}, wanted).mark == "ok"
-    stops(doctor.check_packages({"ray": "2.61.0", "torch": "2.13.0"}, wanted), "ray 2.61.0 (needs", "pip install .")
-    stops(doctor.check_packages({"ray": None}, wanted), "ray missing", "pip install .")
+    tested = {"ray": "2.60.1", "torch": "2.13.0"}
+    found = {"ray": "2.60.1", "torch": "2.13.0+cpu", "pandas": "3"}
+    assert doctor.check_packages(found, wanted, tested) == Check(
+        "ok", "packages", "torch 2.13.0+cpu, ray 2.60.1, pandas 3"
+    )
+    stops(doctor.check_packages(found | {"ray": "2.61.0"}, wanted, tested), "ray 2.61.0 (needs", "pip install .")
+    stops(doctor.check_packages({"ray": None}, wanted, tested), "ray missing", "pip install .")
+
+
+def test_packages_newer_than_the_lock():
+    tested = doctor.tested_versions()
+    assert doctor.check_packages(tested, {}, tested).mark == "ok"
+    check = doctor.check_packages({"torch": "99.1+cu150", "numpy": "1.0"}, {}, tested)
+    remedy = f"newer than any tested: torch 99.1+cu150; if something breaks, `pip install torch=={tested['torch']}`"
+    assert check == Check("note", "packages", remedy)
 
 
 def test_cuda():
@@ -114,14 +126,21 @@ def test_shared_memory():
     assert doctor.check_shared_memory(64 << 20).mark == "note"
 
 
-def test_a_sound_machine_in_less_than_ten_seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_a_sound_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    began = time.monotonic()
     code, text, _ = call("doctor", "smoke", "--out", tmp_path / "x")
-    assert (code, time.monotonic() - began < 10) == (0, True)
+    assert code == 0
     for what in ("python", "packages", "cuda", "ray", "sweep", "model", "data", "images", "results", "disk", "memory"):
         assert any(line.split()[1] == what for line in text.splitlines()), what
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.timing
+def test_it_takes_less_than_ten_seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    began = time.monotonic()
+    assert call("doctor", "smoke", "--out", tmp_path / "x")[0] == 0
+    assert time.monotonic() - began < 10
 
 
 def test_a_sweep_that_cannot_run_is_exit_code_2_with_a_line_for_each_mistake(tmp_path: Path):

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,13 +21,15 @@ import stub_engine
 from conftest import write_scienceqa
 from fake_experiment import fake_outcome, fake_points, fake_samples
 from orchestrator.faults import IN_A_ROW, FaultWatch, SweepError
+from orchestrator.limits import SAMPLE_S, TimeLimit, alarm
 from orchestrator.prepare import Prepared, prepare
 from orchestrator.run import RunOptions, RunResult, run_sweep
 from orchestrator.spec import load_sweep
 from orchestrator.store import Experiment
-from processes import descendants, gone, listening, title
+from processes import alive, descendants, listening, title
 from ray_cluster import ROOT, TESTS
 from soak import soak
+from waiting import wait_for
 from workers.work import SampleFailure, UnitOutcome, WorkUnit
 
 SWEEP = "model: embedded\ndata: embedded\ngrid:\n  - {strategy: cutoff, layer: 2..4}\n"
@@ -175,11 +177,52 @@ assert not [file for file in (disk / "x").rglob("*.tmp")]
 def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path):
     result = subprocess.run(
         [*ALONE, sys.executable, "-c", FULL_DISK, str(tmp_path)],
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": f"{ROOT}:{TESTS}"}, text=True, capture_output=True, timeout=120,
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": f"{ROOT}:{TESTS}"}, text=True, capture_output=True,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     (line,) = result.stdout.splitlines()
     assert "cannot be written: No space left on device; what was finished before is kept" in line
+
+
+class Hanging(stub_engine.StubEngine):
+    """Sample s5 is read from a pipe that nobody writes to, and the alarm rings soon."""
+
+    runs: list[tuple[str, ...]]
+
+    def run(self, unit: WorkUnit) -> UnitOutcome:
+        self.runs.append(unit.samples)
+        if "s5" in unit.samples:
+            reader, _ = os.pipe()
+            left_s, _ = signal.setitimer(signal.ITIMER_REAL, 0.1)
+            assert left_s > SAMPLE_S - 60
+            os.read(reader, 1)
+        return super().run(unit)
+
+
+def test_a_sample_that_hangs_is_broken_off_recorded_and_tried_once_by_the_next_run(prepared, tmp_path, monkeypatch):
+    healthy = run(prepared, tmp_path / "healthy").experiment.cells()
+    for tries in (2, 1):
+        monkeypatch.setattr(Hanging, "runs", [], raising=False)
+        result = run(prepared, tmp_path / "x", Hanging)
+        (failure,) = result.experiment.failures().itertuples()
+        assert (failure.sample, failure.kind) == ("s5", "NoAnswer")
+        assert failure.message == "no answer within 10 min 00 s; --sample-timeout changes that"
+        assert sum("s5" in samples for samples in Hanging.runs) == tries
+        expected = healthy[healthy["sample"] != "s5"].reset_index(drop=True)
+        pd.testing.assert_frame_equal(result.experiment.cells(), expected)
+    assert Hanging.runs == [("s5",)]
+    run(prepared, tmp_path / "x")
+    assert not len(Experiment.open(tmp_path / "x").failures())
+
+
+def test_an_alarm_leaves_that_of_others_as_it_was():
+    handler = signal.getsignal(signal.SIGALRM)
+    before_s, _ = signal.setitimer(signal.ITIMER_REAL, 1000)
+    with pytest.raises(TimeLimit), alarm(0.01):
+        threading.Event().wait()
+    left_s, _ = signal.setitimer(signal.ITIMER_REAL, before_s)
+    assert 0 < left_s <= 1000
+    assert signal.getsignal(signal.SIGALRM) == handler
 
 
 class Evil:
@@ -192,8 +235,14 @@ class Evil:
         return Path.touch, (self.mark,)
 
 
+def agents_of(driver: int) -> set[int]:
+    return {
+        pid for pid in descendants(driver) if title(pid).startswith(("ray::DashboardAgent", "ray::RuntimeEnvAgent"))
+    }
+
+
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.system
 def test_a_killed_driver_leaves_nothing_behind_and_the_same_command_goes_on(small_checkpoint, tmp_path):
     """Beside that: nothing listens beyond this machine, and no pickle that lies in the directory is read."""
     write_scienceqa(tmp_path / "data", count=60)
@@ -203,31 +252,26 @@ def test_a_killed_driver_leaves_nothing_behind_and_the_same_command_goes_on(smal
     )
     out = tmp_path / "x"
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    env["OMP_NUM_THREADS"] = "1"  # idle threads would spin against whatever else the machine does
-
     options = {"cwd": ROOT, "env": env, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
 
-    def command(folder: Path, *more: str) -> list[str]:
-        return [sys.executable, "-m", "orchestrator", "run", str(tmp_path / "sweep.yaml"), "--out", str(folder), *more]
-
-    driver = subprocess.Popen(command(out, "--workers", "2"), **options)
+    sweep = str(tmp_path / "sweep.yaml")
+    command = [sys.executable, "-m", "orchestrator", "run", sweep, "--out", str(out), "--workers", "2"]
+    driver = subprocess.Popen(command, **options)
     try:
-        deadline = time.monotonic() + 120
-        while not list(out.glob("cells/*.parquet")):
-            assert driver.poll() is None, driver.communicate()[0]
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        family = descendants(driver.pid)
+        wait_for(lambda: driver.poll() is not None or list(out.glob("cells/*.parquet")), every_s=0.02)
+        assert driver.poll() is None, driver.communicate()[0]
+        driver.send_signal(signal.SIGSTOP)  # nothing more is written, however long the look around takes
+        wait_for(lambda: len(agents_of(driver.pid)) == 2)
+        family, agents = descendants(driver.pid), agents_of(driver.pid)
         addresses = listening(family)
-        agents = {pid for pid in family if title(pid).startswith(("ray::DashboardAgent", "ray::RuntimeEnvAgent"))}
     finally:
         driver.send_signal(signal.SIGKILL)
         driver.communicate()
     assert len(family) > 5  # Ray's own processes, and the workers
     assert addresses
     assert all(address.is_loopback for address in addresses), addresses
-    assert len(agents) == 2  # they hold nothing, and end after trying for a minute to tell Ray's head of its death
-    assert gone(family - agents, within_s=30)
+    # The agents hold nothing, and end after trying for a minute to tell Ray's head of its death.
+    wait_for(lambda: not alive(family - agents))
     some = len(Experiment.open(out).cells())
     assert 0 < some < 60 * 7
 
@@ -235,20 +279,20 @@ def test_a_killed_driver_leaves_nothing_behind_and_the_same_command_goes_on(smal
     evil = pickle.dumps(Evil(mark))
     for name in ("tuner.pkl", "trainable.pkl", "searcher-state-1.pkl", "cells/x.pkl", "cells/x.parquet"):
         (out / name).write_bytes(evil)
-    again = subprocess.run(command(out, "--workers", "2"), **options)
+    again = subprocess.run(command, **options)
     assert again.returncode == 0, again.stdout
     assert f"{60 * 7 - some} cells in" in again.stdout
     assert not mark.exists()
-    assert "x.parquet: left out" in again.stdout
-    undisturbed = tmp_path / "undisturbed"
-    assert subprocess.run(command(undisturbed, "--local"), **options).returncode == 0
-    same, as_is = Experiment.open(out), Experiment.open(undisturbed)
+    assert "cells/x.parquet: has no digest" in again.stdout
+    healthy = prepare(load_sweep(Path(sweep)))
+    undisturbed = run_sweep(healthy, tmp_path / "undisturbed", RunOptions(local=True), Console(file=io.StringIO()))
+    same, as_is = Experiment.open(out), undisturbed.experiment
     pd.testing.assert_frame_equal(same.cells(), as_is.cells(), check_exact=True)
     pd.testing.assert_frame_equal(same.kept(), as_is.kept())
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.system
 def test_a_sweep_that_is_struck_again_and_again_ends_as_if_nothing_had_been(tmp_path):
     """A short form of ``python tests/soak.py``, which strikes a hundred times."""
     seen = soak(tmp_path, kills=5, samples=200, seed=3)

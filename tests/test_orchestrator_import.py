@@ -82,9 +82,9 @@ def test_what_cannot_be_imported(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text('{"layers": [1], "accuracies": []}')
     for name, message in (
         ("a", "holds no accuracies"),
-        ("b", "is not JSON"),
+        ("b", "is not valid JSON"),
         ("c", "looks like"),
-        ("d", "cannot be read"),
+        ("d", "no such file"),
     ):
         with pytest.raises(StoreError, match=message):
             read_original(tmp_path / f"{name}.json")

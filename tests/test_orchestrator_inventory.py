@@ -12,12 +12,21 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from fake_experiment import fake_manifest, fake_outcome, fake_points, fake_samples, write_fake_experiment
+from fake_experiment import (
+    fake_manifest,
+    fake_outcome,
+    fake_points,
+    fake_samples,
+    into_format_1,
+    write_fake_experiment,
+)
 from orchestrator.disk import StoreError
 from orchestrator.inventory import merge, verify
 from orchestrator.manifest import Manifest
 from orchestrator.metrics import summary
+from orchestrator.provenance import ways
 from orchestrator.store import Experiment
+from orchestrator.tables import write_table
 from workers.checkpoints.layout import open_checkpoint
 from workers.fingerprint import model_fingerprint
 from workers.work import BASELINE, GridPoint, WorkUnit
@@ -105,7 +114,7 @@ def test_what_does_not_belong_together_is_refused_by_name(tmp_path):
         "the strategy fastv was changed between them": replace(
             manifest, sources=tuple("new" if source == "source-of-fastv" else source for source in manifest.sources)
         ),
-        "different sources of strategies/ and workers/ (5eed and 0dd)": replace(manifest, sources_hash="0dd"),
+        "scoring is 5c0e5c0e5c0e5c0e and new": replace(manifest, scorer_fingerprint="new"),
     }  # fmt: skip
     for number, (complaint, other) in enumerate(others.items()):
         b = write(tmp_path / f"b{number}", POINTS, 10, 20, manifest=other)
@@ -114,11 +123,23 @@ def test_what_does_not_belong_together_is_refused_by_name(tmp_path):
         assert complaint in str(error.value)
         assert "\n" not in str(error.value)
         assert not (tmp_path / "out").exists()
-    assert merge([a.path, tmp_path / "b3"], tmp_path / "out", other_sources=True).cells == 20 * len(POINTS)
     with pytest.raises(StoreError, match="is there already"):
-        merge([a.path, a.path], tmp_path / "out")
+        merge([a.path, a.path], a.path)
     with pytest.raises(StoreError, match="two experiment directories"):
         merge([a.path], tmp_path / "new")
+
+
+def test_of_format_1_the_sources_must_be_the_same_because_its_addresses_say_little(tmp_path):
+    for name, first, sources in (("a", 0, "5eed"), ("b", 10, "0dd"), ("c", 20, "0dd")):
+        manifest = replace(fake_manifest(POINTS), sources_hash=sources)
+        write(tmp_path / name, POINTS, first, first + 10, manifest=manifest)
+    with pytest.raises(StoreError, match="have different formats; `saccade migrate"):
+        merge([into_format_1(tmp_path / "a").path, tmp_path / "b"], tmp_path / "out")
+    folders = [tmp_path / "a", into_format_1(tmp_path / "b").path]
+    with pytest.raises(StoreError, match=r"different sources of strategies/ and workers/ \(5eed and 0dd\)"):
+        merge(folders, tmp_path / "out")
+    merged = merge(folders, tmp_path / "out", other_sources=True)
+    assert merged.cells == len(merged.experiment.cells()) == 20 * len(POINTS)
 
 
 def test_a_merged_directory_is_gone_on_with(tmp_path):
@@ -154,19 +175,26 @@ def test_damage_is_found_and_mended_by_what_it_says(tmp_path):
     (tmp_path / "x/cells" / f".{third.name}.7.tmp").write_bytes(b"half")
     texts = bad(experiment)
     assert len(texts) == 4
-    assert texts[0].startswith(f"{first}: it or its file in kept/ is not whole: delete it")
-    assert texts[1].startswith(f"{second}: ")
+    again = "the same `saccade run` sets it aside and computes its cells again"
+    assert texts[0] == f"{first}: has no digest: cut off, changed by hand, or written by an earlier version: {again}"
+    assert texts[1] == f"{tmp_path}/x/kept/{second.name}: is missing: {again}"
     assert "1 half-written files" in texts[2]
     assert f"{20 * len(POINTS)} missing: the same `saccade run` computes them" in texts[3]
+    assert len(experiment.set_damaged_aside()) == 2  # as `saccade run` does
+    for unit in (WorkUnit(samples=tuple(f"s{place}" for place in range(40)), points=POINTS),):
+        experiment.write(unit, fake_outcome(unit))
+    (tmp_path / "x/cells" / f".{third.name}.7.tmp").unlink()
+    assert bad(experiment) == []
+    assert any("3 damaged files set aside" in finding.text for finding in verify(experiment))
 
 
 def test_changed_masks_and_contradicting_cells(tmp_path):
     experiment = write_fake_experiment(tmp_path / "x", samples=20)
     file = sorted((tmp_path / "x/kept").iterdir())[0]
     table = pq.read_table(file)
-    masks = [b"\xff" * 8] * table.num_rows
-    pq.write_table(table.set_column(5, table.schema.field(5), [masks]), file)
-    assert any("keeps another number of tokens" in text for text in bad(experiment))
+    masks = [b"\xff" * -(-visual // 8) for visual in table["visual_tokens"].to_pylist()]
+    write_table(file, table.set_column(5, table.schema.field(5), [masks]))
+    assert any("keep another number of tokens" in text for text in bad(experiment))
     shutil.rmtree(tmp_path / "x")
     experiment = write(tmp_path / "x", POINTS[:2], 0, 60)
     unit = WorkUnit(samples=("s5",), points=POINTS[:2])
@@ -174,6 +202,25 @@ def test_changed_masks_and_contradicting_cells(tmp_path):
     experiment.write(unit, replace(outcome, outcomes=tuple(replace(cell, first_token=9) for cell in outcome.outcomes)))
     (text,) = bad(experiment)
     assert "2 cells are there twice and say different things" in text
+
+
+def test_a_mixture_of_versions_and_devices_can_be_told_apart(tmp_path):
+    from test_orchestrator_cli import call
+
+    experiment = Experiment.create(tmp_path / "x", fake_manifest(POINTS), fake_samples(20))
+    for first, torch, worker in ((0, "2.5", "a"), (10, "2.6", "b")):
+        unit = WorkUnit(samples=tuple(f"s{place}" for place in range(first, first + 10)), points=POINTS)
+        made_by = (("device", "CPU"), ("torch", torch))
+        experiment.write(unit, replace(fake_outcome(unit), worker=worker, made_by=made_by))
+        mixed = first > 0
+        text = f"cells were computed in 2 ways, whose last digits may differ: {10 * len(POINTS)} by torch 2.5; "
+        assert any(finding.text.startswith(text) for finding in verify(experiment)) == mixed
+        assert (text in call("status", tmp_path / "x")[1]) == mixed
+    assert bad(experiment) == []  # it is no fault
+    assert sorted(ways(experiment)) == [(("device", "CPU"), ("torch", version)) for version in ("2.5", "2.6")]
+    write(tmp_path / "y", POINTS, 20, 30)
+    merged = merge([tmp_path / "x", tmp_path / "y"], tmp_path / "out").experiment
+    assert "torch unknown" in "".join(finding.text for finding in verify(merged))  # what files state comes along
 
 
 def test_a_changed_model_is_noticed(tmp_path, small_checkpoint: Path):

@@ -13,6 +13,7 @@ import pytest
 from fake_experiment import fake_points, write_fake_experiment
 from orchestrator.matrix import UNKNOWN, CellMatrix, image_lengths
 from orchestrator.store import Experiment
+from orchestrator.tables import write_table
 
 
 def test_matrices_equal_the_long_table(tmp_path: Path) -> None:
@@ -92,14 +93,14 @@ def test_scores_between_right_and_wrong_are_kept(tmp_path: Path) -> None:
     np.testing.assert_array_equal(matrix.score_PS, matrix.correct_PS)
     first, last = experiment.files("cells")
     table = pq.read_table(last)
-    soft = table.set_column(table.column_names.index("score"), "score", pa.array([0.3] * len(table)))
-    pq.write_table(soft, last)
+    for name, value in (("score", 0.3), ("correct", False)):
+        table = table.set_column(table.column_names.index(name), name, pa.array([value] * len(table)))
+    write_table(last, table)
     again = CellMatrix(experiment)
     again.read()
     assert set(np.unique(again.score_PS)) == {0.0, 0.3, 1.0}
     assert (again.score_PS == 0.3).sum() == len(table)
-    bare = pq.read_table(first)
-    pq.write_table(bare.drop_columns(["score"]), first)  # as versions before wrote it
+    write_table(first, pq.read_table(first).drop_columns(["score"]))  # as versions before wrote it
     old = CellMatrix(experiment)
     old.read()
     np.testing.assert_array_equal(old.score_PS, again.score_PS)

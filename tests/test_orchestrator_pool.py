@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import orchestrator.pool
 import stub_engine
 from fake_experiment import fake_manifest, fake_points
 from orchestrator.limits import Limits
 from orchestrator.pool import LocalPool, PoolError, RayPool
-from processes import gone
+from processes import alive
 from ray_cluster import local_cluster
+from waiting import wait_for
 from workers.models import ModelError
 from workers.work import EngineSpec, UnitOutcome, WorkUnit
 
@@ -46,22 +50,16 @@ def expected(spec: EngineSpec) -> list[tuple[str, str, str]]:
         return cells(list(pool.results(UNITS)))
 
 
-def tries(spec: EngineSpec) -> int:
-    return len(list(Path(spec.task.data).glob("try-*")))
+def hangs(spec: EngineSpec) -> list[str]:
+    """Of each sample or worker that hangs, a mark."""
+    return sorted(mark.name for mark in Path(spec.task.data).glob("hangs-*"))
 
 
-def test_a_sample_that_never_answers_is_broken_off_in_this_process_too(spec, expected):
-    """Twice, the second time alone; and once where an earlier run has tried."""
-    for tried in ((), ("s5",)):
-        before, events = tries(spec), []
-        pool = LocalPool(spec, stub_engine.HangingEngine, limits=Limits(sample_s=1), on_event=events.append)
-        results = list(pool.results(UNITS, tried))
-        failures = [failure for _, outcome in results for failure in outcome.failures]
-        assert [(failure.sample, failure.kind) for failure in failures] == [("s5", "TimeoutError")]
-        assert "no answer within 1 s; --sample-timeout" in failures[0].message
-        assert cells(results) == [cell for cell in expected if cell[0] != "s5"]
-        assert tries(spec) - before == len(events) == (1 if tried else 2)
-        assert results[-1][0].samples == ("s5",) or not tried, "what hung before comes last"
+@pytest.fixture
+def hours(spec: EngineSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour passes whenever somebody begins to hang; with one worker nothing else is under way then."""
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 3600 * len(hangs(spec)), sleep=time.sleep)
+    monkeypatch.setattr(orchestrator.pool, "time", clock)
 
 
 def test_local_pool_answers_each_unit_once_in_order(spec, expected):
@@ -114,31 +112,46 @@ class TestRayPool:
         assert cells(results) == [cell for cell in expected if cell[0] != "s5"]
         assert len(events) == 3
 
-    @pytest.mark.parametrize("workers", [1, 2])
-    def test_a_sample_that_never_answers_is_a_record_and_its_workers_are_replaced(self, spec, expected, workers):
+    @pytest.mark.usefixtures("hours")
+    def test_a_sample_that_never_answers_is_a_record_and_its_worker_is_replaced(self, spec, expected):
         events: list[str] = []
-        limits = Limits(sample_s=4)
-        with RayPool(spec, stub_engine.HangingEngine, workers=workers, limits=limits, on_event=events.append) as pool:
+        with RayPool(spec, stub_engine.HangingEngine, workers=1, on_event=events.append) as pool:
             results = list(pool.results(UNITS))
         failures = [failure for _, outcome in results for failure in outcome.failures]
-        assert [(failure.sample, failure.kind) for failure in failures] == [("s5", "TimeoutError")]
+        assert [(failure.sample, failure.kind) for failure in failures] == [("s5", "NoAnswer")]
+        assert failures[0].message == "no answer within 10 min 00 s; --sample-timeout changes that"
         assert cells(results) == [cell for cell in expected if cell[0] != "s5"]
-        assert any("no answer for" in event and "3 samples, s3 to s5; it is replaced" in event for event in events)
-        assert any(event.startswith("process ") and event.endswith("tried again, one by one") for event in events)
-        assert any("over sample s5), 1 sample recorded as failed" in event for event in events)
-        assert tries(spec) <= 4, "the unit and the sample, each with a second worker at most"
+        first, alone = (mark.rpartition("-") for mark in hangs(spec))
+        assert (first[0], alone[0]) == ("hangs-s3-s4-s5", "hangs-s5")
+        ended = [event for event in events if "was ended" in event]
+        assert len(ended) == 2
+        assert ended[0].startswith(f"process {first[2]} on ")
+        assert "(no answer for 10 min 00 s over 3 samples, s3 to s5), 3 samples tried again, one by one" in ended[0]
+        assert "(no answer for 10 min 00 s over sample s5), 1 sample recorded as failed" in ended[1]
+        wait_for(lambda: not alive({int(first[2]), int(alone[2])}))
 
-    def test_a_stopped_worker_is_replaced(self, spec, expected):
-        with RayPool(spec, stub_engine.StoppedEngine, workers=1, limits=Limits(sample_s=4)) as pool:
+    @pytest.mark.usefixtures("hours")
+    def test_a_stopped_worker_is_replaced_and_no_sample_blamed(self, spec, expected):
+        with RayPool(spec, stub_engine.StoppedEngine, workers=1) as pool:
             assert cells(list(pool.results(UNITS))) == expected
-        assert gone({int((Path(spec.task.data) / "stopped").read_text())}, within_s=60)
+        (mark,) = hangs(spec)
+        wait_for(lambda: not alive({int(mark.removeprefix("hangs-"))}))
 
     def test_a_model_that_never_loads_is_not_waited_for(self, spec, expected):
         events: list[str] = []
         limits = Limits(load_s=5)
         with RayPool(spec, stub_engine.NeverLoaded, workers=1, limits=limits, on_event=events.append) as pool:
             assert cells(list(pool.results(UNITS))) == expected
-        assert any("the model was not there after 5 s); starting another" in event for event in events)
+        assert "a worker was lost while it loaded the model (the model was not there after 5 s)" in events[0]
+
+    def test_a_model_that_does_not_fit_is_tried_again_and_then_told(self, spec):
+        events: list[str] = []
+        with (
+            RayPool(spec, stub_engine.NoMemory, workers=1, on_event=events.append) as pool,
+            pytest.raises(PoolError, match=r"3 workers in a row .*MemoryError: cannot allocate 14 GB.*Fewer --workers"),
+        ):
+            list(pool.results(UNITS))
+        assert len(events) == 3
 
     def test_a_broken_model_is_told_as_it_was_raised(self, spec):
         with RayPool(spec, stub_engine.BrokenModel, workers=2) as pool, pytest.raises(ModelError) as caught:
@@ -146,6 +159,15 @@ class TestRayPool:
         assert str(caught.value) == (
             "/models/x/model.safetensors: is truncated, 12 bytes are missing; download it again"
         )
+
+    def test_whatever_loading_raises_is_told_at_once(self, spec):
+        events = []
+        with (
+            RayPool(spec, stub_engine.FaultyLoader, workers=2, on_event=events.append) as pool,
+            pytest.raises(PoolError, match=r"load the model: ZeroDivisionError: float division by zero \(.*stub_"),
+        ):
+            list(pool.results(UNITS))
+        assert events == []
 
     def test_other_sources_on_a_worker_are_refused(self, spec):
         with (

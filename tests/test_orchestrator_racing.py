@@ -20,7 +20,7 @@ from fake_experiment import fake_outcome, fake_samples
 from orchestrator.metrics import summary
 from orchestrator.policy import policy_of
 from orchestrator.prepare import Prepared, prepare
-from orchestrator.racing import Race, RacingRule, looks, shuffled, stakes_on_the_way
+from orchestrator.racing import LEADERS, Race, RacingRule, looks, shuffled, stakes_on_the_way
 from orchestrator.run import RunOptions, RunResult, plan_and_stops, run_sweep
 from orchestrator.show import cells_text
 from orchestrator.spec import load_sweep
@@ -78,6 +78,26 @@ def test_clear_losers_stop_soon_and_the_best_goes_on():
     result = simulate(RacingRule(), spread(20, 400, 0.5, 0.95), sweeps=10)
     assert result.saved > 0.4
     assert result.best_kept == 1.0
+
+
+@pytest.mark.parametrize("racers", [2, 6])
+def test_evidence_against_a_rival_counts_as_one_of_all(racers):
+    """The stakes against single rivals are averaged over the racers: with more of them, one defeat decides less.
+
+    All points but the last are right on every question. Its stakes against each leader (and itself, where it is one)
+    are known; their sum over the number of racers is held against Holm's bound for the first of them.
+    """
+    rule, total, look = RacingRule(alpha=0.5), 200, 16
+    decisions = set()
+    for lost in range(1, look + 1):
+        score_PS = np.ones((racers + 1, look))
+        score_PS[-1, :lost] = 0
+        leaders = score_PS[1:][:LEADERS]
+        stake = sum(stakes_on_the_way(score_PS[[-1]] - leader, total, 0.0)[0] for leader in leaders).max()
+        decided = Race(rule, racers + 1, total).decide(score_PS, np.ones(score_PS.shape, dtype=bool), look)
+        decisions.add(bool(decided))
+        assert (racers in decided) == (stake / racers >= racers / rule.alpha), lost
+    assert decisions == {True, False}  # the bound lies between
 
 
 def test_decisions_do_not_depend_on_when_one_looks():

@@ -79,10 +79,14 @@ def test_cells_without_their_masks_are_computed_again(prepared, tmp_path, damage
         masks.write_bytes(masks.read_bytes()[:-20])
     else:
         masks.unlink()
-    assert plan_sweep(prepared, tmp_path / "x", 1).missing == lost
+    plan = plan_sweep(prepared, tmp_path / "x", 1)
+    assert plan.missing == lost
+    assert [note.split(": ")[:2] for note in plan.notes] == [[str(masks), "left out"]]
     again = run(prepared, tmp_path / "x")
     assert again.computed == lost
-    assert again.warnings == (f"{masks}: missing or not a whole file; `saccade run` computes its cells again",)
+    (warning,) = again.warnings
+    assert warning.startswith(f"{masks}: ")
+    assert warning.endswith(": set aside, its cells count as missing")
     pd.testing.assert_frame_equal(again.experiment.kept(), kept)
     pd.testing.assert_frame_equal(again.experiment.cells(), before.cells())
     assert plan_sweep(prepared, tmp_path / "x", 1).missing == 0
@@ -206,6 +210,5 @@ def test_a_worker_killed_in_the_middle_changes_nothing(prepared, cluster, tmp_pa
     trials = ExperimentAnalysis(str(tmp_path / "ray")).dataframe().set_index("config/key")
     table = summary(expected).set_index("key")
     assert trials["accuracy"].sub(table["accuracy"]).abs().max() < 1e-12
-    again = run_sweep(prepared, tmp_path / "ray", options, Console(file=out))
-    assert again.computed == 0
-    assert again.seconds < 2
+    broken = RunOptions(workers=2, engine="stub_engine:BrokenModel")  # which is not even built
+    assert run_sweep(prepared, tmp_path / "ray", broken, Console(file=out)).computed == 0

@@ -67,7 +67,7 @@ def test_temporary_and_foreign_files_are_left_out_with_a_note(tmp_path):
     (folder / "empty.parquet").touch()
     pd.testing.assert_frame_equal(experiment.cells(), before)
     assert len(experiment.notes) == 3
-    assert all("left out, not a whole file of cells" in note for note in experiment.notes)
+    assert all(": left out: " in note and "`saccade run` computes its cells again" in note for note in experiment.notes)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
@@ -131,7 +131,7 @@ def test_another_context_is_refused_and_named(tmp_path):
     [
         (None, "is not an experiment directory: it has no sweep.yaml"),
         ("model: embedded", "was not written by `saccade run`"),
-        ("format: 99", "has format 99, and this version of saccade reads 1"),
+        ("format: 99", "has format 99, and this version of saccade reads 1 and 2"),
         ("format: 1\nname: x", "is damaged"),
         ("format: [", "is damaged"),
     ],

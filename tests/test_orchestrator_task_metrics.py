@@ -10,7 +10,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from dashboards.report import write_report
-from fake_experiment import fake_manifest
+from fake_experiment import fake_manifest, into_format_1
 from orchestrator.cli import app
 from orchestrator.disk import StoreError
 from orchestrator.exports import write_exports
@@ -149,14 +149,9 @@ def test_text_only_questions_stand_apart_in_the_table(tmp_path):
 
 
 def test_cells_of_an_earlier_version_are_read(tmp_path):
-    import pyarrow.parquet as pq
-
-    experiment = write_cells(tmp_path, np.array([[1.0, 0.0], [1.0, 1.0]]))
-    for file in [*(tmp_path / "cells").glob("*.parquet"), tmp_path / "samples.parquet"]:
-        table = pq.read_table(file)
-        gone = [name for name in ("score", "group") if name in table.column_names]
-        pq.write_table(table.drop_columns(gone), file)
-    table = answers(Experiment.open(tmp_path))
+    write_cells(tmp_path, np.array([[1.0, 0.0], [1.0, 1.0]]))
+    experiment = into_format_1(tmp_path)
+    table = answers(experiment)
     assert table.score_PS.tolist() == [[1.0, 0.0], [1.0, 1.0]]
     assert experiment.notes == ()
 

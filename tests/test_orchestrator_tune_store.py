@@ -19,7 +19,7 @@ from orchestrator.metrics import summary
 from orchestrator.rungs import Standing
 from orchestrator.store import Experiment
 from orchestrator.trial_files import METRICS, told, trial_names
-from orchestrator.tune_store import LIVE_TRIALS, TuneMirror, check_callbacks, make_callback, remove_trials, tell_all
+from orchestrator.tune_store import LIVE_TRIALS, TuneMirror, check_callbacks, make_callback, tell_all
 from workers.work import GridPoint, UnitOutcome, WorkUnit, baseline_point
 
 SAMPLES = 40
@@ -246,11 +246,15 @@ def test_a_line_cut_in_half_is_told_again(tmp_path: Path):
     assert not TuneMirror(experiment).is_complete(standing.reports())
 
 
+def test_a_mirror_that_cannot_keep_up_tells_all_in_the_end(tmp_path: Path):
+    assert mirror_overhead.measure(300, 0.0, 60, tmp_path / "x").endswith("complete")
+    assert len(trials(tmp_path / "x")) == 300
+
+
+@pytest.mark.timing
 def test_a_sweep_is_not_held_up_by_its_mirror(tmp_path: Path):
     text = mirror_overhead.measure(300, 6.0, 60, tmp_path / "x")
-    assert text.endswith("complete")
     assert float(text.split("driver held ")[1].split(" s")[0]) < 1.0
-    assert len(trials(tmp_path / "x")) == 300
 
 
 @pytest.mark.parametrize(
@@ -275,13 +279,3 @@ def test_trials_have_different_names_whatever_their_parameters_are():
     names = list(trial_names(points).values())
     assert len({name.lower() for name in names}) == len(points)
     assert max(map(len, names)) < 255
-
-
-def test_only_tune_files_are_removed(tmp_path: Path):
-    kept = ["cells/a.parquet", "sweep.yaml", "report/index.html"]
-    gone = ["fastv_2_8/params.json", "fastv_2_8/result.json", "tuner.pkl", "experiment_state-2026.json"]
-    for name in kept + gone:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    remove_trials(tmp_path)
-    assert sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()) == sorted(kept)

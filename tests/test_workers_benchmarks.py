@@ -179,6 +179,19 @@ def test_mmbench_splits_and_missing_answers(tmp_path):
         read(tmp_path, "mmbench", split="test")
 
 
+def test_an_option_may_spell_none(tmp_path):
+    """Once it is an answer; twice, or empty, it is how the file writes what is missing."""
+    for texts, options in (
+        (("Yes", "No", "None", ""), ("Yes", "No", "None")),
+        (("NA", "SA", "nan", "nan"), ("NA", "SA")),
+        (("Yes", "No", "None", "None"), ("Yes", "No")),
+        (("None", "One", "Two", "NULL"), ("None", "One", "Two", "NULL")),
+    ):
+        row = {**made.mmbench_rows()[0], **dict(zip("ABCD", texts, strict=True)), "answer": "AB"[len(options) > 2]}
+        made.write_mmbench(tmp_path, [row])
+        assert read(tmp_path, "mmbench")[0].choices == options
+
+
 @pytest.mark.parametrize(
     ("answer", "parsed"),
     [
@@ -333,6 +346,35 @@ def test_pope_figures(tmp_path):
     both = read(tmp_path, "pope", split="all")[:8]
     mean = figures("pope", both, ["yes", "no", "yes", "no"] + ["yes"] * 4)
     assert mean["F1"] == (pytest.approx((1 + 2 / 3) / 2), 8)
+
+
+def test_pope_files_of_other_names(tmp_path):
+    made.write_pope(tmp_path)
+    for file in (tmp_path / "coco").iterdir():
+        file.rename(tmp_path / file.name.replace("coco", "gqa"))
+    with pytest.raises(DataError, match=r"random\.json is one file, and split 'all' needs 3: give split random"):
+        read(tmp_path, "pope", questions="gqa_pope_random.json")
+    assert len(read(tmp_path, "pope", questions="gqa_pope_random.json", split="random")) == 4
+    everything = read(tmp_path, "pope", questions="gqa_pope_{split}.json")
+    assert [sample.category for sample in everything] == ["random"] * 4 + ["popular"] * 4 + ["adversarial"] * 4
+
+
+def test_lines_end_at_line_feeds_only(tmp_path):
+    made.write_pope(tmp_path)
+    line = {"question_id": 1, "image": "COCO_val2014_0.jpg", "text": "Is\u2028it\x85so?", "label": "yes"}
+    made.put(tmp_path / "coco" / "coco_pope_random.json", json.dumps(line, ensure_ascii=False) + "\r\n")
+    assert [sample.question for sample in read(tmp_path, "pope", split="random")] == ["Is\u2028it\x85so?"]
+
+
+def test_mme_one_folder_deeper(tmp_path):
+    made.write_mme(tmp_path)
+    wanted = read(tmp_path, "mme")
+    release = tmp_path / RELEASE
+    release.rename(tmp_path / "MME_Benchmark")
+    release.mkdir()
+    (tmp_path / "MME_Benchmark").rename(release / "MME_Benchmark")
+    (release / "eval_tool").mkdir()
+    assert [sample.id for sample in read(tmp_path, "mme")] == [sample.id for sample in wanted]
 
 
 # -- bad files --------------------------------------------------------------------------------------------------

@@ -26,9 +26,10 @@ from workers.asking import ask
 from workers.checkpoints.hub import cache_folder
 from workers.checkpoints.layout import open_checkpoint
 from workers.checkpoints.names import model_name
+from workers.checkpoints.words import PROBE, check_tokenizer
 from workers.engine import Engine
 from workers.llava import Prompt
-from workers.loading import load_llava
+from workers.loading import _load_tokenizer, load_llava
 from workers.models import ModelError
 from workers.tasks.base import Sample
 from workers.tasks.prompts import CONVERSATIONS, SINGLE_PREDICTION, build_prompt
@@ -129,6 +130,57 @@ def test_a_tokenizer_without_a_name_is_llamas(made, tmp_path):
     assert load_llava(ModelSpec(path=str(folder)), "cpu").encode(prompt) == wanted
     (folder / "tokenizer_config.json").unlink()
     assert load_llava(ModelSpec(path=str(folder)), "cpu").encode(prompt) == wanted
+
+
+@pytest.mark.parametrize("legacy", [None, False, True])
+@pytest.mark.parametrize("named", [None, "LlamaTokenizer", "LlamaTokenizerFast"])
+@pytest.mark.parametrize("form", ["original", "hugging_face"])
+def test_llamas_tokenizer_has_the_ids_of_sentencepiece(made, tmp_path, form, named, legacy):
+    """512 pieces; whichever class is named, with a tokenizer.json (fast) and without (slow), legacy or not.
+
+    With transformers 5.18 to 5.23 ``AutoTokenizer`` leaves out the space before "The" beside LLaVA's config.json.
+    """
+    model = forms.sentencepiece_model(512)
+    slow = SentencePieceProcessor(model_proto=model)
+    folder = tmp_path / form
+    shutil.copytree(made[form], folder)
+    (folder / "tokenizer.model").write_bytes(model)
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    stated = {"tokenizer_class": named, "legacy": legacy, "add_bos_token": True, **special}
+    settings = {name: value for name, value in stated.items() if value is not None}
+    if form == "hugging_face":
+        config = json.loads((folder / "config.json").read_text())
+        edit(folder / "config.json", text_config={**config["text_config"], "vocab_size": 520}, image_token_index=512)
+        image = {"content": "<image>", "special": True, "normalized": False, "lstrip": False, "rstrip": False}
+        settings["added_tokens_decoder"] = {"512": {**image, "single_word": False}}
+    else:
+        edit(folder / "config.json", vocab_size=512, model_type="llava")  # as that of llava-v1.5-7b says
+    (folder / "tokenizer.json").unlink(missing_ok=True)
+    tokenizer = None
+    for fast in (False, True):
+        if tokenizer:
+            tokenizer.save_pretrained(folder)
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+        tokenizer = _load_tokenizer(open_checkpoint(ModelSpec(path=str(folder))))
+        for text in (*PROBE, "The", "a", "\n", "zwölf 1,024"):
+            assert tokenizer(text)["input_ids"] == [1, *slow.encode(text)], text
+        assert fast == (folder / "tokenizer.json").is_file()
+
+
+def test_a_tokenizer_that_this_transformers_makes_wrongly_is_refused_by_its_file(made):
+    checkpoint = open_checkpoint(ModelSpec(path=str(made["original"])))
+    assert not (checkpoint.words / "tokenizer.json").exists()
+
+    class Loses:
+        vocab_size = 100
+
+        def __call__(self, text, add_special_tokens):
+            return {"input_ids": SentencePieceProcessor(model_proto=forms.sentencepiece_model()).encode(text)[1:]}
+
+    words = r"tokenizer.model: transformers 5.* makes a Loses of it, and sentencepiece .* other ids, first \["
+    with pytest.raises(ModelError, match=words) as caught:
+        check_tokenizer(Loses(), checkpoint)
+    assert "tokenizer.json and" not in str(caught.value)
 
 
 def test_the_modes_of_pre_processing_come_from_the_checkpoint(made, tmp_path):
@@ -451,6 +503,13 @@ def test_tokenizers_that_disagree_are_refused(made, tmp_path):
     edit(folder / "config.json", image_token_index=7)
     assert f"<image> is token {forms.vocabulary()}, config.json has image_token_index 7" in message_of(folder)
     edit(folder / "config.json", text_config={**config["text_config"], "vocab_size": 400})
+    for file in folder.glob("model*"):
+        file.unlink()
+    few = {
+        name: t[:400] if name.startswith("lm_head") or "embed_tokens" in name else t
+        for name, t in forms.weights().items()
+    }
+    forms.save(folder, few, 1, "safetensors")
     assert f"the tokenizer has {len(vocabulary)} tokens, config.json vocab_size 400" in message_of(folder)
     (folder / "tokenizer.json").write_text("{")
     assert "the tokenizer cannot be loaded" in message_of(folder)

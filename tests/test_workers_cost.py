@@ -146,7 +146,7 @@ def test_wrong_token_counts_are_refused(visual, message):
 
 def test_vision_sizes_are_read_from_the_checkpoint(small_checkpoint):
     assert open_checkpoint(ModelSpec(path=str(small_checkpoint))).facts.vision == VisionFacts(
-        hidden=16, ffn=32, layers=1, features=1
+        hidden=16, ffn=32, layers=1, features=1, stored_layers=2
     )
 
 

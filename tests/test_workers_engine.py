@@ -156,6 +156,17 @@ def test_every_strategy_equals_naive(deeper_engine, name):
     assert_equals_naive(deeper_engine, ["1", "3"], points)
 
 
+@pytest.mark.parametrize("pair", [("fps", "fps_merged"), ("tome_centres", "tome_merged")])
+def test_methods_that_keep_the_same_tokens_and_go_on_with_others_do_not_share_a_fork(deeper_engine, pair):
+    """Same tokens of the same stream at the same layer: only what goes on in their place tells the forks apart."""
+    deeper_engine.micro_batch = 1
+    points = tuple(GridPoint(strategy=name, layer=1, rank=5) for name in pair)
+    first, second = deeper_engine.run(WorkUnit(samples=("1",), points=points)).outcomes
+    assert first.kept_mask == second.kept_mask
+    assert first.option_logits != second.option_logits
+    assert_equals_naive(deeper_engine, ["1", "3"], points)
+
+
 def test_keeping_everything_is_the_untouched_model(engine):
     """K = L, and R = N at any K, against transformers' own generate on the whole model."""
     points = [GridPoint(strategy="fastv", layer=2, rank=3), GridPoint(strategy="random", layer=1, rank=16)]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import warnings
 import zlib
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from small_llava import make_checkpoint
 from workers.checkpoints.layout import open_checkpoint
 from workers.engine import Engine
 from workers.fingerprint import model_fingerprint, sources_hash
-from workers.images import load_image, pad_to_square, to_pixels
+from workers.images import FORMATS, load_image, pad_to_square, to_pixels
 from workers.loading import load_llava
 from workers.models import ModelError
 from workers.tasks.base import DataError
@@ -109,7 +111,7 @@ def test_a_missing_shard_is_named(tmp_path):
     [
         (
             {"vision_config__image_size": 28},
-            "crops to {'height': 56, 'width': 56}, but config.json has vision_config.image_size 28",
+            "position_embedding.weight: has shape [17, 16], config.json asks for [5, 16]",
         ),
         ({"vision_config__patch_size": 7}, "patch_embedding.weight: has shape [16, 3, 14, 14], config.json asks for"),
         ({"text_config__hidden_size": "wide"}, "hidden_size: 'wide' is not a positive whole number"),
@@ -188,6 +190,7 @@ def test_padding_centres_with_the_mean_colour(small_checkpoint):
     padded, cropped = to_pixels(image, "pad", processor), to_pixels(image, "crop", processor)
     assert padded.shape == cropped.shape == (3, 56, 56)
     assert padded[0].std() > 0.1  # red and padding
+    assert padded[:, 0].abs().max() < 0.02  # the mean colour is 0 once normalised, but for what 8 bits round
     assert cropped[0].std() < 1e-6  # red alone
 
 
@@ -265,7 +268,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
 def test_bad_images_are_data_errors(tmp_path, monkeypatch):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"not a picture")
-    with pytest.raises(DataError, match=r"broken\.png: cannot be read"):
+    with pytest.raises(DataError, match=r"broken\.png: is no JPEG, PNG"):
         load_image(broken)
     with pytest.raises(DataError, match=r"gone\.png: cannot be read"):
         load_image(tmp_path / "gone.png")
@@ -304,3 +307,48 @@ def test_a_sweep_survives_every_image(small_checkpoint, tmp_path):
     result = engine.run(WorkUnit(samples=tuple(engine.samples), points=(baseline_point(2, 16),)))
     assert {failure.sample: failure.kind for failure in result.failures} == dict.fromkeys("127", "DataError")
     assert {cell.sample for cell in result.outcomes} == set("345689")
+
+
+CANNOT_SAVE = (OSError, ValueError, KeyError, AttributeError, TypeError, SystemError, ImportError)
+
+
+def saved(place, format) -> bool:
+    """Whether Pillow could save a small image in a format."""
+    for mode in ("RGB", "L", "1", "P", "RGBA", "F"):
+        with (
+            warnings.catch_warnings(action="ignore"),
+            suppress(OSError, ValueError, KeyError, AttributeError, TypeError, SystemError, ImportError),
+        ):
+            Image.new(mode, (40, 30)).save(place, format)
+            return True
+    return False
+
+
+def test_only_formats_of_benchmarks_are_decoded(tmp_path):
+    """By an allow-list, whatever a file is called: some formats start programs, some are plug-ins of others."""
+    Image.init()
+    tried = {format for format in Image.SAVE if saved(tmp_path / f"{format}.png", format)}
+    assert {"EPS", "PPM", "ICNS", *FORMATS} <= tried
+    for format in tried - {"MPO"}:  # of one picture it is a JPEG
+        if format in FORMATS:
+            assert load_image(tmp_path / f"{format}.png").size == (40, 30), format
+        else:
+            with pytest.raises(DataError, match=r"\.png: is no JPEG, PNG, WEBP, GIF, BMP or TIFF"):
+                load_image(tmp_path / f"{format}.png")
+
+
+def test_no_program_is_started(tmp_path, monkeypatch):
+    place, called = tmp_path / "image.png", tmp_path / "called"
+    place.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 80 60\n%%EndComments\nshowpage\n%%EOF\n")
+    (tmp_path / "gs").write_text(f"#!/bin/sh\necho >> {called}\nexit 1\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(DataError):
+        load_image(place)
+    assert not called.exists()
+
+
+def test_a_picture_of_two_frames_as_cameras_write_it(tmp_path):
+    frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "camera.jpg", "MPO", save_all=True, append_images=frames[1:])
+    assert load_image(tmp_path / "camera.jpg").getpixel((5, 5))[0] > 200

@@ -6,6 +6,7 @@ code that drops, masks or places tokens.
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from small_llava import make_checkpoint
 from strategies import catalog
 from test_workers_engine import make_engine
 from workers.images import load_image, to_pixels
+from workers.layer_calls import CACHE_NAMES, UnknownCallError, cache_of, go_on
 from workers.patch import pruned
 from workers.tasks.prompts import build_prompt
 from workers.work import GridPoint, WorkUnit, baseline_point
@@ -178,7 +180,7 @@ def test_right_padding_equals_engine(deep_engine, name):
                 input_ids=answers[-1][:, None],
                 attention_mask=mask,
                 position_ids=(lengths + step)[:, None],
-                past_key_values=out.past_key_values,
+                **go_on(model, out),
             ).logits[:, -1]
     for row, id in enumerate(ids):
         tokens = torch.stack(answers)[: cells[id].decoded_tokens, row]
@@ -191,9 +193,9 @@ def test_several_new_tokens_at_once_equal_one_by_one(deep_engine):
     model, new = deep_engine.llava.model, torch.tensor([[9, 11, 4]])
     inputs = batch_inputs(deep_engine, ["1"])
     with pruned(model, "fastv", 1, 4), torch.inference_mode():
-        together = model(input_ids=new, past_key_values=model(**inputs).past_key_values).logits
-        cache = model(**inputs).past_key_values
-        alone = [model(input_ids=new[:, i : i + 1], past_key_values=cache).logits for i in range(3)]
+        together = model(input_ids=new, **go_on(model, model(**inputs))).logits
+        cache = go_on(model, model(**inputs))
+        alone = [model(input_ids=new[:, i : i + 1], **cache).logits for i in range(3)]
     torch.testing.assert_close(together, torch.cat(alone, dim=1), **LOGIT_TOLERANCE)
 
 
@@ -202,15 +204,16 @@ def test_dropped_tokens_are_not_in_the_cache(deep_engine, layer):
     model, inputs = deep_engine.llava.model, batch_inputs(deep_engine, ["1"])
     length = inputs["input_ids"].shape[1]
     with pruned(model, "fastv", layer, 4):
-        cache = model.generate(
+        made = model.generate(
             **inputs, do_sample=False, min_new_tokens=5, max_new_tokens=5, pad_token_id=0, return_dict_in_generate=True
-        ).past_key_values
+        )
+    cache = cache_of(made)
     decoded = 4  # the fifth token was never fed
     held = [length if index < layer else length - 12 for index in range(3)]
     assert [kv.keys.shape[-2] for kv in cache.layers] == [count + decoded for count in held]
     assert cache.get_seq_length() == length + decoded  # of the whole sequence: position ids follow it
     reference = weakref.ref(cache.layers[0])
-    del cache
+    del cache, made
     assert reference() is None  # no cycle keeps the keys alive
 
 
@@ -313,26 +316,85 @@ def test_mistakes_are_one_line(deep_engine, arguments, message):
     assert "\n" not in str(caught.value)
 
 
+def test_tokens_chosen_elsewhere_are_kept_instead_of_the_strategys(deep_engine):
+    model, inputs = deep_engine.llava.model, batch_inputs(deep_engine, ["1", TEXT_ONLY, "2"])
+    arguments = {"do_sample": False, "max_new_tokens": 4, "pad_token_id": 0}
+    with pruned(model, "fps_merged", 1, 4, sample_ids=["1", TEXT_ONLY, "2"]) as report:
+        chosen = model.generate(**inputs, **arguments)
+    own = report.kept
+    with pruned(model, "fps_merged", 1, 4, kept=own) as report:
+        assert torch.equal(model.generate(**inputs, **arguments), chosen)
+    other = [torch.arange(4), torch.arange(0), torch.arange(4) * 3]
+    with pruned(model, "fastv", 1, 4, kept=other) as report:
+        model.generate(**inputs, **arguments)
+    assert [kept_K.tolist() for kept_K in report.kept] == [kept_K.tolist() for kept_K in other]
+    for wrong in (
+        [torch.arange(3)] * 3,
+        [torch.tensor([0, 1, 2, 16])] * 3,
+        [torch.tensor([3, 2, 1, 0])] * 3,
+        other[:2],
+    ):
+        with pruned(model, "fastv", 1, 4, kept=wrong), pytest.raises(ValueError, match="kept: "):
+            model(**inputs)
+    with (
+        pytest.raises(ValueError, match="2 stages"),
+        pruned(model, "himap", 1, 4, kept=other, second_layer=2, second_rank=2),
+    ):
+        pass
+
+
 def test_what_cannot_be_pruned_is_refused(deep_engine):
     model, inputs = deep_engine.llava.model, batch_inputs(deep_engine, ["1"])
     with pytest.raises(ValueError, match="LlavaForConditionalGeneration, got Linear"), pruned(torch.nn.Linear(1, 1)):
         pass
-    outside = model(**inputs).past_key_values
+    outside = go_on(model, model(**inputs))
     with pruned(model, "fastv", 1, 4):
         with pytest.raises(ValueError, match="already pruned"), pruned(model, "fastv", 1, 4):
             pass
         with pytest.raises(ValueError, match="outside this block"):
-            model(input_ids=torch.tensor([[5]]), past_key_values=outside)
+            model(input_ids=torch.tensor([[5]]), **outside)
         with pytest.raises(ValueError, match="input_ids"):
             model(inputs_embeds=torch.zeros(1, 4, 32))
         with pytest.raises(ValueError, match="image tokens"):
             model(input_ids=torch.tensor([[1, 3, 3, 5]]))
         with pytest.raises(ValueError, match="StaticCache"):
             model.generate(**inputs, cache_implementation="static", max_new_tokens=2, disable_compile=True)
-        cache = model(**inputs).past_key_values
+        inside = go_on(model, model(**inputs))
         with pytest.raises(ValueError, match="an image after"):
-            model(input_ids=torch.tensor([[3]]), past_key_values=cache)
+            model(input_ids=torch.tensor([[3]]), **inside)
     assert_equals_engine(deep_engine, ["1"], [GridPoint(strategy="fastv", layer=1, rank=4)])  # nothing stayed behind
+
+
+def test_a_name_that_a_new_transformers_gives_the_cache_is_refused(deep_engine, monkeypatch):
+    """5.24 renamed the cache, and decoded tokens were silently taken for prompts: never again, by any name."""
+    model, inputs = deep_engine.llava.model, batch_inputs(deep_engine, ["1"])
+    kind = type(model.model.language_model.layers[0])
+    own = next(name for name in CACHE_NAMES if name in inspect.signature(kind.forward).parameters)
+
+    def forward(self, hidden_states, attention_mask=None, position_ids=None, memory=None, position_embeddings=None):
+        raise AssertionError("refused before it runs")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "forward", forward)
+        words = f"transformers .*{kind.__name__}.forward has no argument for the key-value cache.*saccade doctor"
+        with pytest.raises(ValueError, match=words), pruned(model, "fastv", 1, 4):
+            pass
+    # The name of the call alone has moved, behind a decorator that keeps the signature.
+    decoder = type(model.model.language_model)
+
+    def renamed(module, args, kwargs):
+        return args, {"memory" if name == own else name: value for name, value in kwargs.items()}
+
+    handle = model.model.language_model.register_forward_pre_hook(renamed, with_kwargs=True)
+    try:
+        words = f"called {decoder.__name__} with .*memory.*: expected one of cache and past_key_values"
+        with pruned(model, "fastv", 1, 4), pytest.raises(UnknownCallError, match=words):
+            model(**inputs)
+    finally:
+        handle.remove()
+    with pytest.raises(UnknownCallError, match="Output has no field"):
+        cache_of(type("Output", (), {})())
+    assert_equals_engine(deep_engine, ["1"], [GridPoint(strategy="fastv", layer=1, rank=4)])
 
 
 def test_the_unpruned_point_needs_no_block(deep_engine):

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from small_llava import make_checkpoint
 from test_workers_engine import make_engine
 from workers import spectra
 from workers.engine import Engine
@@ -120,6 +121,14 @@ def test_only_the_asked_samples_are_measured(engine):
     assert [bool(cell.measures) for cell in cells] == [True, True, False, False]
 
 
+def test_the_first_image_questions_are_measured_wherever_text_questions_stand(
+    engine, small_checkpoint, small_scienceqa
+):
+    samples = [engine.samples[id] for id in ("6", "1", "2")]  # the first has no image
+    spec = replace(engine.spec, measure=replace(engine.spec.measure, spectra_samples=1))
+    assert Engine(spec, engine.llava, samples, 1).spectra_samples == {"1"}
+
+
 def test_a_sample_without_spectrum_is_a_record(small_checkpoint, small_scienceqa, monkeypatch):
     """NaN in one stream of one sample: that sample fails by its name, its neighbour in the micro-batch does not."""
     engine = make_engine(small_checkpoint, small_scienceqa, measure=MeasureSpec(spectra=SPECTRA[:2]))
@@ -159,6 +168,21 @@ def test_quality_measures(small_checkpoint, small_scienceqa):
     assert 1 <= named["diversity.effective_rank"] <= 4
     assert not [name for name, _ in spread.measures if name.startswith("concentration")]  # divprune has no scores
     assert dict(spread.measures)["diversity.min_distance"] >= named["diversity.min_distance"]
+
+
+def test_concentration_is_that_of_the_last_choice(tmp_path, small_scienceqa):
+    """A second stage that keeps nothing has no scores; those of the first are not shown in their place."""
+    checkpoint = make_checkpoint(tmp_path, layers=3)
+    engine = make_engine(checkpoint, small_scienceqa, measure=MeasureSpec(quality=True))
+    params = (("second_layer", 2), ("second_rank", 0))
+    points = (
+        GridPoint(strategy="text_sum", layer=1, rank=8),
+        GridPoint(strategy="himap", layer=1, rank=8, params=params),
+    )
+    first, both = engine.run(WorkUnit(samples=("1",), points=points)).outcomes
+    assert "concentration.gini" in dict(first.measures)
+    assert both.tokens_kept == 0
+    assert "concentration.gini" not in dict(both.measures)
 
 
 def test_gram_resolves_the_experiments_thresholds():

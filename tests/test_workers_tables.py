@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import os
 import pickle
+import shutil
 import struct
 import threading
 import zlib
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -20,9 +23,9 @@ from PIL import Image
 
 import small_benchmarks as made
 from test_workers_engine import make_engine
-from workers.fingerprint import data_fingerprint, sample_fingerprint
+from workers.fingerprint import data_fingerprint, whole_data_fingerprint
 from workers.images import load_image
-from workers.tasks.base import DataError
+from workers.tasks.base import DataError, Sample
 from workers.tasks.catalog import load_samples
 from workers.tasks.tables import ParquetImage, read_parquet, read_tsv
 from workers.work import GridPoint, TaskSpec, WorkUnit
@@ -171,7 +174,28 @@ def test_fingerprints_of_images_in_tables(tmp_path):
         rows = mmbench = made.mmbench_rows()
         mmbench[1]["image"] = base64.b64encode(made.picture(number)).decode()
         made.write_mmbench(tmp_path / name, rows)
-        prints.append(data_fingerprint(load_samples(TaskSpec(name="mmbench", data=str(tmp_path / name)))))
-    assert prints[0] == prints[1] != prints[2]
+        samples = load_samples(TaskSpec(name="mmbench", data=str(tmp_path / name)))
+        prints.append((data_fingerprint(samples), whole_data_fingerprint(samples)))
+    assert prints[0] == prints[1]
+    assert not set(prints[0]) & set(prints[2])
     samples = load_samples(TaskSpec(name="mmbench", data=str(tmp_path / "a")))
-    assert len({sample_fingerprint(sample) for sample in samples}) == 3
+    assert len({whole_data_fingerprint([replace(sample, id="1", question="")]) for sample in samples}) == 3
+
+
+def test_the_last_byte_of_an_image_counts(tmp_path, small_scienceqa):
+    folder = tmp_path / "data"
+    shutil.copytree(small_scienceqa, folder)
+
+    def named() -> str:
+        return whole_data_fingerprint(load_samples(TaskSpec(name="scienceqa", data=str(folder))))
+
+    image = folder / "images" / "test" / "1" / "image.png"
+    image.write_bytes(image.read_bytes() + bytes(5000))
+    before, seen = named(), image.stat()
+    image.write_bytes(image.read_bytes()[:-1] + b"x")
+    os.utime(image, ns=(seen.st_atime_ns, seen.st_mtime_ns))  # as a copy that keeps times, or a clock of whole seconds
+    assert named() != before
+    image.unlink()
+    image.symlink_to("gone.png")
+    with pytest.raises(DataError, match=r"image\.png"):
+        whole_data_fingerprint([Sample(id="1", question="", label="A", image=image)])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -140,8 +142,13 @@ def test_letters_in_the_context_are_no_options(tmp_path, text, choices):
         ({"choices": "tin", "answer": 0}, "choices: expected a list of texts"),
         ({"choices": ["tin", "copper"], "answer": True}, "answer: True is not an index"),
         ({"choices": ["tin", "copper"], "answer": 2}, "answer: 2 is not an index into its 2 choices"),
-        ({"choices": [str(n) for n in range(11)], "answer": 10}, "has 11 options"),
+        ({"choices": [str(n) for n in range(27)], "answer": 10}, "has 27 options"),
         (["tin"], "is not an object"),
+        ({"choices": ["tin", "copper"], "answer": 0, "subject": 5}, "subject: '5' is no text"),
+        ({"choices": ["tin", "copper"], "answer": 0, "skill": ["a"]}, "skill: \"['a']\" is no text"),
+        ({"choices": ["tin", "copper"], "answer": 0, "patches": 3}, "patches: '3' is not a list of visual tokens"),
+        ({"choices": ["tin", "copper"], "answer": 0, "patches": ["a"]}, "is not a list of visual tokens"),
+        ({"choices": ["tin", "copper"], "answer": 0, "patches": [2**40]}, "is not a list of visual tokens"),
     ],
 )
 def test_malformed_problems_get_one_clear_line(tmp_path, problem, message):
@@ -161,6 +168,10 @@ def test_malformed_problems_get_one_clear_line(tmp_path, problem, message):
         ([item("What?\nA. tin", "A"), item("What?\nA. tin", "A")], "id 7 stands there twice"),
         ([item("What?\nA. tin", "A", image="7/image.png")], "1 of 1 samples have no image on disk"),
         ([item("What?\nA. tin", "A", image="../../../etc/passwd")], "lies outside"),
+        ([item("What?\nA. tin", "A", image="/etc/passwd")], "'/etc/passwd' lies outside"),
+        ([item("What?\nA. tin", "A", image="a\0b.png")], "is not a file name: embedded null"),
+        ([item("What?\nA. tin", "A", image="\ud800.png")], "holds half of a surrogate pair"),
+        ([item("What?\nA. tin \ud800", "A")], "holds half of a surrogate pair"),
         ([item("What?\nA. tin", None)], "must be text"),
         ([item(5, "A")], "must be text"),
         ([item("What?\nA. tin", "A", image=5)], "must be text"),
@@ -190,6 +201,61 @@ def test_missing_files_and_names(tmp_path, small_scienceqa):
         with pytest.raises(DataError) as caught:
             load_samples(spec)
         assert message in str(caught.value)
+
+
+def test_a_question_file_stays_inside_its_folder(tmp_path, small_scienceqa):
+    folder, secret = tmp_path / "data", tmp_path / "secret"
+    shutil.copytree(small_scienceqa, folder)
+    shutil.copytree(folder / "images" / "test", secret)
+    shutil.copy(folder / "llava_test_CQM-A.json", secret)
+    problems = json.loads((folder / "problems.json").read_text())
+
+    def refused(split="test", **changes) -> str:
+        (folder / "problems.json").write_text(json.dumps({**problems, "1": {**problems["1"], "split": split}}))
+        with pytest.raises(DataError) as caught:
+            load_samples(task(folder, **changes))
+        return str(caught.value)
+
+    assert "'../../secret' lies outside" in refused("../../secret")
+    assert f"'{secret}' lies outside" in refused(str(secret))
+    assert "task.questions: '../secret/llava_test_CQM-A.json' lies outside" in refused(
+        questions="../secret/llava_test_CQM-A.json"
+    )
+    with pytest.raises(DataError, match=r"split '\.\./secret' is not the name of a split, such as test"):
+        load_samples(task(folder, split="../secret"))
+    items = json.loads((folder / "llava_test_CQM-A.json").read_text())
+    write_items(folder, [{**items[0], "image": "x" * 300}])
+    assert "is not a file name: File name too long" in refused()
+    write_items(folder, items)
+    image = folder / "images" / "test" / "1" / "image.png"
+    image.unlink()
+    image.symlink_to(secret / "1" / "image.png")
+    assert "image '1/image.png' lies outside" in refused()
+    image.unlink()
+    image.symlink_to("image.png")
+    assert "image '1/image.png': is not a file name: Too many levels of symbolic links" in refused()
+    shutil.rmtree(folder / "images" / "test")
+    (folder / "images" / "test").symlink_to(secret)  # a whole folder on another disk is its owner's will
+    (folder / "problems.json").write_text(json.dumps(problems))
+    assert len(load_samples(task(folder))) == 6
+
+
+def test_letters_beyond_j_are_options(tmp_path):
+    options = "\n".join(f"{letter}. {letter.lower()}" for letter in "ABCDEFGHIJKL")
+    write_items(tmp_path, [item(f"What?\n{options}", "L")])
+    (sample,) = load_samples(task(tmp_path))
+    assert sample.choices == tuple("abcdefghijkl")
+    assert strict_letter("L", sample).correct
+
+
+def test_what_a_question_has_already_is_not_added(tmp_path):
+    """LLaVA's own question files end with the instruction; a text may speak of the image marker."""
+    asked = "Is it?\nAnswer the question using a single word or phrase."
+    sample = Sample(id="1", question=asked, label="yes", image=None, instruction=asked.partition("\n")[2])
+    assert build_prompt(sample, "vicuna_v1", True) == f"{SYSTEM} USER: {asked} ASSISTANT:"
+    marked = replace(make_sample(None), question="What does <image> mean?")
+    assert build_prompt(marked, "vicuna_v1", False) == f"{SYSTEM} USER: What does  mean? ASSISTANT:"
+    assert build_prompt(replace(marked, image=tmp_path), "vicuna_v1", False).count("<image>") == 1
 
 
 def test_half_written_json_names_the_file(tmp_path):

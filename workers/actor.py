@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 import transformers
 
 from workers.engine import Engine
 from workers.fingerprint import sources_hash
+from workers.rules import NUMERICS
 from workers.work import EngineSpec, UnitOutcome, WorkUnit
 
 
@@ -28,14 +31,22 @@ class EngineActor:
         if threads is not None:
             torch.set_num_threads(threads)
         self._engine = Engine.load(spec, device)
+        place = self._engine.llava.device
+        self._worker = f"{platform.node()} {place} {os.getpid()}"
+        self._made_by = {
+            "saccade": saccade_version(),
+            "sources": sources_hash(),
+            "numerics": str(NUMERICS),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "device": torch.cuda.get_device_name(place) if place.type == "cuda" else f"CPU, {platform.machine()}",
+        }
 
     def identity(self) -> dict[str, str]:
         """What the driver compares with its own before it trusts this process, and records."""
         return {
-            "sources_hash": sources_hash(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
+            "sources_hash": self._made_by["sources"],
             "device": str(self._engine.llava.device),
             "host": platform.node(),
             "pid": str(os.getpid()),
@@ -43,4 +54,12 @@ class EngineActor:
 
     def run(self, unit: WorkUnit) -> UnitOutcome:
         """Answer a unit; the same unit given twice gives the same cells."""
-        return self._engine.run(unit)
+        return replace(self._engine.run(unit), worker=self._worker, made_by=tuple(self._made_by.items()))
+
+
+def saccade_version() -> str:
+    """Of the installed package; that it is run from its sources only, where there is none."""
+    try:
+        return version("saccade")
+    except PackageNotFoundError:
+        return "from its sources"

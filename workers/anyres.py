@@ -8,10 +8,12 @@ library is imported: a planner counts tokens without a model.
 from __future__ import annotations
 
 import math
+from ast import literal_eval
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 Size = tuple[int, int]  # height, width
+MAX_TEXT = 10_000  # letters of a list of sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +63,17 @@ class Tiling:
 
 
 def read_pinpoints(stated: object) -> tuple[Size, ...]:
-    """Grids as a configuration states them, (height, width).
+    """Grids as a configuration states them, (height, width); LLaVA's training scripts write the list as a text.
 
     Raises:
         ValueError: it is no list of pairs of positive whole numbers.
     """
-    if not isinstance(stated, Sequence) or isinstance(stated, str) or not stated:
+    if isinstance(stated, str):
+        try:
+            return read_pinpoints(literal_eval(stated[:MAX_TEXT]))
+        except (SyntaxError, TypeError, MemoryError, RecursionError) as error:
+            raise ValueError(f"{stated[:40]!r} is not a list of sizes") from error
+    if not isinstance(stated, Sequence) or not stated:
         raise ValueError(f"{stated!r} is not a list of sizes")
     sizes = []
     for pair in stated:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from workers.anyres import Tiling
@@ -24,6 +24,8 @@ MODES = (*SQUARE_MODES, "anyres")
 # A file of 200 bytes can hold 1 x 60,000 pixels, which padded to a square are 14 GB: refused before it is decoded.
 MAX_PIXELS = 64 * 1024 * 1024  # of the square it is padded to
 MAX_ASPECT = 100  # longer to shorter side
+# Formats of benchmarks. None needs another program, as EPS does, other files, or a plug-in that is not Pillow's.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # a camera's MPO is opened as the JPEG that it begins with
 # Each scan of a progressive JPEG decodes the whole image again, and a few bytes make one. Cameras write up to 10.
 MAX_SCANS = 100
 MAX_BYTES = 2**29  # of a file; what is not compressed has 192 MiB at MAX_PIXELS
@@ -41,12 +43,12 @@ def load_image(source: Path | EmbeddedImage) -> Image.Image:
         source: a file, or a place inside a table's file.
 
     Raises:
-        DataError: the file is missing, no image, damaged, of a number type without a known range, or too large or too
-            long (``MAX_PIXELS``, ``MAX_ASPECT``).
+        DataError: the file is missing, no image of ``FORMATS``, damaged, of a number type without a known range, or too
+            large or too long (``MAX_PIXELS``, ``MAX_ASPECT``).
     """
     try:
         content = read_bytes(source, MAX_BYTES) if isinstance(source, Path) else source.read()
-        with Image.open(BytesIO(content)) as image:
+        with Image.open(BytesIO(content), formats=FORMATS) as image:
             size = f"image {source}: {image.width} x {image.height}"
             longer, shorter = max(image.size), max(min(image.size), 1)
             if longer**2 > MAX_PIXELS:
@@ -56,6 +58,8 @@ def load_image(source: Path | EmbeddedImage) -> Image.Image:
             if image.format in ("JPEG", "MPO") and (scans := content.count(SCAN)) > MAX_SCANS:
                 raise DataError(f"{size} in {scans} scans, more than {MAX_SCANS}; save it anew")
             return _eight_bits(image, source).convert("RGB")
+    except UnidentifiedImageError as error:
+        raise DataError(f"image {source}: is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}") from error
     except DataError:
         raise
     # Pillow raises SyntaxError on broken PNGs, ValueError where their texts or profiles unpack to more than a megabyte.

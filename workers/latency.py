@@ -20,6 +20,7 @@ from torch import Tensor
 
 from workers.asking import ask
 from workers.images import load_image, to_pixels
+from workers.layer_calls import go_on
 from workers.llava import Llava, Prompt
 from workers.models import ModelError
 from workers.patch import pruned
@@ -194,11 +195,7 @@ def _latency(point: GridPoint, runs: Sequence[_Run], unpruned: Sequence[_Run], d
 
 def _inputs(llava: Llava, item: TimedPrompt) -> tuple[Tensor, Tensor]:
     """Token ids with one id for every image token, and pixels, on the device."""
-    ids = [
-        id
-        for token in item.prompt.ids
-        for id in ([token] * llava.visual_tokens if token == llava.image_token else [token])
-    ]
+    ids = item.prompt.expanded(llava.image_token, llava.visual_tokens)
     ids_BS = torch.tensor([ids], device=llava.device)
     return ids_BS, item.pixels_PP[None].to(llava.device, llava.model.dtype)
 
@@ -223,7 +220,7 @@ def _measure(
         token_BT = out.logits[:, -1:].argmax(dim=-1)
         first = _now(llava.device)
         for _ in range(decode_tokens):
-            out = llava.model(input_ids=token_BT, past_key_values=out.past_key_values, use_cache=True, logits_to_keep=1)
+            out = llava.model(input_ids=token_BT, **go_on(llava.model, out), use_cache=True, logits_to_keep=1)
             token_BT = out.logits[:, -1:].argmax(dim=-1)
         last = _now(llava.device)
         peak = torch.cuda.max_memory_allocated(llava.device) if counted else None

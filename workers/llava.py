@@ -38,6 +38,12 @@ class Prompt:
         """Tokens once the placeholder stands for ``visual`` image tokens."""
         return len(self.ids) if self.image_at is None else len(self.ids) - 1 + visual
 
+    def expanded(self, image_token: int, visual: int) -> list[int]:
+        """The ids as transformers takes them, with ``visual`` times the image's token for the placeholder."""
+        if self.image_at is None:
+            return list(self.ids)
+        return [*self.ids[: self.image_at], *[image_token] * visual, *self.ids[self.image_at + 1 :]]
+
 
 class Llava:
     """A loaded checkpoint: model, tokenizer and image processor, with the few operations the engine needs."""

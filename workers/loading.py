@@ -6,7 +6,6 @@ in memory twice, neither on the host nor on the device.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -25,6 +24,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from workers.checkpoints.adapter import read_adapter
+from workers.checkpoints.contents import check_checkpoint
 from workers.checkpoints.files import weight_files
 from workers.checkpoints.layout import Checkpoint, open_checkpoint, processor_kind, processor_settings, read_json
 from workers.checkpoints.names import TOWER, model_name
@@ -39,8 +39,6 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 # Projections of the same input, which the engine multiplies as one matrix: they are laid out as one from the start.
 JOINED = (("self_attn.k_proj", "self_attn.v_proj"), ("mlp.gate_proj", "mlp.up_proj"))
 
-log = logging.getLogger(f"saccade.{__name__}")
-
 
 def load_llava(spec: ModelSpec, device: str) -> Llava:
     """Load a LLaVA checkpoint in any form that ``workers/checkpoints`` reads.
@@ -50,8 +48,8 @@ def load_llava(spec: ModelSpec, device: str) -> Llava:
         device: as torch names it, ``cpu`` or ``cuda:0``.
 
     Raises:
-        ModelError: the checkpoint is incomplete, a tensor is missing or has another shape than config.json says, or
-            tokenizer and image processor do not fit the model.
+        ModelError: the checkpoint is incomplete or not what its config.json says, or tokenizer and image processor do
+            not fit the model.
     """
     if spec.dtype not in DTYPES:
         raise ModelError(f"dtype '{spec.dtype}' is unknown ({', '.join(DTYPES)})")
@@ -62,7 +60,7 @@ def load_llava(spec: ModelSpec, device: str) -> Llava:
     if (spec.image_mode in SQUARE_MODES) == bool(facts.pinpoints):
         known = "anyres" if facts.pinpoints else ", ".join(SQUARE_MODES)
         raise ModelError(f"model {spec.path}: image_mode '{spec.image_mode}' is not one of this model's ({known})")
-    checkpoint.check()
+    check_checkpoint(checkpoint)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     tokenizer, image_processor = _load_tokenizer(checkpoint), load_image_processor(checkpoint)
@@ -154,46 +152,40 @@ def _named(stored: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]
 
 @torch.no_grad()
 def _fill(model: Any, tensors: Iterable[tuple[str, Tensor]], checkpoint: Checkpoint) -> None:
-    """Copy tensors to where the model has them, each converted on the way."""
-    decoder, where = model.model.language_model, f"model {checkpoint.folder}"
+    """Copy tensors to where the model has them, each converted on the way; what is left over was found harmless."""
+    decoder = model.model.language_model
     targets: dict[str, Tensor] = dict(_named(model.named_parameters()))
     if checkpoint.original:
         name = "model.language_model.embed_tokens.weight"
         decoder.embed_tokens.weight[-1] = 0
         targets[name] = decoder.embed_tokens.weight[:-1]
-    missing, unused = set(targets), []
+    missing = set(targets)
     for name, tensor in tensors:
-        target = targets.get(name)
-        if target is None:
-            unused.append(name)
-            continue
-        if target.shape != tensor.shape:
-            shapes = f"has shape {list(tensor.shape)}, config.json asks for {list(target.shape)}"
-            raise ModelError(f"{where}: {name}: {shapes}")
-        target.copy_(tensor)
-        missing.discard(name)
+        if (target := targets.get(name)) is not None:
+            assert target.shape == tensor.shape, f"{name}: {target.shape}, not as described"
+            target.copy_(tensor)
+            missing.discard(name)
     if "lm_head.weight" in missing and model.config.get_text_config().tie_word_embeddings:
         model.lm_head.weight = decoder.embed_tokens.weight
         missing.discard("lm_head.weight")
-    if missing:
-        raise ModelError(f"{where}: {len(missing)} tensors are missing from the weights; first: {min(missing)}")
-    if unused:
-        log.warning("%s: %d tensors are not used, first: %s", where, len(unused), min(unused))
+    assert not missing, f"not described, but built: {min(missing)}"
 
 
 def _load_tokenizer(checkpoint: Checkpoint) -> Any:
-    """The tokenizer that the checkpoint names. LLaVA's own form may name none, and means Llama's.
+    """The tokenizer that the checkpoint names; where a ``tokenizer.model`` lies alone and none is named, Llama's.
 
-    Llama's begins each text with a token of its own unless the settings say otherwise; transformers 5 leaves it out
-    where they say nothing and the vocabulary is a ``tokenizer.model``.
+    Llama's is made by its own class where there is no ``tokenizer.json``: up to transformers 5.23 ``AutoTokenizer``
+    takes another one for a config.json of LLaVA's, which loses the space before a text. It begins each text with a
+    token of its own unless the settings say otherwise; transformers 5 leaves it out where they say nothing.
     """
     folder = checkpoint.words
     place = folder / "tokenizer_config.json"
     stated = read_json(place, "model") if place.is_file() else {}
-    named = str(stated.get("tokenizer_class") or ("LlamaTokenizer" if checkpoint.original else ""))
-    kind = LlamaTokenizer if checkpoint.original and "tokenizer_class" not in stated else AutoTokenizer
-    llama = named.startswith("LlamaTokenizer") and not (folder / "tokenizer.json").is_file()
-    begin = {"add_bos_token": True} if llama and "add_bos_token" not in stated else {}
+    bare = not (folder / "tokenizer.json").is_file()
+    named = str(stated.get("tokenizer_class") or ("LlamaTokenizer" if checkpoint.original or bare else ""))
+    llamas = named.startswith("LlamaTokenizer")
+    kind = LlamaTokenizer if llamas and (bare or "tokenizer_class" not in stated) else AutoTokenizer
+    begin = {"add_bos_token": True} if llamas and bare and "add_bos_token" not in stated else {}
     if not any(folder.glob("tokenizer.*")):
         raise ModelError(f"model {folder}: has no tokenizer.json or tokenizer.model")
     try:

@@ -13,6 +13,10 @@ from workers.anyres import Tiling, read_pinpoints
 
 ANY_RESOLUTION = "llava_next"  # the model type that cuts images into tiles
 TEXT_MODELS = ("llama", "mistral", "qwen2")  # decoders whose layer the engine knows: norm, q/k/v/o, gate/up/down
+# What transformers takes where a configuration leaves it out; else as many key-value heads as heads, and Llama-7B's.
+KV_HEADS, FFN = {"mistral": 8, "qwen2": 32}, {"mistral": 14336, "qwen2": 22016}
+MOST = 2**24  # of any other size
+MOST_LAYERS = 1000  # the largest published decoder has 126; a slip of the pen is not built for hours
 
 
 class ModelError(ValueError):
@@ -26,6 +30,7 @@ class VisionFacts:
     hidden: int = 1024
     ffn: int = 4096
     layers: int = 23  # that run for the features: with vision_feature_layer -2 the last of 24 is not needed
+    stored_layers: int = 24  # with those behind the chosen one
     features: int = 1  # layers whose outputs are joined for the projector
 
 
@@ -68,8 +73,11 @@ def facts_from(config: dict[str, Any], place: Path) -> ModelFacts:
     if text_model not in TEXT_MODELS:
         raise ModelError(f"{place}: text_config.model_type: '{text_model}' is not supported ({', '.join(TEXT_MODELS)})")
     hidden, heads = _number(text, "hidden_size", 4096, place), _number(text, "num_attention_heads", 32, place)
-    layers, ffn = _number(text, "num_hidden_layers", 32, place), _number(text, "intermediate_size", 11008, place)
-    kv_heads = _number(text, "num_key_value_heads", heads, place)
+    layers = _number(text, "num_hidden_layers", 32, place, most=MOST_LAYERS)
+    ffn = _number(text, "intermediate_size", FFN.get(text_model, 11008), place)
+    # Stated as null it means as many as heads; left out, the kind's own.
+    grouped = heads if "num_key_value_heads" in text else KV_HEADS.get(text_model, heads)
+    kv_heads = _number(text, "num_key_value_heads", grouped, place)
     head_dim = _number(text, "head_dim", hidden // heads, place)
     image_size, patch_size = _number(vision, "image_size", 336, place), _number(vision, "patch_size", 14, place)
     class_token = config.get("vision_feature_select_strategy", "default") == "full"
@@ -114,7 +122,7 @@ def _pinpoints(
 
 
 def _vision_facts(config: dict[str, Any], vision: dict[str, Any], place: Path) -> VisionFacts:
-    layers = _number(vision, "num_hidden_layers", 24, place)
+    layers = _number(vision, "num_hidden_layers", 24, place, most=MOST_LAYERS)
     chosen = config.get("vision_feature_layer")
     chosen = -2 if chosen is None else chosen
     chosen = chosen if isinstance(chosen, list) else [chosen]
@@ -124,6 +132,7 @@ def _vision_facts(config: dict[str, Any], vision: dict[str, Any], place: Path) -
         hidden=_number(vision, "hidden_size", 1024, place),
         ffn=_number(vision, "intermediate_size", 4096, place),
         layers=max(index if index >= 0 else layers + 1 + index for index in chosen),  # 0 is the embeddings
+        stored_layers=layers,
         features=len(chosen),
     )
 
@@ -135,10 +144,12 @@ def _section(config: dict[str, Any], name: str, place: Path) -> dict[str, Any]:
     return section
 
 
-def _number(section: dict[str, Any], name: str, default: int, place: Path) -> int:
+def _number(section: dict[str, Any], name: str, default: int, place: Path, most: int = MOST) -> int:
     value = section.get(name)
     if value is None:  # transformers writes null for "as the default"
         return default
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ModelError(f"{place}: {name}: {value!r} is not a positive whole number")
+        raise ModelError(f"{place}: {name}: {repr(value)[:40]} is not a positive whole number")
+    if value > most:
+        raise ModelError(f"{place}: {name}: {value} is above {most:,}, more than any model has")
     return value

@@ -32,6 +32,7 @@ from strategies.catalog import Strategy
 from strategies.stages import Stage
 from strategies.view import ATTENTION, Evidence, TokenView
 from workers.forks import LAST_QUERIES, draw_seed
+from workers.layer_calls import cache_argument, cache_of, check_calls
 from workers.models import TEXT_MODELS
 from workers.padded import Batch, Group, causal, drop, mask, new_batch, positions, spread
 
@@ -60,6 +61,7 @@ def pruned(
     *,
     seed: int = 0,
     sample_ids: Sequence[str] | None = None,
+    kept: Sequence[Tensor] | None = None,
     **params: Any,
 ) -> Iterator[Pruning]:
     """Let a LLaVA drop visual tokens until the block ends.
@@ -77,6 +79,9 @@ def pruned(
         seed: of strategies that draw.
         sample_ids: names of the batch's samples, from which with ``seed`` and ``layer`` a draw follows: with a
             benchmark's ids, the draws of the engine. None: a sample is named by its token ids and pixels.
+        kept: tokens that stay, chosen elsewhere, instead of what the strategy would choose: per sample of a prompt's
+            batch (K,) int64 indices into its image tokens, ascending, K = min(rank, V). What the strategy does with
+            them - merging, new positions - stays. Not for methods of several stages.
         params: the strategy's own parameters.
 
     Yields:
@@ -86,7 +91,10 @@ def pruned(
         ValueError: on entry, for what cannot work with this model; in a forward, for inputs that cannot be pruned
             (embeddings instead of token ids, several images in a sample, a cache from outside the block).
     """
-    pruner = _Pruner(model, _checked(model, strategy, layer, rank, params), seed, sample_ids)
+    stages = _checked(model, strategy, layer, rank, params)
+    if kept is not None and len(stages) > 1:
+        raise ValueError(f"kept: '{strategy}' chooses in {len(stages)} stages, and one choice was given")
+    pruner = _Pruner(model, stages, seed, sample_ids, kept)
     with ExitStack() as stack:
         _patched.add(model)
         stack.callback(_patched.discard, model)
@@ -103,6 +111,7 @@ def _checked(model: Any, name: str, layer: int, rank: int, params: Mapping[str, 
     if model in _patched:
         raise ValueError("the model is already pruned by an enclosing block; leave that one first")
     assert config is not None
+    check_calls(model)
     text, layers, visual = config.text_config, config.text_config.num_hidden_layers, _visual_tokens(config)
     if text.model_type not in TEXT_MODELS:
         raise ValueError(f"a LLaVA over '{text.model_type}' is not supported ({', '.join(TEXT_MODELS)})")
@@ -139,12 +148,20 @@ class Probe:
 class _Pruner:
     """The hooks, and what they remember between the modules of one forward and between the forwards of one cache."""
 
-    def __init__(self, model: Any, stages: Sequence[Stage], seed: int, sample_ids: Sequence[str] | None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        stages: Sequence[Stage],
+        seed: int,
+        sample_ids: Sequence[str] | None,
+        kept: Sequence[Tensor] | None,
+    ) -> None:
         self.model = model
         self.decoder = model.model.language_model
         self.stages = {stage.layer: stage for stage in stages}
         self.seed = seed
         self.sample_ids = sample_ids
+        self.kept = kept
         self.report = Pruning()
         self.ids_BS: Tensor | None = None
         self.pixels: Tensor | None = None
@@ -199,7 +216,7 @@ class _Pruner:
 
     def _begin(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         self.batch = None
-        ids_BS, given, cache = self.ids_BS, kwargs.get("attention_mask"), kwargs.get("past_key_values")
+        ids_BS, given, cache = self.ids_BS, kwargs.get("attention_mask"), cache_argument(module, kwargs)
         if ids_BS is None:
             raise ValueError("pruned acts on the whole model; its language model was called alone")
         if given is not None and (not isinstance(given, Tensor) or given.dim() != 2):
@@ -257,7 +274,7 @@ class _Pruner:
             probe.query = probe.key = probe.rotary = None
         if not batch.prefill:
             return output
-        last, cache = batch.groups[-1], output.past_key_values
+        last, cache = batch.groups[-1], cache_of(output)
         self.report.kept = last.visual
         if last is not batch.groups[0]:
             output.last_hidden_state = spread(output.last_hidden_state, last, batch.length)
@@ -280,17 +297,18 @@ class _Pruner:
         if group is batch.groups[0]:
             return None  # nothing was dropped: the layer's inputs are the model's own
         if group.first_layer not in batch.inputs:
-            batch.inputs[group.first_layer] = self._inputs(layer, batch, group, hidden_BWD, kwargs)
+            batch.inputs[group.first_layer] = self._inputs(layer, module, group, hidden_BWD, kwargs)
         return (hidden_BWD, *args[1:]), kwargs | batch.inputs[group.first_layer]
 
     def _inputs(
-        self, layer: int, batch: Batch, group: Group, hidden_BWD: Tensor, kwargs: dict[str, Any]
+        self, layer: int, module: Any, group: Group, hidden_BWD: Tensor, kwargs: dict[str, Any]
     ) -> dict[str, Any]:
         """Mask, and where they differ from the model's, position ids and rotary embedding of a group's layers."""
+        batch = self._running()
         attention = self.decoder.config._attn_implementation
         if attention not in IMPLEMENTATIONS:
             raise ValueError(f"pruned runs under {' or '.join(IMPLEMENTATIONS)}, not {attention}")
-        past = 0 if batch.prefill else kwargs["past_key_values"].layers[layer].keys.shape[-2]
+        past = 0 if batch.prefill else cache_argument(module, kwargs).layers[layer].keys.shape[-2]
         eager, dtype = attention == "eager", hidden_BWD.dtype
         inputs: dict[str, Any] = {"attention_mask": mask(batch, group, hidden_BWD.shape[1], past, eager, dtype)}
         if batch.prefill or group.shift_BS is not None:
@@ -323,6 +341,8 @@ class _Pruner:
         at, visual = group.visual_at[sample], len(group.visual[sample])
         if rank in (0, visual):
             return torch.arange(rank, device=hidden_BWD.device)
+        if self.kept is not None:
+            return _given(self.kept, sample, len(group.visual), rank, visual).to(hidden_BWD.device)
         view = TokenView(
             visual=visual,
             system=batch.system[sample],
@@ -359,6 +379,18 @@ class _Pruner:
             block_HVS = _probabilities(query_RHE[system:after], key_RGE[:after], module.scaling)
             evidence["visual_attention_HVV"] = block_HVS[:, :, system:]
         return evidence
+
+
+def _given(kept: Sequence[Tensor], sample: int, batch: int, rank: int, visual: int) -> Tensor:
+    """A sample's tokens from those that the caller chose; copies of a sample (beams) share them."""
+    if not kept or batch % len(kept):
+        raise ValueError(f"kept: {len(kept)} choices were given for a batch of {batch}")
+    kept_K = kept[sample * len(kept) // batch]
+    if not (
+        len(kept_K) == rank and bool((kept_K.diff() > 0).all()) and 0 <= int(kept_K[0]) <= int(kept_K[-1]) < visual
+    ):
+        raise ValueError(f"kept: give {rank} ascending indices below {visual}")
+    return kept_K
 
 
 def _probabilities(query_QHE: Tensor, key_SGE: Tensor, scale: float) -> Tensor:

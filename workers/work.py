@@ -204,6 +204,7 @@ class UnitOutcome:
     outcomes: tuple[SampleOutcome, ...]
     failures: tuple[SampleFailure, ...] = ()
     seconds: float = 0.0
-    worker: str = ""
+    worker: str = ""  # host, device and process, for people
+    made_by: tuple[tuple[str, str], ...] = ()  # versions, sources and device that decide a last digit, by name
     peak_bytes: int = 0  # device memory that the engine has had allocated at most, so far
     notes: tuple[str, ...] = field(default=())  # e.g. "micro-batch halved to 4 after out of memory"

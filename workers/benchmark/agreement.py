@@ -149,14 +149,7 @@ def _compare(
 def _pruning(llava: Llava, case: Case, point: GridPoint, seed: int) -> Iterator[Any]:
     block: AbstractContextManager[Any] = nullcontext()
     if point.strategy != BASELINE:
-        block = pruned(
-            llava.model,
-            point.strategy,
-            point.layer,
-            point.rank,
-            seed=seed,
-            sample_ids=[case.id],
-            **dict(point.params),
-        )
+        params: dict[str, Any] = dict(point.params)
+        block = pruned(llava.model, point.strategy, point.layer, point.rank, seed=seed, sample_ids=[case.id], **params)
     with block as report, torch.inference_mode():
         yield report

@@ -35,10 +35,9 @@ class Case:
 def make_case(llava: Llava, id: str, prompt: Prompt, pixels_PP: Tensor, visual: int) -> Case:
     """Expand the placeholder and bring all to the model's device and dtype."""
     assert prompt.image_at is not None
-    ids = [*prompt.ids[: prompt.image_at], *[llava.image_token] * visual, *prompt.ids[prompt.image_at + 1 :]]
     return Case(
         id=id,
-        ids_S=torch.tensor(ids, device=llava.device),
+        ids_S=torch.tensor(prompt.expanded(llava.image_token, visual), device=llava.device),
         image_at=prompt.image_at,
         visual=visual,
         pixels_PP=pixels_PP.to(llava.device, llava.model.dtype),

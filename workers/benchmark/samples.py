@@ -88,7 +88,7 @@ def hand_out_pixels(llava: Llava, spec: EngineSpec, samples: Sequence[Sample], f
     """Prepare all pixels now, and let the model's image processor hand them out: the engine decodes no image then."""
     pixels = [_pixels(llava, spec, sample) for sample in samples]
     llava.image_processor = PreparedPixels(pixels, llava.image_processor.image_mean)
-    tokens = [folder / f"{index}.ppm" for index in range(len(samples))]
+    tokens = [folder / f"{index}.bmp" for index in range(len(samples))]
     for index, token in enumerate(tokens):
         Image.new("RGB", (1, 1), PreparedPixels.colour(index)).save(token)
     return [replace(sample, image=token) for sample, token in zip(samples, tokens, strict=True)]

@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,11 +21,14 @@ from torch import Tensor
 from workers.checkpoints.files import ADAPTER
 from workers.checkpoints.layout import read_json
 from workers.checkpoints.names import model_name
-from workers.checkpoints.tensors import stored_tensors
+from workers.checkpoints.tensors import Outline, stored_tensors
 from workers.models import ModelError
 
 _LORA = re.compile(r"(?P<module>.+)\.lora_(?P<part>[AB])(\.default)?\.weight")
 _WRAPPER = "base_model.model."  # that peft puts around a model
+GATHER = "if it was trained with ZeRO-3, gather its tensors and save it again"
+
+Stored = TypeVar("Stored")  # a tensor, or its outline
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,11 +53,7 @@ class Adapter:
     low_rank: dict[str, LowRank]
 
     def applied(self, tensors: Iterable[tuple[str, Tensor]], device: str) -> Iterator[tuple[str, Tensor]]:
-        """The model's tensors with the changes; what has none passes untouched.
-
-        Raises:
-            ModelError: a change is of a tensor that did not come by, or has another shape.
-        """
+        """The model's tensors with the changes; what has none passes untouched."""
         left = dict(self.low_rank)
         for name, tensor in tensors:
             if name in self.replaced:
@@ -62,30 +61,27 @@ class Adapter:
             if (change := left.pop(name, None)) is None:
                 yield name, tensor
                 continue
-            shape = [change.up_OR.shape[0], change.down_RI.shape[1]]
-            if list(tensor.shape) != shape:
-                raise ModelError(f"adapter: {name}: changes a {shape} weight, the base's is {list(tensor.shape)}")
             yield name, change.added_to(tensor, device)
-        if left:
-            raise ModelError(f"adapter: {len(left)} of its weights are not in the base model; first: {min(left)}")
+        assert not left, f"check_pairs lets pass what is not in the base: {min(left)}"
         yield from self.replaced.items()
 
 
-def read_adapter(folder: Path, files: Iterable[Path]) -> Adapter:
-    """Read an adapter's files.
+def sorted_out(
+    files: Iterable[tuple[Path, Iterable[tuple[str, Stored]]]],
+) -> tuple[dict[str, dict[str, Stored]], dict[str, Stored]]:
+    """Halves A and B of each low-rank change by its module, and tensors that replace the base's by the model's name.
 
     Args:
-        folder: with ``adapter_config.json``, where there is a low-rank part.
-        files: as ``Checkpoint.extras`` lists them.
+        files: of an adapter, each with what it holds.
 
     Raises:
-        ModelError: it is of a kind that is not a plain LoRA, or half of a pair is missing.
+        ModelError: a file holds nothing that changes a model, or a kind of change that is not a plain LoRA.
     """
-    pairs: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    replaced: dict[str, Tensor] = {}
-    low_rank: dict[str, LowRank] = {}
-    for file in files:
-        for stored, tensor in stored_tensors((file,)):
+    pairs: dict[str, dict[str, Stored]] = defaultdict(dict)
+    replaced: dict[str, Stored] = {}
+    for file, held in files:
+        before = len(pairs) + len(replaced)
+        for stored, tensor in held:
             bare = stored.removeprefix(_WRAPPER)
             if match := _LORA.fullmatch(bare):
                 pairs[match["module"]][match["part"]] = tensor
@@ -93,25 +89,89 @@ def read_adapter(folder: Path, files: Iterable[Path]) -> Adapter:
                 raise ModelError(f"{file}: {stored}: is not a plain LoRA of a linear layer, and not supported")
             elif name := model_name(bare):
                 replaced[name] = tensor
-    if pairs:
-        config = read_json(folder / "adapter_config.json", "adapter")
-        _check(config, folder)
-        for module, pair in pairs.items():
-            if set(pair) != {"A", "B"}:
-                raise ModelError(f"model {folder}: {ADAPTER}: {module} has only one of lora_A and lora_B")
-            name = model_name(f"{module}.weight")
-            assert name is not None
-            low_rank[name] = LowRank(pair["B"], pair["A"], _scale(config, module, rank=pair["A"].shape[0]))
+        if len(pairs) + len(replaced) == before or (file.stem == ADAPTER and not pairs):
+            raise ModelError(f"{file}: holds no tensors that change a model; {GATHER}")
+    return pairs, replaced
+
+
+def check_pairs(pairs: Mapping[str, Mapping[str, Outline]], base: Mapping[str, Outline], folder: Path) -> None:
+    """Check that low-rank changes are whole, change something, and fit the base.
+
+    Args:
+        pairs: as ``sorted_out`` gives them.
+        base: the base's tensors by the model's name.
+        folder: of the adapter, for messages.
+
+    Raises:
+        ModelError: half of a pair is missing, a shape is none of a change, or the base has no such weight.
+    """
+    where = f"model {folder}: {ADAPTER}"
+    for module, pair in pairs.items():
+        name = _weight(module)
+        if set(pair) != {"A", "B"}:
+            raise ModelError(f"{where}: {module} has only one of lora_A and lora_B")
+        for part, outline in pair.items():
+            if len(outline.shape) != 2 or 0 in outline.shape:
+                raise ModelError(f"{where}: {name}: lora_{part} has shape {list(outline.shape)}; {GATHER}")
+        down, up = pair["A"].shape, pair["B"].shape
+        if down[0] != up[1]:
+            raise ModelError(f"{where}: {name}: lora_A has rank {down[0]}, lora_B {up[1]}")
+        if name in base and base[name].shape != (up[0], down[1]):
+            shapes = f"changes a {[up[0], down[1]]} weight, the base's is {list(base[name].shape)}"
+            raise ModelError(f"{where}: {name}: {shapes}; it was trained on another base")
+    if left := set(map(_weight, pairs)) - base.keys():
+        raise ModelError(f"{where}: {len(left)} of its weights are not in the base model; first: {min(left)}")
+
+
+def read_adapter(folder: Path, files: Iterable[Path]) -> Adapter:
+    """Read an adapter's files.
+
+    Args:
+        folder: with ``adapter_config.json``, where there is a low-rank part.
+        files: as ``Checkpoint.extras`` lists them, checked.
+
+    Raises:
+        ModelError: it is of a kind that is not a plain LoRA.
+    """
+    pairs, replaced = sorted_out((file, stored_tensors((file,))) for file in files)
+    config = adapter_config(folder) if pairs else {}
+    low_rank = {
+        _weight(module): LowRank(pair["B"], pair["A"], _scale(config, module, rank=pair["A"].shape[0]))
+        for module, pair in pairs.items()
+    }
     return Adapter(replaced, low_rank)
 
 
-def _check(config: dict[str, Any], folder: Path) -> None:
-    kind = config.get("peft_type", "LORA")
-    if kind != "LORA" or config.get("use_dora"):
-        kind = "DoRA" if config.get("use_dora") else kind
-        raise ModelError(f"{folder / 'adapter_config.json'}: peft_type: {kind} is not supported (LORA)")
-    if not isinstance(config.get("lora_alpha"), int | float):
-        raise ModelError(f"{folder / 'adapter_config.json'}: lora_alpha: {config.get('lora_alpha')!r} is not a number")
+def adapter_config(folder: Path) -> dict[str, Any]:
+    """The settings of a low-rank adapter.
+
+    Raises:
+        ModelError: it is of another kind, or a setting is malformed.
+    """
+    place = folder / "adapter_config.json"
+    config = read_json(place, "adapter")
+    kind = "DoRA" if config.get("use_dora") else config.get("peft_type", "LORA")
+    if kind != "LORA":
+        raise ModelError(f"{place}: peft_type: {kind} is not supported (LORA)")
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict):
+        raise ModelError(f"{place}: alpha_pattern: is not an object")
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ModelError(f"{place}: alpha_pattern: {pattern[:40]!r} is not a pattern: {error}") from error
+    for name, value in (("lora_alpha", config.get("lora_alpha")), *patterns.items()):
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise ModelError(f"{place}: {name}: {repr(value)[:40]} is not a number")
+    return config
+
+
+def _weight(module: str) -> str:
+    """The model's name of what a low-rank change of a module changes."""
+    name = model_name(f"{module}.weight")
+    assert name is not None
+    return name
 
 
 def _scale(config: dict[str, Any], module: str, rank: int) -> float:

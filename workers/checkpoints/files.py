@@ -5,14 +5,15 @@ Nothing is loaded, and only the standard library is imported.
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
+from workers.foreign import OutsideError, inside, opened, readable
+from workers.json_file import UnreadableError, parse_json, read_json
 from workers.models import ModelError
 
 # Index of the shards, and the files where there is no index; the first form that is there counts.
@@ -21,13 +22,16 @@ FORMS = (
     ("pytorch_model.bin.index.json", "pytorch_model*.bin"),
 )
 ADAPTER = "adapter_model"
+MAX_HEADER_BYTES = 100_000_000  # as the safetensors library has it
+MAX_JSON_BYTES = 2**28
 
 
+@readable(ModelError)
 def weight_files(folder: Path) -> tuple[Path, ...]:
     """The files with a folder's weights, in name order: safetensors where there are any, else ``.bin``.
 
     Raises:
-        ModelError: there is none, or one that the index names is missing.
+        ModelError: there is none, or one that the index names is missing or lies elsewhere.
     """
     for index_name, pattern in FORMS:
         if (folder / index_name).is_file():
@@ -47,18 +51,24 @@ def _matching(folder: Path, pattern: str) -> list[Path]:
 
 
 def _indexed(folder: Path, index: Path) -> list[str]:
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ModelError(f"{index}: is not an index of weight files: {error!r}") from error
+    content = read_json(index, MAX_JSON_BYTES)
+    table = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
+        raise ModelError(f"{index}: is not an index of weight files: weight_map: expected names of files by tensor")
+    names = sorted(set(table.values()))
     if not names:
         raise ModelError(f"{index}: names no weight file; download it again")
     for name in names:
-        if not (folder / name).is_file():
+        try:
+            there = inside(folder, name, links=True).is_file()
+        except OutsideError as error:
+            raise ModelError(f"{index}: {error}; download it again") from error
+        if not there:
             raise ModelError(f"model {folder}: {name} is missing, which {index.name} names; download it again")
     return names
 
 
+@readable(ModelError)
 def check_files(files: Sequence[Path]) -> None:
     """Find truncated files without loading them.
 
@@ -67,25 +77,14 @@ def check_files(files: Sequence[Path]) -> None:
     """
     for file in files:
         if file.suffix == ".safetensors":
-            _check_safetensors(file)
+            read_header(file)
         else:
             _check_pickle(file)
 
 
-def _check_safetensors(file: Path) -> None:
-    header, data_bytes = _read_header(file)
-    needed = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    if data_bytes < needed:
-        raise ModelError(f"{file}: is truncated, {needed - data_bytes} bytes are missing; download it again")
-    for name, entry in header.items():
-        start, end = entry["data_offsets"]
-        if math.prod(entry["shape"]) > (end - start):  # every stored type has at least one byte a value
-            raise ModelError(f"{file}: {name}: shape {entry['shape']} does not fit its {end - start} bytes")
-
-
 def _check_pickle(file: Path) -> None:
     """``torch.save`` writes a zip archive, whose directory is its end; before torch 1.6 it wrote a bare pickle."""
-    with file.open("rb") as stream:
+    with opened(file) as stream:
         start = stream.read(4)
     if start[:1] == b"\x80":  # the old form shows its end only when it is read
         return
@@ -93,17 +92,47 @@ def _check_pickle(file: Path) -> None:
         raise ModelError(f"{file}: is truncated or not a PyTorch file; download it again")
 
 
-def _read_header(file: Path) -> tuple[dict[str, Any], int]:
-    """The JSON header of a safetensors file, and how many bytes of data follow it."""
+@readable(ModelError)
+def read_header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """What a safetensors file holds: number type and shape of each tensor.
+
+    Raises:
+        ModelError: it is truncated, or its header is broken.
+    """
     size = file.stat().st_size
-    with file.open("rb") as stream:
+    with opened(file) as stream:
         prefix = stream.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 2 <= length <= size - 8:
+        if not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
             raise ModelError(f"{file}: is truncated or not a safetensors file; download it again")
         try:
-            header = json.loads(stream.read(length))
-        except ValueError as error:
-            raise ModelError(f"{file}: has a broken safetensors header: {error}") from error
+            header = parse_json(stream.read(length))
+        except UnreadableError as error:
+            raise ModelError(f"{file}: has a broken safetensors header: it {error}") from error
+    if not isinstance(header, dict):
+        raise ModelError(f"{file}: has a broken safetensors header: it holds a {type(header).__name__}")
     header.pop("__metadata__", None)
-    return header, size - 8 - length
+    data_bytes, needed, held = size - 8 - length, 0, {}
+    for name, entry in header.items():
+        kind, shape, start, end = _entry(file, name, entry)
+        if math.prod(shape) > end - start:  # every stored type has at least one byte a value
+            raise ModelError(f"{file}: {name}: shape {list(shape)} does not fit its {end - start} bytes")
+        needed, held[name] = max(needed, end), (kind, shape)
+    if data_bytes < needed:
+        raise ModelError(f"{file}: is truncated, {needed - data_bytes} bytes are missing; download it again")
+    return held
+
+
+def _entry(file: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
+    """Number type, shape, first byte and end of a tensor."""
+    if isinstance(entry, dict):
+        kind, shape, place = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+        if isinstance(kind, str) and _counts(shape) and _counts(place) and len(place) == 2 and place[0] <= place[1]:
+            return kind, tuple(shape), place[0], place[1]
+    raise ModelError(f"{file}: has a broken safetensors header: {name[:60]!r} lacks dtype, shape or data_offsets")
+
+
+def _counts(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(
+        isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in value
+    )

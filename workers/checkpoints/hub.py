@@ -10,6 +10,7 @@ import os
 import re
 from pathlib import Path
 
+from workers.foreign import expanded
 from workers.models import ModelError
 
 HUB_NAME = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
@@ -26,7 +27,7 @@ def find_folder(name: str, remedy: str, beside: Path | None = None) -> Path:
     Raises:
         ModelError: there is neither such a directory nor such a snapshot.
     """
-    path = Path(name).expanduser()
+    path = expanded(Path(name))
     if path.is_dir():
         return path.absolute()
     if beside is not None and (beside / path).is_dir():

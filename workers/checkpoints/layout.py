@@ -5,14 +5,16 @@ Only the standard library is imported: planning a sweep loads no weights.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workers.checkpoints.files import ADAPTER, check_files, holds_weights, weight_files
+from workers.checkpoints.files import ADAPTER, MAX_JSON_BYTES, check_files, holds_weights, weight_files
 from workers.checkpoints.hub import find_folder
 from workers.checkpoints.original import image_mode, is_original, llava_config, vision_section
+from workers.foreign import readable
+from workers.json_file import UnreadableError
+from workers.json_file import read_json as read_value
 from workers.models import ANY_RESOLUTION, ModelError, ModelFacts, facts_from
 from workers.work import ModelSpec
 
@@ -67,6 +69,7 @@ class Checkpoint:
         check_files(self.files)
 
 
+@readable(ModelError)
 def open_checkpoint(spec: ModelSpec) -> Checkpoint:
     """Find all parts of a model.
 
@@ -131,9 +134,9 @@ def read_json(place: Path, what: str) -> dict[str, Any]:
     if not place.is_file():
         raise ModelError(f"{what} {place.parent}: has no {place.name}; give a LLaVA checkpoint directory")
     try:
-        value = json.loads(place.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{place}: is not valid JSON: {error}") from error
+        value = read_value(place, MAX_JSON_BYTES)
+    except UnreadableError as error:
+        raise ModelError(str(error)) from error
     if not isinstance(value, dict):
         raise ModelError(f"{place}: is not a JSON object")
     return value
@@ -149,7 +152,7 @@ def processor_settings(folder: Path) -> dict[str, Any]:
         if (folder / name).is_file():
             settings = read_json(folder / name, "model")
             settings = settings.get("image_processor", settings)
-            if processor_kind(settings):
+            if isinstance(settings, dict) and processor_kind(settings):
                 return dict(settings)
     raise ModelError(f"model {folder}: neither {' nor '.join(PROCESSORS)} names an image processor")
 
@@ -172,6 +175,18 @@ def _extras(folder: Path) -> tuple[Path, ...]:
 def _base_name(folder: Path) -> str | None:
     place = folder / "adapter_config.json"
     return read_json(place, "model").get("base_model_name_or_path") if place.is_file() else None
+
+
+def base_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What is to be said of an adapter's base: that it names another. Names are no proof: it may run."""
+    stated = _base_name(checkpoint.folder) if checkpoint.extras else None
+    if not isinstance(stated, str):
+        return ()
+    base = checkpoint.base
+    names = {base.name, base.resolve().name, base.parent.parent.name.rpartition("--")[2]}  # the last: of a hub snapshot
+    if stated.rstrip("/").rpartition("/")[2].lower() in {name.lower() for name in names}:
+        return ()
+    return (f"model {checkpoint.folder}: says that it was trained on {stated}; the base given is {base}",)
 
 
 def _having(name: str, *folders: Path) -> Path:

@@ -11,10 +11,13 @@ Four layouts are in use; no name of one means something else in another, so one 
 from __future__ import annotations
 
 TOWER = "model.vision_tower."
+LAYERS = "model.language_model.layers."
+HEAD = "lm_head.weight"
+NEWLINE = "model.image_newline"
 _PREFIXES = (
     ("language_model.model.", "model.language_model."),
     ("language_model.lm_head.", "lm_head."),
-    ("model.layers.", "model.language_model.layers."),
+    ("model.layers.", LAYERS),
     ("model.embed_tokens.", "model.language_model.embed_tokens."),
     ("model.norm.", "model.language_model.norm."),
     ("model.mm_projector.0.", "model.multi_modal_projector.linear_1."),
@@ -23,7 +26,7 @@ _PREFIXES = (
     ("model.vision_tower.vision_tower.", TOWER),
     ("vision_tower.", TOWER),
     ("vision_model.", TOWER),
-    ("image_newline", "model.image_newline"),
+    ("image_newline", NEWLINE),
 )
 _COMPUTED = ("rotary_emb.inv_freq", "embeddings.position_ids")  # that old versions of transformers stored
 _TEXT_TOWER = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")  # of a whole CLIP

@@ -10,6 +10,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,6 +18,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from workers.models import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """A stored tensor, before it is read."""
+
+    file: Path
+    kind: str  # of its numbers, as safetensors or torch names it
+    shape: tuple[int, ...]
 
 
 def stored_tensors(files: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,16 @@ def _check_sentencepiece(tokenizer: Any, folder: Path) -> None:
         fast_ids, slow_ids = tokenizer(text, add_special_tokens=False)["input_ids"], slow.encode(text)
         if fast_ids != slow_ids:
             at = next((i for i, pair in enumerate(zip(fast_ids, slow_ids, strict=False)) if pair[0] != pair[1]), 0)
+            where = f"first {fast_ids[at : at + 1]} and {slow_ids[at : at + 1]} in {text[:30]!r}..."
+            if (folder / "tokenizer.json").is_file():
+                raise ModelError(
+                    f"model {folder}: tokenizer.json and tokenizer.model give other ids, {where}; keep the one that "
+                    "the model was trained with"
+                )
             raise ModelError(
-                f"model {folder}: tokenizer.json and tokenizer.model give other ids, first {fast_ids[at : at + 1]} and "
-                f"{slow_ids[at : at + 1]} in {text[:30]!r}...; keep the one that the model was trained with"
+                f"{place}: transformers {version('transformers')} makes a {type(tokenizer).__name__} of it, and "
+                f"sentencepiece {version('sentencepiece')} other ids, {where}; name the right tokenizer_class in "
+                "tokenizer_config.json, or put a tokenizer.json beside it"
             )
 
 

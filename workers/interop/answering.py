@@ -109,10 +109,7 @@ class PrunedModel:
         if len(images) > 1:
             raise ValueError(f"the question has {len(images)} images; one is supported")
         text = question.replace(IMAGE_MARKER, "").strip()
-        ids = self._encode(text, bool(images)).ids
-        expanded = [
-            token for id in ids for token in [id] * (self.llava.visual_tokens if id == self.llava.image_token else 1)
-        ]
+        expanded = self._encode(text, bool(images)).expanded(self.llava.image_token, self.llava.visual_tokens)
         inputs: dict[str, Any] = {"input_ids": torch.tensor([expanded], device=self.llava.device)}
         if images:
             pixels_PP = to_pixels(images[0].convert("RGB"), self._image_mode, self.llava.image_processor)

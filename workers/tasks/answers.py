@@ -102,6 +102,7 @@ SCORERS: dict[str, Scorer] = {
     scorer.__name__: scorer
     for scorer in (strict_letter, llava_official, mmbench_exact, mme_yes_no, pope_yes_no, vqa_soft, gqa_exact)
 }
+BY_ANNOTATORS = frozenset({"vqa_soft"})  # these compare with Sample.answers
 
 
 def get(name: str) -> Scorer:

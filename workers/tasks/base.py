@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_uppercase
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from workers.work import TaskSpec
@@ -12,7 +13,7 @@ from workers.work import TaskSpec
 if TYPE_CHECKING:
     import pandas as pd
 
-LETTERS = "ABCDEFGHIJ"
+LETTERS = ascii_uppercase
 SHORT_ANSWER = "Answer the question using a single word or phrase."  # haotian-liu/LLaVA, docs/Evaluation.md
 
 

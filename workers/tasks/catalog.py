@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from strategies.suggestion import near
+from workers.foreign import readable
 from workers.tasks import answers, prompts
 from workers.tasks.base import Benchmark, DataError, Sample, Scorer, Task
 from workers.tasks.gqa import GQA
@@ -35,14 +37,17 @@ def resolved(spec: TaskSpec) -> TaskSpec:
     """The spec with split and scorer named: the task's usual ones where it leaves them open.
 
     Raises:
-        DataError: unknown task, or a scorer that cannot judge it.
+        DataError: unknown task, a scorer that cannot judge it, or a split that can be no name.
     """
     task = get(spec.name)
     scorer = spec.scorer or task.scorers[0]
     answers.get(scorer)
     if scorer not in task.scorers:
         raise DataError(f"scorer '{scorer}' cannot judge {task.name} (it takes {', '.join(task.scorers)})")
-    return replace(spec, split=spec.split or task.split, scorer=scorer)
+    split = spec.split or task.split
+    if not re.fullmatch(r"\w[\w.-]*", split):  # it becomes part of file names
+        raise DataError(f"split {split[:40]!r} is not the name of a split, such as {task.split}")
+    return replace(spec, split=split, scorer=scorer)
 
 
 def scorer_of(spec: TaskSpec) -> Scorer:
@@ -56,6 +61,7 @@ def scorer_of(spec: TaskSpec) -> Scorer:
     return answers.get(name)
 
 
+@readable(DataError)
 def load_benchmark(spec: TaskSpec) -> Benchmark:
     """All samples of a benchmark, in file order; no image is opened, but every file is checked to be there.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from workers import foreign, json_file
+from workers.json_file import UnreadableError
 from workers.tasks.base import DataError, EmbeddedImage, Sample
 from workers.tasks.tables import read_parquet, read_tsv
 from workers.work import TaskSpec
@@ -31,14 +32,26 @@ def find_file(folder: Path, wanted: str | None, usual: Sequence[str]) -> Path:
     """The file that was asked for, else the first usual one that is there.
 
     Raises:
-        DataError: none is there.
+        DataError: none is there, or the one asked for lies outside the folder.
     """
     names = [wanted] if wanted else usual
     for name in names:
-        if (folder / name).is_file():
+        if question_file(folder, name).is_file():
             return folder / name
     others = f" (nor {', '.join(names[1:])})" if len(names) > 1 else ""
     raise DataError(f"{folder / names[0]}: no such file{others}; copy it there, or name another with task.questions")
+
+
+def question_file(folder: Path, name: str) -> Path:
+    """A file or directory that ``task.questions`` names, be it there or not; it may be a link to another disk.
+
+    Raises:
+        DataError: it lies outside the folder.
+    """
+    try:
+        return foreign.inside(folder, name, links=True)
+    except foreign.OutsideError as error:
+        raise DataError(f"task.questions: {error}; copy the file there, or give another --data") from error
 
 
 def parquet_files(folder: Path, wanted: str | None, split: str) -> list[Path]:
@@ -54,7 +67,7 @@ def parquet_files(folder: Path, wanted: str | None, split: str) -> list[Path]:
     """
     if wanted and wanted.endswith(".parquet"):
         return [find_file(folder, wanted, ())]
-    below = folder / wanted if wanted else folder
+    below = question_file(folder, wanted) if wanted else folder
     found = sorted([*below.rglob(f"{split}-*.parquet"), *below.rglob(f"{split}.parquet")])
     homes = sorted({str(file.parent.relative_to(folder)) for file in found})
     if len(homes) > 1:
@@ -63,7 +76,8 @@ def parquet_files(folder: Path, wanted: str | None, split: str) -> list[Path]:
             "task.questions"
         )
     if found and "-of-" in found[0].name:
-        count = int(found[0].name.partition("-of-")[2][:5])
+        stated = found[0].name.partition("-of-")[2][:5]
+        count = int(stated) if stated.isdecimal() else 0
         if len(found) != count:
             raise DataError(f"{found[0].parent}: has {len(found)} of {count} parquet files of split '{split}'")
     return found
@@ -115,9 +129,9 @@ def read_json(place: Path, kind: type[Value]) -> Value:
     if not place.is_file():
         raise DataError(f"{place}: no such file; copy the files of the benchmark there")
     try:
-        value = json.loads(place.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{place}: is not valid JSON: {error}") from error
+        value = json_file.read_json(place)
+    except UnreadableError as error:
+        raise DataError(str(error)) from error
     if not isinstance(value, kind):
         raise DataError(f"{place}: holds a {type(value).__name__}, expected a {kind.__name__}")
     return value
@@ -129,20 +143,38 @@ def read_json_lines(place: Path) -> Iterator[tuple[str, Row]]:
     Raises:
         DataError: it is missing, or a line is no JSON object.
     """
+    for number, line in enumerate(_content(place).split(b"\n"), start=1):  # alone ends a line: U+2028 is text in JSON
+        if not line.strip():
+            continue
+        try:
+            value = json_file.parse_json(line)
+        except UnreadableError as error:
+            raise DataError(f"{place}: line {number}: {error}") from error
+        if not isinstance(value, dict):
+            raise DataError(f"{place}: line {number}: holds a {type(value).__name__}, expected an object")
+        yield f"{place}: line {number}", value
+
+
+def read_lines(place: Path) -> list[str]:
+    """The lines of a text file that are not empty.
+
+    Raises:
+        DataError: it is missing, or no UTF-8 text.
+    """
+    try:
+        text = _content(place).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place}: is not a UTF-8 text file") from error
+    return [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
+
+
+def _content(place: Path) -> bytes:
     if not place.is_file():
         raise DataError(f"{place}: no such file; copy the files of the benchmark there")
     try:
-        for number, line in enumerate(place.read_text(encoding="utf-8").splitlines(), start=1):
-            if not line.strip():
-                continue
-            value = json.loads(line)
-            if not isinstance(value, dict):
-                raise DataError(f"{place}: line {number}: holds a {type(value).__name__}, expected an object")
-            yield f"{place}: line {number}", value
-    except json.JSONDecodeError as error:
-        raise DataError(f"{place}: line {number}: is not valid JSON: {error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{place}: is not a UTF-8 text file") from error
+        return json_file.read_bytes(place)
+    except UnreadableError as error:
+        raise DataError(str(error)) from error
 
 
 def field(where: str, item: Row, name: str, kind: type[Value]) -> Value:
@@ -173,16 +205,22 @@ def text(where: str, item: Row, name: str) -> str:
     return field(where, item, name, str)
 
 
-def inside(images: Path, name: str, where: str) -> Path:
+def inside(images: Path, name: str, where: str, *, links: bool = False) -> Path:
     """An image's path; a question file may not point outside its image folder.
+
+    Args:
+        images: the folder.
+        name: as the question file has it.
+        where: place in the question file, for messages.
+        links: for a folder of images, which may lie on another disk.
 
     Raises:
         DataError: it does.
     """
-    path = images / name
-    if not path.resolve().is_relative_to(images.resolve()):
-        raise DataError(f"{where}: image {name!r} lies outside {images}")
-    return path
+    try:
+        return foreign.inside(images, name, links=links)
+    except foreign.OutsideError as error:
+        raise DataError(f"{where}: image {error}") from error
 
 
 def checked(place: Path, samples: Sequence[Sample], what: str) -> tuple[Sample, ...]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from workers.tasks.base import SHORT_ANSWER, Benchmark, Sample, Task
-from workers.tasks.files import checked, data_folder, inside, read_json, text
+from workers.tasks.files import checked, data_folder, inside, question_file, read_json, text
 from workers.tasks.metrics import by_category
 from workers.work import TaskSpec
 
@@ -23,7 +23,7 @@ def load_gqa(spec: TaskSpec) -> Benchmark:
         DataError: the file or an image is missing, or a question lacks a field.
     """
     folder = data_folder(spec)
-    place = folder / (spec.questions or f"{spec.split}_questions.json")
+    place = question_file(folder, spec.questions or f"{spec.split}_questions.json")
     return Benchmark(samples=checked(place, list(_samples(place, folder / "images")), f"question of '{spec.split}'"))
 
 

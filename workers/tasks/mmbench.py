@@ -135,11 +135,16 @@ def _images(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Embedded
 
 
 def _options(row: Mapping[str, Any]) -> Iterator[str]:
-    """Up to the first that is missing."""
-    for letter in OPTIONS:
-        if _is_none(row.get(letter, "")):
+    """Up to the first that is missing.
+
+    A word that pandas reads as missing, such as None or NA, is an answer where it stands once; twice it is how the file
+    writes what is missing.
+    """
+    texts = [row.get(letter, "") for letter in OPTIONS]
+    for text in texts:
+        if text == "" or text.lower() == "nan" or (_is_none(text) and texts.count(text) > 1):
             return
-        yield row[letter]
+        yield text
 
 
 def _is_none(text: str) -> bool:

@@ -1,9 +1,10 @@
 """MME: two yes-no questions an image, in 14 categories.
 
 Source: Fu et al., arXiv:2306.13394 (BradyFU/Awesome-Multimodal-Large-Language-Models, Evaluation branch, and its
-calculation.py); prompt as in haotian-liu/LLaVA, docs/Evaluation.md. A directory holds the authors' release, one folder
-a category with IMAGE.png or .jpg and IMAGE.txt (question, tab, Yes or No; two lines), in some categories apart in
-images/ and questions_answers_YN/; or parquet files of the Hugging Face hub, images inside.
+calculation.py); prompt as in haotian-liu/LLaVA, docs/Evaluation.md. A directory holds the authors' release, whose zip
+unpacks to the categories in RELEASE/ or RELEASE/MME_Benchmark/, one folder a category with IMAGE.png or .jpg and
+IMAGE.txt (question, tab, Yes or No; two lines), in some categories apart in images/ and questions_answers_YN/; or
+parquet files of the Hugging Face hub, images inside.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workers.tasks.base import SHORT_ANSWER, Benchmark, DataError, EmbeddedImage, Metric, Sample, Task
-from workers.tasks.files import checked, data_folder, parquet_files, parquet_rows, text
+from workers.tasks.files import checked, data_folder, first_folder, parquet_files, parquet_rows, read_lines, text
 from workers.work import TaskSpec
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 PERCEPTION = tuple("existence count position color posters celebrity scene landmark artwork OCR".split())
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
-RELEASE = "MME_Benchmark_release_version"
+HOMES = ("", "MME_Benchmark_release_version", "MME_Benchmark_release_version/MME_Benchmark", "MME_Benchmark")
 ASKS_YES_NO = "Please answer yes or no."
 IMAGES = (".png", ".jpg", ".jpeg")
 PAIR = 2  # questions an image
@@ -38,11 +39,12 @@ def load_mme(spec: TaskSpec) -> Benchmark:
     folder = data_folder(spec)
     if files := parquet_files(folder, spec.questions, spec.split):
         return Benchmark(samples=checked(files[0].parent, list(_from_parquet(files)), "question"))
-    root = folder / RELEASE if (folder / RELEASE).is_dir() else folder
+    root = first_folder(folder, HOMES, lambda home: any((home / name).is_dir() for name in (*PERCEPTION, *COGNITION)))
     found = [name for name in (*PERCEPTION, *COGNITION) if (root / name).is_dir()]
     if not found:
         raise DataError(
-            f"{root}: has neither parquet files of split '{spec.split}' nor folders {', '.join(PERCEPTION)}"
+            f"{root}: has neither parquet files of split '{spec.split}' nor folders {', '.join(PERCEPTION)}; nor have "
+            + ", ".join(HOMES[1:])
         )
     missing = [name for name in (*PERCEPTION, *COGNITION) if name not in found]
     notes = (f"{root}: lacks the categories {', '.join(missing)}; the totals leave them out",) if missing else ()
@@ -94,7 +96,7 @@ def _from_folder(folder: Path) -> Iterator[Sample]:
     images = folder / "images"
     texts, images = texts if texts.is_dir() else folder, images if images.is_dir() else folder
     for place in sorted(texts.glob("*.txt")):
-        lines = [line for line in place.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = read_lines(place)
         if len(lines) != PAIR:
             raise DataError(f"{place}: has {len(lines)} questions, and MME has two an image")
         image = next(

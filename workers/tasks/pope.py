@@ -3,7 +3,8 @@
 Source: Li et al., EMNLP 2023, arXiv:2305.10355 (AoiDolly/POPE, output/coco); prompt and figures as in
 haotian-liu/LLaVA, docs/Evaluation.md and llava/eval/eval_pope.py. A directory holds
 coco_pope_{random,popular,adversarial}.json (JSON lines with question_id, image, text, label), also in coco/ or
-output/coco/, and the images in val2014/; or parquet files of the Hugging Face hub, images inside.
+output/coco/, or the files that task.questions names, with {split} where the category stands; and the images in
+val2014/; or parquet files of the Hugging Face hub, images inside.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 CATEGORIES = ("random", "popular", "adversarial")
 HOMES = ("", "coco/", "output/coco/")
+SPLIT = "{split}"  # in task.questions, where the category stands in the files' names
 FIGURES = ("F1", "accuracy", "precision", "recall", "yes ratio")
 
 
@@ -51,14 +53,17 @@ def load_pope(spec: TaskSpec) -> Benchmark:
     if files:
         samples = [sample for sample in _from_parquet(files) if sample.category in wanted]
     else:
-        images = first_folder(folder, ("val2014", "images", "coco/val2014"))
-        samples = [
-            sample
-            for name in wanted
-            for sample in _from_lines(
-                find_file(folder, spec.questions, [f"{home}coco_pope_{name}.json" for home in HOMES]), name, images
+        if spec.questions and SPLIT not in spec.questions and len(wanted) > 1:
+            raise DataError(
+                f"task.questions: {spec.questions} is one file, and split 'all' needs {len(wanted)}: give split "
+                f"{', '.join(CATEGORIES[:-1])} or {CATEGORIES[-1]}, or a pattern such as aokvqa_pope_{SPLIT}.json"
             )
-        ]
+        images = first_folder(folder, ("val2014", "images", "coco/val2014"))
+        samples = []
+        for name in wanted:
+            named = spec.questions and spec.questions.replace(SPLIT, name)
+            file = find_file(folder, named, [f"{home}coco_pope_{name}.json" for home in HOMES])
+            samples += _from_lines(file, name, images)
     return Benchmark(samples=checked(folder, samples, f"question of split '{spec.split}'"))
 
 

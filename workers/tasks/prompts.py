@@ -36,7 +36,8 @@ def build_prompt(sample: Sample, conversation: str, single_prediction: bool, cha
     Args:
         sample: what is asked.
         conversation: one of ``CONVERSATION_MODES``.
-        single_prediction: add the sample's instruction, or the one that asks for the option's letter alone.
+        single_prediction: add the sample's instruction, or the one that asks for the option's letter alone, unless the
+            question ends with it, as those of LLaVA's question files do.
         chat: the checkpoint's chat template, for that mode; without it the prompt is an estimate.
 
     Raises:
@@ -45,8 +46,11 @@ def build_prompt(sample: Sample, conversation: str, single_prediction: bool, cha
     if conversation not in CONVERSATION_MODES:
         hint = near(conversation, CONVERSATION_MODES)
         raise DataError(f"unknown conversation '{conversation}'{hint} (known: {', '.join(CONVERSATION_MODES)})")
-    instruction = f"\n{sample.instruction or SINGLE_PREDICTION}" if single_prediction else ""
-    question = sample.question + instruction
+    question, instruction = sample.question, sample.instruction or SINGLE_PREDICTION
+    if IMAGE_MARKER in question:  # it would be taken for a further image
+        question = question.replace(IMAGE_MARKER, "").strip()
+    if single_prediction and not question.endswith(instruction):
+        question += f"\n{instruction}"
     image = sample.image is not None
     if conversation == CHAT_TEMPLATE and chat is not None:
         return chat(question, image)

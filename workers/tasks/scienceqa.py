@@ -25,16 +25,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workers.tasks.base import LETTERS, Benchmark, DataError, EmbeddedImage, Metric, Sample, Task
-from workers.tasks.files import checked, data_folder, find_file, inside, parquet_files, parquet_rows, read_json
+from workers.tasks.files import (
+    checked,
+    data_folder,
+    find_file,
+    inside,
+    parquet_files,
+    parquet_rows,
+    question_file,
+    read_json,
+)
 from workers.tasks.prompts import IMAGE_MARKER
 from workers.work import TaskSpec
 
 if TYPE_CHECKING:
     import pandas as pd
 
-OPTION_LINE = re.compile(r"^([A-J])\. ?(.*)$", re.MULTILINE)  # "A. copper"
-OPTION_INLINE = re.compile(r"\(([A-J])\) (.*?)(?= \([A-J]\) |$)", re.MULTILINE)  # "Options: (A) copper (B) tin"
-THE_ANSWER_IS = re.compile(r"The answer is ([A-J])\.")
+OPTION_LINE = re.compile(r"^([A-Z])\. ?(.*)$", re.MULTILINE)  # "A. copper"
+OPTION_INLINE = re.compile(r"\(([A-Z])\) (.*?)(?= \([A-Z]\) |$)", re.MULTILINE)  # "Options: (A) copper (B) tin"
+THE_ANSWER_IS = re.compile(r"The answer is ([A-Z])\.")
+MOST_PATCHES = 1_000_000  # of an image; a number above is none of a visual token
 SUBJECTS = {"natural science": "NAT", "social science": "SOC", "language science": "LAN"}
 
 
@@ -51,7 +61,7 @@ def load_scienceqa(spec: TaskSpec, images_only: bool = False) -> Benchmark:
     """
     assert spec.split is not None
     folder = data_folder(spec)
-    named = folder / (spec.questions or f"llava_{spec.split}_CQM-A.json")
+    named = question_file(folder, spec.questions or f"llava_{spec.split}_CQM-A.json")
     notes: tuple[str, ...] = ()
     if named.suffix == ".json" and named.is_file():
         place, (samples, notes) = named, _questions(named, spec.split)
@@ -143,9 +153,10 @@ def _sample(place: Path, position: int, item: Any, problems: dict[str, Any], ima
         raise DataError(f"{where}: id {id}: no options found in its text, and there is no problems.json")
     if len(choices) > len(LETTERS):
         raise DataError(f"{where}: id {id}: has {len(choices)} options; {len(LETTERS)} are supported")
-    images = images / str(problem.get("split") or split)
+    home = inside(images, str(problem.get("split") or split), where, links=True)
+    path = inside(home, image, where) if image else None
     label = _label(f"{where}: id {id}", problem, answer, len(choices))
-    return _described(problem, id, text, choices, label, inside(images, image, where) if image else None)
+    return _described(where, problem, id, text, choices, label, path)
 
 
 def _from_problems(folder: Path, split: str) -> Iterator[Sample]:
@@ -178,10 +189,11 @@ def _problem(id: str, where: str, problem: Mapping[str, Any], image: Path | Embe
     context = [f"Context: {hint}"] if hint else []
     options = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
     label = _label(where, problem, "", len(choices))
-    return _described(problem, id, "\n".join([*context, question, *options]), choices, label, image)
+    return _described(where, problem, id, "\n".join([*context, question, *options]), choices, label, image)
 
 
 def _described(
+    where: str,
     problem: Mapping[str, Any],
     id: str,
     question: str,
@@ -191,18 +203,31 @@ def _described(
 ) -> Sample:
     """A sample, with what its problem says of it besides."""
     patches = problem.get("patches")
+    if patches is not None and not (isinstance(patches, list) and all(map(_is_patch, patches))):
+        raise DataError(f"{where}: patches: {str(patches)[:40]!r} is not a list of visual tokens")
     return Sample(
         id=id,
         question=question,
         choices=choices,
         label=label,
         image=image,
-        subject=problem.get("subject") or "",
-        topic=problem.get("topic") or "",
-        category=problem.get("category") or "",
-        skill=problem.get("skill") or "",
+        subject=_said(where, problem, "subject"),
+        topic=_said(where, problem, "topic"),
+        category=_said(where, problem, "category"),
+        skill=_said(where, problem, "skill"),
         patches=None if patches is None else tuple(patches),
     )
+
+
+def _said(where: str, problem: Mapping[str, Any], name: str) -> str:
+    value = problem.get(name) or ""
+    if not isinstance(value, str):
+        raise DataError(f"{where}: {name}: {str(value)[:40]!r} is no text")
+    return value
+
+
+def _is_patch(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST_PATCHES
 
 
 def _must_be_object(problem: Any, place: Path, id: str) -> None:

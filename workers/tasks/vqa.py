@@ -25,6 +25,7 @@ from workers.tasks.files import (
     inside,
     parquet_files,
     parquet_rows,
+    question_file,
     read_json,
     read_json_lines,
     text,
@@ -46,7 +47,7 @@ def load_vqav2(spec: TaskSpec) -> Benchmark:
     if files := parquet_files(folder, spec.questions, spec.split):
         return _benchmark(files[0].parent, _from_parquet(files), spec.split)
     year = f"{spec.split}2014"
-    place = folder / (spec.questions or f"v2_OpenEnded_mscoco_{year}_questions.json")
+    place = question_file(folder, spec.questions or f"v2_OpenEnded_mscoco_{year}_questions.json")
     questions = field(str(place), read_json(place, dict), "questions", list)
     judged = folder / f"v2_mscoco_{year}_annotations.json"
     if not judged.is_file():
@@ -70,13 +71,13 @@ def load_textvqa(spec: TaskSpec) -> Benchmark:
     if not lines and (files := parquet_files(folder, spec.questions, spec.split)):
         return _benchmark(files[0].parent, _from_parquet(files), spec.split)
     usual = f"TextVQA_0.5.1_{spec.split}.json"
-    place = folder / (usual if lines else spec.questions or usual)
+    place = question_file(folder, usual if lines else spec.questions or usual)
     items = [
         (f"{place}: item {number}", item)
         for number, item in enumerate(field(str(place), read_json(place, dict), "data", list))
     ]
     images = folder / ("test_images" if spec.split == "test" else "train_images")  # val's lie among train's
-    asked = None if lines is None else _llava_texts(folder / lines)
+    asked = None if lines is None else _llava_texts(question_file(folder, lines))
     benchmark = _benchmark(place, _from_textvqa(items, images, asked), spec.split)
     if asked is None:
         return benchmark
@@ -122,7 +123,7 @@ def _from_vqav2(
             id,
             text(where, item, "question"),
             _answers(f"{judged}: question_id {id}", judgement),
-            images / f"COCO_{images.name}_{image:012d}.jpg",
+            inside(images, f"COCO_{images.name}_{image:012d}.jpg", where),
             str(judgement.get("answer_type", "")),
         )
 

@@ -1,0 +1,266 @@
+"""What we reach into of other libraries beyond what they document, one test a row of docs/upstream.md.
+
+When a library moves, the row's test fails here and says which file of ours leans on it, instead of a wrong number
+there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from workers.checkpoints.layout import open_checkpoint
+from workers.layer_calls import cache_of, check_calls
+from workers.loading import load_llava
+from workers.work import ModelSpec
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def llava(small_checkpoint):
+    return load_llava(ModelSpec(path=str(small_checkpoint)), "cpu")
+
+
+def moved(library: str, what: str, ours: str) -> str:
+    version = importlib.import_module(library).__version__
+    return f"{library} {version} has moved: {what}; {ours} leans on it (docs/upstream.md)"
+
+
+def test_the_document_has_a_row_for_each_test_and_no_other():
+    rows = re.findall(r"\| `(test_\w+)` \|", (ROOT / "docs/upstream.md").read_text(encoding="utf-8"))
+    own = [name for name, value in globals().items() if name.startswith("test_") and inspect.isfunction(value)]
+    assert sorted(rows) == sorted(set(own) - {"test_the_document_has_a_row_for_each_test_and_no_other"})
+
+
+# transformers
+
+
+def test_transformers_calls(llava):
+    """The names by which modules hand each other the cache, the mask and positions."""
+    check_calls(llava.model)
+    out = llava.model(input_ids=torch.tensor([[1, 5, 6]]), use_cache=True)
+    layers = cache_of(out).layers
+    assert [layer.keys.shape[-2] for layer in layers] == [3, 3], moved(
+        "transformers", "a cache layer's keys", "workers/patch.py"
+    )
+    layers[0].get_seq_length = lambda: 99  # the first layer's count is what positions follow
+    assert cache_of(out).get_seq_length() == 99, moved("transformers", "where a cache counts", "workers/patch.py")
+
+
+def test_transformers_outputs(llava):
+    """A decoder layer gives its hidden states alone; the decoder's output may be replaced in place."""
+    seen = []
+    layer = llava.decoder.layers[0]
+    handle = layer.register_forward_hook(lambda module, args, output: seen.append((args, output)))
+    try:
+        out = llava.decoder(inputs_embeds=torch.zeros(1, 3, llava.decoder.config.hidden_size))
+    finally:
+        handle.remove()
+    args, output = seen[0]
+    words = moved("transformers", "what a decoder layer is given and gives", "workers/patch.py")
+    assert args[0].shape == output.shape == out.last_hidden_state.shape, words
+
+
+def test_transformers_tree(llava):
+    """The modules that the engine multiplies itself, and their numbers."""
+    words = moved("transformers", "the module tree of LLaVA", "workers/llava.py, workers/loading.py")
+    names = {name for name, _ in llava.model.named_modules()}
+    inner = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj")
+    inner += ("mlp.up_proj", "mlp.down_proj", "input_layernorm", "post_attention_layernorm")
+    wanted = {f"model.language_model.layers.0.{name}" for name in inner}
+    wanted |= {f"model.language_model.{name}" for name in ("embed_tokens", "norm", "rotary_emb")}
+    wanted |= {"lm_head", "model.vision_tower", "model.multi_modal_projector"}
+    assert wanted <= names, f"{words}: {sorted(wanted - names)}"
+    layer = llava.decoder.layers[0]
+    assert isinstance(layer.self_attn.head_dim, int), words
+    assert isinstance(layer.self_attn.scaling, float), words
+    assert isinstance(layer.input_layernorm.variance_epsilon, float), words
+    cos, sin = llava.decoder.rotary_emb(torch.empty(0), torch.arange(3)[None])
+    assert cos.shape == sin.shape == (1, 3, layer.self_attn.head_dim), words
+    assert llava.model.config._attn_implementation == "sdpa", words
+
+
+def test_transformers_image_features(llava):
+    side = llava.facts.image_size
+    features = llava.model.model.get_image_features(pixel_values=torch.zeros(2, 3, side, side)).pooler_output
+    shapes = [tuple(one.shape) for one in features]
+    words = moved("transformers", "get_image_features(...).pooler_output", "workers/llava.py")
+    assert shapes == [(llava.visual_tokens, llava.decoder.config.hidden_size)] * 2, words
+
+
+def test_transformers_empty_model(small_checkpoint):
+    """A model without memory, whose parameters and buffers are then filled by hand."""
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+    words = moved("transformers", "models on the meta device", "workers/loading.py")
+    config = LlavaConfig.from_dict(open_checkpoint(ModelSpec(path=str(small_checkpoint))).config)
+    with torch.device("meta"):
+        model = LlavaForConditionalGeneration._from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+    assert all(parameter.is_meta for parameter in model.parameters()), words
+    held = {name.rpartition(".")[2] for name, _ in model.named_buffers()}
+    assert held <= {"position_ids", "inv_freq", "original_inv_freq"}, f"{words}: buffers {sorted(held)}"
+
+
+def test_transformers_pixels():
+    """Pre-processing by PIL, asked for by name: torchvision's resize gives other pixels."""
+    import transformers
+
+    words = moved("transformers", "CLIPImageProcessorPil", "workers/loading.py")
+    assert hasattr(transformers, "CLIPImageProcessorPil"), words
+    processor = transformers.CLIPImageProcessorPil(size={"shortest_edge": 4}, crop_size={"height": 4, "width": 4})
+    pixels = processor(np.zeros((8, 8, 3), np.uint8), return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 3, 4, 4), words
+
+
+# torch
+
+
+def test_torch_shared_parameters():
+    """Two linear layers as views of one matrix, in order: the engine multiplies them as one."""
+    joined = torch.arange(12.0).reshape(4, 3)
+    first, second = joined.split((1, 3))
+    words = moved("torch", "views of a split matrix", "workers/llava.py, workers/loading.py")
+    assert first.data_ptr() + first.nbytes == second.data_ptr(), words
+    assert torch.equal(first.as_strided((4, 3), first.stride()), joined), words
+
+
+# Ray
+
+
+def test_ray_settings():
+    """Environment variables that Ray reads without telling: with a typo, or renamed, they do nothing."""
+    import ray
+
+    home = Path(ray.__file__).parent
+    text = (home / "core/src/ray/raylet/raylet").read_bytes()
+    for name in ("worker_niceness", "health_check_period_ms", "health_check_failure_threshold"):
+        assert name.encode() in text, moved("ray", f"the setting RAY_{name}", "orchestrator/cluster.py, tests")
+    sources = "\n".join(
+        (home / "_private" / name).read_text(encoding="utf-8") for name in ("ray_constants.py", "worker.py", "utils.py")
+    )
+    for name in ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "RAY_DEDUP_LOGS_SKIP_REGEX",
+                 "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_IGNORE_UNHANDLED_ERRORS"):  # fmt: skip
+        assert name in sources, moved("ray", f"the setting {name}", "orchestrator/cluster.py")
+
+
+def test_ray_losses():
+    """What Ray raises for a lost process or machine, and the words by which its kinds are told apart."""
+    import ray
+    from ray import exceptions
+
+    from orchestrator import pool
+
+    kinds = {kind.__name__ for kind in pool._lost_errors()}
+    assert kinds == {"RayActorError", "WorkerCrashedError", "NodeDiedError", "OutOfMemoryError", "ObjectLostError"}
+    assert issubclass(exceptions.ActorUnavailableError, exceptions.RayError)
+    for text, reason in (
+        ("Task was killed due to the node running low on memory. ... memory usage threshold", "memory ran out"),
+        ("Worker unexpectedly exits with a connection error code 2. End of file.", "ended without a word"),
+        ("The actor died because its node has died. Node Id: 1", pool.MACHINE_GONE),
+    ):
+        assert reason in pool._reason(RuntimeError(text))
+    words = moved("ray", "how a lost machine is told", "orchestrator/pool.py:_reason")
+    server = (Path(ray.__file__).parent / "core/src/ray/gcs/gcs_server").read_bytes()
+    assert b"its node has died" in server, words
+    assert issubclass(exceptions.ActorDiedError, exceptions.RayActorError), words
+
+
+def test_ray_trials(tmp_path):
+    """Tune's own records of a trial, made without running one."""
+    from ray.train._internal.storage import StorageContext
+    from ray.tune.experiment import Trial
+    from ray.tune.utils.serialization import TuneFunctionEncoder
+
+    words = moved("ray", "Tune's Trial and StorageContext", "orchestrator/tune_store.py")
+    wanted = {"config", "evaluated_params", "trial_id", "experiment_tag", "storage", "trial_name_creator", "stub",
+              "trial_dirname_creator"}  # fmt: skip
+    missing = wanted - set(inspect.signature(Trial.__init__).parameters)
+    assert not missing, f"{words}: {sorted(missing)}"
+    storage = StorageContext(storage_path=str(tmp_path), experiment_dir_name="x")
+    trial = Trial("saccade", config={}, storage=storage, stub=True)
+    assert {"local_experiment_path", "local_path"} <= set(dir(Trial)), words
+    trial.run_metadata.update_metric("n", 1, step=1)
+    assert json.loads(json.dumps(vars(trial.run_metadata), cls=TuneFunctionEncoder, skipkeys=True)), words
+
+
+# dash and plotly
+
+
+def test_dash_components():
+    """Pages as text: the tree that a component says of itself."""
+    from dash import html
+
+    from dashboards.static_html import ELEMENTS
+
+    said = html.Div([html.B("x", className="y")]).to_plotly_json()
+    words = moved("dash", "to_plotly_json", "dashboards/static_html.py, dashboards/live/trees.py")
+    assert said["namespace"] == ELEMENTS, words
+    assert said["type"] == "Div", words
+    (child,) = said["props"]["children"]
+    assert child.to_plotly_json()["props"] == {"children": "x", "className": "y"}, words
+
+
+def test_dash_in_the_browser():
+    """Names of dash's and plotly's scripts that ours call."""
+    import dash
+
+    scripts = "".join(
+        file.read_text(encoding="utf-8", errors="replace")
+        for file in (Path(dash.__file__).parent / "dash-renderer/build").glob("dash_renderer.min.js")
+    )
+    for name in ("dash_clientside", "no_update", "set_props"):
+        assert name in scripts, moved("dash", f"window.{name}", "dashboards/assets/app/*.js")
+
+
+def test_plotly_script():
+    """plotly.js as one text that reports carry with them, and what our scripts call in it."""
+    from plotly.offline import get_plotlyjs
+
+    script = get_plotlyjs()
+    words = moved("plotly", "get_plotlyjs", "dashboards/report.py, dashboards/assets")
+    assert len(script) > 1_000_000, words
+    for name in ("downloadImage", "newPlot", "plotly_click"):
+        assert name in script, f"{words}: {name}"
+
+
+# tables and files
+
+
+def test_parquet_metadata():
+    """Key-value pairs that a writer is given last lie in the file as they are, once: a digest takes their place."""
+    import pyarrow as pa
+
+    from orchestrator.seals import MARK, check_seal, sealed
+
+    words = moved("pyarrow", "key-value metadata of a file", "orchestrator/seals.py")
+    content = sealed(pa.table({"a": [1, 2, 3]}))
+    assert content.count(MARK) == 1, words
+    assert check_seal(content), words
+
+
+def test_tensorboard_records():
+    """The checksum and messages of TensorBoard's event files, which we write ourselves."""
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.summary_pb2 import Summary
+    from tensorboardX.record_writer import masked_crc32c
+
+    words = moved("tensorboardX", "its record writer", "orchestrator/trial_files.py")
+    event = Event(wall_time=1.0, step=2, summary=Summary(value=[Summary.Value(tag="n", simple_value=3.0)]))
+    assert Event.FromString(event.SerializeToString()).summary.value[0].simple_value == 3.0, words
+    assert masked_crc32c(b"saccade") == masked_crc32c(b"saccade") != masked_crc32c(b"sweep"), words
+
+
+def test_pytest_plugins():
+    """dash's pytest plugin is switched off by its name, which would otherwise ask for selenium."""
+    from importlib.metadata import entry_points
+
+    names = {entry.name for entry in entry_points(group="pytest11") if entry.value.startswith("dash.")}
+    assert names == {"dash"}, moved("dash", f"its pytest plugin is called {names}", "pyproject.toml")

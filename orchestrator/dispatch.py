@@ -159,9 +159,10 @@ class Dispatch(Generic[Worker]):
         """
         again, singly, given_up = 0, False, []
         for job in [turn.job for turn in self._hands.pop(worker, ())]:
-            if job.done or any(job is other for other in self._in_flight()):
-                continue  # answered, or with somebody else too
-            timed_out = any(job is other for other in stuck)
+            timed_out = job in stuck
+            if job.done or job in self._in_flight():  # answered, or with somebody else too
+                job.losses = max(job.losses, int(timed_out))  # and with nobody more, if that one hangs over it as well
+                continue
             if (machine or (stuck and not timed_out)) and job.moves < MAX_MOVES:
                 job.moves += 1
                 (self._suspects if job.losses else self._again).append(job)
@@ -220,7 +221,7 @@ class Dispatch(Generic[Worker]):
             turn
             for hand in self._hands.values()
             for place, turn in enumerate(hand)
-            if not turn.job.done and not turn.job.losses and sum(turn.job is other for other in flying) == 1
+            if not turn.job.done and not turn.job.losses and flying.count(turn.job) == 1
             if place >= AT_WORK or now - turn.begun > self._patience(turn.job)
         ]
         longest = min(candidates, key=lambda turn: turn.begun, default=None)

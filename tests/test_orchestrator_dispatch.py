@@ -43,9 +43,10 @@ def test_every_sample_is_answered_once_whatever_happens(data: st.DataObject) -> 
 
     def take(worker: int) -> None:
         while (job := dispatch.take(worker, now)) is not None:
+            assert not any(other.losses for other in hands[worker])
+            assert not (job.losses and hands[worker])
             hands[worker].append(job)
         assert len(hands[worker]) <= IN_HAND
-        assert len(hands[worker]) == 1 or not any(job.losses for job in hands[worker])
 
     def answer(worker: int, place: int) -> None:
         job = hands[worker].pop(place)
@@ -205,6 +206,23 @@ def test_samples_that_hung_before_come_last_alone_and_once():
             assert dispatch.answer("a", job, 1.0)
     assert seen == [("s0", "s2"), ("s3", "s4", "s5"), ("s1",), ("s6",), ("s7",), ("s8",)]
     assert dispatch.finished
+
+
+def test_at_the_end_what_hangs_takes_two_workers_and_then_one():
+    dispatch: Dispatch[int] = Dispatch(make_units(3), 1, limit_s=100)
+    for _ in range(2):
+        assert dispatch.answer(0, taken(dispatch, 0), 1.0)
+    now, ended = 1.0, []
+    for worker in range(1, 20):  # each ended one is replaced
+        dispatch.take(worker, now)
+        dispatch.take(worker + 100, now)
+        now += 50
+        for who, jobs in dispatch.stuck(now).items():
+            loss = dispatch.lose(who, machine=False, stuck=jobs)
+            ended.append((jobs[0].unit.samples, loss.again, len(loss.given_up)))
+    assert dispatch.finished
+    whole = ("s6", "s7", "s8")
+    assert ended == [(whole, 0, 0), (whole, 3, 0), (("s6",), 0, 1), (("s7",), 0, 1), (("s8",), 0, 1)]
 
 
 def test_at_the_end_a_suspect_gets_no_second_worker():

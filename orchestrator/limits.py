@@ -24,6 +24,8 @@ LOAD_S = 3600.0
 SAID_AFTER = 0.1
 # A picture for the sample explorer: it takes milliseconds, the first one an import, and no number depends on it.
 PICTURE_S = 300.0
+# The same where the run ends before its time: Ctrl-C should.
+PICTURE_AT_END_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 
-from orchestrator.limits import PICTURE_S
+from orchestrator.limits import PICTURE_AT_END_S, PICTURE_S
 from orchestrator.metrics import answers, flips
 from orchestrator.pictures import Pictures, write_pictures
 from orchestrator.store import Experiment
@@ -73,11 +73,12 @@ class PictureRecorder:
         if thread is None:
             return
         self._queue.put(None)
+        limit_s = PICTURE_S if drain else PICTURE_AT_END_S
         while thread.is_alive():
             before = self._at
-            thread.join(PICTURE_S)
+            thread.join(limit_s)
             if thread.is_alive() and self._at == before:
-                self._problem = f"pictures were not recorded: nothing moved for {PICTURE_S:.0f} s, last at {before[0]}"
+                self._problem = f"pictures were not recorded: nothing moved for {limit_s:.0f} s, last at {before[0]}"
                 return
 
     def _ask(self, names: list[str]) -> None:

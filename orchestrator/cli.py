@@ -638,7 +638,7 @@ def _mendable() -> Iterator[None]:
         from orchestrator.disk import StoreError
         from orchestrator.faults import SweepError
         from orchestrator.spec import SpecError
-        from workers.models import ModelError
+        from workers.families.config import ModelError
         from workers.tasks.base import DataError
 
         kinds = (SpecError, StoreError, ModelError, DataError, PoolError, SweepError)

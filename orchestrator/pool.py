@@ -23,9 +23,9 @@ from orchestrator.limits import Limits, TimeLimit, alarm
 from orchestrator.losses import MACHINE_GONE, OUT_OF_REACH, NoAnswer, given_up, no_answer, reason_of, remedy_of, told_of
 from orchestrator.progress import duration
 from orchestrator.seat import ENGINE, EngineFactory, Seat, engine_of
-from workers.checkpoints.layout import open_checkpoint
+from workers.families.catalog import open_checkpoint
+from workers.families.config import ModelError
 from workers.fingerprint import sources_hash
-from workers.models import ModelError
 from workers.prefetch import ahead
 from workers.tasks.base import DataError
 from workers.work import DeviceLostError, EngineSpec, UnitOutcome, WorkUnit

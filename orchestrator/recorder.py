@@ -119,15 +119,15 @@ class PictureRecorder:
 
     def _made(self, images: Mapping[str, Path | EmbeddedImage]) -> dict[str, bytes]:
         # Here, because an experiment whose pictures are all there needs no model library.
-        from workers.checkpoints.layout import open_checkpoint
-        from workers.images import as_seen, encoded, load_image
-        from workers.loading import load_image_processor
+        from workers.families.catalog import family_of
+        from workers.images import encoded, load_image
 
         model = self._experiment.spec.model
-        processor = load_image_processor(open_checkpoint(model))
+        family = family_of(model)
+        as_seen = family.picturer(family.open(model), model.image_mode)
         made = {}
         for name, path in images.items():
             self._at = (name, self._at[1] + 1)
             with suppress(DataError):  # a damaged image is a failed sample, and said so elsewhere
-                made[name] = encoded(as_seen(load_image(path), model.image_mode, processor))
+                made[name] = encoded(as_seen(load_image(path)))
         return made

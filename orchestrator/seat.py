@@ -11,7 +11,7 @@ from typing import Protocol
 
 from orchestrator.cluster import PoolError
 from orchestrator.faults import is_of_the_machine, told
-from workers.models import ModelError
+from workers.families.config import ModelError
 from workers.tasks.base import DataError
 from workers.work import DeviceLostError, EngineSpec, UnitOutcome, WorkUnit
 

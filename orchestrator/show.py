@@ -37,7 +37,7 @@ def show_plan(console: Console, prepared: Prepared, plan: Plan, folder: Path, st
     table.add_column()
     model = spec.engine.model
     name = model.path if model.base is None else f"{model.path} on {model.base}"
-    most = "up to " if spec.facts.pinpoints else ""
+    most = "up to " if spec.facts.varies else ""
     rows = [
         (
             "model",

@@ -27,10 +27,11 @@ from strategies import catalog
 from strategies.budget import average_tokens, rank_for_average
 from strategies.catalog import Strategy
 from strategies.suggestion import near
-from workers.checkpoints.layout import Checkpoint, open_checkpoint
 from workers.embedded.location import DATA_DIR, MODEL_DIR
+from workers.families.base import Checkpoint
+from workers.families.catalog import open_checkpoint
+from workers.families.config import ModelConfig, ModelError
 from workers.foreign import expanded
-from workers.models import ModelError, ModelFacts
 from workers.tasks.base import DataError
 from workers.tasks.catalog import resolved
 from workers.work import (
@@ -67,7 +68,7 @@ class SweepSpec:
     engine: EngineSpec
     points: tuple[GridPoint, ...]  # the un-pruned baseline first, each once
     sample_limit: int | None  # the first N samples of the file; None: all
-    facts: ModelFacts
+    facts: ModelConfig
     budgets: tuple[Budget, ...] = ()  # what `tokens:` was compiled to
     racing: RacingRule | None = None
     callbacks: tuple[CallbackSpec, ...] = ()  # of Ray Tune
@@ -150,14 +151,14 @@ def _find(source: str | Path) -> tuple[str, str]:
     )
 
 
-def _model(document: Document | None) -> tuple[Checkpoint | None, ModelFacts | None, ModelError | None]:
+def _model(document: Document | None) -> tuple[Checkpoint | None, ModelConfig | None, ModelError | None]:
     if document is None:
         return None, None, None
     wanted = document.model
     path = str(MODEL_DIR) if wanted.path == EMBEDDED else wanted.path
     try:
         checkpoint = open_checkpoint(ModelSpec(path=path, base=wanted.base, vision_tower=wanted.vision_tower))
-        return checkpoint, checkpoint.facts, None
+        return checkpoint, checkpoint.sizes, None
     except ModelError as error:
         return None, None, error
 
@@ -204,7 +205,7 @@ def _engine(
     )
 
 
-def _measure(section: MeasureSection, facts: ModelFacts | None, mistakes: list[Mistake]) -> MeasureSpec:
+def _measure(section: MeasureSection, facts: ModelConfig | None, mistakes: list[Mistake]) -> MeasureSpec:
     wanted = section.spectra
     if wanted is None or facts is None:
         return MeasureSpec(quality=section.quality)
@@ -229,7 +230,7 @@ def _measure(section: MeasureSection, facts: ModelFacts | None, mistakes: list[M
 
 
 def _points(
-    entry: Entry, place: str, facts: ModelFacts | None, mistakes: list[Mistake], budgets: dict[Budget, None]
+    entry: Entry, place: str, facts: ModelConfig | None, mistakes: list[Mistake], budgets: dict[Budget, None]
 ) -> Iterator[GridPoint]:
     """All points of a grid entry; without the model's facts it is checked as far as possible."""
     if entry.rank is not None and entry.tokens is not None:
@@ -275,12 +276,12 @@ def _points(
 
 
 def _budgets(
-    entry: Entry, place: str, layers: tuple[int, ...], facts: ModelFacts | None, mistakes: list[Mistake]
+    entry: Entry, place: str, layers: tuple[int, ...], facts: ModelConfig | None, mistakes: list[Mistake]
 ) -> list[Budget]:
     """Average tokens -> ranks, for each layer."""
     if facts is None:
         return []
-    if facts.pinpoints:
+    if facts.varies:
         what = "is an average over a fixed number of visual tokens, and this model cuts images into tiles; give rank"
         mistakes.append((f"{place}.tokens", what))
         return []
@@ -323,7 +324,7 @@ def _strategy(name: str, place: str, mistakes: list[Mistake]) -> Strategy | None
 
 
 def _numbers(
-    value: int | str | list[int | str], place: str, kind: str, facts: ModelFacts | None, mistakes: list[Mistake]
+    value: int | str | list[int | str], place: str, kind: str, facts: ModelConfig | None, mistakes: list[Mistake]
 ) -> tuple[int, ...]:
     """The integers a value stands for; those out of bounds are reported and left out."""
     if facts is None:
@@ -345,7 +346,7 @@ def _numbers(
 
 
 def _params(
-    entry: Entry, strategy: Strategy, place: str, facts: ModelFacts | None, mistakes: list[Mistake]
+    entry: Entry, strategy: Strategy, place: str, facts: ModelConfig | None, mistakes: list[Mistake]
 ) -> list[tuple[tuple[str, Scalar], ...]]:
     """All combinations of a grid entry's parameters for one strategy; defaults are written out.
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from fake_experiment import fake_outcome
+from workers.families.config import ModelError
 from workers.fingerprint import sources_hash
-from workers.models import ModelError
 from workers.work import EngineSpec, UnitOutcome, WorkUnit
 
 MODULE = "stub_engine"

@@ -27,7 +27,7 @@ from orchestrator.metrics import summary
 from orchestrator.provenance import ways
 from orchestrator.store import Experiment
 from orchestrator.tables import write_table
-from workers.checkpoints.layout import open_checkpoint
+from workers.families.catalog import open_checkpoint
 from workers.fingerprint import model_fingerprint
 from workers.work import BASELINE, GridPoint, WorkUnit
 

@@ -24,10 +24,12 @@ from orchestrator.recorder import PictureRecorder
 from orchestrator.run import RunOptions, run_sweep
 from orchestrator.spec import load_sweep
 from orchestrator.store import Experiment
-from workers.anyres import Tiling
-from workers.checkpoints.layout import open_checkpoint
-from workers.images import MODES, as_seen, encoded, to_pixels, to_tiles
-from workers.loading import load_image_processor
+from workers.families.catalog import open_checkpoint
+from workers.families.llava.anyres import Tiling
+from workers.families.llava.loading import load_image_processor
+from workers.families.llava.pixel_modes import MODES
+from workers.families.llava.pixels import as_seen, to_pixels, to_tiles
+from workers.images import encoded
 from workers.work import GridPoint, ModelSpec, UnitOutcome, WorkUnit
 
 

@@ -18,7 +18,7 @@ from orchestrator.pool import LocalPool, PoolError, RayPool
 from processes import alive
 from ray_cluster import local_cluster
 from waiting import wait_for
-from workers.models import ModelError
+from workers.families.config import ModelError
 from workers.work import EngineSpec, UnitOutcome, WorkUnit
 
 POINTS = fake_points()

@@ -13,7 +13,7 @@ from orchestrator.document import CallbackSpec
 from orchestrator.racing import RacingRule
 from orchestrator.ranges import expand
 from orchestrator.spec import SpecError, load_sweep, shipped_sweeps
-from workers.models import ModelError
+from workers.families.config import ModelError
 from workers.work import BASELINE
 
 HEAD = "model: embedded\ndata: embedded\n"  # 12 layers, 576 visual tokens

@@ -80,11 +80,12 @@ GpusPerWorker = Annotated[
     typer.Option(min=0.0, help="GPUs of an actor: by default 1 where there are any; 0.5 puts two on one."),
 ]
 SampleTimeout = Annotated[
-    float,
+    int,
     typer.Option(
         min=1,
-        help="Seconds without an answer after which a worker or a sample counts as hanging: it is ended, recorded and "
-        "replaced. Where units usually take long, they get 20 times that.",
+        max=10**7,
+        help="Seconds without an answer after which a worker or a sample counts as hanging: the one is replaced, the "
+        "other recorded as failed. Where units usually take long, they get more.",
     ),
 ]
 Local = Annotated[bool, typer.Option("--local", help="In this process, without Ray: for debuggers.")]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 # An answer takes milliseconds on a GPU and seconds on a CPU; a network drive that is restarted comes back in minutes.
-SAMPLE_S = 600.0
+SAMPLE_S = 600
 # Where units take minutes, so many times as long as the last ones of their size.
 TIMES_USUAL = 20.0
 # Tens of gigabytes over a slow network drive, read by many at once; waiting for a place in the cluster does not count.

@@ -16,6 +16,7 @@ import typer
 from orchestrator.ending import ended_by_signals
 from orchestrator.escaping import terminal_text
 from orchestrator.import_path import ImportPathError, check_origin, leave_out_current_folder
+from orchestrator.limits import SAMPLE_S
 from orchestrator.standard_streams import USER_ERROR, standard_streams
 
 if TYPE_CHECKING:
@@ -78,6 +79,15 @@ GpusPerWorker = Annotated[
     float | None,
     typer.Option(min=0.0, help="GPUs of an actor: by default 1 where there are any; 0.5 puts two on one."),
 ]
+SampleTimeout = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=10**7,
+        help="Seconds without an answer after which a worker or a sample counts as hanging: the one is replaced, the "
+        "other recorded as failed. Where units usually take long, they get more.",
+    ),
+]
 Local = Annotated[bool, typer.Option("--local", help="In this process, without Ray: for debuggers.")]
 
 
@@ -123,12 +133,14 @@ def run(
     pictures: Annotated[
         int, typer.Option(min=0, help="Images to keep for the sample explorer, flipped samples first; 0: none.")
     ] = 500,
+    sample_timeout: SampleTimeout = SAMPLE_S,
 ) -> None:
     """Compute the missing cells of a sweep and show its table. The same command again goes on where it stopped."""
     with _user_errors(resume=True):
         from rich.text import Text
 
         from orchestrator.cluster import join_named
+        from orchestrator.limits import Limits
         from orchestrator.places import followed, uri_of
         from orchestrator.run import RunOptions, run_sweep
 
@@ -141,8 +153,9 @@ def run(
         size = f"{len(prepared.spec.points)} grid points x {len(prepared.samples)} samples"
         console.print(title, f"{size} in {uri_of(place) or place}", soft_wrap=True)
         options = RunOptions(
-            workers=workers, local=local, address=address, gpus_per_worker=gpus_per_worker, pictures=pictures
-        )
+            workers=workers, local=local, address=address, gpus_per_worker=gpus_per_worker, pictures=pictures,
+            limits=Limits.given(sample_timeout),
+        )  # fmt: skip
         with followed(place, _teller(console)) as folder:
             result = run_sweep(prepared, folder, options, console)
             _show_result(console, result)
@@ -337,6 +350,7 @@ def ablate(
     local: Local = False,
     address: Address = None,
     gpus_per_worker: GpusPerWorker = None,
+    sample_timeout: SampleTimeout = SAMPLE_S,
 ) -> None:
     """Choose a head rule, then a query rule with it, test the pair on other questions, and sort the flipped answers."""
     with _user_errors(resume=True):
@@ -345,13 +359,17 @@ def ablate(
         from orchestrator.ablate import ablate as ablated
         from orchestrator.ablate import choice_lines
         from orchestrator.cluster import join_named
+        from orchestrator.limits import Limits
         from orchestrator.places import followed
         from orchestrator.run import RunOptions, run_sweep
 
         console = _console()
         if not local:
             join_named(address)
-        options = RunOptions(workers=workers, local=local, address=address, gpus_per_worker=gpus_per_worker)
+        options = RunOptions(
+            workers=workers, local=local, address=address, gpus_per_worker=gpus_per_worker,
+            limits=Limits.given(sample_timeout),
+        )  # fmt: skip
 
         def runner(prepared: Prepared, folder: Path) -> Experiment:
             console.print(Text.assemble((folder.name, "bold"), f": {len(prepared.spec.points)} grid points"))

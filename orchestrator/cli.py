@@ -262,11 +262,18 @@ def import_(
     with _user_errors():
         from orchestrator.imports import import_files
         from orchestrator.places import written
+        from orchestrator.show import show_notes
 
         console = _console()
         with written(out, _teller(console)) as folder:
-            path, rows = import_files(files, folder)
-        console.print(f"{len(rows)} figures of {rows['experiment'].nunique()} files in {path}", highlight=False)
+            imported = import_files(files, folder)
+        rows = imported.rows
+        console.print(
+            f"{len(rows)} figures of {rows['experiment'].nunique()} runs in {imported.path}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        show_notes(console, (f"{file}: skipped: a file of no kind that is known" for file in imported.skipped))
         for (name, flag), group in rows[rows["flags"] != ""].groupby(["experiment", "flags"], sort=False):
             console.print(f"[yellow]{name}[/] {len(group)} of them: {flag}", highlight=False, soft_wrap=True)
 
@@ -655,7 +662,7 @@ def _show_result(console: Console, result: RunResult) -> None:
     experiment = result.experiment
     table = answers(experiment)
     figures = headline(task_metrics(experiment), experiment)
-    console.print(accuracy_table(summarise(table), not table.of_images(True).binary, figures))
+    console.print(accuracy_table(summarise(table), figures))
     done = f"{result.computed} cells in {duration(result.seconds)}" if result.computed else "nothing was missing"
     if result.peak_bytes:
         done += f", at most {result.peak_bytes / 2**30:.3g} GiB of a GPU's memory"

@@ -26,10 +26,12 @@ from orchestrator.metrics import LITTLE, Answers, answers, on_common_questions, 
 from orchestrator.store import Experiment, names_apart
 
 KEYS = ("key", "baseline", "strategy", "layer", "rank", "params", "state", "lacking")
+NEWCOMBE = "Newcombe"
 TOLERATED_LOSS = 0.01  # of accuracy; the documents' threshold for a recommendation
 COLUMNS = (
-    "experiment", "label", "n", "n_paired", "accuracy", "ci_low", "ci_high", "difference", "diff_low", "diff_high",
-    "p_holm", "flops_ratio", "fastv_ratio", "average_visual_tokens", "latency_s", "speedup", "flags",
+    "experiment", "label", "n", "n_paired", "accuracy", "ci_low", "ci_high", "interval", "difference", "diff_low",
+    "diff_high", "diff_interval", "test", "p_holm", "flops_ratio", "fastv_ratio", "average_visual_tokens", "latency_s",
+    "speedup", "flags",
 )  # fmt: skip
 
 
@@ -98,7 +100,7 @@ def recommend(rows: pd.DataFrame) -> tuple[str, ...]:
     lines = [f"{len(good)} of {len(pruned)} settings lose at most {TOLERATED_LOSS:g} of accuracy{aside}", *unequal]
     if good.empty:
         return tuple(lines)
-    sure = int((_surely_above(good) >= -TOLERATED_LOSS).sum())
+    sure = int((good["diff_low"] >= -TOLERATED_LOSS).sum())
     lines.append(f"for {sure} of them the whole 95 % interval lies above that; for the others the loss may be larger")
     best = good.sort_values(["accuracy", "flops_ratio"], ascending=[False, True], kind="stable").iloc[0]
     lines.append(f"best by accuracy: {_name(best)}, {100 * best['accuracy']:.1f} % ({100 * best['difference']:+.1f})")
@@ -118,12 +120,6 @@ def _unequal(rows: pd.DataFrame) -> str:
     worst = rows.sort_values("lacking", kind="stable").iloc[-1]
     count = f"{len(rows)} settings lack" if len(rows) > 1 else "1 setting lacks"
     return f"{count} answers that others have, and cannot be recommended: {_name(worst)} {worst['lacking']}"
-
-
-def _surely_above(rows: pd.DataFrame) -> pd.Series:
-    """Lower ends of the differences. Without a single flip a bootstrap has no width: the rule of three has, 3 / n."""
-    unmoved = rows["diff_low"] == rows["diff_high"]
-    return rows["diff_low"].where(~unmoved, rows["difference"] - 3 / rows["n_paired"].astype(float))
 
 
 def rendered(comparison: Comparison, form: str) -> str:
@@ -229,6 +225,7 @@ def _unpaired(rows: pd.DataFrame) -> pd.DataFrame:
         low = np.hypot(rows["accuracy"] - rows["ci_low"], reference["ci_high"] - reference["accuracy"])
         high = np.hypot(rows["ci_high"] - rows["accuracy"], reference["accuracy"] - reference["ci_low"])
         rows["diff_low"], rows["diff_high"] = rows["difference"] - low, rows["difference"] + high
+        rows["diff_interval"] = np.where(rows["diff_low"].notna(), NEWCOMBE, "")
     return _finished(rows)
 
 

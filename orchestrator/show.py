@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from orchestrator.metrics import is_soft, spoken
 from orchestrator.progress import duration
 from orchestrator.provenance import ways_text
 from orchestrator.stops import STOPPED, read_stops
@@ -107,18 +108,18 @@ def _measures_text(prepared: Prepared) -> str:
     return ", ".join(spectra + (["concentration and diversity of the kept tokens"] if measure.quality else []))
 
 
-def accuracy_table(rows: pd.DataFrame, soft: bool = False, figures: pd.DataFrame | None = None) -> object:
+def accuracy_table(rows: pd.DataFrame, figures: pd.DataFrame | None = None) -> object:
     """One line per grid point.
 
     Args:
         rows: Of `metrics.summarise`.
-        soft: Scores lie between 0 and 1.
         figures: Of `task_metrics.headline`: a column of its own.
     """
     texts = bool(rows["n_text_only"].any())
     own = {} if figures is None else dict(zip(figures["point"], figures["text"], strict=True))
-    what = "mean score on questions with an image (bootstrap" if soft else "accuracy on questions with an image (Wilson"
-    table = Table(title=f"{what} 95 %)", title_justify="left")
+    what = "mean score" if is_soft(rows) else "accuracy"
+    title = f"{what} on questions with an image ({spoken(rows['interval'])} 95 %)"
+    table = Table(title=title, title_justify="left")
     table.add_column("grid point")
     names = ["accuracy", "95 %", "n", "change", "p (Holm)"]
     names += ["text-only"] * texts + ([str(figures["name"].iloc[0])] if figures is not None and own else [])

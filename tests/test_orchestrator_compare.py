@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,10 @@ def test_curves_of_ours_and_theirs_in_one_picture(tmp_path: Path) -> None:
         result = CliRunner().invoke(app, ["compare", str(ours), str(tmp_path / "i"), "--picture", str(tmp_path / name)])
         assert result.exit_code == 0, result.output
         assert (tmp_path / name).stat().st_size > 5000
+    everything = [ORIGINALS / path.name for path in sorted(ORIGINALS.glob("*.json"))]
+    import_files(everything, tmp_path / "all")  # of some no layer is known, and of some no number of tokens
+    drawn = CliRunner().invoke(app, ["compare", str(tmp_path / "all"), "--picture", str(tmp_path / "all.png")])
+    assert (drawn.exit_code, drawn.exception) == (0, None)
     alone = write_measured(tmp_path / "y", (point("fastv"),)).path
     for path, name, message in ((alone, "q.png", "no curve to draw"), (ours, "q.jpg", "must end in .png or .pdf")):
         result = CliRunner().invoke(app, ["compare", str(path), "--picture", str(tmp_path / name)])
@@ -194,6 +199,18 @@ def test_the_choice_sums_over_budgets_and_names_its_rivals(tmp_path: Path) -> No
     assert (choice.plain.better, choice.plain.worse, choice.plain.p) == (2, 0, 0.5)
     assert choice.plain.p_adjusted == 1.0
     assert choice_lines(choice)[0].startswith("best of 3: head=variance heads_kept=2, 58.3 % on the 12 image questions")
+
+
+def test_a_choice_by_soft_scores_is_not_one_of_right_and_wrong(tmp_path: Path) -> None:
+    """All answers of ``sum`` are right by half and a little; those of ``variance`` wholly, but for a few: it wins."""
+    table = answers(write_matrix(tmp_path / "x", grid(("sum", "variance")), np.ones((5, 12), dtype=int)))
+    score = np.array([[1.0] * 12, *[[0.6] * 12] * 2, *[[1.0] * 9 + [0.4] * 3] * 2])
+    soft = replace(table, score_PS=score, correct_PS=score >= 0.5)
+    choice = choose(soft, ("head", "heads_kept"), {"head": "sum"})
+    assert choice.text == "head=variance heads_kept=2"
+    assert choice.accuracy == pytest.approx(10.2 / 12)
+    assert choice.plain is not None
+    assert (choice.plain.better, choice.plain.worse) == (9, 3)
 
 
 def test_the_stages_feed_one_another(tmp_path: Path) -> None:

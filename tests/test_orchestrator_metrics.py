@@ -90,7 +90,7 @@ def test_bootstrap_equals_the_slow_way_on_incomplete_answers() -> None:
 
     columns = np.flatnonzero(answered[0])
     counts = resample_counts(columns.size, 200, 5)
-    for row in range(5):
+    for row in range(1, 5):  # the reference itself does not change: the rule of three
         differences, drops = [], []
         for drawn in counts:
             picked = np.repeat(columns, drawn.astype(int))

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from dashboards.wording import ALPHA
 from orchestrator.metrics import Answers
-from orchestrator.significance import paired_test
+from orchestrator.significance import ALPHA, paired_test
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

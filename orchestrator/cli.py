@@ -68,6 +68,12 @@ Samples = Annotated[str | None, typer.Option(help="`all`, or how many of the fir
 Out = Annotated[
     Path | None, typer.Option(help="Experiment: a directory or s3://, gs://, abfs:// URI; by default experiments/NAME.")
 ]
+Points = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--points", help="Only grid points with these words, `fastv layer=2`, or a glob, `fastv*`; repeatable."
+    ),
+]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Number of Ray actors; by default one for each GPU, or CPU core.")
 ]
@@ -204,9 +210,7 @@ def export(
     experiment: Annotated[Path, typer.Argument(help="Experiment directory or URI.")],
     form: Annotated[ExportFormat, typer.Option("--format", help="Whose per-sample files.")] = ExportFormat.LMMS_EVAL,
     out: Annotated[Path | None, typer.Option(help="Directory or URI; by default EXPERIMENT/exports/lmms_eval.")] = None,
-    points: Annotated[
-        list[str] | None, typer.Option("--points", help="Only grid points whose label contains this; repeatable.")
-    ] = None,
+    points: Points = None,
 ) -> None:
     """Write each grid point's answers and scores, sample by sample, in another harness's form."""
     with _user_errors():
@@ -224,8 +228,10 @@ def export(
 @app.command()
 def compare(
     experiments: Annotated[list[Path], typer.Argument(help="Experiment directories or URIs, or imported ones.")],
-    points: Annotated[
-        list[str] | None, typer.Option("--points", help="Only grid points whose label contains this; repeatable.")
+    points: Points = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="Compare with the grid points of this name (of the same layer and rank), not un-pruned."),
     ] = None,
     form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TABLE,
     picture: Annotated[Path | None, typer.Option(help="Draw the curves into this file, .png or .pdf.")] = None,
@@ -239,7 +245,7 @@ def compare(
 
         with ExitStack() as stack:
             folders = [stack.enter_context(located(experiment, exists=True)) for experiment in experiments]
-            result = compared(folders, points or ())
+            result = compared(folders, points or (), reference)
         for note in result.notes:
             typer.echo(f"note {note}", err=True)  # beside a table that may go into a file
         if picture is not None:
@@ -287,9 +293,7 @@ def latency(
     samples: Samples = None,
     out: Out = None,
     changes: Set = None,
-    points: Annotated[
-        list[str] | None, typer.Option("--points", help="Only grid points whose label contains this; repeatable.")
-    ] = None,
+    points: Points = None,
     images: Annotated[int, typer.Option(min=1, help="Questions with an image to measure on.")] = 5,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 5,
     warmup: Annotated[int, typer.Option(min=0, help="Rounds before them.")] = 1,

@@ -24,6 +24,7 @@ Bools = NDArray[np.bool_]
 Names = NDArray[np.str_]
 
 LEVEL = 0.95
+ALPHA = 0.05  # a corrected p value below it is called significant
 P_REPLICATES = 10_000  # of the bootstrap test: its smallest p is 2 / 10,001
 Z = 1.959963984540054  # standard normal quantile of (1 + LEVEL) / 2
 NO_WIDTH = 2e-6  # in float32 the resamples of equal scores differ by so much; one flip in a million by more

@@ -660,13 +660,14 @@ def _show_result(console: Console, result: RunResult) -> None:
     from orchestrator.metrics import answers, summarise
     from orchestrator.pictures import Pictures
     from orchestrator.progress import duration
-    from orchestrator.show import accuracy_table, show_failures, show_notes, show_stops, size_text
+    from orchestrator.show import accuracy_table, show_failures, show_notes, show_stops, show_warnings, size_text
     from orchestrator.task_metrics import headline, task_metrics
 
     experiment = result.experiment
-    table = answers(experiment)
     figures = headline(task_metrics(experiment), experiment)
-    console.print(accuracy_table(summarise(table), figures))
+    rows = summarise(answers(experiment))
+    console.print(accuracy_table(rows, figures))
+    show_warnings(console, rows)
     done = f"{result.computed} cells in {duration(result.seconds)}" if result.computed else "nothing was missing"
     if result.peak_bytes:
         done += f", at most {result.peak_bytes / 2**30:.3g} GiB of a GPU's memory"

@@ -252,14 +252,14 @@ def _stacked(tables: Sequence[Answers]) -> Answers:
     place = {name: column for column, name in enumerate(samples)}
     points = tuple(point for table in tables for point in table.points)
     answered, correct = np.zeros((len(points), len(samples)), bool), np.zeros((len(points), len(samples)), bool)
-    score = np.zeros((len(points), len(samples)))
+    score, unread = np.zeros((len(points), len(samples))), np.zeros((len(points), len(samples)), bool)
     image, failed = np.zeros(len(samples), bool), np.zeros(len(samples), bool)
     first = 0
     for table in tables:
         columns = [place[name] for name in table.samples]
         rows = slice(first, first + len(table.points))
         answered[rows, columns], correct[rows, columns] = table.answered_PS, table.correct_PS
-        score[rows, columns] = table.score_PS
+        score[rows, columns], unread[rows, columns] = table.score_PS, table.unread_PS
         image[columns] |= table.image_S
         failed[columns] |= table.failed_S
         first += len(table.points)
@@ -269,6 +269,7 @@ def _stacked(tables: Sequence[Answers]) -> Answers:
         answered_PS=answered,
         correct_PS=correct,
         score_PS=score,
+        unread_PS=unread,
         image_S=image,
         failed_S=failed,
     )

@@ -198,6 +198,7 @@ def _table(figures: Sequence[Figure]) -> pd.DataFrame:
             "value": [figure.value for figure in figures],
             "latency_s": [math.nan if f.latency_s is None else f.latency_s for f in figures],
             "flops_ratio": [math.nan if f.flops_ratio is None else f.flops_ratio for f in figures],
+            "no_option": math.nan,
             "prefill_tflop": math.nan,
             "fastv_ratio": math.nan,
             "average_visual_tokens": math.nan,

@@ -50,6 +50,7 @@ class Answers:
     answered_PS: Bools
     correct_PS: Bools  # a score of at least half; False where not answered
     score_PS: Floats  # 0 to 1; 0 where not answered
+    unread_PS: Bools  # the scorer found no option, number or word in the answer; False where not answered
     image_S: Bools  # False: a text-only question, which no strategy can prune
     failed_S: Bools  # the sample has a failure record
     stopped: frozenset[str] = frozenset()  # keys of the points that racing stopped
@@ -76,6 +77,7 @@ class Answers:
             answered_PS=self.answered_PS[:, chosen],
             correct_PS=self.correct_PS[:, chosen],
             score_PS=self.score_PS[:, chosen],
+            unread_PS=self.unread_PS[:, chosen],
             image_S=self.image_S[chosen],
             failed_S=self.failed_S[chosen],
             stopped=self.stopped,
@@ -106,6 +108,7 @@ def answers_of(experiment: Experiment, matrix: CellMatrix, failures: pd.DataFram
         answered_PS=matrix.answered_PS.copy(),
         correct_PS=matrix.correct_PS.copy(),
         score_PS=matrix.score_PS,
+        unread_PS=matrix.unread_PS.copy(),
         image_S=image,
         failed_S=samples["id"].isin(failures["sample"]).to_numpy(),
         stopped=stopped_points(experiment),
@@ -153,6 +156,8 @@ def summarise(table: Answers, references: Sequence[int | None] = ()) -> pd.DataF
         lacking (image questions that points have answered which racing did not stop, and this one has not), short
         (bool: more than `LITTLE` of them, and not because it was stopped: its accuracy is one of other, perhaps
         easier, questions);
+        no_option (0 to 1, of the answers: the scorer found none of the options, or nothing else to judge; they count as
+        wrong);
         n_text_only, accuracy_text_only; flags ("; "-joined, empty where nothing is suspicious).
         The comparison is missing for the baseline itself.
     """
@@ -187,6 +192,7 @@ def summarise(table: Answers, references: Sequence[int | None] = ()) -> pd.DataF
             **compared(images, references or [table.baseline] * len(table.points)),
             "lacking": lacking,
             "short": (lacking > LITTLE * asked_S.sum()) & (state != STOPPED) & (n > 0),
+            "no_option": _share(images.unread_PS.sum(axis=1), n),
             "n_text_only": n_text,
             "accuracy_text_only": _share(texts.score_PS.sum(axis=1), n_text),
         }
@@ -321,7 +327,7 @@ def contrast(table: Answers, rows: Sequence[int], reference: int) -> pd.DataFram
     chosen = [reference, *rows]
     part = replace(
         images, points=tuple(images.points[row] for row in chosen), answered_PS=images.answered_PS[chosen],
-        correct_PS=images.correct_PS[chosen], score_PS=images.score_PS[chosen],
+        correct_PS=images.correct_PS[chosen], score_PS=images.score_PS[chosen], unread_PS=images.unread_PS[chosen],
     )  # fmt: skip
     found = pd.DataFrame(compared(part, [None, *(None if row == reference else 0 for row in rows)]))
     return found.iloc[1:].reset_index(drop=True)

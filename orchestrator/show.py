@@ -15,6 +15,8 @@ from orchestrator.provenance import ways_text
 from orchestrator.stops import STOPPED, read_stops
 from strategies import catalog
 
+NO_OPTION = 0.05  # of the answers: so many without an option are said
+
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
@@ -142,6 +144,27 @@ def accuracy_table(rows: pd.DataFrame, figures: pd.DataFrame | None = None) -> o
         n += ", stopped early" if row["state"] == STOPPED else ""
         table.add_row(row["label"], f"{100 * row['accuracy']:.1f} %", interval, n, change, p, *more)
     return table
+
+
+def show_warnings(console: Console, rows: pd.DataFrame) -> None:
+    """What a reader must know before reading numbers off the table: what cannot be, and answers without an option.
+
+    Args:
+        console: Where to print.
+        rows: Of `metrics.summarise`.
+    """
+    for flags, part in rows[rows["flags"] != ""].groupby("flags", sort=False):
+        _warn(console, f"suspicious: {flags}", part["label"])
+    unread = rows[rows["no_option"] >= NO_OPTION].sort_values("no_option", ascending=False, kind="stable")
+    if len(unread):
+        worst = f"no option was found in {100 * unread['no_option'].iloc[0]:.1f} % of the answers, which count as wrong"
+        _warn(console, worst, unread["label"])
+
+
+def _warn(console: Console, text: str, labels: pd.Series) -> None:
+    more = f" and {len(labels) - 1} more" if len(labels) > 1 else ""
+    console.print("[yellow]warning[/] ", end="", highlight=False)
+    console.print(f"{text} ({labels.iloc[0]}{more})", highlight=False, markup=False, soft_wrap=True)
 
 
 def show_status(console: Console, experiment: Experiment, driver: str | None = None) -> None:

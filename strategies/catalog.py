@@ -74,6 +74,7 @@ class Strategy:
     def __post_init__(self) -> None:
         ways = [way for way in (self.score, self.order, self.select, self.schedule) if way is not None]
         assert len(ways) == 1, f"{self.name}: give one of score, order, select, schedule"
+        assert self.positions == "keep" or self.layers == "input", f"{self.name}: one position id a token in all layers"
         assert self.merge is None or Evidence.HIDDEN in self.needs, f"{self.name}: merging reads the hidden states"
 
     @property

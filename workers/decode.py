@@ -75,12 +75,10 @@ class Decoding:
         """Feed one token to each stream: (N, C) logits of the next."""
         llava = self._llava
         hidden_ND = llava.embed(to_device(torch.tensor(tokens), llava.device))
-        positions: Sequence[int] = ()
+        positions_N = torch.tensor([stream.next_position for stream in self._streams]) + self._steps
+        rotary = llava.rotary(to_device(positions_N, llava.device))
         for layer, cache in enumerate(self._caches):
             groups = self._group(layer, cache.packing)
-            if groups.positions != positions:  # between layers only compact forks differ
-                positions = groups.positions
-                rotary = llava.rotary(to_device(torch.tensor(positions) + self._steps, llava.device))
             query_NHE, key_NGE, value_NGE = llava.attention_inputs(layer, hidden_ND, rotary)
             tails = self._append(layer, key_NGE, value_NGE)
             attended_NHE = attend_groups(

@@ -85,6 +85,8 @@ def facts_of(row: pd.Series) -> list[tuple[str, str]]:
         (f"95 % interval ({row['interval']})", percent_span(row["ci_low"], row["ci_high"])),
         ("answers", f"{count(row['n'])}{asked}"),
     ]
+    if row["no_option"] > 0:
+        facts.append(("answers without an option", percent(row["no_option"])))
     if row["failed"]:
         facts.append(("failed samples", count(row["failed"])))
     if not row["baseline"] and pd.notna(row["difference"]):

@@ -69,6 +69,12 @@ Samples = Annotated[str | None, typer.Option(help="`all`, or how many of the fir
 Out = Annotated[
     Path | None, typer.Option(help="Experiment: a directory or s3://, gs://, abfs:// URI; by default experiments/NAME.")
 ]
+Points = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--points", help="Only grid points with these words, `fastv layer=2`, or a glob, `fastv*`; repeatable."
+    ),
+]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Number of Ray actors; by default one for each GPU, or CPU core.")
 ]
@@ -216,9 +222,7 @@ def export(
     experiment: Annotated[Path, typer.Argument(help="Experiment directory or URI.")],
     form: Annotated[ExportFormat, typer.Option("--format", help="Whose per-sample files.")] = ExportFormat.LMMS_EVAL,
     out: Annotated[Path | None, typer.Option(help="Directory or URI; by default EXPERIMENT/exports/lmms_eval.")] = None,
-    points: Annotated[
-        list[str] | None, typer.Option("--points", help="Only grid points whose label contains this; repeatable.")
-    ] = None,
+    points: Points = None,
 ) -> None:
     """Write each grid point's answers and scores, sample by sample, in another harness's form."""
     with _user_errors():
@@ -236,8 +240,10 @@ def export(
 @app.command()
 def compare(
     experiments: Annotated[list[Path], typer.Argument(help="Experiment directories or URIs, or imported ones.")],
-    points: Annotated[
-        list[str] | None, typer.Option("--points", help="Only grid points whose label contains this; repeatable.")
+    points: Points = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="Compare with the grid points of this name (of the same layer and rank), not un-pruned."),
     ] = None,
     form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TABLE,
     picture: Annotated[Path | None, typer.Option(help="Draw the curves into this file, .png or .pdf.")] = None,
@@ -251,7 +257,7 @@ def compare(
 
         with ExitStack() as stack:
             folders = [stack.enter_context(located(experiment, exists=True)) for experiment in experiments]
-            result = compared(folders, points or ())
+            result = compared(folders, points or (), reference)
         for note in result.notes:
             typer.echo(f"note {terminal_text(note)}", err=True)  # beside a table that may go into a file
         if picture is not None:
@@ -276,11 +282,14 @@ def import_(
 
         from orchestrator.imports import import_files
         from orchestrator.places import written
+        from orchestrator.show import show_notes
 
         console = _console()
         with written(out, _teller(console)) as folder:
-            path, rows = import_files(files, folder)
-        console.print(f"{len(rows)} figures of {rows['experiment'].nunique()} files in {path}")
+            imported = import_files(files, folder)
+        rows = imported.rows
+        console.print(f"{len(rows)} figures of {rows['experiment'].nunique()} runs in {imported.path}", soft_wrap=True)
+        show_notes(console, (f"{file}: skipped: a file of no kind that is known" for file in imported.skipped))
         for (name, flag), group in rows[rows["flags"] != ""].groupby(["experiment", "flags"], sort=False):
             console.print(Text(str(name), "yellow"), f"{len(group)} of them: {flag}", soft_wrap=True)
 
@@ -294,9 +303,7 @@ def latency(
     samples: Samples = None,
     out: Out = None,
     changes: Set = None,
-    points: Annotated[
-        list[str] | None, typer.Option("--points", help="Only grid points whose label contains this; repeatable.")
-    ] = None,
+    points: Points = None,
     images: Annotated[int, typer.Option(min=1, help="Questions with an image to measure on.")] = 5,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 5,
     warmup: Annotated[int, typer.Option(min=0, help="Rounds before them.")] = 1,
@@ -670,13 +677,14 @@ def _show_result(console: Console, result: RunResult) -> None:
     from orchestrator.metrics import answers, summarise
     from orchestrator.pictures import Pictures
     from orchestrator.progress import duration
-    from orchestrator.show import accuracy_table, show_failures, show_notes, show_stops, size_text
+    from orchestrator.show import accuracy_table, show_failures, show_notes, show_stops, show_warnings, size_text
     from orchestrator.task_metrics import headline, task_metrics
 
     experiment = result.experiment
-    table = answers(experiment)
     figures = headline(task_metrics(experiment), experiment)
-    console.print(accuracy_table(summarise(table), not table.of_images(True).binary, figures))
+    rows = summarise(answers(experiment))
+    console.print(accuracy_table(rows, figures))
+    show_warnings(console, rows)
     done = f"{result.computed} cells in {duration(result.seconds)}" if result.computed else "nothing was missing"
     if result.peak_bytes:
         done += f", at most {result.peak_bytes / 2**30:.3g} GiB of a GPU's memory"

@@ -6,7 +6,7 @@
     4  which answers flip, by subject and kind of question
 
 A winner among many looks better than it is. So stages 1 and 2 choose on the first questions only, stage 3 reports the
-others apart, and each choice says among how many it was made. Two candidates are compared by their right answers per
+others apart, and each choice says among how many it was made. Two candidates are compared by their scores on each
 question, summed over the budgets: a sign test over questions, so that the budgets of one question count once.
 """
 
@@ -23,16 +23,18 @@ import pandas as pd
 import yaml
 
 from orchestrator.disk import write_whole
-from orchestrator.metrics import Answers, answers, summarise
+from orchestrator.escaping import csv_text, markdown_cell
+from orchestrator.metrics import Answers, answers, flip_matrices, spoken, summarise
 from orchestrator.originals import ABLATION
 from orchestrator.prepare import Prepared, prepare
-from orchestrator.significance import Bools, mcnemar
+from orchestrator.significance import Floats, Ints, mcnemar
 from orchestrator.spec import SpecError, load_sweep
 from orchestrator.store import Experiment
 from workers.work import Scalar
 
 Settings = tuple[tuple[str, Scalar], ...]
 Runner = Callable[[Prepared, Path], Experiment]
+SCORE = 10**6  # parts of a score of 1
 PLAIN_HEAD, PLAIN_QUERY = "sum", "last_token"  # what every other rule has to beat
 
 
@@ -41,7 +43,7 @@ class Duel:
     """The winner against one other candidate, on the questions that chose it."""
 
     other: str
-    better: int  # questions with more right answers of the winner, over the budgets
+    better: int  # questions with a higher score of the winner, summed over the budgets
     worse: int
     p: float  # exact sign test, for this pair alone
     p_adjusted: float  # times the number of candidates that the winner was chosen over, at most 1
@@ -65,7 +67,7 @@ class Choice:
 
 
 def choose(table: Answers, keys: Sequence[str], plain: Mapping[str, Scalar]) -> Choice:
-    """The setting with most right answers, summed over budgets and layers, on the image questions all have answered.
+    """The setting with the highest score, summed over budgets and layers, on the image questions all have answered.
 
     Args:
         table: Of an ablation.
@@ -85,7 +87,7 @@ def choose(table: Answers, keys: Sequence[str], plain: Mapping[str, Scalar]) -> 
     used = table.answered_PS[rows].all(axis=0)
     if not rows or not used.any():
         raise SpecError("no question has been answered by all candidates of the ablation; look at its failures")
-    right = {settings: table.correct_PS[members][:, used].sum(axis=0) for settings, members in groups.items()}
+    right = {settings: _points(table.score_PS[members][:, used]) for settings, members in groups.items()}
     ranking = sorted(right, key=lambda settings: -int(right[settings].sum()))  # stable: ties go to the grid's order
     winner, others = ranking[0], ranking[1:]
     wanted = dict(winner) | dict(plain)
@@ -93,7 +95,7 @@ def choose(table: Answers, keys: Sequence[str], plain: Mapping[str, Scalar]) -> 
     best = int(right[winner].sum())
     return Choice(
         winner=winner,
-        accuracy=best / (len(groups[winner]) * int(used.sum())),
+        accuracy=best / SCORE / (len(groups[winner]) * int(used.sum())),
         candidates=len(ranking),
         ties=sum(int(score.sum()) == best for score in right.values()),
         questions=int(used.sum()),
@@ -102,8 +104,13 @@ def choose(table: Answers, keys: Sequence[str], plain: Mapping[str, Scalar]) -> 
     )
 
 
+def _points(score_PS: Floats) -> Ints:
+    """(S,) what each question earns over the budgets, in whole parts of a score, so that equal sums are equal."""
+    return np.rint(SCORE * score_PS.sum(axis=0, dtype=np.float64)).astype(np.int64)
+
+
 def _duel(right: Mapping[Settings, np.ndarray], winner: Settings, other: Settings, tests: int) -> Duel:
-    change = right[winner].astype(int) - right[other]
+    change = right[winner] - right[other]
     better, worse = int((change > 0).sum()), int((change < 0).sum())
     p = float(mcnemar(np.array([worse]), np.array([better]))[0])
     return Duel(other=_text(other), better=better, worse=worse, p=p, p_adjusted=min(1.0, p * tests))
@@ -146,13 +153,13 @@ def ablate(out: Path, overrides: Mapping[str, Any], samples: int | str | None, r
     table = answers(third)
     chosen_on = set(answers(first).samples) | set(answers(second).samples)
     fresh = np.array([name not in chosen_on for name in table.samples])
-    held_out = summarise(_of_samples(table, fresh))
+    held_out = summarise(table.on(fresh))
     flips = flipped_groups(third, table)
     result = AblationResult(
         heads=heads, queries=queries, held_out=held_out, everything=summarise(table), flips=flips,
         report=out / "ablation.md",
     )  # fmt: skip
-    write_whole(out / "flips.csv", flips.to_csv(index=False, lineterminator="\n").encode("utf-8-sig"))
+    write_whole(out / "flips.csv", csv_text(flips).encode("utf-8-sig"))
     found = {"heads": asdict(heads), "queries": asdict(queries), "held_out_questions": int(fresh.sum())}
     write_whole(out / "ablation.json", (json.dumps(found, indent=1) + "\n").encode())
     write_whole(result.report, report_text(result).encode())
@@ -190,36 +197,27 @@ def _final_sweep(second: Experiment, heads: Choice, queries: Choice) -> str:
     )
 
 
-def _of_samples(table: Answers, chosen_S: Bools) -> Answers:
-    return Answers(
-        points=table.points, samples=tuple(np.array(table.samples, dtype=object)[chosen_S]),
-        answered_PS=table.answered_PS[:, chosen_S], correct_PS=table.correct_PS[:, chosen_S],
-        score_PS=table.score_PS[:, chosen_S],
-        image_S=table.image_S[chosen_S], failed_S=table.failed_S[chosen_S],
-    )  # fmt: skip
-
-
 def flipped_groups(experiment: Experiment, table: Answers) -> pd.DataFrame:
     """Answers that each point flipped against the un-pruned model, by subject, topic, category and skill.
 
     Returns:
-        Rows label, by, group, n (image questions), lost, gained; the groups with the greatest loss first.
+        Rows label, by, group, n (image questions), lost, gained (with a lower and a higher score); the groups with the
+        greatest loss first.
     """
     images = table.of_images(True)
     assert images.baseline is not None, "every sweep holds the un-pruned model"
     samples = experiment.samples.set_index("id").loc[list(images.samples)]
-    before = images.correct_PS[images.baseline]
+    lost_PS, gained_PS = flip_matrices(images)
     rows = []
     for row, point in enumerate(images.points):
         if row == images.baseline:
             continue
         both = images.answered_PS[row] & images.answered_PS[images.baseline]
-        lost, gained = both & before & ~images.correct_PS[row], both & ~before & images.correct_PS[row]
         for kind in ("subject", "topic", "category", "skill"):
             names = samples[kind].to_numpy(dtype=object)
             for group in pd.unique(names):
                 inside = (names == group) & both
-                counts = (int(inside.sum()), int((inside & lost).sum()), int((inside & gained).sum()))
+                counts = tuple(int((inside & of).sum()) for of in (inside, lost_PS[row], gained_PS[row]))
                 rows.append((point.label, kind, group, *counts))
     table_ = pd.DataFrame(rows, columns=["label", "by", "group", "n", "lost", "gained"])
     order = {label: place for place, label in enumerate(dict.fromkeys(table_["label"]))}
@@ -237,10 +235,11 @@ def report_text(result: AblationResult) -> str:
     count = int(fresh["n"].max()) if len(fresh) else 0
     lines += ["## 3. The winner on questions that chose nothing", ""]
     if count:
-        lines += [f"{count} image questions; change in percentage points against the un-pruned model.", ""]
+        made_by = f"95 %: {spoken(fresh['diff_interval'])}; p: {spoken(fresh['test'])}"
+        lines += [f"{count} image questions; change in percentage points against the un-pruned model. {made_by}.", ""]
         lines += ["| setting | accuracy % | change | 95 % | p (Holm) |", "| --- | ---: | ---: | ---: | ---: |"]
         for _, row in fresh.iterrows():
-            start = f"| {row['label']} | {100 * row['accuracy']:.1f} |"
+            start = f"| {markdown_cell(row['label'])} | {100 * row['accuracy']:.1f} |"
             if row["baseline"]:
                 lines.append(f"{start} | | |")
             else:
@@ -259,7 +258,7 @@ def report_text(result: AblationResult) -> str:
     lines += ["| by | group | n | lost | gained |", "| --- | --- | ---: | ---: | ---: |"]
     own = result.flips[result.flips["label"] == winner]
     for _, row in own[(own["lost"] + own["gained"]) > 0].iterrows():
-        lines.append(f"| {row['by']} | {row['group']} | {row['n']} | {row['lost']} | {row['gained']} |")
+        lines.append(f"| {row['by']} | {markdown_cell(row['group'])} | {row['n']} | {row['lost']} | {row['gained']} |")
     return "\n".join(lines) + "\n"
 
 

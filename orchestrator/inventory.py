@@ -17,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from orchestrator.copies import first_copies
 from orchestrator.description import write_description
 from orchestrator.disk import StoreError, is_vacant, make_folder
 from orchestrator.latencies import latencies
@@ -62,17 +63,13 @@ class Ledger:
         ours = (rows >= 0) & (columns >= 0)
         self.foreign += int((~ours).sum())
         says = pd.util.hash_pandas_object(cells[ANSWER].astype(str), index=False).to_numpy()
-        fresh = ours.copy()
-        for place in np.flatnonzero(ours).tolist():  # one by one, because a file may hold a cell twice
-            at = rows[place], columns[place]
-            if self.met_PS[at]:
-                fresh[place] = False
-                self.doubled += 1
-                if self.says_PS[at] != says[place]:
-                    self.conflicts.append(names[place])
-            self.met_PS[at] = True
-            if fresh[place]:
-                self.says_PS[at] = says[place]
+        fresh = ours & ~self.met_PS[rows, columns] & first_copies(rows, columns)
+        self.met_PS[rows[fresh], columns[fresh]] = True
+        self.says_PS[rows[fresh], columns[fresh]] = says[fresh]
+        again = ours & ~fresh
+        self.doubled += int(again.sum())
+        differs = again & (self.says_PS[rows, columns] != says)
+        self.conflicts += [names[place] for place in np.flatnonzero(differs).tolist()]
         return fresh
 
     def _place(self, cells: pd.DataFrame, context: str) -> tuple[Ints, Ints]:

@@ -1,7 +1,7 @@
 """Which tokens were kept, judged after the run: do they hold the answer, and do two methods keep the same ones?
 
-Computed from the masks of the cells, with numpy alone; `strategies.quality` defines the same for one sample. Shape
-letters: P grid points, S image questions, V visual tokens.
+Computed from the masks of the cells, with numpy alone. Shape letters: P grid points, S image questions, V visual
+tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from workers.families.config import recorded_grid
 from workers.work import BASELINE, GridPoint
 
 COVERAGE_CELLS = 4  # the image as 4 x 4 cells
-OVERLAP = ("kept", "precision", "recall", "iou", "lift", "coverage")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

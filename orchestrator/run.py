@@ -55,17 +55,12 @@ class RunOptions:
     limits: Limits = field(default_factory=Limits)  # what takes longer hangs
 
 
-def plan_sweep(prepared: Prepared, out: Path, workers: int) -> Plan:
-    """What `run_sweep` would do, without doing it.
+def plan_and_stops(prepared: Prepared, out: Path, workers: int) -> tuple[Plan, Stops | None]:
+    """What `run_sweep` would do, without doing it, and what racing decides on the cells that are there.
 
     Raises:
         StoreError: ``out`` cannot take this sweep.
     """
-    return plan_and_stops(prepared, out, workers)[0]
-
-
-def plan_and_stops(prepared: Prepared, out: Path, workers: int) -> tuple[Plan, Stops | None]:
-    """The plan, and what racing decides on the cells that are there."""
     old = check_target(out, prepared.manifest)
     # Not its own file of samples, which may still be that of a smaller sweep.
     experiment = Experiment(out, prepared.manifest.to_json(), prepared.samples) if old else None
@@ -94,7 +89,7 @@ def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Conso
     sweep = _Sweep(prepared, out, options)
     plan, stops = sweep.plan(options.workers or 1), sweep.decide()
     if plan.missing or not sweep.is_mirrored():
-        console.print(f"cells: {cells_text(plan, stops)}", highlight=False, soft_wrap=True)
+        console.print(f"cells: {cells_text(plan, stops)}", soft_wrap=True)
         plan = sweep.compute(plan, console)
         stops = sweep.decide()
     else:

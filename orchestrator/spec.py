@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -32,6 +33,7 @@ from workers.families.base import Checkpoint
 from workers.families.catalog import open_checkpoint
 from workers.families.config import ModelConfig, ModelError
 from workers.foreign import expanded
+from workers.json_file import UnreadableError
 from workers.tasks.base import DataError
 from workers.tasks.catalog import resolved
 from workers.work import (
@@ -47,6 +49,7 @@ from workers.work import (
 )
 
 EMBEDDED = "embedded"
+MAX_POINTS = 100_000  # of a grid entry; 3,000 points make a large sweep
 SHIPPED = resources.files("orchestrator") / "sweeps"
 
 
@@ -143,8 +146,10 @@ def _find(source: str | Path) -> tuple[str, str]:
         if path.name == str(source) and path.stem in shipped_sweeps() and path.suffix in ("", ".yaml"):
             shipped = f"{path.stem}.yaml"
             return shipped, (SHIPPED / shipped).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise SpecError(f"{source}: {error.strerror if isinstance(error, OSError) else error}") from error
+    except UnreadableError as error:
+        raise SpecError(str(error)) from error
+    except OSError as error:  # its folder may not be looked into, or the name is too long
+        raise SpecError(f"{source}: {error.strerror}") from error
     names = shipped_sweeps()
     raise SpecError(
         f"{source}: no such file, and no shipped sweep{near(path.stem, names)} (shipped: {', '.join(names)})"
@@ -265,7 +270,7 @@ def _points(
             continue
         else:
             settings = list(itertools.product(layers, ranks))
-        for params in _params(entry, strategy, place, facts, mistakes):
+        for params in _params(entry, strategy, place, facts, mistakes, len(settings)):
             for layer, rank in settings:
                 assert facts is not None
                 complaint = strategy.check(dict(params), layer=layer, rank=rank, layers=facts.layers, heads=facts.heads)
@@ -273,6 +278,13 @@ def _points(
                     mistakes.append(_placed(complaint, place, {"layer", *strategy.params}))
                     break  # the other layers and ranks would say the same
                 yield GridPoint(strategy=name, layer=layer, rank=rank, params=params)
+
+
+def _too_many(count: int, place: str, mistakes: list[Mistake]) -> bool:
+    """Whether a grid entry is larger than any sweep; then it is a mistake."""
+    if count > MAX_POINTS:
+        mistakes.append((place, f"stands for {count:,} grid points, more than {MAX_POINTS:,}"))
+    return count > MAX_POINTS
 
 
 def _budgets(
@@ -297,6 +309,8 @@ def _budgets(
             if value is not None
             for number in ((value,) if isinstance(value, float) else expand(value, symbols))
         ]
+        if _too_many(len(layers) * len(wanted), f"{place}.tokens", mistakes):
+            return []
         for layer, tokens in itertools.product(layers, wanted):
             rank = rank_for_average(tokens, layer, facts.layers, facts.visual_tokens)
             average = average_tokens(layer, rank, facts.layers, facts.visual_tokens)
@@ -342,11 +356,11 @@ def _numbers(
         mistakes.append((place, f"{low[0]} is below 0"))
     if high := [number for number in numbers if number > highest]:
         mistakes.append((place, f"{max(high)} is above {limit}"))
-    return tuple(number for number in numbers if 0 <= number <= highest)
+    return tuple(dict.fromkeys(number for number in numbers if 0 <= number <= highest))
 
 
 def _params(
-    entry: Entry, strategy: Strategy, place: str, facts: ModelConfig | None, mistakes: list[Mistake]
+    entry: Entry, strategy: Strategy, place: str, facts: ModelConfig | None, mistakes: list[Mistake], settings: int
 ) -> list[tuple[tuple[str, Scalar], ...]]:
     """All combinations of a grid entry's parameters for one strategy; defaults are written out.
 
@@ -374,6 +388,8 @@ def _params(
             mistakes.append((f"{place}.{name}", f"{bad[0]!r} is neither a number, a text, true nor false"))
             return []
         lists[name] = values
+    if _too_many(settings * math.prod(map(len, lists.values())), place, mistakes):
+        return []
     combinations = []
     for chosen in itertools.product(*lists.values()):
         given = dict(zip(lists, chosen, strict=True))

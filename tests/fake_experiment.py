@@ -62,7 +62,9 @@ def fake_samples(count: int) -> tuple[Sample, ...]:
     )
 
 
-def fake_manifest(points: tuple[GridPoint, ...], name: str = "fake", seed: int = 0) -> Manifest:
+def fake_manifest(
+    points: tuple[GridPoint, ...], name: str = "fake", seed: int = 0, model: str = "0123456789abcdef"
+) -> Manifest:
     return Manifest(
         name=name,
         engine=EngineSpec(
@@ -73,7 +75,7 @@ def fake_manifest(points: tuple[GridPoint, ...], name: str = "fake", seed: int =
         ),
         points=points,
         sources=tuple("none" if point.strategy == BASELINE else f"source-of-{point.strategy}" for point in points),
-        model_fingerprint="0123456789abcdef",
+        model_fingerprint=model,
         data_fingerprint="fedcba9876543210",
         prompt_fingerprint="0ff1ce0ff1ce0ff1",
         scorer_fingerprint="5c0e5c0e5c0e5c0e",

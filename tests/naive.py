@@ -111,8 +111,6 @@ def _choose(run, stage, layer, weights, hidden, alive, where) -> list[int]:
     if stage.rank == 0 or stage.rank >= len(alive):
         return alive[: stage.rank]
     strategy, params = catalog.get(stage.strategy), dict(stage.params)
-    if layer == 0 and strategy.reads_attention:
-        strategy, params = catalog.get("random"), {}
     rows = [where[v] for v in alive]
     text = list(range(max(rows) + 1, hidden.shape[0]))  # every row after the image, which masked rows may interrupt
     text = text[len(text) - (run.prompt_length - run.start - run.visual) :]

@@ -139,6 +139,8 @@ def test_ray_settings():
     """Environment variables that Ray reads without telling: with a typo, or renamed, they do nothing."""
     import ray
 
+    from orchestrator import cluster
+
     home = Path(ray.__file__).parent
     text = (home / "core/src/ray/raylet/raylet").read_bytes()
     for name in ("worker_niceness", "health_check_period_ms", "health_check_failure_threshold"):
@@ -147,8 +149,31 @@ def test_ray_settings():
         (home / "_private" / name).read_text(encoding="utf-8") for name in ("ray_constants.py", "worker.py", "utils.py")
     )
     for name in ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "RAY_DEDUP_LOGS_SKIP_REGEX",
-                 "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_IGNORE_UNHANDLED_ERRORS"):  # fmt: skip
+                 "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_IGNORE_UNHANDLED_ERRORS",
+                 "RAY_ENABLE_UV_RUN_RUNTIME_ENV", cluster.HOOK):  # fmt: skip
         assert name in sources, moved("ray", f"the setting {name}", "orchestrator/cluster.py")
+    module, _, name = cluster.UV_HOOK.rpartition(".")
+    assert callable(getattr(importlib.import_module(module), name)), moved(
+        "ray", "its hook for uv", "orchestrator/cluster.py"
+    )
+
+
+def test_ray_start():
+    """Who answers at an address, which address was noted last, and how long a socket's name becomes."""
+    import ray
+    from ray._private import node, services
+    from ray._raylet import GcsClient
+
+    from orchestrator import cluster
+
+    words = moved("ray", "how a cluster is found and joined", "orchestrator/cluster.py")
+    assert callable(GcsClient), words
+    assert list(inspect.signature(services.get_ray_address_from_environment).parameters) == ["addr", "temp_dir"], words
+    library = (Path(ray.__file__).parent / "_raylet.so").read_bytes()
+    assert b"py_gcs_connect_timeout_s" in library, words
+    source = inspect.getsource(node)
+    assert cluster.SLOW in source, words
+    assert "plasma_store" in source, words
 
 
 def test_ray_losses():

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategies.view import ATTENTION, Evidence
-from workers.cost import cost, fastv, kv_bytes, probed_rows, swiglu, visual_by_layer
+from workers.cost import cost, fastv, kv_bytes, swiglu, visual_by_layer
 from workers.families.catalog import open_checkpoint
 from workers.families.config import ModelConfig, ModelError, VisionConfig
 from workers.work import ModelSpec
@@ -106,20 +105,6 @@ def test_vision_tower_and_selector_are_separate():
     probed = seven_b((2, 128), probed={1: 1})
     assert probed.selector_tflop == pytest.approx(2 * 4096 * 691 / 1e12)
     assert replace(probed, selector_tflop=0.0) == seven_b((2, 128))
-
-
-@pytest.mark.parametrize(
-    ("needs", "rows"),
-    [(set(), 0), ({"last_row"}, 1), ({"text_rows", "text_to_text"}, 80), ({"visual_rows"}, 576), ({"hidden"}, 0)],
-)
-def test_rows_that_a_strategy_reads(needs, rows):
-    assert probed_rows(needs, visual=576, text=80) == rows
-
-
-def test_every_kind_of_attention_is_counted():
-    assert all(probed_rows({evidence}, 576, 80) > 0 for evidence in ATTENTION)
-    assert {"last_row", "text_rows", "text_to_text", "visual_rows"} == {str(evidence) for evidence in ATTENTION}
-    assert probed_rows({Evidence.HIDDEN}, 576, 80) == 0
 
 
 def test_a_question_without_an_image_costs_its_text():

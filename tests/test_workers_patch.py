@@ -95,7 +95,7 @@ def points_of(layers: int, visual: int, ranks=(1, 5)) -> list[GridPoint]:
     points = []
     for layer in range(layers + 1):
         points.append(GridPoint(strategy="cutoff", layer=layer, rank=0))
-        for name in ("fastv", "random"):
+        for name in ("fastv", "random") if layer else ("random",):
             points += [GridPoint(strategy=name, layer=layer, rank=rank) for rank in (0, *ranks, visual - 1, visual)]
     return points
 
@@ -122,7 +122,9 @@ def test_other_decoders_equal_engine(tmp_path, small_scienceqa, heads, kv_heads,
     engine = make_engine(checkpoint, small_scienceqa, max_new_tokens=3)
     for name, value in change.items():
         setattr(engine.model.module.config.text_config, name, value)
-    points = [GridPoint(strategy="fastv", layer=layer, rank=4) for layer in (0, 1, 3)]
+    stages = (("cutoff_layer", 3), ("second_layer", 2), ("second_rank", 3))
+    points = [GridPoint(strategy="fastv", layer=layer, rank=4) for layer in (1, 3)]
+    points.append(GridPoint(strategy="himap", layer=1, rank=9, params=stages))
     assert_equals_engine(engine, ["1", TEXT_ONLY, "2"], points)
 
 
@@ -138,10 +140,7 @@ EVERY = [
 def test_every_strategy_equals_engine(deep_engine, ids):
     """Scores, greedy orders, several stages, merged tokens, renumbered positions."""
     assert {"himap", "fps_merged", "divprune", "text_weighted"} <= {point.strategy for point in EVERY}
-    stages = GridPoint(
-        strategy="himap", layer=0, rank=9, params=(("cutoff_layer", 2), ("second_layer", 1), ("second_rank", 3))
-    )
-    assert_equals_engine(deep_engine, ids, [*EVERY, stages])
+    assert_equals_engine(deep_engine, ids, EVERY)
 
 
 def test_eager_equals_engine(deep_engine):
@@ -196,11 +195,11 @@ def test_several_new_tokens_at_once_equal_one_by_one(deep_engine):
     torch.testing.assert_close(together, torch.cat(alone, dim=1), **LOGIT_TOLERANCE)
 
 
-@pytest.mark.parametrize("layer", [0, 1])
-def test_dropped_tokens_are_not_in_the_cache(deep_engine, layer):
+@pytest.mark.parametrize(("name", "layer"), [("random", 0), ("fastv", 1)])
+def test_dropped_tokens_are_not_in_the_cache(deep_engine, name, layer):
     model, inputs = deep_engine.model.module, batch_inputs(deep_engine, ["1"])
     length = inputs["input_ids"].shape[1]
-    with pruned(model, "fastv", layer, 4):
+    with pruned(model, name, layer, 4):
         made = model.generate(
             **inputs, do_sample=False, min_new_tokens=5, max_new_tokens=5, pad_token_id=0, return_dict_in_generate=True
         )
@@ -274,9 +273,9 @@ def test_the_model_is_as_before(deep_engine):
         assert hooks_of(model) == state
         assert torch.equal(model(**inputs).logits, before)
         assert not torch.equal(inside[0, -1], before[0, -1])
-        with pytest.raises(KeyError), pruned(model, "fastv", 0, 4):
+        with pytest.raises(KeyError), pruned(model, "random", 0, 4):
             raise KeyError
-        with pytest.raises(ValueError, match="sample_ids"), pruned(model, "fastv", 0, 4, sample_ids=["1", "2"]):
+        with pytest.raises(ValueError, match="sample_ids"), pruned(model, "random", 0, 4, sample_ids=["1", "2"]):
             model(**inputs)
         assert hooks_of(model) == state
         assert torch.equal(model(**inputs).logits, before)

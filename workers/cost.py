@@ -61,18 +61,6 @@ def visual_by_layer(layers: int, visual: int, stages: Iterable[tuple[int, int]])
     return tuple(min([visual, *(rank for first, rank in stages if first <= layer)]) for layer in range(layers))
 
 
-def probed_rows(needs: Iterable[str], visual: int, text: int) -> int:
-    """Rows of attention that a strategy reads in one layer.
-
-    Args:
-        needs: values of ``strategies.view.Evidence``.
-        visual, text: tokens of that layer.
-    """
-    needs = set(needs)
-    last = text if needs & {"text_rows", "text_to_text"} else int("last_row" in needs)
-    return last + visual * ("visual_rows" in needs)
-
-
 def cost(
     config: ModelConfig,
     *,

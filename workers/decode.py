@@ -76,12 +76,9 @@ class Decoding:
         """Feed one token to each stream: (N, C) logits of the next."""
         decoder = self._decoder
         hidden_ND = decoder.embed(to_device(torch.tensor(tokens), decoder.device))
-        positions: Sequence[int] = ()
+        rotary = decoder.rotary(to_device(self._positions(), decoder.device))
         for layer, cache in enumerate(self._caches):
             groups = self._group(layer, cache.packing)
-            if groups.positions != positions:  # between layers only compact forks differ
-                positions = groups.positions
-                rotary = decoder.rotary(to_device(self._placed(positions), decoder.device))
             query_NHE, key_NGE, value_NGE = decoder.attention_inputs(layer, hidden_ND, rotary)
             tails = self._append(layer, key_NGE, value_NGE)
             attended_NHE = attend_groups(
@@ -91,9 +88,10 @@ class Decoding:
         self._steps += 1
         return decoder.logits(hidden_ND)
 
-    def _placed(self, positions: Sequence[int]) -> Tensor:
+    def _positions(self) -> Tensor:
         """(P, N) position ids of this step's tokens; what is decoded is text, whose P rows are alike."""
-        return (torch.tensor(positions) + self._steps).expand(len(self._streams[0].positions_PR), -1)
+        next_N = torch.tensor([stream.next_position for stream in self._streams]) + self._steps
+        return next_N.expand(len(self._streams[0].positions_PR), -1)
 
     def keep(self, places: Sequence[int]) -> None:
         """Go on with some of the streams."""

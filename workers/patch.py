@@ -124,7 +124,7 @@ def _checked(
         raise ValueError(complaint)
     stages = tuple(stage for stage in strategy.stages(layer, rank, params) if stage.layer < layers)
     for stage in stages:
-        unknown = catalog.at_layer(catalog.get(stage.strategy), stage.layer).needs - OFFERED
+        unknown = catalog.get(stage.strategy).needs - OFFERED
         if unknown:
             raise ValueError(f"strategy '{name}' reads {', '.join(sorted(unknown))}, which pruned cannot offer")
     return stages
@@ -315,7 +315,7 @@ class _Pruner:
         ranks = [min(stage.rank, len(visual_V)) for visual_V in before.visual]
         if all(rank == len(visual_V) for rank, visual_V in zip(ranks, before.visual, strict=True)):
             return hidden_BWD
-        strategy = catalog.at_layer(catalog.get(stage.strategy), stage.layer)
+        strategy = catalog.get(stage.strategy)
         kept = [self._choose(stage, strategy, sample, rank, hidden_BWD) for sample, rank in enumerate(ranks)]
         left_BWD = drop(batch, stage.layer, kept, strategy.positions == "compact", hidden_BWD)
         if strategy.merge is not None:

@@ -10,7 +10,10 @@ LOCKED := $(INSTALL) --no-deps --require-hashes
 # A process per core, as far as eight of them have enough to do.
 AT_ONCE := -n $(shell $(PYTHON) -c "import os; print(min(8, os.cpu_count() or 1))")
 
-.PHONY: demo test test-all lint wheel lock test-newest test-oldest clean
+# Tests start many processes, and each would compile our modules anew where the machine keeps no bytecode.
+export PYTHONDONTWRITEBYTECODE =
+
+.PHONY: demo test test-systems test-all lint wheel lock test-newest test-oldest clean
 
 demo: .venv/.runtime
 	$(BIN)/saccade run layer_cutoff --out $(DEMO)
@@ -18,8 +21,12 @@ demo: .venv/.runtime
 test: .venv/.dev
 	$(BIN)/python -m pytest -q $(AT_ONCE) $(PYTEST_ARGS)
 
+# Submitted jobs, SLURM, autoscaling, killed drivers: minutes of waiting for processes, one after the other.
+test-systems: .venv/.dev
+	$(BIN)/python -m pytest -q -m system
+
 # What claims a duration runs alone.
-test-all: test
+test-all: test test-systems
 	$(BIN)/python -m pytest -q -m timing
 
 lint: .venv/.dev

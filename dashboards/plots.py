@@ -50,6 +50,7 @@ LABEL_PT = 9
 DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-.", "longdash": (0, (8, 3))}
 LEADER = {"arrowstyle": "-", "linewidth": 0.6, "shrinkA": 2, "shrinkB": 0}
 RC: Any = {
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "pdf.fonttype": 42,  # embed TrueType, so that text in a PDF stays text
     "font.size": 10,
     "font.family": "sans-serif",

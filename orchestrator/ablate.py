@@ -23,6 +23,7 @@ import pandas as pd
 import yaml
 
 from orchestrator.disk import write_whole
+from orchestrator.escaping import csv_text, markdown_cell
 from orchestrator.metrics import Answers, answers, flip_matrices, spoken, summarise
 from orchestrator.originals import ABLATION
 from orchestrator.prepare import Prepared, prepare
@@ -165,7 +166,7 @@ def ablate(out: Path, sweep: str, overrides: Mapping[str, Any], runner: Runner) 
         heads=heads, queries=queries, held_out=held_out, everything=summarise(table), flips=flips,
         report=out / "ablation.md",
     )  # fmt: skip
-    write_whole(out / "flips.csv", flips.to_csv(index=False, lineterminator="\n").encode("utf-8-sig"))
+    write_whole(out / "flips.csv", csv_text(flips).encode("utf-8-sig"))
     found = {"heads": asdict(heads), "queries": asdict(queries), "held_out_questions": int(fresh.sum())}
     write_whole(out / "ablation.json", (json.dumps(found, indent=1) + "\n").encode())
     write_whole(result.report, report_text(result).encode())
@@ -253,7 +254,7 @@ def report_text(result: AblationResult) -> str:
         lines += [f"{count} image questions; change in percentage points against the un-pruned model. {made_by}.", ""]
         lines += ["| setting | accuracy % | change | 95 % | p (Holm) |", "| --- | ---: | ---: | ---: | ---: |"]
         for _, row in fresh.iterrows():
-            start = f"| {row['label']} | {100 * row['accuracy']:.1f} |"
+            start = f"| {markdown_cell(row['label'])} | {100 * row['accuracy']:.1f} |"
             if row["baseline"]:
                 lines.append(f"{start} | | |")
             else:
@@ -272,7 +273,7 @@ def report_text(result: AblationResult) -> str:
     lines += ["| by | group | n | lost | gained |", "| --- | --- | ---: | ---: | ---: |"]
     own = result.flips[result.flips["label"] == winner]
     for _, row in own[(own["lost"] + own["gained"]) > 0].iterrows():
-        lines.append(f"| {row['by']} | {row['group']} | {row['n']} | {row['lost']} | {row['gained']} |")
+        lines.append(f"| {row['by']} | {markdown_cell(row['group'])} | {row['n']} | {row['lost']} | {row['gained']} |")
     return "\n".join(lines) + "\n"
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import sys
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,7 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.ending import ended_by_signals
+from orchestrator.escaping import terminal_text
 from orchestrator.import_path import ImportPathError, check_origin, leave_out_current_folder
+from orchestrator.limits import SAMPLE_S
+from orchestrator.standard_streams import USER_ERROR, standard_streams
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
 LOG_WIDTH = 120  # of a file or pipe, where rich would wrap the tables at 80
 COUNTED_S = 10.0  # between two lines of a command that does one thing after the other
-USER_ERROR = 2
 
 
 class Format(StrEnum):
@@ -84,6 +85,15 @@ GpusPerWorker = Annotated[
     float | None,
     typer.Option(min=0.0, help="GPUs of an actor: by default 1 where there are any; 0.5 puts two on one."),
 ]
+SampleTimeout = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=10**7,
+        help="Seconds without an answer after which a worker or a sample counts as hanging: the one is replaced, the "
+        "other recorded as failed. Where units usually take long, they get more.",
+    ),
+]
 Local = Annotated[bool, typer.Option("--local", help="In this process, without Ray: for debuggers.")]
 
 
@@ -129,10 +139,14 @@ def run(
     pictures: Annotated[
         int, typer.Option(min=0, help="Images to keep for the sample explorer, flipped samples first; 0: none.")
     ] = 500,
+    sample_timeout: SampleTimeout = SAMPLE_S,
 ) -> None:
     """Compute the missing cells of a sweep and show its table. The same command again goes on where it stopped."""
     with _user_errors(resume=True):
+        from rich.text import Text
+
         from orchestrator.cluster import join_named
+        from orchestrator.limits import Limits
         from orchestrator.places import followed, uri_of
         from orchestrator.run import RunOptions, run_sweep
 
@@ -141,15 +155,13 @@ def run(
             join_named(address)  # before the sweep is read: `dtype: auto` depends on it
         prepared = _prepare(sweep, model, base, data, samples, changes, gpu=True if gpus_per_worker else None)
         place = out or prepared.default_out
-        console.print(
-            f"[bold]{prepared.spec.name}[/]: {len(prepared.spec.points)} grid points x {len(prepared.samples)} samples "
-            f"in {uri_of(place) or place}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        title = Text.assemble((prepared.spec.name, "bold"), ":")
+        size = f"{len(prepared.spec.points)} grid points x {len(prepared.samples)} samples"
+        console.print(title, f"{size} in {uri_of(place) or place}", soft_wrap=True)
         options = RunOptions(
-            workers=workers, local=local, address=address, gpus_per_worker=gpus_per_worker, pictures=pictures
-        )
+            workers=workers, local=local, address=address, gpus_per_worker=gpus_per_worker, pictures=pictures,
+            limits=Limits.given(sample_timeout),
+        )  # fmt: skip
         with followed(place, _teller(console)) as folder:
             result = run_sweep(prepared, folder, options, console)
             _show_result(console, result)
@@ -222,7 +234,7 @@ def export(
             source = stack.enter_context(opened(experiment))
             folder = stack.enter_context(located(out)) if out else source.path / "exports" / "lmms_eval"
             files = write_lmms_samples(source, folder, points or ())
-        _console().print(f"{len(files)} grid points: {named(files, folder)}", highlight=False, soft_wrap=True)
+        _console().print(f"{len(files)} grid points: {named(files, folder)}", soft_wrap=True)
 
 
 @app.command()
@@ -247,7 +259,7 @@ def compare(
             folders = [stack.enter_context(located(experiment, exists=True)) for experiment in experiments]
             result = compared(folders, points or (), reference)
         for note in result.notes:
-            typer.echo(f"note {note}", err=True)  # beside a table that may go into a file
+            typer.echo(f"note {terminal_text(note)}", err=True)  # beside a table that may go into a file
         if picture is not None:
             _draw(result.rows, picture)
         if form is not Format.TABLE:
@@ -256,7 +268,7 @@ def compare(
         console = _console()
         typer.echo(text_table(*printable(result.rows)))
         for line in result.recommendation:
-            console.print(line, highlight=False, soft_wrap=True)
+            console.print(line, soft_wrap=True)
 
 
 @app.command("import")
@@ -266,6 +278,8 @@ def import_(
 ) -> None:
     """Read the original projects' result files, to stand beside ours; says which of their numbers cannot be."""
     with _user_errors():
+        from rich.text import Text
+
         from orchestrator.imports import import_files
         from orchestrator.places import written
         from orchestrator.show import show_notes
@@ -274,14 +288,10 @@ def import_(
         with written(out, _teller(console)) as folder:
             imported = import_files(files, folder)
         rows = imported.rows
-        console.print(
-            f"{len(rows)} figures of {rows['experiment'].nunique()} runs in {imported.path}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        console.print(f"{len(rows)} figures of {rows['experiment'].nunique()} runs in {imported.path}", soft_wrap=True)
         show_notes(console, (f"{file}: skipped: a file of no kind that is known" for file in imported.skipped))
         for (name, flag), group in rows[rows["flags"] != ""].groupby(["experiment", "flags"], sort=False):
-            console.print(f"[yellow]{name}[/] {len(group)} of them: {flag}", highlight=False, soft_wrap=True)
+            console.print(Text(str(name), "yellow"), f"{len(group)} of them: {flag}", soft_wrap=True)
 
 
 @app.command()
@@ -309,7 +319,7 @@ def latency(
         prepared = _prepare(sweep, model, base, data, samples, changes)
         chosen = chosen_points(prepared.spec.points, points or ())
         count = (len(chosen) + 1) * images * (repeats + warmup)
-        console.print(f"{len(chosen)} grid points and the un-pruned model: {count} measurements", highlight=False)
+        console.print(f"{len(chosen)} grid points and the un-pruned model: {count} measurements")
         rounds: dict[str, int] = {
             "images": images,
             "repeats": repeats,
@@ -319,7 +329,7 @@ def latency(
         with followed(out or prepared.default_out, _teller(console)) as folder:
             path, rows = write_latency(prepared, folder, chosen, **rounds, progress=_counter(console))
         typer.echo(latency_text(rows))
-        console.print(f"medians of {images * repeats} measurements, in {path}", highlight=False, soft_wrap=True)
+        console.print(f"medians of {images * repeats} measurements, in {path}", soft_wrap=True)
 
 
 @app.command(
@@ -350,22 +360,29 @@ def ablate(
     local: Local = False,
     address: Address = None,
     gpus_per_worker: GpusPerWorker = None,
+    sample_timeout: SampleTimeout = SAMPLE_S,
 ) -> None:
     """Choose a head rule, then a query rule with it, test the pair on other questions, and sort the flipped answers."""
     with _user_errors(resume=True):
+        from rich.text import Text
+
         from orchestrator.ablate import ablate as ablated
         from orchestrator.ablate import choice_lines
         from orchestrator.cluster import join_named
+        from orchestrator.limits import Limits
         from orchestrator.places import followed
         from orchestrator.run import RunOptions, run_sweep
 
         console = _console()
         if not local:
             join_named(address)
-        options = RunOptions(workers=workers, local=local, address=address, gpus_per_worker=gpus_per_worker)
+        options = RunOptions(
+            workers=workers, local=local, address=address, gpus_per_worker=gpus_per_worker,
+            limits=Limits.given(sample_timeout),
+        )  # fmt: skip
 
         def runner(prepared: Prepared, folder: Path) -> Experiment:
-            console.print(f"[bold]{folder.name}[/]: {len(prepared.spec.points)} grid points", highlight=False)
+            console.print(Text.assemble((folder.name, "bold"), f": {len(prepared.spec.points)} grid points"))
             with followed(folder, _teller(console)):  # a stage is an experiment that `saccade run` may write into too
                 experiment = run_sweep(prepared, folder, options, console).experiment
                 _write_results(console, experiment)
@@ -376,8 +393,8 @@ def ablate(
             result = ablated(folder, sweep, overrides, runner)
         for choice in (result.heads, result.queries):
             for line in choice_lines(choice):
-                console.print(line, highlight=False, soft_wrap=True)
-        console.print(f"report: {result.report}", highlight=False, soft_wrap=True)
+                console.print(line, soft_wrap=True)
+        console.print(f"report: {result.report}", soft_wrap=True)
 
 
 @app.command()
@@ -460,6 +477,8 @@ def verify(
 ) -> None:
     """Check every file of an experiment: whole, every cell once, model and data unchanged. Exit code 2 where not."""
     with _user_errors():
+        from rich.text import Text
+
         from orchestrator.inventory import verify as verified
         from orchestrator.places import opened
 
@@ -474,8 +493,8 @@ def verify(
                 )
                 findings += result.findings()
         for finding in findings:
-            mark = "[green]ok[/]  " if finding.well else "[red]bad[/] "
-            console.print(f"{mark} {finding.text}", highlight=False, soft_wrap=True)
+            mark = Text("ok  ", "green") if finding.well else Text("bad ", "red")
+            console.print(mark, finding.text, soft_wrap=True)
         if not all(finding.well for finding in findings):
             raise typer.Exit(USER_ERROR)
 
@@ -494,16 +513,17 @@ def doctor(
 ) -> None:
     """Say whether a sweep would run on this machine, and what to mend if not. Exit code 2 if something stops it."""
     with _user_errors():
+        from rich.text import Text
+
         from orchestrator.doctor import examine
 
         console = _console()
-        marks = {"ok": "[green]ok[/]  ", "note": "[yellow]note[/]", "stop": "[red]STOP[/]"}
+        marks = {"ok": Text("ok  ", "green"), "note": Text("note", "yellow"), "stop": Text("STOP", "red")}
         load = None if sweep is None else lambda: _prepare(sweep, model, base, data, samples, changes)
         stopped = 0
         for check in examine(load, out):
             stopped += check.mark == "stop"
-            console.print(f"{marks[check.mark]} [bold]{check.what}[/] ", end="", highlight=False)
-            console.print(check.text, highlight=False, markup=False, soft_wrap=True)
+            console.print(marks[check.mark], Text(check.what, "bold"), check.text, soft_wrap=True)
         if stopped:
             raise typer.Exit(USER_ERROR)
 
@@ -530,15 +550,14 @@ def tune(
         with written(experiment, _teller(console), exists=True, everything=True) as folder:
             found = Experiment.open(folder)
             show_notes(console, tell_all(found, parse_callbacks(callback or ())))
-        console.print(
-            f"{len(found.points)} trials in {uri_of(experiment) or experiment}", highlight=False, soft_wrap=True
-        )
+        console.print(f"{len(found.points)} trials in {uri_of(experiment) or experiment}", soft_wrap=True)
 
 
 def main() -> None:
     """Entry point of the script."""
     leave_out_current_folder()
-    app()
+    with standard_streams():
+        app()
 
 
 def _prepare(
@@ -560,9 +579,8 @@ def _overrides(
     model: str | None, base: str | None, data: str | None, samples: str | None, changes: list[str] | None
 ) -> dict[str, Any]:
     """What a command line says otherwise than the sweep file, by place."""
-    import yaml
-
     from orchestrator.spec import SpecError
+    from orchestrator.yaml_text import YamlError, parse_yaml
 
     overrides: dict[str, Any] = {}
     for change in changes or ():
@@ -570,9 +588,9 @@ def _overrides(
         if not sign or not place:
             raise SpecError(f"--set {change}: write KEY=VALUE, for example measure.spectra.samples=50")
         try:
-            overrides[place.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise SpecError(f"--set {change}: the value is not YAML ({' '.join(str(error).split())})") from error
+            overrides[place.strip()] = parse_yaml(value)
+        except YamlError as error:
+            raise SpecError(f"--set {change}: the value is not YAML ({error})") from error
     if samples is not None:
         overrides["samples"] = _sample_count(samples)
     overrides |= {name: value for name, value in (("model", model), ("data", data)) if value is not None}
@@ -586,20 +604,19 @@ def _sample_count(samples: str | None) -> str | int | None:
 
     if samples is None or samples == "all":
         return samples
-    if not (samples.isdecimal() and int(samples) > 0):
+    if not (samples.isdecimal() and len(samples) < 20 and int(samples) > 0):
         raise SpecError(f"--samples {samples}: give `all` or a whole number above 0")
     return int(samples)
 
 
 def _teller(console: Console) -> Callable[[str], None]:
-    return partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    return partial(console.print, soft_wrap=True)
 
 
 def _console() -> Console:
-    from rich.console import Console
+    from orchestrator.show import PlainConsole
 
-    logged = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(width=LOG_WIDTH if logged else None)
+    return PlainConsole(width=shutil.get_terminal_size((LOG_WIDTH, 24)).columns)
 
 
 def _counter(console: Console) -> Callable[[int, int], None]:
@@ -647,13 +664,13 @@ def _mendable() -> Iterator[None]:
         from orchestrator.disk import StoreError
         from orchestrator.faults import SweepError
         from orchestrator.spec import SpecError
-        from workers.models import ModelError
+        from workers.families.config import ModelError
         from workers.tasks.base import DataError
 
         kinds = (SpecError, StoreError, ModelError, DataError, PoolError, SweepError)
         if not isinstance(error, kinds):
             raise
-        typer.echo(str(error), err=True)
+        typer.echo(terminal_text(str(error)), err=True)
         raise typer.Exit(USER_ERROR) from None
 
 
@@ -686,12 +703,12 @@ def _show_result(console: Console, result: RunResult) -> None:
     done = f"{result.computed} cells in {duration(result.seconds)}" if result.computed else "nothing was missing"
     if result.peak_bytes:
         done += f", at most {result.peak_bytes / 2**30:.3g} GiB of a GPU's memory"
-    console.print(f"{done}; results in {experiment.path}", highlight=False, soft_wrap=True)
+    console.print(f"{done}; results in {experiment.path}", soft_wrap=True)
     if result.stops is not None:
         show_stops(console, result.stops, {point.key: point.label for point in experiment.points})
     pictures = Pictures(experiment)
     size = size_text(pictures.size_bytes)
-    console.print(f"pictures of {len(pictures.samples)} samples: {size}", highlight=False)
+    console.print(f"pictures of {len(pictures.samples)} samples: {size}")
     _write_results(console, experiment)
     failures = experiment.failures()
     if len(failures):
@@ -726,4 +743,4 @@ def _write_results(console: Console, experiment: Experiment) -> None:
     pictures = [file for file in plots if file.suffix == ".png"]
     for what, paths in (("tables: ", files), ("plots:  ", pictures), ("pages:  ", [page])):
         if paths:
-            console.print(what + named(paths, experiment.path / "exports"), highlight=False, soft_wrap=True)
+            console.print(what + named(paths, experiment.path / "exports"), soft_wrap=True)

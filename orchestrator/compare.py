@@ -19,6 +19,7 @@ import pandas as pd
 
 from orchestrator.costs import costs
 from orchestrator.disk import StoreError
+from orchestrator.escaping import csv_text, latex_cell, markdown_cell
 from orchestrator.imports import IMPORTED_FILE, imported_summary
 from orchestrator.latencies import latencies
 from orchestrator.metrics import LITTLE, Answers, answers, compared, on_common_questions, spoken, summarise, suspicions
@@ -148,16 +149,16 @@ def _unequal(rows: pd.DataFrame) -> str:
 def rendered(comparison: Comparison, form: str) -> str:
     """As ``csv``, ``markdown`` or ``latex``; for the first every column and digit, for the others a table to print."""
     if form == "csv":
-        return comparison.rows[list(COLUMNS)].to_csv(index=False, lineterminator="\n")
+        return csv_text(comparison.rows[list(COLUMNS)])
     header, body = printable(comparison.rows)
     if form == "markdown":
         cells = [header, ["---", *["---:"] * (len(header) - 1)], *body]
-        table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in cells)
-        return table + "\n\n" + "\n".join(f"- {line}" for line in comparison.recommendation) + "\n"
-    lines = [" & ".join(_latex(cell) for cell in line) + r" \\" for line in (header, *body)]
+        table = "\n".join("| " + " | ".join(map(markdown_cell, line)) + " |" for line in cells)
+        return table + "\n\n" + "\n".join(f"- {markdown_cell(line)}" for line in comparison.recommendation) + "\n"
+    lines = [" & ".join(latex_cell(cell) for cell in line) + r" \\" for line in (header, *body)]
     return "\n".join(
         [r"\begin{tabular}{l" + "r" * (len(header) - 1) + "}", r"\hline", lines[0], r"\hline", *lines[1:], r"\hline",
-         r"\end{tabular}", *(f"% {line}" for line in comparison.recommendation), ""]
+         r"\end{tabular}", *(f"% {latex_cell(line)}" for line in comparison.recommendation), ""]
     )  # fmt: skip
 
 
@@ -324,9 +325,3 @@ def _texts(values: pd.Series, form: str, scale: float = 1) -> list[str]:
 def _spans(low: pd.Series, high: pd.Series, form: str) -> list[str]:
     pairs = zip(_texts(low, form, 100), _texts(high, form, 100), strict=True)
     return [f"{first} .. {last}" if first else "" for first, last in pairs]
-
-
-def _latex(text: str) -> str:
-    for sign in "&%_#":
-        text = text.replace(sign, f"\\{sign}")
-    return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,12 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, Stri
 
 from orchestrator.disk import StoreError, write_whole
 from orchestrator.manifest import FORMATS
-from workers.json_file import MAX_DEPTH, UnreadableError, read_bytes
+from orchestrator.yaml_text import MAX_BYTES, YamlError, parse_yaml
+from workers.json_file import UnreadableError, read_bytes
 from workers.work import EngineSpec, GridPoint, content_key
 
 DTYPES = ("float32", "bfloat16", "float16")
-MAX_BYTES = 2**28  # 3,000 grid points have 0.6 MB
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where there is one: 3,000 points take a second
 
 Scalar = StrictBool | StrictInt | StrictFloat | StrictStr
 Size = Annotated[StrictInt, Field(ge=0)]
@@ -32,7 +32,7 @@ class _Point(BaseModel):
 
 
 class _Facts(BaseModel):
-    """`workers.models.ModelFacts`, of which earlier versions did not know all."""
+    """`workers.families.config.ModelConfig`, of which earlier versions did not know all."""
 
     layers: Size | None = None
     heads: Size | None = None
@@ -46,7 +46,9 @@ class _Facts(BaseModel):
     visual_tokens: Size | None = None
     parameters: Size | None = None
     vision: dict[StrictStr, Size] | None = None
-    pinpoints: list[tuple[Size, Size]] | None = None
+    pinpoints: list[tuple[Size, Size]] | None = None  # of earlier versions
+    grid: tuple[Size, Size] | None = None
+    varies: bool | None = None
 
 
 class _Description(BaseModel):
@@ -73,18 +75,18 @@ def read_description(folder: Path) -> dict[str, Any]:
     """What ``sweep.yaml`` of an experiment says.
 
     Raises:
-        StoreError: ``folder`` is not an experiment, or one of another format.
+        StoreError: ``folder`` is not an experiment, one of another format, or may not be read.
         DamagedDescriptionError: Its description is damaged.
     """
     place = folder / "sweep.yaml"
     if not place.exists():
         what = "is not an experiment directory: it has no sweep.yaml" if folder.is_dir() else "does not exist"
         raise StoreError(f"{folder}: {what}. `saccade run` makes one, by default under ./experiments")
+    if not os.access(place, os.R_OK):  # whole, it may be, and nothing to write again
+        raise StoreError(f"{place}: may not be read; see to it that this user may")
     try:
-        text = read_bytes(place, MAX_BYTES).decode()
-        _check_shape(text)
-        value = yaml.load(text, Loader=_LOADER)  # safe: either is
-    except (UnreadableError, UnicodeDecodeError, yaml.YAMLError) as error:
+        value = parse_yaml(read_bytes(place, MAX_BYTES).decode())
+    except (UnreadableError, UnicodeDecodeError, YamlError) as error:
         raise _damaged(place, str(error).removeprefix(f"{place}: ")) from error
     if not isinstance(value, dict) or "format" not in value:
         raise StoreError(f"{folder}: is not an experiment directory: its sweep.yaml was not written by `saccade run`")
@@ -108,17 +110,6 @@ def read_description(folder: Path) -> dict[str, Any]:
     if content_key(value["context_parts"]) != known.context:
         raise _damaged(place, "context_parts does not say what the context was made of")
     return value
-
-
-def _check_shape(text: str) -> None:
-    """Raises: UnreadableError: Nested too deeply to be ours, or full of references, which can stand for anything."""
-    depth = 0
-    for event in yaml.parse(text, Loader=_LOADER):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise UnreadableError(f"is nested deeper than {MAX_DEPTH} levels")
-        if isinstance(event, yaml.AliasEvent):
-            raise UnreadableError("holds references, which no description has")
 
 
 def _damaged(place: Path, reason: str) -> DamagedDescriptionError:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
+import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +16,39 @@ LOCK = ".driver.json"  # see ``lock.py``
 
 class StoreError(ValueError):
     """A directory cannot be used as an experiment. The message names the place and the remedy; exit code 2."""
+
+
+def check_place(path: Path) -> None:
+    """Whether it can be seen if something is at a path, and read if that is a folder.
+
+    Raises:
+        StoreError: The name is too long or no name, or this user may not look there.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}; give another directory") from error
+    except ValueError as error:
+        raise StoreError(f"{str(path)!r}: is not a file name: {error}") from error
+    if stat.S_ISDIR(mode) and not os.access(path, os.R_OK | os.X_OK):
+        raise StoreError(f"{path}: may not be read; see to it that this user may, or give another directory")
+
+
+def check_writable(folder: Path) -> None:
+    """Whether files can be made in a folder; none is left behind.
+
+    Raises:
+        StoreError: They cannot.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        raise StoreError(
+            f"{folder}: cannot be written: {error.strerror}; see to it that this user may, or copy it elsewhere"
+        ) from error
 
 
 def make_folder(path: Path, below: Path | None = None) -> None:

@@ -9,7 +9,6 @@ import os
 import platform
 import re
 import shutil
-import socket
 import stat
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, distribution, requires, ver
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from orchestrator.cluster import SHARED_MEMORY, check_reachable, private_folder, unfit
 from orchestrator.import_path import PACKAGES, ROOT
 from orchestrator.show import size_text
 
@@ -33,7 +33,6 @@ NEEDED = ("torch", "transformers", "ray", "pandas", "pyarrow")  # named where al
 LOCKS = resources.files("orchestrator") / "locks"  # the versions that `make test` tests, and `make demo` installs
 ACTIVATIONS = 1.3  # memory of a run relative to its weights, at least
 IMAGES_OPENED = 20
-CONNECT_S = 3.0
 SMALL_SHM = 64 << 20
 
 Mark = Literal["ok", "note", "stop"]
@@ -151,18 +150,20 @@ def check_memory(available_bytes: int, weights_bytes: int, on_gpu: bool) -> Chec
     return Check("ok", "memory", text)
 
 
-def check_ray_address(address: str | None, connect: Callable[[str], None]) -> Check:
+def check_ray_address(address: str | None, connect: Callable[[str], None], folder: Path, why: str | None) -> Check:
     """Args:
     address: ``RAY_ADDRESS``.
-    connect: Raises OSError or ValueError where nobody listens.
+    connect: Raises ValueError where no head answers.
+    folder: Of a private Ray's sockets.
+    why: What is wrong with the folder.
     """
     if address in (None, "", "local"):
-        return Check("ok", "ray", "no cluster named: each run starts a private Ray on loopback")
-    if address != "auto":
-        try:
-            connect(str(address))
-        except (OSError, ValueError) as error:
-            return Check("stop", "ray", f"RAY_ADDRESS={address}: {error}; start the head there, or unset RAY_ADDRESS")
+        text = "no cluster named: each run starts a private Ray on loopback"
+        return Check("note", "ray", f"{text}, in /tmp: {folder} {why}") if why else Check("ok", "ray", text)
+    try:
+        connect(str(address))
+    except ValueError as error:
+        return Check("stop", "ray", str(error))
     return Check("ok", "ray", f"RAY_ADDRESS={address}")
 
 
@@ -222,8 +223,10 @@ def check_images(samples: Sequence[Sample], opened: int = IMAGES_OPENED) -> Chec
     return Check("ok", "images", f"{len(images)} are there, {min(opened, len(images))} of them opened")
 
 
-def check_shared_memory(free_bytes: int | None) -> Check:
+def check_shared_memory(free_bytes: int | None, writable: bool = True) -> Check:
     """Ray keeps its objects in /dev/shm; in a container it has 64 MB unless told otherwise."""
+    if not writable:
+        return Check("stop", "shared memory", "/dev/shm may not be written: mount it writable, or give run --local")
     if free_bytes is not None and free_bytes <= SMALL_SHM:
         return Check(
             "note", "shared memory",
@@ -251,9 +254,10 @@ def examine(load: Callable[[], Prepared] | None, out: Path | None) -> Iterator[C
     cuda = torch.cuda.is_available()
     yield check_cuda(torch.version.cuda, cuda, Path("/proc/driver/nvidia/version").exists())
     address = os.environ.get("RAY_ADDRESS")
-    yield check_ray_address(address, _connect)
+    yield check_ray_address(address, check_reachable, private_folder(), unfit(private_folder()))
     yield check_ray_token(address, os.environ.get("RAY_AUTH_MODE"), *_token())
-    yield check_shared_memory(shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else None)
+    free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else None
+    yield check_shared_memory(free, free is None or os.access(SHARED_MEMORY, os.W_OK))
     weights = 0
     if load is not None:
         try:
@@ -303,7 +307,7 @@ def _nearest(folder: Path) -> Path:
 
 
 def _weights(prepared: Prepared) -> int:
-    from workers.checkpoints.layout import open_checkpoint
+    from workers.families.catalog import open_checkpoint
 
     return sum(file.stat().st_size for file in open_checkpoint(prepared.spec.engine.model).files)
 
@@ -362,13 +366,6 @@ def _token() -> tuple[int | None, int | None]:
         return file.stat().st_size, stat.S_IMODE(file.stat().st_mode)
     except OSError:
         return None, None
-
-
-def _connect(address: str) -> None:
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():
-        raise ValueError("is not HOST:PORT")
-    socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
 
 
 def _available_bytes(memory: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> int:

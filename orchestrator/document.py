@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from orchestrator.yaml_text import MAX_BYTES, YamlError, parse_yaml
 from strategies.suggestion import near
+from workers.json_file import UnreadableError, read_bytes
 from workers.work import Scalar
 
 
@@ -110,8 +111,8 @@ def parse_callbacks(texts: Sequence[str]) -> tuple[CallbackSpec, ...]:
         SpecError: One is neither a name nor a mapping.
     """
     try:
-        section = TuneSection.model_validate({"callbacks": [yaml.safe_load(text) for text in texts]})
-    except (yaml.YAMLError, ValidationError) as error:
+        section = TuneSection.model_validate({"callbacks": [parse_yaml(text) for text in texts]})
+    except (YamlError, ValidationError) as error:
         raise SpecError(f"--callback {' '.join(texts)}: give CLASS, or 'CLASS: {{ARGUMENT: VALUE}}'") from error
     return callback_specs(section.callbacks)
 
@@ -185,7 +186,9 @@ def parse(text: str, overrides: Mapping[str, Any]) -> tuple[Document | None, lis
     Raises:
         ValueError: The text is not YAML, or not a mapping. The message says where.
     """
-    raw = _load(text)
+    raw = parse_yaml(text)
+    if not isinstance(raw, dict):
+        raise ValueError("is not a sweep: it must be a mapping with the keys model, data and grid")
     for key, value in overrides.items():
         if "." in key or "[" in key:
             _set_place(raw, key, value)
@@ -324,45 +327,13 @@ def _show(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, which YAML would let win silently."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Hashable] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key}' is given twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _load(text: str) -> dict[str, Any]:
-    try:
-        raw = yaml.load(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        context = f" {error.context}" if error.context else ""
-        remedy = "; check the indentation" if isinstance(error, yaml.parser.ParserError) else ""
-        raise ValueError(f"{where}{error.problem}{context}{remedy}") from error
-    except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from error
-    if not isinstance(raw, dict):
-        raise ValueError("is not a sweep: it must be a mapping with the keys model, data and grid")
-    return raw
-
-
 def read_text(path: Path) -> str:
     """The text of a sweep file.
 
     Raises:
-        ValueError: It cannot be read as UTF-8.
-        OSError: It cannot be opened.
+        UnreadableError: It cannot be read as UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return read_bytes(path, MAX_BYTES).decode()
     except UnicodeDecodeError as error:
-        raise ValueError("is not a UTF-8 text file") from error
+        raise UnreadableError(f"{path}: is not a UTF-8 text file") from error

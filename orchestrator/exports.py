@@ -21,6 +21,7 @@ import pandas as pd
 
 from orchestrator.costs import costs
 from orchestrator.disk import make_folder, write_whole
+from orchestrator.escaping import csv_text
 from orchestrator.kept_quality import agreement, kept_masks, overlap
 from orchestrator.latencies import latencies
 from orchestrator.metrics import Answers, answers, measure_summary, summarise
@@ -142,7 +143,7 @@ def _with_costs(rows: pd.DataFrame, counted: pd.DataFrame | None) -> pd.DataFram
 
 def _csv(path: Path, table: pd.DataFrame) -> Path:
     # A byte-order mark, because spreadsheets otherwise take UTF-8 for Latin-1.
-    write_whole(path, table.to_csv(index=False, lineterminator="\n").encode("utf-8-sig"))
+    write_whole(path, csv_text(table).encode("utf-8-sig"))
     return path
 
 

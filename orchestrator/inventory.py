@@ -26,9 +26,9 @@ from orchestrator.significance import Bools, Ints
 from orchestrator.stops import read_stops
 from orchestrator.store import BESIDE, UNREADABLE, Experiment, masks_fit
 from orchestrator.tables import SCHEMAS, read_whole, write_table
-from workers.checkpoints.layout import open_checkpoint
+from workers.families.catalog import open_checkpoint
+from workers.families.config import ModelError
 from workers.fingerprint import is_same_data, model_fingerprint
-from workers.models import ModelError
 from workers.tasks.base import DataError
 from workers.tasks.catalog import load_samples
 

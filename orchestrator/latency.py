@@ -14,8 +14,9 @@ from orchestrator.point_names import is_chosen
 from orchestrator.prepare import Prepared
 from orchestrator.spec import SpecError
 from orchestrator.store import Experiment
+from workers.families.catalog import load_model
+from workers.families.model import default_device
 from workers.latency import Latency, measure_latency, prepare_prompts
-from workers.loading import default_device, load_llava
 from workers.work import GridPoint
 
 
@@ -62,10 +63,10 @@ def write_latency(
     if not asked:
         raise SpecError(f"{prepared.spec.name}: no question has an image, so that nothing is pruned")
     device = default_device()
-    llava = load_llava(spec.model, device)
-    prompts = prepare_prompts(llava, asked, spec.task, spec.model.image_mode)
+    model = load_model(spec.model, device)
+    prompts = prepare_prompts(model, asked, spec.task, spec.model.image_mode)
     measured = measure_latency(
-        llava, prompts, points, repeats=repeats, warmup=warmup, decode_tokens=decode_tokens, seed=spec.seed,
+        model, prompts, points, repeats=repeats, warmup=warmup, decode_tokens=decode_tokens, seed=spec.seed,
         progress=progress,
     )  # fmt: skip
     how = {

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from orchestrator.bucket import SCHEMES, Bucket, BucketBoard
-from orchestrator.disk import StoreError
+from orchestrator.disk import StoreError, check_place
 from orchestrator.lock import Board, FolderBoard, driver_line, held
 from orchestrator.store import Experiment
 from workers.foreign import expanded
@@ -165,14 +165,16 @@ def local_folder(place: Path) -> Path:
     """The folder that a path, with or without ``~``, or a ``file://`` URI names.
 
     Raises:
-        StoreError: A URI of another kind.
+        StoreError: A URI of another kind; or the system lets nobody, or not this user, look there.
     """
     uri = uri_of(place)
     if uri is None:
-        return expanded(place)
+        place = expanded(place)
+        check_place(place)
+        return place
     scheme, _, rest = uri.partition("://")
     if scheme == "file":
-        return Path("/" + unquote(rest).lstrip("/"))
+        return local_folder(Path("/" + unquote(rest).lstrip("/")))
     known = ", ".join(f"{name}://" for name in SCHEMES)
     raise StoreError(f"{uri}: {scheme}:// is not known; give a path, or a URI that begins with file://, {known}")
 

@@ -7,6 +7,7 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.text import Text
 
 LINE_EVERY_S = 10.0
 
@@ -71,11 +72,11 @@ class SweepProgress:
         elif time.monotonic() - self._last_line >= LINE_EVERY_S:
             self._last_line = time.monotonic()
             done, total = self._there + self._cells, self._there + self._missing
-            self._console.print(f"{done} of {total} cells, {self.state}", highlight=False)
+            self._console.print(f"{done} of {total} cells, {self.state}")
 
     def event(self, line: str) -> None:
         """Say something that is worth a line of its own."""
-        self._console.print(f"[yellow]note[/] {line}", highlight=False, soft_wrap=True)
+        self._console.print(Text("note", "yellow"), line, soft_wrap=True)
 
     @property
     def seconds(self) -> float:

@@ -8,8 +8,12 @@ Ranges include both ends, as far as the step meets the last one.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
+
+MAX_NUMBERS = 100_000  # of one value; a model has some hundred layers and some thousand visual tokens
+MAX_LENGTH = 100  # characters of a term or a range
 
 _TERM = re.compile(
     r"(?P<number>-?\d+)"
@@ -33,10 +37,15 @@ def expand(value: IntegerValue, symbols: Mapping[str, int]) -> tuple[int, ...]:
     if isinstance(value, list):
         if not value:
             raise ValueError("is an empty list")
-        return tuple(number for item in value for number in expand(item, symbols))
+        numbers = list(itertools.islice((n for item in value for n in expand(item, symbols)), MAX_NUMBERS + 1))
+        if len(numbers) > MAX_NUMBERS:
+            raise ValueError(f"stands for more than {MAX_NUMBERS:,} numbers")
+        return tuple(numbers)
     if isinstance(value, int):
         return (value,)
     text = value.strip()
+    if len(text) > MAX_LENGTH:
+        raise ValueError(f"{text[:20] + '...'!r} has {len(text):,} characters, and no number or range is so long")
     if ".." not in text:
         return (_term(text, symbols),)
     match = _RANGE.fullmatch(text)
@@ -46,12 +55,14 @@ def expand(value: IntegerValue, symbols: Mapping[str, int]) -> tuple[int, ...]:
     step = 1 if match["step"] is None else int(match["step"])
     if step == 0:
         raise ValueError(f"{value!r} has step 0")
-    numbers = range(first, last + (1 if step > 0 else -1), step)
-    if not numbers:
+    count = (last - first) // step + 1  # len() of a range ends at 2 ** 63
+    if count > MAX_NUMBERS:
+        raise ValueError(f"{value!r} stands for {count:,} numbers, more than {MAX_NUMBERS:,}")
+    if count < 1:
         direction = f"counts down from {first} to {last}" if first > last else f"counts up from {first} to {last}"
         sign = "-1" if first > last else "1"
         raise ValueError(f"{value!r} is empty: it {direction}; add for example 'step {sign}'")
-    return tuple(numbers)
+    return tuple(range(first, last + (1 if step > 0 else -1), step))
 
 
 def _term(text: str, symbols: Mapping[str, int]) -> int:

@@ -24,10 +24,10 @@ from orchestrator.inventory import Finding
 from orchestrator.spec import EMBEDDED
 from orchestrator.store import Experiment
 from strategies import catalog
-from workers.checkpoints.layout import open_checkpoint
 from workers.embedded.location import DATA_DIR, MODEL_DIR
+from workers.families.catalog import load_model, open_checkpoint
+from workers.families.model import default_device
 from workers.fingerprint import is_same_data, model_fingerprint
-from workers.loading import default_device, load_llava
 from workers.slow_path import SlowAnswer, slow_answer
 from workers.tasks.base import LETTERS, Sample
 from workers.tasks.catalog import load_samples, scorer_of
@@ -135,15 +135,15 @@ def recompute(
     kept = experiment.kept().set_index(["point", "sample"])["kept_mask"]
     seed = random.SystemRandom().randrange(2**32) if seed is None else seed
     chosen = sorted(random.Random(seed).sample(range(len(cells)), min(count, len(cells))))
-    llava = load_llava(spec.model, default_device())
-    score, letters = scorer_of(spec.task), llava.letter_tokens(LETTERS)
+    loaded = load_model(spec.model, default_device())
+    score, letters = scorer_of(spec.task), loaded.letter_tokens(LETTERS)
     tolerance = TOLERANCES[spec.model.dtype]
     wrong, other_choices, near_ties = [], [], 0
     for done, place in enumerate(chosen):
         progress(done, len(chosen))
         cell = cells.iloc[place]
         sample, point = samples[cell["sample"]], points[cell["point"]]
-        asked = partial(slow_answer, llava, spec, sample, point, letters[: len(sample.choices)])
+        asked = partial(slow_answer, loaded, spec, sample, point, letters[: len(sample.choices)])
         where = f"{point.label}, question {sample.id}"
         slow, mask = asked(), kept.get((cell["point"], cell["sample"]))
         other = _choice_complaint(mask, slow, tolerance)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from orchestrator.escaping import terminal_text
 from orchestrator.metrics import is_soft, spoken
 from orchestrator.progress import duration
 from orchestrator.provenance import ways_text
@@ -19,7 +22,6 @@ NO_OPTION = 0.05  # of the answers: so many without an option are said
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import Console
 
     from orchestrator.inventory import Merged
     from orchestrator.plan import Plan
@@ -28,6 +30,22 @@ if TYPE_CHECKING:
     from orchestrator.stops import Stops
     from orchestrator.store import Experiment
     from workers.latency import Latency
+
+
+NOTE = Text("note", "yellow")
+
+
+class PlainConsole(Console):
+    """A console to which names, answers and messages are what they are: brackets and colons in them are no markup.
+
+    What has a style is a `Text`.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width=width, markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(terminal_text(text), **options)
 
 
 def show_plan(console: Console, prepared: Prepared, plan: Plan, folder: Path, stops: Stops | None = None) -> None:
@@ -40,7 +58,7 @@ def show_plan(console: Console, prepared: Prepared, plan: Plan, folder: Path, st
     table.add_column()
     model = spec.engine.model
     name = model.path if model.base is None else f"{model.path} on {model.base}"
-    most = "up to " if spec.facts.pinpoints else ""
+    most = "up to " if spec.facts.varies else ""
     rows = [
         (
             "model",
@@ -59,13 +77,12 @@ def show_plan(console: Console, prepared: Prepared, plan: Plan, folder: Path, st
         rows.append(("measures", _measures_text(prepared)))
     for row in rows:
         table.add_row(*row)
-    console.print(table, highlight=False, soft_wrap=True)
+    console.print(table, soft_wrap=True)
     show_notes(console, (*prepared.notes, *plan.notes))
     for budget in spec.budgets:
         console.print(
             f"tokens {budget.tokens:g} at layer {budget.layer}: rank {budget.rank}, an average of {budget.average:.1f} "
             "visual tokens",
-            highlight=False,
             soft_wrap=True,
         )
     notes = (catalog.get(p.strategy).note(dict(p.params), spec.facts.heads) for p in spec.points[1:])
@@ -95,11 +112,10 @@ def show_stops(console: Console, stops: Stops, labels: dict[str, str]) -> None:
     console.print(
         f"racing stopped {len(stops.stopped)} of {len(labels)} points early and saved {stops.saved} of {stops.cells} "
         f"cells ({share:.0%}); {rule_text(stops.rule)}",
-        highlight=False,
         soft_wrap=True,
     )
     for key, samples in sorted(stops.stopped.items(), key=lambda item: item[1]):
-        console.print(f"  after {samples} image questions: {labels[key]}", highlight=False, soft_wrap=True)
+        console.print(f"  after {samples} image questions: {labels[key]}", soft_wrap=True)
 
 
 def _measures_text(prepared: Prepared) -> str:
@@ -178,9 +194,11 @@ def show_status(console: Console, experiment: Experiment, driver: str | None = N
     counts = cells["point"].value_counts()
     total = samples * len(experiment.points)
     console.print(
-        f"[bold]{experiment.name}[/]: {len(cells)} of {total} cells, "
-        f"{len(experiment.points)} grid points x {samples} samples, {size_text(experiment.size_bytes)}",
-        highlight=False,
+        Text.assemble(
+            (experiment.name, "bold"),
+            f": {len(cells)} of {total} cells, {len(experiment.points)} grid points x {samples} samples, "
+            f"{size_text(experiment.size_bytes)}",
+        ),
         soft_wrap=True,
     )
     table = Table("grid point", box=None, pad_edge=False)
@@ -192,7 +210,7 @@ def show_status(console: Console, experiment: Experiment, driver: str | None = N
         have = int(counts.get(point.key, 0))
         missing = "stopped early" if point.key in stopped else str(samples - have)
         table.add_row(point.label, str(have), missing if have < samples else "")
-    console.print(table, highlight=False)
+    console.print(table)
     if stops:
         total -= stops.saved
         show_stops(console, stops, {point.key: point.label for point in experiment.points})
@@ -202,12 +220,11 @@ def show_status(console: Console, experiment: Experiment, driver: str | None = N
     if len(failures):
         show_failures(console, failures)
     elif len(cells) < total and not driver:
-        console.print("give the same `saccade run` again to compute what is missing", highlight=False)
+        console.print("give the same `saccade run` again to compute what is missing")
     if unread := experiment.unread():
         console.print(
             f"{unread} more cells are kept here, of other samples, grid points or versions of a strategy; a sweep that "
             "asks for them (`saccade run` with the same --out) does not compute them again",
-            highlight=False,
             soft_wrap=True,
         )
     if ways := ways_text(experiment):
@@ -225,8 +242,7 @@ def _last_written(experiment: Experiment) -> str:
 
 def show_notes(console: Console, notes: Iterable[str]) -> None:
     for note in notes:
-        console.print("[yellow]note[/] ", end="", highlight=False)
-        console.print(note, highlight=False, markup=False, soft_wrap=True)
+        console.print(NOTE, note, soft_wrap=True)
 
 
 def show_merged(console: Console, merged: Merged) -> None:
@@ -235,25 +251,24 @@ def show_merged(console: Console, merged: Merged) -> None:
         f"{merged.cells} of {len(experiment.points) * experiment.meta['samples']} cells in {experiment.path}: "
         f"{len(experiment.points)} grid points x {experiment.meta['samples']} samples; {merged.doubled} were in more "
         "than one directory",
-        highlight=False,
         soft_wrap=True,
     )
     if merged.conflicts:
         label = {point.key: point.label for point in experiment.points}
         key, sample = merged.conflicts[0]
         console.print(
-            f"[yellow]note[/] {len(merged.conflicts)} cells differ between the directories, and the first one's were "
+            NOTE,
+            f"{len(merged.conflicts)} cells differ between the directories, and the first one's were "
             f"taken (first: {label[key]}, sample {sample}); equal settings on other hardware may round differently",
-            highlight=False,
             soft_wrap=True,
         )
 
 
 def show_failures(console: Console, failures: pd.DataFrame) -> None:
-    console.print(f"[red]{len(failures)} samples failed[/]; running again tries them again", highlight=False)
+    console.print(Text.assemble((f"{len(failures)} samples failed", "red"), "; running again tries them again"))
     for (kind, message), group in failures.groupby(["kind", "message"], sort=False):
         first = ", ".join(group["sample"].head(3)) + (" ..." if len(group) > 3 else "")
-        console.print(f"  {len(group)} x {kind}: {message} ({first})", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"  {len(group)} x {kind}: {message} ({first})", soft_wrap=True)
 
 
 def latency_text(rows: Sequence[Latency]) -> str:
@@ -279,7 +294,7 @@ def latency_text(rows: Sequence[Latency]) -> str:
 
 def text_table(header: list[str], body: list[list[str]]) -> str:
     """Columns as wide as they need: a terminal wraps them, a pipe gets them whole."""
-    lines = [header, *body]
+    lines = [[terminal_text(cell) for cell in line] for line in (header, *body)]
     widths = [max(len(line[place]) for line in lines) for place in range(len(header))]
     left = {0, len(header) - 1} if header[-1] == "suspicious" else {0}
     return "\n".join(

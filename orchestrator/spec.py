@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -27,10 +28,12 @@ from strategies import catalog
 from strategies.budget import average_tokens, rank_for_average
 from strategies.catalog import Strategy
 from strategies.suggestion import near
-from workers.checkpoints.layout import Checkpoint, open_checkpoint
 from workers.embedded.location import DATA_DIR, MODEL_DIR
+from workers.families.base import Checkpoint
+from workers.families.catalog import open_checkpoint
+from workers.families.config import ModelConfig, ModelError
 from workers.foreign import expanded
-from workers.models import ModelError, ModelFacts
+from workers.json_file import UnreadableError
 from workers.tasks.base import DataError
 from workers.tasks.catalog import resolved
 from workers.work import (
@@ -46,6 +49,7 @@ from workers.work import (
 )
 
 EMBEDDED = "embedded"
+MAX_POINTS = 100_000  # of a grid entry; 3,000 points make a large sweep
 SHIPPED = resources.files("orchestrator") / "sweeps"
 
 
@@ -67,7 +71,7 @@ class SweepSpec:
     engine: EngineSpec
     points: tuple[GridPoint, ...]  # the un-pruned baseline first, each once
     sample_limit: int | None  # the first N samples of the file; None: all
-    facts: ModelFacts
+    facts: ModelConfig
     budgets: tuple[Budget, ...] = ()  # what `tokens:` was compiled to
     racing: RacingRule | None = None
     callbacks: tuple[CallbackSpec, ...] = ()  # of Ray Tune
@@ -142,22 +146,24 @@ def _find(source: str | Path) -> tuple[str, str]:
         if path.name == str(source) and path.stem in shipped_sweeps() and path.suffix in ("", ".yaml"):
             shipped = f"{path.stem}.yaml"
             return shipped, (SHIPPED / shipped).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise SpecError(f"{source}: {error.strerror if isinstance(error, OSError) else error}") from error
+    except UnreadableError as error:
+        raise SpecError(str(error)) from error
+    except OSError as error:  # its folder may not be looked into, or the name is too long
+        raise SpecError(f"{source}: {error.strerror}") from error
     names = shipped_sweeps()
     raise SpecError(
         f"{source}: no such file, and no shipped sweep{near(path.stem, names)} (shipped: {', '.join(names)})"
     )
 
 
-def _model(document: Document | None) -> tuple[Checkpoint | None, ModelFacts | None, ModelError | None]:
+def _model(document: Document | None) -> tuple[Checkpoint | None, ModelConfig | None, ModelError | None]:
     if document is None:
         return None, None, None
     wanted = document.model
     path = str(MODEL_DIR) if wanted.path == EMBEDDED else wanted.path
     try:
         checkpoint = open_checkpoint(ModelSpec(path=path, base=wanted.base, vision_tower=wanted.vision_tower))
-        return checkpoint, checkpoint.facts, None
+        return checkpoint, checkpoint.sizes, None
     except ModelError as error:
         return None, None, error
 
@@ -204,7 +210,7 @@ def _engine(
     )
 
 
-def _measure(section: MeasureSection, facts: ModelFacts | None, mistakes: list[Mistake]) -> MeasureSpec:
+def _measure(section: MeasureSection, facts: ModelConfig | None, mistakes: list[Mistake]) -> MeasureSpec:
     wanted = section.spectra
     if wanted is None or facts is None:
         return MeasureSpec(quality=section.quality)
@@ -229,7 +235,7 @@ def _measure(section: MeasureSection, facts: ModelFacts | None, mistakes: list[M
 
 
 def _points(
-    entry: Entry, place: str, facts: ModelFacts | None, mistakes: list[Mistake], budgets: dict[Budget, None]
+    entry: Entry, place: str, facts: ModelConfig | None, mistakes: list[Mistake], budgets: dict[Budget, None]
 ) -> Iterator[GridPoint]:
     """All points of a grid entry; without the model's facts it is checked as far as possible."""
     if entry.rank is not None and entry.tokens is not None:
@@ -264,7 +270,7 @@ def _points(
             continue
         else:
             settings = list(itertools.product(layers, ranks))
-        for params in _params(entry, strategy, place, facts, mistakes):
+        for params in _params(entry, strategy, place, facts, mistakes, len(settings)):
             for layer, rank in settings:
                 assert facts is not None
                 complaint = strategy.check(dict(params), layer=layer, rank=rank, layers=facts.layers, heads=facts.heads)
@@ -274,13 +280,20 @@ def _points(
                 yield GridPoint(strategy=name, layer=layer, rank=rank, params=params)
 
 
+def _too_many(count: int, place: str, mistakes: list[Mistake]) -> bool:
+    """Whether a grid entry is larger than any sweep; then it is a mistake."""
+    if count > MAX_POINTS:
+        mistakes.append((place, f"stands for {count:,} grid points, more than {MAX_POINTS:,}"))
+    return count > MAX_POINTS
+
+
 def _budgets(
-    entry: Entry, place: str, layers: tuple[int, ...], facts: ModelFacts | None, mistakes: list[Mistake]
+    entry: Entry, place: str, layers: tuple[int, ...], facts: ModelConfig | None, mistakes: list[Mistake]
 ) -> list[Budget]:
     """Average tokens -> ranks, for each layer."""
     if facts is None:
         return []
-    if facts.pinpoints:
+    if facts.varies:
         what = "is an average over a fixed number of visual tokens, and this model cuts images into tiles; give rank"
         mistakes.append((f"{place}.tokens", what))
         return []
@@ -296,6 +309,8 @@ def _budgets(
             if value is not None
             for number in ((value,) if isinstance(value, float) else expand(value, symbols))
         ]
+        if _too_many(len(layers) * len(wanted), f"{place}.tokens", mistakes):
+            return []
         for layer, tokens in itertools.product(layers, wanted):
             rank = rank_for_average(tokens, layer, facts.layers, facts.visual_tokens)
             average = average_tokens(layer, rank, facts.layers, facts.visual_tokens)
@@ -323,7 +338,7 @@ def _strategy(name: str, place: str, mistakes: list[Mistake]) -> Strategy | None
 
 
 def _numbers(
-    value: int | str | list[int | str], place: str, kind: str, facts: ModelFacts | None, mistakes: list[Mistake]
+    value: int | str | list[int | str], place: str, kind: str, facts: ModelConfig | None, mistakes: list[Mistake]
 ) -> tuple[int, ...]:
     """The integers a value stands for; those out of bounds are reported and left out."""
     if facts is None:
@@ -341,11 +356,11 @@ def _numbers(
         mistakes.append((place, f"{low[0]} is below 0"))
     if high := [number for number in numbers if number > highest]:
         mistakes.append((place, f"{max(high)} is above {limit}"))
-    return tuple(number for number in numbers if 0 <= number <= highest)
+    return tuple(dict.fromkeys(number for number in numbers if 0 <= number <= highest))
 
 
 def _params(
-    entry: Entry, strategy: Strategy, place: str, facts: ModelFacts | None, mistakes: list[Mistake]
+    entry: Entry, strategy: Strategy, place: str, facts: ModelConfig | None, mistakes: list[Mistake], settings: int
 ) -> list[tuple[tuple[str, Scalar], ...]]:
     """All combinations of a grid entry's parameters for one strategy; defaults are written out.
 
@@ -373,6 +388,8 @@ def _params(
             mistakes.append((f"{place}.{name}", f"{bad[0]!r} is neither a number, a text, true nor false"))
             return []
         lists[name] = values
+    if _too_many(settings * math.prod(map(len, lists.values())), place, mistakes):
+        return []
     combinations = []
     for chosen in itertools.product(*lists.values()):
         given = dict(zip(lists, chosen, strict=True))

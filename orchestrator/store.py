@@ -256,8 +256,19 @@ class Experiment:
         check_file(path, SCHEMAS[path.parent.name], self.seals)
 
     def files(self, folder: str) -> list[Path]:
-        """The parquet files of a folder, in their turn (`copies`)."""
-        return in_turn(path for path in (self.path / folder).glob("*.parquet") if not path.name.startswith("."))
+        """The parquet files of a folder, in their turn (`copies`).
+
+        Raises:
+            StoreError: The folder may not be read: what is in it must not count as missing.
+        """
+        place = self.path / folder
+        try:
+            names = [path.name for path in place.iterdir()]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StoreError(f"{place}: cannot be read: {error.strerror}; see to it that this user may") from error
+        return in_turn(place / name for name in names if name.endswith(".parquet") and name[0] != ".")
 
     @property
     def size_bytes(self) -> int:

@@ -26,7 +26,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.disk import open_to_write, write_whole
+from orchestrator.disk import check_writable, open_to_write, write_whole
 from orchestrator.document import CallbackSpec, SpecError
 from orchestrator.import_path import protect_children
 from orchestrator.policy import policy_of
@@ -329,10 +329,11 @@ def tell_all(experiment: Experiment, callbacks: Iterable[CallbackSpec] = ()) -> 
 
     Raises:
         SpecError: A callback cannot be built.
-        StoreError: A trial cannot be written where it belongs.
+        StoreError: The experiment's folder cannot be written, or a trial not where it belongs.
     """
     built = [make_callback(callback) for callback in callbacks]
     folder = experiment.path.absolute()
+    check_writable(folder)
     reports = policy_of(experiment).standing.reports()
     trials = Trials(folder, experiment.points, experiment.context, built)
     trials.take_up(reports, anew=True)

@@ -26,7 +26,11 @@ ROOT = Path(__file__).parent.parent
 COLOURS = ("red", "green", "blue")
 
 
-SLOW_S = 900  # limit of a test that starts a whole system: on a busy machine its processes take minutes to come up
+SLOW_S = 900  # limit of a test that starts several processes: on a busy machine they take minutes to come up
+ASKED_FOR = {
+    "system": "starts a whole system: `make test-systems` runs it",
+    "timing": "claims a duration: `make test-all` runs it alone",
+}
 
 
 def starts_ray(nodeid: str) -> bool:
@@ -38,12 +42,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Files that start Ray come first: they wait more than they compute, and all else finds its place beside them."""
     ray = {file: starts_ray(file) for file in {item.nodeid.partition("::")[0] for item in items}}
     items.sort(key=lambda item: not ray[item.nodeid.partition("::")[0]])
-    beside = pytest.mark.skip(reason="claims a duration, and other tests run beside it: `make test-all` runs it alone")
+    asked = config.option.markexpr
     for item in items:
-        if "slow" in item.keywords:
+        if {"slow", "system"} & set(item.keywords):
             item.add_marker(pytest.mark.timeout(SLOW_S))
-        if "timing" in item.keywords and hasattr(config, "workerinput"):
-            item.add_marker(beside)
+        for mark, reason in ASKED_FOR.items():
+            if mark in item.keywords and mark not in asked:
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.hookimpl(optionalhook=True)

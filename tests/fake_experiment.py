@@ -29,6 +29,7 @@ from workers.work import (
 
 LAYERS = 8
 VISUAL_TOKENS = 64
+SIZES = {"layers": LAYERS, "visual_tokens": VISUAL_TOKENS, "heads": 4, "hidden": 128, "grid": (8, 8)}
 
 
 def fake_points(layers: int = LAYERS, visual_tokens: int = VISUAL_TOKENS) -> tuple[GridPoint, ...]:
@@ -78,7 +79,13 @@ def fake_manifest(
         data_fingerprint="fedcba9876543210",
         prompt_fingerprint="0ff1ce0ff1ce0ff1",
         scorer_fingerprint="5c0e5c0e5c0e5c0e",
-        model_facts=(("layers", LAYERS), ("visual_tokens", VISUAL_TOKENS), ("heads", 4), ("hidden", 128)),
+        model_facts=(
+            ("layers", LAYERS),
+            ("visual_tokens", VISUAL_TOKENS),
+            ("heads", 4),
+            ("hidden", 128),
+            ("grid", (8, 8)),
+        ),
         sources_hash="5eed",
         versions=(("python", "3.11"),),
     )

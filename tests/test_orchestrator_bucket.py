@@ -424,6 +424,7 @@ def test_import_and_export_write_into_buckets(place, machine, tmp_path, monkeypa
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(":")]
 
 
+@pytest.mark.system
 def test_a_killed_run_goes_on_elsewhere(place, machine, tmp_path):
     """The machine is lost with its working copy; what it had sent is not computed again."""
     sweep = tmp_path / "sweep.yaml"

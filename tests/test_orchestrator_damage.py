@@ -285,7 +285,7 @@ def test_a_description_that_grows_or_says_another_point_is_damaged(tmp_path):
     write_fake_experiment(tmp_path / "x", samples=2)
     place = tmp_path / "x/sweep.yaml"
     whole = place.read_text()
-    bomb = "a: &a [1,1]\nb: &b [*a,*a]\n" + whole
+    bomb = "a0: &a0 [1,1]\n" + "".join(f"a{n}: &a{n} [{f'*a{n - 1},' * 9}]\n" for n in range(1, 9)) + whole
     for text in (whole.replace("rank: 8", "rank: 9", 1), "[" * 3000, "- " * 3000 + "1", bomb, whole.replace(":", "\0")):
         place.write_text(text)
         with pytest.raises(StoreError, match="is damaged") as caught:

@@ -73,7 +73,7 @@ def _can_be_alone() -> bool:
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.system
 @pytest.mark.skipif(not _can_be_alone(), reason="the script ends all of a node's Ray: it needs process ids of its own")
 def test_the_slurm_script_runs_a_sweep(tmp_path):
     """With one node, and stand-ins for SLURM's two commands; in name spaces of its own, where no other Ray is seen."""
@@ -110,7 +110,7 @@ def test_the_slurm_script_runs_a_sweep(tmp_path):
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.system
 def test_a_submitted_job_runs_a_sweep_and_leaves_results_where_they_last(tmp_path):
     sweep = ("python", "-m", "orchestrator", "run", "layer_cutoff", "--samples", "2", "--workers", "1", "--out")
     with started_head() as head:
@@ -129,7 +129,7 @@ def test_a_submitted_job_runs_a_sweep_and_leaves_results_where_they_last(tmp_pat
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.system
 def test_gpus_that_only_an_autoscaler_can_bring_are_asked_for(tmp_path):
     """The head has none, nor does this machine: they decide the dtype all the same, before there is one."""
     (tmp_path / "sweep.yaml").write_text(

@@ -9,6 +9,7 @@ import pytest
 
 from fake_experiment import fake_samples
 from orchestrator import doctor
+from orchestrator.cluster import PoolError, check_reachable
 from orchestrator.doctor import Check, Gpu
 from test_orchestrator_cli import call
 
@@ -76,13 +77,14 @@ def test_memory(tmp_path: Path):
 
 def test_a_cluster_that_is_not_there():
     def refused(address: str) -> None:
-        raise ConnectionRefusedError("Connection refused")
+        raise PoolError(f"no Ray cluster at {address} (Connection refused); unset RAY_ADDRESS")
 
-    assert doctor.check_ray_address(None, refused).mark == "ok"
-    assert doctor.check_ray_address("10.0.0.1:6379", lambda address: None).mark == "ok"
-    stops(doctor.check_ray_address("10.0.0.1:6379", refused), "RAY_ADDRESS=10.0.0.1:6379", "unset RAY_ADDRESS")
-    stops(doctor.check_ray_address("head", doctor._connect), "is not HOST:PORT")
-    stops(doctor.check_ray_address("127.0.0.1:1", doctor._connect), "start the head there")
+    here = Path("/tmp/ray")
+    assert doctor.check_ray_address(None, refused, here, None).mark == "ok"
+    assert doctor.check_ray_address(None, refused, here, "may not be written").mark == "note"
+    assert doctor.check_ray_address("10.0.0.1:6379", lambda address: None, here, None).mark == "ok"
+    stops(doctor.check_ray_address("10.0.0.1:6379", refused, here, None), "Connection refused", "unset RAY_ADDRESS")
+    stops(doctor.check_ray_address("127.0.0.1:1", check_reachable, here, None), "127.0.0.1:1", "RAY_ADDRESS")
 
 
 def test_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -118,7 +118,7 @@ def test_the_dashboard_ends(tmp_path):
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.system
 def test_a_sweep_over_ray_ends_and_the_same_command_goes_on(small_checkpoint, tmp_path):
     write_scienceqa(tmp_path / "data", count=60)
     (tmp_path / "sweep.yaml").write_text(

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import stub_engine
 from conftest import write_scienceqa
 from fake_experiment import fake_outcome, fake_points, fake_samples
 from orchestrator.faults import IN_A_ROW, FaultWatch, SweepError
+from orchestrator.limits import SAMPLE_S, TimeLimit, alarm
 from orchestrator.prepare import Prepared, prepare
 from orchestrator.run import RunOptions, RunResult, run_sweep
 from orchestrator.spec import load_sweep
@@ -182,6 +184,47 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path):
     assert "cannot be written: No space left on device; what was finished before is kept" in line
 
 
+class Hanging(stub_engine.StubEngine):
+    """Sample s5 is read from a pipe that nobody writes to, and the alarm rings soon."""
+
+    runs: list[tuple[str, ...]]
+
+    def run(self, unit: WorkUnit) -> UnitOutcome:
+        self.runs.append(unit.samples)
+        if "s5" in unit.samples:
+            reader, _ = os.pipe()
+            left_s, _ = signal.setitimer(signal.ITIMER_REAL, 0.1)
+            assert left_s > SAMPLE_S - 60
+            os.read(reader, 1)
+        return super().run(unit)
+
+
+def test_a_sample_that_hangs_is_broken_off_recorded_and_tried_once_by_the_next_run(prepared, tmp_path, monkeypatch):
+    healthy = run(prepared, tmp_path / "healthy").experiment.cells()
+    for tries in (2, 1):
+        monkeypatch.setattr(Hanging, "runs", [], raising=False)
+        result = run(prepared, tmp_path / "x", Hanging)
+        (failure,) = result.experiment.failures().itertuples()
+        assert (failure.sample, failure.kind) == ("s5", "NoAnswer")
+        assert failure.message == "no answer within 10 min 00 s; --sample-timeout changes that"
+        assert sum("s5" in samples for samples in Hanging.runs) == tries
+        expected = healthy[healthy["sample"] != "s5"].reset_index(drop=True)
+        pd.testing.assert_frame_equal(result.experiment.cells(), expected)
+    assert Hanging.runs == [("s5",)]
+    run(prepared, tmp_path / "x")
+    assert not len(Experiment.open(tmp_path / "x").failures())
+
+
+def test_an_alarm_leaves_that_of_others_as_it_was():
+    handler = signal.getsignal(signal.SIGALRM)
+    before_s, _ = signal.setitimer(signal.ITIMER_REAL, 1000)
+    with pytest.raises(TimeLimit), alarm(0.01):
+        threading.Event().wait()
+    left_s, _ = signal.setitimer(signal.ITIMER_REAL, before_s)
+    assert 0 < left_s <= 1000
+    assert signal.getsignal(signal.SIGALRM) == handler
+
+
 class Evil:
     """What a pickle may do when it is read."""
 
@@ -199,7 +242,7 @@ def agents_of(driver: int) -> set[int]:
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.system
 def test_a_killed_driver_leaves_nothing_behind_and_the_same_command_goes_on(small_checkpoint, tmp_path):
     """Beside that: nothing listens beyond this machine, and no pickle that lies in the directory is read."""
     write_scienceqa(tmp_path / "data", count=60)
@@ -249,7 +292,7 @@ def test_a_killed_driver_leaves_nothing_behind_and_the_same_command_goes_on(smal
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.system
 def test_a_sweep_that_is_struck_again_and_again_ends_as_if_nothing_had_been(tmp_path):
     """A short form of ``python tests/soak.py``, which strikes a hundred times."""
     seen = soak(tmp_path, kills=5, samples=200, seed=3)

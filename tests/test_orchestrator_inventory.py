@@ -29,7 +29,7 @@ from orchestrator.provenance import ways
 from orchestrator.store import Experiment
 from orchestrator.tables import write_table
 from orchestrator.tune_store import tell_all
-from workers.checkpoints.layout import open_checkpoint
+from workers.families.catalog import open_checkpoint
 from workers.fingerprint import model_fingerprint
 from workers.work import BASELINE, GridPoint, WorkUnit
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from orchestrator.document import CallbackSpec
 from orchestrator.racing import RacingRule
 from orchestrator.ranges import expand
 from orchestrator.spec import SpecError, load_sweep, shipped_sweeps
-from workers.models import ModelError
+from workers.families.config import ModelError
 from workers.work import BASELINE
 
 HEAD = "model: embedded\ndata: embedded\n"  # 12 layers, 576 visual tokens
@@ -151,8 +152,8 @@ def test_numbers_are_compared_with_the_model(tmp_path):
     [
         (
             "model: embedded\ngrid:\n  - strategy: cutoff\n   layer: 2\n",
-            "line 4, column 4: expected <block end>, but found '<block mapping start>' while parsing a block "
-            "collection; check the indentation",
+            "line 4, column 4: did not find expected '-' indicator while parsing a block collection; check the "
+            "indentation",
         ),
         ("model: embedded\nmodel: embedded\n", "line 2, column 1: the key 'model' is given twice"),
         ("- 3\n", "is not a sweep: it must be a mapping with the keys model, data and grid"),
@@ -214,3 +215,24 @@ def test_a_missing_model_is_told_with_the_other_mistakes_or_alone(tmp_path):
 def test_an_unknown_sweep_is_answered_with_the_shipped_ones():
     with pytest.raises(SpecError, match=r"layer_cutof: no such file, .* Did you mean 'layer_cutoff'\?"):
         load_sweep("layer_cutof")
+
+
+@pytest.mark.parametrize(
+    ("entry", "line"),
+    [
+        ("strategy: random, layer: 1, rank: 0..10000000000",
+         "grid[0].rank: '0..10000000000' stands for 10,000,000,001 numbers, more than 100,000"),
+        (f"strategy: random, layer: 1, rank: [{', '.join(['0..60000'] * 2)}]",
+         "grid[0].rank: stands for more than 100,000 numbers"),
+        (f"strategy: random, layer: 1, rank: '{' ' * 100_000}..'", "grid[0].rank: '   "),
+        (f"strategy: random, layer: 1, rank: '{'1' * 5_000}'", "grid[0].rank: '11111111111111111111...' has 5,000"),
+        (f"strategy: random, layer: 0..L, tokens: [{', '.join(map(str, range(1, 50_000)))}]",
+         "grid[0].tokens: stands for 649,987 grid points"),
+    ],
+    ids=["range", "ranges", "spaces", "digits", "product"],
+)  # fmt: skip
+def test_a_grid_larger_than_any_is_counted_and_not_made(tmp_path, entry, line):
+    began = time.process_time()
+    found = complaints(tmp_path, f"{HEAD}grid: [{{{entry}}}]\n")
+    assert found[0].startswith(line)
+    assert time.process_time() - began < 10

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -11,6 +16,7 @@ import yaml
 
 from fake_experiment import fake_manifest, fake_outcome, fake_points, fake_samples, write_fake_experiment
 from orchestrator.disk import StoreError, write_whole
+from orchestrator.places import opened
 from orchestrator.store import Experiment
 from orchestrator.tables import CELLS
 from workers.work import GridPoint, SampleFailure, UnitOutcome, WorkUnit
@@ -167,3 +173,47 @@ def test_no_path_is_part_of_the_address(tmp_path):
     table = pq.read_table(next((tmp_path / "x/cells").iterdir()))
     assert set(table["context"].to_pylist()) == {experiment.context}
     assert yaml.safe_load((tmp_path / "x/sweep.yaml").read_text())["context"] == manifest.context
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+def test_a_name_that_no_file_can_have(name):
+    with pytest.raises(StoreError, match=r"File name too long; give another|is not a file name"), opened(Path(name)):
+        pass
+
+
+def test_what_may_not_be_read_is_not_taken_for_missing(tmp_path, monkeypatch):
+    write_fake_experiment(tmp_path / "x", samples=3)
+    experiment = Experiment.open(tmp_path / "x")
+    cells = tmp_path / "x/cells"
+
+    def forbidden(place: Path) -> Iterator[Path]:  # chmod would not keep root out
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+
+    monkeypatch.setattr(Path, "iterdir", forbidden)
+    with pytest.raises(StoreError, match=re.escape(f"{cells}: cannot be read: Permission denied")):
+        experiment.cells()
+    monkeypatch.setattr(Path, "stat", forbidden)
+    with pytest.raises(StoreError, match="x: Permission denied; give another directory"), opened(tmp_path / "x"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("name",), ["a"]), (("context",), None), (("engine", "seed"), "many"), (("points",), []),
+        (("samples",), "many"), (("points", 0, "layer"), "2"), (("points", 1, "key"), "0" * 16),
+        (("points", 0), {}), (("model_facts",), 1), (("engine", "model", "path"), 3), (("versions",), 1),
+        (("context_parts",), {"a": {}}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_changed_manifest_is_not_believed(tmp_path, place, value):
+    file = write_fake_experiment(tmp_path / "x", samples=3).path / "sweep.yaml"
+    meta = yaml.safe_load(file.read_text())
+    inside = meta
+    for part in place[:-1]:
+        inside = inside[part]
+    inside[place[-1]] = value
+    file.write_text(yaml.safe_dump(meta))
+    with pytest.raises(StoreError, match=r"sweep.yaml: is damaged \([^\n]*\); run the same sweep"):
+        Experiment.open(tmp_path / "x")

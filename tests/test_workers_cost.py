@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.checkpoints.layout import open_checkpoint
 from workers.cost import cost, fastv, kv_bytes, swiglu, visual_by_layer
-from workers.models import ModelError, ModelFacts, VisionFacts
+from workers.families.catalog import open_checkpoint
+from workers.families.config import ModelConfig, ModelError, VisionConfig
 from workers.work import ModelSpec
 
-SEVEN_B = ModelFacts(
+SEVEN_B = ModelConfig(
     layers=32, heads=32, kv_heads=32, head_dim=128, hidden=4096, ffn=11008, vocab=32064, image_size=336, patch_size=14,
     visual_tokens=576, parameters=6_476_005_376,
 )  # fmt: skip
@@ -130,7 +130,7 @@ def test_wrong_token_counts_are_refused(visual, message):
 
 
 def test_vision_sizes_are_read_from_the_checkpoint(small_checkpoint):
-    assert open_checkpoint(ModelSpec(path=str(small_checkpoint))).facts.vision == VisionFacts(
+    assert open_checkpoint(ModelSpec(path=str(small_checkpoint))).sizes.vision == VisionConfig(
         hidden=16, ffn=32, layers=1, features=1, stored_layers=2
     )
 
@@ -138,7 +138,7 @@ def test_vision_sizes_are_read_from_the_checkpoint(small_checkpoint):
 @pytest.mark.parametrize(("chosen", "layers", "features"), [(-1, 2, 1), (1, 1, 1), ([-2, -1], 2, 2), ([0, 1], 1, 2)])
 def test_only_layers_that_are_read_count(small_checkpoint, tmp_path, chosen, layers, features):
     write_config(small_checkpoint, tmp_path, chosen)
-    found = open_checkpoint(ModelSpec(path=str(tmp_path))).facts.vision
+    found = open_checkpoint(ModelSpec(path=str(tmp_path))).sizes.vision
     assert (found.layers, found.features) == (layers, features)
 
 
@@ -146,7 +146,7 @@ def test_only_layers_that_are_read_count(small_checkpoint, tmp_path, chosen, lay
 def test_a_feature_layer_outside_the_tower_is_refused(small_checkpoint, tmp_path, chosen):
     write_config(small_checkpoint, tmp_path, chosen)
     with pytest.raises(ModelError, match="vision_feature_layer"):
-        _ = open_checkpoint(ModelSpec(path=str(tmp_path))).facts
+        _ = open_checkpoint(ModelSpec(path=str(tmp_path))).sizes
 
 
 def write_config(checkpoint, folder, chosen) -> None:

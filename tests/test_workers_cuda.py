@@ -146,7 +146,7 @@ def test_flash_equals_one_call_a_stream(checkpoint, small_scienceqa, monkeypatch
     """In bfloat16 both round attention outputs to 8 bits: kept tokens may differ where scores nearly tie."""
     engine = cuda_engine(checkpoint, small_scienceqa, "bfloat16")
     engine.micro_batch = None  # planned
-    assert flash.uses_flash(torch.zeros(1, engine.llava.head_dim, device="cuda", dtype=torch.bfloat16))
+    assert flash.uses_flash(torch.zeros(1, engine.model.decoder.head_dim, device="cuda", dtype=torch.bfloat16))
     fast = logits(engine)
     monkeypatch.setattr(attention, "uses_flash", lambda rows: False)
     plain = logits(engine)

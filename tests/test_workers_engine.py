@@ -18,10 +18,9 @@ from small_llava import make_checkpoint
 from strategies.catalog import CATALOG
 from strategies.heads import HeadProbability, HeadRule
 from strategies.queries import QueryRule
+from workers.encoding import encode_sample
 from workers.engine import Engine
-from workers.images import load_image, to_pixels
 from workers.memory import footprint
-from workers.tasks.prompts import build_prompt
 from workers.work import DeviceLostError, EngineSpec, GridPoint, ModelSpec, TaskSpec, WorkUnit, baseline_point
 
 # Dropping and masking differ in the shapes of their reductions only; the weights are scaled up, so logits reach 1e2.
@@ -42,14 +41,9 @@ def engine(small_checkpoint, small_scienceqa) -> Engine:
 
 def naive_cell(engine: Engine, sample_id: str, point: GridPoint):
     sample = engine.samples[sample_id]
-    prompt = build_prompt(sample, engine.spec.task.conversation, engine.spec.task.single_prediction)
-    pixels = None
-    if sample.image is not None:
-        pixels = to_pixels(load_image(sample.image), engine.spec.model.image_mode, engine.llava.image_processor)
+    prompt = encode_sample(engine.model, sample, engine.spec.task, engine.spec.model.image_mode)
     with torch.inference_mode():
-        return naive_answer(
-            engine.llava, prompt, pixels, point, f"{engine.spec.seed}|{sample.id}", engine.spec.max_new_tokens
-        )
+        return naive_answer(engine.model, prompt, point, f"{engine.spec.seed}|{sample.id}", engine.spec.max_new_tokens)
 
 
 def assert_equals_naive(engine: Engine, ids, points) -> None:
@@ -69,7 +63,7 @@ def assert_equals_naive(engine: Engine, ids, points) -> None:
             assert cell.tokens_kept == len(slow.kept)
             highest = slow.first_logits.topk(2).values
             assert cell.margin == pytest.approx(float(highest[0] - highest[1]), abs=2e-4)
-            answer = engine.llava.tokenizer.decode(slow.tokens, skip_special_tokens=True).strip()
+            answer = engine.model.tokenizer.decode(slow.tokens, skip_special_tokens=True).strip()
             assert (cell.answer, cell.first_token, cell.decoded_tokens) == (answer, slow.tokens[0], len(slow.tokens))
 
 
@@ -174,20 +168,14 @@ def test_keeping_everything_is_the_untouched_model(engine):
     cells = engine.run(WorkUnit(samples=("1", "6"), points=tuple(points))).outcomes
     for cell in cells:
         sample = engine.samples[cell.sample]
-        ids = engine.llava.encode(build_prompt(sample, "vicuna_v1", True)).ids
-        image = engine.llava.image_token
-        expanded = [t for token in ids for t in ([token] * (16 if token == image else 1))]
-        image_input = {}
-        if sample.image is not None:
-            image_input["pixel_values"] = to_pixels(load_image(sample.image), "pad", engine.llava.image_processor)[None]
-        generated = engine.llava.model.generate(
-            input_ids=torch.tensor([expanded]),
-            attention_mask=torch.ones(1, len(expanded), dtype=torch.int64),
-            **image_input,
+        prompt = encode_sample(engine.model, sample, engine.spec.task, "pad")
+        generated = engine.model.module.generate(
+            **engine.model.inputs(prompt),
+            attention_mask=torch.ones(1, prompt.length, dtype=torch.int64),
             do_sample=False,
             max_new_tokens=4,
-        )[0, len(expanded) :]
-        text = engine.llava.tokenizer.decode(generated, skip_special_tokens=True).strip()
+        )[0, prompt.length :]
+        text = engine.model.tokenizer.decode(generated, skip_special_tokens=True).strip()
         assert cell.answer == text
         assert cell.first_token == int(generated[0])
 
@@ -206,8 +194,8 @@ def test_answers_that_end_at_different_steps(tmp_path, small_scienceqa, seed):
     checkpoint = make_checkpoint(tmp_path, seed=3, layers=4, end_bias=-0.9)
     engine = make_engine(checkpoint, small_scienceqa, max_new_tokens=10)
     engine.micro_batch = 3
-    vocabulary = torch.randperm(len(engine.llava.tokenizer), generator=torch.Generator().manual_seed(seed))
-    engine.llava.end_tokens = frozenset(vocabulary[:12].tolist())
+    vocabulary = torch.randperm(len(engine.model.tokenizer), generator=torch.Generator().manual_seed(seed))
+    engine.model.end_tokens = frozenset(vocabulary[:12].tolist())
     points = [
         GridPoint(strategy=name, layer=layer, rank=rank)
         for name in ("fastv", "random")
@@ -302,7 +290,7 @@ def test_a_lost_device_ends_the_process_not_the_samples(engine, monkeypatch):
 def test_logits_that_are_not_finite_are_failures_not_answers(small_checkpoint, small_scienceqa):
     engine = make_engine(small_checkpoint, small_scienceqa)
     with torch.no_grad():
-        engine.llava.decoder.norm.weight[0] = torch.nan
+        engine.model.decoder.module.norm.weight[0] = torch.nan
     outcome = engine.run(WorkUnit(samples=("1",), points=(baseline_point(2, 16),)))
     assert outcome.outcomes == ()
     assert "not finite" in outcome.failures[0].message
@@ -334,7 +322,7 @@ def test_mistakes_in_code_are_told(engine, small_checkpoint, small_scienceqa):
 
 def test_footprint_counts_what_the_forward_holds(engine):
     """Rows of the last layer as the packing has them; an upper bound where points share a fork."""
-    facts = engine.llava.facts
+    facts = engine.model.config
     points = (
         baseline_point(2, 16),
         GridPoint(strategy="fastv", layer=1, rank=4),

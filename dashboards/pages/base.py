@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 from dashboards.view import View
+from orchestrator.escaping import csv_text
 
 if TYPE_CHECKING:
     from dash import Dash
@@ -61,7 +62,7 @@ class Panel:
     @property
     def csv(self) -> str:
         """With a byte-order mark, because spreadsheets otherwise take UTF-8 for Latin-1."""
-        return "\ufeff" + self.rows.to_csv(index=False, lineterminator="\n")
+        return "\ufeff" + csv_text(self.rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

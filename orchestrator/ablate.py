@@ -1,7 +1,7 @@
 """The ablations in stages: choose a head rule, choose a query rule with it, test the pair, look at its errors.
 
-    1  head_ablation: every head rule and number of heads
-    2  query_ablation: every query rule, with the winner of stage 1
+    1  head_ablation, or a sweep like it: every head rule and number of heads
+    2  every query rule, with the winner of stage 1, at its layers and ranks
     3  the winner of stage 2, its runner-up's plainer rivals and all heads, on all questions
     4  which answers flip, by subject and kind of question
 
@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -28,13 +28,15 @@ from orchestrator.metrics import Answers, answers, flip_matrices, spoken, summar
 from orchestrator.originals import ABLATION
 from orchestrator.prepare import Prepared, prepare
 from orchestrator.significance import Floats, Ints, mcnemar
-from orchestrator.spec import SpecError, load_sweep
+from orchestrator.spec import SpecError, SweepSpec, load_sweep
 from orchestrator.store import Experiment
+from strategies.queries import QueryRule
 from workers.work import Scalar
 
 Settings = tuple[tuple[str, Scalar], ...]
 Runner = Callable[[Prepared, Path], Experiment]
 SCORE = 10**6  # parts of a score of 1
+RIVALS = ("fastv", "random")  # what the winner is held against besides plainer rules
 PLAIN_HEAD, PLAIN_QUERY = "sum", "last_token"  # what every other rule has to beat
 
 
@@ -128,28 +130,33 @@ class AblationResult:
     report: Path
 
 
-def ablate(out: Path, overrides: Mapping[str, Any], samples: int | str | None, runner: Runner) -> AblationResult:
+def ablate(out: Path, sweep: str, overrides: Mapping[str, Any], runner: Runner) -> AblationResult:
     """Run all stages; cells that exist are not computed again.
 
     Args:
         out: Directory; each stage is an experiment in it.
-        overrides: Model and data, as for `load_sweep`.
-        samples: Questions that choose, instead of the sweep files'; ``all`` leaves none to test on.
+        sweep: Of the first stage: a file, or a shipped sweep's name. All stages ask its model its task.
+        overrides: Of this sweep, as for `load_sweep`. Its ``samples`` are the questions that choose; ``all`` leaves
+            none to test on.
         runner: Computes a prepared sweep in a directory.
 
     Raises:
         SpecError, StoreError, ModelError, DataError: As in running a sweep.
     """
-    choosing = dict(overrides) | ({} if samples is None else {"samples": samples})
-    first = runner(prepare(load_sweep("head_ablation", choosing)), out / "1_heads")
+    spec = load_sweep(sweep, overrides)
+    if all(point.strategy != ABLATION for point in spec.points):
+        raise SpecError(f"{sweep}: has no grid entry of `strategy: {ABLATION}`, whose head rules are to be compared")
+    first = runner(prepare(spec), out / "1_heads")
     heads = choose(answers(first), ("head", "heads_kept"), {"head": PLAIN_HEAD})
-    fixed = {f"grid[0].{name}": value for name, value in heads.winner}
-    second = runner(prepare(load_sweep("query_ablation", choosing | fixed)), out / "2_queries")
+    rules = {**dict(heads.winner), "query": list(get_args(QueryRule))}
+    quality = spec.engine.measure.quality
+    queried = _written(out / "2_queries.yaml", spec, [rules], samples=spec.sample_limit, quality=quality)
+    second = runner(queried, out / "2_queries")
     queries = choose(answers(second), ("query",), {"query": PLAIN_QUERY})
-
-    spec_file = out / "3_final.yaml"
-    write_whole(spec_file, _final_sweep(second, heads, queries).encode())
-    third = runner(prepare(load_sweep(spec_file, dict(overrides) | {"samples": "all"})), out / "3_final")
+    winner = dict(heads.winner) | dict(queries.winner)
+    same_heads, plain = ({**winner, **other, "query": PLAIN_QUERY} for other in ({}, {"head": PLAIN_HEAD}))
+    last = _written(out / "3_final.yaml", spec, [winner, same_heads, plain], rivals=RIVALS)
+    third = runner(last, out / "3_final")
     table = answers(third)
     chosen_on = set(answers(first).samples) | set(answers(second).samples)
     fresh = np.array([name not in chosen_on for name in table.samples])
@@ -166,35 +173,43 @@ def ablate(out: Path, overrides: Mapping[str, Any], samples: int | str | None, r
     return result
 
 
-def _final_sweep(second: Experiment, heads: Choice, queries: Choice) -> str:
-    """The sweep of stage 3: the winner, the plain rules and all heads, at the budgets of stage 2."""
-    ranks = sorted({(point.layer, point.rank) for point in second.points[1:]}, reverse=True)
-    winner: dict[str, Scalar] = dict(heads.winner) | dict(queries.winner)
-    plain = {**winner, "head": PLAIN_HEAD, "query": PLAIN_QUERY}
-    same_heads = {**winner, "query": PLAIN_QUERY}
-    grid: list[dict[str, Any]] = [
-        {"strategy": ABLATION, "layer": layer, "rank": rank, **params}
-        for params in (winner, same_heads, plain)
-        for layer, rank in ranks
-    ]
-    grid += [{"strategy": name, "layer": layer, "rank": rank} for name in ("fastv", "random") for layer, rank in ranks]
-    engine = second.spec
+def _written(
+    path: Path,
+    spec: SweepSpec,
+    rules: Sequence[Mapping[str, Any]],
+    *,
+    samples: int | None = None,
+    quality: bool = False,
+    rivals: Sequence[str] = (),
+) -> Prepared:
+    """The sweep of a later stage, as a file too: some rules, and other strategies, at the budgets of the first.
+
+    Args:
+        path: Of the file.
+        spec: Of the first stage.
+        rules: Parameters of the ablation; a list stands for each of its values.
+        samples: How many of the first questions; None: all.
+        quality: Whether the choice of tokens is measured.
+        rivals: Names of strategies without parameters.
+    """
+    engine = spec.engine
+    budgets = sorted({(point.layer, point.rank) for point in spec.points if point.strategy == ABLATION}, reverse=True)
+    settings = [*({"strategy": ABLATION, **params} for params in rules), *({"strategy": name} for name in rivals)]
+    task = {name: value for name, value in asdict(engine.task).items() if name != "data" and value is not None}
     document = {
-        "name": "3_final",
-        "model": asdict(engine.model),
-        "task": {
-            "name": engine.task.name, "questions": engine.task.questions, "split": engine.task.split,
-            "conversation": engine.task.conversation, "single_prediction": engine.task.single_prediction,
-            "scorer": engine.task.scorer,
-        },
+        "name": path.stem,
+        "model": {name: value for name, value in asdict(engine.model).items() if value is not None},
+        "task": task,
         "data": engine.task.data,
+        "samples": "all" if samples is None else samples,
         "max_new_tokens": engine.max_new_tokens,
         "seed": engine.seed,
-        "grid": grid,
-    }  # fmt: skip
-    return "# Written by `saccade ablate` from what its first stages chose.\n" + yaml.safe_dump(
-        document, sort_keys=False
-    )
+        "measure": {"quality": quality},
+        "grid": [{**setting, "layer": layer, "rank": rank} for setting in settings for layer, rank in budgets],
+    }
+    text = "# Written by `saccade ablate` from what its earlier stages chose.\n"
+    write_whole(path, (text + yaml.safe_dump(document, sort_keys=False)).encode())
+    return prepare(load_sweep(path))
 
 
 def flipped_groups(experiment: Experiment, table: Answers) -> pd.DataFrame:

@@ -345,11 +345,14 @@ def bench(context: typer.Context) -> None:
 
 @app.command()
 def ablate(
+    sweep: Sweep = "head_ablation",
     model: Model = None,
+    base: Base = None,
     data: Data = None,
     samples: Annotated[
-        str | None, typer.Option(help="Questions that choose; the others test the choice. By default the sweep files'.")
+        str | None, typer.Option(help="Questions that choose; the others test the choice. By default the sweep file's.")
     ] = None,
+    changes: Set = None,
     out: Annotated[Path, typer.Option(help="Directory; each stage is an experiment in it.")] = Path(
         "experiments/ablate"
     ),
@@ -385,9 +388,9 @@ def ablate(
                 _write_results(console, experiment)
             return experiment
 
-        overrides: dict[str, Any] = {name: value for name, value in (("model", model), ("data", data)) if value}
+        overrides = _overrides(model, base, data, samples, changes)
         with followed(out, _teller(console)) as folder:
-            result = ablated(folder, overrides, _sample_count(samples), runner)
+            result = ablated(folder, sweep, overrides, runner)
         for choice in (result.heads, result.queries):
             for line in choice_lines(choice):
                 console.print(line, soft_wrap=True)
@@ -419,13 +422,16 @@ def merge(
     with _user_errors():
         from orchestrator.inventory import merge as merged
         from orchestrator.places import located, written
-        from orchestrator.show import show_merged
+        from orchestrator.show import show_merged, show_notes
+        from orchestrator.tune_store import STATE, tell_all
 
         console = _console()
         with ExitStack() as stack:
             folders = [stack.enter_context(located(experiment, exists=True)) for experiment in experiments]
             result = merged(folders, stack.enter_context(written(out, _teller(console))), other_sources)
             show_merged(console, result)
+            if any((folder / STATE).is_file() for folder in folders):
+                show_notes(console, tell_all(result.experiment))
             _write_results(console, result.experiment)
 
 
@@ -564,7 +570,16 @@ def _prepare(
     gpu: bool | None = None,
 ) -> Prepared:
     from orchestrator.prepare import prepare
-    from orchestrator.spec import SpecError, load_sweep
+    from orchestrator.spec import load_sweep
+
+    return prepare(load_sweep(sweep, _overrides(model, base, data, samples, changes), gpu))
+
+
+def _overrides(
+    model: str | None, base: str | None, data: str | None, samples: str | None, changes: list[str] | None
+) -> dict[str, Any]:
+    """What a command line says otherwise than the sweep file, by place."""
+    from orchestrator.spec import SpecError
     from orchestrator.yaml_text import YamlError, parse_yaml
 
     overrides: dict[str, Any] = {}
@@ -581,7 +596,7 @@ def _prepare(
     overrides |= {name: value for name, value in (("model", model), ("data", data)) if value is not None}
     if base is not None:
         overrides["model.base"] = base
-    return prepare(load_sweep(sweep, overrides, gpu))
+    return overrides
 
 
 def _sample_count(samples: str | None) -> str | int | None:

@@ -273,10 +273,12 @@ def merge(folders: Sequence[Path], out: Path, other_sources: bool = False) -> Me
         "merged_from": [str(experiment.path.absolute()) for experiment in experiments],
     }
     ledger = Ledger(_addresses(meta), {name: place for place, name in enumerate(samples["id"])})
-    for folder in ("cells", *BESIDE, "failures"):
+    for folder in SCHEMAS:
         make_folder(out / folder)
+    pictured: set[str] = set()
     for number, experiment in enumerate(experiments):
         _take(experiment, number, out, ledger)
+        _take_pictures(experiment, number, out, pictured)
     table = pa.concat_tables([experiment.samples_table() for experiment in experiments])
     first = table.to_pandas()["id"].drop_duplicates().index
     write_table(out / "samples.parquet", table.take(pa.array(first)).sort_by("position"))
@@ -341,6 +343,20 @@ def _take(experiment: Experiment, number: int, out: Path, ledger: Ledger) -> Non
         write_table(out / "cells" / name, cells.filter(pa.array(fresh)))
     for file in experiment.files("failures"):
         shutil.copy2(file, out / "failures" / f"{number}-{file.name}")
+
+
+def _take_pictures(experiment: Experiment, number: int, out: Path, seen: set[str]) -> None:
+    """Copy the pictures of samples that have none yet."""
+    for file in experiment.files("pictures"):
+        tables, wrong = _whole(experiment, file.name, ("pictures",))
+        if wrong:
+            raise StoreError(f"{file}: is damaged; `saccade verify {experiment.path}` says what to do")
+        names = tables["pictures"]["sample"].to_pylist()
+        fresh = first_copies(names) & np.array([name not in seen for name in names], dtype=bool)
+        if fresh.any():
+            table = tables["pictures"].filter(pa.array(fresh))
+            write_table(out / "pictures" / f"{number}-{file.name}", table, compression="none")
+            seen |= set(names)
 
 
 def _addresses(meta: dict[str, Any]) -> dict[tuple[str, str], int]:

@@ -313,18 +313,32 @@ def test_the_stages_feed_one_another(tmp_path: Path) -> None:
         experiment.write(unit, UnitOutcome(unit=unit.key, outcomes=cells))
         return experiment
 
-    result = ablate(tmp_path / "a", {}, 10, runner)
+    result = ablate(tmp_path / "a", "head_ablation", {"samples": 10, "grid[0].tokens": ["N/2", "N/3"]}, runner)
     assert dict(result.heads.winner) == {"head": "sparsity", "heads_kept": 6}
     assert result.heads.candidates == 27
     assert result.heads.ties == 3
     second = {(dict(p.params)["head"], dict(p.params)["heads_kept"]) for p in asked[1].spec.points[1:]}
     assert second == {("sparsity", 6)}
     assert dict(result.queries.winner) == {"query": "last_token"}
+    budgets = [{(p.layer, p.rank) for p in one.spec.points[1:]} for one in asked]
+    assert len(budgets[0]) == 2
+    assert budgets[0] == budgets[1] == budgets[2]
+    assert asked[0].manifest.context == asked[1].manifest.context  # the same model, asked in the same way
+    assert asked[2].manifest.parts == {k: v for k, v in asked[0].manifest.parts.items() if k != "measure"}
+    with pytest.raises(SpecError, match="smoke: has no grid entry of `strategy: ablation`"):
+        ablate(tmp_path / "b", "smoke", {}, runner)
     assert [len(one.samples) for one in asked] == [10, 10, asked[2].available]
     assert (result.held_out["n_expected"] + result.held_out["n_text_only"]).max() == asked[2].available - 10
     text = result.report.read_text()
     assert "best of 27" in text
     assert "questions that chose nothing" in text
-    assert {"1_heads", "2_queries", "3_final", "3_final.yaml", "flips.csv", "ablation.json", "ablation.md"} == {
-        path.name for path in (tmp_path / "a").iterdir()
-    }
+    assert {
+        "1_heads",
+        "2_queries",
+        "2_queries.yaml",
+        "3_final",
+        "3_final.yaml",
+        "flips.csv",
+        "ablation.json",
+        "ablation.md",
+    } == {path.name for path in (tmp_path / "a").iterdir()}

@@ -16,6 +16,7 @@ from dashboards.labels import AXIS_TITLES, push_apart
 from dashboards.pareto import CostAxis
 from dashboards.rows import Reference, axis_range
 from dashboards.wording import count, number, percent, percent_span, shortened
+from orchestrator.metrics import spoken
 
 TALL = 520
 LINES = {  # places in the palette and dashes: one hue a kind, a second matrix or layer of it is its lighter neighbour
@@ -68,7 +69,7 @@ def token_figure(rows: pd.DataFrame, title: str, raw: bool) -> go.Figure:
         hovermode="x unified",
         title={
             "text": escape(title),
-            "subtitle": {"text": "band: 95 % (Wilson; for ranks 1.96 standard errors over the measured questions)"},
+            "subtitle": {"text": f"band: 95 % ({spoken(rows['by'])})"},
         },
     )
     figure.update_xaxes(range=axis_range(rows["x"], "rank"), title=None)
@@ -194,7 +195,7 @@ def pareto_figure(rows: pd.DataFrame, axis: CostAxis, bases: pd.DataFrame) -> go
             "text": f"Accuracy (%) against {escape(axis.name)}",
             "subtitle": {
                 "text": "line: the front · ring: not shown to be worse than the front's point that costs no more "
-                "(McNemar, 5 %) · star: un-pruned, Wilson 95 %"
+                f"({spoken(rows['front_test'])}, 5 %) · star: un-pruned, {spoken(bases['interval'])} 95 %"
             },
         },
         xaxis={"title": {"text": axis.title}, "range": [left - side, right + side]},

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Collection, Sequence
-from math import isqrt
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from dashboards.rows import with_series
 from dashboards.wording import plural, shortened
 from orchestrator.metrics import Answers, flip_matrices
 from orchestrator.store import Experiment
+from workers.families.config import recorded_grid
 from workers.work import content_key
 
 ALL_POINTS = 12  # so many configurations can be looked at together
@@ -151,6 +151,7 @@ def sample_documents(experiment: Experiment, names: Sequence[str], failures: pd.
     cells = experiment.cells(["answer", "parsed", "correct", "score", "tokens_kept", "visual_tokens"], samples=wanted)
     kept = experiment.kept(samples=wanted)
     masks = dict(zip(zip(kept["point"], kept["sample"], strict=True), kept["kept_mask"], strict=True))
+    grid = recorded_grid(experiment.meta.get("model_facts", {}))
     documents: dict[str, dict[str, Any]] = {}
     for name in wanted:
         row = rows.loc[name]
@@ -168,7 +169,7 @@ def sample_documents(experiment: Experiment, names: Sequence[str], failures: pd.
         }
     for cell in cells.to_dict("records"):
         document, visual = documents[cell["sample"]], int(cell["visual_tokens"])
-        document["side"] = _side(experiment, visual)
+        document["side"] = _side(grid, visual)
         mask = masks.get((cell["point"], cell["sample"]))
         document["cells"][places[cell["point"]]] = {
             "answer": cell["answer"],
@@ -182,10 +183,6 @@ def sample_documents(experiment: Experiment, names: Sequence[str], failures: pd.
     return documents
 
 
-def _side(experiment: Experiment, visual: int) -> int | None:
-    """Visual tokens along a side of the picture: as the model's sizes say, else of the square that they are."""
-    facts = experiment.meta.get("model_facts", {})
-    if facts.get("image_size") and facts.get("patch_size"):
-        side = int(facts["image_size"]) // int(facts["patch_size"])
-        return side if side**2 <= visual else None
-    return isqrt(visual) if visual and isqrt(visual) ** 2 == visual else None
+def _side(grid: tuple[int, int] | None, visual: int) -> int | None:
+    """Visual tokens along a side of the picture, where the first of them are a square."""
+    return grid[0] if grid is not None and grid[0] == grid[1] and grid[0] ** 2 <= visual else None

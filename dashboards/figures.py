@@ -29,6 +29,7 @@ from dashboards.rows import (
     value_range,
 )
 from dashboards.wording import count, number, p_value, percent, percent_span, plural, points, points_span, shortened
+from orchestrator.metrics import spoken
 
 HEIGHT = 400
 MARGIN = {"l": 56, "r": 24, "t": 72, "b": 52}
@@ -123,7 +124,7 @@ def curve_figure(
         height=HEIGHT,
         title={
             "text": f"{measure.name} ({measure.unit})",
-            "subtitle": {"text": f"{escape(part.title)} · {measure.band}"},
+            "subtitle": {"text": f"{escape(part.title)} · {measure.band(part.rows)}"},
         },
         xaxis={"title": {"text": AXIS_TITLES[part.axis]}, "range": axis_range(rows["x"], part.axis)},
         yaxis={"range": [low, high]},
@@ -199,6 +200,7 @@ def forest_figure(rows: pd.DataFrame, against: str = "the un-pruned model") -> g
         against: What they are compared with.
     """
     figure = go.Figure()
+    band, test = spoken(rows["diff_interval"]), spoken(rows["test"])
     names = [escape(shortened(label, 60)) for label in rows["label"]]
     colours = [theme.verdict(x, sure) for x, sure in zip(rows["x"], rows["significant"], strict=True)]
     for place, (low, high, colour) in enumerate(zip(rows["low"], rows["high"], colours, strict=True)):
@@ -216,7 +218,7 @@ def forest_figure(rows: pd.DataFrame, against: str = "the un-pruned model") -> g
         height=MARGIN["t"] + MARGIN["b"] + 24 + 28 * max(len(rows), 2),
         title={
             "text": f"Change against {escape(against)} (percentage points)",
-            "subtitle": {"text": "line: paired bootstrap, 95 % · filled: significant (paired test, Holm)"},
+            "subtitle": {"text": f"line: {band}, 95 % · filled: significant ({test}, Holm)"},
         },
         xaxis={"title": {"text": "worse  ←  percentage points  →  better"}, "range": forest_range(rows)},
         yaxis={"tickvals": list(range(len(names))), "ticktext": names, "range": [len(names) - 0.5, -0.5]},

@@ -2,7 +2,7 @@
 
 The front over many noisy grid points is chosen on the same questions that it is judged by, so it looks better than it
 is (winner's curse). A point below it is therefore marked too, unless it is significantly worse than the front's point
-that costs no more: a paired, exact McNemar test on the questions that both have answered.
+that costs no more: a paired test on the questions that both have answered, the one that the summary makes.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from dashboards.wording import ALPHA
 from orchestrator.metrics import Answers
-from orchestrator.significance import mcnemar
+from orchestrator.significance import ALPHA, paired_test
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +28,7 @@ class CostAxis:
     unit: str = ""
 
 
+ADDED = ("x", "y", "front", "near", "front_test")
 COSTS = (
     CostAxis(
         name="FLOPs", column="flops_ratio", title="prefill FLOPs, share of the un-pruned model", scale=100, unit=" %"
@@ -60,17 +60,21 @@ def pareto_rows(rows: pd.DataFrame, axis: CostAxis, answers: Mapping[str, tuple[
         answers: Of each experiment, with the keys of its grid points in order.
 
     Returns:
-        Rows with x, y (percent), front (bool) and near (bool: not on the front of its experiment, and not shown to be
-        worse than the point of the front that costs no more), by cost.
+        Rows with x, y (percent), front (bool), near (bool: not on the front of its experiment, and not shown to be
+        worse than the point of the front that costs no more) and front_test (what was to show it), by cost.
     """
     if axis.column not in rows:
-        return rows.iloc[:0].assign(x=[], y=[], front=[], near=[])
+        return _nothing(rows)
     known = rows[~rows["baseline"] & (rows["state"] == "complete") & rows[axis.column].notna() & (rows["n"] > 0)]
     known = known[~known["short"]]
     parts = [_with_front(part, axis, *answers[str(name)]) for name, part in known.groupby("experiment", sort=False)]
     if not parts:
-        return known.assign(x=[], y=[], front=[], near=[])
+        return _nothing(known)
     return pd.concat(parts).sort_values("x", kind="stable", ignore_index=True)
+
+
+def _nothing(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.iloc[:0].reindex(columns=[*rows.columns, *ADDED])
 
 
 def _with_front(rows: pd.DataFrame, axis: CostAxis, table: Answers, keys: pd.Series) -> pd.DataFrame:
@@ -79,15 +83,12 @@ def _with_front(rows: pd.DataFrame, axis: CostAxis, table: Answers, keys: pd.Ser
     on_front = front(x, accuracy)
     own = pd.Index(keys).get_indexer(pd.Index(rows["key"]))
     ahead = _at_no_more_cost(x, on_front)
-    correct, answered = table.correct_PS[:, table.image_S], table.answered_PS[:, table.image_S]
-    lost, gained = np.zeros(len(rows), dtype=np.int64), np.zeros(len(rows), dtype=np.int64)
-    for leader in np.unique(ahead[ahead >= 0]):
-        mine = np.flatnonzero(ahead == leader)
-        both = answered[own[mine]] & answered[own[leader]]
-        lost[mine] = (both & correct[own[leader]] & ~correct[own[mine]]).sum(axis=1)
-        gained[mine] = (both & ~correct[own[leader]] & correct[own[mine]]).sum(axis=1)
-    near = ~on_front & (ahead >= 0) & (mcnemar(lost, gained) >= ALPHA)
-    return rows.assign(x=x, y=100 * accuracy, front=on_front, near=near)
+    images = table.of_images(True)
+    leader = own[np.maximum(ahead, 0)]
+    both = images.answered_PS[own] & images.answered_PS[leader]
+    tested = paired_test(np.where(both, images.score_PS[own] - images.score_PS[leader], 0.0), images.binary)
+    near = ~on_front & (ahead >= 0) & (tested.p >= ALPHA)
+    return rows.assign(x=x, y=100 * accuracy, front=on_front, near=near, front_test=tested.by)
 
 
 def _at_no_more_cost(x: np.ndarray, on_front: np.ndarray) -> np.ndarray:

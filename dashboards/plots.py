@@ -37,7 +37,7 @@ from dashboards.rows import (
 from dashboards.wording import shortened
 from orchestrator.disk import make_folder, write_whole
 from orchestrator.exports import original_files
-from orchestrator.metrics import summary
+from orchestrator.metrics import spoken, summary
 from orchestrator.originals import PromisedFile, min_max
 from orchestrator.store import Experiment
 
@@ -176,13 +176,13 @@ def comparison_plot(rows: pd.DataFrame) -> Figure:
     Raises:
         ValueError: There is no curve.
     """
-    pruned = rows[~rows["baseline"] & rows["accuracy"].notna() & rows["layer"].notna() & rows["rank"].notna()]
+    pruned = rows[~rows["baseline"] & rows["accuracy"].notna()]
     axis: Axis = "layer" if pruned["layer"].nunique() > pruned["rank"].nunique() else "rank"
     fixed = "rank" if axis == "layer" else "layer"
     sizes = rows[rows["baseline"]].groupby("experiment")[axis].max()
     shares = sizes.nunique() > 1 and set(pruned["experiment"]) <= set(sizes.index)
     keys = ["experiment", "strategy", "params", fixed]
-    groups = pruned.groupby(keys, sort=False)
+    groups = pruned[pruned[axis].notna()].groupby(keys, sort=False, dropna=False)
     found = [curve.sort_values(axis, ascending=axis == "layer") for _, curve in groups if curve[axis].nunique() > 1]
     if not found:
         raise ValueError("no grid points differ in the layer or the rank alone, so that there is no curve to draw")
@@ -199,7 +199,7 @@ def comparison_plot(rows: pd.DataFrame) -> Figure:
             ends.append(
                 (
                     100 * curve["accuracy"].iloc[-1],
-                    f"{owner}\n{strategy} {params}".strip() + f", {fixed} {value:g}",
+                    f"{owner}\n{strategy} {params}".strip() + ("" if pd.isna(value) else f", {fixed} {value:g}"),
                     colour,
                 )
             )
@@ -208,7 +208,7 @@ def comparison_plot(rows: pd.DataFrame) -> Figure:
         axes.set_xlabel(f"{AXIS_TITLES[axis]}, share" if shares else AXIS_TITLES[axis])
         if axis == "rank":
             axes.invert_xaxis()
-        _title(axes, title, "band: 95 %, Wilson (soft scores: bootstrap), where the number of answers is known")
+        _title(axes, title, f"band: 95 %, {spoken(pruned['interval'])}, where the number of answers is known")
         free = low
         for end, text, colour in sorted(ends):
             placed = max(end, free)
@@ -252,7 +252,7 @@ def curve_plot(all_rows: pd.DataFrame, part: Slice, measure: Measure) -> Figure:
     axes.set_ylim(*span)
     axes.set_xlabel(AXIS_TITLES[part.axis])
     axes.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True))
-    _title(axes, f"{measure.name} (%)", f"{part.title}; {measure.band}")
+    _title(axes, f"{measure.name} (%)", f"{part.title}; {measure.band(part.rows)}")
     _end_labels(axes, rows, part, base, chosen, measure, span)
     return figure
 
@@ -274,7 +274,7 @@ def forest_plot(rows: pd.DataFrame) -> Figure:
     _title(
         axes,
         "Change against the un-pruned model",
-        "line: paired bootstrap, 95 %; filled: significant (paired test, Holm)",
+        f"line: {spoken(rows['diff_interval'])}, 95 %; filled: significant ({spoken(rows['test'])}, Holm)",
     )
     return figure
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from dashboards.rows import AXES, Slice, significant, slices, with_series
-from dashboards.wording import ALPHA, count, number, percent, plural, points_span
+from dashboards.wording import count, number, percent, plural, points_span
+from orchestrator.significance import ALPHA
 
 
 def reading(summary: pd.DataFrame) -> str:

@@ -110,7 +110,7 @@ def _pages(experiment: Experiment, writer: Written) -> list[ReportPage]:
         body = _figures(page, shown, writer, links)
         if stem == OVERVIEW:
             body += tables.flips(source.experiment, source.answers, source.summary, samples)
-            body += tables.grid(source.summary, source.answers.of_images(True).binary)
+            body += tables.grid(source.summary)
             body += tables.task_figures(task_metrics(source.experiment))
         elif stem == RUN:
             body += tables.provenance(source.experiment)

@@ -23,7 +23,7 @@ from dashboards.wording import (
     points_span,
     shortened,
 )
-from orchestrator.metrics import Answers
+from orchestrator.metrics import Answers, is_soft, spoken
 from orchestrator.store import Experiment
 
 MAX_FLIPS = 8  # examples shown
@@ -80,12 +80,11 @@ def _sample_link(explorer: str | None, sample: str, key: str) -> str:
     return f'<a href="{escape(address)}">{escape(sample)}</a>'
 
 
-def grid(summary: pd.DataFrame, binary: bool = True) -> str:
+def grid(summary: pd.DataFrame) -> str:
     """All grid points as a table: accuracy, paired difference, test, and what is suspicious.
 
     Args:
         summary: The grid points.
-        binary: Whether every score is 0 or 1.
     """
     texts = bool(summary["n_text_only"].any())
     flags = bool((summary["flags"] != "").any())
@@ -114,14 +113,14 @@ def grid(summary: pd.DataFrame, binary: bool = True) -> str:
         cells += [("", percent(row["accuracy_text_only"]))] if texts else []
         cells += [("text flag", escape(row["flags"]))] if flags else []
         body.append(table_row(cells, "baseline" if row["baseline"] else row["state"]))
-    accuracy, test = ("Accuracy", "McNemar's exact") if binary else ("Mean score", "a paired bootstrap")
-    interval = "Wilson" if binary else "bootstrap"
+    accuracy = "Mean score" if is_soft(summary) else "Accuracy"
+    interval, change, test = (spoken(summary[name]) for name in ("interval", "diff_interval", "test"))
     return (
         '<section id="grid"><h2>All grid points</h2>'
-        f'<p class="note">{accuracy} over image questions with its {interval} interval. The change is paired: on the '
-        "questions that the configuration and the un-pruned model have both answered, with a bootstrap interval; p is "
-        f"{test} test, then corrected across the grid by Holm. Bold: significant at 0.05 after correction. "
-        f"Where no answer flipped the interval has no width.</p>{scrolling(table_head(kinds, names), body)}</section>"
+        f'<p class="note">{accuracy} over image questions; its interval: {interval}. The change is paired: on the '
+        f"questions that the configuration and the un-pruned model have both answered; its interval: {change}. "
+        f"p: {test}; then corrected across the grid by Holm. Bold: significant at 0.05 after correction.</p>"
+        f"{scrolling(table_head(kinds, names), body)}</section>"
     )
 
 

@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from dashboards.wording import ALPHA
-from orchestrator.metrics import Answers
+from orchestrator.metrics import Answers, spoken
+from orchestrator.significance import ALPHA
 
 Axis = Literal["layer", "rank", "alpha"]
 AXES: tuple[Axis, Axis] = ("layer", "rank")  # those that `slices` finds
@@ -34,8 +34,13 @@ class Measure:
     low: str
     high: str
     scale: float  # from the summary's unit to the figure's, percent
-    band: str  # how it was made, and what the percentage is of where that needs saying
+    by: str  # column that names what made it
+    of: str = ""  # what is to be said besides
     unit: str = "%"
+
+    def band(self, rows: pd.DataFrame) -> str:
+        """What the band is, and what the number is of where that needs saying."""
+        return f"{self.of}band: 95 %, {spoken(rows[self.by])}"
 
 
 ACCURACY = Measure(
@@ -44,7 +49,7 @@ ACCURACY = Measure(
     low="ci_low",
     high="ci_high",
     scale=100,
-    band="band: 95 %, Wilson (soft scores: bootstrap)",
+    by="interval",
 )
 DIFFERENCE = Measure(
     name="Change against the un-pruned model",
@@ -52,7 +57,8 @@ DIFFERENCE = Measure(
     low="diff_low",
     high="diff_high",
     scale=100,
-    band="on the same questions; band: paired bootstrap, 95 %",
+    by="diff_interval",
+    of="on the same questions; ",
     unit="percentage points",
 )
 DROP = Measure(
@@ -61,7 +67,8 @@ DROP = Measure(
     low="drop_low",
     high="drop_high",
     scale=1,
-    band="of the un-pruned accuracy; band: paired bootstrap, 95 %",
+    by="diff_interval",
+    of="of the un-pruned accuracy; ",
 )
 
 

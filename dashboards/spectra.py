@@ -39,7 +39,7 @@ def token_rows(curve: pd.DataFrame, measured: pd.DataFrame, kinds: Sequence[str]
     Returns:
         One row per quantity and grid point, from many tokens to few: quantity ("accuracy", or the measure's name), kind
         ("accuracy", or one of `KINDS`), name (for people), x, raw, raw_low, raw_high (95 %; percent
-        for the accuracy), y, low, high (normalised), n, key, and id where the summary has one.
+        for the accuracy), by (what made these), y, low, high (normalised), n, key, and id where the summary has one.
     """
     curve = curve.sort_values("rank", ascending=False)
     shared = ["key", *(["id"] if "id" in curve else [])]
@@ -48,7 +48,7 @@ def token_rows(curve: pd.DataFrame, measured: pd.DataFrame, kinds: Sequence[str]
             {
                 "quantity": ACCURACY, "kind": ACCURACY, "name": ACCURACY, "x": curve["rank"],
                 "raw": 100 * curve["accuracy"], "raw_low": 100 * curve["ci_low"], "raw_high": 100 * curve["ci_high"],
-                "n": curve["n"], **{name: curve[name] for name in shared},
+                "by": curve["interval"], "n": curve["n"], **{name: curve[name] for name in shared},
             }
         )
     ]  # fmt: skip
@@ -61,6 +61,7 @@ def token_rows(curve: pd.DataFrame, measured: pd.DataFrame, kinds: Sequence[str]
                 {
                     "quantity": quantity, "kind": quantity.rpartition(".")[2], "name": spoken(quantity),
                     "x": curve["rank"], "raw": mean, "raw_low": mean - margin, "raw_high": mean + margin,
+                    "by": "1.96 standard errors over the measured questions",
                     "n": own["n"].fillna(0).to_numpy(dtype=int), **{name: curve[name] for name in shared},
                 }
             )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 MISSING = "–"
-ALPHA = 0.05  # a corrected p value below it is called significant
 
 
 def percent(share: float, digits: int = 1) -> str:

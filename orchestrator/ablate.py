@@ -1,12 +1,12 @@
 """The ablations in stages: choose a head rule, choose a query rule with it, test the pair, look at its errors.
 
-    1  head_ablation: every head rule and number of heads
-    2  query_ablation: every query rule, with the winner of stage 1
+    1  head_ablation, or a sweep like it: every head rule and number of heads
+    2  every query rule, with the winner of stage 1, at its layers and ranks
     3  the winner of stage 2, its runner-up's plainer rivals and all heads, on all questions
     4  which answers flip, by subject and kind of question
 
 A winner among many looks better than it is. So stages 1 and 2 choose on the first questions only, stage 3 reports the
-others apart, and each choice says among how many it was made. Two candidates are compared by their right answers per
+others apart, and each choice says among how many it was made. Two candidates are compared by their scores on each
 question, summed over the budgets: a sign test over questions, so that the budgets of one question count once.
 """
 
@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -24,16 +24,19 @@ import yaml
 
 from orchestrator.disk import write_whole
 from orchestrator.escaping import csv_text, markdown_cell
-from orchestrator.metrics import Answers, answers, summarise
+from orchestrator.metrics import Answers, answers, flip_matrices, spoken, summarise
 from orchestrator.originals import ABLATION
 from orchestrator.prepare import Prepared, prepare
-from orchestrator.significance import Bools, mcnemar
-from orchestrator.spec import SpecError, load_sweep
+from orchestrator.significance import Floats, Ints, mcnemar
+from orchestrator.spec import SpecError, SweepSpec, load_sweep
 from orchestrator.store import Experiment
+from strategies.queries import QueryRule
 from workers.work import Scalar
 
 Settings = tuple[tuple[str, Scalar], ...]
 Runner = Callable[[Prepared, Path], Experiment]
+SCORE = 10**6  # parts of a score of 1
+RIVALS = ("fastv", "random")  # what the winner is held against besides plainer rules
 PLAIN_HEAD, PLAIN_QUERY = "sum", "last_token"  # what every other rule has to beat
 
 
@@ -42,7 +45,7 @@ class Duel:
     """The winner against one other candidate, on the questions that chose it."""
 
     other: str
-    better: int  # questions with more right answers of the winner, over the budgets
+    better: int  # questions with a higher score of the winner, summed over the budgets
     worse: int
     p: float  # exact sign test, for this pair alone
     p_adjusted: float  # times the number of candidates that the winner was chosen over, at most 1
@@ -66,7 +69,7 @@ class Choice:
 
 
 def choose(table: Answers, keys: Sequence[str], plain: Mapping[str, Scalar]) -> Choice:
-    """The setting with most right answers, summed over budgets and layers, on the image questions all have answered.
+    """The setting with the highest score, summed over budgets and layers, on the image questions all have answered.
 
     Args:
         table: Of an ablation.
@@ -86,7 +89,7 @@ def choose(table: Answers, keys: Sequence[str], plain: Mapping[str, Scalar]) -> 
     used = table.answered_PS[rows].all(axis=0)
     if not rows or not used.any():
         raise SpecError("no question has been answered by all candidates of the ablation; look at its failures")
-    right = {settings: table.correct_PS[members][:, used].sum(axis=0) for settings, members in groups.items()}
+    right = {settings: _points(table.score_PS[members][:, used]) for settings, members in groups.items()}
     ranking = sorted(right, key=lambda settings: -int(right[settings].sum()))  # stable: ties go to the grid's order
     winner, others = ranking[0], ranking[1:]
     wanted = dict(winner) | dict(plain)
@@ -94,7 +97,7 @@ def choose(table: Answers, keys: Sequence[str], plain: Mapping[str, Scalar]) -> 
     best = int(right[winner].sum())
     return Choice(
         winner=winner,
-        accuracy=best / (len(groups[winner]) * int(used.sum())),
+        accuracy=best / SCORE / (len(groups[winner]) * int(used.sum())),
         candidates=len(ranking),
         ties=sum(int(score.sum()) == best for score in right.values()),
         questions=int(used.sum()),
@@ -103,8 +106,13 @@ def choose(table: Answers, keys: Sequence[str], plain: Mapping[str, Scalar]) -> 
     )
 
 
+def _points(score_PS: Floats) -> Ints:
+    """(S,) what each question earns over the budgets, in whole parts of a score, so that equal sums are equal."""
+    return np.rint(SCORE * score_PS.sum(axis=0, dtype=np.float64)).astype(np.int64)
+
+
 def _duel(right: Mapping[Settings, np.ndarray], winner: Settings, other: Settings, tests: int) -> Duel:
-    change = right[winner].astype(int) - right[other]
+    change = right[winner] - right[other]
     better, worse = int((change > 0).sum()), int((change < 0).sum())
     p = float(mcnemar(np.array([worse]), np.array([better]))[0])
     return Duel(other=_text(other), better=better, worse=worse, p=p, p_adjusted=min(1.0, p * tests))
@@ -122,32 +130,37 @@ class AblationResult:
     report: Path
 
 
-def ablate(out: Path, overrides: Mapping[str, Any], samples: int | str | None, runner: Runner) -> AblationResult:
+def ablate(out: Path, sweep: str, overrides: Mapping[str, Any], runner: Runner) -> AblationResult:
     """Run all stages; cells that exist are not computed again.
 
     Args:
         out: Directory; each stage is an experiment in it.
-        overrides: Model and data, as for `load_sweep`.
-        samples: Questions that choose, instead of the sweep files'; ``all`` leaves none to test on.
+        sweep: Of the first stage: a file, or a shipped sweep's name. All stages ask its model its task.
+        overrides: Of this sweep, as for `load_sweep`. Its ``samples`` are the questions that choose; ``all`` leaves
+            none to test on.
         runner: Computes a prepared sweep in a directory.
 
     Raises:
         SpecError, StoreError, ModelError, DataError: As in running a sweep.
     """
-    choosing = dict(overrides) | ({} if samples is None else {"samples": samples})
-    first = runner(prepare(load_sweep("head_ablation", choosing)), out / "1_heads")
+    spec = load_sweep(sweep, overrides)
+    if all(point.strategy != ABLATION for point in spec.points):
+        raise SpecError(f"{sweep}: has no grid entry of `strategy: {ABLATION}`, whose head rules are to be compared")
+    first = runner(prepare(spec), out / "1_heads")
     heads = choose(answers(first), ("head", "heads_kept"), {"head": PLAIN_HEAD})
-    fixed = {f"grid[0].{name}": value for name, value in heads.winner}
-    second = runner(prepare(load_sweep("query_ablation", choosing | fixed)), out / "2_queries")
+    rules = {**dict(heads.winner), "query": list(get_args(QueryRule))}
+    quality = spec.engine.measure.quality
+    queried = _written(out / "2_queries.yaml", spec, [rules], samples=spec.sample_limit, quality=quality)
+    second = runner(queried, out / "2_queries")
     queries = choose(answers(second), ("query",), {"query": PLAIN_QUERY})
-
-    spec_file = out / "3_final.yaml"
-    write_whole(spec_file, _final_sweep(second, heads, queries).encode())
-    third = runner(prepare(load_sweep(spec_file, dict(overrides) | {"samples": "all"})), out / "3_final")
+    winner = dict(heads.winner) | dict(queries.winner)
+    same_heads, plain = ({**winner, **other, "query": PLAIN_QUERY} for other in ({}, {"head": PLAIN_HEAD}))
+    last = _written(out / "3_final.yaml", spec, [winner, same_heads, plain], rivals=RIVALS)
+    third = runner(last, out / "3_final")
     table = answers(third)
     chosen_on = set(answers(first).samples) | set(answers(second).samples)
     fresh = np.array([name not in chosen_on for name in table.samples])
-    held_out = summarise(_of_samples(table, fresh))
+    held_out = summarise(table.on(fresh))
     flips = flipped_groups(third, table)
     result = AblationResult(
         heads=heads, queries=queries, held_out=held_out, everything=summarise(table), flips=flips,
@@ -160,67 +173,66 @@ def ablate(out: Path, overrides: Mapping[str, Any], samples: int | str | None, r
     return result
 
 
-def _final_sweep(second: Experiment, heads: Choice, queries: Choice) -> str:
-    """The sweep of stage 3: the winner, the plain rules and all heads, at the budgets of stage 2."""
-    ranks = sorted({(point.layer, point.rank) for point in second.points[1:]}, reverse=True)
-    winner: dict[str, Scalar] = dict(heads.winner) | dict(queries.winner)
-    plain = {**winner, "head": PLAIN_HEAD, "query": PLAIN_QUERY}
-    same_heads = {**winner, "query": PLAIN_QUERY}
-    grid: list[dict[str, Any]] = [
-        {"strategy": ABLATION, "layer": layer, "rank": rank, **params}
-        for params in (winner, same_heads, plain)
-        for layer, rank in ranks
-    ]
-    grid += [{"strategy": name, "layer": layer, "rank": rank} for name in ("fastv", "random") for layer, rank in ranks]
-    engine = second.spec
+def _written(
+    path: Path,
+    spec: SweepSpec,
+    rules: Sequence[Mapping[str, Any]],
+    *,
+    samples: int | None = None,
+    quality: bool = False,
+    rivals: Sequence[str] = (),
+) -> Prepared:
+    """The sweep of a later stage, as a file too: some rules, and other strategies, at the budgets of the first.
+
+    Args:
+        path: Of the file.
+        spec: Of the first stage.
+        rules: Parameters of the ablation; a list stands for each of its values.
+        samples: How many of the first questions; None: all.
+        quality: Whether the choice of tokens is measured.
+        rivals: Names of strategies without parameters.
+    """
+    engine = spec.engine
+    budgets = sorted({(point.layer, point.rank) for point in spec.points if point.strategy == ABLATION}, reverse=True)
+    settings = [*({"strategy": ABLATION, **params} for params in rules), *({"strategy": name} for name in rivals)]
+    task = {name: value for name, value in asdict(engine.task).items() if name != "data" and value is not None}
     document = {
-        "name": "3_final",
-        "model": asdict(engine.model),
-        "task": {
-            "name": engine.task.name, "questions": engine.task.questions, "split": engine.task.split,
-            "conversation": engine.task.conversation, "single_prediction": engine.task.single_prediction,
-            "scorer": engine.task.scorer,
-        },
+        "name": path.stem,
+        "model": {name: value for name, value in asdict(engine.model).items() if value is not None},
+        "task": task,
         "data": engine.task.data,
+        "samples": "all" if samples is None else samples,
         "max_new_tokens": engine.max_new_tokens,
         "seed": engine.seed,
-        "grid": grid,
-    }  # fmt: skip
-    return "# Written by `saccade ablate` from what its first stages chose.\n" + yaml.safe_dump(
-        document, sort_keys=False
-    )
-
-
-def _of_samples(table: Answers, chosen_S: Bools) -> Answers:
-    return Answers(
-        points=table.points, samples=tuple(np.array(table.samples, dtype=object)[chosen_S]),
-        answered_PS=table.answered_PS[:, chosen_S], correct_PS=table.correct_PS[:, chosen_S],
-        score_PS=table.score_PS[:, chosen_S],
-        image_S=table.image_S[chosen_S], failed_S=table.failed_S[chosen_S],
-    )  # fmt: skip
+        "measure": {"quality": quality},
+        "grid": [{**setting, "layer": layer, "rank": rank} for setting in settings for layer, rank in budgets],
+    }
+    text = "# Written by `saccade ablate` from what its earlier stages chose.\n"
+    write_whole(path, (text + yaml.safe_dump(document, sort_keys=False)).encode())
+    return prepare(load_sweep(path))
 
 
 def flipped_groups(experiment: Experiment, table: Answers) -> pd.DataFrame:
     """Answers that each point flipped against the un-pruned model, by subject, topic, category and skill.
 
     Returns:
-        Rows label, by, group, n (image questions), lost, gained; the groups with the greatest loss first.
+        Rows label, by, group, n (image questions), lost, gained (with a lower and a higher score); the groups with the
+        greatest loss first.
     """
     images = table.of_images(True)
     assert images.baseline is not None, "every sweep holds the un-pruned model"
     samples = experiment.samples.set_index("id").loc[list(images.samples)]
-    before = images.correct_PS[images.baseline]
+    lost_PS, gained_PS = flip_matrices(images)
     rows = []
     for row, point in enumerate(images.points):
         if row == images.baseline:
             continue
         both = images.answered_PS[row] & images.answered_PS[images.baseline]
-        lost, gained = both & before & ~images.correct_PS[row], both & ~before & images.correct_PS[row]
         for kind in ("subject", "topic", "category", "skill"):
             names = samples[kind].to_numpy(dtype=object)
             for group in pd.unique(names):
                 inside = (names == group) & both
-                counts = (int(inside.sum()), int((inside & lost).sum()), int((inside & gained).sum()))
+                counts = tuple(int((inside & of).sum()) for of in (inside, lost_PS[row], gained_PS[row]))
                 rows.append((point.label, kind, group, *counts))
     table_ = pd.DataFrame(rows, columns=["label", "by", "group", "n", "lost", "gained"])
     order = {label: place for place, label in enumerate(dict.fromkeys(table_["label"]))}
@@ -238,7 +250,8 @@ def report_text(result: AblationResult) -> str:
     count = int(fresh["n"].max()) if len(fresh) else 0
     lines += ["## 3. The winner on questions that chose nothing", ""]
     if count:
-        lines += [f"{count} image questions; change in percentage points against the un-pruned model.", ""]
+        made_by = f"95 %: {spoken(fresh['diff_interval'])}; p: {spoken(fresh['test'])}"
+        lines += [f"{count} image questions; change in percentage points against the un-pruned model. {made_by}.", ""]
         lines += ["| setting | accuracy % | change | 95 % | p (Holm) |", "| --- | ---: | ---: | ---: | ---: |"]
         for _, row in fresh.iterrows():
             start = f"| {markdown_cell(row['label'])} | {100 * row['accuracy']:.1f} |"

@@ -14,6 +14,7 @@ LOOKS_AT = {  # the first that a strategy needs names its choice
     Evidence.HIDDEN: "the tokens' features",
 }
 BLIND = {"random": "drawn at random", "cutoff": "every visual token is removed"}
+NO_ATTENTION = "drawn at random: there is no attention before the first layer"  # in experiments of earlier versions
 
 
 def chosen_by(point: GridPoint) -> str:
@@ -35,9 +36,7 @@ def chosen_by(point: GridPoint) -> str:
         ]
         return f"in stages: {', '.join(steps)}; the picture shows what reached the last layer"
     words = _evidence(strategy, point.layer)
-    words = words if strategy.name in BLIND else f"chosen by {words}"
-    if point.layer == 0 and strategy.reads_attention:
-        words = "drawn at random: there is no attention before the first layer"
+    words = words if words in (NO_ATTENTION, *BLIND.values()) else f"chosen by {words}"
     if strategy.merge is not None:
         words += "; each kept place also holds a weighted mean of all the others"
     if strategy.positions == "compact":
@@ -46,7 +45,8 @@ def chosen_by(point: GridPoint) -> str:
 
 
 def _evidence(strategy: Strategy, layer: int) -> str:
-    strategy = catalog.at_layer(strategy, layer)
+    if layer == 0 and strategy.reads_attention:
+        return NO_ATTENTION
     if strategy.name in BLIND:
         return BLIND[strategy.name]
     return next((words for need, words in LOOKS_AT.items() if need in strategy.needs), "a fixed pattern of places")

@@ -16,6 +16,7 @@ import typer
 from orchestrator.ending import ended_by_signals
 from orchestrator.escaping import terminal_text
 from orchestrator.import_path import ImportPathError, check_origin, leave_out_current_folder
+from orchestrator.limits import SAMPLE_S
 from orchestrator.standard_streams import USER_ERROR, standard_streams
 
 if TYPE_CHECKING:
@@ -68,6 +69,12 @@ Samples = Annotated[str | None, typer.Option(help="`all`, or how many of the fir
 Out = Annotated[
     Path | None, typer.Option(help="Experiment: a directory or s3://, gs://, abfs:// URI; by default experiments/NAME.")
 ]
+Points = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--points", help="Only grid points with these words, `fastv layer=2`, or a glob, `fastv*`; repeatable."
+    ),
+]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Number of Ray actors; by default one for each GPU, or CPU core.")
 ]
@@ -77,6 +84,15 @@ Address = Annotated[str | None, typer.Option(help="Of a running Ray cluster; els
 GpusPerWorker = Annotated[
     float | None,
     typer.Option(min=0.0, help="GPUs of an actor: by default 1 where there are any; 0.5 puts two on one."),
+]
+SampleTimeout = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=10**7,
+        help="Seconds without an answer after which a worker or a sample counts as hanging: the one is replaced, the "
+        "other recorded as failed. Where units usually take long, they get more.",
+    ),
 ]
 Local = Annotated[bool, typer.Option("--local", help="In this process, without Ray: for debuggers.")]
 
@@ -123,12 +139,14 @@ def run(
     pictures: Annotated[
         int, typer.Option(min=0, help="Images to keep for the sample explorer, flipped samples first; 0: none.")
     ] = 500,
+    sample_timeout: SampleTimeout = SAMPLE_S,
 ) -> None:
     """Compute the missing cells of a sweep and show its table. The same command again goes on where it stopped."""
     with _user_errors(resume=True):
         from rich.text import Text
 
         from orchestrator.cluster import join_named
+        from orchestrator.limits import Limits
         from orchestrator.places import followed, uri_of
         from orchestrator.run import RunOptions, run_sweep
 
@@ -141,8 +159,9 @@ def run(
         size = f"{len(prepared.spec.points)} grid points x {len(prepared.samples)} samples"
         console.print(title, f"{size} in {uri_of(place) or place}", soft_wrap=True)
         options = RunOptions(
-            workers=workers, local=local, address=address, gpus_per_worker=gpus_per_worker, pictures=pictures
-        )
+            workers=workers, local=local, address=address, gpus_per_worker=gpus_per_worker, pictures=pictures,
+            limits=Limits.given(sample_timeout),
+        )  # fmt: skip
         with followed(place, _teller(console)) as folder:
             result = run_sweep(prepared, folder, options, console)
             _show_result(console, result)
@@ -203,9 +222,7 @@ def export(
     experiment: Annotated[Path, typer.Argument(help="Experiment directory or URI.")],
     form: Annotated[ExportFormat, typer.Option("--format", help="Whose per-sample files.")] = ExportFormat.LMMS_EVAL,
     out: Annotated[Path | None, typer.Option(help="Directory or URI; by default EXPERIMENT/exports/lmms_eval.")] = None,
-    points: Annotated[
-        list[str] | None, typer.Option("--points", help="Only grid points whose label contains this; repeatable.")
-    ] = None,
+    points: Points = None,
 ) -> None:
     """Write each grid point's answers and scores, sample by sample, in another harness's form."""
     with _user_errors():
@@ -223,8 +240,10 @@ def export(
 @app.command()
 def compare(
     experiments: Annotated[list[Path], typer.Argument(help="Experiment directories or URIs, or imported ones.")],
-    points: Annotated[
-        list[str] | None, typer.Option("--points", help="Only grid points whose label contains this; repeatable.")
+    points: Points = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="Compare with the grid points of this name (of the same layer and rank), not un-pruned."),
     ] = None,
     form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TABLE,
     picture: Annotated[Path | None, typer.Option(help="Draw the curves into this file, .png or .pdf.")] = None,
@@ -238,7 +257,7 @@ def compare(
 
         with ExitStack() as stack:
             folders = [stack.enter_context(located(experiment, exists=True)) for experiment in experiments]
-            result = compared(folders, points or ())
+            result = compared(folders, points or (), reference)
         for note in result.notes:
             typer.echo(f"note {terminal_text(note)}", err=True)  # beside a table that may go into a file
         if picture is not None:
@@ -263,11 +282,14 @@ def import_(
 
         from orchestrator.imports import import_files
         from orchestrator.places import written
+        from orchestrator.show import show_notes
 
         console = _console()
         with written(out, _teller(console)) as folder:
-            path, rows = import_files(files, folder)
-        console.print(f"{len(rows)} figures of {rows['experiment'].nunique()} files in {path}")
+            imported = import_files(files, folder)
+        rows = imported.rows
+        console.print(f"{len(rows)} figures of {rows['experiment'].nunique()} runs in {imported.path}", soft_wrap=True)
+        show_notes(console, (f"{file}: skipped: a file of no kind that is known" for file in imported.skipped))
         for (name, flag), group in rows[rows["flags"] != ""].groupby(["experiment", "flags"], sort=False):
             console.print(Text(str(name), "yellow"), f"{len(group)} of them: {flag}", soft_wrap=True)
 
@@ -281,9 +303,7 @@ def latency(
     samples: Samples = None,
     out: Out = None,
     changes: Set = None,
-    points: Annotated[
-        list[str] | None, typer.Option("--points", help="Only grid points whose label contains this; repeatable.")
-    ] = None,
+    points: Points = None,
     images: Annotated[int, typer.Option(min=1, help="Questions with an image to measure on.")] = 5,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 5,
     warmup: Annotated[int, typer.Option(min=0, help="Rounds before them.")] = 1,
@@ -325,11 +345,14 @@ def bench(context: typer.Context) -> None:
 
 @app.command()
 def ablate(
+    sweep: Sweep = "head_ablation",
     model: Model = None,
+    base: Base = None,
     data: Data = None,
     samples: Annotated[
-        str | None, typer.Option(help="Questions that choose; the others test the choice. By default the sweep files'.")
+        str | None, typer.Option(help="Questions that choose; the others test the choice. By default the sweep file's.")
     ] = None,
+    changes: Set = None,
     out: Annotated[Path, typer.Option(help="Directory; each stage is an experiment in it.")] = Path(
         "experiments/ablate"
     ),
@@ -337,6 +360,7 @@ def ablate(
     local: Local = False,
     address: Address = None,
     gpus_per_worker: GpusPerWorker = None,
+    sample_timeout: SampleTimeout = SAMPLE_S,
 ) -> None:
     """Choose a head rule, then a query rule with it, test the pair on other questions, and sort the flipped answers."""
     with _user_errors(resume=True):
@@ -345,13 +369,17 @@ def ablate(
         from orchestrator.ablate import ablate as ablated
         from orchestrator.ablate import choice_lines
         from orchestrator.cluster import join_named
+        from orchestrator.limits import Limits
         from orchestrator.places import followed
         from orchestrator.run import RunOptions, run_sweep
 
         console = _console()
         if not local:
             join_named(address)
-        options = RunOptions(workers=workers, local=local, address=address, gpus_per_worker=gpus_per_worker)
+        options = RunOptions(
+            workers=workers, local=local, address=address, gpus_per_worker=gpus_per_worker,
+            limits=Limits.given(sample_timeout),
+        )  # fmt: skip
 
         def runner(prepared: Prepared, folder: Path) -> Experiment:
             console.print(Text.assemble((folder.name, "bold"), f": {len(prepared.spec.points)} grid points"))
@@ -360,9 +388,9 @@ def ablate(
                 _write_results(console, experiment)
             return experiment
 
-        overrides: dict[str, Any] = {name: value for name, value in (("model", model), ("data", data)) if value}
+        overrides = _overrides(model, base, data, samples, changes)
         with followed(out, _teller(console)) as folder:
-            result = ablated(folder, overrides, _sample_count(samples), runner)
+            result = ablated(folder, sweep, overrides, runner)
         for choice in (result.heads, result.queries):
             for line in choice_lines(choice):
                 console.print(line, soft_wrap=True)
@@ -394,13 +422,16 @@ def merge(
     with _user_errors():
         from orchestrator.inventory import merge as merged
         from orchestrator.places import located, written
-        from orchestrator.show import show_merged
+        from orchestrator.show import show_merged, show_notes
+        from orchestrator.tune_store import STATE, tell_all
 
         console = _console()
         with ExitStack() as stack:
             folders = [stack.enter_context(located(experiment, exists=True)) for experiment in experiments]
             result = merged(folders, stack.enter_context(written(out, _teller(console))), other_sources)
             show_merged(console, result)
+            if any((folder / STATE).is_file() for folder in folders):
+                show_notes(console, tell_all(result.experiment))
             _write_results(console, result.experiment)
 
 
@@ -539,7 +570,16 @@ def _prepare(
     gpu: bool | None = None,
 ) -> Prepared:
     from orchestrator.prepare import prepare
-    from orchestrator.spec import SpecError, load_sweep
+    from orchestrator.spec import load_sweep
+
+    return prepare(load_sweep(sweep, _overrides(model, base, data, samples, changes), gpu))
+
+
+def _overrides(
+    model: str | None, base: str | None, data: str | None, samples: str | None, changes: list[str] | None
+) -> dict[str, Any]:
+    """What a command line says otherwise than the sweep file, by place."""
+    from orchestrator.spec import SpecError
     from orchestrator.yaml_text import YamlError, parse_yaml
 
     overrides: dict[str, Any] = {}
@@ -556,7 +596,7 @@ def _prepare(
     overrides |= {name: value for name, value in (("model", model), ("data", data)) if value is not None}
     if base is not None:
         overrides["model.base"] = base
-    return prepare(load_sweep(sweep, overrides, gpu))
+    return overrides
 
 
 def _sample_count(samples: str | None) -> str | int | None:
@@ -624,7 +664,7 @@ def _mendable() -> Iterator[None]:
         from orchestrator.disk import StoreError
         from orchestrator.faults import SweepError
         from orchestrator.spec import SpecError
-        from workers.models import ModelError
+        from workers.families.config import ModelError
         from workers.tasks.base import DataError
 
         kinds = (SpecError, StoreError, ModelError, DataError, PoolError, SweepError)
@@ -652,13 +692,14 @@ def _show_result(console: Console, result: RunResult) -> None:
     from orchestrator.metrics import answers, summarise
     from orchestrator.pictures import Pictures
     from orchestrator.progress import duration
-    from orchestrator.show import accuracy_table, show_failures, show_notes, show_stops, size_text
+    from orchestrator.show import accuracy_table, show_failures, show_notes, show_stops, show_warnings, size_text
     from orchestrator.task_metrics import headline, task_metrics
 
     experiment = result.experiment
-    table = answers(experiment)
     figures = headline(task_metrics(experiment), experiment)
-    console.print(accuracy_table(summarise(table), not table.of_images(True).binary, figures))
+    rows = summarise(answers(experiment))
+    console.print(accuracy_table(rows, figures))
+    show_warnings(console, rows)
     done = f"{result.computed} cells in {duration(result.seconds)}" if result.computed else "nothing was missing"
     if result.peak_bytes:
         done += f", at most {result.peak_bytes / 2**30:.3g} GiB of a GPU's memory"

@@ -1,18 +1,17 @@
 """Experiments and grid points side by side: accuracy, difference, cost, and which setting to recommend.
 
-Experiments on the same questions are joined sample by sample and all compared with the first one's un-pruned model, in
-paired tests that are corrected together, on the questions that all settings have answered: one that failed on the hard
-ones is no better for that. A setting that lacks more than a few answers is said, and not recommended. An experiment on
-other questions, and figures imported from elsewhere, keep their own un-pruned model; without its answers there is no
-paired test, and the interval is Newcombe's for two independent shares (Statistics in Medicine 17, 1998, method 10),
-which is wide.
+Experiments on the same questions are joined sample by sample, on the questions that all settings have answered: one
+that failed on the hard ones is no better for that. Each setting is compared with the un-pruned row of its own model and
+settings, or with grid points that the reader names, in paired tests that are corrected together. A setting that lacks
+more than a few answers is said, and not recommended. An experiment on other questions, and figures imported from
+elsewhere, stand apart; without answers there is no paired test, and the interval is Newcombe's for two independent
+shares (Statistics in Medicine 17, 1998, method 10), which is wide.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +22,20 @@ from orchestrator.disk import StoreError
 from orchestrator.escaping import csv_text, latex_cell, markdown_cell
 from orchestrator.imports import IMPORTED_FILE, imported_summary
 from orchestrator.latencies import latencies
-from orchestrator.metrics import LITTLE, Answers, answers, on_common_questions, summarise
+from orchestrator.metrics import LITTLE, Answers, answers, compared, on_common_questions, spoken, summarise, suspicions
+from orchestrator.point_names import is_chosen, is_named
+from orchestrator.significance import ALPHA
 from orchestrator.store import Experiment, names_apart
+from workers.work import BASELINE
 
 KEYS = ("key", "baseline", "strategy", "layer", "rank", "params", "state", "lacking")
+NEWCOMBE = "Newcombe"
+IMPORTED_FLOPS = ("flops_ratio", "FLOPs", "of the un-pruned")
 TOLERATED_LOSS = 0.01  # of accuracy; the documents' threshold for a recommendation
 COLUMNS = (
-    "experiment", "label", "n", "n_paired", "accuracy", "ci_low", "ci_high", "difference", "diff_low", "diff_high",
-    "p_holm", "flops_ratio", "fastv_ratio", "average_visual_tokens", "latency_s", "speedup", "flags",
+    "experiment", "label", "n", "n_paired", "accuracy", "ci_low", "ci_high", "interval", "lost", "gained", "difference",
+    "diff_low", "diff_high", "diff_interval", "test", "p_holm", "prefill_tflop", "flops_ratio", "fastv_ratio",
+    "average_visual_tokens", "latency_s", "speedup", "flags",
 )  # fmt: skip
 
 
@@ -43,15 +48,17 @@ class Comparison:
     notes: tuple[str, ...] = ()  # of questions that not all have answered, and of files that could not be read
 
 
-def compare(paths: Sequence[Path], patterns: Sequence[str] = ()) -> Comparison:
+def compare(paths: Sequence[Path], patterns: Sequence[str] = (), reference: str | None = None) -> Comparison:
     """Compare experiments.
 
     Args:
         paths: Experiment directories, or directories that `saccade import` made.
-        patterns: Only grid points whose label contains one of these, or matches it as a glob; un-pruned models stay.
+        patterns: Only grid points of one of these names (`point_names`); un-pruned models stay.
+        reference: Name of the grid points that others are compared with, each with the one of its layer and rank; by
+            default the un-pruned model.
 
     Raises:
-        StoreError: One is not an experiment, or no grid point is left.
+        StoreError: One is not an experiment, no grid point is left, or the reference names none, or several for one.
     """
     experiments = [Experiment.open(path) for path in paths if not (path / IMPORTED_FILE).is_file()]
     imported = [
@@ -66,17 +73,18 @@ def compare(paths: Sequence[Path], patterns: Sequence[str] = ()) -> Comparison:
         groups.setdefault(f"{data['data']}|{data['task']}", []).append(experiment)
     tables = [_stacked([answers(experiment) for experiment in group]) for group in groups.values()]
     common = [on_common_questions(table) for table in tables]
-    parts = [_joined(group, table) for group, table in zip(groups.values(), common, strict=True)]
-    parts += [_unpaired(rows) for rows in imported]
+    parts = [_joined(group, table, reference) for group, table in zip(groups.values(), common, strict=True)]
+    parts += [_unpaired(rows, reference) for rows in imported]
     rows = pd.concat([part for part in parts if len(part)], ignore_index=True)
     if patterns:
-        rows = rows[rows["baseline"] | rows["label"].map(lambda label: _matches(label, patterns))]
+        rows = rows[rows["baseline"] | rows["label"].map(lambda label: is_chosen(label, patterns))]
         if rows["baseline"].all():
             raise StoreError(f"no grid point matches {', '.join(patterns)}; `saccade status EXPERIMENT` lists them")
     rows = rows.reset_index(drop=True)
     fewer = [_fewer(*pair) for pair in zip(tables, common, strict=True) if len(pair[0].samples) > len(pair[1].samples)]
     notes = tuple(note for experiment in experiments for note in experiment.notes)
-    return Comparison(rows=rows, recommendation=recommend(rows), notes=(*fewer, *notes))
+    told = recommend(rows) if reference is None else against(rows, reference)
+    return Comparison(rows=rows, recommendation=told, notes=(*fewer, *notes))
 
 
 def _fewer(table: Answers, common: Answers) -> str:
@@ -99,19 +107,36 @@ def recommend(rows: pd.DataFrame) -> tuple[str, ...]:
     lines = [f"{len(good)} of {len(pruned)} settings lose at most {TOLERATED_LOSS:g} of accuracy{aside}", *unequal]
     if good.empty:
         return tuple(lines)
-    sure = int((_surely_above(good) >= -TOLERATED_LOSS).sum())
+    sure = int((good["diff_low"] >= -TOLERATED_LOSS).sum())
     lines.append(f"for {sure} of them the whole 95 % interval lies above that; for the others the loss may be larger")
     best = good.sort_values(["accuracy", "flops_ratio"], ascending=[False, True], kind="stable").iloc[0]
     lines.append(f"best by accuracy: {_name(best)}, {100 * best['accuracy']:.1f} % ({100 * best['difference']:+.1f})")
-    for column, what, unit in (("flops_ratio", "FLOPs", "of the un-pruned"), ("latency_s", "latency", "s per sample")):
+    flops = ("prefill_tflop", "FLOPs", "TFLOP") if good["prefill_tflop"].notna().any() else IMPORTED_FLOPS
+    for column, what, unit in (flops, ("latency_s", "latency", "s per sample")):
         known = good.dropna(subset=[column])
         if len(known):
             least = known.sort_values([column, "accuracy"], ascending=[True, False], kind="stable").iloc[0]
             change = f"accuracy {100 * least['difference']:+.1f}"
-            lines.append(f"best by {what}: {_name(least)}, {least[column]:.3f} {unit} ({change})")
+            lines.append(f"best by {what}: {_name(least)}, {least[column]:.3g} {unit} ({change})")
     if len(pruned) > 1:
         lines.append(f"the best of {len(pruned)} looks better than it is: it was chosen on these very questions")
     return tuple(lines)
+
+
+def against(rows: pd.DataFrame, reference: str) -> tuple[str, ...]:
+    """Which settings are better and worse than those that were named, and the greatest gain."""
+    known = rows[rows["difference"].notna()]
+    if known.empty:
+        return (f"no setting has been compared with {reference}",)
+    sure = known["p_holm"] < ALPHA
+    better, worse = int((sure & (known["difference"] > 0)).sum()), int((sure & (known["difference"] < 0)).sum())
+    best = known.sort_values("difference", ascending=False, kind="stable").iloc[0]
+    return (
+        f"against {reference}, on the same questions: {better} of {len(known)} settings better, {worse} worse, "
+        f"{len(known) - better - worse} not to be told apart ({spoken(known['test'])}, Holm, {100 * ALPHA:g} %)",
+        f"greatest gain: {_name(best)}, {100 * best['difference']:+.1f}: {best['gained']} won, {best['lost']} lost, "
+        f"p = {best['p_holm']:.2g} after Holm",
+    )
 
 
 def _unequal(rows: pd.DataFrame) -> str:
@@ -119,12 +144,6 @@ def _unequal(rows: pd.DataFrame) -> str:
     worst = rows.sort_values("lacking", kind="stable").iloc[-1]
     count = f"{len(rows)} settings lack" if len(rows) > 1 else "1 setting lacks"
     return f"{count} answers that others have, and cannot be recommended: {_name(worst)} {worst['lacking']}"
-
-
-def _surely_above(rows: pd.DataFrame) -> pd.Series:
-    """Lower ends of the differences. Without a single flip a bootstrap has no width: the rule of three has, 3 / n."""
-    unmoved = rows["diff_low"] == rows["diff_high"]
-    return rows["diff_low"].where(~unmoved, rows["difference"] - 3 / rows["n_paired"].astype(float))
 
 
 def rendered(comparison: Comparison, form: str) -> str:
@@ -151,13 +170,16 @@ def printable(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
             f"{owner}: {label}" if several else label
             for owner, label in zip(rows["experiment"], rows["label"], strict=True)
         ],
-        "n": ["" if pd.isna(n) or n == 0 else str(int(n)) for n in rows["n"]],
+        "n": _counts(rows["n"].replace(0, pd.NA)),
         "paired": _paired(rows),
         "accuracy %": _texts(rows["accuracy"], "{:.1f}", 100),
         "95 %": _spans(rows["ci_low"], rows["ci_high"], "{:.1f}"),
+        "lost": _counts(rows["lost"]),
+        "won": _counts(rows["gained"]),
         "change": _texts(rows["difference"], "{:+.1f}", 100),
         "change, 95 %": _spans(rows["diff_low"], rows["diff_high"], "{:+.1f}"),
         "p (Holm)": _texts(rows["p_holm"], "{:.2g}"),
+        "TFLOP": _texts(rows["prefill_tflop"], "{:.3g}"),
         "FLOPs": _texts(rows["flops_ratio"], "{:.3f}"),
         "FastV's FLOPs": _texts(rows["fastv_ratio"], "{:.3f}"),
         "tokens": _texts(rows["average_visual_tokens"], "{:.1f}"),
@@ -169,11 +191,17 @@ def printable(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     return list(shown), [list(line) for line in zip(*shown.values(), strict=True)]
 
 
-def _joined(group: Sequence[Experiment], table: Answers) -> pd.DataFrame:
-    """Experiments on the same benchmark, with their answers, as one table compared with the first's un-pruned model."""
-    rows = summarise(table)
-    names = zip(names_apart(group), group, strict=True)
-    rows["experiment"] = [name for name, experiment in names for _ in experiment.points]
+def _joined(group: Sequence[Experiment], table: Answers, reference: str | None) -> pd.DataFrame:
+    """Experiments on the same benchmark, with their answers, as one table."""
+    owners = [owner for owner in group for _ in owner.points]
+    own = [_unpruned(table, owners, owner) for owner in owners]
+    rows = summarise(table, own)
+    names = dict(zip(group, names_apart(group), strict=True))
+    rows["experiment"] = [names[owner] for owner in owners]
+    rows["flags"] = [flags for _, part in rows.groupby("experiment", sort=False) for flags in suspicions(part)]
+    if reference is not None:
+        named = [_partner(table, owners, row, reference) for row in range(len(owners))]
+        rows = rows.assign(**compared(table.of_images(True), named))
     counted = pd.concat([_costs(experiment) for experiment in group], ignore_index=True)
     rows = pd.concat([rows, counted.drop(columns="key")], axis=1)
     seconds = [latencies(experiment) for experiment in group]
@@ -182,13 +210,40 @@ def _joined(group: Sequence[Experiment], table: Answers) -> pd.DataFrame:
         for known, experiment in zip(seconds, group, strict=True)
         for point in experiment.points
     ]
-    return _finished(rows)
+    return _finished(rows, [owner.context for owner in owners])
+
+
+def _unpruned(table: Answers, owners: Sequence[Experiment], owner: Experiment) -> int | None:
+    """The un-pruned row of an experiment's model and settings: the first, where several experiments have them."""
+    rows = (row for row, other in enumerate(owners) if other.context == owner.context)
+    return next((row for row in rows if table.points[row].strategy == BASELINE), None)
+
+
+def _partner(table: Answers, owners: Sequence[Experiment], row: int, name: str) -> int | None:
+    """What a row is compared with: the named setting of its layer and rank, or the only named one; its own first.
+
+    Raises:
+        StoreError: The name fits several, or none at all.
+    """
+    named = [other for other, point in enumerate(table.points) if is_named(point.label, name)]
+    if not named:
+        raise StoreError(f"--reference {name}: no grid point has this name; `saccade status EXPERIMENT` lists them")
+    place = table.points[row].layer, table.points[row].rank
+    for rows in ([other for other in named if owners[other] is owners[row]], named):
+        fitting = [other for other in rows if (table.points[other].layer, table.points[other].rank) == place]
+        fitting = fitting or (rows if len(rows) == 1 else [])
+        if len(fitting) > 1:
+            first, second = (table.points[other].label for other in fitting[:2])
+            raise StoreError(f"--reference {name}: may be {first} or {second}; say which")
+        if fitting:
+            return fitting[0]
+    return None
 
 
 def _costs(experiment: Experiment) -> pd.DataFrame:
     counted = costs(experiment)
     keys = pd.DataFrame({"key": [point.key for point in experiment.points]})
-    names = ["flops_ratio", "fastv_ratio", "average_visual_tokens"]
+    names = ["prefill_tflop", "flops_ratio", "fastv_ratio", "average_visual_tokens"]
     return keys.assign(**dict.fromkeys(names, np.nan)) if counted is None else counted[["key", *names]]
 
 
@@ -198,14 +253,14 @@ def _stacked(tables: Sequence[Answers]) -> Answers:
     place = {name: column for column, name in enumerate(samples)}
     points = tuple(point for table in tables for point in table.points)
     answered, correct = np.zeros((len(points), len(samples)), bool), np.zeros((len(points), len(samples)), bool)
-    score = np.zeros((len(points), len(samples)))
+    score, unread = np.zeros((len(points), len(samples))), np.zeros((len(points), len(samples)), bool)
     image, failed = np.zeros(len(samples), bool), np.zeros(len(samples), bool)
     first = 0
     for table in tables:
         columns = [place[name] for name in table.samples]
         rows = slice(first, first + len(table.points))
         answered[rows, columns], correct[rows, columns] = table.answered_PS, table.correct_PS
-        score[rows, columns] = table.score_PS
+        score[rows, columns], unread[rows, columns] = table.score_PS, table.unread_PS
         image[columns] |= table.image_S
         failed[columns] |= table.failed_S
         first += len(table.points)
@@ -215,27 +270,35 @@ def _stacked(tables: Sequence[Answers]) -> Answers:
         answered_PS=answered,
         correct_PS=correct,
         score_PS=score,
+        unread_PS=unread,
         image_S=image,
         failed_S=failed,
     )
 
 
-def _unpaired(rows: pd.DataFrame) -> pd.DataFrame:
+def _unpaired(rows: pd.DataFrame, reference: str | None) -> pd.DataFrame:
     """Differences of the imported figures of one run to its own un-pruned model, from counts alone."""
-    rows = rows.assign(n_paired=np.nan, lacking=0)
+    rows = rows.assign(lacking=0)
     base = rows[rows["baseline"] & rows["accuracy"].notna()]
-    if len(base):
-        reference = base.iloc[0]
-        rows["difference"] = np.where(rows["baseline"], np.nan, rows["accuracy"] - reference["accuracy"])
-        low = np.hypot(rows["accuracy"] - rows["ci_low"], reference["ci_high"] - reference["accuracy"])
-        high = np.hypot(rows["ci_high"] - rows["accuracy"], reference["accuracy"] - reference["ci_low"])
+    if len(base) and reference is None:
+        unpruned = base.iloc[0]
+        rows["difference"] = np.where(rows["baseline"], np.nan, rows["accuracy"] - unpruned["accuracy"])
+        low = np.hypot(rows["accuracy"] - rows["ci_low"], unpruned["ci_high"] - unpruned["accuracy"])
+        high = np.hypot(rows["ci_high"] - rows["accuracy"], unpruned["accuracy"] - unpruned["ci_low"])
         rows["diff_low"], rows["diff_high"] = rows["difference"] - low, rows["difference"] + high
-    return _finished(rows)
+        rows["diff_interval"] = np.where(rows["diff_low"].notna(), NEWCOMBE, "")
+    return _finished(rows, [""] * len(rows))
 
 
-def _finished(rows: pd.DataFrame) -> pd.DataFrame:
-    base = rows.loc[rows["baseline"] & rows["latency_s"].notna(), "latency_s"]
-    rows["speedup"] = base.iloc[0] / rows["latency_s"] if len(base) else np.nan
+def _finished(rows: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
+    """Args:
+    rows: The columns so far.
+    models: Of each row what it shares with its un-pruned model.
+    """
+    model = pd.Series(models, index=rows.index)
+    base = rows["baseline"] & rows["latency_s"].notna()
+    unpruned_s = rows.loc[base, "latency_s"].groupby(model[base]).first()
+    rows["speedup"] = model.map(unpruned_s) / rows["latency_s"]
     rows["n"] = rows["n"].astype("Int64")
     return rows[[*COLUMNS, *KEYS]]
 
@@ -244,15 +307,15 @@ def _name(row: pd.Series) -> str:
     return f"{row['label']} ({row['experiment']})"
 
 
-def _matches(label: str, patterns: Sequence[str]) -> bool:
-    return any(pattern in label or fnmatch(label, pattern) for pattern in patterns)
-
-
 def _paired(rows: pd.DataFrame) -> list[str]:
     """Questions behind the change, where they are fewer than those behind the accuracy."""
     paired, asked = (rows[name].astype("Float64").fillna(0) for name in ("n_paired", "n"))
     fewer = ~rows["baseline"] & rows["difference"].notna() & (paired > 0) & (paired < asked)
     return [str(int(n)) if shown else "" for n, shown in zip(paired, fewer, strict=True)]
+
+
+def _counts(values: pd.Series) -> list[str]:
+    return ["" if pd.isna(value) else str(int(value)) for value in values]
 
 
 def _texts(values: pd.Series, form: str, scale: float = 1) -> list[str]:

@@ -16,7 +16,7 @@ from orchestrator.store import Experiment
 from strategies import catalog
 from strategies.catalog import Strategy
 from workers.cost import Cost, cost, visual_by_layer
-from workers.models import ModelFacts, VisionFacts
+from workers.families.config import ModelConfig
 from workers.work import BASELINE, GridPoint
 
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -55,7 +55,7 @@ def count_costs(
         dtype: Of keys and values.
         lengths: From `orchestrator.matrix.image_lengths`.
     """
-    facts = _facts(stated)
+    facts = ModelConfig.from_json(stated)
     if facts is None or not lengths.size:
         return None
     prompt_N, visual_N, count_N = lengths
@@ -82,12 +82,12 @@ def answer() -> None:
         os._exit(0)  # without a word about what could not be written
 
 
-def _work(point: GridPoint, facts: ModelFacts, visual_N: np.ndarray) -> _Work:
+def _work(point: GridPoint, facts: ModelConfig, visual_N: np.ndarray) -> _Work:
     return tuple(_work_on(point, facts, int(visual)) for visual in np.unique(visual_N))
 
 
 def _work_on(
-    point: GridPoint, facts: ModelFacts, visual: int
+    point: GridPoint, facts: ModelConfig, visual: int
 ) -> tuple[int, tuple[int, ...], tuple[tuple[int, int], ...] | None]:
     stages: list[tuple[int, int]] = []
     probed: dict[int, int] | None = {}
@@ -104,7 +104,7 @@ def _work_on(
 
 
 def _mean_cost(
-    facts: ModelFacts, work: _Work, prompt_N: np.ndarray, visual_N: np.ndarray, count_N: np.ndarray, value_bytes: int
+    facts: ModelConfig, work: _Work, prompt_N: np.ndarray, visual_N: np.ndarray, count_N: np.ndarray, value_bytes: int
 ) -> list[float]:
     total = np.zeros(len(COLUMNS))
     for visual, layers, probed in work:
@@ -131,11 +131,3 @@ def _probed(strategy: Strategy, visual: int) -> int | None:
     if needs & {"text_rows", "text_to_text"}:
         return None
     return int("last_row" in needs) + visual * ("visual_rows" in needs)
-
-
-def _facts(stated: Mapping[str, Any]) -> ModelFacts | None:
-    vision = stated.get("vision")
-    try:
-        return ModelFacts(**{**stated, "vision": VisionFacts(**vision) if vision else VisionFacts()})
-    except TypeError:
-        return None

@@ -32,7 +32,7 @@ class _Point(BaseModel):
 
 
 class _Facts(BaseModel):
-    """`workers.models.ModelFacts`, of which earlier versions did not know all."""
+    """`workers.families.config.ModelConfig`, of which earlier versions did not know all."""
 
     layers: Size | None = None
     heads: Size | None = None
@@ -46,7 +46,9 @@ class _Facts(BaseModel):
     visual_tokens: Size | None = None
     parameters: Size | None = None
     vision: dict[StrictStr, Size] | None = None
-    pinpoints: list[tuple[Size, Size]] | None = None
+    pinpoints: list[tuple[Size, Size]] | None = None  # of earlier versions
+    grid: tuple[Size, Size] | None = None
+    varies: bool | None = None
 
 
 class _Description(BaseModel):

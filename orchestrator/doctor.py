@@ -307,7 +307,7 @@ def _nearest(folder: Path) -> Path:
 
 
 def _weights(prepared: Prepared) -> int:
-    from workers.checkpoints.layout import open_checkpoint
+    from workers.families.catalog import open_checkpoint
 
     return sum(file.stat().st_size for file in open_checkpoint(prepared.spec.engine.model).files)
 

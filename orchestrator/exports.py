@@ -25,7 +25,7 @@ from orchestrator.escaping import csv_text
 from orchestrator.kept_quality import agreement, kept_masks, overlap
 from orchestrator.latencies import latencies
 from orchestrator.metrics import Answers, answers, measure_summary, summarise
-from orchestrator.originals import Found, PromisedFile, ablation_table, promised_files
+from orchestrator.originals import Found, PromisedFile, ablation_table, accuracies, promised_files
 from orchestrator.store import Experiment
 from orchestrator.task_metrics import task_metrics
 
@@ -37,8 +37,8 @@ class LayerCutoff(TypedDict):
     """Accuracy of the model that sees no image from a layer on, by that layer."""
 
     layers: list[int]
-    accuracies: list[float]  # 0 to 1
-    correct_counts: list[int]
+    accuracies: list[float]  # 0 to 1: mean scores
+    correct_counts: list[int]  # scores of at least half
     total_samples: int
     baseline_acc: float
     baseline_correct: int
@@ -68,14 +68,15 @@ def layer_cutoff(table: Answers) -> LayerCutoff | None:
     total = int(shared.sum())
     if not total:
         return None
-    counts = [int(images.correct_PS[row, shared].sum()) for row in finished.values()]
-    baseline = int(images.correct_PS[images.baseline, shared].sum())
+    rows = [images.baseline, *finished.values()]
+    baseline_acc, *shares = accuracies(images, rows, shared)
+    baseline, *counts = (int(images.correct_PS[row, shared].sum()) for row in rows)
     return LayerCutoff(
         layers=list(finished),
-        accuracies=[count / total for count in counts],
+        accuracies=shares,
         correct_counts=counts,
         total_samples=total,
-        baseline_acc=baseline / total,
+        baseline_acc=baseline_acc,
         baseline_correct=baseline,
     )
 

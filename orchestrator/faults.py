@@ -11,8 +11,10 @@ from workers.work import SampleFailure, UnitOutcome
 IN_A_ROW = 50  # failed samples without one answer between them
 LOST_WEIGHT = 10  # a sample that costs a worker costs a loaded model: so many times sooner enough
 LOST = "WorkerLost"
+NO_ANSWER = "NoAnswer"
 REMEDIES = {
     LOST: "is there memory enough? Fewer --workers need less",
+    NO_ANSWER: "is the disk there that holds the images? --sample-timeout gives each sample more time",
     "OutOfMemoryError": "the device is too small for one sample: try fewer grid points, or model.dtype=bfloat16",
     "DataError": "look at the file it names",
 }
@@ -43,7 +45,7 @@ class FaultWatch:
         if outcome.outcomes:
             self._row.clear()
         self._row += [failure for failure in outcome.failures if failure.sample not in self._known]
-        weight = sum(LOST_WEIGHT if failure.kind == LOST else 1 for failure in self._row)
+        weight = sum(LOST_WEIGHT if failure.kind in (LOST, NO_ANSWER) else 1 for failure in self._row)
         if weight >= IN_A_ROW or len(self._row) >= self._samples:
             (kind, message), count = Counter((f.kind, f.message) for f in self._row).most_common(1)[0]
             remedy = REMEDIES.get(kind, "`saccade status` shows all messages")

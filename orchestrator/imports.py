@@ -18,8 +18,8 @@ import pandas as pd
 from pydantic import TypeAdapter
 
 from orchestrator.disk import StoreError, make_folder, write_whole
-from orchestrator.metrics import reachable, suspicions
-from orchestrator.significance import wilson
+from orchestrator.metrics import compared_with_none, reachable, suspicions
+from orchestrator.significance import Floats, wilson
 from workers.foreign import expanded
 from workers.json_file import UnreadableError, read_json
 from workers.work import BASELINE
@@ -67,11 +67,16 @@ FIGURES = TypeAdapter(list[Figure])
 Content = Any
 
 
+class UnknownKindError(StoreError):
+    """A file holds no accuracies in a form that is known."""
+
+
 def read_original(path: Path) -> list[Figure]:
     """The figures of one file.
 
     Raises:
-        StoreError: It is not JSON, or of no kind that is known.
+        UnknownKindError: It is of no kind that is known.
+        StoreError: It is not JSON, or not what it looks like.
     """
     try:
         content = read_json(path)
@@ -83,31 +88,50 @@ def read_original(path: Path) -> list[Figure]:
                 return reader(path.name, content)
             except (KeyError, TypeError, ValueError) as error:
                 raise StoreError(f"{path}: looks like a result file, but {type(error).__name__}: {error}") from error
-    raise StoreError(
+    raise UnknownKindError(
         f"{path}: holds no accuracies in a form that is known; known are results of layer cut-off, rank and "
         "text-weighted scans, input pruning, scienceqa_results_*, per_sample_results_*, FinePruner's head ablation, MME"
     )
 
 
-def import_files(paths: Sequence[Path], out: Path) -> tuple[Path, pd.DataFrame]:
-    """Read result files into a directory.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """What importing did."""
 
-    Returns:
-        The file written, and its rows as `imported_summary` gives them.
+    path: Path  # of the file written
+    rows: pd.DataFrame  # as `imported_summary` gives them
+    skipped: tuple[Path, ...]  # files of no kind that is known
+
+
+def import_files(paths: Sequence[Path], out: Path) -> Imported:
+    """Read result files into a directory; those of no known kind are left out, as long as there is another.
 
     Raises:
-        StoreError: A file cannot be read, or the directory holds an experiment.
+        StoreError: A file cannot be read, none is of a known kind, or the directory holds an experiment.
     """
     if (out / "sweep.yaml").exists() or (out.exists() and not out.is_dir()):
         raise StoreError(f"{out}: is an experiment, or a file; give --out a directory of its own")
-    figures = [figure for path in map(expanded, paths) for figure in read_original(path)]
+    figures: list[Figure] = []
+    unknown: dict[Path, UnknownKindError] = {}
+    for path in map(expanded, paths):
+        try:
+            figures += read_original(path)
+        except UnknownKindError as error:
+            unknown[path] = error
+    if not figures and unknown:
+        raise next(iter(unknown.values()))
     make_folder(out)
     rows = [{**asdict(figure), "measures": dict(figure.measures)} for figure in figures]
     for row in rows:
         row["value"] = None if math.isnan(row["value"]) else row["value"]
-    content = {"format": FORMAT, "name": out.name, "sources": [str(path) for path in paths], "rows": rows}
+    content = {
+        "format": FORMAT,
+        "name": out.name,
+        "sources": [str(path) for path in paths if expanded(path) not in unknown],
+        "rows": rows,
+    }
     write_whole(out / IMPORTED_FILE, (json.dumps(content, indent=1) + "\n").encode())
-    return out / IMPORTED_FILE, imported_summary(out)
+    return Imported(path=out / IMPORTED_FILE, rows=imported_summary(out), skipped=tuple(unknown))
 
 
 def imported_summary(folder: Path) -> pd.DataFrame:
@@ -147,15 +171,14 @@ def _table(figures: Sequence[Figure]) -> pd.DataFrame:
         ]
     )
     interval = wilson(correct, n)
-    layers = [figure.layer for figure in figures]
-    highest = max((layer for layer in layers if layer is not None), default=0)
+    highest = max((figure.layer for figure in figures if figure.layer is not None), default=0)
     rows = pd.DataFrame(
         {
             "key": [f"{figure.file}#{place}" for place, figure in enumerate(figures)],
             "baseline": [figure.strategy == BASELINE for figure in figures],
             "strategy": [figure.strategy for figure in figures],
-            "layer": [highest if f.layer is None and f.strategy == BASELINE else f.layer for f in figures],
-            "rank": [VISUAL_TOKENS if f.rank is None and f.strategy == BASELINE else f.rank for f in figures],
+            "layer": _axis(figures, [figure.layer for figure in figures], highest),
+            "rank": _axis(figures, [figure.rank for figure in figures], VISUAL_TOKENS),
             "alpha": np.nan,
             "params": [figure.params for figure in figures],
             "label": [figure.label for figure in figures],
@@ -169,19 +192,27 @@ def _table(figures: Sequence[Figure]) -> pd.DataFrame:
             "accuracy": shares,
             "ci_low": interval.low,
             "ci_high": interval.high,
-            **dict.fromkeys(("n_paired", "lost", "gained"), pd.Series(pd.NA, index=range(len(n)), dtype="Int64")),
-            **dict.fromkeys(("difference", "diff_low", "diff_high", "p", "p_holm"), np.nan),
-            **dict.fromkeys(("relative_drop", "drop_low", "drop_high"), np.nan),
+            "interval": interval.by,
+            **compared_with_none(len(n)),
             "metric": [figure.metric for figure in figures],
             "value": [figure.value for figure in figures],
             "latency_s": [math.nan if f.latency_s is None else f.latency_s for f in figures],
             "flops_ratio": [math.nan if f.flops_ratio is None else f.flops_ratio for f in figures],
+            "no_option": math.nan,
+            "prefill_tflop": math.nan,
             "fastv_ratio": math.nan,
             "average_visual_tokens": math.nan,
         }
     )
     rows["flags"] = _flags(figures, rows)
     return rows
+
+
+def _axis(figures: Sequence[Figure], values: Sequence[int | None], untouched: int) -> Floats:
+    """Layers or ranks, NaN where they are not stated; the un-pruned model's is known."""
+    stated = np.array(values, dtype=float)
+    base = np.array([figure.strategy == BASELINE for figure in figures])
+    return np.where(base & np.isnan(stated), float(untouched), stated)
 
 
 def _flags(figures: Sequence[Figure], rows: pd.DataFrame) -> list[str]:

@@ -17,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from orchestrator.copies import first_copies
 from orchestrator.description import write_description
 from orchestrator.disk import StoreError, is_vacant, make_folder
 from orchestrator.latencies import latencies
@@ -25,9 +26,9 @@ from orchestrator.significance import Bools, Ints
 from orchestrator.stops import read_stops
 from orchestrator.store import BESIDE, UNREADABLE, Experiment, masks_fit
 from orchestrator.tables import SCHEMAS, read_whole, write_table
-from workers.checkpoints.layout import open_checkpoint
+from workers.families.catalog import open_checkpoint
+from workers.families.config import ModelError
 from workers.fingerprint import is_same_data, model_fingerprint
-from workers.models import ModelError
 from workers.tasks.base import DataError
 from workers.tasks.catalog import load_samples
 
@@ -62,17 +63,13 @@ class Ledger:
         ours = (rows >= 0) & (columns >= 0)
         self.foreign += int((~ours).sum())
         says = pd.util.hash_pandas_object(cells[ANSWER].astype(str), index=False).to_numpy()
-        fresh = ours.copy()
-        for place in np.flatnonzero(ours).tolist():  # one by one, because a file may hold a cell twice
-            at = rows[place], columns[place]
-            if self.met_PS[at]:
-                fresh[place] = False
-                self.doubled += 1
-                if self.says_PS[at] != says[place]:
-                    self.conflicts.append(names[place])
-            self.met_PS[at] = True
-            if fresh[place]:
-                self.says_PS[at] = says[place]
+        fresh = ours & ~self.met_PS[rows, columns] & first_copies(rows, columns)
+        self.met_PS[rows[fresh], columns[fresh]] = True
+        self.says_PS[rows[fresh], columns[fresh]] = says[fresh]
+        again = ours & ~fresh
+        self.doubled += int(again.sum())
+        differs = again & (self.says_PS[rows, columns] != says)
+        self.conflicts += [names[place] for place in np.flatnonzero(differs).tolist()]
         return fresh
 
     def _place(self, cells: pd.DataFrame, context: str) -> tuple[Ints, Ints]:
@@ -276,10 +273,12 @@ def merge(folders: Sequence[Path], out: Path, other_sources: bool = False) -> Me
         "merged_from": [str(experiment.path.absolute()) for experiment in experiments],
     }
     ledger = Ledger(_addresses(meta), {name: place for place, name in enumerate(samples["id"])})
-    for folder in ("cells", *BESIDE, "failures"):
+    for folder in SCHEMAS:
         make_folder(out / folder)
+    pictured: set[str] = set()
     for number, experiment in enumerate(experiments):
         _take(experiment, number, out, ledger)
+        _take_pictures(experiment, number, out, pictured)
     table = pa.concat_tables([experiment.samples_table() for experiment in experiments])
     first = table.to_pandas()["id"].drop_duplicates().index
     write_table(out / "samples.parquet", table.take(pa.array(first)).sort_by("position"))
@@ -344,6 +343,20 @@ def _take(experiment: Experiment, number: int, out: Path, ledger: Ledger) -> Non
         write_table(out / "cells" / name, cells.filter(pa.array(fresh)))
     for file in experiment.files("failures"):
         shutil.copy2(file, out / "failures" / f"{number}-{file.name}")
+
+
+def _take_pictures(experiment: Experiment, number: int, out: Path, seen: set[str]) -> None:
+    """Copy the pictures of samples that have none yet."""
+    for file in experiment.files("pictures"):
+        tables, wrong = _whole(experiment, file.name, ("pictures",))
+        if wrong:
+            raise StoreError(f"{file}: is damaged; `saccade verify {experiment.path}` says what to do")
+        names = tables["pictures"]["sample"].to_pylist()
+        fresh = first_copies(names) & np.array([name not in seen for name in names], dtype=bool)
+        if fresh.any():
+            table = tables["pictures"].filter(pa.array(fresh))
+            write_table(out / "pictures" / f"{number}-{file.name}", table, compression="none")
+            seen |= set(names)
 
 
 def _addresses(meta: dict[str, Any]) -> dict[tuple[str, str], int]:

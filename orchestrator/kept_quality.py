@@ -1,12 +1,11 @@
 """Which tokens were kept, judged after the run: do they hold the answer, and do two methods keep the same ones?
 
-Computed from the masks of the cells, with numpy alone; `strategies.quality` defines the same for one sample. Shape
-letters: P grid points, S image questions, V visual tokens.
+Computed from the masks of the cells, with numpy alone. Shape letters: P grid points, S image questions, V visual
+tokens.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -15,10 +14,10 @@ import pandas as pd
 
 from orchestrator.significance import Bools, Floats
 from orchestrator.store import Experiment
+from workers.families.config import recorded_grid
 from workers.work import BASELINE, GridPoint
 
 COVERAGE_CELLS = 4  # the image as 4 x 4 cells
-OVERLAP = ("kept", "precision", "recall", "iou", "lift", "coverage")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,11 +30,13 @@ class KeptMasks:
     mask_PSV: Bools
     answer_SV: Bools  # tokens that hold the answer
     answered_S: Bools  # whether that is known
+    grid: tuple[int, int] | None  # rows and columns of the image that the tokens are
 
 
 def kept_masks(experiment: Experiment) -> KeptMasks | None:
     """Read the masks; None where no cell has an image, or where images are cut into tiles of differing number."""
-    if experiment.meta["model_facts"].get("pinpoints"):
+    sizes = experiment.meta["model_facts"]
+    if sizes.get("varies") or sizes.get("pinpoints"):
         return None
     kept = experiment.kept()
     kept = kept[kept["visual_tokens"] > 0]
@@ -59,7 +60,7 @@ def kept_masks(experiment: Experiment) -> KeptMasks | None:
             answered[place] = True
     return KeptMasks(
         points=experiment.points, samples=tuple(samples), known_PS=known, mask_PSV=mask, answer_SV=answer,
-        answered_S=answered,
+        answered_S=answered, grid=recorded_grid(sizes),
     )  # fmt: skip
 
 
@@ -69,7 +70,7 @@ def overlap(masks: KeptMasks) -> pd.DataFrame:
     Returns:
         One row per grid point: key, label, n (samples), n_answer (of these, with known patches); kept (tokens),
         precision, recall, iou and lift (precision over a random choice's; 1 is chance) over the latter; coverage
-        (share of the image's 4 x 4 cells with a kept token; NaN where the tokens are no square). A ratio without a
+        (share of the image's 4 x 4 cells with a kept token; NaN where the tokens are no grid). A ratio without a
         denominator is missing.
     """
     kept_PS = masks.mask_PSV.sum(axis=2)
@@ -96,7 +97,7 @@ def overlap(masks: KeptMasks) -> pd.DataFrame:
     )
     for name, value in values.items():
         rows[name] = _mean(value, usable)
-    rows["coverage"] = _mean(_coverage(masks.mask_PSV), masks.known_PS)
+    rows["coverage"] = _mean(_coverage(masks.mask_PSV, masks.grid), masks.known_PS)
     return rows
 
 
@@ -130,16 +131,14 @@ def agreement(masks: KeptMasks) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["layer", "rank", "left", "right", "jaccard", "identical", "n"])
 
 
-def _coverage(mask_PSV: Bools) -> Floats:
-    """(P, S) share of the image's cells that hold a kept token; NaN without a square grid."""
+def _coverage(mask_PSV: Bools, grid: tuple[int, int] | None) -> Floats:
+    """(P, S) share of the image's cells that hold a kept token; NaN where the tokens are no grid."""
     visual = mask_PSV.shape[2]
-    side = math.isqrt(visual)
-    if side * side != visual:
+    if grid is None or grid[0] * grid[1] != visual:
         return np.full(mask_PSV.shape[:2], np.nan)
-    cells = min(COVERAGE_CELLS, side)
-    place = np.arange(side) * cells // side
-    cell_V = (place[:, None] * cells + place[None, :]).ravel()
-    touched = [mask_PSV[:, :, cell_V == cell].any(axis=2) for cell in range(cells**2)]
+    row, column = (np.arange(side) * min(COVERAGE_CELLS, side) // side for side in grid)
+    cell_V = (row[:, None] * (column[-1] + 1) + column[None, :]).ravel()
+    touched = [mask_PSV[:, :, cell_V == cell].any(axis=2) for cell in range(cell_V[-1] + 1)]
     return np.mean(touched, axis=0)
 
 

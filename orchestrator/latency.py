@@ -5,31 +5,28 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from orchestrator.disk import write_whole
 from orchestrator.latencies import LATENCY_FILE, latency_record
+from orchestrator.point_names import is_chosen
 from orchestrator.prepare import Prepared
 from orchestrator.spec import SpecError
 from orchestrator.store import Experiment
+from workers.families.catalog import load_model
+from workers.families.model import default_device
 from workers.latency import Latency, measure_latency, prepare_prompts
-from workers.loading import default_device, load_llava
 from workers.work import GridPoint
 
 
 def chosen_points(points: Sequence[GridPoint], patterns: Sequence[str]) -> tuple[GridPoint, ...]:
-    """The pruning points whose label contains one of the patterns or matches it as a glob; all without a pattern.
+    """The pruning points that have one of these names (`point_names`); all without one.
 
     Raises:
         SpecError: None does.
     """
-    chosen = tuple(
-        point
-        for point in points[1:]
-        if not patterns or any(pattern in point.label or fnmatch(point.label, pattern) for pattern in patterns)
-    )
+    chosen = tuple(point for point in points[1:] if is_chosen(point.label, patterns))
     if not chosen:
         raise SpecError(f"--points {', '.join(patterns)}: no grid point matches, for example {points[-1].label!r}")
     return chosen
@@ -66,10 +63,10 @@ def write_latency(
     if not asked:
         raise SpecError(f"{prepared.spec.name}: no question has an image, so that nothing is pruned")
     device = default_device()
-    llava = load_llava(spec.model, device)
-    prompts = prepare_prompts(llava, asked, spec.task, spec.model.image_mode)
+    model = load_model(spec.model, device)
+    prompts = prepare_prompts(model, asked, spec.task, spec.model.image_mode)
     measured = measure_latency(
-        llava, prompts, points, repeats=repeats, warmup=warmup, decode_tokens=decode_tokens, seed=spec.seed,
+        model, prompts, points, repeats=repeats, warmup=warmup, decode_tokens=decode_tokens, seed=spec.seed,
         progress=progress,
     )  # fmt: skip
     how = {

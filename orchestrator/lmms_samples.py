@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import pandas as pd
 
 from orchestrator.disk import StoreError, make_folder, write_whole
 from orchestrator.metrics import scores
+from orchestrator.point_names import is_chosen
 from orchestrator.store import Experiment
 from workers.work import GridPoint, content_key
 
@@ -30,7 +30,7 @@ def write_lmms_samples(experiment: Experiment, folder: Path, patterns: Sequence[
     Args:
         experiment: What to write.
         folder: Made where it is missing.
-        patterns: Only grid points whose label contains one of these, or matches it as a glob; none: all.
+        patterns: Only grid points of one of these names (`point_names`); none: all.
 
     Returns:
         The sample files, in the order of the grid.
@@ -46,7 +46,7 @@ def write_lmms_samples(experiment: Experiment, folder: Path, patterns: Sequence[
     written = []
     for point in experiment.points:
         rows = cells[cells["point"] == point.key]
-        if rows.empty or (patterns and not any(p in point.label or fnmatch(point.label, p) for p in patterns)):
+        if rows.empty or not is_chosen(point.label, patterns):
             continue
         home = folder / re.sub(r"[^A-Za-z0-9._=-]+", "_", point.label)
         make_folder(home, below=experiment.path if folder.is_relative_to(experiment.path) else folder)

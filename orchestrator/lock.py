@@ -31,6 +31,7 @@ BEAT_S = 10.0  # between two signs of life
 STALE_S = 90.0  # nine of them missed; NFS clients may show another's files 60 s late
 SETTLE_S = 1.0  # after taking another's place, before that is believed: two may have taken it
 LOOK_S = 1.0  # how often the record is looked at by who waits for it
+WAKE = signal.SIGUSR1
 MAX_BYTES = 2**16
 DAMAGED = b""
 
@@ -168,11 +169,9 @@ def held(board: Board, tell: Callable[[str], None]) -> Iterator[None]:
     """
     mine = _take(board, tell)
     lost: list[str] = []
-    ended = threading.Event()
-    thread = threading.Thread(target=_give_signs, args=(board, mine, ended, lost), name="lock", daemon=True)
-    thread.start()
     try:
-        yield
+        with _woken() as number, _signs(board, mine, lost, number):
+            yield
     except KeyboardInterrupt:
         if lost:
             raise StoreError(
@@ -181,8 +180,6 @@ def held(board: Board, tell: Callable[[str], None]) -> Iterator[None]:
             ) from None
         raise
     finally:
-        ended.set()
-        thread.join()
         if not lost:
             board.remove()
 
@@ -235,21 +232,50 @@ def _refusal(board: Board, holder: Holder) -> StoreError:
     )
 
 
-def _give_signs(board: Board, mine: Holder, ended: threading.Event, lost: list[str]) -> None:
-    while not ended.wait(BEAT_S):
-        with suppress(StoreError):  # a full disk, a store out of reach: tried again, and said by what writes there
-            content = board.read()
-            other = None if content is None else Holder.of(content)
-            if other is not None and other.token != mine.token:
-                lost.append(str(other))
-                # As Ctrl-C does: what runs is ended in order, and what waits is woken.
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-                return
-            mine = replace(mine, beat=mine.beat + 1, sign=_now())
-            if content is None:
-                board.create(mine.to_bytes())
-            else:
-                board.replace(content, mine.to_bytes())
+@contextmanager
+def _signs(board: Board, mine: Holder, lost: list[str], number: signal.Signals) -> Iterator[None]:
+    """Give signs of life for a block; who has taken over is put into ``lost``, and the main thread gets a signal."""
+    ended = threading.Event()
+
+    def give(mine: Holder) -> None:
+        while not ended.wait(BEAT_S):
+            with suppress(StoreError):  # a full disk, a store out of reach: tried again, and said by what writes there
+                content = board.read()
+                other = None if content is None else Holder.of(content)
+                if other is not None and other.token != mine.token:
+                    lost.append(str(other))
+                    # As Ctrl-C does: what runs is ended in order, and what waits is woken.
+                    signal.pthread_kill(threading.main_thread().ident or 0, number)
+                    return
+                mine = replace(mine, beat=mine.beat + 1, sign=_now())
+                if content is None:
+                    board.create(mine.to_bytes())
+                else:
+                    board.replace(content, mine.to_bytes())
+
+    thread = threading.Thread(target=give, args=(mine,), name="lock", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextmanager
+def _woken() -> Iterator[signal.Signals]:
+    """The signal that is a KeyboardInterrupt in this block.
+
+    Not Ctrl-C's where another can be had: a shell lets what it starts in the background ignore that one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield signal.SIGINT  # handlers are the main thread's to set
+        return
+    before = signal.signal(WAKE, signal.default_int_handler)
+    try:
+        yield WAKE
+    finally:
+        signal.signal(WAKE, before)
 
 
 @contextmanager

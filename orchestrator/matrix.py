@@ -10,15 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from orchestrator.copies import first_copies
 from orchestrator.significance import Floats
 from orchestrator.store import UNREADABLE, Experiment
 from orchestrator.tables import CELLS, read_columns, stated_of
 
 _READ = ("context", "source", "point", "sample", "correct", "visual_tokens", "prompt_tokens")
 _NAMES = _READ[:4]  # repeated in every row: read as dictionaries
-_WANTED = pa.schema([CELLS.field(name) for name in (*_READ, "score")])
+_WANTED = pa.schema([CELLS.field(name) for name in (*_READ, "score", "parsed")])
 UNKNOWN = -1
 
 
@@ -42,6 +44,7 @@ class CellMatrix:
         shape = (len(self._points), len(self._samples))
         self.answered_PS = np.zeros(shape, dtype=bool)
         self.correct_PS = np.zeros(shape, dtype=bool)  # False where not answered
+        self.unread_PS = np.zeros(shape, dtype=bool)  # answered, and the scorer has found no option in the answer
         self._soft_PS: Floats | None = None  # scores, from the first one on that is neither 0 nor 1
         self.visual_S: NDArray[np.int32] = np.full(shape[1], UNKNOWN, dtype=np.int32)  # visual tokens before pruning
         self.prompt_S: NDArray[np.int32] = np.full(shape[1], UNKNOWN, dtype=np.int32)  # tokens of the un-pruned prompt
@@ -70,7 +73,7 @@ class CellMatrix:
         Returns:
             Whether there were any. A file that is not whole is left out, and tried again when it has changed.
         """
-        found = False
+        found = late = False
         for path in self.experiment.files("cells"):
             try:
                 status = path.stat()
@@ -85,13 +88,18 @@ class CellMatrix:
                 self._files[path] = stamp
                 self.experiment.note(path, error)
                 continue
+            turned = any(path <= other for other in self._files)
             self._files[path] = stamp
             self.experiment.forget(path)
-            self._take(table)
+            late |= not self._take(table) and turned
             self._units[path] = _unit_file(table, status.st_mtime)
+        if late:  # copies of cells that have been read from files whose turn is later
+            self.__init__(self.experiment)  # type: ignore[misc]
+            self.read()
         return found
 
-    def _take(self, table: pa.Table) -> None:
+    def _take(self, table: pa.Table) -> bool:
+        """Whether none of the cells had been taken before."""
         sources = self.experiment.sources
         point = _places(table["point"], self._points)
         sample = _places(table["sample"], self._samples)
@@ -102,14 +110,16 @@ class CellMatrix:
         known &= _places(table["source"], names) == current_P[point]
         values = {name: table[name].to_numpy() for name in _READ[4:]}
         point, sample = point[known], sample[known]
-        fresh = ~self.answered_PS[point, sample]  # the first copy of a cell stays
+        fresh = ~self.answered_PS[point, sample] & first_copies(point, sample)
         point, sample = point[fresh], sample[fresh]
         taken = {name: value[known][fresh] for name, value in values.items()}
         self.correct_PS[point, sample] = taken["correct"].astype(bool)
         self.visual_S[sample], self.prompt_S[sample] = taken["visual_tokens"], taken["prompt_tokens"]
         self.answered_PS[point, sample] = True
+        self.unread_PS[point, sample] = pc.is_null(table["parsed"]).to_numpy()[known][fresh]
         own = table["score"].to_numpy()[known][fresh]  # NaN: as ``correct`` says
         self._take_scores(point, sample, np.where(np.isnan(own), taken["correct"], own))
+        return bool(fresh.all())
 
     def _take_scores(self, point: NDArray[np.int64], sample: NDArray[np.int64], score: Floats) -> None:
         if self._soft_PS is None and np.isin(score, (0.0, 1.0)).all():

@@ -1,7 +1,8 @@
 """Cells -> what the sweep says: accuracy, its interval, and the paired difference to the un-pruned model.
 
 Everything is computed from one (configuration x sample) matrix of scores. Where all are 0 or 1, intervals are Wilson's
-and tests McNemar's; benchmarks whose scores lie between (VQA's soft accuracy) have bootstrap intervals and tests.
+and tests McNemar's; benchmarks whose scores lie between (VQA's soft accuracy) have bootstrap intervals and tests. Which
+it was stands beside each number: what shows it reads that and knows no rule.
 Samples without an image have nothing to prune; they are counted apart, and every number is over the image questions
 unless its name says ``text_only``. A number that cannot be given is missing (NaN, <NA>), never 0. Shape letters: P grid
 points, S samples.
@@ -10,22 +11,24 @@ points, S samples.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from orchestrator.matrix import UNKNOWN, CellMatrix
 from orchestrator.significance import (
+    WILSON,
     Bools,
     Floats,
     Ints,
     bootstrap_mean,
-    bootstrap_p,
     holm,
-    mcnemar,
     paired_bootstrap,
+    paired_test,
     wilson,
 )
 from orchestrator.stops import STOPPED, stopped_points
@@ -47,6 +50,7 @@ class Answers:
     answered_PS: Bools
     correct_PS: Bools  # a score of at least half; False where not answered
     score_PS: Floats  # 0 to 1; 0 where not answered
+    unread_PS: Bools  # the scorer found no option, number or word in the answer; False where not answered
     image_S: Bools  # False: a text-only question, which no strategy can prune
     failed_S: Bools  # the sample has a failure record
     stopped: frozenset[str] = frozenset()  # keys of the points that racing stopped
@@ -73,6 +77,7 @@ class Answers:
             answered_PS=self.answered_PS[:, chosen],
             correct_PS=self.correct_PS[:, chosen],
             score_PS=self.score_PS[:, chosen],
+            unread_PS=self.unread_PS[:, chosen],
             image_S=self.image_S[chosen],
             failed_S=self.failed_S[chosen],
             stopped=self.stopped,
@@ -103,6 +108,7 @@ def answers_of(experiment: Experiment, matrix: CellMatrix, failures: pd.DataFram
         answered_PS=matrix.answered_PS.copy(),
         correct_PS=matrix.correct_PS.copy(),
         score_PS=matrix.score_PS,
+        unread_PS=matrix.unread_PS.copy(),
         image_S=image,
         failed_S=samples["id"].isin(failures["sample"]).to_numpy(),
         stopped=stopped_points(experiment),
@@ -127,8 +133,12 @@ def summary(experiment: Experiment) -> pd.DataFrame:
     return summarise(answers(experiment))
 
 
-def summarise(table: Answers) -> pd.DataFrame:
+def summarise(table: Answers, references: Sequence[int | None] = ()) -> pd.DataFrame:
     """Every number that is shown of a grid point.
+
+    Args:
+        table: All answers.
+        references: Of each row that of its baseline, where there are several; else it is the first un-pruned one.
 
     Returns:
         Columns, over the image questions unless said otherwise:
@@ -136,14 +146,18 @@ def summarise(table: Answers) -> pd.DataFrame:
         n, n_expected, correct (scores of at least half), failed (samples without an answer because they failed), state
         ("complete": every sample has its answer or has failed, "partial", "missing",
         or "stopped early" by racing);
-        accuracy, ci_low, ci_high (mean score, 0 to 1; Wilson 95 %, or bootstrap for soft scores);
+        accuracy, ci_low, ci_high (mean score, 0 to 1; 95 %), interval (what made the latter: "Wilson", for soft scores
+        "bootstrap", where these are all equal "rule of three"; "" without answers);
         n_paired, lost, gained (samples shared with the baseline; those with a lower and a higher score than it has),
-        difference, diff_low, diff_high (-1 to 1, paired bootstrap 95 %), relative_drop, drop_low, drop_high (percent
-        of the baseline's accuracy, on the shared samples), p (exact McNemar, or paired bootstrap for soft scores),
-        p_holm (corrected across the grid);
+        difference, diff_low, diff_high (-1 to 1, 95 %), diff_interval ("paired bootstrap", or "rule of three" where
+        nothing flipped), relative_drop, drop_low, drop_high (percent of the baseline's accuracy, on the shared
+        samples, 95 %), p, test ("McNemar, exact", or "paired bootstrap" for soft scores), p_holm (corrected across the
+        grid);
         lacking (image questions that points have answered which racing did not stop, and this one has not), short
         (bool: more than `LITTLE` of them, and not because it was stopped: its accuracy is one of other, perhaps
         easier, questions);
+        no_option (0 to 1, of the answers: the scorer found none of the options, or nothing else to judge; they count as
+        wrong);
         n_text_only, accuracy_text_only; flags ("; "-joined, empty where nothing is suspicious).
         The comparison is missing for the baseline itself.
     """
@@ -174,14 +188,16 @@ def summarise(table: Answers) -> pd.DataFrame:
             "accuracy": _share(images.score_PS.sum(axis=1), n),
             "ci_low": interval.low,
             "ci_high": interval.high,
-            **_comparison(images),
+            "interval": interval.by,
+            **compared(images, references or [table.baseline] * len(table.points)),
             "lacking": lacking,
             "short": (lacking > LITTLE * asked_S.sum()) & (state != STOPPED) & (n > 0),
+            "no_option": _share(images.unread_PS.sum(axis=1), n),
             "n_text_only": n_text,
             "accuracy_text_only": _share(texts.score_PS.sum(axis=1), n_text),
         }
     )
-    rows["flags"] = suspicions(rows, counted=images.binary)
+    rows["flags"] = suspicions(rows)
     return rows
 
 
@@ -232,15 +248,68 @@ def flip_matrices(table: Answers) -> tuple[Bools, Bools]:
     return shared_PS & (after_PS < before_S), shared_PS & (after_PS > before_S)
 
 
-def _comparison(table: Answers) -> dict[str, Floats | pd.Series]:
-    """The columns that compare each row with the baseline, on the samples both have answered."""
-    baseline = table.baseline
-    names = ("difference", "diff_low", "diff_high", "relative_drop", "drop_low", "drop_high", "p", "p_holm")
-    if baseline is None:
-        nothing = pd.Series(pd.NA, index=range(len(table.points)), dtype="Int64")
-        blank = np.full(len(table.points), np.nan)
-        return {**dict.fromkeys(("n_paired", "lost", "gained"), nothing), **dict.fromkeys(names, blank)}
-    return _paired(table, baseline)
+COUNTS = ("n_paired", "lost", "gained")
+NUMBERS = ("difference", "diff_low", "diff_high", "relative_drop", "drop_low", "drop_high", "p", "p_holm")
+NAMES = ("diff_interval", "test")
+Column = NDArray[Any] | pd.Series
+
+
+def compared(table: Answers, references: Sequence[int | None]) -> dict[str, Column]:
+    """The columns that compare rows with others, on the samples that both have answered.
+
+    Args:
+        table: Of the questions that count.
+        references: Of each row that which it is compared with; itself or None: with none.
+
+    Returns:
+        The columns of `summarise` from n_paired to p_holm, which is corrected over all that are compared here.
+    """
+    columns = _blank(len(references))
+    for reference in dict.fromkeys(row for row in references if row is not None):
+        rows = [row for row, against in enumerate(references) if against == reference != row]
+        for name, values in _against(table, reference, rows).items():
+            columns[name][rows] = values
+    return _counted({**columns, "p_holm": holm(columns["p"])})
+
+
+def compared_with_none(rows: int) -> dict[str, Column]:
+    """The same columns where there are no answers to compare."""
+    return _counted(_blank(rows))
+
+
+def _blank(rows: int) -> dict[str, NDArray[Any]]:
+    numbers = {name: np.full(rows, np.nan) for name in (*COUNTS, *NUMBERS)}
+    return {**numbers, **{name: np.full(rows, "", dtype=object) for name in NAMES}}
+
+
+def _counted(columns: Mapping[str, NDArray[Any]]) -> dict[str, Column]:
+    return {**columns, **{name: pd.Series(columns[name]).astype("Int64") for name in COUNTS}}
+
+
+def _against(table: Answers, reference: int, rows: Sequence[int]) -> dict[str, NDArray[Any]]:
+    """What `compared` says of some rows; missing where one shares no sample with the reference."""
+    score_PS, answered_PS = table.score_PS[[reference, *rows]], table.answered_PS[[reference, *rows]]
+    shared_PS = answered_PS & answered_PS[0]
+    change_PS = np.where(shared_PS, score_PS - score_PS[0], 0.0)
+    base = np.where(shared_PS, score_PS[0], 0.0).sum(axis=1)
+    change, n = change_PS.sum(axis=1), shared_PS.sum(axis=1)
+    bands = paired_bootstrap(score_PS, answered_PS, 0)
+    tested = paired_test(change_PS, table.binary)
+    values = {
+        "n_paired": n,
+        "lost": (change_PS < 0).sum(axis=1),
+        "gained": (change_PS > 0).sum(axis=1),
+        "difference": _share(change, n),
+        "diff_low": bands.difference.low,
+        "diff_high": bands.difference.high,
+        "relative_drop": 100 * _share(0 - change, base),
+        "drop_low": bands.drop.low,
+        "drop_high": bands.drop.high,
+        "p": tested.p,
+    }
+    numbers = {name: np.where(n > 0, value, np.nan)[1:] for name, value in values.items()}
+    tests = np.where(n > 0, tested.by, "")
+    return {**numbers, "diff_interval": bands.difference.by[1:], "test": tests[1:]}
 
 
 def contrast(table: Answers, rows: Sequence[int], reference: int) -> pd.DataFrame:
@@ -252,62 +321,40 @@ def contrast(table: Answers, rows: Sequence[int], reference: int) -> pd.DataFram
         reference: Row of what they are compared with.
 
     Returns:
-        One row per entry of ``rows``: n_paired, lost, gained, difference, diff_low, diff_high, relative_drop, drop_low,
-        drop_high, p and p_holm (corrected over these rows) as in `summarise`; missing for the reference itself.
+        One row per entry of ``rows`` with the columns of `compared`; missing for the reference itself.
     """
     images = table.of_images(True)
     chosen = [reference, *rows]
     part = replace(
         images, points=tuple(images.points[row] for row in chosen), answered_PS=images.answered_PS[chosen],
-        correct_PS=images.correct_PS[chosen], score_PS=images.score_PS[chosen],
+        correct_PS=images.correct_PS[chosen], score_PS=images.score_PS[chosen], unread_PS=images.unread_PS[chosen],
     )  # fmt: skip
-    found = pd.DataFrame(_paired(part, 0, [0, *(place + 1 for place, row in enumerate(rows) if row == reference)]))
+    found = pd.DataFrame(compared(part, [None, *(None if row == reference else 0 for row in rows)]))
     return found.iloc[1:].reset_index(drop=True)
 
 
-def _paired(table: Answers, reference: int, same: Sequence[int] = ()) -> dict[str, Floats | pd.Series]:
-    """The columns of a comparison with one row; the rows ``same`` and the reference are not compared."""
-    names = ("difference", "diff_low", "diff_high", "relative_drop", "drop_low", "drop_high", "p", "p_holm")
-    shared_PS = table.answered_PS & table.answered_PS[reference]
-    change_PS = np.where(shared_PS, table.score_PS - table.score_PS[reference], 0.0)
-    base = np.where(shared_PS, table.score_PS[reference], 0.0).sum(axis=1)
-    lost, gained = (change_PS < 0).sum(axis=1), (change_PS > 0).sum(axis=1)
-    change, n = change_PS.sum(axis=1), shared_PS.sum(axis=1)
-    bands = paired_bootstrap(table.score_PS, table.answered_PS, reference)
-
-    compared = n > 0
-    compared[[reference, *same]] = False
-    tested = mcnemar(lost, gained) if table.binary else bootstrap_p(change_PS)
-    p = np.where(compared, tested, np.nan)
-    values = (
-        _share(change, n),
-        bands.difference.low,
-        bands.difference.high,
-        100 * _share(0 - change, base),
-        bands.drop.low,
-        bands.drop.high,
-        p,
-        holm(p),
-    )
-    counts = {"n_paired": n, "lost": lost, "gained": gained}
-    return {
-        **{name: pd.Series(count).astype("Int64").where(compared) for name, count in counts.items()},
-        **{name: np.where(compared, value, np.nan) for name, value in zip(names, values, strict=True)},
-    }
+def spoken(names: Iterable[str]) -> str:
+    """What the numbers of several rows were made by, in words: "Wilson", "paired bootstrap or rule of three"."""
+    return " or ".join(dict.fromkeys(name for name in names if name)) or "-"
 
 
-def suspicions(rows: pd.DataFrame, counted: bool = True) -> list[str]:
+def is_soft(rows: pd.DataFrame) -> bool:
+    """Whether scores of a summary lie between 0 and 1, so that its accuracy is no share of right answers."""
+    return not rows["interval"].isin([WILSON, ""]).all()
+
+
+def suspicions(rows: pd.DataFrame) -> list[str]:
     """What cannot be, or hardly can, of each row: a broken run looks like a result until somebody says so.
 
     Args:
-        rows: With baseline, strategy, params, layer, rank, n, correct, accuracy, lost and gained, and of our own runs
-            lacking, short and failed; may come from a file that states accuracies without counts behind them.
-        counted: Whether an accuracy is a share of the answers; not where scores lie between 0 and 1.
+        rows: With baseline, strategy, params, layer, rank, n, correct, accuracy, interval, lost and gained, and of our
+            own runs lacking, short and failed; may come from a file that states accuracies without counts behind them.
 
     Returns:
         One text per row, empty where nothing is suspicious.
     """
     found: list[list[str]] = [[] for _ in range(len(rows))]
+    counted = not is_soft(rows)  # an accuracy is a share of the answers
     base = rows[rows["baseline"]]
     full_layer, full_rank = (base["layer"].max(), base["rank"].max()) if len(base) else (np.inf, np.inf)
     untouched = (rows["layer"] >= full_layer) | (rows["rank"] >= full_rank)

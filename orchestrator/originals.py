@@ -195,12 +195,12 @@ def _advanced_name(point: GridPoint) -> str:
 def _advanced_content(found: Found, row: int, used: Bools) -> dict[str, Any]:
     point = found.answers.points[row]
     pruned = point.strategy != BASELINE
-    total, correct = int(used.sum()), int(found.answers.correct_PS[row, used].sum())
+    (accuracy,), correct = accuracies(found.answers, [row], used), int(found.answers.correct_PS[row, used].sum())
     ratio = None if found.costs is None else float(found.costs["fastv_ratio"].iloc[row])
     return {
-        "accuracy": correct / total,
+        "accuracy": accuracy,
         "avg_latency": found.latency.get(point.key),
-        "total_samples": total,
+        "total_samples": int(used.sum()),
         "correct_samples": correct,
         "flops_info": ratio,
         "model_config": {
@@ -235,7 +235,7 @@ def ablation(found: Found) -> list[PromisedFile]:
         settings = "_".join(f"{name}-{value}" for name, value in point.params)
         content: dict[str, Any] = {
             "config": {**dict(point.params), "layer": point.layer, "rank": point.rank},
-            "accuracy": float(found.answers.correct_PS[row, used].mean()),
+            "accuracy": accuracies(found.answers, [row], used)[0],
             "correct_samples": int(found.answers.correct_PS[row, used].sum()),
             "total_samples": int(used.sum()),
         }
@@ -261,8 +261,8 @@ def ablation_table(summary: pd.DataFrame, points: Sequence[GridPoint]) -> pd.Dat
     if not rows:
         return None
     params = pd.DataFrame([dict(points[row].params) for row in rows])
-    wanted = ["layer", "rank", "average_visual_tokens", "n", "correct", "accuracy", "ci_low", "ci_high", "difference",
-              "diff_low", "diff_high", "p", "p_holm"]  # fmt: skip
+    wanted = ["layer", "rank", "average_visual_tokens", "n", "correct", "accuracy", "ci_low", "ci_high",
+              "interval", "difference", "diff_low", "diff_high", "diff_interval", "p", "test", "p_holm"]  # fmt: skip
     values = summary.iloc[rows][[name for name in wanted if name in summary]].reset_index(drop=True)
     return pd.concat([params, values], axis=1)
 
@@ -279,8 +279,8 @@ def finished(answers: Answers, rows: Iterable[int]) -> tuple[list[int], Bools]:
 
 
 def accuracies(answers: Answers, rows: Sequence[int], used: Bools) -> list[float]:
-    """Of each row, over the samples used."""
-    return [float(answers.correct_PS[row, used].mean()) for row in rows]
+    """Mean score of each row over the samples used."""
+    return [float(answers.score_PS[row, used].mean(dtype=np.float64)) for row in rows]
 
 
 def min_max(values: Sequence[float]) -> list[float]:

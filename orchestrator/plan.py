@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from workers.models import ModelFacts
+from workers.families.config import ModelConfig
 from workers.tasks.base import Sample
 from workers.tasks.prompts import IMAGE_MARKER, build_prompt
 from workers.work import GridPoint, TaskSpec, WorkUnit
@@ -55,7 +55,7 @@ def make_plan(
     points: Sequence[GridPoint],
     samples: Sequence[Sample],
     done: Done,
-    facts: ModelFacts,
+    facts: ModelConfig,
     task: TaskSpec,
     workers: int,
 ) -> Plan:
@@ -117,7 +117,7 @@ def shard_size(samples: int, points: int, workers: int) -> int:
     return max(1, min(MAX_SHARD, fair, MAX_CELLS // max(1, points)))
 
 
-def estimate_work(units: Sequence[WorkUnit], samples: Sequence[Sample], facts: ModelFacts, task: TaskSpec) -> Work:
+def estimate_work(units: Sequence[WorkUnit], samples: Sequence[Sample], facts: ModelConfig, task: TaskSpec) -> Work:
     """Token-layers of the prefill of some units, shared and separate.
 
     A point that prunes nothing (rank N, layer L, or a sample without an image) is answered by the trunk.
@@ -144,7 +144,7 @@ def estimate_work(units: Sequence[WorkUnit], samples: Sequence[Sample], facts: M
     return Work(shared=shared, separate=separate)
 
 
-def estimate_bytes(units: Sequence[WorkUnit], facts: ModelFacts) -> int:
+def estimate_bytes(units: Sequence[WorkUnit], facts: ModelConfig) -> int:
     """Bytes that the cells and masks of some units take. A mask of scattered tokens does not compress."""
     total = 0
     for unit in units:
@@ -153,7 +153,7 @@ def estimate_bytes(units: Sequence[WorkUnit], facts: ModelFacts) -> int:
     return total
 
 
-def prompt_lengths(sample: Sample, facts: ModelFacts, task: TaskSpec) -> tuple[int, int, int]:
+def prompt_lengths(sample: Sample, facts: ModelConfig, task: TaskSpec) -> tuple[int, int, int]:
     """Estimated tokens before the image, of the image, and after it; without an image all text counts as after."""
     prompt = build_prompt(sample, task.conversation, task.single_prediction)
     before, _, after = prompt.partition(IMAGE_MARKER) if sample.image is not None else ("", "", prompt)

@@ -6,28 +6,29 @@ Ray is imported inside functions: `cluster.start_ray` comes before it, and `Loca
 
 from __future__ import annotations
 
-import importlib
 import logging
 import math
-import os
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster import PoolError, resource, start_ray
-from orchestrator.dispatch import MAX_LOSSES, Dispatch, Job
-from orchestrator.faults import LOST, is_of_the_machine, told
-from workers.checkpoints.layout import open_checkpoint
+from orchestrator.dispatch import Dispatch, Job
+from orchestrator.limits import Limits, TimeLimit, alarm
+from orchestrator.losses import MACHINE_GONE, OUT_OF_REACH, NoAnswer, given_up, no_answer, reason_of, remedy_of, told_of
+from orchestrator.progress import duration
+from orchestrator.seat import ENGINE, EngineFactory, Seat, engine_of
+from workers.families.catalog import open_checkpoint
+from workers.families.config import ModelError
 from workers.fingerprint import sources_hash
-from workers.models import ModelError
 from workers.prefetch import ahead
 from workers.tasks.base import DataError
-from workers.work import DeviceLostError, EngineSpec, SampleFailure, UnitOutcome, WorkUnit
+from workers.work import DeviceLostError, EngineSpec, UnitOutcome, WorkUnit
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -35,27 +36,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(f"saccade.{__name__}")
 
-ENGINE = "workers.actor:EngineActor"
 UNITS_OF_A_GPU = 3  # in flight: one for each lane (workers/lanes.py), and the next is there before it is needed
 MAX_FAILED_STARTS = 3  # in a row, of workers that die before their first answer
 GRACE_S = 1.0  # how often a waiting pool wakes up: Ctrl-C, a slow worker, a machine that has joined
 STAFF_S = 5.0  # how often the cluster is asked how many workers it has room for
 PATIENCE_S = 60.0  # without any worker, before that is said
 PROCESS_BYTES = 2**30  # of an engine besides its weights
-MACHINE_GONE = "its machine is gone"
-OUT_OF_REACH = "it was out of reach"
 ASK_AGAIN_S = 0.2
-
-
-class EngineLike(Protocol):
-    """What a pool runs; `workers.actor.EngineActor` is one."""
-
-    def identity(self) -> dict[str, str]: ...
-
-    def run(self, unit: WorkUnit) -> UnitOutcome: ...
-
-
-EngineFactory = Callable[..., EngineLike] | str  # (spec, device, threads), or where it is: "module:Class"
 
 
 class Pool(AbstractContextManager["Pool"]):
@@ -64,11 +51,12 @@ class Pool(AbstractContextManager["Pool"]):
     workers: int
 
     @abstractmethod
-    def results(self, units: Iterable[WorkUnit]) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
+    def results(self, units: Iterable[WorkUnit], tried: Collection[str] = ()) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
         """Answer units, in any order, each exactly once; a unit may come back in parts.
 
         Args:
             units: Taken one by one, when there is somebody free to answer: what comes next may still be decided then.
+            tried: Samples that gave no answer in time in an earlier run: they come last, each alone.
 
         Raises:
             ModelError, DataError: An engine could not be built.
@@ -90,51 +78,41 @@ class Pool(AbstractContextManager["Pool"]):
 class LocalPool(Pool):
     """One engine in this process: for debuggers, and where Ray is not wanted."""
 
-    def __init__(self, spec: EngineSpec, engine: EngineFactory = ENGINE, device: str | None = None) -> None:
+    def __init__(
+        self,
+        spec: EngineSpec,
+        engine: EngineFactory = ENGINE,
+        device: str | None = None,
+        *,
+        limits: Limits | None = None,
+        on_event: Callable[[str], None] = log.warning,
+    ) -> None:
         self.workers = 1
-        self._engine = _factory(engine)(spec, device, None)
+        self._limits, self._on_event = limits or Limits(), on_event
+        self._engine = engine_of(engine)(spec, device, None)
 
-    def results(self, units: Iterable[WorkUnit]) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
+    def results(self, units: Iterable[WorkUnit], tried: Collection[str] = ()) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
         if not self._engine.identity()["device"].startswith("cuda"):
-            for unit in units:
-                yield unit, self._engine.run(unit)
+            yield from self._one_by_one(Dispatch(units, 1, self._limits.sample_s, tried))
             return
-        with ThreadPoolExecutor(UNITS_OF_A_GPU) as pool:
+        with ThreadPoolExecutor(UNITS_OF_A_GPU) as pool:  # several at a time, which nothing can break off
             yield from ahead(pool, lambda unit: (unit, self._engine.run(unit)), units, UNITS_OF_A_GPU)
 
-
-class _Seat:
-    """What an actor holds: an engine, or the reason why there is none.
-
-    Ray hands on an exception of a constructor as text only; kept here, it reaches the driver as it was raised.
-    """
-
-    def __init__(self, engine: EngineFactory, spec: EngineSpec, threads: int | None, gpu_share: float) -> None:
-        self._error: ValueError | None = None
-        if 0 < gpu_share < 1:
-            from workers.memory import share_gpu  # brings torch along
-
-            share_gpu(gpu_share)
-        try:
-            self._engine = _factory(engine)(spec, None, threads)
-        except (ModelError, DataError) as error:
-            self._error = error.with_traceback(None)
-        except Exception as error:  # whatever loading raises, the next worker would raise as well
-            if is_of_the_machine(error):
-                raise
-            self._error = PoolError(f"a worker could not load the model: {told(error)}")
-
-    def identity(self) -> dict[str, str]:
-        if self._error is not None:
-            raise self._error
-        return self._engine.identity()
-
-    def run(self, unit: WorkUnit) -> UnitOutcome:
-        try:
-            return self._engine.run(unit)
-        except DeviceLostError:
-            log.exception("the device is lost, and with it this worker")
-            os._exit(1)  # the pool replaces a lost process; one that lives on would fail every unit at once
+    def _one_by_one(self, dispatch: Dispatch[None]) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
+        while (job := dispatch.take(None, time.monotonic())) is not None:
+            limit_s = dispatch.limit(job)
+            try:
+                with alarm(limit_s):
+                    outcome = self._engine.run(job.unit)
+            except TimeLimit:
+                error = NoAnswer(limit_s, [job])
+                loss = dispatch.lose(None, machine=False, stuck=error.jobs)
+                self._on_event(told_of(f"broken off ({error})", loss))
+                for unit in loss.given_up:
+                    yield unit, given_up(unit, error)
+            else:
+                dispatch.answer(None, job, time.monotonic())
+                yield job.unit, outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +132,16 @@ class _Share:
         return cls(gpus=0, cpus=int(cores - 0.01) if cores > 1 else int(cores * 990) / 1000, threads=max(1, int(cores)))
 
 
+@dataclass(slots=True, eq=False)
+class _Worker:
+    """An actor, and what is known of it."""
+
+    actor: ActorHandle
+    name: str = ""  # for people; empty until it has loaded the model, and may be given work
+    loading_since: float | None = None  # None: it has no place in the cluster yet, or has loaded
+    silent: bool = False  # out of reach: Ray does not know yet whether it lives
+
+
 class RayPool(Pool):
     """Actors on a Ray cluster, one engine each; a lost one is replaced and its units given out again.
 
@@ -169,6 +157,7 @@ class RayPool(Pool):
         workers: int | None = None,
         address: str | None = None,
         gpus_per_worker: float | None = None,
+        limits: Limits | None = None,
         on_event: Callable[[str], None] = log.warning,
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
@@ -181,6 +170,7 @@ class RayPool(Pool):
                 for each GPU, or for each CPU core if memory allows.
             address: Of a running cluster; by default ``RAY_ADDRESS``, else a private cluster on this machine.
             gpus_per_worker: 0 .. 1; by default 1 where there are GPUs.
+            limits: After which a worker counts as hanging, and is replaced.
             on_event: Told one line for each loss.
             on_ready: Called when the first engine is loaded.
 
@@ -188,8 +178,9 @@ class RayPool(Pool):
             PoolError: There is no cluster at the address, or not what is asked of it.
         """
         self._owns_cluster = start_ray(address)
-        self._actors: set[ActorHandle] = set()
+        self._workers: set[_Worker] = set()
         self._spec, self._engine, self._fixed = spec, engine, workers
+        self._limits = limits or Limits()
         self._on_event, self._on_ready = on_event, on_ready
         try:
             self._share = self._fair_share(gpus_per_worker)
@@ -198,18 +189,14 @@ class RayPool(Pool):
             raise
         self.workers = self._wanted()
         self._in_hand = UNITS_OF_A_GPU if self._share.gpus else 1
-        self._staff: set[ActorHandle] = set()  # those that have answered
-        self._refs: dict[ObjectRef, tuple[ActorHandle, Job | None]] = {}  # None: the actor is starting
-        self._silent: set[ActorHandle] = set()  # out of reach: Ray does not know yet whether they live
+        self._refs: dict[ObjectRef, tuple[_Worker, Job | None]] = {}  # None: the worker is starting
         self._failed_starts = 0
         self._is_ready = False
+        self._alone_since: float | None = time.monotonic()  # nobody has loaded; None: it was said
 
-    def results(self, units: Iterable[WorkUnit]) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
-        import ray
-
-        dispatch: Dispatch[ActorHandle] = Dispatch(units, self._in_hand)
+    def results(self, units: Iterable[WorkUnit], tried: Collection[str] = ()) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
+        dispatch: Dispatch[_Worker] = Dispatch(units, self._in_hand, self._limits.sample_s, tried)
         asked = -math.inf
-        alone_since, said = time.monotonic(), False
         while not dispatch.finished:
             now = time.monotonic()
             if now - asked > STAFF_S:
@@ -218,47 +205,86 @@ class RayPool(Pool):
             self._hand_out(dispatch, now)
             if dispatch.finished:
                 return
-            lost: dict[ActorHandle, Exception] = {}
-            for ref in _ready(self._refs):
-                actor, job = self._refs.pop(ref)
-                try:
-                    value = ray.get(ref)
-                except ray.exceptions.ActorUnavailableError:
-                    self._ask_again(actor)
-                    continue
-                except _lost_errors() as error:
-                    lost.setdefault(actor, error)
-                    continue
-                except ray.exceptions.RayTaskError as error:
-                    if isinstance(error.cause, ModelError | DataError | PoolError):
-                        raise error.cause from None
-                    raise
-                if actor in self._silent:  # alive after all, but what it answered meanwhile is lost
-                    lost.setdefault(actor, ConnectionError(OUT_OF_REACH))
-                elif job is None:
-                    self._greet(actor, value)
-                elif dispatch.answer(actor, job, time.monotonic()):
-                    yield job.unit, value
-            for actor, cause in lost.items():
-                yield from self._bury(actor, cause, dispatch)
+            lost: dict[_Worker, Exception] = {}
+            yield from self._collect(dispatch, lost)
+            self._find_the_stuck(dispatch, lost)
+            for worker, error in lost.items():
+                yield from self._bury(worker, error, dispatch)
             if lost:
                 self._hire()
-            if self._staff:
-                alone_since, said = now, False
-            elif not said and now - alone_since > PATIENCE_S:
-                self._on_event(
-                    "no worker is left: waiting until the cluster has room for one; what is finished is on disk"
-                    if self._is_ready
-                    else f"still waiting for the first of {self.workers} workers: loading, or no room in the cluster"
-                )
-                said = True
+            self._say_if_alone(now)
+
+    def _collect(
+        self, dispatch: Dispatch[_Worker], lost: dict[_Worker, Exception]
+    ) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
+        """What has been answered; who turns out to be ``lost``, and why, is added there."""
+        import ray
+
+        for ref in _ready(self._refs):
+            worker, job = self._refs.pop(ref)
+            try:
+                value = ray.get(ref)
+            except ray.exceptions.ActorUnavailableError:
+                self._ask_again(worker)
+                continue
+            except _lost_errors() as error:
+                lost.setdefault(worker, error)
+                continue
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, DeviceLostError):
+                    lost.setdefault(worker, error.cause)
+                    continue
+                if isinstance(error.cause, ModelError | DataError | PoolError):
+                    raise error.cause from None
+                raise
+            if worker.silent:  # alive after all, but what it answered meanwhile is lost
+                lost.setdefault(worker, ConnectionError(OUT_OF_REACH))
+            elif job is None:
+                self._greet(worker, value)
+            elif dispatch.answer(worker, job, time.monotonic()):
+                yield job.unit, value
+
+    def _find_the_stuck(self, dispatch: Dispatch[_Worker], lost: dict[_Worker, Exception]) -> None:
+        """Say who is waited for, and add to ``lost`` whom nobody should wait for any more."""
+        now = time.monotonic()
+        for worker, job, age in dispatch.slow(now):
+            limit = duration(dispatch.limit(job))
+            self._on_event(f"{worker.name}: {no_answer(age, [job])}; it is replaced after {limit}")
+        for worker, jobs in dispatch.stuck(now).items():
+            if not self._has_answered(worker, jobs):
+                lost.setdefault(worker, NoAnswer(max(map(dispatch.limit, jobs)), jobs))
+        load_s = self._limits.load_s
+        for worker in self._workers:
+            late = worker.loading_since is not None and now - worker.loading_since > load_s
+            if late and not self._has_answered(worker, [None]):
+                lost.setdefault(worker, TimeoutError(f"the model was not there after {duration(load_s)}"))
+
+    def _has_answered(self, worker: _Worker, jobs: Sequence[Job | None]) -> bool:
+        """Whether one of these answers waits to be read: then this process was held up, not the worker."""
+        import ray
+
+        refs = [ref for ref, (other, job) in self._refs.items() if other is worker and job in jobs]
+        return bool(refs and ray.wait(refs, timeout=0)[0])
+
+    def _say_if_alone(self, now: float) -> None:
+        if any(worker.name for worker in self._workers):
+            self._alone_since = now
+        elif self._alone_since is not None and now - self._alone_since > PATIENCE_S:
+            self._alone_since = None
+            if self._is_ready:
+                what = "no worker is left: waiting until the cluster has room for one; what is finished is on disk"
+            else:
+                loading = any(worker.loading_since is not None for worker in self._workers)
+                what = "load the model" if loading else "get a place in the cluster"
+                what = f"still waiting for the first of {self.workers} workers to {what}"
+            self._on_event(what)
 
     def release(self) -> None:
         import ray
 
-        for actor in self._actors:
-            ray.kill(actor)
-        self._actors = set()
+        for worker in self._workers:
+            ray.kill(worker.actor)
+        self._workers = set()
 
     def close(self) -> None:
         import ray
@@ -306,18 +332,19 @@ class RayPool(Pool):
 
         share = self._share
         options: dict[str, Any] = {"num_gpus": share.gpus, "num_cpus": share.cpus, "max_concurrency": self._in_hand}
-        remote = ray.remote(max_restarts=0, max_task_retries=0, **options)(_Seat)
-        for _ in range(self._wanted() - len(self._actors)):
+        remote = ray.remote(max_restarts=0, max_task_retries=0, **options)(Seat)
+        for _ in range(self._wanted() - len(self._workers)):
             actor: Any = remote.remote(self._engine, self._spec, share.threads, share.gpus)
-            self._actors.add(actor)
-            self._refs[actor.identity.remote()] = (actor, None)
+            worker = _Worker(actor)
+            self._workers.add(worker)
+            self._refs[actor.here.remote()] = self._refs[actor.identity.remote()] = (worker, None)
 
-    def _ask_again(self, actor: ActorHandle) -> None:
-        """An actor is out of reach. The answer to another call says whether it is dead, and whether alone."""
-        self._silent.add(actor)
-        if (actor, None) not in self._refs.values():
+    def _ask_again(self, worker: _Worker) -> None:
+        """One is out of reach. The answer to another call says whether it is dead, and whether alone."""
+        worker.silent = True
+        if (worker, None) not in self._refs.values():
             time.sleep(ASK_AGAIN_S)
-            self._refs[actor.identity.remote()] = (actor, None)
+            self._refs[worker.actor.identity.remote()] = (worker, None)
 
     def _has_ray(self) -> bool:
         """Whether the raylet lives that this process talks to."""
@@ -326,75 +353,67 @@ class RayPool(Pool):
         home = ray.get_runtime_context().get_node_id()
         return any(node["Alive"] and node["NodeID"] == home for node in ray.nodes())
 
-    def _hand_out(self, dispatch: Dispatch[ActorHandle], now: float) -> None:
+    def _hand_out(self, dispatch: Dispatch[_Worker], now: float) -> None:
         """Give units to all who have room, in rounds, so that nobody goes without while another one has two."""
         for _ in range(self._in_hand):
-            for actor in sorted(self._staff - self._silent, key=dispatch.load):
-                if (job := dispatch.take(actor, now)) is not None:
-                    self._refs[actor.run.remote(job.unit)] = (actor, job)
+            free = [worker for worker in self._workers if worker.name and not worker.silent]
+            for worker in sorted(free, key=dispatch.load):
+                if (job := dispatch.take(worker, now)) is not None:
+                    self._refs[worker.actor.run.remote(job.unit)] = (worker, job)
 
-    def _greet(self, actor: ActorHandle, identity: dict[str, str]) -> None:
-        """Trust an actor only if it runs the code that this process planned with."""
+    def _greet(self, worker: _Worker, identity: dict[str, str] | None) -> None:
+        """One has its place, or has loaded the model. Trust it if it runs the code that this process planned with."""
+        if identity is None:
+            worker.loading_since = time.monotonic()
+            return
         if identity["sources_hash"] != sources_hash():
             raise PoolError(
                 f"a worker on {identity.get('host', 'another host')} runs other sources of strategies/ and workers/ "
                 "than this process; install the same version there, or submit with `ray job submit --working-dir .`"
             )
         self._failed_starts = 0
-        self._staff.add(actor)
+        worker.loading_since = None
+        worker.name = f"process {identity.get('pid', '?')} on {identity.get('host', '?')}"
         if not self._is_ready:
             self._is_ready = True
             self._on_ready()
 
     def _bury(
-        self, actor: ActorHandle, error: Exception, dispatch: Dispatch[ActorHandle]
+        self, worker: _Worker, error: Exception, dispatch: Dispatch[_Worker]
     ) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
-        """An actor is lost: see to its units."""
+        """One is lost, or gives no answer: end it, and see to its units."""
         import ray
 
-        ray.kill(actor)  # it may only be out of reach, and hold its GPU for ever
-        self._actors.discard(actor)
-        self._silent.discard(actor)
-        self._refs = {ref: (other, job) for ref, (other, job) in self._refs.items() if other is not actor}
-        reason = _reason(error)
+        ray.kill(worker.actor)  # it may only be out of reach, or hang, and hold its GPU for ever
+        self._workers.discard(worker)
+        self._refs = {ref: (other, job) for ref, (other, job) in self._refs.items() if other is not worker}
+        reason = reason_of(error)
         if reason == MACHINE_GONE and not self._has_ray():
             raise PoolError(
                 "Ray's process on this machine has ended, and no worker can start without it; what was answered is "
                 "kept: give the same command again"
             )
-        if actor not in self._staff:
+        if not worker.name:
             self._on_event(f"a worker was lost while it loaded the model ({reason}); starting another")
             self._failed_starts += reason != MACHINE_GONE
             if self._failed_starts >= MAX_FAILED_STARTS:
                 raise PoolError(
                     f"{self._failed_starts} workers in a row were lost while loading the model ({reason}); "
-                    "is there memory enough? Fewer --workers need less"
+                    f"{remedy_of(error)}"
                 )
             return
-        self._staff.discard(actor)
-        loss = dispatch.lose(actor, machine=reason in (MACHINE_GONE, OUT_OF_REACH))
-        given_up = sum(len(unit.samples) for unit in loss.given_up)
-        what = [
-            f"{_samples(loss.again)} tried again{', one by one' if loss.singly else ''}" if loss.again else "",
-            f"{_samples(given_up)} recorded as failed" if given_up else "",
-        ]
-        self._on_event(", ".join([f"a worker was lost ({reason})", *filter(None, what)]))
+        stuck = error.jobs if isinstance(error, NoAnswer) else ()
+        loss = dispatch.lose(worker, machine=reason in (MACHINE_GONE, OUT_OF_REACH), stuck=stuck)
+        what = f"{worker.name} was ended" if stuck else "a worker was lost"
+        self._on_event(told_of(f"{what} ({reason})", loss))
         for unit in loss.given_up:
-            yield unit, _given_up(unit, reason)
+            yield unit, given_up(unit, error)
 
 
 def _room(spec: EngineSpec, memory_bytes: float) -> int:
     """How many engines fit into half of the memory: their weights, in a wider type perhaps, and a process around."""
     weights = sum(file.stat().st_size for file in open_checkpoint(spec.model).files)
     return max(1, int(memory_bytes / 2 / (2 * weights + PROCESS_BYTES)))
-
-
-def _factory(engine: EngineFactory) -> Callable[..., EngineLike]:
-    if not isinstance(engine, str):
-        return engine
-    module, _, name = engine.partition(":")
-    factory: Callable[..., EngineLike] = getattr(importlib.import_module(module), name)
-    return factory
 
 
 def _ready(refs: Iterable[ObjectRef]) -> list[ObjectRef]:
@@ -420,27 +439,3 @@ def _lost_errors() -> tuple[type[Exception], ...]:
         exceptions.OutOfMemoryError,
         exceptions.ObjectLostError,
     )
-
-
-def _reason(error: Exception) -> str:
-    """Why a worker died, from the many lines that Ray writes."""
-    text = str(error)
-    if "memory" in text and "threshold" in text:
-        return "killed by Ray because memory ran out"
-    if "End of file" in text:
-        return "its process ended without a word: killed, or out of memory"
-    if "node" in text and ("died" in text or "dead" in text or "terminated" in text):
-        return MACHINE_GONE
-    if text == OUT_OF_REACH:
-        return OUT_OF_REACH
-    return " ".join(text.split())[:160]
-
-
-def _samples(count: int) -> str:
-    return f"{count} sample{'s' if count > 1 else ''}"
-
-
-def _given_up(unit: WorkUnit, reason: str) -> UnitOutcome:
-    message = f"{MAX_LOSSES} workers were lost over it ({reason})"
-    failures = tuple(SampleFailure(sample=sample, kind=LOST, message=message, traceback="") for sample in unit.samples)
-    return UnitOutcome(unit=unit.key, outcomes=(), failures=failures)

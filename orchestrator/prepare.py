@@ -12,8 +12,7 @@ from orchestrator.chosen_by import chosen_by
 from orchestrator.manifest import Manifest
 from orchestrator.spec import SweepSpec
 from strategies import catalog
-from workers.checkpoints.contents import check_checkpoint
-from workers.checkpoints.layout import base_notes, open_checkpoint
+from workers.families.catalog import open_checkpoint
 from workers.fingerprint import model_fingerprint, sources_hash, whole_data_fingerprint
 from workers.rules import prompt_fingerprint, scorer_fingerprint
 from workers.tasks.base import Sample
@@ -46,7 +45,7 @@ def prepare(spec: SweepSpec) -> Prepared:
         ModelError, DataError: Files are missing or damaged.
     """
     checkpoint = open_checkpoint(spec.engine.model)
-    check_checkpoint(checkpoint)
+    checkpoint.check()
     benchmark = load_benchmark(spec.engine.task)
     everything = benchmark.samples
     manifest = Manifest(
@@ -69,7 +68,7 @@ def prepare(spec: SweepSpec) -> Prepared:
         samples=everything[: spec.sample_limit],
         available=len(everything),
         manifest=manifest,
-        notes=(*base_notes(checkpoint), *benchmark.notes, *_too_many(spec, len(everything))),
+        notes=(*checkpoint.notes, *benchmark.notes, *_too_many(spec, len(everything))),
     )
 
 

@@ -23,14 +23,15 @@ from orchestrator.disk import StoreError
 from orchestrator.inventory import Finding
 from orchestrator.spec import EMBEDDED
 from orchestrator.store import Experiment
-from workers.checkpoints.layout import open_checkpoint
+from strategies import catalog
 from workers.embedded.location import DATA_DIR, MODEL_DIR
+from workers.families.catalog import load_model, open_checkpoint
+from workers.families.model import default_device
 from workers.fingerprint import is_same_data, model_fingerprint
-from workers.loading import default_device, load_llava
 from workers.slow_path import SlowAnswer, slow_answer
 from workers.tasks.base import LETTERS, Sample
 from workers.tasks.catalog import load_samples, scorer_of
-from workers.work import EngineSpec
+from workers.work import BASELINE, EngineSpec, GridPoint
 
 SHARE = 0.01  # of the cells: forgeries as rare as this are what the printed probability is for
 
@@ -63,6 +64,7 @@ class Recomputed:
     other_choices: tuple[str, ...]  # a line for each cell whose tokens the slow path would not have chosen
     tolerance: Tolerance
     near_ties: int  # answers that differ where two tokens are as good as equal
+    refused: tuple[str, ...] = ()  # labels of grid points that earlier versions ran and this one does not
 
     def findings(self) -> Iterator[Finding]:
         """For people, the probability of overlooking included."""
@@ -78,6 +80,13 @@ class Recomputed:
             f"{ties}; had {forged} of the {self.cells} cells been forged or stale, this would have met one with "
             f"{100 * chance:.1f} %",
         )
+        if self.refused:
+            more = f" and {len(self.refused) - 1} others" if self.refused[1:] else ""
+            yield Finding(
+                well=True,
+                text=f"left aside: {self.refused[0]}{more}, tokens that an earlier version drew at random under the "
+                "name of a method; `random` is the name for that",
+            )
         for line in self.wrong:
             yield Finding(well=False, text=line)
         for line in self.other_choices:
@@ -119,22 +128,22 @@ def recompute(
     """
     spec = _here(experiment, model, base, data)
     samples = {sample.id: sample for sample in _checked_samples(experiment, spec)}
-    cells = experiment.cells()
+    points = {point.key: point for point in experiment.points if _runs(point)}
+    cells = experiment.cells(points=points)
     if cells.empty:
         raise StoreError(f"{experiment.path}: has no cells to compute again")
     kept = experiment.kept().set_index(["point", "sample"])["kept_mask"]
     seed = random.SystemRandom().randrange(2**32) if seed is None else seed
     chosen = sorted(random.Random(seed).sample(range(len(cells)), min(count, len(cells))))
-    points = {point.key: point for point in experiment.points}
-    llava = load_llava(spec.model, default_device())
-    score, letters = scorer_of(spec.task), llava.letter_tokens(LETTERS)
+    loaded = load_model(spec.model, default_device())
+    score, letters = scorer_of(spec.task), loaded.letter_tokens(LETTERS)
     tolerance = TOLERANCES[spec.model.dtype]
     wrong, other_choices, near_ties = [], [], 0
     for done, place in enumerate(chosen):
         progress(done, len(chosen))
         cell = cells.iloc[place]
         sample, point = samples[cell["sample"]], points[cell["point"]]
-        asked = partial(slow_answer, llava, spec, sample, point, letters[: len(sample.choices)])
+        asked = partial(slow_answer, loaded, spec, sample, point, letters[: len(sample.choices)])
         where = f"{point.label}, question {sample.id}"
         slow, mask = asked(), kept.get((cell["point"], cell["sample"]))
         other = _choice_complaint(mask, slow, tolerance)
@@ -159,7 +168,15 @@ def recompute(
         other_choices=tuple(other_choices),
         tolerance=tolerance,
         near_ties=near_ties,
+        refused=tuple(point.label for point in experiment.points if not _runs(point)),
     )
+
+
+def _runs(point: GridPoint) -> bool:
+    """Whether this version would take the grid point into a sweep."""
+    if point.strategy == BASELINE:
+        return True
+    return catalog.get(point.strategy).check(dict(point.params), layer=point.layer, rank=point.rank) is None
 
 
 def _here(experiment: Experiment, model: str | None, base: str | None, data: str | None) -> EngineSpec:

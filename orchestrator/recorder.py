@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 
+from orchestrator.limits import PICTURE_AT_END_S, PICTURE_S
 from orchestrator.metrics import answers, flips
 from orchestrator.pictures import Pictures, write_pictures
 from orchestrator.store import Experiment
@@ -39,6 +40,7 @@ class PictureRecorder:
         self._thread: threading.Thread | None = None
         self._stopped = False
         self._problem = ""
+        self._at = ("the model", 0)  # whose image was looked at last, and how often any was
 
     def offer(self, outcome: UnitOutcome) -> None:
         """Take note of a unit: samples that some grid points answered right and others wrong are worth a picture."""
@@ -48,10 +50,7 @@ class PictureRecorder:
         wanted = self._wanted(name for name, verdicts in right.items() if len(verdicts) == 2)
         if not wanted:
             return
-        self._queue.put(wanted)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="pictures", daemon=True)
-            self._thread.start()
+        self._ask(wanted)
 
     def finish(self) -> str | None:
         """Record what is asked for and fill up to the limit: most flips first, then in the order of the file.
@@ -59,21 +58,34 @@ class PictureRecorder:
         Returns:
             A warning where pictures could not be made.
         """
-        self.stop(drain=True)
         if self._left and self._samples.keys() - self._taken:
             ranking = flips(answers(self._experiment)).sort_values("flips", ascending=False, kind="stable")
             wanted = self._wanted(ranking["sample"])
             for first in range(0, len(wanted), BATCH):
-                self._record(wanted[first : first + BATCH])
+                self._ask(wanted[first : first + BATCH])
+        self.stop(drain=True)
         return self._problem or None
 
     def stop(self, drain: bool = False) -> None:
-        """End the thread; what waits is dropped unless ``drain``."""
+        """End the thread; what waits is dropped unless ``drain``. A disk that hangs is not waited for."""
         self._stopped = not drain
-        if self._thread is not None:
-            self._queue.put(None)
-            self._thread.join()
-            self._thread = None
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._queue.put(None)
+        limit_s = PICTURE_S if drain else PICTURE_AT_END_S
+        while thread.is_alive():
+            before = self._at
+            thread.join(limit_s)
+            if thread.is_alive() and self._at == before:
+                self._problem = f"pictures were not recorded: nothing moved for {limit_s:.0f} s, last at {before[0]}"
+                return
+
+    def _ask(self, names: list[str]) -> None:
+        self._queue.put(names)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="pictures", daemon=True)
+            self._thread.start()
 
     def _wanted(self, names: Iterable[str]) -> list[str]:
         """Those of ``names`` that have an image and no picture yet, as many as there is room for."""
@@ -91,28 +103,31 @@ class PictureRecorder:
                 self._record(names)
 
     def _record(self, names: Sequence[str]) -> None:
-        images = {name: image for name in names if (image := self._samples[name].image) and _is_there(image)}
-        if not images or self._problem:
+        if self._problem:
             return
         try:
-            write_pictures(self._experiment, self._made(images))
+            images = {name: image for name in names if (image := self._samples[name].image) and self._is_there(name)}
+            if images:
+                write_pictures(self._experiment, self._made(images))
         except Exception as error:  # a model without processor, a full disk: the cells matter, this does not
             self._problem = " ".join(f"pictures were not recorded: {error}".split())
 
+    def _is_there(self, name: str) -> bool:
+        self._at = (name, self._at[1] + 1)
+        image = self._samples[name].image
+        return image is not None and (image if isinstance(image, Path) else image.file).is_file()
+
     def _made(self, images: Mapping[str, Path | EmbeddedImage]) -> dict[str, bytes]:
         # Here, because an experiment whose pictures are all there needs no model library.
-        from workers.checkpoints.layout import open_checkpoint
-        from workers.images import as_seen, encoded, load_image
-        from workers.loading import load_image_processor
+        from workers.families.catalog import family_of
+        from workers.images import encoded, load_image
 
         model = self._experiment.spec.model
-        processor = load_image_processor(open_checkpoint(model))
+        family = family_of(model)
+        as_seen = family.picturer(family.open(model), model.image_mode)
         made = {}
         for name, path in images.items():
+            self._at = (name, self._at[1] + 1)
             with suppress(DataError):  # a damaged image is a failed sample, and said so elsewhere
-                made[name] = encoded(as_seen(load_image(path), model.image_mode, processor))
+                made[name] = encoded(as_seen(load_image(path)))
         return made
-
-
-def _is_there(image: Path | EmbeddedImage) -> bool:
-    return (image if isinstance(image, Path) else image.file).is_file()

@@ -6,14 +6,15 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
 
 from orchestrator.cluster import IN_A_JOB
-from orchestrator.faults import FaultWatch
+from orchestrator.faults import NO_ANSWER, FaultWatch
+from orchestrator.limits import Limits
 from orchestrator.plan import Plan, make_plan
 from orchestrator.policy import Policy
 from orchestrator.pool import ENGINE, EngineFactory, LocalPool, Pool, RayPool
@@ -51,19 +52,15 @@ class RunOptions:
     gpus_per_worker: float | None = None  # of an actor; None: one where there are GPUs
     engine: EngineFactory = ENGINE
     pictures: int = DEFAULT_LIMIT  # of samples as the model saw them, recorded for the sample explorer
+    limits: Limits = field(default_factory=Limits)  # what takes longer hangs
 
 
-def plan_sweep(prepared: Prepared, out: Path, workers: int) -> Plan:
-    """What `run_sweep` would do, without doing it.
+def plan_and_stops(prepared: Prepared, out: Path, workers: int) -> tuple[Plan, Stops | None]:
+    """What `run_sweep` would do, without doing it, and what racing decides on the cells that are there.
 
     Raises:
         StoreError: ``out`` cannot take this sweep.
     """
-    return plan_and_stops(prepared, out, workers)[0]
-
-
-def plan_and_stops(prepared: Prepared, out: Path, workers: int) -> tuple[Plan, Stops | None]:
-    """The plan, and what racing decides on the cells that are there."""
     old = check_target(out, prepared.manifest)
     # Not its own file of samples, which may still be that of a smaller sweep.
     experiment = Experiment(out, prepared.manifest.to_json(), prepared.samples) if old else None
@@ -171,9 +168,11 @@ class _Sweep:
 
     def _follow(self, pool: Pool, plan: Plan, progress: SweepProgress) -> None:
         """Write what the pool answers, and tell everybody."""
-        watch = FaultWatch(len(self._prepared.samples), self.experiment.failures()["sample"] if self._done else ())
+        failures = self.experiment.failures()
+        watch = FaultWatch(len(self._prepared.samples), failures["sample"] if self._done else ())
+        tried = frozenset(failures["sample"][failures["kind"] == NO_ANSWER])
         policy, skipped = self._policy, 0
-        for unit, outcome in pool.results(policy.units(plan.units)):
+        for unit, outcome in pool.results(policy.units(plan.units), tried):
             self.experiment.write(unit, outcome)
             self._recorder.offer(outcome)
             for label in policy.add(outcome):
@@ -198,7 +197,7 @@ class _Sweep:
 @contextmanager
 def _pool(prepared: Prepared, options: RunOptions, progress: SweepProgress) -> Iterator[Pool]:
     if options.local:
-        with LocalPool(prepared.spec.engine, options.engine) as pool:
+        with LocalPool(prepared.spec.engine, options.engine, limits=options.limits, on_event=progress.event) as pool:
             progress.ready()
             yield pool
     else:
@@ -208,6 +207,7 @@ def _pool(prepared: Prepared, options: RunOptions, progress: SweepProgress) -> I
             workers=options.workers,
             address=options.address,
             gpus_per_worker=options.gpus_per_worker,
+            limits=options.limits,
             on_event=progress.event,
             on_ready=progress.ready,
         ) as pool:

@@ -12,10 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.escaping import terminal_text
+from orchestrator.metrics import is_soft, spoken
 from orchestrator.progress import duration
 from orchestrator.provenance import ways_text
 from orchestrator.stops import STOPPED, read_stops
 from strategies import catalog
+
+NO_OPTION = 0.05  # of the answers: so many without an option are said
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +58,7 @@ def show_plan(console: Console, prepared: Prepared, plan: Plan, folder: Path, st
     table.add_column()
     model = spec.engine.model
     name = model.path if model.base is None else f"{model.path} on {model.base}"
-    most = "up to " if spec.facts.pinpoints else ""
+    most = "up to " if spec.facts.varies else ""
     rows = [
         (
             "model",
@@ -123,18 +126,18 @@ def _measures_text(prepared: Prepared) -> str:
     return ", ".join(spectra + (["concentration and diversity of the kept tokens"] if measure.quality else []))
 
 
-def accuracy_table(rows: pd.DataFrame, soft: bool = False, figures: pd.DataFrame | None = None) -> object:
+def accuracy_table(rows: pd.DataFrame, figures: pd.DataFrame | None = None) -> object:
     """One line per grid point.
 
     Args:
         rows: Of `metrics.summarise`.
-        soft: Scores lie between 0 and 1.
         figures: Of `task_metrics.headline`: a column of its own.
     """
     texts = bool(rows["n_text_only"].any())
     own = {} if figures is None else dict(zip(figures["point"], figures["text"], strict=True))
-    what = "mean score on questions with an image (bootstrap" if soft else "accuracy on questions with an image (Wilson"
-    table = Table(title=f"{what} 95 %)", title_justify="left")
+    what = "mean score" if is_soft(rows) else "accuracy"
+    title = f"{what} on questions with an image ({spoken(rows['interval'])} 95 %)"
+    table = Table(title=title, title_justify="left")
     table.add_column("grid point")
     names = ["accuracy", "95 %", "n", "change", "p (Holm)"]
     names += ["text-only"] * texts + ([str(figures["name"].iloc[0])] if figures is not None and own else [])
@@ -157,6 +160,27 @@ def accuracy_table(rows: pd.DataFrame, soft: bool = False, figures: pd.DataFrame
         n += ", stopped early" if row["state"] == STOPPED else ""
         table.add_row(row["label"], f"{100 * row['accuracy']:.1f} %", interval, n, change, p, *more)
     return table
+
+
+def show_warnings(console: Console, rows: pd.DataFrame) -> None:
+    """What a reader must know before reading numbers off the table: what cannot be, and answers without an option.
+
+    Args:
+        console: Where to print.
+        rows: Of `metrics.summarise`.
+    """
+    for flags, part in rows[rows["flags"] != ""].groupby("flags", sort=False):
+        _warn(console, f"suspicious: {flags}", part["label"])
+    unread = rows[rows["no_option"] >= NO_OPTION].sort_values("no_option", ascending=False, kind="stable")
+    if len(unread):
+        worst = f"no option was found in {100 * unread['no_option'].iloc[0]:.1f} % of the answers, which count as wrong"
+        _warn(console, worst, unread["label"])
+
+
+def _warn(console: Console, text: str, labels: pd.Series) -> None:
+    more = f" and {len(labels) - 1} more" if len(labels) > 1 else ""
+    console.print("[yellow]warning[/] ", end="", highlight=False)
+    console.print(f"{text} ({labels.iloc[0]}{more})", highlight=False, markup=False, soft_wrap=True)
 
 
 def show_status(console: Console, experiment: Experiment, driver: str | None = None) -> None:

@@ -3,10 +3,12 @@
 Everything is vectorised over configurations and needs numpy only. Shape letters: P configurations, S samples,
 B bootstrap replicates. All intervals are at 95 %.
 
-Wilson and McNemar are for answers that are right or wrong; the bootstrap takes any score.
+Wilson and McNemar are for answers that are right or wrong; the bootstrap takes any score. Where all resamples are alike
+its interval has no width, which says only that nothing else was seen: the rule of three then says what may have been
+missed. What an interval or a p value was made by comes with it, so that nobody else has to know.
 
 Sources: Wilson 1927 (score interval); McNemar 1947 in its exact binomial form; Holm 1979; Efron's percentile bootstrap
-on paired samples.
+on paired samples; Hanley and Lippman-Hand 1983 (JAMA 249, rule of three).
 """
 
 from __future__ import annotations
@@ -19,10 +21,15 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+Names = NDArray[np.str_]
 
 LEVEL = 0.95
+ALPHA = 0.05  # a corrected p value below it is called significant
 P_REPLICATES = 10_000  # of the bootstrap test: its smallest p is 2 / 10,001
 Z = 1.959963984540054  # standard normal quantile of (1 + LEVEL) / 2
+NO_WIDTH = 2e-6  # in float32 the resamples of equal scores differ by so much; one flip in a million by more
+WILSON, BOOTSTRAP, PAIRED, THREE = "Wilson", "bootstrap", "paired bootstrap", "rule of three"
+MCNEMAR = "McNemar, exact"
 
 
 class Interval(NamedTuple):
@@ -30,6 +37,14 @@ class Interval(NamedTuple):
 
     low: Floats
     high: Floats
+    by: Names  # which rule made each; "" where there is none
+
+
+class Tested(NamedTuple):
+    """p values, and the test that made them."""
+
+    p: Floats
+    by: str
 
 
 class PairedBands(NamedTuple):
@@ -57,6 +72,7 @@ def wilson(correct: Ints | Floats, n: Ints) -> Interval:
     return Interval(
         np.where(correct == 0, np.where(n > 0, 0.0, np.nan), centre - half),
         np.where((correct == n) & (n > 0), 1.0, centre + half),
+        np.where(n > 0, WILSON, ""),
     )
 
 
@@ -81,6 +97,18 @@ def mcnemar(lost: Ints, gained: Ints) -> Floats:
         log_choose = log_factorial[n] - log_factorial[heads] - log_factorial[n - heads]
         p[i] = min(1.0, 2 * np.exp(log_choose - n * np.log(2)).sum())
     return p[where.reshape(-1)]
+
+
+def paired_test(change_PS: Floats, binary: bool) -> Tested:
+    """Whether scores changed by more than chance.
+
+    Args:
+        change_PS: Score minus that of the reference; 0 where one of the two is missing.
+        binary: Every score is 0 or 1.
+    """
+    if binary:
+        return Tested(mcnemar((change_PS < 0).sum(axis=1), (change_PS > 0).sum(axis=1)), MCNEMAR)
+    return Tested(bootstrap_p(change_PS), PAIRED)
 
 
 def holm(p: Floats) -> Floats:
@@ -112,14 +140,17 @@ def bootstrap_mean(score_PS: Floats, answered_PS: Bools, replicates: int = 1000,
         replicates, seed: As in `paired_bootstrap`.
 
     Returns:
-        Ends of shape (P,), NaN where nothing was answered.
+        Ends in [0, 1] of shape (P,), NaN where nothing was answered; by the rule of three where all scores are equal.
     """
     if not score_PS.shape[1]:
-        nothing = np.full(score_PS.shape[0], np.nan)
-        return Interval(nothing, nothing)
+        return _unknown(score_PS.shape[0])
     counts_SB = resample_counts(score_PS.shape[1], replicates, seed).T
+    n = answered_PS.sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return _percentiles((score_PS.astype(np.float32) @ counts_SB) / (answered_PS.astype(np.float32) @ counts_SB))
+        resampled = _percentiles(
+            (score_PS.astype(np.float32) @ counts_SB) / (answered_PS.astype(np.float32) @ counts_SB), BOOTSTRAP
+        )
+        return _with_width(resampled, score_PS.sum(axis=1) / n, missed(n), 0.0, 1.0)
 
 
 def bootstrap_p(change_PS: Floats, seed: int = 0) -> Floats:
@@ -151,8 +182,8 @@ def paired_bootstrap(
     """Percentile bootstrap of the paired difference to one configuration, and of the share of it that is lost.
 
     The same resampled questions are used for every configuration, so one matrix product does all of them. Each
-    configuration is compared on the samples that it and the baseline have both answered. Where no answer flipped the
-    interval has no width; the true difference may still be as large as about 3 / n.
+    configuration is compared on the samples that it and the baseline have both answered. Where all changed alike - most
+    often: where no answer flipped - the ends are those of the rule of three.
 
     Args:
         score_PS: 0 to 1, or right and wrong; 0 where not answered.
@@ -166,9 +197,8 @@ def paired_bootstrap(
     """
     columns = np.flatnonzero(answered_PS[baseline])
     points = score_PS.shape[0]
-    nothing = np.full(points, np.nan)
     if not columns.size:
-        return PairedBands(Interval(nothing, nothing), Interval(nothing, nothing))
+        return PairedBands(_unknown(points), _unknown(points))
     shared_PS = answered_PS[:, columns]
     base_S = score_PS[baseline, columns].astype(np.float32)
     counts_SB = resample_counts(columns.size, replicates, seed).T
@@ -186,12 +216,47 @@ def paired_bootstrap(
         right_PB[unfinished] = (shared_PS[unfinished] * base_S) @ counts_SB
 
     with np.errstate(divide="ignore", invalid="ignore"):
-        difference = _percentiles(gain_PB / answers_PB)
-        drop = _percentiles(np.where(right_PB > 0, -100 * gain_PB / right_PB, np.nan))
-    return PairedBands(difference, drop)
+        difference = _percentiles(gain_PB / answers_PB, PAIRED)
+        drop = _percentiles(np.where(right_PB > 0, -100 * gain_PB / right_PB, np.nan), PAIRED)
+        n, change, base = shared_PS.sum(axis=1), change_PS.sum(axis=1), (shared_PS * base_S).sum(axis=1)
+        return PairedBands(
+            _with_width(difference, change / n, missed(n), -1.0, 1.0),
+            _with_width(drop, -100 * change / base, 100 * missed(n) * n / base, -np.inf, 100.0, scale=100.0),
+        )
 
 
-def _percentiles(replicates_PB: NDArray[np.float32]) -> Interval:
+def missed(n: Ints) -> Floats:
+    """The rule of three: what none of ``n`` questions has shown is true of at most this share of all, at 95 %."""
+    with np.errstate(divide="ignore"):
+        return np.minimum(1.0, 3 / n)
+
+
+def _with_width(
+    interval: Interval, value: Floats, missed: Floats, lowest: float, highest: float, scale: float = 1.0
+) -> Interval:
+    """The rule of three in the place of intervals without width.
+
+    Args:
+        interval: Of a bootstrap.
+        value: (P,) what was estimated.
+        missed: (P,) by how much the questions that were not seen may move it.
+        lowest, highest: What it can be.
+        scale: Of the unit; rounding is relative to it.
+    """
+    narrow = interval.high - interval.low <= NO_WIDTH * scale  # NaN is not
+    return Interval(
+        np.where(narrow, np.maximum(value - missed, lowest), interval.low),
+        np.where(narrow, np.minimum(value + missed, highest), interval.high),
+        np.where(narrow, THREE, interval.by),
+    )
+
+
+def _unknown(points: int) -> Interval:
+    nothing = np.full(points, np.nan)
+    return Interval(nothing, nothing, np.full(points, ""))
+
+
+def _percentiles(replicates_PB: NDArray[np.float32], by: str) -> Interval:
     """Ends of the central 95 %, ignoring replicates that drew none of a configuration's samples."""
     tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     low, high = np.quantile(replicates_PB.astype(np.float64), tails, axis=1)  # NaN rows stay NaN
@@ -200,4 +265,4 @@ def _percentiles(replicates_PB: NDArray[np.float32]) -> Interval:
         drawn = replicates_PB[row][~np.isnan(replicates_PB[row])]
         if drawn.size:
             low[row], high[row] = np.quantile(drawn, tails)
-    return Interval(low, high)
+    return Interval(low, high, np.where(np.isnan(low), "", by))

@@ -28,11 +28,12 @@ from strategies import catalog
 from strategies.budget import average_tokens, rank_for_average
 from strategies.catalog import Strategy
 from strategies.suggestion import near
-from workers.checkpoints.layout import Checkpoint, open_checkpoint
 from workers.embedded.location import DATA_DIR, MODEL_DIR
+from workers.families.base import Checkpoint
+from workers.families.catalog import open_checkpoint
+from workers.families.config import ModelConfig, ModelError
 from workers.foreign import expanded
 from workers.json_file import UnreadableError
-from workers.models import ModelError, ModelFacts
 from workers.tasks.base import DataError
 from workers.tasks.catalog import resolved
 from workers.work import (
@@ -70,7 +71,7 @@ class SweepSpec:
     engine: EngineSpec
     points: tuple[GridPoint, ...]  # the un-pruned baseline first, each once
     sample_limit: int | None  # the first N samples of the file; None: all
-    facts: ModelFacts
+    facts: ModelConfig
     budgets: tuple[Budget, ...] = ()  # what `tokens:` was compiled to
     racing: RacingRule | None = None
     callbacks: tuple[CallbackSpec, ...] = ()  # of Ray Tune
@@ -155,14 +156,14 @@ def _find(source: str | Path) -> tuple[str, str]:
     )
 
 
-def _model(document: Document | None) -> tuple[Checkpoint | None, ModelFacts | None, ModelError | None]:
+def _model(document: Document | None) -> tuple[Checkpoint | None, ModelConfig | None, ModelError | None]:
     if document is None:
         return None, None, None
     wanted = document.model
     path = str(MODEL_DIR) if wanted.path == EMBEDDED else wanted.path
     try:
         checkpoint = open_checkpoint(ModelSpec(path=path, base=wanted.base, vision_tower=wanted.vision_tower))
-        return checkpoint, checkpoint.facts, None
+        return checkpoint, checkpoint.sizes, None
     except ModelError as error:
         return None, None, error
 
@@ -209,7 +210,7 @@ def _engine(
     )
 
 
-def _measure(section: MeasureSection, facts: ModelFacts | None, mistakes: list[Mistake]) -> MeasureSpec:
+def _measure(section: MeasureSection, facts: ModelConfig | None, mistakes: list[Mistake]) -> MeasureSpec:
     wanted = section.spectra
     if wanted is None or facts is None:
         return MeasureSpec(quality=section.quality)
@@ -234,7 +235,7 @@ def _measure(section: MeasureSection, facts: ModelFacts | None, mistakes: list[M
 
 
 def _points(
-    entry: Entry, place: str, facts: ModelFacts | None, mistakes: list[Mistake], budgets: dict[Budget, None]
+    entry: Entry, place: str, facts: ModelConfig | None, mistakes: list[Mistake], budgets: dict[Budget, None]
 ) -> Iterator[GridPoint]:
     """All points of a grid entry; without the model's facts it is checked as far as possible."""
     if entry.rank is not None and entry.tokens is not None:
@@ -287,12 +288,12 @@ def _too_many(count: int, place: str, mistakes: list[Mistake]) -> bool:
 
 
 def _budgets(
-    entry: Entry, place: str, layers: tuple[int, ...], facts: ModelFacts | None, mistakes: list[Mistake]
+    entry: Entry, place: str, layers: tuple[int, ...], facts: ModelConfig | None, mistakes: list[Mistake]
 ) -> list[Budget]:
     """Average tokens -> ranks, for each layer."""
     if facts is None:
         return []
-    if facts.pinpoints:
+    if facts.varies:
         what = "is an average over a fixed number of visual tokens, and this model cuts images into tiles; give rank"
         mistakes.append((f"{place}.tokens", what))
         return []
@@ -337,7 +338,7 @@ def _strategy(name: str, place: str, mistakes: list[Mistake]) -> Strategy | None
 
 
 def _numbers(
-    value: int | str | list[int | str], place: str, kind: str, facts: ModelFacts | None, mistakes: list[Mistake]
+    value: int | str | list[int | str], place: str, kind: str, facts: ModelConfig | None, mistakes: list[Mistake]
 ) -> tuple[int, ...]:
     """The integers a value stands for; those out of bounds are reported and left out."""
     if facts is None:
@@ -359,7 +360,7 @@ def _numbers(
 
 
 def _params(
-    entry: Entry, strategy: Strategy, place: str, facts: ModelFacts | None, mistakes: list[Mistake], settings: int
+    entry: Entry, strategy: Strategy, place: str, facts: ModelConfig | None, mistakes: list[Mistake], settings: int
 ) -> list[tuple[tuple[str, Scalar], ...]]:
     """All combinations of a grid entry's parameters for one strategy; defaults are written out.
 

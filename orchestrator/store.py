@@ -27,6 +27,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from orchestrator.copies import first_copies, in_turn
 from orchestrator.description import DamagedDescriptionError, read_description, write_description
 from orchestrator.disk import StoreError, is_vacant, make_folder
 from orchestrator.manifest import FORMAT, Manifest
@@ -255,7 +256,7 @@ class Experiment:
         check_file(path, SCHEMAS[path.parent.name], self.seals)
 
     def files(self, folder: str) -> list[Path]:
-        """The parquet files of a folder, by name.
+        """The parquet files of a folder, in their turn (`copies`).
 
         Raises:
             StoreError: The folder may not be read: what is in it must not count as missing.
@@ -267,7 +268,7 @@ class Experiment:
             return []
         except OSError as error:
             raise StoreError(f"{place}: cannot be read: {error.strerror}; see to it that this user may") from error
-        return [place / name for name in sorted(names) if name.endswith(".parquet") and name[0] != "."]
+        return in_turn(place / name for name in names if name.endswith(".parquet") and name[0] != ".")
 
     @property
     def size_bytes(self) -> int:
@@ -298,7 +299,7 @@ class Experiment:
         frame["_point"] = order["point"].to_pandas()
         frame["_sample"] = order["sample"].to_pandas()
         frame = frame[order["current"].to_numpy()]
-        frame = frame.drop_duplicates(list(unique), keep="first")
+        frame = frame[first_copies(*(frame[name] for name in unique))]
         frame = frame.sort_values(["_sample", "_point"], ignore_index=True, kind="stable")
         return frame.drop(columns=["_point", "_sample"])
 

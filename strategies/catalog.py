@@ -74,6 +74,7 @@ class Strategy:
     def __post_init__(self) -> None:
         ways = [way for way in (self.score, self.order, self.select, self.schedule) if way is not None]
         assert len(ways) == 1, f"{self.name}: give one of score, order, select, schedule"
+        assert self.positions == "keep" or self.layers == "input", f"{self.name}: one position id a token in all layers"
         assert self.merge is None or Evidence.HIDDEN in self.needs, f"{self.name}: merging reads the hidden states"
 
     @property
@@ -91,7 +92,8 @@ class Strategy:
     @cached_property
     def source_hash(self) -> str:
         """Hash of the code that chooses; part of a cell's address, so that a corrected strategy is run again."""
-        files = {FOLDER / "view.py", FOLDER / "scores.py", FOLDER / "baselines.py"}  # baselines: see ``at_layer``
+        always = ("view.py", "scores.py", "baselines.py")  # the last is in the names of cells that there are
+        files = {FOLDER / name for name in always}
         for function in filter(None, (self.function, self.merge)):
             files |= _with_imports(Path(inspect.getsourcefile(function) or ""))
         traits = f"{self.function.__name__}|{self.positions}|{self.fixed_rank}|{self.merge is not None}"
@@ -142,6 +144,9 @@ class Strategy:
             stages = self.stages(layer, sys.maxsize if rank is None else rank, params)
         except ValueError as error:
             return str(error)
+        if any(stage.layer == 0 and get(stage.strategy).reads_attention for stage in stages):
+            # FastV's code draws at random there; a draw under a method's name would be taken for the method's.
+            return f"layer: {self.name} reads attention, which there is from layer 1 on; at layer 0 take `random`"
         late = [stage for stage in stages if layers is not None and stage.layer > layers]
         if late:
             return f"strategy '{self.name}' has a stage at layer {late[0].layer}, above the model's {layers} layers"
@@ -193,15 +198,6 @@ def get(name: str) -> Strategy:
     if name not in CATALOG:
         raise UnknownStrategy(f"unknown strategy '{name}'{near(name, CATALOG)} (known: {', '.join(sorted(CATALOG))})")
     return CATALOG[name]
-
-
-def at_layer(strategy: Strategy, layer: int) -> Strategy:
-    """The strategy that really chooses at ``layer``.
-
-    Before the first decoder layer there is no attention to read. As in FastV's code a method that reads attention then
-    draws its tokens at random (here: from the sample's seed).
-    """
-    return CATALOG["random"] if layer == 0 and strategy.reads_attention else strategy
 
 
 def _complaint(hint: Any, value: Any, heads: int | None) -> str | None:

@@ -82,14 +82,6 @@ def stable_rank(singular_values: Tensor) -> Tensor:
     return _relative(singular_values).square().sum(dim=-1).where(_largest(singular_values) != 0, 0.0)
 
 
-def condition_number(singular_values: Tensor) -> Tensor:
-    """(...) largest over smallest; infinite for a singular matrix, NaN for a zero or empty one."""
-    largest = _largest(singular_values)
-    if singular_values.shape[-1] == 0:
-        return torch.full_like(largest, torch.nan)
-    return largest / singular_values.amin(dim=-1)
-
-
 def top_k_energy(singular_values: Tensor, k: int) -> Tensor:
     """(...) share of ``sum s^2`` in the ``k`` largest; NaN for a zero or empty matrix.
 

@@ -24,6 +24,7 @@ def write_matrix(
     question: str = "Which colour is it?",
     wrong: str = "B",
     name: str = "matrix",
+    model: str = "0123456789abcdef",
 ) -> Experiment:
     """Write an experiment.
 
@@ -36,6 +37,7 @@ def write_matrix(
         question: Of every sample.
         wrong: The answer text of a wrong cell; a right one is "A".
         name: Of the experiment.
+        model: Fingerprint of its model.
     """
     count = right_PS.shape[1]
     samples = tuple(
@@ -45,7 +47,7 @@ def write_matrix(
         )
         for i in range(count)
     )  # fmt: skip
-    experiment = Experiment.create(path, fake_manifest(points, name=name), samples)
+    experiment = Experiment.create(path, fake_manifest(points, name=name, model=model), samples)
     cells = tuple(
         SampleOutcome(
             point=point.key, sample=f"s{i}", answer="A" if right else wrong, parsed="A" if right else None,

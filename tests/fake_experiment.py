@@ -29,6 +29,7 @@ from workers.work import (
 
 LAYERS = 8
 VISUAL_TOKENS = 64
+SIZES = {"layers": LAYERS, "visual_tokens": VISUAL_TOKENS, "heads": 4, "hidden": 128, "grid": (8, 8)}
 
 
 def fake_points(layers: int = LAYERS, visual_tokens: int = VISUAL_TOKENS) -> tuple[GridPoint, ...]:
@@ -61,7 +62,9 @@ def fake_samples(count: int) -> tuple[Sample, ...]:
     )
 
 
-def fake_manifest(points: tuple[GridPoint, ...], name: str = "fake", seed: int = 0) -> Manifest:
+def fake_manifest(
+    points: tuple[GridPoint, ...], name: str = "fake", seed: int = 0, model: str = "0123456789abcdef"
+) -> Manifest:
     return Manifest(
         name=name,
         engine=EngineSpec(
@@ -72,11 +75,17 @@ def fake_manifest(points: tuple[GridPoint, ...], name: str = "fake", seed: int =
         ),
         points=points,
         sources=tuple("none" if point.strategy == BASELINE else f"source-of-{point.strategy}" for point in points),
-        model_fingerprint="0123456789abcdef",
+        model_fingerprint=model,
         data_fingerprint="fedcba9876543210",
         prompt_fingerprint="0ff1ce0ff1ce0ff1",
         scorer_fingerprint="5c0e5c0e5c0e5c0e",
-        model_facts=(("layers", LAYERS), ("visual_tokens", VISUAL_TOKENS), ("heads", 4), ("hidden", 128)),
+        model_facts=(
+            ("layers", LAYERS),
+            ("visual_tokens", VISUAL_TOKENS),
+            ("heads", 4),
+            ("hidden", 128),
+            ("grid", (8, 8)),
+        ),
         sources_hash="5eed",
         versions=(("python", "3.11"),),
     )

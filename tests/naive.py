@@ -15,7 +15,7 @@ from torch import Tensor
 
 from strategies import catalog
 from strategies.view import TokenView
-from workers.llava import Llava
+from workers.families.model import Encoded, Model
 from workers.work import BASELINE, GridPoint
 
 
@@ -26,18 +26,15 @@ class NaiveAnswer:
     tokens: list[int]
 
 
-def naive_answer(
-    llava: Llava, prompt: str, pixels: Tensor | None, point: GridPoint, seed: str, max_new_tokens: int
-) -> NaiveAnswer:
-    """Answer one grid point on one sample. ``pixels``: (3, side, side), or features (V, D) that were computed."""
-    encoded = llava.encode(prompt)
-    embed = llava.model.get_input_embeddings()
+def naive_answer(llava: Model, encoded: Encoded, point: GridPoint, seed: str, max_new_tokens: int) -> NaiveAnswer:
+    """Answer one grid point on one sample."""
+    embed = llava.module.get_input_embeddings()
     embedded = embed(torch.tensor(encoded.ids))
     start, visual = len(encoded.ids), 0
-    if encoded.image_at is not None:
-        image = llava.image_features(pixels[None])[0] if pixels.dim() == 3 else pixels
-        start, visual = encoded.image_at, image.shape[0]
-        embedded = torch.cat((embedded[:start], image, embedded[start + 1 :]))
+    if encoded.images:
+        ((span,), (image,)) = encoded.images, llava.image_features([encoded])
+        start, visual = span.start, span.tokens
+        embedded = torch.cat((embedded[:start], image, embedded[start + visual :]))
     run = _Sample(llava, seed, embedded.shape[0], start, visual)
     tokens: list[int] = []
     first = None
@@ -53,7 +50,7 @@ def naive_answer(
 
 @dataclass
 class _Sample:
-    llava: Llava
+    llava: Model
     seed: str
     prompt_length: int
     start: int
@@ -63,7 +60,7 @@ class _Sample:
 
 def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, list[int]]:
     """Last row's logits of the whole sequence, and the visual tokens that reached the last layer."""
-    decoder = run.llava.model.model.language_model
+    decoder = run.llava.module.model.language_model
     stages = {}
     if point.strategy != BASELINE and run.visual:
         stages = {s.layer: s for s in catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params))}
@@ -107,15 +104,13 @@ def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, li
             hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
     finally:
         decoder.config._attn_implementation = implementation
-    return run.llava.model.lm_head(decoder.norm(hidden[0, -1])), alive
+    return run.llava.module.lm_head(decoder.norm(hidden[0, -1])), alive
 
 
 def _choose(run, stage, layer, weights, hidden, alive, where) -> list[int]:
     if stage.rank == 0 or stage.rank >= len(alive):
         return alive[: stage.rank]
     strategy, params = catalog.get(stage.strategy), dict(stage.params)
-    if layer == 0 and strategy.reads_attention:
-        strategy, params = catalog.get("random"), {}
     rows = [where[v] for v in alive]
     text = list(range(max(rows) + 1, hidden.shape[0]))  # every row after the image, which masked rows may interrupt
     text = text[len(text) - (run.prompt_length - run.start - run.visual) :]

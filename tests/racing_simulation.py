@@ -33,7 +33,7 @@ class Outcome:
 
     @property
     def interval(self) -> tuple[float, float]:
-        low, high = wilson(np.array([self.erred]), np.array([self.sweeps]))
+        low, high, _ = wilson(np.array([self.erred]), np.array([self.sweeps]))
         return float(low[0]), float(high[0])
 
     def __str__(self) -> str:

@@ -123,7 +123,7 @@ def strike(plague: str, out: Path, driver: int, draw: random.Random) -> bool:
     if plague == "driver":
         victims = [driver]
     else:
-        mark = {"worker": "ray::_Seat", "raylet": "/raylet/raylet", "gcs_server": "/gcs/gcs_server"}[plague]
+        mark = {"worker": "ray::Seat", "raylet": "/raylet/raylet", "gcs_server": "/gcs/gcs_server"}[plague]
         victims = [pid for pid in sorted(descendants(driver)) if mark in title(pid).partition(" ")[0]]
     if not victims:
         return False

@@ -6,12 +6,13 @@ import os
 import signal
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from fake_experiment import fake_outcome
+from workers.families.config import ModelError
 from workers.fingerprint import sources_hash
-from workers.models import ModelError
 from workers.work import EngineSpec, UnitOutcome, WorkUnit
 
 MODULE = "stub_engine"
@@ -24,7 +25,7 @@ class StubEngine:
         self.spec = spec
 
     def identity(self) -> dict[str, str]:
-        return {"sources_hash": sources_hash(), "host": "here", "device": "none"}
+        return {"sources_hash": sources_hash(), "host": "here", "device": "none", "pid": str(os.getpid())}
 
     def run(self, unit: WorkUnit) -> UnitOutcome:
         return fake_outcome(unit)
@@ -124,3 +125,45 @@ class OtherSources(StubEngine):
 class BuggyEngine(StubEngine):
     def run(self, unit: WorkUnit) -> UnitOutcome:
         raise IndexError("a bug of ours")
+
+
+class HangingEngine(StubEngine):
+    """Sample s5 is read from a pipe that nobody writes to. The folder ``spec.task.data`` holds a mark of each try."""
+
+    def run(self, unit: WorkUnit) -> UnitOutcome:
+        if "s5" in unit.samples:
+            folder = Path(self.spec.task.data)
+            with suppress(FileExistsError):
+                os.mkfifo(folder / "pipe")
+            (folder / f"hangs-{'-'.join(unit.samples)}-{os.getpid()}").touch()
+            (folder / "pipe").open().read()
+        return super().run(unit)
+
+
+class StoppedEngine(StubEngine):
+    """Whoever gets sample s5 first is stopped. The folder ``spec.task.data`` holds a mark of its process."""
+
+    def run(self, unit: WorkUnit) -> UnitOutcome:
+        folder = Path(self.spec.task.data)
+        if "s5" in unit.samples and not list(folder.glob("hangs-*")):
+            (folder / f"hangs-{os.getpid()}").touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return super().run(unit)
+
+
+class NeverLoaded(StubEngine):
+    """The first one never gets its model. The folder ``spec.task.data`` remembers that there was one."""
+
+    def __init__(self, spec: EngineSpec, device: str | None = None, threads: int | None = None) -> None:
+        super().__init__(spec)
+        mark = Path(spec.task.data) / "loading"
+        if not mark.exists():
+            mark.touch()
+            time.sleep(3600)
+
+
+class NoMemory(StubEngine):
+    """Does not fit."""
+
+    def __init__(self, spec: EngineSpec, device: str | None = None, threads: int | None = None) -> None:
+        raise MemoryError("cannot allocate 14 GB")

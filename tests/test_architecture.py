@@ -18,8 +18,8 @@ COMPOSITION_ROOT = Path("orchestrator/cli.py")  # may import dashboards, inside 
 HOMES = {
     "ray": {"orchestrator/cluster.py", "orchestrator/pool.py", "orchestrator/tune_store.py"},
     "transformers": {
-        "workers/llava.py",
-        "workers/loading.py",
+        "workers/families/llava/model.py",
+        "workers/families/llava/loading.py",
         "workers/benchmark/random_llava.py",
         "workers/actor.py",
         "workers/embedded/architecture.py",
@@ -28,8 +28,11 @@ HOMES = {
     "plotly": {"dashboards/figures.py", "dashboards/charts.py", "dashboards/report.py"},
     "matplotlib": {"dashboards/plots.py"},
 }
+# The speed test and the embedded model make a LLaVA, as a user's own code may.
+KNOW_A_FAMILY = {"workers/families/catalog.py"}
+MADE_OF_A_FAMILY = {("workers", "benchmark"), ("workers", "embedded")}
 STARTERS = {"orchestrator/import_path.py"}  # of Python processes, which import nothing from the current folder
-STDLIB_ONLY = ("workers/work.py", "workers/models.py", "workers/cost.py")
+STDLIB_ONLY = ("workers/work.py", "workers/families/config.py", "workers/cost.py")
 FILES = sorted(file.relative_to(ROOT) for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
 
 
@@ -60,6 +63,14 @@ def test_imports_point_one_way(file):
             assert not top, f"{file} imports {module} at its top; only the commands that show something may"
             continue
         assert root in BELOW[package], f"{file} imports {module}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_nobody_learns_the_name_of_a_model_family(file):
+    if file.as_posix() not in KNOW_A_FAMILY and file.parts[:2] not in MADE_OF_A_FAMILY:
+        for module, _ in imports(file):
+            inside = file.parts[:3] == tuple(module.split(".")[:3])
+            assert inside or not module.startswith("workers.families.llava"), f"{file} imports {module}"
 
 
 def test_no_file_comes_back_to_itself_by_imports():

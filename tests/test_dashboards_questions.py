@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -133,6 +134,18 @@ def test_points_that_cannot_be_told_from_the_front_are_marked(tmp_path: Path) ->
     (star,) = [trace for trace in figure.data if trace.marker.symbol == "star"]
     np.testing.assert_allclose((star.x[0], star.y[0]), (100, 90))
     assert star.error_y.array[0] > 0
+
+
+def test_the_front_of_soft_scores_is_not_one_of_right_and_wrong(tmp_path: Path) -> None:
+    """Every question loses 0.2 of its score, and all scores stay above a half: a loss all the same."""
+    points = (BASE, *(GridPoint(strategy=s, layer=2, rank=8) for s in ("a", "b")))
+    table = answers(write_matrix(tmp_path / "e", points, np.ones((3, 50), dtype=int)))
+    table = replace(table, score_PS=np.array([[0.9] * 50, [0.8] * 50, [0.6] * 50]))
+    rows = summarise(table).assign(experiment="e", flops_ratio=[1.0, 0.4, 0.5])
+    found = pareto_rows(rows, COSTS[0], {"e": (table, rows["key"])}).set_index("strategy")
+    assert found["front"].to_dict() == {"a": True, "b": False}
+    assert not found["near"].any()
+    assert found["front_test"].unique().tolist() == ["paired bootstrap"]
 
 
 def test_without_a_cost_there_is_no_point(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_lmms_eval_gives_the_engines_answers_and_pairs_with_our_export(tmp_path,
     from orchestrator.prepare import prepare
     from orchestrator.spec import SweepSpec
     from orchestrator.store import Experiment
-    from workers.checkpoints.layout import open_checkpoint
+    from workers.families.catalog import open_checkpoint
 
     write_scienceqa(tmp_path / "data", 6)
     spec = EngineSpec(
@@ -106,7 +106,7 @@ def test_lmms_eval_gives_the_engines_answers_and_pairs_with_our_export(tmp_path,
     )
     points = (baseline_point(2, 16), POINT)
     prepared = prepare(
-        SweepSpec(name="x", engine=spec, points=points, sample_limit=None, facts=open_checkpoint(spec.model).facts)
+        SweepSpec(name="x", engine=spec, points=points, sample_limit=None, facts=open_checkpoint(spec.model).sizes)
     )
     experiment = Experiment.create(tmp_path / "experiment", prepared.manifest, prepared.samples)
     engine = Engine.load(spec, device="cpu")

@@ -61,7 +61,7 @@ def test_forms_are_told_apart(sweep, tmp_path, monkeypatch):
 def test_one_clear_line_and_exit_code_2(sweep, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     assert refuse("plan", sweep, "--model", "a/b").endswith(
-        "`hf download a/b` fetches it; or give a LLaVA checkpoint directory"
+        "`hf download a/b` fetches it; or give a checkpoint directory"
     )
     own = forms.original(tmp_path / "own", "../clip")
     assert "say where the vision tower lies: --set model.vision_tower=DIR" in refuse("plan", sweep, "--model", own)

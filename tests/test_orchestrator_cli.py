@@ -131,7 +131,7 @@ def test_another_setting_does_not_mix_with_old_cells(sweep, undrawn, tmp_path):
         (("run", "smoke", "--samples", "few"), "--samples few: give `all` or a whole number above 0"),
         (
             ("plan", "smoke", "--model", "/nowhere"),
-            "model /nowhere: no such directory; give a LLaVA checkpoint directory",
+            "model /nowhere: no such directory; give a checkpoint directory",
         ),
         (
             ("status", "/nowhere"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,10 @@ from orchestrator.cli import app
 from orchestrator.compare import COLUMNS, compare, printable, rendered
 from orchestrator.disk import StoreError
 from orchestrator.imports import import_files
+from orchestrator.latency import chosen_points
+from orchestrator.lmms_samples import write_lmms_samples
 from orchestrator.metrics import answers, summary
+from orchestrator.spec import SpecError
 from orchestrator.store import Experiment
 from workers.work import GridPoint, baseline_point
 
@@ -47,6 +51,55 @@ def test_experiments_on_the_same_questions_are_paired(tmp_path: Path) -> None:
     assert rows["experiment"].tolist() == ["a", "a", "b", "b"]
     assert rows["difference"].iloc[1:].tolist() == [-0.5, -1.0, -0.5]  # all against a's un-pruned model
     assert rows["p_holm"].iloc[2] == pytest.approx(3 * 2 / 2**20)
+
+
+def test_two_models_have_each_its_own_unpruned_row_and_flops(tmp_path: Path) -> None:
+    """Of four and of five layers; nothing is pruned after the last one of either, and both answer otherwise there."""
+    right = np.array([[1] * 20, [1] * 10 + [0] * 10, [1] * 20])
+    whole = GridPoint(strategy="cutoff", layer=4, rank=0)
+    first = write_matrix(tmp_path / "a", (BASE, point("fastv"), whole), right, name="a")
+    other = (baseline_point(5, 64), point("fastv"), whole)
+    second = write_matrix(tmp_path / "b", other, right[::-1][[1, 2, 0]], name="b", model="fedcba9876543210")
+    rows = compare([first.path, second.path]).rows
+    nan = [None if np.isnan(change) else change for change in rows["difference"]]
+    assert nan == [None, -0.5, 0.0, None, 0.5, 0.5]
+    assert rows["flags"].tolist() == [""] * 6  # the second's last layer is its fifth
+    same = write_matrix(tmp_path / "c", (BASE, point("random")), 1 - right[:2], name="c")
+    assert compare([first.path, same.path, second.path]).rows["difference"].notna().tolist()[3] is True
+
+
+def test_a_reference_of_the_readers_choice(tmp_path: Path) -> None:
+    """Each setting against the one of its own layer and rank, as `few_tokens` has it; tests are corrected together."""
+    right = np.zeros((5, 40), dtype=int)
+    right[0] = 1
+    right[1, :30] = right[2, :10] = 1  # rank 16: 20 won
+    right[3, :12] = right[4, 2:12] = 1  # rank 8: 2 won
+    points = (BASE, point("fastv"), point("random"), point("fastv", 8), point("random", 8))
+    path = write_matrix(tmp_path / "x", points, right).path
+    result = compare([path], reference="random")
+    rows = result.rows.set_index("label")
+    ours = rows.loc[[point("fastv").label, point("fastv", 8).label]]
+    assert ours["difference"].tolist() == [0.5, 0.05]
+    assert ours["gained"].tolist() == [20, 2]
+    assert ours["p_holm"].tolist() == pytest.approx([2 * 2 / 2**20, 0.5])
+    assert rows.loc[["un-pruned", point("random").label], "difference"].isna().all()
+    assert result.recommendation[0] == (
+        "against random, on the same questions: 1 of 2 settings better, 0 worse, 1 not to be told apart "
+        "(McNemar, exact, Holm, 5 %)"
+    )
+    one = compare([path], reference="random rank=8").rows  # the only one of this name: everybody's
+    assert one["difference"].tolist()[:4] == [0.75, 0.5, 0.0, 0.05]
+    for name, message in (
+        ("nope", "no grid point has this name"),
+        ("layer=2", "may be fastv .* or random .*; say whi"),
+    ):
+        with pytest.raises(StoreError, match=rf"--reference {name}: {message}"):
+            compare([path], reference=name)
+    shown = CliRunner().invoke(app, ["compare", str(path), "--reference", "random"])
+    assert (shown.exit_code, "greatest gain: fastv layer=2 rank=16 (matrix), +50.0: 20 won" in shown.stdout) == (
+        0,
+        True,
+    )
 
 
 def test_imported_figures_keep_their_own_baseline(tmp_path: Path) -> None:
@@ -132,6 +185,27 @@ def test_points_can_be_chosen(tmp_path: Path) -> None:
         compare([path], ["nope"])
 
 
+@pytest.mark.parametrize(
+    ("pattern", "layers"),
+    [("layer=1", [1]), ("cutoff layer=1", [1]), ("rank=0 layer=11", [11]), ("layer=1*", [1, 10, 11]), ("cut", []),
+     ("cutoff*layer=1? *", [10, 11]), (" ", [])],
+)  # fmt: skip
+def test_a_name_means_whole_words_wherever_points_are_chosen(tmp_path: Path, pattern: str, layers: list[int]) -> None:
+    points = (baseline_point(12, 64), *(GridPoint(strategy="cutoff", layer=layer, rank=0) for layer in (1, 2, 10, 11)))
+    experiment = write_matrix(tmp_path / "x", points, np.ones((5, 4), dtype=int))
+    expected = [points[0], *(p for p in points if p.layer in layers)]
+    if not layers:
+        with pytest.raises(StoreError, match="no grid point matches"):
+            compare([experiment.path], [pattern])
+        with pytest.raises(SpecError, match="no grid point matches"):
+            chosen_points(points, [pattern])
+        return
+    assert compare([experiment.path], [pattern]).rows["label"].tolist() == [p.label for p in expected]
+    assert chosen_points(points, [pattern]) == tuple(expected[1:])
+    files = write_lmms_samples(experiment, tmp_path / "lmms", [pattern])
+    assert len(files) == len(layers)
+
+
 @pytest.mark.parametrize("form", ["table", "csv", "markdown", "latex"])
 def test_every_format(tmp_path: Path, form: str) -> None:
     path = write_measured(tmp_path / "x", (point("fastv"), point("text_sum"))).path
@@ -155,6 +229,10 @@ def test_curves_of_ours_and_theirs_in_one_picture(tmp_path: Path) -> None:
         result = CliRunner().invoke(app, ["compare", str(ours), str(tmp_path / "i"), "--picture", str(tmp_path / name)])
         assert result.exit_code == 0, result.output
         assert (tmp_path / name).stat().st_size > 5000
+    everything = [ORIGINALS / path.name for path in sorted(ORIGINALS.glob("*.json"))]
+    import_files(everything, tmp_path / "all")  # of some no layer is known, and of some no number of tokens
+    drawn = CliRunner().invoke(app, ["compare", str(tmp_path / "all"), "--picture", str(tmp_path / "all.png")])
+    assert (drawn.exit_code, drawn.exception) == (0, None)
     alone = write_measured(tmp_path / "y", (point("fastv"),)).path
     for path, name, message in ((alone, "q.png", "no curve to draw"), (ours, "q.jpg", "must end in .png or .pdf")):
         result = CliRunner().invoke(app, ["compare", str(path), "--picture", str(tmp_path / name)])
@@ -196,6 +274,18 @@ def test_the_choice_sums_over_budgets_and_names_its_rivals(tmp_path: Path) -> No
     assert choice_lines(choice)[0].startswith("best of 3: head=variance heads_kept=2, 58.3 % on the 12 image questions")
 
 
+def test_a_choice_by_soft_scores_is_not_one_of_right_and_wrong(tmp_path: Path) -> None:
+    """All answers of ``sum`` are right by half and a little; those of ``variance`` wholly, but for a few: it wins."""
+    table = answers(write_matrix(tmp_path / "x", grid(("sum", "variance")), np.ones((5, 12), dtype=int)))
+    score = np.array([[1.0] * 12, *[[0.6] * 12] * 2, *[[1.0] * 9 + [0.4] * 3] * 2])
+    soft = replace(table, score_PS=score, correct_PS=score >= 0.5)
+    choice = choose(soft, ("head", "heads_kept"), {"head": "sum"})
+    assert choice.text == "head=variance heads_kept=2"
+    assert choice.accuracy == pytest.approx(10.2 / 12)
+    assert choice.plain is not None
+    assert (choice.plain.better, choice.plain.worse) == (9, 3)
+
+
 def test_the_stages_feed_one_another(tmp_path: Path) -> None:
     """With an engine that knows the answers: stage 2 has stage 1's winner, stage 3 tests on other questions."""
     from orchestrator.prepare import Prepared
@@ -223,18 +313,32 @@ def test_the_stages_feed_one_another(tmp_path: Path) -> None:
         experiment.write(unit, UnitOutcome(unit=unit.key, outcomes=cells))
         return experiment
 
-    result = ablate(tmp_path / "a", {}, 10, runner)
+    result = ablate(tmp_path / "a", "head_ablation", {"samples": 10, "grid[0].tokens": ["N/2", "N/3"]}, runner)
     assert dict(result.heads.winner) == {"head": "sparsity", "heads_kept": 6}
     assert result.heads.candidates == 27
     assert result.heads.ties == 3
     second = {(dict(p.params)["head"], dict(p.params)["heads_kept"]) for p in asked[1].spec.points[1:]}
     assert second == {("sparsity", 6)}
     assert dict(result.queries.winner) == {"query": "last_token"}
+    budgets = [{(p.layer, p.rank) for p in one.spec.points[1:]} for one in asked]
+    assert len(budgets[0]) == 2
+    assert budgets[0] == budgets[1] == budgets[2]
+    assert asked[0].manifest.context == asked[1].manifest.context  # the same model, asked in the same way
+    assert asked[2].manifest.parts == {k: v for k, v in asked[0].manifest.parts.items() if k != "measure"}
+    with pytest.raises(SpecError, match="smoke: has no grid entry of `strategy: ablation`"):
+        ablate(tmp_path / "b", "smoke", {}, runner)
     assert [len(one.samples) for one in asked] == [10, 10, asked[2].available]
     assert (result.held_out["n_expected"] + result.held_out["n_text_only"]).max() == asked[2].available - 10
     text = result.report.read_text()
     assert "best of 27" in text
     assert "questions that chose nothing" in text
-    assert {"1_heads", "2_queries", "3_final", "3_final.yaml", "flips.csv", "ablation.json", "ablation.md"} == {
-        path.name for path in (tmp_path / "a").iterdir()
-    }
+    assert {
+        "1_heads",
+        "2_queries",
+        "2_queries.yaml",
+        "3_final",
+        "3_final.yaml",
+        "flips.csv",
+        "ablation.json",
+        "ablation.md",
+    } == {path.name for path in (tmp_path / "a").iterdir()}

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fake_experiment import fake_points
 from orchestrator.dispatch import MAX_LOSSES, SLOW, Dispatch, Job, Loss
+from orchestrator.limits import TIMES_USUAL
 from workers.work import WorkUnit
 
 POINTS = fake_points()[:2]
@@ -33,7 +34,8 @@ def taken(dispatch: Dispatch[str], worker: str, now: float = 0.0) -> Job:
 def test_every_sample_is_answered_once_whatever_happens(data: st.DataObject) -> None:
     """Workers join, answer, die, and vanish with their machines in any order; in the end one good worker remains."""
     units = make_units(data.draw(st.integers(0, 8)))
-    dispatch: Dispatch[int] = Dispatch(units, IN_HAND)
+    tried = data.draw(st.sets(st.sampled_from([f"s{place}" for place in range(24)])))
+    dispatch: Dispatch[int] = Dispatch(units, IN_HAND, tried=tried)
     answered: Counter[str] = Counter()
     given_up: Counter[str] = Counter()
     hands: dict[int, list[Job]] = {0: []}
@@ -41,9 +43,10 @@ def test_every_sample_is_answered_once_whatever_happens(data: st.DataObject) -> 
 
     def take(worker: int) -> None:
         while (job := dispatch.take(worker, now)) is not None:
+            assert not any(other.losses for other in hands[worker])
+            assert not (job.losses and hands[worker])
             hands[worker].append(job)
         assert len(hands[worker]) <= IN_HAND
-        assert len(hands[worker]) == 1 or not any(job.losses for job in hands[worker])
 
     def answer(worker: int, place: int) -> None:
         job = hands[worker].pop(place)
@@ -53,14 +56,15 @@ def test_every_sample_is_answered_once_whatever_happens(data: st.DataObject) -> 
     for _ in range(data.draw(st.integers(0, 60))):
         now += data.draw(st.sampled_from([0.1, 1.0, 30.0]))
         worker = data.draw(st.sampled_from(sorted(hands)))
-        act = data.draw(st.sampled_from(["take", "take", "answer", "answer", "die", "vanish", "join"]))
+        act = data.draw(st.sampled_from(["take", "take", "answer", "answer", "die", "vanish", "hang", "join"]))
         if act == "take":
             take(worker)
         elif act == "answer" and hands[worker]:
             answer(worker, data.draw(st.integers(0, len(hands[worker]) - 1)))
-        elif act in ("die", "vanish") and len(hands) > 1:
-            del hands[worker]
-            loss = dispatch.lose(worker, machine=act == "vanish")
+        elif act in ("die", "vanish", "hang") and len(hands) > 1:
+            stuck = hands.pop(worker)[:1] if act == "hang" else []
+            hands.pop(worker, None)
+            loss = dispatch.lose(worker, machine=act == "vanish", stuck=stuck)
             given_up.update(sample for unit in loss.given_up for sample in unit.samples)
         elif act == "join":
             hands[joined] = []
@@ -163,6 +167,71 @@ def test_at_the_end_the_free_answer_what_lies_behind_another_or_takes_too_long()
     assert dispatch.finished
     assert not dispatch.answer("slow", first, 50.0)  # too late, and not counted
     assert dispatch.lose("slow", machine=False) == Loss()
+
+
+def test_who_gives_no_answer_is_named_and_its_units_are_cut_at_once():
+    dispatch: Dispatch[str] = Dispatch(make_units(3), 3, limit_s=100)
+    first, second, behind = (taken(dispatch, "a") for _ in range(3))
+    assert dispatch.answer("a", second, 3.0)  # two are at work at a time, and now the third
+    assert dispatch.slow(9.0) == []
+    assert dispatch.slow(11.0) == [("a", first, 11.0)]
+    assert dispatch.slow(12.0) == []  # said once
+    assert dispatch.stuck(99.0) == {}
+    assert dispatch.stuck(101.0) == {"a": [first]}
+    assert dispatch.lose("a", machine=False, stuck=[first]) == Loss(again=6, singly=True)
+    assert (first.losses, behind.losses, behind.moves) == (MAX_LOSSES - 1, 0, 1)
+    alone = taken(dispatch, "b", 200.0)
+    assert alone.unit.samples == ("s0",)
+    assert dispatch.stuck(301.0) == {"b": [alone]}
+    assert dispatch.lose("b", machine=False, stuck=[alone]) == Loss(given_up=(alone.unit,))
+
+
+def test_where_units_take_long_more_is_allowed():
+    dispatch: Dispatch[str] = Dispatch(make_units(3), 1, limit_s=100)
+    assert dispatch.answer("a", taken(dispatch, "a"), 50.0)
+    slow = taken(dispatch, "a", 50.0)
+    assert dispatch.stuck(50.0 + TIMES_USUAL * 50 - 1) == {}
+    assert dispatch.stuck(50.0 + TIMES_USUAL * 50 + 1) == {"a": [slow]}
+
+
+def test_samples_that_hung_before_come_last_alone_and_once():
+    dispatch: Dispatch[str] = Dispatch(make_units(3), 2, tried={"s1", "s6", "s7", "s8"})
+    seen = []
+    while (job := dispatch.take("a", 0.0)) is not None:
+        seen.append(job.unit.samples)
+        if job.losses:
+            assert dispatch.take("a", 0.0) is None
+            assert dispatch.lose("a", machine=False, stuck=[job]).given_up == (job.unit,)
+        else:
+            assert dispatch.answer("a", job, 1.0)
+    assert seen == [("s0", "s2"), ("s3", "s4", "s5"), ("s1",), ("s6",), ("s7",), ("s8",)]
+    assert dispatch.finished
+
+
+def test_at_the_end_what_hangs_takes_two_workers_and_then_one():
+    dispatch: Dispatch[int] = Dispatch(make_units(3), 1, limit_s=100)
+    for _ in range(2):
+        assert dispatch.answer(0, taken(dispatch, 0), 1.0)
+    now, ended = 1.0, []
+    for worker in range(1, 20):  # each ended one is replaced
+        dispatch.take(worker, now)
+        dispatch.take(worker + 100, now)
+        now += 50
+        for who, jobs in dispatch.stuck(now).items():
+            loss = dispatch.lose(who, machine=False, stuck=jobs)
+            ended.append((jobs[0].unit.samples, loss.again, len(loss.given_up)))
+    assert dispatch.finished
+    whole = ("s6", "s7", "s8")
+    assert ended == [(whole, 0, 0), (whole, 3, 0), (("s6",), 0, 1), (("s7",), 0, 1), (("s8",), 0, 1)]
+
+
+def test_at_the_end_a_suspect_gets_no_second_worker():
+    dispatch: Dispatch[str] = Dispatch(make_units(1, size=1), 1)
+    taken(dispatch, "a")
+    assert dispatch.lose("a", machine=False) == Loss(again=1)
+    suspect = taken(dispatch, "b")
+    assert dispatch.take("c", 1e6) is None
+    assert dispatch.stuck(1e6) == {"b": [suspect]}
 
 
 def test_nothing_to_do_is_finished_at_once():

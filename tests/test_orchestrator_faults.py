@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import stub_engine
 from conftest import write_scienceqa
 from fake_experiment import fake_outcome, fake_points, fake_samples
 from orchestrator.faults import IN_A_ROW, FaultWatch, SweepError
+from orchestrator.limits import SAMPLE_S, TimeLimit, alarm
 from orchestrator.prepare import Prepared, prepare
 from orchestrator.run import RunOptions, RunResult, run_sweep
 from orchestrator.spec import load_sweep
@@ -180,6 +182,47 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path):
     assert result.returncode == 0, result.stderr
     (line,) = result.stdout.splitlines()
     assert "cannot be written: No space left on device; what was finished before is kept" in line
+
+
+class Hanging(stub_engine.StubEngine):
+    """Sample s5 is read from a pipe that nobody writes to, and the alarm rings soon."""
+
+    runs: list[tuple[str, ...]]
+
+    def run(self, unit: WorkUnit) -> UnitOutcome:
+        self.runs.append(unit.samples)
+        if "s5" in unit.samples:
+            reader, _ = os.pipe()
+            left_s, _ = signal.setitimer(signal.ITIMER_REAL, 0.1)
+            assert left_s > SAMPLE_S - 60
+            os.read(reader, 1)
+        return super().run(unit)
+
+
+def test_a_sample_that_hangs_is_broken_off_recorded_and_tried_once_by_the_next_run(prepared, tmp_path, monkeypatch):
+    healthy = run(prepared, tmp_path / "healthy").experiment.cells()
+    for tries in (2, 1):
+        monkeypatch.setattr(Hanging, "runs", [], raising=False)
+        result = run(prepared, tmp_path / "x", Hanging)
+        (failure,) = result.experiment.failures().itertuples()
+        assert (failure.sample, failure.kind) == ("s5", "NoAnswer")
+        assert failure.message == "no answer within 10 min 00 s; --sample-timeout changes that"
+        assert sum("s5" in samples for samples in Hanging.runs) == tries
+        expected = healthy[healthy["sample"] != "s5"].reset_index(drop=True)
+        pd.testing.assert_frame_equal(result.experiment.cells(), expected)
+    assert Hanging.runs == [("s5",)]
+    run(prepared, tmp_path / "x")
+    assert not len(Experiment.open(tmp_path / "x").failures())
+
+
+def test_an_alarm_leaves_that_of_others_as_it_was():
+    handler = signal.getsignal(signal.SIGALRM)
+    before_s, _ = signal.setitimer(signal.ITIMER_REAL, 1000)
+    with pytest.raises(TimeLimit), alarm(0.01):
+        threading.Event().wait()
+    left_s, _ = signal.setitimer(signal.ITIMER_REAL, before_s)
+    assert 0 < left_s <= 1000
+    assert signal.getsignal(signal.SIGALRM) == handler
 
 
 class Evil:

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from fake_experiment import write_fake_experiment
+from orchestrator.cli import app
 from orchestrator.disk import StoreError
 from orchestrator.exports import write_exports
-from orchestrator.imports import fitting_count, import_files, read_original
+from orchestrator.imports import fitting_count, import_files, imported_summary, read_original
 from orchestrator.metrics import answers as answers_of
 from orchestrator.metrics import summarise
 
@@ -18,12 +20,12 @@ ORIGINALS = Path(__file__).parent / "originals"
 
 
 def flags(tmp_path: Path, *names: str) -> list[str]:
-    _, rows = import_files([ORIGINALS / name for name in names], tmp_path / "imported")
+    rows = import_files([ORIGINALS / name for name in names], tmp_path / "imported").rows
     return rows["flags"].tolist()
 
 
 def test_a_sound_file_keeps_its_numbers_and_has_no_flag(tmp_path: Path) -> None:
-    _, rows = import_files([ORIGINALS / "fastv_layer_cutoff_results.json"], tmp_path / "i")
+    rows = import_files([ORIGINALS / "fastv_layer_cutoff_results.json"], tmp_path / "i").rows
     assert set(rows["flags"]) == {""}
     assert rows["layer"].tolist() == [32, *range(2, 33)]
     assert rows["baseline"].tolist() == [True] + [False] * 31
@@ -56,7 +58,7 @@ def test_accuracies_that_no_count_gives(tmp_path: Path) -> None:
         "model_config": config,
     }
     path.write_text(json.dumps(content))
-    _, rows = import_files([path], tmp_path / "i")
+    rows = import_files([path], tmp_path / "i").rows
     assert rows["label"][0] == "max_head layer=2 rank=288"
     assert "no 100 answers give this accuracy" in rows["flags"][0]
     assert "77 of 100 is not the accuracy stated" in rows["flags"][0]
@@ -70,7 +72,7 @@ def test_fitting_count() -> None:
 
 def test_files_with_a_configuration_each_are_one_run(tmp_path: Path) -> None:
     names = [f"scienceqa_results_{name}.json" for name in ("baseline", "himap")]
-    _, rows = import_files([ORIGINALS / name for name in names], tmp_path / "i")
+    rows = import_files([ORIGINALS / name for name in names], tmp_path / "i").rows
     assert rows["experiment"].nunique() == 1
     assert rows["label"].tolist() == ["un-pruned", "himap layer=2 rank=288 second_layer=8 second_rank=72"]
     assert rows["flops_ratio"].tolist() == [1.0, pytest.approx(0.1923, abs=1e-4)]
@@ -91,6 +93,21 @@ def test_what_cannot_be_imported(tmp_path: Path) -> None:
     write_fake_experiment(tmp_path / "x", samples=3)
     with pytest.raises(StoreError, match="directory of its own"):
         import_files([ORIGINALS / "pruning_raw_results.json"], tmp_path / "x")
+
+
+def test_files_of_no_known_kind_are_skipped_and_named(tmp_path: Path) -> None:
+    """As `originals/*.json` gives them; alone such a file is refused."""
+    other = tmp_path / "statistics.json"
+    other.write_text('{"attention": [0.1, 0.2]}')
+    files = [str(other), str(ORIGINALS / "fastv_layer_cutoff_results.json")]
+    result = CliRunner().invoke(app, ["import", *files, "--out", str(tmp_path / "i")])
+    assert result.exit_code == 0, result.output
+    assert f"note {other}: skipped: a file of no kind that is known" in result.output.replace("\n", " ")
+    assert imported_summary(tmp_path / "i")["experiment"].unique().tolist() == ["i/fastv_layer_cutoff_results"]
+    assert json.loads((tmp_path / "i" / "imported.json").read_text())["sources"] == files[1:]
+    alone = CliRunner().invoke(app, ["import", str(other), "--out", str(tmp_path / "j")])
+    assert (alone.exit_code, (tmp_path / "j").exists()) == (2, False)
+    assert "holds no accuracies in a form that is known" in alone.stderr
 
 
 def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:

@@ -24,10 +24,12 @@ from orchestrator.disk import StoreError
 from orchestrator.inventory import merge, verify
 from orchestrator.manifest import Manifest
 from orchestrator.metrics import summary
+from orchestrator.pictures import Pictures, write_pictures
 from orchestrator.provenance import ways
 from orchestrator.store import Experiment
 from orchestrator.tables import write_table
-from workers.checkpoints.layout import open_checkpoint
+from orchestrator.tune_store import tell_all
+from workers.families.catalog import open_checkpoint
 from workers.fingerprint import model_fingerprint
 from workers.work import BASELINE, GridPoint, WorkUnit
 
@@ -235,6 +237,29 @@ def test_a_changed_model_is_noticed(tmp_path, small_checkpoint: Path):
     config.write_text(config.read_text() + " ")
     (text,) = bad(experiment)
     assert "is not the one used: it was changed after the run" in text
+
+
+def test_merging_keeps_pictures_and_the_tune_view(tmp_path):
+    """Each sample's picture once; a trial for each grid point, where one of the directories had trials."""
+    from ray.tune import ExperimentAnalysis
+
+    from test_orchestrator_cli import call
+
+    a, b = write(tmp_path / "a", POINTS[:2], 0, 60), write(tmp_path / "b", POINTS, 0, 60)
+    write_pictures(a, {"s1": b"one", "s2": b"two"})
+    write_pictures(b, {"s2": b"another", "s3": b"three"})
+    tell_all(a)
+    code, _, _ = call("merge", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "out")
+    merged = Experiment.open(tmp_path / "out")
+    pictures = Pictures(merged)
+    assert (code, {name: pictures.get(name) for name in pictures.samples}) == (
+        0, {"s1": b"one", "s2": b"two", "s3": b"three"},
+    )  # fmt: skip
+    assert bad(merged) == []
+    trials = ExperimentAnalysis(str(tmp_path / "out")).dataframe()
+    assert sorted(trials["config/key"]) == sorted(point.key for point in POINTS)
+    call("merge", tmp_path / "b", write(tmp_path / "c", POINTS, 30, 40).path, "--out", tmp_path / "plain")
+    assert not list((tmp_path / "plain").glob("experiment_state*"))
 
 
 def test_the_command_line(tmp_path):

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from fake_experiment import fake_points, write_fake_experiment
+from orchestrator.inventory import Ledger, _addresses, _columns
 from orchestrator.matrix import UNKNOWN, CellMatrix, image_lengths
 from orchestrator.store import Experiment
 from orchestrator.tables import write_table
@@ -50,6 +52,41 @@ def test_only_new_files_are_read_and_damaged_ones_are_tried_again(tmp_path: Path
     assert not matrix.gone()
     hidden.unlink()
     assert matrix.gone()
+
+
+def test_all_readers_take_the_same_copy_of_a_cell(tmp_path: Path) -> None:
+    """Of two files the first by name, of two rows the first: whoever reads, and in whichever order files appear."""
+    experiment = write_fake_experiment(tmp_path / "e", samples=10, shard=10)
+    (file,) = experiment.files("cells")
+    table = pq.read_table(file)
+    other = table.set_column(table.column_names.index("correct"), "correct", pc.invert(table["correct"])).set_column(
+        table.column_names.index("answer"), "answer", pa.array(["?"] * len(table))
+    )
+    written = table["correct"].to_pylist()
+
+    def said() -> list[bool]:
+        cells = experiment.cells(["correct"])
+        return cells["correct"].tolist()
+
+    matrix = CellMatrix(experiment)
+    matrix.read()
+    before = said()
+    write_table(file.with_name(f"z-{file.name}"), other)  # later by name: does not count
+    matrix.read()
+    assert said() == before
+    assert matrix.correct_PS.sum() == sum(written)
+    write_table(file.with_name(f"0-{file.name}"), pa.concat_tables([other, table]))  # earlier, and in it the first row
+    assert matrix.read()
+    assert said() == [not one for one in before]
+    assert matrix.correct_PS.sum() == len(written) - sum(written)
+    fresh = CellMatrix(experiment)
+    fresh.read()
+    np.testing.assert_array_equal(matrix.correct_PS, fresh.correct_PS)
+    ledger = Ledger(_addresses(experiment.meta), _columns(experiment))
+    taken = [ledger.enter(pq.read_table(path).to_pandas(), experiment.context) for path in experiment.files("cells")]
+    assert [int(flags.sum()) for flags in taken] == [len(table), 0, 0]
+    assert taken[0][: len(table)].all()
+    assert (ledger.doubled, len(ledger.conflicts)) == (3 * len(table), 2 * len(table))
 
 
 def test_cells_of_other_sweeps_are_passed_over(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from fake_experiment import fake_manifest, fake_points, write_fake_experiment
 from measured_experiment import LAYERS, VISUAL, write_measured
@@ -17,7 +16,6 @@ from orchestrator.costs import costs
 from orchestrator.kept_quality import agreement, kept_masks, overlap
 from orchestrator.metrics import measure_summary
 from orchestrator.store import Experiment
-from strategies import quality
 from workers.work import GridPoint, MeasureSpec, SpectrumSpec
 
 FASTV = GridPoint(strategy="fastv", layer=2, rank=16)
@@ -71,10 +69,12 @@ def test_overlap_agrees_with_the_definition_for_one_sample(tmp_path: Path) -> No
     samples = experiment.samples.set_index("id")
     each = []
     for place, name in enumerate(masks.samples):
-        kept = torch.from_numpy(np.flatnonzero(masks.mask_PSV[1, place]))
-        answer = torch.tensor(list(samples.loc[name, "patches"]))
-        found = quality.overlap(kept, answer, VISUAL)
-        each.append([found.precision, found.recall, found.iou, found.lift, quality.spread(kept, VISUAL).coverage])
+        kept = set(np.flatnonzero(masks.mask_PSV[1, place]).tolist())
+        answer = set(samples.loc[name, "patches"])
+        precision, recall = len(kept & answer) / len(kept), len(kept & answer) / len(answer)
+        touched = {(token // 8 // 2, token % 8 // 2) for token in kept}  # 8 x 8 tokens, 4 x 4 cells
+        lift = precision / (len(answer) / VISUAL)
+        each.append([precision, recall, len(kept & answer) / len(kept | answer), lift, len(touched) / 16])
     expected = np.mean(each, axis=0)
     np.testing.assert_allclose(row[["precision", "recall", "iou", "lift", "coverage"]].astype(float), expected)
     assert (row["n"], row["n_answer"], row["kept"]) == (8, 8, 16)
@@ -100,10 +100,10 @@ def test_agreement_is_jaccard_among_points_of_equal_layer_and_rank(tmp_path: Pat
     assert masks is not None
     table = agreement(masks)
     assert table[["left", "right"]].values.tolist() == [[FASTV.label, RANDOM.label]]
-    each = [
-        quality.jaccard(*(torch.from_numpy(np.flatnonzero(masks.mask_PSV[row, place])) for row in (1, 2)))
-        for place in range(len(masks.samples))
-    ]
+    each = []
+    for place in range(len(masks.samples)):
+        left, right = (set(np.flatnonzero(masks.mask_PSV[row, place]).tolist()) for row in (1, 2))
+        each.append(len(left & right) / len(left | right))
     assert table["jaccard"][0] == pytest.approx(np.mean(each))
     assert table["n"][0] == 7
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from rich.console import Console
 
 import stub_engine
 from fake_experiment import fake_manifest, fake_outcome, fake_points, fake_samples, write_fake_experiment
+from orchestrator import recorder
 from orchestrator.chosen_by import chosen_by
 from orchestrator.metrics import answers, flips
 from orchestrator.pictures import Pictures, write_pictures
@@ -22,10 +24,12 @@ from orchestrator.recorder import PictureRecorder
 from orchestrator.run import RunOptions, run_sweep
 from orchestrator.spec import load_sweep
 from orchestrator.store import Experiment
-from workers.anyres import Tiling
-from workers.checkpoints.layout import open_checkpoint
-from workers.images import MODES, as_seen, encoded, to_pixels, to_tiles
-from workers.loading import load_image_processor
+from workers.families.catalog import open_checkpoint
+from workers.families.llava.anyres import Tiling
+from workers.families.llava.loading import load_image_processor
+from workers.families.llava.pixel_modes import MODES
+from workers.families.llava.pixels import as_seen, to_pixels, to_tiles
+from workers.images import encoded
 from workers.work import GridPoint, ModelSpec, UnitOutcome, WorkUnit
 
 
@@ -89,14 +93,14 @@ def recorded(path: Path, images: Path, model: Path, limit: int, offered: bool) -
     manifest = fake_manifest(fake_points())
     manifest = replace(manifest, engine=replace(manifest.engine, model=ModelSpec(path=str(model))))
     experiment = Experiment.create(path, manifest, samples)
-    recorder = PictureRecorder(experiment, samples, limit)
+    taker = PictureRecorder(experiment, samples, limit)
     for first in range(0, 30, 10):
         unit = WorkUnit(samples=tuple(f"s{place}" for place in range(first, first + 10)), points=fake_points())
         outcome = fake_outcome(unit)
         experiment.write(unit, outcome)
         if offered:
-            recorder.offer(outcome)
-    return experiment, recorder.finish()
+            taker.offer(outcome)
+    return experiment, taker.finish()
 
 
 @pytest.mark.parametrize("offered", [False, True])
@@ -130,6 +134,16 @@ def test_a_model_without_processor_costs_pictures_and_nothing_else(tmp_path, ima
     assert warning.startswith("pictures were not recorded: ")
     assert "config.json" in warning
     assert len(experiment.cells()) == 30 * len(fake_points())
+
+
+def test_a_disk_that_hangs_costs_pictures_and_nothing_else(tmp_path, images, small_checkpoint, monkeypatch) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr(recorder, "PICTURE_S", 0.2)
+    monkeypatch.setattr(PictureRecorder, "_is_there", lambda self, name: ended.wait(60))
+    experiment, warning = recorded(tmp_path / "e", images, small_checkpoint, 5, offered=True)
+    ended.set()
+    assert "pictures were not recorded: nothing moved for" in (warning or "")
+    assert len(experiment.cells())
 
 
 def test_a_run_that_breaks_off_leaves_whole_pictures(tmp_path, images, small_checkpoint) -> None:

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from fake_experiment import fake_points, fake_samples
 from orchestrator.plan import MAX_CELLS, MAX_SHARD, UNITS_PER_WORKER, estimate_work, make_units
-from workers.models import ModelFacts
+from workers.families.config import ModelConfig
 from workers.work import GridPoint, TaskSpec, WorkUnit, baseline_point
 
 POINTS = fake_points()
 KEYS = [point.key for point in POINTS]
-FACTS = ModelFacts(
+FACTS = ModelConfig(
     layers=8, heads=4, kv_heads=4, head_dim=32, hidden=128, ffn=256, vocab=500, image_size=112, patch_size=14,
     visual_tokens=64, parameters=1,
 )  # fmt: skip

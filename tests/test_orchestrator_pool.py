@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import orchestrator.pool
 import stub_engine
 from fake_experiment import fake_manifest, fake_points
+from orchestrator.limits import Limits
 from orchestrator.pool import LocalPool, PoolError, RayPool
+from processes import alive
 from ray_cluster import local_cluster
-from workers.models import ModelError
+from waiting import wait_for
+from workers.families.config import ModelError
 from workers.work import EngineSpec, UnitOutcome, WorkUnit
 
 POINTS = fake_points()
@@ -42,6 +48,18 @@ def cells(results: list[tuple[WorkUnit, UnitOutcome]]) -> list[tuple[str, str, s
 def expected(spec: EngineSpec) -> list[tuple[str, str, str]]:
     with LocalPool(spec, stub_engine.StubEngine) as pool:
         return cells(list(pool.results(UNITS)))
+
+
+def hangs(spec: EngineSpec) -> list[str]:
+    """Of each sample or worker that hangs, a mark."""
+    return sorted(mark.name for mark in Path(spec.task.data).glob("hangs-*"))
+
+
+@pytest.fixture
+def hours(spec: EngineSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour passes whenever somebody begins to hang; with one worker nothing else is under way then."""
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 3600 * len(hangs(spec)), sleep=time.sleep)
+    monkeypatch.setattr(orchestrator.pool, "time", clock)
 
 
 def test_local_pool_answers_each_unit_once_in_order(spec, expected):
@@ -92,6 +110,47 @@ class TestRayPool:
         failures = [failure for _, outcome in results for failure in outcome.failures]
         assert [(failure.sample, failure.kind) for failure in failures] == [("s5", "WorkerLost")]
         assert cells(results) == [cell for cell in expected if cell[0] != "s5"]
+        assert len(events) == 3
+
+    @pytest.mark.usefixtures("hours")
+    def test_a_sample_that_never_answers_is_a_record_and_its_worker_is_replaced(self, spec, expected):
+        events: list[str] = []
+        with RayPool(spec, stub_engine.HangingEngine, workers=1, on_event=events.append) as pool:
+            results = list(pool.results(UNITS))
+        failures = [failure for _, outcome in results for failure in outcome.failures]
+        assert [(failure.sample, failure.kind) for failure in failures] == [("s5", "NoAnswer")]
+        assert failures[0].message == "no answer within 10 min 00 s; --sample-timeout changes that"
+        assert cells(results) == [cell for cell in expected if cell[0] != "s5"]
+        first, alone = (mark.rpartition("-") for mark in hangs(spec))
+        assert (first[0], alone[0]) == ("hangs-s3-s4-s5", "hangs-s5")
+        ended = [event for event in events if "was ended" in event]
+        assert len(ended) == 2
+        assert ended[0].startswith(f"process {first[2]} on ")
+        assert "(no answer for 10 min 00 s over 3 samples, s3 to s5), 3 samples tried again, one by one" in ended[0]
+        assert "(no answer for 10 min 00 s over sample s5), 1 sample recorded as failed" in ended[1]
+        wait_for(lambda: not alive({int(first[2]), int(alone[2])}))
+
+    @pytest.mark.usefixtures("hours")
+    def test_a_stopped_worker_is_replaced_and_no_sample_blamed(self, spec, expected):
+        with RayPool(spec, stub_engine.StoppedEngine, workers=1) as pool:
+            assert cells(list(pool.results(UNITS))) == expected
+        (mark,) = hangs(spec)
+        wait_for(lambda: not alive({int(mark.removeprefix("hangs-"))}))
+
+    def test_a_model_that_never_loads_is_not_waited_for(self, spec, expected):
+        events: list[str] = []
+        limits = Limits(load_s=5)
+        with RayPool(spec, stub_engine.NeverLoaded, workers=1, limits=limits, on_event=events.append) as pool:
+            assert cells(list(pool.results(UNITS))) == expected
+        assert "a worker was lost while it loaded the model (the model was not there after 5 s)" in events[0]
+
+    def test_a_model_that_does_not_fit_is_tried_again_and_then_told(self, spec):
+        events: list[str] = []
+        with (
+            RayPool(spec, stub_engine.NoMemory, workers=1, on_event=events.append) as pool,
+            pytest.raises(PoolError, match=r"3 workers in a row .*MemoryError: cannot allocate 14 GB.*Fewer --workers"),
+        ):
+            list(pool.results(UNITS))
         assert len(events) == 3
 
     def test_a_broken_model_is_told_as_it_was_raised(self, spec):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -104,6 +105,14 @@ def test_forged_cells_are_found(copied, folder, schema, forge, words):
     assert lines
     assert any(words in line for line in lines)
     assert not any(finding.well for finding in found.findings())
+
+
+def test_random_draws_that_an_earlier_version_called_fastv_are_left_aside_and_named(computed):
+    experiment = Experiment.open(computed)
+    experiment.points = tuple(replace(p, layer=0) if p.strategy == "fastv" else p for p in experiment.points)
+    found = recompute(experiment, 10_000, seed=0)
+    assert (found.drawn, found.cells, found.refused) == (30, 30, ("fastv layer=0 rank=3", "fastv layer=0 rank=8"))
+    assert any("left aside: fastv layer=0 rank=3 and 1 others" in finding.text for finding in found.findings())
 
 
 def test_cells_of_another_model_are_not_compared_but_refused(copied, small_checkpoint, tmp_path):

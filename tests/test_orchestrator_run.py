@@ -18,7 +18,7 @@ from fake_experiment import fake_outcome, fake_points, fake_samples
 from orchestrator.metrics import summary
 from orchestrator.prepare import Prepared, prepare
 from orchestrator.progress import duration
-from orchestrator.run import RunOptions, RunResult, plan_sweep, run_sweep
+from orchestrator.run import RunOptions, RunResult, plan_and_stops, run_sweep
 from orchestrator.rungs import Standing, rung_sizes
 from orchestrator.spec import SpecError, load_sweep
 from orchestrator.store import Experiment
@@ -49,7 +49,7 @@ def run(prepared: Prepared, out: Path, engine: type = stub_engine.StubEngine) ->
 def test_running_again_computes_nothing(prepared, tmp_path):
     first = run(prepared, tmp_path / "x")
     assert (first.computed, first.failed, first.plan.missing) == (CELLS, 0, CELLS)
-    assert plan_sweep(prepared, tmp_path / "x", 1).missing == 0
+    assert plan_and_stops(prepared, tmp_path / "x", 1)[0].missing == 0
     again = run(prepared, tmp_path / "x", stub_engine.BrokenModel)  # which is not even built
     assert again.computed == 0
     pd.testing.assert_frame_equal(again.experiment.cells(), first.experiment.cells())
@@ -79,7 +79,7 @@ def test_cells_without_their_masks_are_computed_again(prepared, tmp_path, damage
         masks.write_bytes(masks.read_bytes()[:-20])
     else:
         masks.unlink()
-    plan = plan_sweep(prepared, tmp_path / "x", 1)
+    plan = plan_and_stops(prepared, tmp_path / "x", 1)[0]
     assert plan.missing == lost
     assert [note.split(": ")[:2] for note in plan.notes] == [[str(masks), "left out"]]
     again = run(prepared, tmp_path / "x")
@@ -89,7 +89,7 @@ def test_cells_without_their_masks_are_computed_again(prepared, tmp_path, damage
     assert warning.endswith(": set aside, its cells count as missing")
     pd.testing.assert_frame_equal(again.experiment.kept(), kept)
     pd.testing.assert_frame_equal(again.experiment.cells(), before.cells())
-    assert plan_sweep(prepared, tmp_path / "x", 1).missing == 0
+    assert plan_and_stops(prepared, tmp_path / "x", 1)[0].missing == 0
 
 
 def test_more_grid_points_and_more_samples_compute_only_what_is_missing(prepared, tmp_path):
@@ -106,7 +106,7 @@ def test_more_grid_points_and_more_samples_compute_only_what_is_missing(prepared
         ),
     )
     assert run(small, out).computed == 40
-    assert plan_sweep(prepared, out, 1).missing == CELLS - 40
+    assert plan_and_stops(prepared, out, 1)[0].missing == CELLS - 40
     text = io.StringIO()
     options = RunOptions(local=True, engine=stub_engine.StubEngine)
     grown = run_sweep(prepared, out, options, Console(file=text, width=200))
@@ -116,7 +116,7 @@ def test_more_grid_points_and_more_samples_compute_only_what_is_missing(prepared
     # A smaller sweep on top hides the others' cells, and neither plan nor run forgets them.
     assert run(small, out).computed == 0
     assert len(Experiment.open(out).cells()) == 40
-    assert plan_sweep(prepared, out, 1).missing == 0
+    assert plan_and_stops(prepared, out, 1)[0].missing == 0
     assert run(prepared, out).computed == 0
 
 

@@ -9,6 +9,8 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from dashboards.live.details import facts_of
+from dashboards.plots import write_plots
 from dashboards.report import write_report
 from fake_experiment import fake_manifest, into_format_1
 from orchestrator.cli import app
@@ -106,6 +108,37 @@ def test_soft_scores_have_means_and_bootstrap(tmp_path):
     assert t < -3
     assert 2e-4 <= pruned["p"] < 0.01
     assert base["flags"] == pruned["flags"] == ""  # no share of 120 answers, and none is expected
+    assert (base["interval"], base["diff_interval"], base["test"]) == ("bootstrap", "", "")
+    assert (pruned["interval"], pruned["diff_interval"], pruned["test"]) == ("bootstrap", *["paired bootstrap"] * 2)
+
+
+def test_equal_scores_have_the_width_of_the_rule_of_three(tmp_path):
+    """Twenty questions without a flip, and all of them worth 0.3: so may 3 of 20 others be anything."""
+    rows = summarise(answers(write_cells(tmp_path, np.full((2, 20), 0.3))))
+    assert rows[["interval", "diff_interval"]].to_numpy().tolist() == [["rule of three", ""], ["rule of three"] * 2]
+    np.testing.assert_allclose(rows[["ci_low", "ci_high"]], [[0.15, 0.45]] * 2)
+    np.testing.assert_allclose(rows.loc[1, ["diff_low", "diff_high"]].astype(float), [-0.15, 0.15])
+    np.testing.assert_allclose(rows.loc[1, ["drop_low", "drop_high"]].astype(float), [-50, 50], rtol=1e-6)
+
+
+def test_what_is_shown_names_the_interval_and_the_test_that_were_used(tmp_path):
+    """The same sweep with soft scores, and with right and wrong: every place says what the summary says."""
+    soft = np.array([[1.0, 0.9, 0.6, 0.3, 0.0, 1.0] * 20, [1.0, 0.6, 0.6, 0.0, 0.3, 0.9] * 20])
+    for scores_PS, used, others in (
+        (soft, ("bootstrap", "paired bootstrap"), ("Wilson", "McNemar")),
+        ((soft > 0.7).astype(float), ("Wilson", "paired bootstrap", "McNemar, exact"), ("(bootstrap",)),
+    ):
+        folder = tmp_path / used[0]
+        experiment = write_cells(folder, scores_PS)
+        rows = summarise(answers(experiment))
+        title = str(accuracy_table(rows).title)
+        assert title.startswith("mean score" if used[0] == "bootstrap" else "accuracy")
+        assert f"({used[0]} 95 %)" in title
+        write_report(experiment, write_plots(experiment))
+        shown = "".join(page.read_text() for page in (folder / "report").glob("*.html"))
+        shown += "".join(name for _, row in rows.iterrows() for name, _ in facts_of(row))
+        assert all(word in shown for word in used)
+        assert not any(word in shown for word in others)
 
 
 def test_zeros_and_ones_keep_wilson_and_mcnemar(tmp_path):
@@ -115,6 +148,7 @@ def test_zeros_and_ones_keep_wilson_and_mcnemar(tmp_path):
     row = summarise(table).iloc[1]
     assert row["p"] == mcnemar(np.array([10]), np.array([0]))[0]
     assert (row["accuracy"], row["lost"], row["gained"]) == (0.5, 10, 0)
+    assert (row["interval"], row["diff_interval"], row["test"]) == ("Wilson", "paired bootstrap", "McNemar, exact")
 
 
 def test_the_bootstrap_test_finds_nothing_where_nothing_is():
@@ -136,9 +170,7 @@ def test_text_only_questions_stand_apart_in_the_table(tmp_path):
     experiment = write_cells(tmp_path, score_PS, samples, task="scienceqa")
     console = Console(width=200, record=True, quiet=False, file=None, force_terminal=False)
     with console.capture() as shown:
-        console.print(
-            accuracy_table(summarise(answers(experiment)), False, headline(task_metrics(experiment), experiment))
-        )
+        console.print(accuracy_table(summarise(answers(experiment)), headline(task_metrics(experiment), experiment)))
     lines = shown.get().splitlines()
     assert "text-only" in shown.get()
     assert "all questions" in shown.get()

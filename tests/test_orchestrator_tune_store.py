@@ -25,6 +25,12 @@ from workers.work import GridPoint, UnitOutcome, WorkUnit, baseline_point
 SAMPLES = 40
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine Tune takes minutes for what it does in seconds."""
+    monkeypatch.setattr("orchestrator.tune_store.FINISH_S", 600.0)
+
+
 def follow(
     folder: Path,
     points: tuple[GridPoint, ...],

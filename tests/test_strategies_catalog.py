@@ -148,10 +148,17 @@ def test_parameter_limits():
     assert "not a number" in Range(0, 1).complaint("x")
 
 
-def test_attention_is_replaced_by_a_draw_before_the_first_layer():
-    assert catalog.at_layer(get("fastv"), 0).name == "random"
-    assert catalog.at_layer(get("fastv"), 1).name == "fastv"
-    assert catalog.at_layer(get("random"), 0).name == "random"
+@pytest.mark.parametrize("name", sorted(CATALOG))
+def test_what_reads_attention_begins_after_a_layer(name):
+    """No draw at random under a method's name; a method of several stages counts by its first."""
+    strategy = get(name)
+    params = {"ablation": {"heads_kept": 2}}.get(name, {})
+    complaint = strategy.check(params, layer=0, rank=100)
+    if strategy.reads_attention or name == "himap":
+        assert complaint == f"layer: {name} reads attention, which there is from layer 1 on; at layer 0 take `random`"
+        assert strategy.check(params, layer=1, rank=100) is None
+    else:
+        assert complaint is None
 
 
 def test_ties_go_to_the_lower_index():

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from workers.checkpoints.layout import open_checkpoint
+from workers.families.catalog import open_checkpoint
+from workers.families.llava.loading import load_llava
 from workers.layer_calls import cache_of, check_calls
-from workers.loading import load_llava
 from workers.work import ModelSpec
 
 ROOT = Path(__file__).parent.parent
@@ -45,8 +45,8 @@ def test_the_document_has_a_row_for_each_test_and_no_other():
 
 def test_transformers_calls(llava):
     """The names by which modules hand each other the cache, the mask and positions."""
-    check_calls(llava.model)
-    out = llava.model(input_ids=torch.tensor([[1, 5, 6]]), use_cache=True)
+    check_calls(llava.module)
+    out = llava.module(input_ids=torch.tensor([[1, 5, 6]]), use_cache=True)
     layers = cache_of(out).layers
     assert [layer.keys.shape[-2] for layer in layers] == [3, 3], moved(
         "transformers", "a cache layer's keys", "workers/patch.py"
@@ -58,10 +58,10 @@ def test_transformers_calls(llava):
 def test_transformers_outputs(llava):
     """A decoder layer gives its hidden states alone; the decoder's output may be replaced in place."""
     seen = []
-    layer = llava.decoder.layers[0]
+    layer = llava.decoder.module.layers[0]
     handle = layer.register_forward_hook(lambda module, args, output: seen.append((args, output)))
     try:
-        out = llava.decoder(inputs_embeds=torch.zeros(1, 3, llava.decoder.config.hidden_size))
+        out = llava.decoder.module(inputs_embeds=torch.zeros(1, 3, llava.decoder.module.config.hidden_size))
     finally:
         handle.remove()
     args, output = seen[0]
@@ -71,36 +71,36 @@ def test_transformers_outputs(llava):
 
 def test_transformers_tree(llava):
     """The modules that the engine multiplies itself, and their numbers."""
-    words = moved("transformers", "the module tree of LLaVA", "workers/llava.py, workers/loading.py")
-    names = {name for name, _ in llava.model.named_modules()}
+    words = moved("transformers", "the module tree of LLaVA", "workers/decoder.py, workers/families/llava")
+    names = {name for name, _ in llava.module.named_modules()}
     inner = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj")
     inner += ("mlp.up_proj", "mlp.down_proj", "input_layernorm", "post_attention_layernorm")
     wanted = {f"model.language_model.layers.0.{name}" for name in inner}
     wanted |= {f"model.language_model.{name}" for name in ("embed_tokens", "norm", "rotary_emb")}
     wanted |= {"lm_head", "model.vision_tower", "model.multi_modal_projector"}
     assert wanted <= names, f"{words}: {sorted(wanted - names)}"
-    layer = llava.decoder.layers[0]
+    layer = llava.decoder.module.layers[0]
     assert isinstance(layer.self_attn.head_dim, int), words
     assert isinstance(layer.self_attn.scaling, float), words
     assert isinstance(layer.input_layernorm.variance_epsilon, float), words
-    cos, sin = llava.decoder.rotary_emb(torch.empty(0), torch.arange(3)[None])
+    cos, sin = llava.decoder.module.rotary_emb(torch.empty(0), torch.arange(3)[None])
     assert cos.shape == sin.shape == (1, 3, layer.self_attn.head_dim), words
-    assert llava.model.config._attn_implementation == "sdpa", words
+    assert llava.module.config._attn_implementation == "sdpa", words
 
 
 def test_transformers_image_features(llava):
-    side = llava.facts.image_size
-    features = llava.model.model.get_image_features(pixel_values=torch.zeros(2, 3, side, side)).pooler_output
+    side = llava.config.image_size
+    features = llava.module.model.get_image_features(pixel_values=torch.zeros(2, 3, side, side)).pooler_output
     shapes = [tuple(one.shape) for one in features]
-    words = moved("transformers", "get_image_features(...).pooler_output", "workers/llava.py")
-    assert shapes == [(llava.visual_tokens, llava.decoder.config.hidden_size)] * 2, words
+    words = moved("transformers", "get_image_features(...).pooler_output", "workers/families/llava/model.py")
+    assert shapes == [(llava.visual_tokens, llava.decoder.module.config.hidden_size)] * 2, words
 
 
 def test_transformers_empty_model(small_checkpoint):
     """A model without memory, whose parameters and buffers are then filled by hand."""
     from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-    words = moved("transformers", "models on the meta device", "workers/loading.py")
+    words = moved("transformers", "models on the meta device", "workers/families/llava/loading.py")
     config = LlavaConfig.from_dict(open_checkpoint(ModelSpec(path=str(small_checkpoint))).config)
     with torch.device("meta"):
         model = LlavaForConditionalGeneration._from_config(config, attn_implementation="sdpa", dtype=torch.float32)
@@ -113,7 +113,7 @@ def test_transformers_pixels():
     """Pre-processing by PIL, asked for by name: torchvision's resize gives other pixels."""
     import transformers
 
-    words = moved("transformers", "CLIPImageProcessorPil", "workers/loading.py")
+    words = moved("transformers", "CLIPImageProcessorPil", "workers/families/llava/loading.py")
     assert hasattr(transformers, "CLIPImageProcessorPil"), words
     processor = transformers.CLIPImageProcessorPil(size={"shortest_edge": 4}, crop_size={"height": 4, "width": 4})
     pixels = processor(np.zeros((8, 8, 3), np.uint8), return_tensors="pt")["pixel_values"]
@@ -127,7 +127,7 @@ def test_torch_shared_parameters():
     """Two linear layers as views of one matrix, in order: the engine multiplies them as one."""
     joined = torch.arange(12.0).reshape(4, 3)
     first, second = joined.split((1, 3))
-    words = moved("torch", "views of a split matrix", "workers/llava.py, workers/loading.py")
+    words = moved("torch", "views of a split matrix", "workers/decoder.py, workers/families/llava")
     assert first.data_ptr() + first.nbytes == second.data_ptr(), words
     assert torch.equal(first.as_strided((4, 3), first.stride()), joined), words
 

@@ -20,15 +20,14 @@ from transformers.models.llava_next.processing_llava_next import LlavaNextProces
 import checkpoint_forms as forms
 from naive import naive_answer
 from orchestrator.spec import SpecError, load_sweep
-from workers.anyres import Tiling
-from workers.checkpoints.layout import open_checkpoint
 from workers.cost import cost
+from workers.encoding import encode_sample
 from workers.engine import Engine
+from workers.families.catalog import open_checkpoint
+from workers.families.config import ModelError
+from workers.families.llava.anyres import Tiling
+from workers.families.llava.loading import load_llava
 from workers.latency import prepare_prompts
-from workers.loading import load_llava
-from workers.models import ModelError
-from workers.seeing import image_features, look
-from workers.tasks.prompts import build_prompt
 from workers.work import EngineSpec, GridPoint, ModelSpec, TaskSpec, WorkUnit, baseline_point
 
 NEXT = Tiling(((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)), 336, 14)
@@ -72,32 +71,27 @@ def test_tiles_have_the_pixels_of_transformers(made, size):
     noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     llava = load_llava(ModelSpec(path=str(made["theirs"]), image_mode="anyres"), "cpu")
     theirs = LlavaNextImageProcessorPil.from_pretrained(made["theirs"])(Image.fromarray(noise), return_tensors="pt")
-    place = made["theirs"] / "noise.png"
-    Image.fromarray(noise).save(place)
-    seen = look(llava, place, "anyres")
+    seen = llava.encode("<image>", Image.fromarray(noise), "anyres")
     assert seen.pixels.shape == theirs["pixel_values"][0].shape
     torch.testing.assert_close(seen.pixels, theirs["pixel_values"][0], atol=1e-6, rtol=0)
-    assert image_features(llava, [seen])[0].shape == (seen.visual, forms.HIDDEN)
+    assert [features.shape for features in llava.image_features([seen])] == [(seen.visual, forms.HIDDEN)]
 
 
 def test_answers_are_those_of_the_stock_model(made, small_scienceqa):
     engine = engine_of(made["theirs"], small_scienceqa)
     stock = LlavaNextForConditionalGeneration.from_pretrained(made["theirs"])
-    most = engine.llava.visual_tokens
+    most = engine.model.visual_tokens
     assert most == 16 + 64 + 8
     cells = engine.run(WorkUnit(samples=tuple(engine.samples), points=(baseline_point(3, most),))).outcomes
     assert len({cell.visual_tokens for cell in cells}) > 2  # as many as each image has, none for text alone
     for cell in cells:
         sample, inputs = engine.samples[cell.sample], {}
-        ids = engine.llava.encode(build_prompt(sample, "vicuna_v1", True)).ids
-        if sample.image is not None:
-            seen = look(engine.llava, sample.image, "anyres")
-            inputs = {"pixel_values": seen.pixels[None], "image_sizes": torch.tensor([seen.size])}
-            assert cell.visual_tokens == seen.visual
-        image = engine.llava.image_token
-        long = [token for one in ids for token in [one] * (cell.visual_tokens if one == image else 1)]
+        prompt = encode_sample(engine.model, sample, engine.spec.task, "anyres")
+        if prompt.images:
+            inputs = {"pixel_values": prompt.pixels[None], "image_sizes": torch.tensor([prompt.size])}
+            assert cell.visual_tokens == prompt.visual
         with torch.no_grad():
-            logits = stock(input_ids=torch.tensor([long]), **inputs).logits[0, -1]
+            logits = stock(input_ids=torch.tensor([prompt.ids]), **inputs).logits[0, -1]
         letters = logits[engine.letter_tokens[: len(sample.choices)]]
         torch.testing.assert_close(torch.tensor(cell.option_logits), letters, atol=1e-4, rtol=1e-4)
         assert cell.first_token == int(logits.argmax())
@@ -105,7 +99,7 @@ def test_answers_are_those_of_the_stock_model(made, small_scienceqa):
 
 def test_both_forms_and_the_slow_way_agree(made, small_scienceqa):
     engine = engine_of(made["theirs"], small_scienceqa)
-    most = engine.llava.visual_tokens
+    most = engine.model.visual_tokens
     points = (
         baseline_point(3, most),
         *(
@@ -122,10 +116,8 @@ def test_both_forms_and_the_slow_way_agree(made, small_scienceqa):
     }  # smaller images keep all they have
     for cell, point in zip(cells, itertools.cycle(points)):
         sample = engine.samples[cell.sample]
-        features = None
-        if sample.image is not None:
-            features = image_features(engine.llava, [look(engine.llava, sample.image, "anyres")])[0]
-        slow = naive_answer(engine.llava, build_prompt(sample, "vicuna_v1", True), features, point, f"0|{sample.id}", 3)
+        prompt = encode_sample(engine.model, sample, engine.spec.task, "anyres")
+        slow = naive_answer(engine.model, prompt, point, f"0|{sample.id}", 3)
         kept = np.flatnonzero(np.unpackbits(np.frombuffer(cell.kept_mask, np.uint8))[: cell.visual_tokens])
         assert kept.tolist() == slow.kept
         assert cell.first_token == slow.tokens[0]
@@ -138,7 +130,7 @@ def test_what_any_resolution_does_not_do(made, small_scienceqa, tmp_path):
         load_llava(ModelSpec(path=str(made["theirs"])), "cpu")
     engine = engine_of(made["theirs"], small_scienceqa)
     with pytest.raises(ModelError, match="latency is measured for models that see one square"):
-        prepare_prompts(engine.llava, tuple(engine.samples.values()), engine.spec.task, "anyres")
+        prepare_prompts(engine.model, tuple(engine.samples.values()), engine.spec.task, "anyres")
     sweep = tmp_path / "sweep.yaml"
     grid = "grid:\n  - {strategy: fastv, layer: 2, tokens: 9}\n  - {strategy: fastv, layer: 2, rank: 89}\n"
     sweep.write_text(f"model: {made['theirs']}\ndata: {small_scienceqa}\n{grid}")
@@ -168,11 +160,11 @@ def test_grids_that_cannot_be_used(made, tmp_path, change, message):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | change))
     with pytest.raises(ModelError, match=message):
-        _ = open_checkpoint(ModelSpec(path=str(folder))).facts
+        _ = open_checkpoint(ModelSpec(path=str(folder))).sizes
 
 
 def test_what_the_tower_costs_is_not_known_where_the_number_of_tiles_is_not(made):
-    facts = open_checkpoint(ModelSpec(path=str(made["theirs"]))).facts
+    facts = open_checkpoint(ModelSpec(path=str(made["theirs"]))).sizes
     counted = cost(facts, system=5, visual=(88, 88, 9), text=5, image_tokens=88)
     assert math.isnan(counted.vision_tflop)
     assert counted.prefill_tflop > 0

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from strategies import catalog
 from workers.benchmark.agreement import huggingface_answer
@@ -17,7 +18,7 @@ from workers.benchmark.report import Report
 from workers.benchmark.samples import QUESTION_LENGTHS
 from workers.benchmark.timing import Timing, timed
 from workers.benchmark.workloads import LinearSizes, make_workloads, needed, scaled
-from workers.llava import Prompt
+from workers.families.model import Encoded, ImageSpan
 from workers.tasks.base import LETTERS, Sample
 from workers.tasks.prompts import build_prompt
 from workers.work import GridPoint, SampleOutcome, baseline_point
@@ -136,10 +137,11 @@ def test_unknown_names_and_files_are_named(capsys):
 def test_prompts_have_real_lengths(llava):
     question = "x" * (300 - len("<image>\n"))
     sample = Sample(id="1", question=question, choices=("a",), label="A", image="somewhere")
-    prompt = llava.encode(build_prompt(sample, "vicuna_v1", single_prediction=True))
-    assert prompt.image_at == 35
-    assert prompt.length(576) == 35 + 576 + (300 + 90) // 4
-    assert prompt == llava.encode(build_prompt(sample, "vicuna_v1", single_prediction=True))
+    text = build_prompt(sample, "vicuna_v1", single_prediction=True)
+    prompt = llava.encode(text, Image.new("RGB", (9, 9)), "pad")
+    assert (prompt.system, prompt.visual) == (35, 144)
+    assert prompt.length == 35 + 144 + (300 + 90) // 4
+    assert prompt.ids == llava.encode(text, Image.new("RGB", (9, 9)), "pad").ids
     assert len(set(llava.letter_tokens(LETTERS))) == len(LETTERS)
     assert sum(map(text_tokens, QUESTION_LENGTHS)) / len(QUESTION_LENGTHS) == pytest.approx(94.7, rel=0.02)
 
@@ -148,8 +150,8 @@ def test_random_model_depends_on_its_seed_only(llava):
     torch.manual_seed(5)
     again = random_llava("tiny", torch.float32, "cpu", seed=0)
     other = random_llava("tiny", torch.float32, "cpu", seed=1)
-    assert torch.equal(again.model.lm_head.weight, llava.model.lm_head.weight)
-    assert not torch.equal(other.model.lm_head.weight, llava.model.lm_head.weight)
+    assert torch.equal(again.module.lm_head.weight, llava.module.lm_head.weight)
+    assert not torch.equal(other.module.lm_head.weight, llava.module.lm_head.weight)
     torch.manual_seed(5)
     drawn = torch.rand(1)
     torch.manual_seed(5)
@@ -221,11 +223,11 @@ def test_needed_work_is_counted_by_hand():
 
 
 def test_linear_sizes_are_those_of_the_modules(llava):
-    layer = llava.decoder.layers[0]
-    sizes = LinearSizes.of(llava.facts)
+    layer = llava.decoder.module.layers[0]
+    sizes = LinearSizes.of(llava.config)
     linears = [module for module in layer.modules() if isinstance(module, torch.nn.Linear)]
     assert sizes.keys_values + sizes.others == sum(module.weight.numel() for module in linears)
-    assert sizes.layers == len(llava.decoder.layers)
+    assert sizes.layers == len(llava.decoder.module.layers)
 
 
 def test_ranks_scale_with_the_image():
@@ -233,11 +235,14 @@ def test_ranks_scale_with_the_image():
     assert [scaled(rank, 144) for rank in (576, 166, 16)] == [144, 41, 4]
 
 
+def prompt_of(llava, before: list[int], after: list[int], pixels: torch.Tensor) -> Encoded:
+    ids = [*before, *[llava.image_token] * 144, *after]
+    return Encoded.in_order(ids, (ImageSpan(len(before), 144),), pixels=pixels)
+
+
 def test_batches_are_whole_padded_left_and_sorted(llava):
     image = torch.zeros(3, 168, 168)
-    cases = [
-        make_case(llava, str(tail), Prompt((5, llava.image_token, *[6] * tail), 1), image, 144) for tail in (9, 2, 4)
-    ]
+    cases = [make_case(llava, str(tail), prompt_of(llava, [5], [6] * tail, image)) for tail in (9, 2, 4)]
     groups = batched(llava, cases, 2)
     assert [len(group["input_ids"]) for group in groups] == [2, 2, 2]
     lengths = [row for group in groups for row in group["attention_mask"].sum(dim=1).tolist()]
@@ -260,7 +265,7 @@ def test_seed_style_masking_equals_dropping(llava, use_cache):
     """Semantics 1.4: a masked token and a dropped one are the same to all others; the first token's logits show it."""
     pixels = torch.randn(3, 168, 168, generator=torch.Generator().manual_seed(0))
     ids = torch.randint(3, 400, (60,), generator=torch.Generator().manual_seed(1)).tolist()
-    case = make_case(llava, "1", Prompt((*ids[:35], llava.image_token, *ids[35:]), 35), pixels, 144)
+    case = make_case(llava, "1", prompt_of(llava, ids[:35], ids[35:], pixels))
     point = GridPoint(strategy="fastv", layer=2, rank=20)
     with torch.inference_mode(), attention_of(llava, "eager"):
         dropped = huggingface_answer(llava, case, point, seed=0)
@@ -269,4 +274,4 @@ def test_seed_style_masking_equals_dropping(llava, use_cache):
             made = generate(llava, case, use_cache=use_cache, output_attentions=True, output_logits=True)
     torch.testing.assert_close(made.logits[0][0].float(), dropped.logits_C, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(dropped.logits_C, plain.logits_C, atol=1e-3)
-    assert llava.model.config._attn_implementation == "sdpa"
+    assert llava.module.config._attn_implementation == "sdpa"

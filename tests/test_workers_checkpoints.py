@@ -22,15 +22,13 @@ from sentencepiece import SentencePieceProcessor
 from transformers import LlamaConfig, LlamaForCausalLM, LlavaForConditionalGeneration, LlavaProcessor
 
 import checkpoint_forms as forms
-from workers.asking import ask
 from workers.checkpoints.hub import cache_folder
-from workers.checkpoints.layout import open_checkpoint
-from workers.checkpoints.names import model_name
 from workers.checkpoints.words import PROBE, check_tokenizer
 from workers.engine import Engine
-from workers.llava import Prompt
-from workers.loading import _load_tokenizer, load_llava
-from workers.models import ModelError
+from workers.families.catalog import open_checkpoint
+from workers.families.config import ModelError
+from workers.families.llava.loading import _load_tokenizer, load_llava
+from workers.families.llava.names import model_name
 from workers.tasks.base import Sample
 from workers.tasks.prompts import CONVERSATIONS, SINGLE_PREDICTION, build_prompt
 from workers.work import EngineSpec, GridPoint, ModelSpec, TaskSpec, WorkUnit, baseline_point
@@ -41,6 +39,8 @@ POINTS = (
     GridPoint(strategy="l2_norm", layer=0, rank=5),
     GridPoint(strategy="random", layer=1, rank=3),
 )
+
+BLANK = Image.new("RGB", (56, 56))
 
 
 @pytest.fixture(scope="session")
@@ -69,9 +69,9 @@ def test_all_forms_answer_alike(made, small_scienceqa):
     for form in ("hugging_face_old", "original", "original_safetensors"):
         other, found = answers(ModelSpec(path=str(made[form])), small_scienceqa)
         assert found == wanted, form  # to the last bit, float32 on a CPU
-        assert other.llava.end_tokens == {2}
-        for name, tensor in engine.llava.model.named_parameters():
-            twin = other.llava.model.get_parameter(name)
+        assert other.model.end_tokens == {2}
+        for name, tensor in engine.model.module.named_parameters():
+            twin = other.model.module.get_parameter(name)
             assert torch.equal(tensor[: len(twin)], twin[: len(tensor)]) or "embed_tokens" in name, (form, name)
 
 
@@ -79,7 +79,7 @@ def test_all_forms_answer_alike(made, small_scienceqa):
 def test_half_precision_is_the_same_in_all_forms(made, dtype):
     wanted = getattr(torch, dtype)
     for form in ("hugging_face", "hugging_face_old", "original"):
-        model = load_llava(ModelSpec(path=str(made[form]), dtype=dtype), "cpu").model
+        model = load_llava(ModelSpec(path=str(made[form]), dtype=dtype), "cpu").module
         for name, tensor in model.named_parameters():
             stored = forms.weights()[name.replace("vision_tower.vision_model.", "vision_tower.")]
             assert tensor.dtype == wanted
@@ -90,16 +90,16 @@ def test_half_precision_is_the_same_in_all_forms(made, dtype):
 def test_the_loader_builds_what_transformers_builds(made, form):
     llava = load_llava(ModelSpec(path=str(made[form])), "cpu")
     theirs = LlavaForConditionalGeneration.from_pretrained(made[form])
-    assert {name for name, _ in llava.model.named_buffers()} == {name for name, _ in theirs.named_buffers()}
+    assert {name for name, _ in llava.module.named_buffers()} == {name for name, _ in theirs.named_buffers()}
     for name, buffer in theirs.named_buffers():
-        assert torch.equal(llava.model.get_buffer(name), buffer), name
+        assert torch.equal(llava.module.get_buffer(name), buffer), name
     ids = torch.tensor([[1, 300, *[forms.vocabulary()] * 16, 301, 302]])
     pixels = torch.randn(1, 3, 56, 56, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        ours = llava.model(input_ids=ids, pixel_values=pixels).logits
+        ours = llava.module(input_ids=ids, pixel_values=pixels).logits
         assert torch.equal(ours, theirs(input_ids=ids, pixel_values=pixels).logits)
     assert llava.end_tokens == {2}
-    layer = llava.layers[0]
+    layer = llava.decoder.layers[0]
     assert layer.kv.data_ptr() == layer.module.self_attn.k_proj.weight.data_ptr()
     assert torch.equal(layer.gate_up[64:], layer.module.mlp.up_proj.weight)
 
@@ -113,23 +113,28 @@ def test_a_head_that_is_the_embedding(tmp_path):
     tensors = forms.padded(forms.weights(), forms.vocabulary() + 8)
     head = tensors.pop("lm_head.weight")
     forms.save(folder, tensors, 1, "safetensors")
-    model = load_llava(ModelSpec(path=str(folder)), "cpu").model
+    model = load_llava(ModelSpec(path=str(folder)), "cpu").module
     assert model.lm_head.weight is model.get_input_embeddings().weight
     edit(folder / "config.json", text_config=config["text_config"])
     assert "1 tensors are missing from the weights; first: lm_head.weight" in message_of(folder)
     forms.save(folder, {**tensors, "lm_head.weight": head}, 1, "safetensors")
-    assert torch.equal(load_llava(ModelSpec(path=str(folder)), "cpu").model.lm_head.weight, head)
+    assert torch.equal(load_llava(ModelSpec(path=str(folder)), "cpu").module.lm_head.weight, head)
+
+
+def asked(folder: Path) -> tuple[int, ...]:
+    """The ids of a question about an image."""
+    llava = load_llava(ModelSpec(path=str(folder)), "cpu")
+    return llava.encode("USER: <image>\nWhat ?", BLANK, "pad").ids
 
 
 def test_a_tokenizer_without_a_name_is_llamas(made, tmp_path):
     folder = forms.original(tmp_path / "own", str(made["tower"]))
-    prompt = "USER: <image>\nWhat ?"
-    wanted = load_llava(ModelSpec(path=str(made["original"])), "cpu").encode(prompt)
-    assert wanted.ids[0] == 1
+    wanted = asked(made["original"])
+    assert wanted[0] == 1
     edit(folder / "tokenizer_config.json", add_bos_token=None)  # transformers 4 began with it all the same
-    assert load_llava(ModelSpec(path=str(folder)), "cpu").encode(prompt) == wanted
+    assert asked(folder) == wanted
     (folder / "tokenizer_config.json").unlink()
-    assert load_llava(ModelSpec(path=str(folder)), "cpu").encode(prompt) == wanted
+    assert asked(folder) == wanted
 
 
 @pytest.mark.parametrize("legacy", [None, False, True])
@@ -179,7 +184,7 @@ def test_a_tokenizer_that_this_transformers_makes_wrongly_is_refused_by_its_file
 
     words = r"tokenizer.model: transformers 5.* makes a Loses of it, and sentencepiece .* other ids, first \["
     with pytest.raises(ModelError, match=words) as caught:
-        check_tokenizer(Loses(), checkpoint)
+        check_tokenizer(Loses(), checkpoint.words, 32000, None)
     assert "tokenizer.json and" not in str(caught.value)
 
 
@@ -253,13 +258,13 @@ def test_lora_is_merged_as_peft_merges_it(made, tmp_path, config):
     plain = load_llava(ModelSpec(path=str(made["original"])), "cpu")
     changed = 0
     for name, tensor in merged.items():
-        ours, before = llava.model.get_parameter(name), plain.model.get_parameter(name)
+        ours, before = llava.module.get_parameter(name), plain.module.get_parameter(name)
         ours, before = ours[: len(tensor)], before[: len(tensor)]
         torch.testing.assert_close(ours, tensor)
         changed += not torch.equal(ours, before)
     assert changed == {"all-linear": 21}.get(str(config["target_modules"]), 6)
     name = "model.multi_modal_projector.linear_1.weight"
-    assert torch.equal(llava.model.get_parameter(name), 2 * plain.model.get_parameter(name))
+    assert torch.equal(llava.module.get_parameter(name), 2 * plain.module.get_parameter(name))
 
 
 def test_an_adapter_of_a_hugging_face_llava(made, tmp_path):
@@ -272,9 +277,9 @@ def test_an_adapter_of_a_hugging_face_llava(made, tmp_path):
     (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 3}))
     llava = load_llava(ModelSpec(path=str(folder), base=str(made["hugging_face"])), "cpu")
     weight = "model.language_model.layers.2.mlp.down_proj.weight"
-    torch.testing.assert_close(llava.model.get_parameter(weight), forms.weights()[weight] + 1.5 * up @ down)
+    torch.testing.assert_close(llava.module.get_parameter(weight), forms.weights()[weight] + 1.5 * up @ down)
     half = load_llava(ModelSpec(path=str(folder), base=str(made["hugging_face"]), dtype="bfloat16"), "cpu")
-    assert torch.equal(half.model.get_parameter(weight), llava.model.get_parameter(weight).bfloat16())  # rounded once
+    assert torch.equal(half.module.get_parameter(weight), llava.module.get_parameter(weight).bfloat16())  # rounded once
 
 
 def test_a_projector_alone_goes_onto_its_base(made, tmp_path):
@@ -286,8 +291,8 @@ def test_a_projector_alone_goes_onto_its_base(made, tmp_path):
     edit(folder / "config.json", mm_vision_tower=str(made["tower"]))
     llava = load_llava(ModelSpec(path=str(folder), base=str(forms.vicuna(tmp_path / "vicuna"))), "cpu")
     whole = load_llava(ModelSpec(path=str(made["original"])), "cpu")
-    for name, tensor in whole.model.named_parameters():
-        assert torch.equal(llava.model.get_parameter(name), tensor), name
+    for name, tensor in whole.module.named_parameters():
+        assert torch.equal(llava.module.get_parameter(name), tensor), name
 
 
 def test_adapters_that_cannot_be_used(made, tmp_path):
@@ -415,23 +420,26 @@ def test_prompts_have_the_ids_that_llava_was_trained_on(made):
     after = f"\nwhat colour is the square ?\nA. red\nB. 東京\n{SINGLE_PREDICTION} ASSISTANT:"
     for form in ("hugging_face", "original"):
         llava = load_llava(ModelSpec(path=str(made[form])), "cpu")
-        prompt = llava.encode(f"{before}<image>{after}")
-        assert prompt.ids == (1, *slow.encode(before), llava.image_token, *slow.encode(after))
-        assert prompt.image_at == 1 + len(slow.encode(before))
-        assert llava.encode(f"{before}what ?") == Prompt((1, *slow.encode(f"{before}what ?")), None)
+        prompt = llava.encode(f"{before}<image>{after}", BLANK, "pad")
+        image = [llava.image_token] * llava.visual_tokens
+        assert prompt.ids == (1, *slow.encode(before), *image, *slow.encode(after))
+        assert prompt.system == 1 + len(slow.encode(before))
+        bare = llava.encode(f"{before}what ?", None, "pad")
+        assert (bare.ids, bare.images) == ((1, *slow.encode(f"{before}what ?")), ())
         with pytest.raises(ModelError, match="2 images; one is supported"):
-            llava.encode("<image> and <image>")
-    space, newline = prompt.ids[prompt.image_at + 1 :][:2]
+            llava.encode("<image> and <image>", BLANK, "pad")
+    behind = prompt.system + prompt.visual
+    space, newline = prompt.ids[behind:][:2]
     assert slow.id_to_piece([space, newline]) == ["▁", "<0x0A>"]  # 29871, 13 in LLaVA-1.5
     # Given the whole text, transformers' tokenizer leaves the space out: other ids than LLaVA was trained on.
-    whole = load_llava(ModelSpec(path=str(made["hugging_face"])), "cpu").encode(f"{before}<image>{after}", whole=True)
-    assert whole.ids == (*prompt.ids[: prompt.image_at + 1], *prompt.ids[prompt.image_at + 2 :])
+    llava = load_llava(ModelSpec(path=str(made["hugging_face"])), "cpu")
+    whole = llava.encode(f"{before}<image>{after}", BLANK, "pad", whole=True)
+    assert whole.ids == (*prompt.ids[:behind], *prompt.ids[behind + 1 :])
 
 
 def test_the_chat_template_of_the_checkpoint(made, tmp_path):
     llava = load_llava(ModelSpec(path=str(made["hugging_face"])), "cpu")
     sample = Sample(id="1", question="what colour ?", choices=("red", "blue"), label="A", image=Path("1.png"))
-    task = TaskSpec(name="scienceqa", data="", conversation="chat_template")
     text = build_prompt(sample, "chat_template", True, llava.chat)
     assert text == f"USER: <image>\nwhat colour ?\n{SINGLE_PREDICTION} ASSISTANT:"
     assert (
@@ -447,20 +455,18 @@ def test_the_chat_template_of_the_checkpoint(made, tmp_path):
         patch_size=14,
         num_additional_image_tokens=1,
         vision_feature_select_strategy="default",
-        chat_template=llava.chat_template,
+        chat_template=llava._chat_template,
         image_token="<image>",
     )
     theirs = processor.apply_chat_template(
         [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
     )
     ids = processor(images=Image.new("RGB", (56, 56)), text=theirs)["input_ids"][0]
-    prompt = ask(llava, sample, task)
-    assert list(prompt.ids[: prompt.image_at]) == ids[: ids.index(llava.image_token)]
-    assert list(prompt.ids[prompt.image_at :]) == ids[len(ids) - ids[::-1].index(llava.image_token) - 1 :]
+    assert list(llava.encode(text, BLANK, "pad", whole=True).ids) == ids
 
     own = load_llava(ModelSpec(path=str(made["original"])), "cpu")
     with pytest.raises(ModelError, match=r"has no chat template; set task\.conversation to vicuna_v1"):
-        ask(own, sample, task)
+        build_prompt(sample, "chat_template", True, own.chat)
 
 
 @pytest.mark.parametrize(
@@ -478,7 +484,7 @@ def test_the_chat_template_of_the_checkpoint(made, tmp_path):
 )
 def test_chat_templates_of_any_make(made, template, prompt):
     llava = load_llava(ModelSpec(path=str(made["hugging_face"])), "cpu")
-    llava.chat_template = template
+    llava._chat_template = template
     if "q" in prompt.split("\n")[-1][:1]:
         assert llava.chat("q", image=True) == prompt
         return
@@ -627,7 +633,7 @@ def test_nothing_is_held_twice(made, tmp_path, kind):
         (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 8, "lora_alpha": 8}))
         spec = ModelSpec(path=str(adapter), base=spec.path)
     llava, grown = peak_growth(lambda: load_llava(spec, "cpu"))
-    weights = sum(parameter.nbytes for parameter in llava.model.parameters())
+    weights = sum(parameter.nbytes for parameter in llava.module.parameters())
     assert weights > 200e6
     assert 0.9 * weights < grown < weights + 3 * largest
 

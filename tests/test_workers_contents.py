@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaNextConfig, LlavaNextForConditionalGeneration
 
 import checkpoint_forms as forms
-from workers.checkpoints.contents import check_checkpoint
-from workers.checkpoints.described import described
-from workers.checkpoints.layout import base_notes, open_checkpoint
-from workers.checkpoints.names import model_name
+from workers.families.catalog import open_checkpoint
+from workers.families.config import ModelError
+from workers.families.llava.config import model_config
+from workers.families.llava.described import described
+from workers.families.llava.names import model_name
 from workers.fingerprint import model_fingerprint
-from workers.models import ModelError, facts_from
 from workers.work import ModelSpec
 
 WEIGHTS = "model.safetensors"
@@ -29,7 +29,7 @@ WEIGHTS = "model.safetensors"
 
 def looked_at(folder, **spec):
     checkpoint = open_checkpoint(ModelSpec(path=str(folder), **spec))
-    check_checkpoint(checkpoint)
+    checkpoint.check()
     return model_fingerprint(checkpoint)
 
 
@@ -84,7 +84,7 @@ def test_the_described_model_is_the_one_that_transformers_builds(text, whole):
     with torch.device("meta"):
         model = kinds[1](kinds[0].from_dict(json.loads(json.dumps(config))))
     built = {model_name(name): tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    assert described(config, facts_from(config, Path("config.json"))) == built
+    assert described(config, model_config(config, Path("config.json"))) == built
 
 
 def test_what_is_left_over_is_refused(folder):
@@ -166,11 +166,11 @@ def test_an_adapter_must_change_this_base(folder, tmp_path, tensors, message):
 def test_a_base_of_another_name_is_said(folder, tmp_path):
     lora = adapter(tmp_path / "lora", A=torch.ones(2, 32), B=torch.ones(32, 2))
     spec = ModelSpec(path=str(lora), base=str(folder))
-    (note,) = base_notes(open_checkpoint(spec))
+    (note,) = open_checkpoint(spec).notes
     assert note.endswith(f"says that it was trained on lmsys/vicuna-7b-v1.5; the base given is {folder}")
     edit(lora / "adapter_config.json", base_model_name_or_path="someone/Checkpoint")
-    assert base_notes(open_checkpoint(spec)) == ()
-    assert base_notes(open_checkpoint(ModelSpec(path=str(folder)))) == ()
+    assert open_checkpoint(spec).notes == ()
+    assert open_checkpoint(ModelSpec(path=str(folder))).notes == ()
 
 
 @pytest.mark.parametrize(
@@ -268,8 +268,8 @@ def test_weights_may_be_links_to_another_disk(folder, tmp_path):
 def test_facts_of_a_kind_that_leaves_its_sizes_out():
     """transformers leaves out of config.json what the kind of decoder has by default."""
     place = Path("config.json")
-    facts = facts_from({"text_config": {"model_type": "mistral"}, "vision_config": {}}, place)
+    facts = model_config({"text_config": {"model_type": "mistral"}, "vision_config": {}}, place)
     assert (facts.kv_heads, facts.ffn) == (8, 14336)
     assert replace(facts, kv_heads=32, ffn=11008, parameters=0) == replace(
-        facts_from({"text_config": {"model_type": "llama"}, "vision_config": {}}, place), parameters=0
+        model_config({"text_config": {"model_type": "llama"}, "vision_config": {}}, place), parameters=0
     )

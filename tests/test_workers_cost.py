@@ -9,13 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategies.view import ATTENTION, Evidence
-from workers.checkpoints.layout import open_checkpoint
-from workers.cost import cost, fastv, kv_bytes, probed_rows, swiglu, visual_by_layer
-from workers.models import ModelError, ModelFacts, VisionFacts
+from workers.cost import cost, fastv, kv_bytes, swiglu, visual_by_layer
+from workers.families.catalog import open_checkpoint
+from workers.families.config import ModelConfig, ModelError, VisionConfig
 from workers.work import ModelSpec
 
-SEVEN_B = ModelFacts(
+SEVEN_B = ModelConfig(
     layers=32, heads=32, kv_heads=32, head_dim=128, hidden=4096, ffn=11008, vocab=32064, image_size=336, patch_size=14,
     visual_tokens=576, parameters=6_476_005_376,
 )  # fmt: skip
@@ -108,20 +107,6 @@ def test_vision_tower_and_selector_are_separate():
     assert replace(probed, selector_tflop=0.0) == seven_b((2, 128))
 
 
-@pytest.mark.parametrize(
-    ("needs", "rows"),
-    [(set(), 0), ({"last_row"}, 1), ({"text_rows", "text_to_text"}, 80), ({"visual_rows"}, 576), ({"hidden"}, 0)],
-)
-def test_rows_that_a_strategy_reads(needs, rows):
-    assert probed_rows(needs, visual=576, text=80) == rows
-
-
-def test_every_kind_of_attention_is_counted():
-    assert all(probed_rows({evidence}, 576, 80) > 0 for evidence in ATTENTION)
-    assert {"last_row", "text_rows", "text_to_text", "visual_rows"} == {str(evidence) for evidence in ATTENTION}
-    assert probed_rows({Evidence.HIDDEN}, 576, 80) == 0
-
-
 def test_a_question_without_an_image_costs_its_text():
     found = cost(SEVEN_B, system=60, visual=(0,) * 32, text=0, image_tokens=0)
     assert (found.vision_tflop, found.flops_ratio, found.kv_ratio, found.average_visual_tokens) == (0, 1, 1, 0)
@@ -145,7 +130,7 @@ def test_wrong_token_counts_are_refused(visual, message):
 
 
 def test_vision_sizes_are_read_from_the_checkpoint(small_checkpoint):
-    assert open_checkpoint(ModelSpec(path=str(small_checkpoint))).facts.vision == VisionFacts(
+    assert open_checkpoint(ModelSpec(path=str(small_checkpoint))).sizes.vision == VisionConfig(
         hidden=16, ffn=32, layers=1, features=1, stored_layers=2
     )
 
@@ -153,7 +138,7 @@ def test_vision_sizes_are_read_from_the_checkpoint(small_checkpoint):
 @pytest.mark.parametrize(("chosen", "layers", "features"), [(-1, 2, 1), (1, 1, 1), ([-2, -1], 2, 2), ([0, 1], 1, 2)])
 def test_only_layers_that_are_read_count(small_checkpoint, tmp_path, chosen, layers, features):
     write_config(small_checkpoint, tmp_path, chosen)
-    found = open_checkpoint(ModelSpec(path=str(tmp_path))).facts.vision
+    found = open_checkpoint(ModelSpec(path=str(tmp_path))).sizes.vision
     assert (found.layers, found.features) == (layers, features)
 
 
@@ -161,7 +146,7 @@ def test_only_layers_that_are_read_count(small_checkpoint, tmp_path, chosen, lay
 def test_a_feature_layer_outside_the_tower_is_refused(small_checkpoint, tmp_path, chosen):
     write_config(small_checkpoint, tmp_path, chosen)
     with pytest.raises(ModelError, match="vision_feature_layer"):
-        _ = open_checkpoint(ModelSpec(path=str(tmp_path))).facts
+        _ = open_checkpoint(ModelSpec(path=str(tmp_path))).sizes
 
 
 def write_config(checkpoint, folder, chosen) -> None:

@@ -49,13 +49,13 @@ def test_long_answers_equal_generate_on_the_patched_model(engine):
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_who_has_ended_leaves_and_changes_nothing(engine, monkeypatch, share):
     """Ends come one by one; whether the batch is packed anew at once, together or never, answers are the same."""
-    own = engine.llava.end_tokens
+    own = engine.model.end_tokens
     kept: list[int] = []
     keep = Decoding.keep
     monkeypatch.setattr(Decoding, "keep", lambda self, places: (kept.append(len(places)), keep(self, places))[1])
     monkeypatch.setattr(workers.decode, "LEAVE_TOGETHER", share)
-    vocabulary = torch.randperm(len(engine.llava.tokenizer), generator=torch.Generator().manual_seed(1))
-    engine.llava.end_tokens = frozenset(vocabulary[:6].tolist())
+    vocabulary = torch.randperm(len(engine.model.tokenizer), generator=torch.Generator().manual_seed(1))
+    engine.model.end_tokens = frozenset(vocabulary[:6].tolist())
     engine.micro_batch = 3
     try:
         unit = WorkUnit(samples=("1", "2", "3"), points=tuple(POINTS))
@@ -65,7 +65,7 @@ def test_who_has_ended_leaves_and_changes_nothing(engine, monkeypatch, share):
         assert bool(kept) == (share < 1)
         assert_equals_naive(engine, ["1", "2", "3"], POINTS)
     finally:
-        engine.llava.end_tokens = own
+        engine.model.end_tokens = own
 
 
 def test_a_text_only_question_is_one_stream_for_all_points(engine, monkeypatch):

@@ -18,10 +18,9 @@ from small_llava import make_checkpoint
 from strategies.catalog import CATALOG
 from strategies.heads import HeadProbability, HeadRule
 from strategies.queries import QueryRule
+from workers.encoding import encode_sample
 from workers.engine import Engine
-from workers.images import load_image, to_pixels
 from workers.memory import footprint
-from workers.tasks.prompts import build_prompt
 from workers.work import DeviceLostError, EngineSpec, GridPoint, ModelSpec, TaskSpec, WorkUnit, baseline_point
 
 # Dropping and masking differ in the shapes of their reductions only; the weights are scaled up, so logits reach 1e2.
@@ -42,14 +41,9 @@ def engine(small_checkpoint, small_scienceqa) -> Engine:
 
 def naive_cell(engine: Engine, sample_id: str, point: GridPoint):
     sample = engine.samples[sample_id]
-    prompt = build_prompt(sample, engine.spec.task.conversation, engine.spec.task.single_prediction)
-    pixels = None
-    if sample.image is not None:
-        pixels = to_pixels(load_image(sample.image), engine.spec.model.image_mode, engine.llava.image_processor)
+    prompt = encode_sample(engine.model, sample, engine.spec.task, engine.spec.model.image_mode)
     with torch.inference_mode():
-        return naive_answer(
-            engine.llava, prompt, pixels, point, f"{engine.spec.seed}|{sample.id}", engine.spec.max_new_tokens
-        )
+        return naive_answer(engine.model, prompt, point, f"{engine.spec.seed}|{sample.id}", engine.spec.max_new_tokens)
 
 
 def assert_equals_naive(engine: Engine, ids, points) -> None:
@@ -69,7 +63,7 @@ def assert_equals_naive(engine: Engine, ids, points) -> None:
             assert cell.tokens_kept == len(slow.kept)
             highest = slow.first_logits.topk(2).values
             assert cell.margin == pytest.approx(float(highest[0] - highest[1]), abs=2e-4)
-            answer = engine.llava.tokenizer.decode(slow.tokens, skip_special_tokens=True).strip()
+            answer = engine.model.tokenizer.decode(slow.tokens, skip_special_tokens=True).strip()
             assert (cell.answer, cell.first_token, cell.decoded_tokens) == (answer, slow.tokens[0], len(slow.tokens))
 
 
@@ -77,7 +71,7 @@ def every_point(layers: int, visual: int) -> list[GridPoint]:
     points = [baseline_point(layers, visual)]
     for layer in range(layers + 1):
         points.append(GridPoint(strategy="cutoff", layer=layer, rank=0))
-        for strategy in ("fastv", "random"):
+        for strategy in ("fastv", "random") if layer else ("random",):
             points += [GridPoint(strategy=strategy, layer=layer, rank=rank) for rank in (0, 1, 5, visual - 1, visual)]
     return points
 
@@ -104,7 +98,8 @@ def any_point(draw, layers: int, visual: int, heads: int) -> GridPoint:
     """Any strategy of the catalog at any layer and rank that it admits, with drawn parameters."""
     strategy = CATALOG[draw(st.sampled_from(sorted(CATALOG)))]
     last = layers - 1 if strategy.name == "himap" else layers  # its second stage needs a later layer
-    layer = 0 if strategy.layers == "input" else draw(st.integers(0, last))
+    first = 0 if strategy.name != "himap" and not strategy.reads_attention else 1
+    layer = 0 if strategy.layers == "input" else draw(st.integers(first, last))
     rank = draw(st.integers(0, visual)) if strategy.fixed_rank is None else strategy.fixed_rank
     params: dict = {}
     if strategy.name == "ablation":
@@ -146,7 +141,7 @@ def test_every_strategy_equals_naive(deeper_engine, name):
     strategy = CATALOG[name]
     deeper_engine.micro_batch = 2
     params = {"ablation": {"heads_kept": 2}, "himap": {"second_layer": 3, "second_rank": 2}}.get(name, {})
-    layers = (0,) if strategy.layers == "input" else (0, 1, 2)
+    layers = [layer for layer in (0, 1, 2) if strategy.check(params, layer=layer) is None]
     ranks = (2, 7, 15) if strategy.fixed_rank is None else (strategy.fixed_rank,)
     points = [
         GridPoint(strategy=name, layer=layer, rank=rank, params=tuple(params.items()))
@@ -173,20 +168,14 @@ def test_keeping_everything_is_the_untouched_model(engine):
     cells = engine.run(WorkUnit(samples=("1", "6"), points=tuple(points))).outcomes
     for cell in cells:
         sample = engine.samples[cell.sample]
-        ids = engine.llava.encode(build_prompt(sample, "vicuna_v1", True)).ids
-        image = engine.llava.image_token
-        expanded = [t for token in ids for t in ([token] * (16 if token == image else 1))]
-        image_input = {}
-        if sample.image is not None:
-            image_input["pixel_values"] = to_pixels(load_image(sample.image), "pad", engine.llava.image_processor)[None]
-        generated = engine.llava.model.generate(
-            input_ids=torch.tensor([expanded]),
-            attention_mask=torch.ones(1, len(expanded), dtype=torch.int64),
-            **image_input,
+        prompt = encode_sample(engine.model, sample, engine.spec.task, "pad")
+        generated = engine.model.module.generate(
+            **engine.model.inputs(prompt),
+            attention_mask=torch.ones(1, prompt.length, dtype=torch.int64),
             do_sample=False,
             max_new_tokens=4,
-        )[0, len(expanded) :]
-        text = engine.llava.tokenizer.decode(generated, skip_special_tokens=True).strip()
+        )[0, prompt.length :]
+        text = engine.model.tokenizer.decode(generated, skip_special_tokens=True).strip()
         assert cell.answer == text
         assert cell.first_token == int(generated[0])
 
@@ -195,7 +184,7 @@ def test_long_answers_agree_with_naive(tmp_path, small_scienceqa):
     """Free-form answers: a dozen decoded tokens, in which every cached key is read."""
     checkpoint = make_checkpoint(tmp_path, seed=3, layers=3, end_bias=-0.9)
     engine = make_engine(checkpoint, small_scienceqa, max_new_tokens=12)
-    points = [GridPoint(strategy="fastv", layer=layer, rank=rank) for layer in (0, 1, 2) for rank in (0, 4)]
+    points = [GridPoint(strategy="fastv", layer=layer, rank=rank) for layer in (1, 2) for rank in (0, 4)]
     assert_equals_naive(engine, ["1", "2"], points)
 
 
@@ -205,12 +194,13 @@ def test_answers_that_end_at_different_steps(tmp_path, small_scienceqa, seed):
     checkpoint = make_checkpoint(tmp_path, seed=3, layers=4, end_bias=-0.9)
     engine = make_engine(checkpoint, small_scienceqa, max_new_tokens=10)
     engine.micro_batch = 3
-    vocabulary = torch.randperm(len(engine.llava.tokenizer), generator=torch.Generator().manual_seed(seed))
-    engine.llava.end_tokens = frozenset(vocabulary[:12].tolist())
+    vocabulary = torch.randperm(len(engine.model.tokenizer), generator=torch.Generator().manual_seed(seed))
+    engine.model.end_tokens = frozenset(vocabulary[:12].tolist())
     points = [
         GridPoint(strategy=name, layer=layer, rank=rank)
         for name in ("fastv", "random")
         for layer in (0, 1, 3)
+        if CATALOG[name].check({}, layer=layer) is None
         for rank in (0, 4)
     ]
     points.append(GridPoint(strategy="l2_norm", layer=0, rank=5))
@@ -300,7 +290,7 @@ def test_a_lost_device_ends_the_process_not_the_samples(engine, monkeypatch):
 def test_logits_that_are_not_finite_are_failures_not_answers(small_checkpoint, small_scienceqa):
     engine = make_engine(small_checkpoint, small_scienceqa)
     with torch.no_grad():
-        engine.llava.decoder.norm.weight[0] = torch.nan
+        engine.model.decoder.module.norm.weight[0] = torch.nan
     outcome = engine.run(WorkUnit(samples=("1",), points=(baseline_point(2, 16),)))
     assert outcome.outcomes == ()
     assert "not finite" in outcome.failures[0].message
@@ -313,6 +303,7 @@ def test_logits_that_are_not_finite_are_failures_not_answers(small_checkpoint, s
         (GridPoint(strategy="fastv", layer=1, rank=99), "16 visual tokens"),
         (GridPoint(strategy="fastvv", layer=1, rank=1), "Did you mean 'fastv'"),
         (GridPoint(strategy="l2_norm", layer=1, rank=1), "l2_norm"),
+        (GridPoint(strategy="fastv", layer=0, rank=1), "at layer 0 take `random`"),
         (GridPoint(strategy="weighted_combination", layer=1, rank=1, params=(("alpha", 2.0),)), "outside 0..1"),
         (GridPoint(strategy="ablation", layer=1, rank=1, params=(("heads_kept", 5),)), "4 heads"),
     ],
@@ -331,7 +322,7 @@ def test_mistakes_in_code_are_told(engine, small_checkpoint, small_scienceqa):
 
 def test_footprint_counts_what_the_forward_holds(engine):
     """Rows of the last layer as the packing has them; an upper bound where points share a fork."""
-    facts = engine.llava.facts
+    facts = engine.model.config
     points = (
         baseline_point(2, 16),
         GridPoint(strategy="fastv", layer=1, rank=4),

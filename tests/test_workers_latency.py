@@ -29,13 +29,13 @@ def engine(small_checkpoint, small_scienceqa):
 
 @pytest.fixture(scope="module")
 def prompts(engine):
-    return prepare_prompts(engine.llava, list(engine.samples.values())[:2], engine.spec.task, "pad")
+    return prepare_prompts(engine.model, list(engine.samples.values())[:2], engine.spec.task, "pad")
 
 
 def test_every_configuration_beside_the_unpruned_model(engine, prompts):
     told = []
     found = measure_latency(
-        engine.llava, prompts, (*POINTS, POINTS[0], baseline_point(2, 16)), **COUNTS, progress=lambda *n: told.append(n)
+        engine.model, prompts, (*POINTS, POINTS[0], baseline_point(2, 16)), **COUNTS, progress=lambda *n: told.append(n)
     )
     assert [entry.point for entry in found] == [baseline_point(2, 16), *POINTS]
     assert told == [(done, 32) for done in range(1, 33)]
@@ -54,7 +54,7 @@ def test_every_configuration_beside_the_unpruned_model(engine, prompts):
 
 
 def test_json_both_ways(engine, prompts):
-    (_, found) = measure_latency(engine.llava, prompts[:1], POINTS[2:], **COUNTS)
+    (_, found) = measure_latency(engine.model, prompts[:1], POINTS[2:], **COUNTS)
     counted = replace(found, peak_gib=Stat.of([1.0, 2.0]))
     for entry in (found, counted):
         assert Latency.from_json(json.loads(json.dumps(entry.to_json()))) == entry
@@ -68,7 +68,7 @@ def test_configurations_take_turns_and_warm_up_does_not_count(engine, prompts, m
     monkeypatch.setattr(
         latency, "_measure", lambda llava, point, *rest: order.append(point) or measure(llava, point, *rest)
     )
-    found = measure_latency(engine.llava, prompts, POINTS[:1], repeats=2, warmup=3, decode_tokens=4)
+    found = measure_latency(engine.model, prompts, POINTS[:1], repeats=2, warmup=3, decode_tokens=4)
     assert order == [baseline_point(2, 16), POINTS[0]] * (5 * 2)
     for entry in found:  # looks: begin, tower, projector, first token, last token
         assert entry.vision_ms == Stat(mean=1000, median=1000, p90=1000, n=4)
@@ -81,11 +81,11 @@ def test_configurations_take_turns_and_warm_up_does_not_count(engine, prompts, m
 def test_decoding_goes_on_after_the_end_token(engine, prompts, monkeypatch):
     """Forced steps: one forward for the prompt and one for each further token, whatever is decoded."""
     lengths = []
-    handle = engine.llava.model.register_forward_pre_hook(
+    handle = engine.model.module.register_forward_pre_hook(
         lambda module, args, kwargs: lengths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
     )
     try:
-        measure_latency(engine.llava, prompts[:1], (), repeats=1, warmup=0, decode_tokens=9)
+        measure_latency(engine.model, prompts[:1], (), repeats=1, warmup=0, decode_tokens=9)
     finally:
         handle.remove()
     assert lengths[0] > 16
@@ -95,11 +95,11 @@ def test_decoding_goes_on_after_the_end_token(engine, prompts, monkeypatch):
 def test_tokens_are_really_dropped(engine, prompts):
     """In the layers from K on, the matrix products see fewer rows."""
     rows = []
-    handle = engine.llava.decoder.layers[1].mlp.register_forward_hook(
+    handle = engine.model.decoder.module.layers[1].mlp.register_forward_hook(
         lambda module, args, out: rows.append(out.shape[1])
     )
     try:
-        measure_latency(engine.llava, prompts[:1], POINTS[:1], repeats=1, warmup=0, decode_tokens=1)
+        measure_latency(engine.model, prompts[:1], POINTS[:1], repeats=1, warmup=0, decode_tokens=1)
     finally:
         handle.remove()
     whole, step, dropped, other_step = rows
@@ -108,19 +108,19 @@ def test_tokens_are_really_dropped(engine, prompts):
 
 def test_nothing_stays_behind(engine, prompts):
     def hooks() -> list[int]:
-        return [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in engine.llava.model.modules()]
+        return [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in engine.model.module.modules()]
 
     with torch.inference_mode():
-        before = engine.llava.model(input_ids=torch.tensor([[1, 5, 7]])).logits
+        before = engine.model.module(input_ids=torch.tensor([[1, 5, 7]])).logits
         state = hooks()
-        measure_latency(engine.llava, prompts[:1], POINTS, repeats=1, warmup=0, decode_tokens=1)
+        measure_latency(engine.model, prompts[:1], POINTS, repeats=1, warmup=0, decode_tokens=1)
         assert hooks() == state
-        assert torch.equal(engine.llava.model(input_ids=torch.tensor([[1, 5, 7]])).logits, before)
+        assert torch.equal(engine.model.module(input_ids=torch.tensor([[1, 5, 7]])).logits, before)
 
 
 def test_questions_without_an_image_are_left_out(engine):
     samples = list(engine.samples.values())
-    found = prepare_prompts(engine.llava, samples, engine.spec.task, "pad")
+    found = prepare_prompts(engine.model, samples, engine.spec.task, "pad")
     assert [item.id for item in found] == [sample.id for sample in samples if sample.image is not None]
 
 
@@ -137,13 +137,13 @@ def test_questions_without_an_image_are_left_out(engine):
 def test_mistakes(engine, prompts, change, message):
     arguments = {"prompts": prompts, "points": (), **COUNTS, **change}
     with pytest.raises(ValueError, match=message):
-        measure_latency(engine.llava, **arguments)
+        measure_latency(engine.model, **arguments)
 
 
 def test_a_prompt_without_an_image_is_refused(engine, prompts):
-    bare = replace(prompts[0], prompt=replace(prompts[0].prompt, image_at=None))
+    bare = replace(prompts[0], prompt=replace(prompts[0].prompt, images=()))
     with pytest.raises(ValueError, match="sample 1 has no image"):
-        measure_latency(engine.llava, [bare], (), **COUNTS)
+        measure_latency(engine.model, [bare], (), **COUNTS)
 
 
 @pytest.mark.parametrize(

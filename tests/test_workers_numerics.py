@@ -53,7 +53,7 @@ def answered() -> dict[str, Any]:
         measure=MeasureSpec(spectra=(spectrum,), quality=True),
     )
     engine = Engine.load(spec, device="cpu")
-    grid = points(len(engine.llava.layers), engine.llava.visual_tokens)
+    grid = points(engine.model.config.layers, engine.model.visual_tokens)
     outcome = engine.run(WorkUnit(samples=SAMPLES, points=tuple(grid)))
     assert outcome.failures == ()
     labels = {point.key: point.label for point in grid}

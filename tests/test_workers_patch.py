@@ -17,10 +17,9 @@ import torch
 from small_llava import make_checkpoint
 from strategies import catalog
 from test_workers_engine import make_engine
-from workers.images import load_image, to_pixels
+from workers.encoding import encode_sample
 from workers.layer_calls import CACHE_NAMES, UnknownCallError, cache_of, go_on
 from workers.patch import pruned
-from workers.tasks.prompts import build_prompt
 from workers.work import GridPoint, WorkUnit, baseline_point
 
 # Kernels differ in the order of their sums only; the weights are scaled up, so logits reach 1e2.
@@ -43,14 +42,12 @@ def deep_engine(tmp_path_factory, small_scienceqa):
 def batch_inputs(engine, ids, side: str = "left", extra: int = 0) -> dict[str, torch.Tensor]:
     """What a processor would give: expanded image tokens, padding on one side, a mask, the pixels of all images."""
     rows, pictures = [], []
-    image_token = engine.llava.image_token
-    visual = (engine.llava.model.config.vision_config.image_size // 14) ** 2
     for id in ids:
         sample = engine.samples[id]
-        tokens = engine.llava.encode(build_prompt(sample, "vicuna_v1", True)).ids
-        rows.append([t for token in tokens for t in [token] * (visual if token == image_token else 1)])
-        if sample.image is not None:
-            pictures.append(to_pixels(load_image(sample.image), "pad", engine.llava.image_processor))
+        prompt = encode_sample(engine.model, sample, engine.spec.task, "pad")
+        rows.append(list(prompt.ids))
+        if prompt.images:
+            pictures.append(prompt.pixels)
     width = max(map(len, rows)) + extra
     fill = [[0] * (width - len(row)) for row in rows]
     ones = [[1] * len(row) for row in rows]
@@ -67,11 +64,11 @@ def patched_answers(engine, ids, point: GridPoint, **changes):
     inputs = batch_inputs(engine, ids)
     arguments = {"do_sample": False, "max_new_tokens": engine.spec.max_new_tokens, "pad_token_id": 0} | changes
     with pruned(
-        engine.llava.model, point.strategy, point.layer, point.rank, sample_ids=ids, **dict(point.params)
+        engine.model.module, point.strategy, point.layer, point.rank, sample_ids=ids, **dict(point.params)
     ) as report:
-        out = engine.llava.model.generate(**inputs, **arguments, output_logits=True, return_dict_in_generate=True)
+        out = engine.model.module.generate(**inputs, **arguments, output_logits=True, return_dict_in_generate=True)
     answers = out.sequences[:, inputs["input_ids"].shape[1] :]
-    texts = [text.strip() for text in engine.llava.tokenizer.batch_decode(answers, skip_special_tokens=True)]
+    texts = [text.strip() for text in engine.model.tokenizer.batch_decode(answers, skip_special_tokens=True)]
     return texts, out.logits[0], report.kept
 
 
@@ -98,7 +95,7 @@ def points_of(layers: int, visual: int, ranks=(1, 5)) -> list[GridPoint]:
     points = []
     for layer in range(layers + 1):
         points.append(GridPoint(strategy="cutoff", layer=layer, rank=0))
-        for name in ("fastv", "random"):
+        for name in ("fastv", "random") if layer else ("random",):
             points += [GridPoint(strategy=name, layer=layer, rank=rank) for rank in (0, *ranks, visual - 1, visual)]
     return points
 
@@ -124,8 +121,10 @@ def test_other_decoders_equal_engine(tmp_path, small_scienceqa, heads, kv_heads,
     )
     engine = make_engine(checkpoint, small_scienceqa, max_new_tokens=3)
     for name, value in change.items():
-        setattr(engine.llava.model.config.text_config, name, value)
-    points = [GridPoint(strategy="fastv", layer=layer, rank=4) for layer in (0, 1, 3)]
+        setattr(engine.model.module.config.text_config, name, value)
+    stages = (("cutoff_layer", 3), ("second_layer", 2), ("second_rank", 3))
+    points = [GridPoint(strategy="fastv", layer=layer, rank=4) for layer in (1, 3)]
+    points.append(GridPoint(strategy="himap", layer=1, rank=9, params=stages))
     assert_equals_engine(engine, ["1", TEXT_ONLY, "2"], points)
 
 
@@ -141,14 +140,11 @@ EVERY = [
 def test_every_strategy_equals_engine(deep_engine, ids):
     """Scores, greedy orders, several stages, merged tokens, renumbered positions."""
     assert {"himap", "fps_merged", "divprune", "text_weighted"} <= {point.strategy for point in EVERY}
-    stages = GridPoint(
-        strategy="himap", layer=0, rank=9, params=(("cutoff_layer", 2), ("second_layer", 1), ("second_rank", 3))
-    )
-    assert_equals_engine(deep_engine, ids, [*EVERY, stages])
+    assert_equals_engine(deep_engine, ids, EVERY)
 
 
 def test_eager_equals_engine(deep_engine):
-    model = deep_engine.llava.model
+    model = deep_engine.model.module
     points = [GridPoint(strategy=name, layer=layer, rank=4) for name in ("fastv", "text_sum") for layer in (1, 2)]
     points.append(GridPoint(strategy="divprune", layer=0, rank=4))
     model.set_attn_implementation("eager")
@@ -162,7 +158,7 @@ def test_eager_equals_engine(deep_engine):
 @pytest.mark.parametrize("name", ["fastv", "l2_norm"])
 def test_right_padding_equals_engine(deep_engine, name):
     """Forward by forward, as a harness that pads on the right would do it: the last true row gives the next token."""
-    model, ids = deep_engine.llava.model, ["1", TEXT_ONLY, "2"]
+    model, ids = deep_engine.model.module, ["1", TEXT_ONLY, "2"]
     inputs = batch_inputs(deep_engine, ids, side="right", extra=3)
     point = GridPoint(strategy=name, layer=0 if name == "l2_norm" else 1, rank=5)
     cells = {c.sample: c for c in deep_engine.run(WorkUnit(samples=tuple(ids), points=(point,))).outcomes}
@@ -184,13 +180,13 @@ def test_right_padding_equals_engine(deep_engine, name):
             ).logits[:, -1]
     for row, id in enumerate(ids):
         tokens = torch.stack(answers)[: cells[id].decoded_tokens, row]
-        assert deep_engine.llava.tokenizer.decode(tokens, skip_special_tokens=True).strip() == cells[id].answer
+        assert deep_engine.model.tokenizer.decode(tokens, skip_special_tokens=True).strip() == cells[id].answer
         letters = deep_engine.letter_tokens[: len(cells[id].option_logits)]
         torch.testing.assert_close(first[row, letters], torch.tensor(cells[id].option_logits), **LOGIT_TOLERANCE)
 
 
 def test_several_new_tokens_at_once_equal_one_by_one(deep_engine):
-    model, new = deep_engine.llava.model, torch.tensor([[9, 11, 4]])
+    model, new = deep_engine.model.module, torch.tensor([[9, 11, 4]])
     inputs = batch_inputs(deep_engine, ["1"])
     with pruned(model, "fastv", 1, 4), torch.inference_mode():
         together = model(input_ids=new, **go_on(model, model(**inputs))).logits
@@ -199,11 +195,11 @@ def test_several_new_tokens_at_once_equal_one_by_one(deep_engine):
     torch.testing.assert_close(together, torch.cat(alone, dim=1), **LOGIT_TOLERANCE)
 
 
-@pytest.mark.parametrize("layer", [0, 1])
-def test_dropped_tokens_are_not_in_the_cache(deep_engine, layer):
-    model, inputs = deep_engine.llava.model, batch_inputs(deep_engine, ["1"])
+@pytest.mark.parametrize(("name", "layer"), [("random", 0), ("fastv", 1)])
+def test_dropped_tokens_are_not_in_the_cache(deep_engine, name, layer):
+    model, inputs = deep_engine.model.module, batch_inputs(deep_engine, ["1"])
     length = inputs["input_ids"].shape[1]
-    with pruned(model, "fastv", layer, 4):
+    with pruned(model, name, layer, 4):
         made = model.generate(
             **inputs, do_sample=False, min_new_tokens=5, max_new_tokens=5, pad_token_id=0, return_dict_in_generate=True
         )
@@ -219,7 +215,7 @@ def test_dropped_tokens_are_not_in_the_cache(deep_engine, layer):
 
 def test_sampling_beams_and_copies(deep_engine):
     """Whatever ``generate`` does with rows, a sample's copies keep the sample's tokens."""
-    model, inputs = deep_engine.llava.model, batch_inputs(deep_engine, ["1", "2"])
+    model, inputs = deep_engine.model.module, batch_inputs(deep_engine, ["1", "2"])
     for sample_ids in (["1", "2"], None):
         with pruned(model, "random", 1, 4, sample_ids=sample_ids) as report:
             torch.manual_seed(0)
@@ -237,7 +233,7 @@ def test_sampling_beams_and_copies(deep_engine):
 
 
 def test_without_ids_a_draw_depends_on_the_sample_only(deep_engine):
-    model = deep_engine.llava.model
+    model = deep_engine.model.module
     with pruned(model, "random", 1, 4) as report:
         model(**batch_inputs(deep_engine, ["1", TEXT_ONLY, "2"]))
         together = [kept.tolist() for kept in report.kept]
@@ -250,7 +246,7 @@ def test_without_ids_a_draw_depends_on_the_sample_only(deep_engine):
 
 
 def test_without_a_cache_the_first_token_is_the_same(deep_engine):
-    model, inputs = deep_engine.llava.model, batch_inputs(deep_engine, ["1"])
+    model, inputs = deep_engine.model.module, batch_inputs(deep_engine, ["1"])
     arguments = {"do_sample": False, "output_logits": True, "return_dict_in_generate": True, "pad_token_id": 0}
     with pruned(model, "fastv", 1, 4):
         cached = model.generate(**inputs, **arguments, max_new_tokens=1)
@@ -267,7 +263,7 @@ def hooks_of(model) -> list[int]:
 
 
 def test_the_model_is_as_before(deep_engine):
-    model, inputs = deep_engine.llava.model, batch_inputs(deep_engine, ["1", TEXT_ONLY, "2"])
+    model, inputs = deep_engine.model.module, batch_inputs(deep_engine, ["1", TEXT_ONLY, "2"])
     with torch.inference_mode():
         model.generate(**inputs, max_new_tokens=2, do_sample=False, pad_token_id=0)
         before, state = model(**inputs).logits, hooks_of(model)
@@ -277,16 +273,16 @@ def test_the_model_is_as_before(deep_engine):
         assert hooks_of(model) == state
         assert torch.equal(model(**inputs).logits, before)
         assert not torch.equal(inside[0, -1], before[0, -1])
-        with pytest.raises(KeyError), pruned(model, "fastv", 0, 4):
+        with pytest.raises(KeyError), pruned(model, "random", 0, 4):
             raise KeyError
-        with pytest.raises(ValueError, match="sample_ids"), pruned(model, "fastv", 0, 4, sample_ids=["1", "2"]):
+        with pytest.raises(ValueError, match="sample_ids"), pruned(model, "random", 0, 4, sample_ids=["1", "2"]):
             model(**inputs)
         assert hooks_of(model) == state
         assert torch.equal(model(**inputs).logits, before)
 
 
 def test_layer_l_and_rank_v_are_the_untouched_model(deep_engine):
-    model, inputs = deep_engine.llava.model, batch_inputs(deep_engine, ["1"])
+    model, inputs = deep_engine.model.module, batch_inputs(deep_engine, ["1"])
     with torch.inference_mode():
         whole = model(**inputs).logits
         for layer, rank in ((3, 2), (1, 16)):
@@ -310,14 +306,14 @@ def test_layer_l_and_rank_v_are_the_untouched_model(deep_engine):
 def test_mistakes_are_one_line(deep_engine, arguments, message):
     with (
         pytest.raises(ValueError, match=message) as caught,
-        pruned(deep_engine.llava.model, **{"layer": 1, "rank": 4, **arguments}),
+        pruned(deep_engine.model.module, **{"layer": 1, "rank": 4, **arguments}),
     ):
         pass
     assert "\n" not in str(caught.value)
 
 
 def test_tokens_chosen_elsewhere_are_kept_instead_of_the_strategys(deep_engine):
-    model, inputs = deep_engine.llava.model, batch_inputs(deep_engine, ["1", TEXT_ONLY, "2"])
+    model, inputs = deep_engine.model.module, batch_inputs(deep_engine, ["1", TEXT_ONLY, "2"])
     arguments = {"do_sample": False, "max_new_tokens": 4, "pad_token_id": 0}
     with pruned(model, "fps_merged", 1, 4, sample_ids=["1", TEXT_ONLY, "2"]) as report:
         chosen = model.generate(**inputs, **arguments)
@@ -344,7 +340,7 @@ def test_tokens_chosen_elsewhere_are_kept_instead_of_the_strategys(deep_engine):
 
 
 def test_what_cannot_be_pruned_is_refused(deep_engine):
-    model, inputs = deep_engine.llava.model, batch_inputs(deep_engine, ["1"])
+    model, inputs = deep_engine.model.module, batch_inputs(deep_engine, ["1"])
     with pytest.raises(ValueError, match="LlavaForConditionalGeneration, got Linear"), pruned(torch.nn.Linear(1, 1)):
         pass
     outside = go_on(model, model(**inputs))
@@ -367,7 +363,7 @@ def test_what_cannot_be_pruned_is_refused(deep_engine):
 
 def test_a_name_that_a_new_transformers_gives_the_cache_is_refused(deep_engine, monkeypatch):
     """5.24 renamed the cache, and decoded tokens were silently taken for prompts: never again, by any name."""
-    model, inputs = deep_engine.llava.model, batch_inputs(deep_engine, ["1"])
+    model, inputs = deep_engine.model.module, batch_inputs(deep_engine, ["1"])
     kind = type(model.model.language_model.layers[0])
     own = next(name for name in CACHE_NAMES if name in inspect.signature(kind.forward).parameters)
 
@@ -401,7 +397,7 @@ def test_the_unpruned_point_needs_no_block(deep_engine):
     """The engine's baseline is the model outside the block."""
     point = baseline_point(3, 16)
     (cell,) = deep_engine.run(WorkUnit(samples=("1",), points=(point,))).outcomes
-    logits = deep_engine.llava.model(**batch_inputs(deep_engine, ["1"])).logits[0, -1]
+    logits = deep_engine.model.module(**batch_inputs(deep_engine, ["1"])).logits[0, -1]
     letters = deep_engine.letter_tokens[: len(cell.option_logits)]
     torch.testing.assert_close(logits[letters], torch.tensor(cell.option_logits), **LOGIT_TOLERANCE)
 
@@ -409,7 +405,7 @@ def test_the_unpruned_point_needs_no_block(deep_engine):
 def test_beyond_a_sliding_window_is_refused(tmp_path, small_scienceqa):
     checkpoint = make_checkpoint(tmp_path, layers=2, text_model="mistral")
     engine = make_engine(checkpoint, small_scienceqa)
-    model, inputs = engine.llava.model, batch_inputs(engine, ["1"])
+    model, inputs = engine.model.module, batch_inputs(engine, ["1"])
     model.config.text_config.sliding_window = inputs["input_ids"].shape[1] - 1
     with pruned(model, "fastv", 1, 4), pytest.raises(ValueError, match="sliding window"):
         model(**inputs)
@@ -420,7 +416,7 @@ def test_half_precision_runs(deep_engine):
     spec = replace(deep_engine.spec.model, dtype="bfloat16")
     engine = make_engine(spec.path, deep_engine.spec.task.data, model=spec, max_new_tokens=3)
     for attention in ("sdpa", "eager"):
-        engine.llava.model.set_attn_implementation(attention)
+        engine.model.module.set_attn_implementation(attention)
         texts, logits, kept = patched_answers(
             engine, ["1", TEXT_ONLY, "2"], GridPoint(strategy="fastv", layer=1, rank=4)
         )

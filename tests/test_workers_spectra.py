@@ -11,11 +11,10 @@ import torch
 from small_llava import make_checkpoint
 from test_workers_engine import make_engine
 from workers import spectra
+from workers.encoding import encode_sample
 from workers.engine import Engine
-from workers.images import load_image, to_pixels
 from workers.singular import singular_values
 from workers.spectra import MEASURES
-from workers.tasks.prompts import build_prompt
 from workers.work import GridPoint, MeasureSpec, SpectrumSpec, WorkUnit, baseline_point
 
 MATRICES = ("attention_weights", "attention_output", "hidden_states", "hidden_states_prenorm")
@@ -51,12 +50,12 @@ def reference(matrices: torch.Tensor, spec: SpectrumSpec) -> dict[str, float]:
 def eager_matrices(engine: Engine, sample_id: str, kept_after_first: list[int]) -> dict[tuple[str, int], torch.Tensor]:
     """The four matrices of both layers of the two-layer model, by transformers' own layers; layer 1 sees ``kept``."""
     sample = engine.samples[sample_id]
-    llava, decoder = engine.llava, engine.llava.decoder
-    prompt = llava.encode(build_prompt(sample, "vicuna_v1", True))
-    image = llava.image_features(to_pixels(load_image(sample.image), "pad", llava.image_processor)[None])[0]
-    embedded = llava.embed(torch.tensor(prompt.ids))
-    start = prompt.image_at
-    hidden = torch.cat((embedded[:start], image, embedded[start + 1 :]))[None]
+    decoder = engine.model.decoder.module
+    prompt = encode_sample(engine.model, sample, engine.spec.task, "pad")
+    (image,) = engine.model.image_features([prompt])
+    embedded = engine.model.decoder.embed(torch.tensor(prompt.ids))
+    start = prompt.system
+    hidden = torch.cat((embedded[:start], image, embedded[start + prompt.visual :]))[None]
     rows = list(range(hidden.shape[1]))
     visual = list(range(start, start + image.shape[0]))
     positions = torch.arange(len(rows))
@@ -126,7 +125,7 @@ def test_the_first_image_questions_are_measured_wherever_text_questions_stand(
 ):
     samples = [engine.samples[id] for id in ("6", "1", "2")]  # the first has no image
     spec = replace(engine.spec, measure=replace(engine.spec.measure, spectra_samples=1))
-    assert Engine(spec, engine.llava, samples, 1).spectra_samples == {"1"}
+    assert Engine(spec, engine.model, samples, 1).spectra_samples == {"1"}
 
 
 def test_a_sample_without_spectrum_is_a_record(small_checkpoint, small_scienceqa, monkeypatch):

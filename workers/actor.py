@@ -31,7 +31,7 @@ class EngineActor:
         if threads is not None:
             torch.set_num_threads(threads)
         self._engine = Engine.load(spec, device)
-        place = self._engine.llava.device
+        place = self._engine.model.device
         self._worker = f"{platform.node()} {place} {os.getpid()}"
         self._made_by = {
             "saccade": saccade_version(),
@@ -47,7 +47,7 @@ class EngineActor:
         """What the driver compares with its own before it trusts this process, and records."""
         return {
             "sources_hash": self._made_by["sources"],
-            "device": str(self._engine.llava.device),
+            "device": str(self._engine.model.device),
             "host": platform.node(),
             "pid": str(os.getpid()),
         }

@@ -68,7 +68,6 @@ class Groups:
     """
 
     owners: Sequence[Stream]
-    positions: Sequence[int]  # of each query's stream in this layer: position id of its first decoded token
     order_N: Tensor  # int64, on the device
     back_N: Tensor  # undoes ``order``
     counts: Sequence[int]
@@ -88,7 +87,6 @@ def make_groups(streams: Sequence[Stream], layer: int, packing: Packing, device:
     ]
     return Groups(
         owners=list(members),
-        positions=[stream.at(layer).next_position for stream in streams],
         order_N=to_device(order, device),
         back_N=to_device(order.argsort(), device),
         counts=counts,

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from workers.models import ModelFacts
+from workers.families.config import ModelConfig
 
 TERA = 1e12
 
@@ -61,20 +61,8 @@ def visual_by_layer(layers: int, visual: int, stages: Iterable[tuple[int, int]])
     return tuple(min([visual, *(rank for first, rank in stages if first <= layer)]) for layer in range(layers))
 
 
-def probed_rows(needs: Iterable[str], visual: int, text: int) -> int:
-    """Rows of attention that a strategy reads in one layer.
-
-    Args:
-        needs: values of ``strategies.view.Evidence``.
-        visual, text: tokens of that layer.
-    """
-    needs = set(needs)
-    last = text if needs & {"text_rows", "text_to_text"} else int("last_row" in needs)
-    return last + visual * ("visual_rows" in needs)
-
-
 def cost(
-    facts: ModelFacts,
+    config: ModelConfig,
     *,
     system: int,
     visual: Sequence[int],
@@ -86,7 +74,7 @@ def cost(
     """Count one configuration on one sample.
 
     Args:
-        facts: sizes of the model.
+        config: sizes of the model.
         system, text: tokens before and after the image; ``text`` may be an array of integers, for one cost of each.
         visual: visual tokens that each layer processes, as from ``visual_by_layer``.
         image_tokens: visual tokens before pruning; 0 for a sample without an image.
@@ -96,63 +84,68 @@ def cost(
     Raises:
         ValueError: ``visual`` does not have one entry for each layer, or one is above the image's tokens.
     """
-    if len(visual) != facts.layers:
-        raise ValueError(f"visual has {len(visual)} entries, the model {facts.layers} layers")
+    if len(visual) != config.layers:
+        raise ValueError(f"visual has {len(visual)} entries, the model {config.layers} layers")
     if not all(0 <= count <= image_tokens for count in visual):
         raise ValueError(f"visual tokens {min(visual)}..{max(visual)} are outside 0..{image_tokens}")
     tokens = [system + count + text for count in visual]
-    unpruned = [system + image_tokens + text] * facts.layers
-    d, m = facts.hidden, facts.ffn
-    prefill = _decoder_flop(facts, tokens)
+    unpruned = [system + image_tokens + text] * config.layers
+    d, m = config.hidden, config.ffn
+    prefill = _decoder_flop(config, tokens)
     return Cost(
         prefill_tflop=prefill / TERA,
-        decode_tflop=_decode_flop(facts, tokens) / TERA,
-        vision_tflop=(math.nan if facts.pinpoints else _vision_flop(facts) / TERA) if image_tokens else 0.0,
-        selector_tflop=sum(_probe_flop(facts, rows, tokens[layer]) for layer, rows in (probed or {}).items()) / TERA,
-        flops_ratio=prefill / _decoder_flop(facts, unpruned),
+        decode_tflop=_decode_flop(config, tokens) / TERA,
+        vision_tflop=_vision_flop(config) / TERA if image_tokens else 0.0,
+        selector_tflop=sum(_probe_flop(config, rows, tokens[layer]) for layer, rows in (probed or {}).items()) / TERA,
+        flops_ratio=prefill / _decoder_flop(config, unpruned),
         fastv_ratio=sum(fastv(n, d, m) for n in tokens) / sum(fastv(n, d, m) for n in unpruned),
         swiglu_ratio=sum(swiglu(n, d, m) for n in tokens) / sum(swiglu(n, d, m) for n in unpruned),
         himap_ratio=sum(map(himap, tokens)) / sum(map(himap, unpruned)),
-        average_visual_tokens=sum(visual) / facts.layers,
-        kv_bytes=kv_bytes(facts, tokens, value_bytes),
+        average_visual_tokens=sum(visual) / config.layers,
+        kv_bytes=kv_bytes(config, tokens, value_bytes),
         kv_ratio=sum(tokens) / sum(unpruned),
     )
 
 
-def kv_bytes(facts: ModelFacts, tokens: Iterable[int], value_bytes: int) -> int:
+def kv_bytes(config: ModelConfig, tokens: Iterable[int], value_bytes: int) -> int:
     """Bytes of keys and values of the given tokens per layer."""
-    return 2 * value_bytes * facts.kv_heads * facts.head_dim * sum(tokens)
+    return 2 * value_bytes * config.kv_heads * config.head_dim * sum(tokens)
 
 
-def _rows_flop(facts: ModelFacts, rows: int) -> int:
+def _rows_flop(config: ModelConfig, rows: int) -> int:
     """A layer's linear maps: q and o, k and v, gate, up and down."""
-    queries, keys = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
-    return 2 * rows * facts.hidden * (2 * queries + 2 * keys + 3 * facts.ffn)
+    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    return 2 * rows * config.hidden * (2 * queries + 2 * keys + 3 * config.ffn)
 
 
-def _decoder_flop(facts: ModelFacts, tokens: Iterable[int]) -> int:
+def _decoder_flop(config: ModelConfig, tokens: Iterable[int]) -> int:
     """Every layer for all its tokens, attention over the causal triangle only, and the head for the last row."""
-    width = facts.heads * facts.head_dim
-    layers = sum(_rows_flop(facts, n) + 2 * 2 * width * (n * (n + 1) // 2) for n in tokens)
-    return layers + 2 * facts.hidden * facts.vocab
+    width = config.heads * config.head_dim
+    layers = sum(_rows_flop(config, n) + 2 * 2 * width * (n * (n + 1) // 2) for n in tokens)
+    return layers + 2 * config.hidden * config.vocab
 
 
-def _decode_flop(facts: ModelFacts, tokens: Iterable[int]) -> int:
+def _decode_flop(config: ModelConfig, tokens: Iterable[int]) -> int:
     """One row through every layer, attending to the prompt and itself, and through the head."""
-    width = facts.heads * facts.head_dim
-    return sum(_rows_flop(facts, 1) + 2 * 2 * width * (n + 1) for n in tokens) + 2 * facts.hidden * facts.vocab
+    width = config.heads * config.head_dim
+    return sum(_rows_flop(config, 1) + 2 * 2 * width * (n + 1) for n in tokens) + 2 * config.hidden * config.vocab
 
 
-def _probe_flop(facts: ModelFacts, rows: int, keys: int) -> int:
+def _probe_flop(config: ModelConfig, rows: int, keys: int) -> int:
     """Scores of some rows over all the layer's keys; queries and keys themselves are there already."""
-    return 2 * facts.heads * facts.head_dim * rows * keys
+    return 2 * config.heads * config.head_dim * rows * keys
 
 
-def _vision_flop(facts: ModelFacts) -> int:
-    """Patch embedding, the tower's layers up to the one whose output is read, and the projector's two matrices."""
-    vision, patches = facts.vision, (facts.image_size // facts.patch_size) ** 2
+def _vision_flop(config: ModelConfig) -> float:
+    """Patch embedding, the tower's layers up to the one whose output is read, and the projector's two matrices.
+
+    NaN where images have several tiles, or the tower is of another kind than CLIP's.
+    """
+    if config.vision is None or config.varies:
+        return math.nan
+    vision, patches = config.vision, (config.image_size // config.patch_size) ** 2
     tokens = patches + 1  # the class token
-    embedding = 2 * patches * 3 * facts.patch_size**2 * vision.hidden
+    embedding = 2 * patches * 3 * config.patch_size**2 * vision.hidden
     layer = 2 * tokens * (4 * vision.hidden**2 + 2 * vision.hidden * vision.ffn) + 2 * 2 * tokens**2 * vision.hidden
-    projector = 2 * facts.visual_tokens * (vision.features * vision.hidden * facts.hidden + facts.hidden**2)
+    projector = 2 * config.visual_tokens * (vision.features * vision.hidden * config.hidden + config.hidden**2)
     return embedding + vision.layers * layer + projector

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from workers.attention import Groups, attend_groups, make_groups
-from workers.llava import Llava
+from workers.decoder import Decoder
 from workers.prefill import Prefill
 from workers.streams import Packing, to_device
 
@@ -22,13 +22,14 @@ FIRST_ROOM = 4  # decoded tokens; most multiple-choice answers end at the second
 LEAVE_TOGETHER = 0.25  # share of the batch that has ended before it is packed anew, which costs the host some time
 
 
-def greedy(llava: Llava, start: Prefill, max_new_tokens: int) -> list[list[int]]:
+def greedy(decoder: Decoder, start: Prefill, max_new_tokens: int, end_tokens: frozenset[int]) -> list[list[int]]:
     """Decode every stream of a prefill.
 
     Args:
-        llava: the model.
+        decoder: the model's.
         start: first-token logits and caches.
         max_new_tokens: >= 1, the first token included.
+        end_tokens: ids that end an answer.
 
     Returns:
         Per stream the generated ids; the last is an end token unless ``max_new_tokens`` was reached.
@@ -36,7 +37,7 @@ def greedy(llava: Llava, start: Prefill, max_new_tokens: int) -> list[list[int]]
     answers: list[list[int]] = [[] for _ in start.streams]
     running = list(range(len(answers)))  # streams in the batch; some may have ended
     ended: set[int] = set()
-    decoding = Decoding(llava, start)
+    decoding = Decoding(decoder, start)
     logits_NC = start.logits_NC
     for step in range(1, max_new_tokens + 1):
         highest_N, tokens_N = logits_NC.max(dim=-1)
@@ -46,7 +47,7 @@ def greedy(llava: Llava, start: Prefill, max_new_tokens: int) -> list[list[int]]
         for n, token in zip(running, tokens, strict=True):
             if n not in ended:
                 answers[n].append(token)
-        ended |= {n for n, token in zip(running, tokens, strict=True) if token in llava.end_tokens}
+        ended |= {n for n, token in zip(running, tokens, strict=True) if token in end_tokens}
         still = [place for place, n in enumerate(running) if n not in ended]
         if not still or step == max_new_tokens:
             break
@@ -60,9 +61,9 @@ def greedy(llava: Llava, start: Prefill, max_new_tokens: int) -> list[list[int]]
 class Decoding:
     """The streams that are still decoding, and the keys and values of what they have decoded."""
 
-    def __init__(self, llava: Llava, start: Prefill) -> None:
+    def __init__(self, decoder: Decoder, start: Prefill) -> None:
         """Begin with all streams of a prefill. Bookkeeping is done here, while a GPU still works on the prefill."""
-        self._llava = llava
+        self._decoder = decoder
         self._caches = start.caches
         self._streams = list(start.streams)
         self._tails: list[tuple[Tensor, Tensor]] = []  # a layer: (N, room, G, E) keys and values
@@ -73,27 +74,29 @@ class Decoding:
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Feed one token to each stream: (N, C) logits of the next."""
-        llava = self._llava
-        hidden_ND = llava.embed(to_device(torch.tensor(tokens), llava.device))
-        positions: Sequence[int] = ()
+        decoder = self._decoder
+        hidden_ND = decoder.embed(to_device(torch.tensor(tokens), decoder.device))
+        rotary = decoder.rotary(to_device(self._positions(), decoder.device))
         for layer, cache in enumerate(self._caches):
             groups = self._group(layer, cache.packing)
-            if groups.positions != positions:  # between layers only compact forks differ
-                positions = groups.positions
-                rotary = llava.rotary(to_device(torch.tensor(positions) + self._steps, llava.device))
-            query_NHE, key_NGE, value_NGE = llava.attention_inputs(layer, hidden_ND, rotary)
+            query_NHE, key_NGE, value_NGE = decoder.attention_inputs(layer, hidden_ND, rotary)
             tails = self._append(layer, key_NGE, value_NGE)
             attended_NHE = attend_groups(
-                query_NHE, cache.key_RGE, cache.value_RGE, groups, cache.packing, llava.scale, tails
+                query_NHE, cache.key_RGE, cache.value_RGE, groups, cache.packing, decoder.scale, tails
             )
-            hidden_ND = llava.finish_layer(layer, hidden_ND, attended_NHE)
+            hidden_ND = decoder.finish_layer(layer, hidden_ND, attended_NHE)
         self._steps += 1
-        return llava.logits(hidden_ND)
+        return decoder.logits(hidden_ND)
+
+    def _positions(self) -> Tensor:
+        """(P, N) position ids of this step's tokens; what is decoded is text, whose P rows are alike."""
+        next_N = torch.tensor([stream.next_position for stream in self._streams]) + self._steps
+        return next_N.expand(len(self._streams[0].positions_PR), -1)
 
     def keep(self, places: Sequence[int]) -> None:
         """Go on with some of the streams."""
         self._streams = [self._streams[place] for place in places]
-        chosen = torch.tensor(places, device=self._llava.device, dtype=torch.int64)
+        chosen = torch.tensor(places, device=self._decoder.device, dtype=torch.int64)
         self._tails = [(keys[chosen], values[chosen]) for keys, values in self._tails]
         self._groups.clear()
 
@@ -112,5 +115,5 @@ class Decoding:
     def _group(self, layer: int, packing: Packing) -> Groups:
         """Groups change where somebody forked, so one packing has one grouping."""
         if packing not in self._groups:
-            self._groups[packing] = make_groups(self._streams, layer, packing, self._llava.device)
+            self._groups[packing] = make_groups(self._streams, layer, packing, self._decoder.device)
         return self._groups[packing]

@@ -20,17 +20,16 @@ from torch import Tensor
 
 from strategies import catalog
 from strategies.quality import diversity
-from workers.asking import ask
 from workers.decode import greedy
+from workers.encoding import encode_sample
+from workers.families.catalog import load_model
+from workers.families.model import Encoded, Model, default_device
 from workers.forks import Placement, packed_mask
 from workers.lanes import Lanes
-from workers.llava import Llava, Prompt
-from workers.loading import default_device, load_llava
 from workers.memory import DECODED_ALLOWANCE, ENOUGH_ROWS, budget_bytes, footprint
 from workers.nvrtc import CudaBuildError
 from workers.prefetch import ahead
 from workers.prefill import Prefill, embed_trunks, make_trunks, prefill
-from workers.seeing import Seen, image_features, look
 from workers.singular import piece_bytes
 from workers.spectra import NoSpectrumError, SpectraRecorder, check_spectra
 from workers.streams import Stream
@@ -60,32 +59,31 @@ class PreparedSample:
     """A sample ready for the model."""
 
     sample: Sample
-    prompt: Prompt
-    image: Seen | None  # None for a text-only question
+    prompt: Encoded
 
 
 class Engine:
     """One model on one device, and the samples it may be asked about. Several threads may ask at a time."""
 
-    def __init__(self, spec: EngineSpec, llava: Llava, samples: Sequence[Sample], micro_batch: int | None) -> None:
+    def __init__(self, spec: EngineSpec, model: Model, samples: Sequence[Sample], micro_batch: int | None) -> None:
         self.spec = spec
-        self.llava = llava
+        self.model = model
         self.samples = {sample.id: sample for sample in samples}
         self.micro_batch = micro_batch
         self.score = scorer_of(spec.task)
-        self.letter_tokens = llava.letter_tokens(LETTERS)
+        self.letter_tokens = model.letter_tokens(LETTERS)
         with_image = [sample.id for sample in samples if sample.image is not None]
         if spec.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {spec.max_new_tokens}")
-        check_spectra(spec.measure.spectra, len(llava.layers))
+        check_spectra(spec.measure.spectra, model.config.layers)
         if spec.task.conversation == CHAT_TEMPLATE:
-            llava.chat("What is it?", image=True)  # a template that cannot be used is refused now, not once a sample
-        if spec.measure.spectra and llava.device.type == "cuda":
+            model.chat("What is it?", image=True)  # a template that cannot be used is refused now, not once a sample
+        if spec.measure.spectra and model.device.type == "cuda":
             # The first call loads a library, which two lanes must not do at a time.
-            torch.linalg.eigvalsh(torch.eye(2, dtype=torch.float64, device=llava.device))
-        self._lanes = Lanes(llava.device)
+            torch.linalg.eigvalsh(torch.eye(2, dtype=torch.float64, device=model.device))
+        self._lanes = Lanes(model.device)
         self._preparing = ThreadPoolExecutor(PREPARING_THREADS, thread_name_prefix="saccade-prepare")
-        self._resident = torch.cuda.memory_allocated(llava.device) if llava.device.type == "cuda" else 0
+        self._resident = torch.cuda.memory_allocated(model.device) if model.device.type == "cuda" else 0
         self.spectra_samples = frozenset(with_image[: spec.measure.spectra_samples] if spec.measure.spectra else ())
 
     @classmethod
@@ -104,7 +102,7 @@ class Engine:
         """
         samples = load_samples(spec.task)
         device = device or default_device()
-        return cls(spec, load_llava(spec.model, device), samples, micro_batch or (1 if device == "cpu" else None))
+        return cls(spec, load_model(spec.model, device), samples, micro_batch or (1 if device == "cpu" else None))
 
     @torch.inference_mode()
     def run(self, unit: WorkUnit) -> UnitOutcome:
@@ -120,26 +118,26 @@ class Engine:
         batches = self._batches(unit, unprepared)
         parts = list(self._lanes.map(partial(self._answer_or_split, unit.points), batches))
         whole = _Part.of(parts)
-        on_gpu = self.llava.device.type == "cuda"
+        on_gpu = self.model.device.type == "cuda"
         return UnitOutcome(
             unit=unit.key,
             outcomes=whole.outcomes,
             failures=(*unprepared, *whole.failures),
             seconds=time.perf_counter() - began,
-            peak_bytes=torch.cuda.max_memory_allocated(self.llava.device) if on_gpu else 0,
+            peak_bytes=torch.cuda.max_memory_allocated(self.model.device) if on_gpu else 0,
             notes=whole.notes,
         )
 
     def _check(self, points: Sequence[GridPoint]) -> None:
         """The planner checks sweep files; whoever builds points in code learns of a mistake here."""
-        layers, visual = len(self.llava.layers), self.llava.visual_tokens
+        layers, visual = self.model.config.layers, self.model.visual_tokens
         for point in points:
             if point.strategy == BASELINE:
                 continue
             if point.layer > layers or point.rank > visual:
                 raise ValueError(f"{point.label}: the model has {layers} layers and {visual} visual tokens")
             complaint = catalog.get(point.strategy).check(
-                dict(point.params), layer=point.layer, rank=point.rank, layers=layers, heads=self.llava.heads
+                dict(point.params), layer=point.layer, rank=point.rank, layers=layers, heads=self.model.config.heads
             )
             if complaint:
                 raise ValueError(f"{point.label}: {complaint}")
@@ -148,17 +146,16 @@ class Engine:
         """Micro-batches of prepared samples: of fixed size, or as many as the device's memory takes."""
         batch: list[PreparedSample] = []
         rows = used = 0
-        budget = budget_bytes(self.llava.device, self._resident) // self._lanes.count
+        budget = budget_bytes(self.model.device, self._resident) // self._lanes.count
         if self.spectra_samples:
-            budget -= 2 * piece_bytes(self.llava.device)
+            budget -= 2 * piece_bytes(self.model.device)
         for item in self._prepared(unit.samples, failures):
-            visual = 0 if item.image is None else item.image.visual
-            value_bytes = self.llava.model.dtype.itemsize
+            value_bytes = self.model.dtype.itemsize
             need = footprint(
-                self.llava.facts,
+                self.model.config,
                 unit.points,
-                prompt=item.prompt.length(visual),
-                visual=visual,
+                prompt=item.prompt.length,
+                visual=item.prompt.visual,
                 decoded=min(self.spec.max_new_tokens, DECODED_ALLOWANCE),
                 value_bytes=value_bytes,
             )
@@ -179,7 +176,7 @@ class Engine:
 
         On a CPU the model's own threads use all cores, so samples are prepared when they are needed.
         """
-        if self.llava.device.type == "cpu":
+        if self.model.device.type == "cpu":
             pending: Iterator[PreparedSample | SampleFailure] = map(self._try_prepare, ids)
         else:
             pending = ahead(self._preparing, self._try_prepare, ids, PREPARED_AHEAD)
@@ -198,8 +195,7 @@ class Engine:
             return _failure(id, error)
 
     def _prepare(self, sample: Sample) -> PreparedSample:
-        image = None if sample.image is None else look(self.llava, sample.image, self.spec.model.image_mode)
-        return PreparedSample(sample, ask(self.llava, sample, self.spec.task), image)
+        return PreparedSample(sample, encode_sample(self.model, sample, self.spec.task, self.spec.model.image_mode))
 
     def _answer_or_split(
         self, points: Sequence[GridPoint], batch: Sequence[PreparedSample], alone: bool = False
@@ -220,7 +216,7 @@ class Engine:
             note = f"{what} after {type(error).__name__}: {str(error)[:200]}"
             log.warning(note)
         # Out here nothing holds the exception, whose traceback holds the tensors that did not fit.
-        if self.llava.device.type == "cuda":
+        if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
         if len(batch) == 1:
             again = self._lanes.alone(lambda: self._answer_or_split(points, batch, alone=True))
@@ -231,17 +227,17 @@ class Engine:
 
     def _answer(self, batch: Sequence[PreparedSample], points: Sequence[GridPoint]) -> _Part:
         prompts = [item.prompt for item in batch]
-        features = self._image_features(batch)
-        visual = [0 if feature is None else feature.shape[0] for feature in features]
-        trunks = make_trunks(prompts, visual)
+        features = self.model.image_features(prompts)
+        trunks = make_trunks(prompts)
         self._check_window(trunks)
         seeds = [f"{self.spec.seed}|{item.sample.id}" for item in batch]
         measure = self.spec.measure
         placement = Placement(trunks, points, seeds, measure.quality)
         names = {index: item.sample.id for index, item in enumerate(batch)}
         measured = {index: name for index, name in names.items() if name in self.spectra_samples}
-        spectra = SpectraRecorder(self.llava, measure.spectra, measured) if measured else None
-        start = prefill(self.llava, embed_trunks(self.llava, trunks, prompts, features), trunks, placement, spectra)
+        spectra = SpectraRecorder(self.model.decoder, measure.spectra, measured) if measured else None
+        hidden_RD = embed_trunks(self.model.decoder, trunks, prompts, features)
+        start = prefill(self.model.decoder, hidden_RD, trunks, placement, spectra)
         answered = self._answers(start, trunks)
         keys = [point.key for point in points]
         parts = []
@@ -264,8 +260,8 @@ class Engine:
         highest_N2 = start.logits_NC.topk(2, dim=-1).values
         margins = highest_N2[:, 0] - highest_N2[:, 1]
         letters = start.logits_NC[:, self.letter_tokens]
-        decoded = greedy(self.llava, start, self.spec.max_new_tokens)
-        texts = {ids: self._text(ids) for ids in set(map(tuple, decoded))}  # most streams of a sample say the same
+        decoded = greedy(self.model.decoder, start, self.spec.max_new_tokens, self.model.end_tokens)
+        texts = {ids: self.model.text(ids) for ids in set(map(tuple, decoded))}  # most streams of a sample say the same
         return {
             stream: _Answer(
                 ids=ids,
@@ -278,9 +274,6 @@ class Engine:
                 start.streams, decoded, letters.tolist(), margins.tolist(), strict=True
             )
         }
-
-    def _text(self, ids: Sequence[int]) -> str:
-        return str(self.llava.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def _quality(
         self, placement: Placement, trunk: Stream, index: int, stream: Stream, features_VD: Tensor | None
@@ -298,12 +291,10 @@ class Engine:
     def _check_window(self, trunks: Sequence[Stream]) -> None:
         """Mistral's sliding window: attention here is full, which is the same as long as nothing lies outside it."""
         longest = max(trunk.length for trunk in trunks) + self.spec.max_new_tokens
-        if self.llava.window is not None and longest > self.llava.window:
-            raise DataError(f"{longest} tokens, max_new_tokens included, exceed the sliding window {self.llava.window}")
-
-    def _image_features(self, batch: Sequence[PreparedSample]) -> list[Tensor | None]:
-        features = iter(image_features(self.llava, [item.image for item in batch if item.image is not None]))
-        return [None if item.image is None else next(features) for item in batch]
+        if self.model.decoder.window is not None and longest > self.model.decoder.window:
+            raise DataError(
+                f"{longest} tokens, max_new_tokens included, exceed the sliding window {self.model.decoder.window}"
+            )
 
     def _outcome(
         self,
@@ -329,7 +320,7 @@ class Engine:
             tokens_kept=stream.visual,
             kept_mask=answer.kept_mask,
             decoded_tokens=len(answer.ids),
-            prompt_tokens=item.prompt.length(trunk.visual),
+            prompt_tokens=item.prompt.length,
             visual_tokens=trunk.visual,
             measures=measures,
         )

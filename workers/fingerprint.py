@@ -17,9 +17,9 @@ from typing import Any
 
 import strategies
 import workers
-from workers.checkpoints.layout import Checkpoint
+from workers.families.base import Checkpoint
+from workers.families.config import ModelError
 from workers.foreign import opened, readable
-from workers.models import ModelError
 from workers.tasks.base import DataError, Sample
 
 SMALL_BYTES = 16 << 20  # files up to this size are read whole

@@ -140,11 +140,11 @@ class Placement:
         """
         groups: dict[tuple[Strategy, tuple], list[int]] = defaultdict(list)
         for index, stage in waiting.items():
-            strategy = catalog.at_layer(catalog.get(stage.strategy), layer)
+            strategy = catalog.get(stage.strategy)
             if stage.rank == 0 or stage.rank >= stream.visual:
                 yield _Choice(index, strategy, torch.arange(min(stage.rank, stream.visual)), None)
                 continue
-            groups[strategy, stage.params if strategy.name == stage.strategy else ()].append(index)
+            groups[strategy, stage.params].append(index)
         needs = frozenset[Evidence]().union(*(strategy.needs for strategy, _ in groups))
         view = self._view(layer, stream, needs, packing, hidden_RD, read)
         for (strategy, params), members in groups.items():

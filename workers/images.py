@@ -1,26 +1,16 @@
-"""From an image file to the pixels of the vision tower, the same on every host.
-
-Source: haotian-liu/LLaVA, llava/mm_utils.py (``expand2square``): LLaVA-1.5 was trained on images padded to a square
-with the CLIP mean colour. HiMAP's experiment scripts centre-crop instead and lose the borders of non-square images.
-"""
+"""From an image file to RGB, the same on every host, and back to a small file for people."""
 
 from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
-from workers.anyres import Tiling
 from workers.json_file import read_bytes
 from workers.tasks.base import DataError, EmbeddedImage
 
-SQUARE_MODES = ("pad", "crop")
-MODES = (*SQUARE_MODES, "anyres")
 # A file of 200 bytes can hold 1 x 60,000 pixels, which padded to a square are 14 GB: refused before it is decoded.
 MAX_PIXELS = 64 * 1024 * 1024  # of the square it is padded to
 MAX_ASPECT = 100  # longer to shorter side
@@ -77,61 +67,6 @@ def _eight_bits(image: Image.Image, source: Path | EmbeddedImage) -> Image.Image
     return image
 
 
-def pad_to_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
-    """Centre an image on a square of its longer side; the offset of the shorter side is rounded down."""
-    if image.width == image.height:
-        return image
-    side = max(image.size)
-    square = Image.new("RGB", (side, side), colour)
-    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return square
-
-
-def cut(image: Image.Image, tiling: Tiling, resample: int) -> list[Image.Image]:
-    """The overview, squeezed to a square, and the tiles of the image padded with black, row by row."""
-    side, (height, width) = tiling.tile, tiling.best((image.height, image.width))
-    inner = tiling.scaled((image.height, image.width))
-    grid = Image.new("RGB", (width, height))
-    scaled = image.resize((inner[1], inner[0]), Image.Resampling(resample))
-    grid.paste(scaled, ((width - inner[1]) // 2, (height - inner[0]) // 2))
-    corners = [(x, y) for y in range(0, height, side) for x in range(0, width, side)]
-    overview = image.resize((side, side), Image.Resampling(resample))
-    return [overview, *(grid.crop((x, y, x + side, y + side)) for x, y in corners)]
-
-
-def to_tiles(image: Image.Image, tiling: Tiling, processor: Any) -> Tensor:
-    """Pre-process one image for any-resolution: (tiles, 3, side, side) float32, the overview first."""
-    tiles = cut(image, tiling, int(processor.resample))
-    pixels = [processor(images=tile, return_tensors="pt")["pixel_values"][0] for tile in tiles]
-    return torch.stack([torch.as_tensor(one, dtype=torch.float32) for one in pixels])
-
-
-def to_pixels(image: Image.Image, mode: str, processor: Any) -> Tensor:
-    """Pre-process one image.
-
-    Args:
-        image: RGB.
-        mode: ``pad`` to a square with the processor's mean colour (122, 116, 104 for CLIP), or ``crop`` the centre.
-        processor: the checkpoint's image processor, PIL back end.
-
-    Returns:
-        (3, side, side) float32, normalised as the processor says.
-    """
-    image = _squared(image, mode, processor)
-    return torch.as_tensor(processor(images=image, return_tensors="pt")["pixel_values"][0], dtype=torch.float32)
-
-
-def as_seen(image: Image.Image, mode: str, processor: Any) -> Image.Image:
-    """The pixels that the vision tower is given, before they are normalised; of any-resolution the overview."""
-    if mode in SQUARE_MODES:
-        image = _squared(image, mode, processor)
-    else:
-        side = int(dict(processor.crop_size)["height"])
-        image = image.resize((side, side), Image.Resampling(int(processor.resample)))
-    pixels = processor(images=image, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"][0]
-    return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)).astype(np.uint8))
-
-
 def encoded(image: Image.Image) -> bytes:
     """An RGB image as WebP: without loss where it has few colours, as drawings and diagrams do, else quality 80.
 
@@ -143,10 +78,3 @@ def encoded(image: Image.Image) -> bytes:
     else:
         image.save(content, format="WEBP", quality=80, method=2)
     return content.getvalue()
-
-
-def _squared(image: Image.Image, mode: str, processor: Any) -> Image.Image:
-    if mode != "pad":
-        return image
-    red, green, blue = (int(mean * 255) for mean in processor.image_mean)
-    return pad_to_square(image, (red, green, blue))

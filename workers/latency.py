@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.asking import ask
-from workers.images import load_image, to_pixels
+from workers.encoding import encode_sample
+from workers.families.catalog import parts_of
+from workers.families.config import ModelError
+from workers.families.model import Encoded, Model
 from workers.layer_calls import go_on
-from workers.llava import Llava, Prompt
-from workers.models import ModelError
 from workers.patch import pruned
 from workers.tasks.base import Sample
 from workers.work import BASELINE, GridPoint, TaskSpec, baseline_point
@@ -79,11 +79,10 @@ class TimedPrompt:
     """A prompt ready for the model, all work on the host done."""
 
     id: str
-    prompt: Prompt
-    pixels_PP: Tensor  # (3, side, side)
+    prompt: Encoded
 
 
-def prepare_prompts(llava: Llava, samples: Sequence[Sample], task: TaskSpec, image_mode: str) -> list[TimedPrompt]:
+def prepare_prompts(model: Model, samples: Sequence[Sample], task: TaskSpec, image_mode: str) -> list[TimedPrompt]:
     """Tokenise and pre-process the samples that have an image; the others have nothing to prune.
 
     Raises:
@@ -91,17 +90,16 @@ def prepare_prompts(llava: Llava, samples: Sequence[Sample], task: TaskSpec, ima
         ModelError: the model cuts images into tiles.
     """
     prompts = []
-    if llava.facts.tiling is not None:
+    if model.config.varies:
         raise ModelError("latency is measured for models that see one square; this one cuts images into tiles")
     for sample in samples:
         if sample.image is not None:
-            pixels = to_pixels(load_image(sample.image), image_mode, llava.image_processor)
-            prompts.append(TimedPrompt(sample.id, ask(llava, sample, task), pixels))
+            prompts.append(TimedPrompt(sample.id, encode_sample(model, sample, task, image_mode)))
     return prompts
 
 
 def measure_latency(
-    llava: Llava,
+    model: Model,
     prompts: Sequence[TimedPrompt],
     points: Sequence[GridPoint],
     *,
@@ -114,7 +112,7 @@ def measure_latency(
     """Measure configurations side by side.
 
     Args:
-        llava: the model.
+        model: the model.
         prompts: each with an image; every configuration runs every one in every round.
         points: the configurations; the un-pruned model is added in front.
         repeats: rounds that count, >= 1; each figure has ``repeats * len(prompts)`` measurements.
@@ -134,19 +132,19 @@ def measure_latency(
             raise ValueError(f"{name} must be >= {least}, got {value}")
     if not prompts:
         raise ValueError("there is no prompt with an image to measure")
-    bare = next((item.id for item in prompts if item.prompt.image_at is None), None)
+    bare = next((item.id for item in prompts if not item.prompt.images), None)
     if bare is not None:
         raise ValueError(f"sample {bare} has no image, so that nothing can be pruned")
-    inputs = [_inputs(llava, item) for item in prompts]
-    baseline = baseline_point(llava.facts.layers, llava.visual_tokens)
+    inputs = [model.inputs(item.prompt) for item in prompts]
+    baseline = baseline_point(model.config.layers, model.visual_tokens)
     others = [point for point in points if point.strategy != BASELINE]
     ordered = list({point.key: point for point in (baseline, *others)}.values())
     runs: dict[str, list[_Run]] = {point.key: [] for point in ordered}
     done, of = 0, (warmup + repeats) * len(prompts) * len(ordered)
     for turn in range(warmup + repeats):
-        for item, (ids_BS, pixels) in zip(prompts, inputs, strict=True):
+        for item, asked in zip(prompts, inputs, strict=True):
             for point in ordered:
-                run = _measure(llava, point, item.id, ids_BS, pixels, decode_tokens, seed)
+                run = _measure(model, point, item.id, asked, decode_tokens, seed)
                 if turn >= warmup:
                     runs[point.key].append(run)
                 done += 1
@@ -193,54 +191,45 @@ def _latency(point: GridPoint, runs: Sequence[_Run], unpruned: Sequence[_Run], d
     )
 
 
-def _inputs(llava: Llava, item: TimedPrompt) -> tuple[Tensor, Tensor]:
-    """Token ids with one id for every image token, and pixels, on the device."""
-    ids = item.prompt.expanded(llava.image_token, llava.visual_tokens)
-    ids_BS = torch.tensor([ids], device=llava.device)
-    return ids_BS, item.pixels_PP[None].to(llava.device, llava.model.dtype)
-
-
 @torch.inference_mode()
 def _measure(
-    llava: Llava, point: GridPoint, id: str, ids_BS: Tensor, pixels: Tensor, decode_tokens: int, seed: int
+    model: Model, point: GridPoint, id: str, inputs: Mapping[str, Tensor], decode_tokens: int, seed: int
 ) -> _Run:
     """One configuration on one prompt."""
+    module: Any = model.module
     params: dict[str, Any] = dict(point.params)
     block = (
         nullcontext()
         if point.strategy == BASELINE
-        else pruned(llava.model, point.strategy, point.layer, point.rank, seed=seed, sample_ids=[id], **params)
+        else pruned(module, point.strategy, point.layer, point.rank, seed=seed, sample_ids=[id], **params)
     )
-    counted = llava.device.type == "cuda"
-    with block, _vision_clock(llava) as vision:
+    counted = model.device.type == "cuda"
+    with block, _vision_clock(model) as vision:
         if counted:
-            torch.cuda.reset_peak_memory_stats(llava.device)
-        began = _now(llava.device)
-        out = llava.model(input_ids=ids_BS, pixel_values=pixels, use_cache=True, logits_to_keep=1)
+            torch.cuda.reset_peak_memory_stats(model.device)
+        began = _now(model.device)
+        out = module(**inputs, use_cache=True, logits_to_keep=1)
         token_BT = out.logits[:, -1:].argmax(dim=-1)
-        first = _now(llava.device)
+        first = _now(model.device)
         for _ in range(decode_tokens):
-            out = llava.model(input_ids=token_BT, **go_on(llava.model, out), use_cache=True, logits_to_keep=1)
+            out = module(input_ids=token_BT, **go_on(module, out), use_cache=True, logits_to_keep=1)
             token_BT = out.logits[:, -1:].argmax(dim=-1)
-        last = _now(llava.device)
-        peak = torch.cuda.max_memory_allocated(llava.device) if counted else None
+        last = _now(model.device)
+        peak = torch.cuda.max_memory_allocated(model.device) if counted else None
     seen = vision[1] - vision[0]
     return _Run(vision=seen, prefill=first - began - seen, decode=last - first, peak=peak)
 
 
 @contextmanager
-def _vision_clock(llava: Llava) -> Iterator[list[float]]:
+def _vision_clock(model: Model) -> Iterator[list[float]]:
     """When the vision tower began, and when the projector ended."""
     times: list[float] = []
 
     def note(*_: Any) -> None:
-        times.append(_now(llava.device))
+        times.append(_now(model.device))
 
-    inner = llava.model.model
-    handles = (
-        inner.vision_tower.register_forward_pre_hook(note),
-        inner.multi_modal_projector.register_forward_hook(note),
-    )
+    parts = parts_of(model.module)
+    handles = (parts.tower.register_forward_pre_hook(note), parts.projector.register_forward_hook(note))
     try:
         yield times
     finally:

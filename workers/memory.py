@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from strategies import catalog
-from workers.models import ModelFacts
+from workers.families.config import ModelConfig
 from workers.work import BASELINE, GridPoint
 
 ENOUGH_ROWS = (
@@ -28,31 +28,31 @@ class Footprint:
 
 
 def footprint(
-    facts: ModelFacts, points: Sequence[GridPoint], *, prompt: int, visual: int, decoded: int, value_bytes: int
+    config: ModelConfig, points: Sequence[GridPoint], *, prompt: int, visual: int, decoded: int, value_bytes: int
 ) -> Footprint:
     """An upper bound: grid points that share a fork are counted apart.
 
     Args:
-        facts: sizes of the model.
+        config: sizes of the model.
         points: the grid.
         prompt: tokens of the un-pruned prompt, visual ones included.
         visual: visual tokens among them.
         decoded: tokens decoded by each stream.
         value_bytes: of one value, 2 in half precision.
     """
-    layers, streams = [prompt] * facts.layers, 1
+    layers, streams = [prompt] * config.layers, 1
     for point in points:
-        if point.strategy == BASELINE or point.rank >= visual or point.layer >= facts.layers:
+        if point.strategy == BASELINE or point.rank >= visual or point.layer >= config.layers:
             continue  # answered by the trunk
         streams += 1
         stages = catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params))
         for number, stage in enumerate(stages):
-            end = stages[number + 1].layer if number + 1 < len(stages) else facts.layers
-            for layer in range(stage.layer, min(end, facts.layers)):
+            end = stages[number + 1].layer if number + 1 < len(stages) else config.layers
+            for layer in range(stage.layer, min(end, config.layers)):
                 layers[layer] += min(stage.rank, visual) + prompt - visual
-    key_values = 2 * facts.kv_heads * facts.head_dim
-    wide = 4 * facts.hidden + facts.heads * facts.head_dim + 3 * key_values + 3 * facts.ffn
-    cached = sum(layers) + streams * decoded * facts.layers
+    key_values = 2 * config.kv_heads * config.head_dim
+    wide = 4 * config.hidden + config.heads * config.head_dim + 3 * key_values + 3 * config.ffn
+    cached = sum(layers) + streams * decoded * config.layers
     return Footprint(max(layers), value_bytes * (key_values * cached + wide * max(layers)))
 
 

@@ -31,9 +31,10 @@ from strategies import catalog
 from strategies.catalog import Strategy
 from strategies.stages import Stage
 from strategies.view import ATTENTION, Evidence, TokenView
+from workers.families.base import Parts
+from workers.families.catalog import parts_of
 from workers.forks import LAST_QUERIES, draw_seed
 from workers.layer_calls import cache_argument, cache_of, check_calls
-from workers.models import TEXT_MODELS
 from workers.padded import Batch, Group, causal, drop, mask, new_batch, positions, spread
 
 OFFERED = ATTENTION | {Evidence.HIDDEN}
@@ -91,10 +92,11 @@ def pruned(
         ValueError: on entry, for what cannot work with this model; in a forward, for inputs that cannot be pruned
             (embeddings instead of token ids, several images in a sample, a cache from outside the block).
     """
-    stages = _checked(model, strategy, layer, rank, params)
+    parts = parts_of(model)
+    stages = _checked(model, parts, strategy, layer, rank, params)
     if kept is not None and len(stages) > 1:
         raise ValueError(f"kept: '{strategy}' chooses in {len(stages)} stages, and one choice was given")
-    pruner = _Pruner(model, stages, seed, sample_ids, kept)
+    pruner = _Pruner(parts, stages, seed, sample_ids, kept)
     with ExitStack() as stack:
         _patched.add(model)
         stack.callback(_patched.discard, model)
@@ -103,18 +105,15 @@ def pruned(
         yield pruner.report
 
 
-def _checked(model: Any, name: str, layer: int, rank: int, params: Mapping[str, Any]) -> tuple[Stage, ...]:
+def _checked(
+    model: Any, parts: Parts, name: str, layer: int, rank: int, params: Mapping[str, Any]
+) -> tuple[Stage, ...]:
     """The stages that prune; a stage after the last layer never does."""
-    config = getattr(model, "config", None)
-    if getattr(config, "model_type", None) != "llava" or not hasattr(model, "lm_head"):
-        raise ValueError(f"pruned needs a LlavaForConditionalGeneration, got {type(model).__name__}")
     if model in _patched:
         raise ValueError("the model is already pruned by an enclosing block; leave that one first")
-    assert config is not None
     check_calls(model)
-    text, layers, visual = config.text_config, config.text_config.num_hidden_layers, _visual_tokens(config)
-    if text.model_type not in TEXT_MODELS:
-        raise ValueError(f"a LLaVA over '{text.model_type}' is not supported ({', '.join(TEXT_MODELS)})")
+    text, visual = parts.decoder.config, parts.visual_tokens
+    layers = text.num_hidden_layers
     strategy = catalog.get(name)
     if not 0 <= layer <= layers:
         raise ValueError(f"layer {layer} is outside 0..{layers}, the model's decoder layers")
@@ -125,15 +124,10 @@ def _checked(model: Any, name: str, layer: int, rank: int, params: Mapping[str, 
         raise ValueError(complaint)
     stages = tuple(stage for stage in strategy.stages(layer, rank, params) if stage.layer < layers)
     for stage in stages:
-        unknown = catalog.at_layer(catalog.get(stage.strategy), stage.layer).needs - OFFERED
+        unknown = catalog.get(stage.strategy).needs - OFFERED
         if unknown:
             raise ValueError(f"strategy '{name}' reads {', '.join(sorted(unknown))}, which pruned cannot offer")
     return stages
-
-
-def _visual_tokens(config: Any) -> int:
-    vision = config.vision_config
-    return (vision.image_size // vision.patch_size) ** 2 + (config.vision_feature_select_strategy == "full")
 
 
 @dataclass(slots=True)
@@ -150,14 +144,14 @@ class _Pruner:
 
     def __init__(
         self,
-        model: Any,
+        parts: Parts,
         stages: Sequence[Stage],
         seed: int,
         sample_ids: Sequence[str] | None,
         kept: Sequence[Tensor] | None,
     ) -> None:
-        self.model = model
-        self.decoder = model.model.language_model
+        self.parts = parts
+        self.decoder = parts.decoder
         self.stages = {stage.layer: stage for stage in stages}
         self.seed = seed
         self.sample_ids = sample_ids
@@ -174,8 +168,8 @@ class _Pruner:
         """Register every hook; the handles remove them."""
         if not self.stages:
             return  # it never prunes
-        yield self.model.model.vision_tower.register_forward_pre_hook(self._see_pixels, with_kwargs=True)
-        yield self.model.model.register_forward_pre_hook(self._see_tokens, with_kwargs=True)
+        yield self.parts.tower.register_forward_pre_hook(self._see_pixels, with_kwargs=True)
+        yield self.parts.body.register_forward_pre_hook(self._see_tokens, with_kwargs=True)
         yield self.decoder.register_forward_pre_hook(self._begin, with_kwargs=True)
         yield self.decoder.register_forward_hook(self._end)
         first = min(self.stages)
@@ -226,10 +220,9 @@ class _Pruner:
                 f"pruned needs a DynamicCache, whose layers may differ in length, not {type(cache).__name__}"
             )
         seen = 0 if cache is None else cache.get_seq_length()
-        _check_window(self.model.config.text_config, seen + ids_BS.shape[1])
+        _check_window(self.decoder.config, seen + ids_BS.shape[1])
         if seen == 0:
-            config = self.model.config
-            batch = new_batch(ids_BS, given, config.image_token_id, _visual_tokens(config))
+            batch = new_batch(ids_BS, given, self.parts.image_token, self.parts.visual_tokens)
             self.names = self._names(ids_BS, batch)
         else:
             batch = self._known_batch(cache, ids_BS)
@@ -239,7 +232,7 @@ class _Pruner:
     def _known_batch(self, cache: Any, ids_BS: Tensor) -> Batch:
         if cache not in self.batches:
             raise ValueError("the cache was filled outside this block; prune from the prompt on")
-        if bool((ids_BS == self.model.config.image_token_id).any()):
+        if bool((ids_BS == self.parts.image_token).any()):
             raise ValueError("an image after the first forward of a cache is not supported")
         return self.batches[cache]
 
@@ -322,7 +315,7 @@ class _Pruner:
         ranks = [min(stage.rank, len(visual_V)) for visual_V in before.visual]
         if all(rank == len(visual_V) for rank, visual_V in zip(ranks, before.visual, strict=True)):
             return hidden_BWD
-        strategy = catalog.at_layer(catalog.get(stage.strategy), stage.layer)
+        strategy = catalog.get(stage.strategy)
         kept = [self._choose(stage, strategy, sample, rank, hidden_BWD) for sample, rank in enumerate(ranks)]
         left_BWD = drop(batch, stage.layer, kept, strategy.positions == "compact", hidden_BWD)
         if strategy.merge is not None:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from workers.attention import attend, attend_groups, make_groups
+from workers.decoder import Decoder, Rotary
+from workers.families.model import Encoded
 from workers.forks import LayerRead, Placement
-from workers.llava import Llava, Prompt, Rotary
 from workers.streams import Packing, Stream, new_root, new_trunk, to_device
 
 
@@ -44,15 +45,15 @@ class Prefill:
     caches: tuple[LayerCache, ...]  # one a layer
 
 
-def make_trunks(prompts: Sequence[Prompt], visual: Sequence[int]) -> list[Stream]:
+def make_trunks(prompts: Sequence[Encoded]) -> list[Stream]:
     """One un-pruned stream a sample; those with the same tokens before the image have one root."""
     roots: dict[tuple[int, ...], Stream] = {}
     trunks = []
-    for sample, (prompt, count) in enumerate(zip(prompts, visual, strict=True)):
-        system = prompt.ids[: prompt.image_at or 0]
+    for sample, prompt in enumerate(prompts):
+        system = prompt.ids[: prompt.system]
         if system and system not in roots:
-            roots[system] = new_root(len(system))
-        trunks.append(new_trunk(sample, roots.get(system), count, prompt.length(count) - count - len(system)))
+            roots[system] = new_root(prompt.positions_PS[:, : prompt.system])
+        trunks.append(new_trunk(sample, roots.get(system), prompt.visual, prompt.positions_PS, prompt.next_position))
     return trunks
 
 
@@ -62,23 +63,24 @@ def pack_trunks(trunks: Sequence[Stream]) -> Packing:
 
 
 def embed_trunks(
-    llava: Llava, trunks: Sequence[Stream], prompts: Sequence[Prompt], features: Sequence[Tensor | None]
+    decoder: Decoder, trunks: Sequence[Stream], prompts: Sequence[Encoded], features: Sequence[Tensor | None]
 ) -> Tensor:
     """Token embeddings, image features where they belong: the (R, D) rows of ``pack_trunks``."""
     seen: set[Stream] = set()
     parts = []
     for trunk, prompt, image_VD in zip(trunks, prompts, features, strict=True):
-        first = 0 if prompt.image_at is None else prompt.image_at
-        embedded_SD = llava.embed(to_device(torch.tensor(prompt.ids), llava.device))
+        first = prompt.system
+        words = (*prompt.ids[:first], *prompt.ids[first + prompt.visual :])
+        embedded_SD = decoder.embed(to_device(torch.tensor(words), decoder.device))
         if trunk.root and trunk.root not in seen:
             seen.add(trunk.root)
             parts.append(embedded_SD[:first])
-        parts += [embedded_SD] if image_VD is None else [image_VD, embedded_SD[first + 1 :]]
+        parts += [embedded_SD] if image_VD is None else [image_VD, embedded_SD[first:]]
     return torch.cat(parts)
 
 
 def prefill(
-    llava: Llava,
+    decoder: Decoder,
     hidden_RD: Tensor,
     trunks: Sequence[Stream],
     placement: Placement,
@@ -87,7 +89,7 @@ def prefill(
     """Run all decoder layers for the trunks and for every fork that the placement makes on the way.
 
     Args:
-        llava: the model.
+        decoder: the model's.
         hidden_RD: (R, D) embedded prompts, see ``embed_trunks``.
         trunks: the streams of these rows.
         placement: decides the forks; afterwards it says which stream answers which point.
@@ -96,12 +98,12 @@ def prefill(
     Returns:
         First-token logits and the caches of all streams that answer a point.
     """
-    packing, last_layer = pack_trunks(trunks), len(llava.layers) - 1
-    fork_layers = placement.fork_layers(len(llava.layers))
+    packing, last_layer = pack_trunks(trunks), len(decoder.layers) - 1
+    fork_layers = placement.fork_layers(len(decoder.layers))
     caches: list[LayerCache] = []
     read: LayerRead | None = None
-    rotary = llava.rotary(packing.positions(hidden_RD.device))
-    for layer in range(len(llava.layers)):
+    rotary = decoder.rotary(packing.positions(hidden_RD.device))
+    for layer in range(len(decoder.layers)):
         if layer in fork_layers:
             forked = placement.fork_at(layer, packing, hidden_RD, read)
             read = None
@@ -109,35 +111,35 @@ def prefill(
             hidden_RD = hidden_RD[to_device(forked.move.source_R, hidden_RD.device)]
             for stream, rows_KD in forked.merged.items():
                 hidden_RD[packing.visual(stream)] = rows_KD
-            rotary = llava.rotary(packing.positions(hidden_RD.device))
+            rotary = decoder.rotary(packing.positions(hidden_RD.device))
         if layer == last_layer and observe is None:
             break
-        query_RHE, key_RGE, value_RGE = llava.attention_inputs(layer, hidden_RD, rotary)
-        attended_RHE = attend(query_RHE, key_RGE, value_RGE, packing, llava.scale)
-        hidden_RD = llava.finish_layer(layer, hidden_RD, attended_RHE)
+        query_RHE, key_RGE, value_RGE = decoder.attention_inputs(layer, hidden_RD, rotary)
+        attended_RHE = attend(query_RHE, key_RGE, value_RGE, packing, decoder.scale)
+        hidden_RD = decoder.finish_layer(layer, hidden_RD, attended_RHE)
         caches.append(LayerCache(packing, key_RGE, value_RGE))
         if observe is not None:
             observe(LayerRun(layer, packing, query_RHE, key_RGE, attended_RHE, hidden_RD))
         reads_attention = layer + 1 in fork_layers
-        read = LayerRead(packing, query_RHE, key_RGE, llava.scale) if reads_attention else None
+        read = LayerRead(packing, query_RHE, key_RGE, decoder.scale) if reads_attention else None
     streams = placement.answered()
     last_N = to_device(torch.tensor([packing.last_row(stream) for stream in streams]), hidden_RD.device)
     if len(caches) <= last_layer:
-        hidden_ND, cache = _last_layer(llava, hidden_RD, rotary, packing, streams, last_N)
+        hidden_ND, cache = _last_layer(decoder, hidden_RD, rotary, packing, streams, last_N)
         caches.append(cache)
     else:
         hidden_ND = hidden_RD[last_N]
-    return Prefill(streams, llava.logits(hidden_ND), tuple(caches))
+    return Prefill(streams, decoder.logits(hidden_ND), tuple(caches))
 
 
 def _last_layer(
-    llava: Llava, hidden_RD: Tensor, rotary: Rotary, packing: Packing, streams: Sequence[Stream], last_N: Tensor
+    decoder: Decoder, hidden_RD: Tensor, rotary: Rotary, packing: Packing, streams: Sequence[Stream], last_N: Tensor
 ) -> tuple[Tensor, LayerCache]:
     """The last layer, whose output is needed for the streams' last rows only: (N, D) and the layer's cache."""
-    layer = len(llava.layers) - 1
-    normed_RD, (cos, sin) = llava.attention_norm(layer, hidden_RD), rotary
-    query_NHE = llava.queries(layer, normed_RD[last_N], (cos[last_N], sin[last_N]))
-    key_RGE, value_RGE = llava.keys_and_values(layer, normed_RD, rotary)
+    layer = len(decoder.layers) - 1
+    normed_RD, (cos, sin) = decoder.attention_norm(layer, hidden_RD), rotary
+    query_NHE = decoder.queries(layer, normed_RD[last_N], (cos[last_N], sin[last_N]))
+    key_RGE, value_RGE = decoder.keys_and_values(layer, normed_RD, rotary)
     groups = make_groups(streams, layer, packing, hidden_RD.device)
-    attended_NHE = attend_groups(query_NHE, key_RGE, value_RGE, groups, packing, llava.scale)
-    return llava.finish_layer(layer, hidden_RD[last_N], attended_NHE), LayerCache(packing, key_RGE, value_RGE)
+    attended_NHE = attend_groups(query_NHE, key_RGE, value_RGE, groups, packing, decoder.scale)
+    return decoder.finish_layer(layer, hidden_RD[last_N], attended_NHE), LayerCache(packing, key_RGE, value_RGE)

@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.asking import ask
+from workers.encoding import encode_sample
+from workers.families.config import ModelError
+from workers.families.model import Model
 from workers.forks import packed_mask
-from workers.images import load_image, to_pixels
-from workers.llava import Llava
-from workers.models import ModelError
 from workers.patch import pruned
 from workers.tasks.base import Sample
 from workers.work import BASELINE, EngineSpec, GridPoint
@@ -38,7 +37,7 @@ class SlowAnswer:
 
 
 def slow_answer(
-    llava: Llava,
+    model: Model,
     spec: EngineSpec,
     sample: Sample,
     point: GridPoint,
@@ -48,7 +47,7 @@ def slow_answer(
     """Answer one question by one configuration.
 
     Args:
-        llava: of ``spec.model``.
+        model: of ``spec.model``.
         spec: as the cells were computed with.
         sample: of ``spec.task``.
         point: of the grid; a question without an image is asked un-pruned, whatever it says.
@@ -59,20 +58,15 @@ def slow_answer(
         ModelError: the model cuts images into tiles, which ``workers.patch`` does not do.
         DataError: the image cannot be read.
     """
-    if llava.facts.tiling is not None:
+    if model.config.varies:
         raise ModelError("the slow path runs models that see one square; this one cuts images into tiles")
-    prompt = ask(llava, sample, spec.task)
-    visual = 0 if sample.image is None else llava.visual_tokens
-    ids = prompt.expanded(llava.image_token, visual)
-    inputs: dict[str, Any] = {"input_ids": torch.tensor([ids], device=llava.device)}
-    if sample.image is not None:
-        pixels_PP = to_pixels(load_image(sample.image), spec.model.image_mode, llava.image_processor)
-        inputs["pixel_values"] = pixels_PP[None].to(llava.device, llava.model.dtype)
+    prompt = encode_sample(model, sample, spec.task, spec.model.image_mode)
+    inputs: dict[str, Any] = model.inputs(prompt)
     block: AbstractContextManager[Any] = nullcontext()
-    if point.strategy != BASELINE and visual:
+    if point.strategy != BASELINE and prompt.visual:
         kept = None if kept_K is None else [kept_K]
         block = pruned(
-            llava.model,
+            model.module,
             point.strategy,
             point.layer,
             point.rank,
@@ -81,28 +75,28 @@ def slow_answer(
             kept=kept,
             **dict(point.params),
         )
-    model: Any = llava.model
+    module: Any = model.module
     with block as report, torch.inference_mode():
-        made = model.generate(
+        made = module.generate(
             **inputs,
             attention_mask=torch.ones_like(inputs["input_ids"]),
             max_new_tokens=spec.max_new_tokens,
             do_sample=False,
-            pad_token_id=min(llava.end_tokens),
-            eos_token_id=sorted(llava.end_tokens),
+            pad_token_id=min(model.end_tokens),
+            eos_token_id=sorted(model.end_tokens),
             return_dict_in_generate=True,
             output_logits=True,
         )
-    decoded = made.sequences[0, len(ids) :].tolist()
+    decoded = made.sequences[0, prompt.length :].tolist()
     highest_T2 = torch.stack([logits_BC[0].float().topk(2).values for logits_BC in made.logits])
     first_C = made.logits[0][0].float()
-    stayed_K = report.kept[0].cpu() if report is not None and report.kept else torch.arange(visual)
+    stayed_K = report.kept[0].cpu() if report is not None and report.kept else torch.arange(prompt.visual)
     return SlowAnswer(
-        text=str(llava.tokenizer.decode(decoded, skip_special_tokens=True)).strip(),
+        text=model.text(decoded),
         ids=tuple(decoded),
         margins=tuple((highest_T2[:, 0] - highest_T2[:, 1]).tolist()),
         option_logits=tuple(first_C[list(letter_tokens)].tolist()),
-        kept_mask=packed_mask(stayed_K, visual),
-        prompt_tokens=len(ids),
-        visual_tokens=visual,
+        kept_mask=packed_mask(stayed_K, prompt.visual),
+        prompt_tokens=prompt.length,
+        visual_tokens=prompt.visual,
     )

@@ -35,7 +35,7 @@ from torch.nn.functional import pad
 from strategies import rank
 from strategies.rank import effective_rank, numerical_rank, spectral_entropy, stable_rank, top_k_energy
 from workers.attention import visual_block
-from workers.llava import Llava
+from workers.decoder import Decoder
 from workers.prefill import LayerRun
 from workers.singular import singular_values
 from workers.streams import Stream, to_device
@@ -86,13 +86,13 @@ class SpectraRecorder:
     ``measures`` is asked.
     """
 
-    def __init__(self, llava: Llava, specs: Sequence[SpectrumSpec], samples: Mapping[int, str]) -> None:
+    def __init__(self, decoder: Decoder, specs: Sequence[SpectrumSpec], samples: Mapping[int, str]) -> None:
         """Args:
-        llava: the model.
+        decoder: the model's.
         specs: what to measure.
         samples: index within the micro-batch -> name; the others are left alone.
         """
-        self._llava = llava
+        self._decoder = decoder
         self._specs = specs
         self._samples = samples
         self._tables: dict[SpectrumSpec, _Table] = {}
@@ -152,11 +152,11 @@ class SpectraRecorder:
         for stream in streams:
             rows = run.packing.visual(stream)
             if spec.matrix == "attention_weights":
-                yield visual_block(run.query_RHE, run.key_RGE, run.packing, stream, self._llava.scale)
+                yield visual_block(run.query_RHE, run.key_RGE, run.packing, stream, self._decoder.scale)
             elif spec.matrix == "attention_output":
-                yield self._llava.attention_output(run.layer, run.attended_RHE[rows])[None]
-            elif spec.matrix == "hidden_states" and run.layer == len(self._llava.layers) - 1:
-                yield self._llava.final_norm(run.hidden_RD[rows])[None]
+                yield self._decoder.attention_output(run.layer, run.attended_RHE[rows])[None]
+            elif spec.matrix == "hidden_states" and run.layer == len(self._decoder.layers) - 1:
+                yield self._decoder.final_norm(run.hidden_RD[rows])[None]
             else:
                 yield run.hidden_RD[rows][None]
 

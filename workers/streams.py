@@ -37,14 +37,14 @@ class Stream:
     system: int  # tokens before the image
     text: int  # tokens after the image
     visual_K: Tensor  # (K,) int64 on the host, the kept visual tokens as indices into the sample's image tokens
-    positions_R: Tensor  # int64 on the host, position ids of its own rows
+    positions_PR: Tensor  # int64 on the host, position ids of its own rows; P is 1 or 3
     next_position: int  # position id of the first decoded token
     visual: int = field(init=False)  # visual tokens it keeps
     rows: int = field(init=False)  # rows of its own
 
     def __post_init__(self) -> None:
         self.visual = self.visual_K.shape[0]
-        self.rows = len(self.positions_R)
+        self.rows = self.positions_PR.shape[1]
 
     @property
     def length(self) -> int:
@@ -56,8 +56,9 @@ class Stream:
         return self if self.layer <= layer or self.parent is None else self.parent.at(layer)
 
 
-def new_root(system: int) -> Stream:
+def new_root(positions_PR: Tensor) -> Stream:
     """The tokens before an image, at least one."""
+    system = positions_PR.shape[1]
     return Stream(
         sample=-1,
         root=None,
@@ -66,25 +67,32 @@ def new_root(system: int) -> Stream:
         system=system,
         text=0,
         visual_K=torch.arange(0),
-        positions_R=torch.arange(system),
+        positions_PR=positions_PR,
         next_position=system,
     )
 
 
-def new_trunk(sample: int, root: Stream | None, visual: int, text: int) -> Stream:
-    """The un-pruned sequence of a sample; a text-only prompt has neither root nor visual tokens."""
+def new_trunk(sample: int, root: Stream | None, visual: int, positions_PS: Tensor, next_position: int) -> Stream:
+    """The un-pruned sequence of a sample; a text-only prompt has neither root nor visual tokens.
+
+    Args:
+        sample: index within the micro-batch.
+        root: whose rows its first tokens are.
+        visual: tokens of its image, which follow.
+        positions_PS: of all its tokens, the root's included.
+        next_position: of the first decoded token.
+    """
     system = root.rows if root else 0
-    length = system + visual + text
     return Stream(
         sample=sample,
         root=root,
         parent=None,
         layer=0,
         system=system,
-        text=text,
+        text=positions_PS.shape[1] - system - visual,
         visual_K=torch.arange(visual),
-        positions_R=torch.arange(system, length),
-        next_position=length,
+        positions_PR=positions_PS[:, system:],
+        next_position=next_position,
     )
 
 
@@ -97,11 +105,11 @@ def fork(parent: Stream, layer: int, kept_K: Tensor, compact: bool) -> Stream:
         kept_K: (K,) int64 on the host, ascending, indices into the parent's visual tokens.
         compact: renumber positions without gaps (methods that prune before the decoder), or keep the original ids.
     """
-    positions_R = parent.positions_R[fork_rows(parent, kept_K)]
+    positions_PR = parent.positions_PR[:, fork_rows(parent, kept_K)]
     next_position = parent.next_position
     if compact:
-        next_position = parent.system + len(positions_R)
-        positions_R = torch.arange(parent.system, next_position)
+        next_position = parent.system + positions_PR.shape[1]
+        positions_PR = torch.arange(parent.system, next_position).expand_as(positions_PR)
     return Stream(
         sample=parent.sample,
         root=parent.root,
@@ -110,7 +118,7 @@ def fork(parent: Stream, layer: int, kept_K: Tensor, compact: bool) -> Stream:
         system=parent.system,
         text=parent.text,
         visual_K=parent.visual_K[kept_K],
-        positions_R=positions_R,
+        positions_PR=positions_PR,
         next_position=next_position,
     )
 
@@ -166,9 +174,9 @@ class Packing:
         return blocks
 
     def positions(self, device: torch.device) -> Tensor:
-        """(R,) int64 position ids on a device; made once."""
+        """(P, R) int64 position ids on a device; made once."""
         if self._positions is None:
-            self._positions = to_device(torch.cat([stream.positions_R for stream in self.streams]), device)
+            self._positions = to_device(torch.cat([stream.positions_PR for stream in self.streams], dim=1), device)
         return self._positions
 
     def tiles(self, device: torch.device) -> Tensor:

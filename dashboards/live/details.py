@@ -66,7 +66,7 @@ def clicked(click: dict[str, Any]) -> str | None:
 
 def drawer(source: Source, row: pd.Series, state: UrlState) -> list[Any]:
     """Numbers, and flips with both answers."""
-    facts = facts_of(row, source.answers.binary)
+    facts = facts_of(row)
     return [
         html.Button("×", id="details-close", title="close"),
         html.H2(row["label"], dir="auto"),
@@ -77,26 +77,25 @@ def drawer(source: Source, row: pd.Series, state: UrlState) -> list[Any]:
     ]
 
 
-def facts_of(row: pd.Series, binary: bool) -> list[tuple[str, str]]:
-    """What there is to say of a configuration in numbers; ``binary``: answers are right or wrong, none in between."""
+def facts_of(row: pd.Series) -> list[tuple[str, str]]:
+    """What there is to say of a configuration in numbers."""
     asked = "" if row["n"] == row["n_expected"] else f" of {count(row['n_expected'])}"
     facts = [
         ("accuracy", percent(row["accuracy"])),
-        (
-            "95 % interval (Wilson)" if binary else "95 % interval (bootstrap)",
-            percent_span(row["ci_low"], row["ci_high"]),
-        ),
+        (f"95 % interval ({row['interval']})", percent_span(row["ci_low"], row["ci_high"])),
         ("answers", f"{count(row['n'])}{asked}"),
     ]
+    if row["no_option"] > 0:
+        facts.append(("answers without an option", percent(row["no_option"])))
     if row["failed"]:
         facts.append(("failed samples", count(row["failed"])))
     if not row["baseline"] and pd.notna(row["difference"]):
         facts += [
             ("change to the un-pruned model", f"{points(row['difference'])} points"),
-            ("95 % interval (paired bootstrap)", points_span(row["diff_low"], row["diff_high"])),
+            (f"95 % interval ({row['diff_interval']})", points_span(row["diff_low"], row["diff_high"])),
             ("relative drop", f"{number(row['relative_drop'])}\u00a0%"),
             ("right answers lost, gained", f"{count(row['lost'])}, {count(row['gained'])}"),
-            ("p (McNemar, exact)" if binary else "p (paired bootstrap)", p_value(row["p"])),
+            (f"p ({row['test']})", p_value(row["p"])),
             ("p after Holm", p_value(row["p_holm"])),
         ]
     return facts

@@ -19,6 +19,7 @@ from dashboards.rows import forest, short_labels, significant, with_series
 from dashboards.view import CONFIG, View, view
 from dashboards.view import State as UrlState
 from dashboards.wording import MISSING, count, percent, percent_span, plural
+from orchestrator.metrics import spoken
 
 PICK = "pick"  # configurations that are compared: values of the column ``id``
 MAX_PICKS = 12
@@ -94,7 +95,7 @@ def extra(shown: View) -> list[Any]:
 
 
 def _columns(several: bool) -> list[dict[str, Any]]:
-    interval, bootstrap = "interval, 95 %", "of the change: paired bootstrap, 95 %"
+    interval, of_change = "interval, 95 %", "of the change, 95 %"
     change = "against the un-pruned model, on the same questions, percentage points"
     return [
         {"field": "label", "headerName": "configuration", "flex": 1, "minWidth": 250, "tooltipField": "label"},
@@ -102,14 +103,14 @@ def _columns(several: bool) -> list[dict[str, Any]]:
         {"field": "status", "headerName": "state", "width": 92},
         _number("n", "n", COUNT),
         _number("accuracy", "acc. %", SHARE, width=84),
-        _number("ci_low", "from", SHARE, headerTooltip=interval),
-        _number("ci_high", "to", SHARE, headerTooltip=interval),
+        _number("ci_low", "from", SHARE, headerTooltip=interval, tooltipField="interval"),
+        _number("ci_high", "to", SHARE, headerTooltip=interval, tooltipField="interval"),
         _number("difference", "change", CHANGE, width=108, sort="desc", headerTooltip=change),
-        _number("diff_low", "from", CHANGE, headerTooltip=bootstrap),
-        _number("diff_high", "to", CHANGE, headerTooltip=bootstrap),
+        _number("diff_low", "from", CHANGE, headerTooltip=of_change, tooltipField="diff_interval"),
+        _number("diff_high", "to", CHANGE, headerTooltip=of_change, tooltipField="diff_interval"),
         _number("lost", "lost", COUNT),
         _number("gained", "gained", COUNT, width=84),
-        _number("p_holm", "p Holm", P_VALUE, width=90),
+        _number("p_holm", "p Holm", P_VALUE, width=90, tooltipField="test"),
         {"field": "significant", "headerName": "sign.", "width": 72, "headerTooltip": "p below 0.05 after Holm"},
         {"field": "flags", "headerName": "suspicious", "width": 150, "tooltipField": "flags"},
     ]
@@ -125,7 +126,7 @@ def _number(field: str, name: str, form: dict[str, str], width: int = 76, **more
 def table_rows(shown: View) -> list[dict[str, Any]]:
     """What the table holds: plain values, None where there is none."""
     rows = shown.rows.assign(significant=["yes" if sure else "" for sure in significant(shown.rows)])
-    rows = rows[["id", *(column["field"] for column in _columns(several=True))]]
+    rows = rows[["id", *(column["field"] for column in _columns(several=True)), "interval", "diff_interval", "test"]]
     return rows.astype(object).where(rows.notna(), None).to_dict("records")  # type: ignore[return-value]
 
 
@@ -203,7 +204,7 @@ def _tiles(shown: View) -> list[tuple[str, str, str]]:
     failed = sum(len(source.failures) for source in shown.sources)
     found += [
         ("Configurations", count(len(pruned)), text),
-        ("Significantly worse", count(worse), f"{count(better)} better; McNemar, Holm, 5 %"),
+        ("Significantly worse", count(worse), f"{count(better)} better; {spoken(pruned['test'])}, Holm, 5 %"),
         ("Image questions", count(int(shown.rows["n_expected"].max())), "asked of each configuration"),
         ("Cells", percent(1 - missing / max(total, 1)), plural(failed, "failed sample") if failed else "none failed"),
     ]

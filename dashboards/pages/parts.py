@@ -14,6 +14,7 @@ from dashboards.rows import Measure, Slice, curves, focus, significant
 from dashboards.spectra import impossible_ranks
 from dashboards.view import CONFIG, View
 from dashboards.wording import MISSING, count, p_value, percent, percent_span, plural, points, points_span
+from orchestrator.metrics import spoken
 from orchestrator.stops import STOPPED
 
 MAX_ROWS = 40  # of a table under a picture; the CSV has all
@@ -22,8 +23,9 @@ MAX_NOTICES = 4
 
 def numbers(rows: pd.DataFrame, view: View, against: str = "un-pruned", label: str = "label") -> Any:
     """The numbers under a picture, folded: intervals, paired differences and tests of the rows that it shows."""
-    names = ["configuration", "state", "n", "accuracy", "Wilson 95 %", f"change to {against}", "bootstrap 95 %",
-             "lost", "gained", "p McNemar", "p Holm"]  # fmt: skip
+    interval, of_change, test = (spoken(rows[name]) for name in ("interval", "diff_interval", "test"))
+    names = ["configuration", "state", "n", "accuracy", f"{interval} 95 %", f"change to {against}",
+             f"{of_change} 95 %", "lost", "gained", f"p {test}", "p Holm"]  # fmt: skip
     body = []
     for row, sure in zip(rows.head(MAX_ROWS).to_dict("records"), significant(rows.head(MAX_ROWS)), strict=True):
         link = html.A(row[label], href=view.state.with_(CONFIG, row["id"]).search or "?")

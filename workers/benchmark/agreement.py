@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from workers.benchmark.baselines import NEW_TOKENS, Case, attention_of, generate
+from workers.families.model import Model
 from workers.forks import packed_mask
-from workers.llava import Llava
 from workers.patch import pruned
 from workers.work import BASELINE, GridPoint, SampleOutcome
 
@@ -59,7 +59,7 @@ class Answer:
 
 
 def engine_against_huggingface(
-    llava: Llava,
+    model: Model,
     cases: Sequence[Case],
     cells: Mapping[tuple[str, str], SampleOutcome],
     point: GridPoint,
@@ -74,31 +74,31 @@ def engine_against_huggingface(
 
     what = "engine against Hugging Face SDPA, batch 1"
     return _compare(
-        what, cases, point, engine_answer, lambda case: huggingface_answer(llava, case, point, seed, new_tokens)
+        what, cases, point, engine_answer, lambda case: huggingface_answer(model, case, point, seed, new_tokens)
     )
 
 
 def eager_against_sdpa(
-    llava: Llava, cases: Sequence[Case], point: GridPoint, seed: int, new_tokens: int = NEW_TOKENS
+    model: Model, cases: Sequence[Case], point: GridPoint, seed: int, new_tokens: int = NEW_TOKENS
 ) -> Agreement:
     """The control: how often Hugging Face disagrees with itself when only the attention kernel changes."""
 
     def eager_answer(case: Case) -> Answer:
-        with attention_of(llava, "eager"):
-            return huggingface_answer(llava, case, point, seed, new_tokens)
+        with attention_of(model, "eager"):
+            return huggingface_answer(model, case, point, seed, new_tokens)
 
     what = "control: Hugging Face eager against SDPA, batch 1"
     return _compare(
-        what, cases, point, eager_answer, lambda case: huggingface_answer(llava, case, point, seed, new_tokens)
+        what, cases, point, eager_answer, lambda case: huggingface_answer(model, case, point, seed, new_tokens)
     )
 
 
-def huggingface_answer(llava: Llava, case: Case, point: GridPoint, seed: int, new_tokens: int = NEW_TOKENS) -> Answer:
+def huggingface_answer(model: Model, case: Case, point: GridPoint, seed: int, new_tokens: int = NEW_TOKENS) -> Answer:
     """Batch 1, with the attention the model is set to; pruned by ``workers.patch`` where the point prunes."""
-    with _pruning(llava, case, point, seed) as report:
-        made = generate(llava, case, new_tokens, output_logits=True)
+    with _pruning(model, case, point, seed) as report:
+        made = generate(model, case, new_tokens, output_logits=True)
     ids = made.sequences[0, len(case.ids_S) :].tolist()
-    text = llava.tokenizer.decode(ids, skip_special_tokens=True).strip()
+    text = model.text(ids)
     logits_C = made.logits[0][0].float()
     first, second = logits_C.topk(2).values.tolist()
     kept = torch.arange(case.visual) if report is None else report.kept[0].cpu()
@@ -146,10 +146,10 @@ def _compare(
 
 
 @contextmanager
-def _pruning(llava: Llava, case: Case, point: GridPoint, seed: int) -> Iterator[Any]:
+def _pruning(model: Model, case: Case, point: GridPoint, seed: int) -> Iterator[Any]:
     block: AbstractContextManager[Any] = nullcontext()
     if point.strategy != BASELINE:
         params: dict[str, Any] = dict(point.params)
-        block = pruned(llava.model, point.strategy, point.layer, point.rank, seed=seed, sample_ids=[case.id], **params)
+        block = pruned(model.module, point.strategy, point.layer, point.rank, seed=seed, sample_ids=[case.id], **params)
     with block as report, torch.inference_mode():
         yield report

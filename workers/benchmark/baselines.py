@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.llava import Llava, Prompt
+from workers.families.model import Encoded, Model
 
 NEW_TOKENS = 2  # a letter and the end
 
@@ -32,16 +32,10 @@ class Case:
     pixels_PP: Tensor  # (3, side, side)
 
 
-def make_case(llava: Llava, id: str, prompt: Prompt, pixels_PP: Tensor, visual: int) -> Case:
-    """Expand the placeholder and bring all to the model's device and dtype."""
-    assert prompt.image_at is not None
-    return Case(
-        id=id,
-        ids_S=torch.tensor(prompt.expanded(llava.image_token, visual), device=llava.device),
-        image_at=prompt.image_at,
-        visual=visual,
-        pixels_PP=pixels_PP.to(llava.device, llava.model.dtype),
-    )
+def make_case(model: Model, id: str, prompt: Encoded) -> Case:
+    """Bring a prompt with an image to the model's device and dtype."""
+    inputs = model.inputs(prompt)
+    return Case(id, inputs["input_ids"][0], prompt.system, prompt.visual, inputs["pixel_values"][0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +51,12 @@ class Baseline:
 
 
 def make_baselines(
-    llava: Llava, cases: Sequence[Case], layer: int, rank: int, batches: Sequence[int], new_tokens: int
+    model: Model, cases: Sequence[Case], layer: int, rank: int, batches: Sequence[int], new_tokens: int
 ) -> list[Baseline]:
     """All baselines.
 
     Args:
-        llava: whose model is run.
+        model: the one that is run.
         cases: the samples.
         layer, rank: the configuration that the seed-style code masks.
         batches: sizes for stock Hugging Face.
@@ -74,7 +68,7 @@ def make_baselines(
             "seed",
             f"as HiMAP runs: batch 1, eager, attentions returned, {mask}, cached, {new_tokens} tokens",
             "eager",
-            lambda: _seed_style(llava, cases, layer, rank, new_tokens, use_cache=True),
+            lambda: _seed_style(model, cases, layer, rank, new_tokens, use_cache=True),
             None,
             len(cases),
         ),
@@ -82,37 +76,37 @@ def make_baselines(
             "seed_nocache",
             f"as HiMAP's rank experiments run: the same without a cache, tokens chosen again for each of {new_tokens}",
             "eager",
-            lambda: _seed_style(llava, cases, layer, rank, new_tokens, use_cache=False),
+            lambda: _seed_style(model, cases, layer, rank, new_tokens, use_cache=False),
             None,
             len(cases),
         ),
     ]
     for size in (1, *batches):
-        groups = batched(llava, cases, size)
+        groups = batched(model, cases, size)
         rows.append(
             Baseline(
                 "stock" if size == 1 else f"stock_batch{size}",
                 f"transformers' generate, SDPA, batch {size}, {new_tokens} tokens"
                 + ("" if size == 1 else ", left padding, samples sorted by length"),
                 "sdpa",
-                lambda groups=groups: _stock(llava, groups, new_tokens),  # type: ignore[misc]
-                lambda groups=groups: _stock_prefill(llava, groups),  # type: ignore[misc]
+                lambda groups=groups: _stock(model, groups, new_tokens),  # type: ignore[misc]
+                lambda groups=groups: _stock_prefill(model, groups),  # type: ignore[misc]
                 sum(len(group["input_ids"]) for group in groups),
             )
         )
     return rows
 
 
-def batched(llava: Llava, cases: Sequence[Case], size: int) -> list[dict[str, Tensor]]:
+def batched(model: Model, cases: Sequence[Case], size: int) -> list[dict[str, Tensor]]:
     """Whole batches only, left-padded and sorted by length: every case equally often, so the mean length stays."""
     copies = math.lcm(len(cases), size) // len(cases)
     pool = sorted([case for case in cases for _ in range(copies)], key=lambda case: len(case.ids_S))
-    return [_inputs(llava, pool[first : first + size]) for first in range(0, len(pool), size)]
+    return [_inputs(model, pool[first : first + size]) for first in range(0, len(pool), size)]
 
 
-def _inputs(llava: Llava, cases: Sequence[Case]) -> dict[str, Tensor]:
+def _inputs(model: Model, cases: Sequence[Case]) -> dict[str, Tensor]:
     longest = max(len(case.ids_S) for case in cases)
-    ids_BS = torch.full((len(cases), longest), pad_token(llava), device=llava.device)
+    ids_BS = torch.full((len(cases), longest), pad_token(model), device=model.device)
     mask_BS = torch.zeros_like(ids_BS)
     for row, case in enumerate(cases):
         ids_BS[row, longest - len(case.ids_S) :] = case.ids_S
@@ -121,58 +115,58 @@ def _inputs(llava: Llava, cases: Sequence[Case]) -> dict[str, Tensor]:
     return {"input_ids": ids_BS, "attention_mask": mask_BS, "pixel_values": pixels_BPP}
 
 
-def pad_token(llava: Llava) -> int:
-    pad = llava.model.generation_config.pad_token_id
+def pad_token(model: Model) -> int:
+    pad = model.module.generation_config.pad_token_id
     return 0 if pad is None else pad
 
 
 @contextmanager
-def attention_of(llava: Llava, implementation: str) -> Iterator[None]:
+def attention_of(model: Model, implementation: str) -> Iterator[None]:
     """Run the model with another attention implementation, then with its own again."""
-    model: Any = llava.model
-    own = model.config._attn_implementation
-    model.set_attn_implementation(implementation)
+    module: Any = model.module
+    own = module.config._attn_implementation
+    module.set_attn_implementation(implementation)
     try:
         yield
     finally:
-        model.set_attn_implementation(own)
+        module.set_attn_implementation(own)
 
 
-def generate(llava: Llava, case: Case, new_tokens: int = NEW_TOKENS, **options: Any) -> Any:
+def generate(model: Model, case: Case, new_tokens: int = NEW_TOKENS, **options: Any) -> Any:
     """Greedy ``generate`` of one case: sequences and first-token logits."""
-    model: Any = llava.model
-    inputs = _inputs(llava, [case])
-    return model.generate(
+    module: Any = model.module
+    inputs = _inputs(model, [case])
+    return module.generate(
         **inputs,
         max_new_tokens=new_tokens,
         do_sample=False,
-        pad_token_id=pad_token(llava),
+        pad_token_id=pad_token(model),
         return_dict_in_generate=True,
         **options,
     )
 
 
-def _stock(llava: Llava, groups: Sequence[dict[str, Tensor]], new_tokens: int) -> None:
-    model: Any = llava.model
+def _stock(model: Model, groups: Sequence[dict[str, Tensor]], new_tokens: int) -> None:
+    module: Any = model.module
     for inputs in groups:
-        model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False, pad_token_id=pad_token(llava)).cpu()
+        module.generate(**inputs, max_new_tokens=new_tokens, do_sample=False, pad_token_id=pad_token(model)).cpu()
 
 
-def _stock_prefill(llava: Llava, groups: Sequence[dict[str, Tensor]]) -> None:
+def _stock_prefill(model: Model, groups: Sequence[dict[str, Tensor]]) -> None:
     for inputs in groups:
-        llava.model(**inputs, use_cache=False, logits_to_keep=1).logits.argmax(dim=-1).cpu()
+        model.module(**inputs, use_cache=False, logits_to_keep=1).logits.argmax(dim=-1).cpu()
 
 
 def _seed_style(
-    llava: Llava, cases: Sequence[Case], layer: int, rank: int, new_tokens: int, *, use_cache: bool
+    model: Model, cases: Sequence[Case], layer: int, rank: int, new_tokens: int, *, use_cache: bool
 ) -> None:
     for case in cases:
-        with masked(llava, case, layer, rank):
-            generate(llava, case, new_tokens, use_cache=use_cache, output_attentions=True).sequences.cpu()
+        with masked(model, case, layer, rank):
+            generate(model, case, new_tokens, use_cache=use_cache, output_attentions=True).sequences.cpu()
 
 
 @contextmanager
-def masked(llava: Llava, case: Case, layer: int, rank: int) -> Iterator[None]:
+def masked(model: Model, case: Case, layer: int, rank: int) -> Iterator[None]:
     """HiMAP's FastV: from ``layer`` on the additive mask hides the visual tokens that the layer before ranks low.
 
     Source: YangXu-03/Himap-based, fastv.py. A forward over the whole prompt chooses; one over a cached prompt keeps
@@ -196,7 +190,7 @@ def masked(llava: Llava, case: Case, layer: int, rank: int) -> Iterator[None]:
             masks.append(mask_BQS)
         return args, {**kwargs, "attention_mask": masks[0]}
 
-    layers: Any = llava.decoder.layers
+    layers: Any = model.decoder.module.layers
     with ExitStack() as stack:
         stack.callback(layers[layer - 1].self_attn.register_forward_hook(choose).remove)
         for module in layers[layer:]:

@@ -32,7 +32,8 @@ from workers.benchmark.spectra import spectrum_rows
 from workers.benchmark.timing import Timing, matmul_ceiling, timed
 from workers.benchmark.workloads import LinearSizes, Workload, make_workloads, needed, scaled
 from workers.engine import Engine
-from workers.loading import DTYPES, default_device, load_llava
+from workers.families.llava.loading import load_llava
+from workers.families.model import DTYPES, default_device
 from workers.work import (
     EngineSpec,
     GridPoint,
@@ -112,7 +113,7 @@ class _Bench:
             max_new_tokens=spec.new_tokens,
             seed=spec.seed,
         )
-        side = self.llava.facts.image_size
+        side = self.llava.config.image_size
         self.samples = (
             read_samples(spec.data, spec.samples)
             if spec.data is not None
@@ -121,7 +122,9 @@ class _Bench:
         self.cases = make_cases(self.llava, self.engine_spec, self.samples)
         if spec.images == "memory":
             self.samples = hand_out_pixels(self.llava, self.engine_spec, self.samples, folder)
-        self.workloads = make_workloads(self.llava.facts.layers, self.llava.facts.heads, self.llava.facts.visual_tokens)
+        self.workloads = make_workloads(
+            self.llava.config.layers, self.llava.config.heads, self.llava.config.visual_tokens
+        )
         prompts = [len(case.ids_S) for case in self.cases]
         after = [len(case.ids_S) - case.image_at - case.visual for case in self.cases]
         self.report = Report(
@@ -157,7 +160,7 @@ class _Bench:
         self._tell(line, notes=(*self.report.notes, line))
 
     def _baselines(self) -> None:
-        facts = self.llava.facts
+        facts = self.llava.config
         sizes = LinearSizes.of(facts)
         flop = statistics.fmean(
             sizes.prefill_flop(len(case.ids_S), 0) + sizes.decode_flop(self.spec.new_tokens - 1) for case in self.cases
@@ -210,7 +213,7 @@ class _Bench:
             plain = Engine(self.engine_spec, self.llava, self.samples, micro_batch)
             spectra_share = 1 - self._timed(lambda: plain.run(unit))[0].median_s / timing.median_s
         system = {case.id: case.image_at for case in self.cases}
-        work = needed(LinearSizes.of(self.llava.facts), unit.points, outcome.outcomes, system)
+        work = needed(LinearSizes.of(self.llava.config), unit.points, outcome.outcomes, system)
         ms_per_cell = 1e3 * timing.median_s / unit.cells
         row = EngineRow(
             workload=workload.name,
@@ -238,14 +241,14 @@ class _Bench:
         )
 
     def _spectra(self) -> None:
-        for row in spectrum_rows(self.llava.facts, self.llava.device, self.spec.seconds, self.spec.seed):
+        for row in spectrum_rows(self.llava.config, self.llava.device, self.spec.seconds, self.spec.seed):
             self._tell(
                 f"{row.what}: {row.ms:.3g} ms; Gram + eigvalsh {row.eigvalsh_ms:.3g}, svdvals {row.svdvals_ms:.3g}",
                 spectra=(*self.report.spectra, row),
             )
 
     def _agreement(self) -> None:
-        facts = self.llava.facts
+        facts = self.llava.config
         baseline = baseline_point(facts.layers, facts.visual_tokens)
         layer, rank = min(2, facts.layers), scaled(128, facts.visual_tokens)
         points = [baseline, GridPoint(strategy="cutoff", layer=layer, rank=0)]

@@ -9,13 +9,15 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForImageTextToText, CLIPImageProcessorPil, CLIPVisionConfig, LlamaConfig, LlavaConfig
 from transformers.utils import logging as transformers_logging
 
-from workers.llava import Llava
+from workers.families.llava.config import model_config
+from workers.families.llava.model import Llava
 from workers.tasks.prompts import CONVERSATIONS, IMAGE_MARKER, SINGLE_PREDICTION
 
 SYSTEM_TOKENS = 35  # of LLaVA-1.5's prompt before the image, with Vicuna's tokenizer
@@ -79,7 +81,8 @@ def random_llava(shape: str, dtype: torch.dtype, device: str, seed: int) -> Llav
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = END, 0
     side = sizes.image_size
     processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
-    return Llava(model, StandInTokenizer(sizes.vocab, model.config.image_token_id), processor)
+    sizes_of = model_config(model.config.to_dict(), Path("config.json"))
+    return Llava(model, sizes_of, StandInTokenizer(sizes.vocab, model.config.image_token_id), processor)
 
 
 def _config(sizes: Shape) -> LlavaConfig:

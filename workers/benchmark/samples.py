@@ -9,13 +9,12 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor
 
-from workers.asking import ask
 from workers.benchmark.baselines import Case, make_case
 from workers.benchmark.random_llava import PreparedPixels
-from workers.images import load_image, to_pixels
-from workers.llava import Llava
+from workers.encoding import encode_sample
+from workers.families.llava.model import Llava
+from workers.families.model import Model
 from workers.tasks.base import LETTERS, DataError, Sample
 from workers.tasks.catalog import load_samples
 from workers.tasks.prompts import IMAGE_MARKER
@@ -70,33 +69,23 @@ def drawn_samples(questions: str | None, count: int, side: int, seed: int, folde
     return samples
 
 
-def make_cases(llava: Llava, spec: EngineSpec, samples: Sequence[Sample]) -> list[Case]:
+def make_cases(model: Model, spec: EngineSpec, samples: Sequence[Sample]) -> list[Case]:
     """The samples as transformers takes them, prompts and pixels on the device."""
     return [
-        make_case(
-            llava,
-            sample.id,
-            ask(llava, sample, spec.task),
-            _pixels(llava, spec, sample),
-            llava.facts.visual_tokens,
-        )
+        make_case(model, sample.id, encode_sample(model, sample, spec.task, spec.model.image_mode))
         for sample in samples
     ]
 
 
 def hand_out_pixels(llava: Llava, spec: EngineSpec, samples: Sequence[Sample], folder: Path) -> list[Sample]:
     """Prepare all pixels now, and let the model's image processor hand them out: the engine decodes no image then."""
-    pixels = [_pixels(llava, spec, sample) for sample in samples]
+    prompts = [encode_sample(llava, sample, spec.task, spec.model.image_mode) for sample in samples]
+    pixels = [prompt.pixels for prompt in prompts]
     llava.image_processor = PreparedPixels(pixels, llava.image_processor.image_mean)
     tokens = [folder / f"{index}.bmp" for index in range(len(samples))]
     for index, token in enumerate(tokens):
         Image.new("RGB", (1, 1), PreparedPixels.colour(index)).save(token)
     return [replace(sample, image=token) for sample, token in zip(samples, tokens, strict=True)]
-
-
-def _pixels(llava: Llava, spec: EngineSpec, sample: Sample) -> Tensor:
-    assert sample.image is not None
-    return to_pixels(load_image(sample.image), spec.model.image_mode, llava.image_processor)
 
 
 def _spread(total: int, count: int) -> list[int]:

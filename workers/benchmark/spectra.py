@@ -10,7 +10,7 @@ from torch import Tensor
 
 from strategies.rank import effective_rank
 from workers.benchmark.timing import Timing, timed
-from workers.models import ModelFacts
+from workers.families.config import ModelConfig
 from workers.singular import singular_values
 
 BATCHES = {"cuda": 8, "cpu": 1}  # blocks of one call of ours: as many streams as fill a GPU
@@ -31,7 +31,7 @@ class SpectrumRow:
     effective_rank_error: float  # relative to a float64 SVD, the worst of those compared
 
 
-def spectrum_rows(facts: ModelFacts, device: torch.device, seconds: float, seed: int) -> Iterator[SpectrumRow]:
+def spectrum_rows(facts: ModelConfig, device: torch.device, seconds: float, seed: int) -> Iterator[SpectrumRow]:
     """Measure attention blocks of all, half and a ninth of the visual tokens, and hidden states of all.
 
     Args:

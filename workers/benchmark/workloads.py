@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from strategies import catalog
-from workers.models import ModelFacts
+from workers.families.config import ModelConfig
 from workers.work import GridPoint, MeasureSpec, SampleOutcome, Scalar, SpectrumSpec, baseline_point
 
 FULL = 576  # ranks are named for LLaVA-1.5's visual tokens and scaled to the model's
@@ -102,7 +102,7 @@ class LinearSizes:
     others: int  # query, output, feed-forward: in the last layer needed for the last row only
 
     @classmethod
-    def of(cls, facts: ModelFacts) -> LinearSizes:
+    def of(cls, facts: ModelConfig) -> LinearSizes:
         keys_values = 2 * facts.hidden * facts.kv_heads * facts.head_dim
         return cls(layers=facts.layers, keys_values=keys_values, others=facts.parameters // facts.layers - keys_values)
 

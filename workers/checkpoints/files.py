@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from workers.families.config import ModelError
 from workers.foreign import OutsideError, inside, opened, readable
 from workers.json_file import UnreadableError, parse_json, read_json
-from workers.models import ModelError
 
 # Index of the shards, and the files where there is no index; the first form that is there counts.
 FORMS = (

@@ -10,8 +10,8 @@ import os
 import re
 from pathlib import Path
 
+from workers.families.config import ModelError
 from workers.foreign import expanded
-from workers.models import ModelError
 
 HUB_NAME = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from workers.models import ModelError
+from workers.families.config import ModelError
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from workers.checkpoints.layout import Checkpoint, read_json
+from workers.checkpoints.settings import read_json
 from workers.checkpoints.template import render
-from workers.models import ModelError
+from workers.families.config import ModelError
 from workers.tasks.prompts import IMAGE_MARKER, SINGLE_PREDICTION
 
 TEMPLATES = ("chat_template.json", "processor_config.json", "tokenizer_config.json")  # those of today first
@@ -19,27 +19,30 @@ PROBE = (
 )
 
 
-def check_tokenizer(tokenizer: Any, checkpoint: Checkpoint) -> None:
+def check_tokenizer(tokenizer: Any, folder: Path, vocabulary: int, image_token: int | None) -> None:
     """Refuse a tokenizer that would ask the model something else than it was trained on.
+
+    Args:
+        tokenizer: as transformers made it.
+        folder: where its files are.
+        vocabulary: tokens that config.json states.
+        image_token: id of the image marker in the model; None where the tokenizer need not know it.
 
     Raises:
         ModelError: its image token is not the model's, its vocabulary is larger, or its ids are not those of the
             SentencePiece model (the "slow" tokenizer) that lies beside it.
     """
-    folder, config = checkpoint.words, checkpoint.config
-    vocabulary = checkpoint.facts.vocab
     if tokenizer.vocab_size > vocabulary:
         raise ModelError(
             f"model {folder}: the tokenizer has {tokenizer.vocab_size} tokens, config.json vocab_size {vocabulary}; "
             "the tokenizer does not belong to the model"
         )
-    if not checkpoint.original:
-        wanted = config.get("image_token_id", config.get("image_token_index", 32000))
-        if (given := tokenizer.convert_tokens_to_ids(IMAGE_MARKER)) != wanted:
-            raise ModelError(
-                f"model {folder}: the tokenizer's {IMAGE_MARKER} is token {given}, config.json has image_token_index "
-                f"{wanted}; the tokenizer does not belong to the model"
-            )
+    given = None if image_token is None else tokenizer.convert_tokens_to_ids(IMAGE_MARKER)
+    if given != image_token:
+        raise ModelError(
+            f"model {folder}: the tokenizer's {IMAGE_MARKER} is token {given}, config.json has image_token_index "
+            f"{image_token}; the tokenizer does not belong to the model"
+        )
     if (folder / "tokenizer.model").is_file():
         _check_sentencepiece(tokenizer, folder)
 
@@ -69,9 +72,9 @@ def _check_sentencepiece(tokenizer: Any, folder: Path) -> None:
             )
 
 
-def chat_template(checkpoint: Checkpoint) -> str | None:
-    """The checkpoint's chat template, from whichever file holds it."""
-    for folder in dict.fromkeys((checkpoint.folder, checkpoint.images, checkpoint.words)):
+def chat_template(*folders: Path) -> str | None:
+    """A checkpoint's chat template, from whichever file of its folders holds it."""
+    for folder in dict.fromkeys(folders):
         if (folder / "chat_template.jinja").is_file():
             return (folder / "chat_template.jinja").read_text(encoding="utf-8")
         for name in TEMPLATES:

@@ -10,10 +10,8 @@ import torch
 from PIL import Image
 
 from strategies.suggestion import near
-from workers.checkpoints.layout import open_checkpoint
-from workers.images import SQUARE_MODES, to_pixels
-from workers.llava import Llava, Prompt
-from workers.loading import default_device, load_llava
+from workers.families.catalog import load_model, open_checkpoint
+from workers.families.model import Encoded, default_device
 from workers.patch import pruned
 from workers.tasks.prompts import CHAT_TEMPLATE, CONVERSATION_MODES, CONVERSATIONS, IMAGE_MARKER
 from workers.work import BASELINE, ModelSpec
@@ -60,27 +58,22 @@ class PrunedModel:
             ValueError: a setting is unknown or does not fit the model.
             ModelError: the checkpoint cannot be used.
         """
-        modes = ("auto", *SQUARE_MODES)
-        for name, value, known in (
-            ("conversation", conversation, CONVERSATION_MODES),
-            ("image_mode", image_mode, modes),
-        ):
-            if value not in known:
-                raise ValueError(f"{name}: '{value}' is unknown{near(value, known)} (known: {', '.join(known)})")
+        _known("conversation", conversation, CONVERSATION_MODES)
         device = device or default_device()
         dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
         spec = ModelSpec(path=pretrained, dtype=dtype, base=base, vision_tower=vision_tower)
         checkpoint = open_checkpoint(spec)
-        if checkpoint.facts.tiling is not None:
+        if checkpoint.sizes.varies:
             raise ValueError(f"pretrained: {pretrained} cuts images into tiles; only models of one square are offered")
-        self.llava: Llava = load_llava(spec, device)
+        _known("image_mode", image_mode, ("auto", *checkpoint.image_modes))
+        self.model = load_model(spec, device)
         self._image_mode = checkpoint.image_mode if image_mode == "auto" else image_mode
         self._conversation = conversation
         self._pruning = None if strategy == BASELINE else {"strategy": strategy, "layer": layer, "rank": rank, **params}
         self._seed = seed
         if self._pruning is None and params:
             raise ValueError(f"{next(iter(params))}: the un-pruned model takes no such setting; give strategy=NAME")
-        self._encode("What is it?", True)
+        self._encode("What is it?", Image.new("RGB", (8, 8)))
         with self._pruned():
             pass  # what cannot be asked or pruned is refused before the first question
 
@@ -109,33 +102,36 @@ class PrunedModel:
         if len(images) > 1:
             raise ValueError(f"the question has {len(images)} images; one is supported")
         text = question.replace(IMAGE_MARKER, "").strip()
-        expanded = self._encode(text, bool(images)).expanded(self.llava.image_token, self.llava.visual_tokens)
-        inputs: dict[str, Any] = {"input_ids": torch.tensor([expanded], device=self.llava.device)}
-        if images:
-            pixels_PP = to_pixels(images[0].convert("RGB"), self._image_mode, self.llava.image_processor)
-            inputs["pixel_values"] = pixels_PP[None].to(self.llava.device, self.llava.model.dtype)
-        model: Any = self.llava.model
+        prompt = self._encode(text, images[0].convert("RGB") if images else None)
+        module, inputs = self.model.module, self.model.inputs(prompt)
         with self._pruned():
-            made = model.generate(
+            made = module.generate(
                 **inputs,
                 attention_mask=torch.ones_like(inputs["input_ids"]),
                 max_new_tokens=max_new_tokens,
-                pad_token_id=min(self.llava.end_tokens),
+                pad_token_id=min(self.model.end_tokens),
                 **_generation(how),
             )
-        answer = str(self.llava.tokenizer.decode(made[0, len(expanded) :].tolist(), skip_special_tokens=True))
+        answer = str(self.model.tokenizer.decode(made[0, prompt.length :].tolist(), skip_special_tokens=True))
         for stop in until:
             answer = answer.partition(stop)[0] if stop else answer
         return answer.strip()
 
-    def _encode(self, question: str, image: bool) -> Prompt:
+    def _encode(self, question: str, image: Image.Image | None) -> Encoded:
         if self._conversation == CHAT_TEMPLATE:
-            return self.llava.encode(self.llava.chat(question, image), whole=True)
-        marked = f"{IMAGE_MARKER}\n{question}" if image else question
-        return self.llava.encode(CONVERSATIONS[self._conversation].format(question=marked))
+            prompt = self.model.chat(question, image is not None)
+        else:
+            marked = question if image is None else f"{IMAGE_MARKER}\n{question}"
+            prompt = CONVERSATIONS[self._conversation].format(question=marked)
+        return self.model.encode(prompt, image, self._image_mode, whole=self._conversation == CHAT_TEMPLATE)
 
     def _pruned(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self._pruning is None else pruned(self.llava.model, seed=self._seed, **self._pruning)
+        return nullcontext() if self._pruning is None else pruned(self.model.module, seed=self._seed, **self._pruning)
+
+
+def _known(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{name}: '{value}' is unknown{near(value, known)} (known: {', '.join(known)})")
 
 
 def _generation(how: dict[str, Any]) -> dict[str, Any]:

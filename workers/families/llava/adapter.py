@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from workers.checkpoints.files import ADAPTER
-from workers.checkpoints.layout import read_json
-from workers.checkpoints.names import model_name
+from workers.checkpoints.settings import read_json
 from workers.checkpoints.tensors import Outline, stored_tensors
-from workers.models import ModelError
+from workers.families.config import ModelError
+from workers.families.llava.names import model_name
 
 _LORA = re.compile(r"(?P<module>.+)\.lora_(?P<part>[AB])(\.default)?\.weight")
 _WRAPPER = "base_model.model."  # that peft puts around a model

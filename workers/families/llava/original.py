@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from workers.anyres import read_pinpoints
-from workers.models import ANY_RESOLUTION, ModelError
+from workers.families.config import ModelError
+from workers.families.llava.anyres import read_pinpoints
+from workers.families.llava.config import ANY_RESOLUTION
 
 PROJECTOR = "mlp2x_gelu"
 # Top-level keys that are the decoder's.
@@ -35,7 +36,7 @@ _TEXT = (
     "tie_word_embeddings",
     "vocab_size",
 )
-_DECODERS = {"llava": "llama", "llava_llama": "llama", "llava_mistral": "mistral"}
+DECODERS = {"llava": "llama", "llava_llama": "llama", "llava_mistral": "mistral"}
 
 
 def is_original(config: dict[str, Any]) -> bool:
@@ -57,9 +58,9 @@ def llava_config(config: dict[str, Any], vision: dict[str, Any], place: Path) ->
     Raises:
         ModelError: a part that the engine does not run.
     """
-    decoder = _DECODERS.get(str(config.get("model_type")))
+    decoder = DECODERS.get(str(config.get("model_type")))
     if decoder is None:
-        raise ModelError(f"{place}: model_type: '{config.get('model_type')}' is not supported ({', '.join(_DECODERS)})")
+        raise ModelError(f"{place}: model_type: '{config.get('model_type')}' is not supported ({', '.join(DECODERS)})")
     projector = config.get("mm_projector_type", "linear")
     if projector != PROJECTOR:
         raise ModelError(f"{place}: mm_projector_type: '{projector}' is not supported ({PROJECTOR})")

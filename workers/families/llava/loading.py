@@ -1,4 +1,4 @@
-"""From a ModelSpec to a model on a device.
+"""From a ModelSpec to a LLaVA on a device.
 
 The model is laid out on the device first, empty, and then filled tensor by tensor from the files' pages: nothing lies
 in memory twice, neither on the host nor on the device.
@@ -23,25 +23,26 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from workers.checkpoints.adapter import read_adapter
-from workers.checkpoints.contents import check_checkpoint
 from workers.checkpoints.files import weight_files
-from workers.checkpoints.layout import Checkpoint, open_checkpoint, processor_kind, processor_settings, read_json
-from workers.checkpoints.names import TOWER, model_name
+from workers.checkpoints.settings import processor_kind, processor_settings, read_json
 from workers.checkpoints.tensors import first_line, stored_tensors
 from workers.checkpoints.words import chat_template, check_tokenizer
-from workers.images import MODES, SQUARE_MODES
-from workers.llava import Llava
-from workers.models import ANY_RESOLUTION, ModelError
+from workers.families.config import ModelError
+from workers.families.llava.adapter import read_adapter
+from workers.families.llava.config import ANY_RESOLUTION
+from workers.families.llava.layout import LlavaCheckpoint, open_llava
+from workers.families.llava.model import Llava
+from workers.families.llava.names import TOWER, model_name
+from workers.families.llava.pixel_modes import MODES
+from workers.families.model import DTYPES
 from workers.work import ModelSpec
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Projections of the same input, which the engine multiplies as one matrix: they are laid out as one from the start.
 JOINED = (("self_attn.k_proj", "self_attn.v_proj"), ("mlp.gate_proj", "mlp.up_proj"))
 
 
 def load_llava(spec: ModelSpec, device: str) -> Llava:
-    """Load a LLaVA checkpoint in any form that ``workers/checkpoints`` reads.
+    """Load a LLaVA checkpoint in any form that this package reads.
 
     Args:
         spec: where it lies, dtype and image mode.
@@ -55,27 +56,28 @@ def load_llava(spec: ModelSpec, device: str) -> Llava:
         raise ModelError(f"dtype '{spec.dtype}' is unknown ({', '.join(DTYPES)})")
     if spec.image_mode not in MODES:
         raise ModelError(f"image_mode '{spec.image_mode}' is unknown ({', '.join(MODES)})")
-    checkpoint = open_checkpoint(spec)
-    facts = checkpoint.facts
-    if (spec.image_mode in SQUARE_MODES) == bool(facts.pinpoints):
-        known = "anyres" if facts.pinpoints else ", ".join(SQUARE_MODES)
+    checkpoint = open_llava(spec)
+    sizes, modes = checkpoint.sizes, checkpoint.image_modes
+    if spec.image_mode not in modes:
+        known = ", ".join(modes)
         raise ModelError(f"model {spec.path}: image_mode '{spec.image_mode}' is not one of this model's ({known})")
-    check_checkpoint(checkpoint)
+    checkpoint.check()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     tokenizer, image_processor = _load_tokenizer(checkpoint), load_image_processor(checkpoint)
     side = dict(image_processor.crop_size or image_processor.size)
-    if set(side.values()) != {facts.image_size}:
+    if set(side.values()) != {sizes.image_size}:
         raise ModelError(
             f"model {checkpoint.images}: preprocessor_config.json crops to {side}, but "
-            f"config.json has vision_config.image_size {facts.image_size}"
+            f"config.json has vision_config.image_size {sizes.image_size}"
         )
     model = _empty_model(checkpoint, DTYPES[spec.dtype], device)
     _fill(model, _all_tensors(checkpoint, device), checkpoint)
-    return Llava(model, tokenizer, image_processor, chat_template(checkpoint))
+    template = chat_template(checkpoint.folder, checkpoint.images, checkpoint.words)
+    return Llava(model, sizes, tokenizer, image_processor, template, checkpoint.tiling)
 
 
-def _empty_model(checkpoint: Checkpoint, dtype: torch.dtype, device: str) -> Any:
+def _empty_model(checkpoint: LlavaCheckpoint, dtype: torch.dtype, device: str) -> Any:
     """The model with parameters that lie on the device and hold nothing yet."""
     try:
         kinds: Any = (LlavaConfig, LlavaForConditionalGeneration)
@@ -133,7 +135,7 @@ def _compute_buffers(model: Any, config: Any, device: str) -> None:
     assert not left, f"no file holds {left}, and nobody computed it"
 
 
-def _all_tensors(checkpoint: Checkpoint, device: str) -> Iterator[tuple[str, Tensor]]:
+def _all_tensors(checkpoint: LlavaCheckpoint, device: str) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of a checkpoint by the model's name; a later one of the same name counts."""
     if checkpoint.tower is not None:
         for name, tensor in _named(stored_tensors(weight_files(checkpoint.tower))):
@@ -151,7 +153,7 @@ def _named(stored: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]
 
 
 @torch.no_grad()
-def _fill(model: Any, tensors: Iterable[tuple[str, Tensor]], checkpoint: Checkpoint) -> None:
+def _fill(model: Any, tensors: Iterable[tuple[str, Tensor]], checkpoint: LlavaCheckpoint) -> None:
     """Copy tensors to where the model has them, each converted on the way; what is left over was found harmless."""
     decoder = model.model.language_model
     targets: dict[str, Tensor] = dict(_named(model.named_parameters()))
@@ -171,7 +173,7 @@ def _fill(model: Any, tensors: Iterable[tuple[str, Tensor]], checkpoint: Checkpo
     assert not missing, f"not described, but built: {min(missing)}"
 
 
-def _load_tokenizer(checkpoint: Checkpoint) -> Any:
+def _load_tokenizer(checkpoint: LlavaCheckpoint) -> Any:
     """The tokenizer that the checkpoint names; where a ``tokenizer.model`` lies alone and none is named, Llama's.
 
     Llama's is made by its own class where there is no ``tokenizer.json``: up to transformers 5.23 ``AutoTokenizer``
@@ -192,11 +194,13 @@ def _load_tokenizer(checkpoint: Checkpoint) -> Any:
         tokenizer = kind.from_pretrained(folder, local_files_only=True, **begin)
     except Exception as error:  # transformers and its parsers raise whatever they like on a broken file
         raise ModelError(f"model {folder}: the tokenizer cannot be loaded: {first_line(error)}") from error
-    check_tokenizer(tokenizer, checkpoint)
+    config = checkpoint.config
+    image_token = None if checkpoint.original else config.get("image_token_id", config.get("image_token_index", 32000))
+    check_tokenizer(tokenizer, folder, checkpoint.sizes.vocab, image_token)
     return tokenizer
 
 
-def load_image_processor(checkpoint: Checkpoint) -> Any:
+def load_image_processor(checkpoint: LlavaCheckpoint) -> Any:
     """The PIL back end by name: torchvision's resize gives slightly other pixels.
 
     LLaVA's own classes are CLIP's with padding or tiles, which ``workers/images.py`` makes.
@@ -210,7 +214,3 @@ def load_image_processor(checkpoint: Checkpoint) -> Any:
     except (ValueError, TypeError, KeyError) as error:
         reason = first_line(error)
         raise ModelError(f"model {checkpoint.images}: the image processor cannot be loaded: {reason}") from error
-
-
-def default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""Where everything of a model lies: configuration, weights, vision tower, adapter, tokenizer, image settings.
+"""Where everything of a LLaVA lies: configuration, weights, vision tower, adapter, tokenizer, image settings.
 
 Only the standard library is imported: planning a sweep loads no weights.
 """
@@ -9,22 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workers.checkpoints.files import ADAPTER, MAX_JSON_BYTES, check_files, holds_weights, weight_files
+from workers.checkpoints.files import ADAPTER, holds_weights, weight_files
 from workers.checkpoints.hub import find_folder
-from workers.checkpoints.original import image_mode, is_original, llava_config, vision_section
+from workers.checkpoints.settings import having, processor_kind, processor_settings, read_json
+from workers.families.config import ModelConfig, ModelError
+from workers.families.llava.anyres import Tiling
+from workers.families.llava.config import ANY_RESOLUTION, model_config, tiling_of
+from workers.families.llava.original import image_mode, is_original, llava_config, vision_section
+from workers.families.llava.pixel_modes import SQUARE_MODES
 from workers.foreign import readable
-from workers.json_file import UnreadableError
-from workers.json_file import read_json as read_value
-from workers.models import ANY_RESOLUTION, ModelError, ModelFacts, facts_from
 from workers.work import ModelSpec
 
-PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 NON_LORA, PROJECTOR = "non_lora_trainables.bin", "mm_projector.bin"  # beside LLaVA's adapters, or instead of one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
-    """A model on disk. Folders may be the same one."""
+class LlavaCheckpoint:
+    """A LLaVA on disk. Folders may be the same one."""
 
     folder: Path
     original: bool  # LLaVA's own form; else Hugging Face's
@@ -38,13 +39,23 @@ class Checkpoint:
     images: Path  # folder of the image processor's settings
 
     @property
-    def facts(self) -> ModelFacts:
-        """Sizes of the model.
+    def sizes(self) -> ModelConfig:
+        """What its config.json states.
 
         Raises:
             ModelError: a field is no number, or the decoder is one the engine does not run.
         """
-        return facts_from(self.config, self.place)
+        return model_config(self.config, self.place)
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """How any-resolution cuts images; None for a model that sees one square."""
+        return tiling_of(self.config, self.place)
+
+    @property
+    def image_modes(self) -> tuple[str, ...]:
+        """Those that a sweep may ask for."""
+        return SQUARE_MODES if self.tiling is None else ("anyres",)
 
     @property
     def weights(self) -> tuple[Path, ...]:
@@ -60,23 +71,30 @@ class Checkpoint:
         """All files with tensors."""
         return (*self.weights, *(weight_files(self.tower) if self.tower else ()), *self.extras)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """That an adapter's base names another. Names are no proof: it may run."""
+        return _base_notes(self)
+
     def check(self) -> None:
-        """Find truncated files without loading them.
+        """Find out whether the files are whole and hold the model that config.json describes; nothing is loaded.
 
         Raises:
-            ModelError: a file is missing, truncated, or not what its name says.
+            ModelError: a file is missing, truncated, or not what it should be.
         """
-        check_files(self.files)
+        from workers.families.llava.contents import check_checkpoint  # which opens files of tensors with torch
+
+        check_checkpoint(self)
 
 
 @readable(ModelError)
-def open_checkpoint(spec: ModelSpec) -> Checkpoint:
+def open_llava(spec: ModelSpec) -> LlavaCheckpoint:
     """Find all parts of a model.
 
     Raises:
         ModelError: a folder or a file is missing or malformed, or it is a model the engine does not run.
     """
-    folder = find_folder(spec.path, "give a LLaVA checkpoint directory")
+    folder = find_folder(spec.path, "give a checkpoint directory")
     extras = _extras(folder)
     if extras and spec.base is None:
         hint = f" ({name})" if (name := _base_name(folder)) else ""
@@ -93,7 +111,7 @@ def open_checkpoint(spec: ModelSpec) -> Checkpoint:
         tower = _tower(config, spec, place)
         vision = read_json(tower / "config.json", "vision tower")
         _check_tower(vision, tower)
-        return Checkpoint(
+        return LlavaCheckpoint(
             folder=folder,
             original=True,
             config=llava_config(config, vision, place),
@@ -102,7 +120,7 @@ def open_checkpoint(spec: ModelSpec) -> Checkpoint:
             base=base,
             tower=tower,
             extras=extras,
-            words=_having("tokenizer", folder, base),
+            words=having("tokenizer", folder, base),
             images=tower,
         )
     kind = config.get("model_type")
@@ -110,8 +128,8 @@ def open_checkpoint(spec: ModelSpec) -> Checkpoint:
         raise ModelError(f"{place}: model_type: '{kind}' is not 'llava' or '{ANY_RESOLUTION}'")
     if spec.vision_tower is not None:
         raise ModelError(f"model {folder}: holds its own vision tower; leave model.vision_tower out")
-    images = _having("p*processor_config", folder, base)
-    return Checkpoint(
+    images = having("p*processor_config", folder, base)
+    return LlavaCheckpoint(
         folder=folder,
         original=False,
         config=config,
@@ -120,46 +138,9 @@ def open_checkpoint(spec: ModelSpec) -> Checkpoint:
         base=base,
         tower=None,
         extras=extras,
-        words=_having("tokenizer", folder, base),
+        words=having("tokenizer", folder, base),
         images=images,
     )
-
-
-def read_json(place: Path, what: str) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        ModelError: the file is missing, or holds no JSON object.
-    """
-    if not place.is_file():
-        raise ModelError(f"{what} {place.parent}: has no {place.name}; give a LLaVA checkpoint directory")
-    try:
-        value = read_value(place, MAX_JSON_BYTES)
-    except UnreadableError as error:
-        raise ModelError(str(error)) from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{place}: is not a JSON object")
-    return value
-
-
-def processor_settings(folder: Path) -> dict[str, Any]:
-    """Settings of the image processor, which has a file of its own or a section of the processor's.
-
-    Raises:
-        ModelError: no file names an image processor.
-    """
-    for name in PROCESSORS:
-        if (folder / name).is_file():
-            settings = read_json(folder / name, "model")
-            settings = settings.get("image_processor", settings)
-            if isinstance(settings, dict) and processor_kind(settings):
-                return dict(settings)
-    raise ModelError(f"model {folder}: neither {' nor '.join(PROCESSORS)} names an image processor")
-
-
-def processor_kind(settings: dict[str, Any]) -> str:
-    """The class that image processor settings name; empty where they name none."""
-    return str(settings.get("image_processor_type") or settings.get("feature_extractor_type") or "")
 
 
 def _extras(folder: Path) -> tuple[Path, ...]:
@@ -177,8 +158,7 @@ def _base_name(folder: Path) -> str | None:
     return read_json(place, "model").get("base_model_name_or_path") if place.is_file() else None
 
 
-def base_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """What is to be said of an adapter's base: that it names another. Names are no proof: it may run."""
+def _base_notes(checkpoint: LlavaCheckpoint) -> tuple[str, ...]:
     stated = _base_name(checkpoint.folder) if checkpoint.extras else None
     if not isinstance(stated, str):
         return ()
@@ -187,11 +167,6 @@ def base_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
     if stated.rstrip("/").rpartition("/")[2].lower() in {name.lower() for name in names}:
         return ()
     return (f"model {checkpoint.folder}: says that it was trained on {stated}; the base given is {base}",)
-
-
-def _having(name: str, *folders: Path) -> Path:
-    """The first folder with a file of that name; the last where none has it, which its reader will complain of."""
-    return next((folder for folder in folders if any(folder.glob(f"{name}*"))), folders[-1])
 
 
 def _tower(config: dict[str, Any], spec: ModelSpec, place: Path) -> Path:

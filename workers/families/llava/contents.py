@@ -10,30 +10,31 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from workers.checkpoints.adapter import adapter_config, check_pairs, sorted_out
-from workers.checkpoints.described import described
-from workers.checkpoints.files import read_header, weight_files
-from workers.checkpoints.layout import Checkpoint, read_json
-from workers.checkpoints.names import HEAD, NEWLINE, TOWER, model_name
+from workers.checkpoints.files import check_files, read_header, weight_files
+from workers.checkpoints.settings import read_json
 from workers.checkpoints.tensors import Outline, stored_tensors
-from workers.models import ModelError
+from workers.families.config import ModelError
+from workers.families.llava.adapter import adapter_config, check_pairs, sorted_out
+from workers.families.llava.described import described
+from workers.families.llava.layout import LlavaCheckpoint
+from workers.families.llava.names import HEAD, NEWLINE, TOWER, model_name
 
 # As safetensors and as torch name them. Others are quantised weights, whose scales lie beside them.
 PLAIN = frozenset({"F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16"})
 PLAIN_REMEDY = "give the checkpoint in bfloat16, float16 or float32"
 
 
-def check_checkpoint(checkpoint: Checkpoint) -> None:
+def check_checkpoint(checkpoint: LlavaCheckpoint) -> None:
     """Find out whether a checkpoint's files are whole and hold the model that its config.json describes.
 
     Raises:
         ModelError: a file is missing, truncated, or not what its name says; the weights are quantised; a tensor is
             missing, left over, or of another shape; an adapter changes nothing, or not this model.
     """
-    checkpoint.check()
+    check_files(checkpoint.files)
     for folder in filter(None, dict.fromkeys((checkpoint.base, checkpoint.tower))):
         _refuse_quantised(folder / "config.json")
-    wanted = described(checkpoint.config, checkpoint.facts)
+    wanted = described(checkpoint.config, checkpoint.sizes)
     held = _held(checkpoint)
     where = f"model {checkpoint.folder}"
     unused = []
@@ -58,7 +59,7 @@ def check_checkpoint(checkpoint: Checkpoint) -> None:
         raise ModelError(f"{where}: {len(missing)} tensors are missing from the weights; first: {min(missing)}")
 
 
-def _held(checkpoint: Checkpoint) -> dict[str, Outline]:
+def _held(checkpoint: LlavaCheckpoint) -> dict[str, Outline]:
     """Every tensor by the model's name, as the loader reads it; changes of an adapter are checked on the way."""
     held = {}
     if checkpoint.tower is not None:
@@ -92,7 +93,7 @@ def _named(stored: Iterable[tuple[str, Outline]]) -> Iterator[tuple[str, Outline
             yield known, outline
 
 
-def _harmless(name: str, checkpoint: Checkpoint) -> bool:
+def _harmless(name: str, checkpoint: LlavaCheckpoint) -> bool:
     """Whether a tensor that the model has no place for cannot change its answers.
 
     Layers of the vision tower behind the chosen one, where that is counted from the front; the row end of

@@ -1,0 +1,159 @@
+"""What every model family promises, on a tiny random model of each: listed means tested.
+
+The engine's own suites run on LLaVA; a family passes this one before it is listed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import checkpoint_forms as forms
+from naive import naive_answer
+from small_llava import make_checkpoint
+from strategies import catalog as rules
+from workers.encoding import encode_sample
+from workers.engine import Engine
+from workers.families.catalog import FAMILIES, family_of, open_checkpoint, parts_of
+from workers.families.config import ModelConfig, ModelError, recorded_grid
+from workers.images import load_image
+from workers.patch import pruned
+from workers.work import EngineSpec, GridPoint, ModelSpec, TaskSpec, WorkUnit, baseline_point
+
+# A folder with a tiny model of each kind, by the model_type of its config.json.
+MADE = {
+    "llava": make_checkpoint,
+    "llava_next": lambda folder: forms.hugging_face_next(folder / "next"),
+    "llava_llama": lambda folder: forms.original(folder / "own", str(forms.tower(folder / "clip"))),
+}
+KINDS = [kind for kind in MADE]
+TOLERANCE = {"atol": 1e-4, "rtol": 1e-5}  # float32: other shapes of the same sums
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def engine(request, tmp_path_factory, small_scienceqa) -> Engine:
+    folder = MADE[request.param](tmp_path_factory.mktemp(request.param))
+    mode = open_checkpoint(ModelSpec(path=str(folder))).image_mode
+    model = ModelSpec(path=str(folder), image_mode=mode)
+    task = TaskSpec(name="scienceqa", data=str(small_scienceqa))
+    return Engine.load(EngineSpec(model=model, task=task, max_new_tokens=3), device="cpu")
+
+
+def test_every_family_has_a_model_here():
+    for family in FAMILIES:
+        assert set(family.model_types) & set(KINDS), f"{family} is listed and not tested"
+    kinds = [kind for family in FAMILIES for kind in family.model_types]
+    assert len(kinds) == len(set(kinds)), "two families claim the same checkpoints"
+
+
+def test_sizes_are_those_of_the_model(engine):
+    model, config = engine.model, engine.model.config
+    assert open_checkpoint(engine.spec.model).sizes == config
+    assert len(model.decoder.layers) == config.layers
+    assert (model.decoder.heads, model.decoder.kv_heads, model.decoder.head_dim) == (
+        config.heads,
+        config.kv_heads,
+        config.head_dim,
+    )
+    assert ModelConfig.from_json(json.loads(json.dumps(recorded(config)))) == config
+
+
+def recorded(config: ModelConfig) -> dict:
+    from dataclasses import asdict
+
+    return asdict(config)
+
+
+def test_a_prompt_says_where_its_image_is(engine):
+    for sample in engine.samples.values():
+        prompt = encode_sample(engine.model, sample, engine.spec.task, engine.spec.model.image_mode)
+        assert prompt.positions_PS.shape[1] == prompt.length
+        assert len(prompt.positions_PS) in (1, 3)
+        assert bool(prompt.images) == (sample.image is not None)
+        (features,) = engine.model.image_features([prompt])
+        assert (0 if features is None else len(features)) == prompt.visual
+        assert prompt.visual <= engine.model.visual_tokens
+        assert engine.model.config.varies or prompt.visual in (0, engine.model.visual_tokens)
+
+
+def test_keeping_everything_is_the_untouched_model(engine):
+    """Against transformers' own ``generate``."""
+    layers, visual = engine.model.config.layers, engine.model.visual_tokens
+    points = (baseline_point(layers, visual), GridPoint(strategy="random", layer=1, rank=visual))
+    for cell in engine.run(WorkUnit(samples=("1", "2", "6"), points=points)).outcomes:
+        sample = engine.samples[cell.sample]
+        prompt = encode_sample(engine.model, sample, engine.spec.task, engine.spec.model.image_mode)
+        made = engine.model.module.generate(
+            **engine.model.inputs(prompt),
+            attention_mask=torch.ones(1, prompt.length, dtype=torch.int64),
+            do_sample=False,
+            max_new_tokens=3,
+        )[0, prompt.length :]
+        assert (cell.answer, cell.first_token) == (engine.model.text(made.tolist()), int(made[0]))
+
+
+def test_pruning_is_that_of_the_naive_forward(engine):
+    layers = engine.model.config.layers
+    points = [
+        GridPoint(strategy=name, layer=0 if rules.get(name).layers == "input" else layers - 1, rank=5)
+        for name in ("fastv", "random", "divprune", "fps_merged", "text_sum", "image_column_sum")
+    ]
+    outcome = engine.run(WorkUnit(samples=("1", "3"), points=tuple(points)))
+    assert outcome.failures == ()
+    for cell, point in zip(outcome.outcomes, points * 2, strict=True):
+        sample = engine.samples[cell.sample]
+        prompt = encode_sample(engine.model, sample, engine.spec.task, engine.spec.model.image_mode)
+        with torch.inference_mode():
+            slow = naive_answer(engine.model, prompt, point, f"0|{sample.id}", 3)
+        kept = np.flatnonzero(np.unpackbits(np.frombuffer(cell.kept_mask, np.uint8))[: cell.visual_tokens])
+        assert kept.tolist() == slow.kept, point.label
+        letters = slow.first_logits[engine.letter_tokens[: len(sample.choices)]]
+        torch.testing.assert_close(torch.tensor(cell.option_logits), letters, **TOLERANCE, msg=point.label)
+        assert (cell.first_token, cell.decoded_tokens) == (slow.tokens[0], len(slow.tokens))
+
+
+def test_its_own_forward_can_be_pruned_or_is_refused(engine):
+    module = engine.model.module
+    if engine.model.config.varies:
+        with pytest.raises(ValueError, match="pruned needs"):
+            parts_of(module)
+        return
+    parts = parts_of(module)
+    assert parts.visual_tokens == engine.model.visual_tokens
+    prompt = encode_sample(engine.model, engine.samples["1"], engine.spec.task, engine.spec.model.image_mode)
+    assert prompt.ids.count(parts.image_token) == prompt.visual
+    with pruned(module, "fastv", 1, 4) as report, torch.no_grad():
+        module(**engine.model.inputs(prompt))
+    assert [len(kept) for kept in report.kept] == [4]
+
+
+def test_people_see_what_the_tower_sees(engine):
+    family = family_of(engine.spec.model)
+    checkpoint = family.open(engine.spec.model)
+    picture = family.picturer(checkpoint, checkpoint.image_mode)(load_image(engine.samples["1"].image))
+    assert picture.size == (engine.model.config.image_size,) * 2
+
+
+@pytest.mark.parametrize(
+    ("stated", "grid"),
+    [
+        ({"grid": [4, 6]}, (4, 6)),
+        ({"grid": None, "image_size": 56, "patch_size": 14, "visual_tokens": 17}, None),
+        ({"image_size": 56, "patch_size": 14, "visual_tokens": 16}, (4, 4)),  # as earlier versions recorded it
+        ({"image_size": 56, "patch_size": 14, "visual_tokens": 9}, None),
+        ({"visual_tokens": 16}, None),
+        ({}, None),
+    ],
+)
+def test_the_grid_that_an_experiment_recorded(stated, grid):
+    assert recorded_grid(stated) == grid
+
+
+def test_a_model_of_no_family_is_named(tmp_path: Path):
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2_vl"}')
+    with pytest.raises(ModelError, match=r"model_type: 'qwen2_vl' is not supported \(llava, .*llava_next.*\)"):
+        open_checkpoint(ModelSpec(path=str(tmp_path)))

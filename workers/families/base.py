@@ -1,0 +1,128 @@
+"""What a model family is to the rest: how its checkpoints are found and read, and how one is loaded.
+
+A family is a folder of this package and one line in ``catalog.py``. Nobody else learns its name: the engine, the
+planner and the pages see a ``Checkpoint`` with its ``ModelConfig``, and a ``Model`` (``model.py``). Only the standard
+library is imported here: planning a sweep loads no weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from workers.families.config import ModelConfig
+from workers.work import ModelSpec
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from workers.families.model import Model
+
+
+class Checkpoint(Protocol):
+    """A model on disk. Folders may be the same one."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the user said that it lies."""
+
+    @property
+    def place(self) -> Path:
+        """The config.json that says what it is, for messages."""
+
+    @property
+    def base(self) -> Path:
+        """The folder of the weights: of the whole model, or what an adapter changes."""
+
+    @property
+    def tower(self) -> Path | None:
+        """The folder of a vision tower that lies apart."""
+
+    @property
+    def words(self) -> Path:
+        """The folder of tokenizer and generation settings."""
+
+    @property
+    def images(self) -> Path:
+        """The folder of the image processor's settings."""
+
+    @property
+    def image_mode(self) -> str:
+        """The pre-processing of images that it was trained with."""
+
+    @property
+    def image_modes(self) -> tuple[str, ...]:
+        """Those that a sweep may ask for."""
+
+    @property
+    def sizes(self) -> ModelConfig:
+        """What its config.json states.
+
+        Raises:
+            ModelError: a field is no number, or the model is one the engine does not run.
+        """
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files with tensors.
+
+        Raises:
+            ModelError: one is missing.
+        """
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said of it that is no mistake."""
+
+    def check(self) -> None:
+        """Find out whether the files are whole and hold the model that config.json describes; nothing is loaded.
+
+        Raises:
+            ModelError: a file is missing, truncated, or not what it should be.
+        """
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parts:
+    """Where the parts of a model that transformers built are: for those who hook into its own forward."""
+
+    tower: Any  # the module whose first argument, or ``pixel_values``, is the image
+    projector: Any  # the module whose output is the visual tokens
+    body: Any  # the module that takes ``input_ids`` and puts the visual tokens among them
+    decoder: Any  # the language model: ``layers``, ``rotary_emb``, ``config``
+    image_token: int  # id that stands for each visual token
+    visual_tokens: int  # V
+
+
+class Family(Protocol):
+    """A kind of model."""
+
+    @property
+    def model_types(self) -> tuple[str, ...]:
+        """What ``model_type`` of a config.json of this family may say; no two families share one."""
+
+    def open(self, spec: ModelSpec) -> Checkpoint:
+        """Find all parts of a model.
+
+        Raises:
+            ModelError: a folder or a file is missing or malformed, or it is a model the engine does not run.
+        """
+
+    def load(self, spec: ModelSpec, device: str) -> Model:
+        """A model on a device, ready to answer.
+
+        Raises:
+            ModelError: the checkpoint is incomplete or not what its config.json says, or its parts do not fit.
+        """
+
+    def picturer(self, checkpoint: Checkpoint, mode: str) -> Callable[[Image.Image], Image.Image]:
+        """What the tower is given of an image, before it is normalised; for people, and without a model.
+
+        Raises:
+            ModelError: the checkpoint has no image processor of the family's.
+        """
+
+    def parts(self, module: Any) -> Parts | None:
+        """The parts of a model that transformers built; None where it is none of this family that can be hooked."""

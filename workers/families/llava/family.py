@@ -1,0 +1,61 @@
+"""LLaVA as a family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from workers.families.base import Checkpoint, Parts
+from workers.families.config import TEXT_MODELS
+from workers.families.llava.config import MODEL_TYPES
+from workers.families.llava.layout import LlavaCheckpoint, open_llava
+from workers.families.llava.original import DECODERS
+from workers.work import ModelSpec
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from workers.families.model import Model
+
+
+class LlavaFamily:
+    """LLaVA-1.5 and LLaVA-NeXT over Llama, Mistral and Qwen2, in both of their forms on disk."""
+
+    model_types = tuple(dict.fromkeys((*MODEL_TYPES, *DECODERS)))
+
+    def open(self, spec: ModelSpec) -> Checkpoint:
+        return open_llava(spec)
+
+    def load(self, spec: ModelSpec, device: str) -> Model:
+        from workers.families.llava.loading import load_llava
+
+        return load_llava(spec, device)
+
+    def picturer(self, checkpoint: Checkpoint, mode: str) -> Callable[[Image.Image], Image.Image]:
+        from workers.families.llava.loading import load_image_processor
+        from workers.families.llava.pixels import as_seen
+
+        processor = load_image_processor(cast(LlavaCheckpoint, checkpoint))
+        return lambda image: as_seen(image, mode, processor)
+
+    def parts(self, module: Any) -> Parts | None:
+        """Not of any-resolution: its tokens differ in number, which the hooks do not know."""
+        config = getattr(module, "config", None)
+        if getattr(config, "model_type", None) != MODEL_TYPES[0] or not hasattr(module, "lm_head"):
+            return None
+        assert config is not None
+        text, vision = config.text_config, config.vision_config
+        if text.model_type not in TEXT_MODELS:
+            raise ValueError(f"a LLaVA over '{text.model_type}' is not supported ({', '.join(TEXT_MODELS)})")
+        side = vision.image_size // vision.patch_size
+        return Parts(
+            tower=module.model.vision_tower,
+            projector=module.model.multi_modal_projector,
+            body=module.model,
+            decoder=module.model.language_model,
+            image_token=config.image_token_id,
+            visual_tokens=side**2 + (config.vision_feature_select_strategy == "full"),
+        )
+
+
+LLAVA = LlavaFamily()

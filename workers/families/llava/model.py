@@ -1,0 +1,99 @@
+"""A LLaVA on a device, from haotian-liu/LLaVA: one square per image, or LLaVA-NeXT's overview and tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration
+
+from workers.checkpoints.words import rendered
+from workers.decoder import Decoder
+from workers.families.config import ModelConfig, ModelError
+from workers.families.llava.anyres import Tiling
+from workers.families.llava.pixels import to_pixels, to_tiles
+from workers.families.model import Encoded, ImageSpan, Model
+from workers.streams import to_device
+from workers.tasks.prompts import IMAGE_MARKER
+
+
+class Llava(Model):
+    """A loaded LLaVA."""
+
+    def __init__(
+        self,
+        module: LlavaForConditionalGeneration,
+        config: ModelConfig,
+        tokenizer: Any,
+        image_processor: Any,
+        chat_template: str | None = None,
+        tiling: Tiling | None = None,
+    ) -> None:
+        super().__init__(module, config, Decoder(module.model.language_model, module.lm_head), tokenizer)
+        self.image_processor = image_processor
+        self.image_token: int = module.config.image_token_id
+        self._chat_template = chat_template
+        self._tiling = tiling
+
+    def chat(self, question: str, image: bool) -> str:
+        if self._chat_template is None:
+            raise ModelError("the checkpoint has no chat template; set task.conversation to vicuna_v1 or llava_v1")
+        return rendered(self.tokenizer, self._chat_template, question, image)
+
+    def encode(self, prompt: str, image: Image.Image | None, mode: str, whole: bool = False) -> Encoded:
+        """As LLaVA was trained and evaluated (llava/mm_utils.py, ``tokenizer_image_token``) each side of the marker is
+        tokenised by itself: a SentencePiece tokenizer that is not "legacy" loses the space token after the image
+        otherwise.
+        """
+        before, after = self._ids(prompt, whole)
+        if after is None or image is None:
+            return Encoded.in_order(before, ())
+        if self._tiling is None:
+            pixels, visual = to_pixels(image, mode, self.image_processor), self.visual_tokens
+        else:
+            pixels = to_tiles(image, self._tiling, self.image_processor)
+            visual = self._tiling.tokens((image.height, image.width))
+        ids = (*before, *[self.image_token] * visual, *after)
+        span = ImageSpan(len(before), visual)
+        return Encoded.in_order(ids, (span,), pixels=pixels, size=(image.height, image.width))
+
+    def _ids(self, prompt: str, whole: bool) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+        """Ids before and after the image; None for the latter where there is none."""
+        before, marker, after = prompt.partition(IMAGE_MARKER)
+        if IMAGE_MARKER in after:
+            raise ModelError(f"the prompt has {prompt.count(IMAGE_MARKER)} images; one is supported")
+        if not whole:
+            ids = tuple(self.tokenizer(before)["input_ids"])
+            tail = self.tokenizer(after, add_special_tokens=False)["input_ids"] if after else ()
+            return ids, tuple(tail) if marker else None
+        ids = tuple(self.tokenizer(prompt)["input_ids"])
+        places = [place for place, token in enumerate(ids) if token == self.image_token]
+        if len(places) != bool(marker):
+            raise ModelError(
+                f"the tokenizer gives {len(places)} image tokens (id {self.image_token}) for {int(bool(marker))} "
+                f"{IMAGE_MARKER} markers; the checkpoint's tokenizer does not belong to its model"
+            )
+        return (ids[: places[0]], ids[places[0] + 1 :]) if places else (ids, None)
+
+    def image_features(self, prompts: Sequence[Encoded]) -> list[Tensor | None]:
+        seen = [prompt for prompt in prompts if prompt.images]
+        if not seen:
+            return [None] * len(prompts)
+        made = self.module.model.get_image_features(**self._pixels(seen)).pooler_output
+        features = iter(made)
+        return [next(features) if prompt.images else None for prompt in prompts]
+
+    def inputs(self, prompt: Encoded) -> dict[str, Tensor]:
+        ids_BS = torch.tensor([prompt.ids], device=self.device)
+        return {"input_ids": ids_BS, **(self._pixels([prompt]) if prompt.images else {})}
+
+    def _pixels(self, prompts: Sequence[Encoded]) -> dict[str, Any]:
+        """What transformers' image features are made of; padding of tiles is left out there, and row ends marked."""
+        many = [prompt.pixels for prompt in prompts]
+        if self._tiling is None:
+            return {"pixel_values": to_device(torch.stack(many), self.device).to(self.dtype)}
+        pixels = to_device(torch.cat(many), self.device).to(self.dtype)
+        return {"pixel_values": pixels, "image_sizes": torch.tensor([prompt.size for prompt in prompts])}

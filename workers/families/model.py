@@ -1,0 +1,144 @@
+"""A loaded model of any family, as the engine asks it; and a question as the model takes it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from workers.decoder import Decoder
+from workers.families.config import ModelConfig, ModelError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpan:
+    """Where the tokens of an image are in a prompt."""
+
+    start: int  # index of its first token
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Encoded:
+    """A prompt with its images, ready for the model; all on the host."""
+
+    ids: tuple[int, ...]  # S, one for each token; those of an image hold the model's image token
+    images: tuple[ImageSpan, ...]  # in order
+    positions_PS: Tensor  # int64 position ids; P is 1, or 3 for time, height and width
+    next_position: int  # of the first decoded token, the same in all P rows
+    pixels: Any = None  # what the family makes features of; None without an image
+    size: tuple[int, int] = (0, 0)  # height and width of the image itself
+
+    @classmethod
+    def in_order(cls, ids: Sequence[int], images: tuple[ImageSpan, ...], **image: Any) -> Encoded:
+        """A prompt whose tokens are numbered one after another."""
+        return cls(
+            ids=tuple(ids), images=images, positions_PS=torch.arange(len(ids))[None], next_position=len(ids), **image
+        )
+
+    @property
+    def length(self) -> int:
+        """S, visual tokens included."""
+        return len(self.ids)
+
+    @property
+    def visual(self) -> int:
+        """V, visual tokens."""
+        return sum(span.tokens for span in self.images)
+
+    @property
+    def system(self) -> int:
+        """Tokens before the image, which see neither it nor the question; 0 for a prompt without an image."""
+        return self.images[0].start if self.images else 0
+
+
+class Model(ABC):
+    """A checkpoint on a device: tokenizer, image processor, tower and decoder.
+
+    A family says how a question is encoded and how pixels become visual tokens; what is done with rows of a decoder is
+    the same for all (``workers/decoder.py``).
+    """
+
+    def __init__(self, module: Any, config: ModelConfig, decoder: Decoder, tokenizer: Any) -> None:
+        """Args:
+        module: as transformers built it.
+        config: its sizes.
+        decoder: its language model and head.
+        tokenizer: its own.
+        """
+        self.module = module.eval()
+        self.config = config
+        self.decoder = decoder
+        self.tokenizer = tokenizer
+        self.end_tokens = _end_tokens(module, tokenizer)
+
+    @property
+    def visual_tokens(self) -> int:
+        """Tokens of one image; the most that one can have, where that varies."""
+        return self.config.visual_tokens
+
+    @property
+    def device(self) -> torch.device:
+        return self.decoder.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.decoder.dtype
+
+    @abstractmethod
+    def chat(self, question: str, image: bool) -> str:
+        """One question in the checkpoint's own chat template, ready for ``encode(..., whole=True)``.
+
+        Raises:
+            ModelError: the checkpoint has no template, or one that loses the question or its image.
+        """
+
+    @abstractmethod
+    def encode(self, prompt: str, image: Image.Image | None, mode: str, whole: bool = False) -> Encoded:
+        """Tokenise a prompt and pre-process its image.
+
+        Args:
+            prompt: text, with one ``<image>`` marker where the image belongs.
+            image: RGB; None for text alone.
+            mode: one of the checkpoint's image modes.
+            whole: give the tokenizer the whole text, as transformers' processors do; else as the family's authors do.
+
+        Raises:
+            ModelError: the tokenizer does not belong to the model, or the prompt has more images than are supported.
+        """
+
+    @abstractmethod
+    def image_features(self, prompts: Sequence[Encoded]) -> list[Tensor | None]:
+        """Tower and projector: for each prompt (V, D) in the model's dtype; None where it has no image."""
+
+    @abstractmethod
+    def inputs(self, prompt: Encoded) -> dict[str, Tensor]:
+        """The same as transformers' own forward takes it: a batch of one, on the device."""
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Decoded tokens as an answer."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def letter_tokens(self, letters: str) -> list[int]:
+        """The id with which the model begins an answer that is one of the letters."""
+        return [self.tokenizer(f"ASSISTANT: {letter}", add_special_tokens=False)["input_ids"][-1] for letter in letters]
+
+
+def default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _end_tokens(module: Any, tokenizer: Any) -> frozenset[int]:
+    """The ids that end an answer: as ``generate`` would take them, else the tokenizer's."""
+    end = module.generation_config.eos_token_id if module.generation_config is not None else None
+    end = end if end is not None else tokenizer.eos_token_id
+    if end is None:
+        raise ModelError("neither generation_config.json nor the tokenizer names an end-of-sequence token")
+    return frozenset(end if isinstance(end, list) else [end])

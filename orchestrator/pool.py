@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -192,7 +192,7 @@ class RayPool(Pool):
         self._refs: dict[ObjectRef, tuple[_Worker, Job | None]] = {}  # None: the worker is starting
         self._failed_starts = 0
         self._is_ready = False
-        self._alone_since: float | None = time.monotonic()  # None: there is somebody, or it was said that nobody is
+        self._alone_since: float | None = time.monotonic()  # nobody has loaded; None: it was said
 
     def results(self, units: Iterable[WorkUnit], tried: Collection[str] = ()) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
         dispatch: Dispatch[_Worker] = Dispatch(units, self._in_hand, self._limits.sample_s, tried)
@@ -246,20 +246,25 @@ class RayPool(Pool):
 
     def _find_the_stuck(self, dispatch: Dispatch[_Worker], lost: dict[_Worker, Exception]) -> None:
         """Say who is waited for, and add to ``lost`` whom nobody should wait for any more."""
-        import ray
-
         now = time.monotonic()
         for worker, job, age in dispatch.slow(now):
             limit = duration(dispatch.limit(job))
             self._on_event(f"{worker.name}: {no_answer(age, [job])}; it is replaced after {limit}")
         for worker, jobs in dispatch.stuck(now).items():
-            refs = [ref for ref, (other, job) in self._refs.items() if other is worker and job in jobs]
-            if not (refs and ray.wait(refs, timeout=0)[0]):  # else it has answered, and this process was held up
+            if not self._has_answered(worker, jobs):
                 lost.setdefault(worker, NoAnswer(max(map(dispatch.limit, jobs)), jobs))
+        load_s = self._limits.load_s
         for worker in self._workers:
-            if worker.loading_since is not None and now - worker.loading_since > self._limits.load_s:
-                text = f"the model was not there after {duration(self._limits.load_s)}"
-                lost.setdefault(worker, TimeoutError(text))
+            late = worker.loading_since is not None and now - worker.loading_since > load_s
+            if late and not self._has_answered(worker, [None]):
+                lost.setdefault(worker, TimeoutError(f"the model was not there after {duration(load_s)}"))
+
+    def _has_answered(self, worker: _Worker, jobs: Sequence[Job | None]) -> bool:
+        """Whether one of these answers waits to be read: then this process was held up, not the worker."""
+        import ray
+
+        refs = [ref for ref, (other, job) in self._refs.items() if other is worker and job in jobs]
+        return bool(refs and ray.wait(refs, timeout=0)[0])
 
     def _say_if_alone(self, now: float) -> None:
         if any(worker.name for worker in self._workers):
@@ -268,10 +273,10 @@ class RayPool(Pool):
             self._alone_since = None
             if self._is_ready:
                 what = "no worker is left: waiting until the cluster has room for one; what is finished is on disk"
-            elif any(worker.loading_since for worker in self._workers):
-                what = f"still waiting for the first of {self.workers} workers to load the model"
             else:
-                what = f"still waiting for the first of {self.workers} workers: no room in the cluster"
+                loading = any(worker.loading_since is not None for worker in self._workers)
+                what = "load the model" if loading else "get a place in the cluster"
+                what = f"still waiting for the first of {self.workers} workers to {what}"
             self._on_event(what)
 
     def release(self) -> None:

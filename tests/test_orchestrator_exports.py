@@ -82,7 +82,7 @@ def test_no_json_without_two_layers_or_without_answers(tmp_path: Path) -> None:
 def test_summary_csv_holds_the_summary(tmp_path: Path) -> None:
     experiment = write_fake_experiment(tmp_path / "e", samples=30)
     write_exports(experiment)
-    table = pd.read_csv(experiment.path / "exports" / "summary.csv")
+    table = pd.read_csv(experiment.path / "exports" / "summary.csv", float_precision="round_trip")
     expected = summary(experiment)
     assert table.columns.tolist() == expected.columns.tolist()
     assert len(table) == len(fake_points())

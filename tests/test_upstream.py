@@ -181,7 +181,7 @@ def test_ray_losses():
     import ray
     from ray import exceptions
 
-    from orchestrator import pool
+    from orchestrator import losses, pool
 
     kinds = {kind.__name__ for kind in pool._lost_errors()}
     assert kinds == {"RayActorError", "WorkerCrashedError", "NodeDiedError", "OutOfMemoryError", "ObjectLostError"}
@@ -189,10 +189,10 @@ def test_ray_losses():
     for text, reason in (
         ("Task was killed due to the node running low on memory. ... memory usage threshold", "memory ran out"),
         ("Worker unexpectedly exits with a connection error code 2. End of file.", "ended without a word"),
-        ("The actor died because its node has died. Node Id: 1", pool.MACHINE_GONE),
+        ("The actor died because its node has died. Node Id: 1", losses.MACHINE_GONE),
     ):
-        assert reason in pool._reason(RuntimeError(text))
-    words = moved("ray", "how a lost machine is told", "orchestrator/pool.py:_reason")
+        assert reason in losses.reason_of(RuntimeError(text))
+    words = moved("ray", "how a lost machine is told", "orchestrator/losses.py")
     server = (Path(ray.__file__).parent / "core/src/ray/gcs/gcs_server").read_bytes()
     assert b"its node has died" in server, words
     assert issubclass(exceptions.ActorDiedError, exceptions.RayActorError), words

@@ -368,7 +368,7 @@ def test_hub_ids_are_found_in_the_cache(monkeypatch, tmp_path):
     assert message_of("liuhaotian/llava-v1.5-7b") == (
         f"model liuhaotian/llava-v1.5-7b: no such directory, and not in the Hugging Face cache {tmp_path}; of it the "
         f"cache has liuhaotian/llava-v1.5-7b@{'2' * 40}; `hf download liuhaotian/llava-v1.5-7b` fetches it; or give a "
-        "LLaVA checkpoint directory"
+        "checkpoint directory"
     )
 
 

@@ -57,7 +57,7 @@ def test_a_sweep_that_measures_then_latency_then_compare(sweep: Path, tmp_path: 
     ranks = [table[(table["point"] == point.key) & (table["name"] == name)]["value"].max() for name in names]
     assert ranks == [point.rank, 16]  # before the pruning all tokens are there
 
-    options = ("--points", "last_token", "--images", 1, "--repeats", 1, "--warmup", 0, "--decode-tokens", 1)
+    options = ("--points", "query=last_token", "--images", 1, "--repeats", 1, "--warmup", 0, "--decode-tokens", 1)
     assert "medians of 1 measurements" in call("latency", sweep, "--out", out, *options)
     stored = json.loads((out / "latency.json").read_text())
     assert len(stored["rows"]) == 3

@@ -10,20 +10,26 @@ names, `live.refresh` brings other filters and new data into what is drawn, and 
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import dash_ag_grid as dag
-from dash import Dash, dash_table, dcc
+from dash import Dash, dash_table, dcc, no_update
 
 from dashboards.board import Board
 from dashboards.live import cards, controls, details, downloads, frame, refresh
 from dashboards.live.access import LOOPBACK, guard, trusted_hosts
 from dashboards.pages.catalog import PAGES
+from orchestrator.disk import StoreError
 
 REFRESH_S = 5
+MAX_BODY = 2**20  # bytes; a callback sends what it reads of the page, some kB
+MAX_CONNECTIONS = 500  # a reader's browser opens six
+SILENT_S = 20  # until a connection without a request is closed
 EAGER = ("async-graph", "async-dropdown", "async-slider", "async-community")
 
 
@@ -45,6 +51,7 @@ def create_app(board: Board, hosts: Sequence[str] = LOOPBACK, refresh_s: float =
         eager_loading=True,  # plotly.js, 5 MB, while the server draws, and not after
         suppress_callback_exceptions=True,  # panels come and go
         compress=False,
+        on_error=_left,
     )
     guard(app, hosts)
     app.layout = lambda: frame.layout(board, refresh_s)
@@ -55,12 +62,42 @@ def create_app(board: Board, hosts: Sequence[str] = LOOPBACK, refresh_s: float =
     return app
 
 
+def _left(error: Exception) -> Any:
+    """Leave the page as it is where the experiment has gone meanwhile: the next look at it says so in a notice."""
+    if not isinstance(error, StoreError):
+        raise error
+    return no_update
+
+
 def _load_on_demand() -> None:
     """Eager loading would fetch and parse 7 MB that no page uses: formulas, the grid's enterprise edition, tables."""
     for script in (*dcc._js_dist, *dag._js_dist, *dash_table._js_dist):  # type: ignore[attr-defined]
         name = script.get("relative_package_path") or ""
         if script.get("async") and not any(used in name for used in EAGER):
             script["async"] = "lazy"
+
+
+def listening(app: Dash, host: str, port: int, threads: int = 8) -> Any:
+    """The server of an app, which outlives readers that send too much, or connect and say nothing.
+
+    Raises:
+        OSError: The port is taken, or the address is none of this machine's.
+    """
+    from waitress import create_server
+
+    # A socket of our own, for a name such as localhost has two addresses, and each would get a port.
+    family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+    return create_server(
+        app.server, sockets=[socket.create_server(address, family=family)], threads=threads,
+        max_request_body_size=MAX_BODY, connection_limit=MAX_CONNECTIONS, channel_timeout=SILENT_S,
+        cleanup_interval=SILENT_S // 4, asyncore_use_poll=True,
+    )  # fmt: skip
+
+
+def address_of(host: str, server: Any) -> str:
+    """What to type into a browser."""
+    bare = host.strip("[]")
+    return f"http://{f'[{bare}]' if ':' in bare else bare}:{server.effective_port}"
 
 
 def serve(paths: Sequence[Path], host: str, port: int, names: Sequence[str] = ()) -> None:
@@ -74,15 +111,12 @@ def serve(paths: Sequence[Path], host: str, port: int, names: Sequence[str] = ()
 
     Raises:
         StoreError: One of the paths is not an experiment.
-        OSError: The port is taken.
+        OSError: See `listening`.
     """
-    from waitress import create_server
-
     board = Board(paths)
     app = create_app(board, trusted_hosts(host, names))
     threading.Thread(target=board.count_costs, daemon=True).start()  # takes seconds, and only one page needs it
-    server = create_server(app.server, host=host, port=port, threads=8)
-    shown = f"[{host}]" if ":" in host else host
+    server = listening(app, host, port)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a page asks for several things at once, that is all
-    print(f"http://{shown}:{server.effective_port}  (Ctrl-C ends it)", flush=True)
+    print(f"{address_of(host, server)}  (Ctrl-C ends it)", flush=True)
     server.run()

@@ -6,10 +6,12 @@ latest `Snapshot`, which never changes once it is made.
 
 from __future__ import annotations
 
+import math
 import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -19,7 +21,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import pandas as pd
 
-from orchestrator.disk import StoreError
+from orchestrator.disk import StoreError, stamp
 from orchestrator.import_path import python_command, safe_environment
 from orchestrator.latencies import latencies
 from orchestrator.matrix import CellMatrix, UnitFile, image_lengths
@@ -141,8 +143,10 @@ class _Feed:
 
     def __init__(self, path: Path, name: str) -> None:
         self._path, self._name = path, name
-        self._signature: object = None
-        self._stamp: object = None
+        self._signature: object = None  # of what was last read
+        self._cells: object = None  # what lay there at the last look
+        self._moved = -math.inf  # when that changed before our eyes, on the monotonic clock
+        self._written: object = None  # when the description and the samples were
         self._source: Source | None = None
         self._matrix: CellMatrix | None = None
         self._measured: tuple[object, Callable[[], pd.DataFrame]] | None = None
@@ -167,29 +171,35 @@ class _Feed:
         if self._source is not None and look == self._signature:
             return self._source
         try:
-            return self._read(look)
+            self._source = self._read()
+            self._signature, self._reads = look, self._reads + 1
         except StoreError as error:
             if self._source is None:
                 raise
-            if str(error) not in self._source.notes:  # perhaps it is being written again: it is tried at each look
-                self._source = replace(self._source, notes=(str(error), *self._source.notes))
-                self._reads += 1
-            return self._source
+            self._leave(self._source, error)
+        return self._source
 
-    def _read(self, look: object) -> Source:
-        stamp = _stamp(self._path / "sweep.yaml"), _stamp(self._path / "samples.parquet")
-        if self._matrix is None or stamp != self._stamp or self._matrix.gone():
+    def _leave(self, source: Source, error: StoreError) -> None:
+        """Show what was read before, and say so: the experiment was removed, or is being written again."""
+        line = f"{error}; what is shown is as it was before"
+        if source.notes[:1] != (line,):
+            self._source = replace(source, notes=(line, *source.experiment.notes), running=False)
+            self._reads += 1
+        self._signature, self._moved = None, -math.inf  # it is tried at each look, and may come back as it was
+
+    def _read(self) -> Source:
+        written = stamp(self._path / "sweep.yaml"), stamp(self._path / "samples.parquet")
+        if self._matrix is None or written != self._written or self._matrix.gone():
             self._matrix = CellMatrix(Experiment.open(self._path))
-            self._stamp = stamp
+            self._written = written
         experiment = self._matrix.experiment
         self._matrix.read()
         failures = open_failures(experiment, self._matrix)
         answers = answers_of(experiment, self._matrix, failures)
         latency = latencies(experiment)  # before the notes are taken
-        self._signature, self._reads = look, self._reads + 1
         unfinished = bool((~answers.answered_PS & ~answers.failed_S).any())
-        running = unfinished and _age_s(self._path) < LIVE_S
-        self._source = Source(
+        running = unfinished and self._written_lately()
+        return Source(
             name=self._name,
             experiment=experiment,
             answers=answers,
@@ -202,7 +212,6 @@ class _Feed:
             costed=self._lazy_costs(experiment, self._matrix),
             latency=latency,
         )
-        return self._source
 
     def _lazy_measures(self, experiment: Experiment) -> Callable[[], pd.DataFrame]:
         """Read again only where a file of measures is new."""
@@ -225,8 +234,16 @@ class _Feed:
         """What changes when the results do: names, sizes and times of the files, and whether somebody is at work."""
         folders = ("cells", "failures", "measures")
         state = tuple(_listing(self._path / folder) for folder in folders)
-        single = tuple(_stamp(self._path / name) for name in ("sweep.yaml", "samples.parquet", "latency.json", RACING))
-        return (*state, single, _age_s(self._path) < LIVE_S)
+        if self._signature is not None and state != self._cells:
+            self._moved = time.monotonic()
+        self._cells = state
+        single = tuple(stamp(self._path / name) for name in ("sweep.yaml", "samples.parquet", "latency.json", RACING))
+        return (*state, single, self._written_lately())
+
+    def _written_lately(self) -> bool:
+        """Before our eyes, or by the times of its files: the clock that set these may be ahead of ours."""
+        newest = max(_listing(self._path / folder)[2] for folder in ("cells", "failures"))
+        return time.monotonic() - self._moved < LIVE_S or abs(time.time() - newest / 1e9) < LIVE_S
 
 
 class _Once(Generic[T]):
@@ -274,19 +291,5 @@ def _named(summary: pd.DataFrame, name: str, running: bool) -> pd.DataFrame:
 
 def _listing(folder: Path) -> tuple[int, int, int]:
     """Number of files, their bytes, and the time of the newest."""
-    stamps = [_stamp(file) for file in folder.glob("*.parquet") if not file.name.startswith(".")]
+    stamps = [stamp(file) for file in folder.glob("*.parquet") if not file.name.startswith(".")]
     return len(stamps), sum(size for size, _ in stamps), max((time for _, time in stamps), default=0)
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    try:
-        status = path.stat()
-    except OSError:
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
-
-
-def _age_s(path: Path) -> float:
-    """Seconds since the experiment was last written to."""
-    newest = max(_listing(path / "cells")[2], _listing(path / "failures")[2])
-    return datetime.now(UTC).timestamp() - newest / 1e9

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, Stri
 
 from orchestrator.disk import StoreError, write_whole
 from orchestrator.manifest import FORMATS
+from orchestrator.validation import first_fault
 from orchestrator.yaml_text import MAX_BYTES, YamlError, parse_yaml
 from workers.json_file import UnreadableError, read_bytes
 from workers.work import EngineSpec, GridPoint, content_key
@@ -51,13 +52,18 @@ class _Facts(BaseModel):
     varies: bool | None = None
 
 
-class _Description(BaseModel):
-    model_config = ConfigDict(extra="allow")
+class _Engine(BaseModel):
+    """In all its parts, because what nobody knows here may decide an answer."""
 
+    model_config = ConfigDict(extra="forbid")
+
+    engine: EngineSpec
+
+
+class _Description(BaseModel):
     name: StrictStr
     context: StrictStr
     context_parts: dict[StrictStr, Scalar | None]
-    engine: EngineSpec
     facts: _Facts = Field(alias="model_facts")
     sources_hash: StrictStr
     versions: dict[StrictStr, StrictStr]
@@ -98,12 +104,11 @@ def read_description(folder: Path) -> dict[str, Any]:
         )
     try:
         known = _Description.model_validate(value)
+        engine = _Engine.model_validate({"engine": value.get("engine")}).engine
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise _damaged(place, f"{where}: {first['msg']}") from error
-    if known.engine.model.dtype not in DTYPES:
-        raise _damaged(place, f"engine.model.dtype: {known.engine.model.dtype!r:.40} is none of {', '.join(DTYPES)}")
+        raise _damaged(place, first_fault(error)) from error
+    if engine.model.dtype not in DTYPES:
+        raise _damaged(place, f"engine.model.dtype: {engine.model.dtype!r:.40} is none of {', '.join(DTYPES)}")
     for point in known.points:
         if GridPoint.from_json(point.model_dump()).key != point.key:
             raise _damaged(place, f"the grid point {point.key:.40} does not say what its key was made of")

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from orchestrator.removal import remove
+from workers.complaint import Complaint
 
 LOCK = ".driver.json"  # see ``lock.py``
 
 
-class StoreError(ValueError):
+class StoreError(Complaint):
     """A directory cannot be used as an experiment. The message names the place and the remedy; exit code 2."""
 
 
@@ -34,6 +35,15 @@ def check_place(path: Path) -> None:
         raise StoreError(f"{str(path)!r}: is not a file name: {error}") from error
     if stat.S_ISDIR(mode) and not os.access(path, os.R_OK | os.X_OK):
         raise StoreError(f"{path}: may not be read; see to it that this user may, or give another directory")
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Bytes of a file and when it was written, in ns since the epoch; 0 and 0 where it is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
 
 
 def check_writable(folder: Path) -> None:

@@ -9,20 +9,25 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from orchestrator.yaml_text import MAX_BYTES, YamlError, parse_yaml
+from orchestrator.yaml_text import YamlError, parse_yaml
 from strategies.suggestion import near
-from workers.json_file import UnreadableError, read_bytes
+from workers.complaint import one_line
 from workers.work import Scalar
 
 
 class SpecError(ValueError):
     """A sweep file is wrong. One line per mistake, each with file, place and remedy; exit code 2."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*map(one_line, lines))
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,15 +330,3 @@ def _fields(kind: type[BaseModel], location: Sequence[str | int]) -> list[str]:
 def _show(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def read_text(path: Path) -> str:
-    """The text of a sweep file.
-
-    Raises:
-        UnreadableError: It cannot be read as UTF-8.
-    """
-    try:
-        return read_bytes(path, MAX_BYTES).decode()
-    except UnicodeDecodeError as error:
-        raise UnreadableError(f"{path}: is not a UTF-8 text file") from error

@@ -6,6 +6,7 @@ import traceback
 from collections import Counter
 from collections.abc import Collection
 
+from workers.complaint import Complaint
 from workers.work import SampleFailure, UnitOutcome
 
 IN_A_ROW = 50  # failed samples without one answer between them
@@ -20,7 +21,7 @@ REMEDIES = {
 }
 
 
-class SweepError(ValueError):
+class SweepError(Complaint):
     """A sweep cannot go on as it is. The message names the reason and the remedy; exit code 2."""
 
 

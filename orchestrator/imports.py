@@ -11,15 +11,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-from pydantic import TypeAdapter
+from pydantic import AfterValidator, Field, Strict, TypeAdapter, ValidationError
 
 from orchestrator.disk import StoreError, make_folder, write_whole
 from orchestrator.metrics import compared_with_none, reachable, suspicions
 from orchestrator.significance import Floats, wilson
+from orchestrator.validation import first_fault
 from workers.foreign import expanded
 from workers.json_file import UnreadableError, read_json
 from workers.work import BASELINE
@@ -29,6 +30,17 @@ FORMAT = 1
 LARGEST_N = 5000  # questions of a benchmark; a larger one would explain any accuracy
 VISUAL_TOKENS = 576  # of LLaVA-1.5, which all these files are about
 CONSTANT_FIGURES = 4
+MOST = 1e12
+
+
+def _bounded(value: float) -> float:
+    if abs(value) > MOST:
+        raise ValueError("is larger than any figure")
+    return value
+
+
+Size = Annotated[int, Strict(), Field(ge=0, lt=2**31)]
+Number = Annotated[float, Strict(), AfterValidator(_bounded)]  # NaN: missing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,16 +49,16 @@ class Figure:
 
     file: str
     strategy: str  # `none`: the un-pruned model
-    layer: int | None = None
-    rank: int | None = None
+    layer: Size | None = None
+    rank: Size | None = None
     params: str = ""  # "name=value ..."
     metric: str = "accuracy"  # a share from 0 to 1; anything else is shown and not compared
-    value: float = math.nan
-    correct: int | None = None
-    n: int | None = None
-    latency_s: float | None = None
-    flops_ratio: float | None = None
-    measures: tuple[tuple[str, float], ...] = ()
+    value: Number = math.nan
+    correct: Size | None = None
+    n: Size | None = None
+    latency_s: Number | None = None
+    flops_ratio: Number | None = None
+    measures: tuple[tuple[str, Number], ...] = ()
 
     @property
     def run(self) -> str:
@@ -85,9 +97,14 @@ def read_original(path: Path) -> list[Figure]:
     for known, reader in READERS:
         if known(content):
             try:
-                return reader(path.name, content)
-            except (KeyError, TypeError, ValueError) as error:
+                figures = FIGURES.validate_python([asdict(figure) for figure in reader(path.name, content)])
+            except ValidationError as error:
+                raise StoreError(f"{path}: looks like a result file, but figure {first_fault(error)}") from error
+            except (LookupError, TypeError, ValueError, AttributeError) as error:  # JSON of another's, in any form
                 raise StoreError(f"{path}: looks like a result file, but {type(error).__name__}: {error}") from error
+            if not figures:
+                raise StoreError(f"{path}: looks like a result file, but holds no figure")
+            return figures
     raise UnknownKindError(
         f"{path}: holds no accuracies in a form that is known; known are results of layer cut-off, rank and "
         "text-weighted scans, input pruning, scienceqa_results_*, per_sample_results_*, FinePruner's head ablation, MME"
@@ -151,8 +168,10 @@ def imported_summary(folder: Path) -> pd.DataFrame:
                 for row in content["rows"]
             ]
         )  # fmt: skip
+        if not figures:
+            raise ValueError("holds no figure")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200].removeprefix(f"{path}: ")
+        reason = first_fault(error) if isinstance(error, ValidationError) else str(error).removeprefix(f"{path}: ")
         raise StoreError(f"{path}: cannot be read ({reason}); import the files again") from error
     tables = []
     for run in dict.fromkeys(figure.run for figure in figures):

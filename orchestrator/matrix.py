@@ -30,7 +30,6 @@ class UnitFile:
 
     written: float  # seconds since the epoch
     cells: int
-    seconds: float | None  # of the engine; None: written before this was noted
     worker: str
 
 
@@ -150,9 +149,4 @@ def _places(column: pa.ChunkedArray, names: list[str]) -> NDArray[np.int64]:
 
 
 def _unit_file(table: pa.Table, written: float) -> UnitFile:
-    stated = stated_of(table)
-    seconds = stated.get("seconds")
-    return UnitFile(
-        written=written, cells=table.num_rows, seconds=None if seconds is None else float(seconds),
-        worker=stated.get("worker", ""),
-    )  # fmt: skip
+    return UnitFile(written=written, cells=table.num_rows, worker=stated_of(table.schema).get("worker", ""))

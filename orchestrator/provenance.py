@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.store import UNREADABLE, Experiment
+from orchestrator.tables import stated_of
 
 OF_A_FILE = frozenset({"worker", "seconds"})  # what a file states that says nothing about its numbers
 Way = tuple[tuple[str, str], ...]  # of each file of cells what its writer stated: names and versions
@@ -19,12 +20,11 @@ def ways(experiment: Experiment) -> Counter[Way]:
     for path in experiment.files("cells"):
         try:
             experiment.check(path)
-            stated = pq.read_schema(path).metadata or {}
+            stated = stated_of(pq.read_schema(path))
             rows = pq.read_metadata(path).num_rows
         except (*UNREADABLE, pa.ArrowException):
             continue  # whoever reads its cells says so
-        names = {key.decode(): value.decode() for key, value in stated.items()}
-        found[tuple(sorted((name, value) for name, value in names.items() if name not in OF_A_FILE))] += rows
+        found[tuple(sorted((name, value) for name, value in stated.items() if name not in OF_A_FILE))] += rows
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.disk import stamp
 from orchestrator.escaping import terminal_text
 from orchestrator.metrics import is_soft, spoken
-from orchestrator.progress import duration
+from orchestrator.progress import since
 from orchestrator.provenance import ways_text
 from orchestrator.stops import STOPPED, read_stops
 from strategies import catalog
@@ -234,10 +234,10 @@ def show_status(console: Console, experiment: Experiment, driver: str | None = N
 
 def _last_written(experiment: Experiment) -> str:
     """Since when nothing has moved."""
-    times = [file.stat().st_mtime for folder in ("cells", "failures") for file in experiment.files(folder)]
-    if not times:
+    files = [file for folder in ("cells", "failures") for file in experiment.files(folder)]
+    if not files:
         return "nothing is written yet"
-    return f"the newest cells are of {duration(max(0.0, time.time() - max(times)))} ago"
+    return f"the newest cells are of {since(max(stamp(file)[1] for file in files) / 1e9)}"
 
 
 def show_notes(console: Console, notes: Iterable[str]) -> None:

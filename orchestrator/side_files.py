@@ -10,6 +10,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.store import Experiment
+from orchestrator.validation import first_fault
 from workers.json_file import UnreadableError, read_json
 
 MAX_BYTES = 2**28
@@ -32,8 +33,7 @@ def read_side_file(experiment: Experiment, name: str, kind: type[Kind], remedy: 
             return None
         value = kind.model_validate(read_json(path, MAX_BYTES))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        experiment.note(path, ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}"), remedy)
+        experiment.note(path, ValueError(first_fault(error)), remedy)
         return None
     except (UnreadableError, OSError) as error:
         experiment.note(path, error, remedy)

@@ -20,10 +20,10 @@ from orchestrator.document import (
     SpecError,
     callback_specs,
     parse,
-    read_text,
 )
 from orchestrator.racing import RacingRule
 from orchestrator.ranges import expand
+from orchestrator.yaml_text import MAX_BYTES
 from strategies import catalog
 from strategies.budget import average_tokens, rank_for_average
 from strategies.catalog import Strategy
@@ -33,7 +33,7 @@ from workers.families.base import Checkpoint
 from workers.families.catalog import open_checkpoint
 from workers.families.config import ModelConfig, ModelError
 from workers.foreign import expanded
-from workers.json_file import UnreadableError
+from workers.json_file import UnreadableError, read_text
 from workers.tasks.base import DataError
 from workers.tasks.catalog import resolved
 from workers.work import (
@@ -109,7 +109,7 @@ def load_sweep(source: str | Path, overrides: Mapping[str, Any] | None = None, g
     if mistakes and model_error is not None:
         mistakes.append(("model", str(model_error)))
     if mistakes:
-        raise SpecError("\n".join(f"{place}: {where}: {what}" for where, what in _in_file_order(mistakes)))
+        raise SpecError(*(f"{place}: {where}: {what}" for where, what in _in_file_order(mistakes)))
     if model_error is not None:
         raise model_error
     assert document is not None
@@ -142,7 +142,7 @@ def _find(source: str | Path) -> tuple[str, str]:
     path = expanded(Path(source))
     try:
         if path.is_file():
-            return str(source), read_text(path)
+            return str(source), read_text(path, MAX_BYTES)
         if path.name == str(source) and path.stem in shipped_sweeps() and path.suffix in ("", ".yaml"):
             shipped = f"{path.stem}.yaml"
             return shipped, (SHIPPED / shipped).read_text(encoding="utf-8")

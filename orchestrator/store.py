@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 
 from orchestrator.copies import first_copies, in_turn
 from orchestrator.description import DamagedDescriptionError, read_description, write_description
-from orchestrator.disk import StoreError, is_vacant, make_folder
+from orchestrator.disk import StoreError, is_vacant, make_folder, stamp
 from orchestrator.manifest import FORMAT, Manifest
 from orchestrator.seals import DamagedError
 from orchestrator.tables import (
@@ -159,7 +159,10 @@ class Experiment:
             StoreError: They cannot be read.
         """
         try:
-            return read_columns(self.path / "samples.parquet", SAMPLES, schema=SAMPLES, seals=self.seals)
+            table = read_columns(self.path / "samples.parquet", SAMPLES, schema=SAMPLES, seals=self.seals)
+            if len(table["id"].unique()) < len(table):
+                raise DamagedError("a sample stands there twice")
+            return table
         except UNREADABLE as error:
             raise StoreError(
                 f"{self.path / 'samples.parquet'}: cannot be read; run the same sweep with the same --out to write it "
@@ -202,7 +205,7 @@ class Experiment:
         Args:
             unanswered: Ids of the samples that lack a cell, where the caller knows them; else the cells are read.
         """
-        files = sorted(self.files("failures"), key=lambda path: path.stat().st_mtime_ns)
+        files = sorted(self.files("failures"), key=lambda path: stamp(path)[1])
         tables = list(self._tables("failures", files, FAILURES.names))
         frame = _frame(pa.concat_tables(tables) if tables else FAILURES.empty_table())
         frame = frame[frame["context"] == self.context].drop_duplicates("sample", keep="last")
@@ -273,7 +276,7 @@ class Experiment:
     @property
     def size_bytes(self) -> int:
         """What the cells, masks and measures take on disk."""
-        return sum(file.stat().st_size for folder in ("cells", "kept", "measures") for file in self.files(folder))
+        return sum(stamp(file)[0] for folder in ("cells", "kept", "measures") for file in self.files(folder))
 
     def _read(
         self,

@@ -62,6 +62,7 @@ SAMPLES = pa.schema(
 PICTURES = pa.schema([("context", pa.string()), ("sample", pa.string()), ("webp", pa.binary())])
 SCHEMAS = {"cells": CELLS, "kept": KEPT, "measures": MEASURES, "failures": FAILURES, "pictures": PICTURES}  # by folder
 ADDED = frozenset({"score", "group", "answers"})  # columns that files of earlier versions do not have
+HOLES = ADDED | {"parsed", "image", "patches"}  # columns in which a value may be missing
 
 
 def samples_table(samples: Sequence[Sample]) -> pa.Table:
@@ -202,13 +203,16 @@ def _completed(table: pa.Table, wanted: pa.Schema, dictionaries: Sequence[str] =
         if name not in table.column_names:
             table = table.add_column(place, wanted.field(name), pa.nulls(len(table), wanted.field(name).type))
     table = table.select(wanted.names)
+    if holes := [name for name in wanted.names if name not in HOLES and table[name].null_count]:
+        raise ValueError(f"a value is missing in column {holes[0]}")
     types = [table.schema.field(field.name) if field.name in dictionaries else field for field in wanted]
     return table.cast(pa.schema(types, table.schema.metadata))
 
 
-def stated_of(table: pa.Table) -> dict[str, str]:
-    """What the writer of a file stated of it."""
-    return {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+def stated_of(schema: pa.Schema) -> dict[str, str]:
+    """What the writer of a file stated of it, whoever that was."""
+    stated = schema.metadata or {}
+    return {key.decode(errors="replace"): value.decode(errors="replace") for key, value in stated.items()}
 
 
 def columns_there(schema: pa.Schema, names: Sequence[str]) -> list[str]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from workers.complaint import Complaint
+
 MAX_BYTES = 64 * 2**20  # 3,000 grid points take 1 MB in an experiment's sweep.yaml
 MAX_DEPTH = 64  # a sweep has 5; libyaml's composer overruns the stack at some 10,000
 MAX_REPEATED = 100_000  # values that aliases add to what is written
@@ -19,7 +21,7 @@ NO_TEXT = frozenset(map(chr, (0, *range(0xD800, 0xE000))))  # no file name, no f
 _FAST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where there is one: 3,000 points take a second
 
 
-class YamlError(ValueError):
+class YamlError(Complaint):
     """A text is not YAML that we take. The message is one line and says where, without the file's name."""
 
 

@@ -19,7 +19,9 @@ from small_llava import make_checkpoint
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 
-settings.register_profile("busy", deadline=None)  # a machine that does other things too takes its time
+# A machine that does other things too takes its time; and what is found is found again.
+settings.register_profile("busy", deadline=None, derandomize=True)
+settings.register_profile("long", deadline=None, max_examples=2000)  # `make fuzz`
 settings.load_profile("busy")
 
 ROOT = Path(__file__).parent.parent

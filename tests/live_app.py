@@ -19,14 +19,12 @@ needs_chromium = pytest.mark.skipif(
 
 
 @contextmanager
-def serving(paths: list[Path], refresh_s: float = 0.5) -> Iterator[str]:
+def serving(paths: list[Path], refresh_s: float = 0.5, host: str = "127.0.0.1") -> Iterator[str]:
     """The address of an app over some experiments, on a free port of loopback."""
-    from waitress import create_server
-
-    from dashboards.app import create_app
+    from dashboards.app import address_of, create_app, listening
     from dashboards.board import Board
 
-    server = create_server(create_app(Board(paths), refresh_s=refresh_s).server, host="127.0.0.1", port=0, threads=4)
+    server = listening(create_app(Board(paths), refresh_s=refresh_s), host, port=0, threads=4)
 
     def run() -> None:
         with suppress(OSError):  # its sockets are closed while it waits for them
@@ -35,7 +33,7 @@ def serving(paths: list[Path], refresh_s: float = 0.5) -> Iterator[str]:
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.effective_port}"
+        yield address_of(host, server)
     finally:
         server.close()
         thread.join(timeout=5)

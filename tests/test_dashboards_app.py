@@ -50,7 +50,21 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Board:
 # -- who is answered -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "status"), [("127.0.0.1:8050", 200), ("localhost", 200), ("evil.example", 400)])
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("127.0.0.1:8050", 200),
+        ("localhost", 200),
+        ("LOCALHOST:1", 200),
+        ("[::1]:8050", 200),
+        ("[0:0::1]", 200),
+        ("evil.example", 400),
+        ("[::2]", 400),
+        ("::1", 400),
+        ("localhost@evil.example", 400),
+        ("127.0.0.1:x", 400),
+    ],
+)
 def test_only_requests_addressed_to_this_machine_are_answered(board: Board, name: str, status: int) -> None:
     client = create_app(board).server.test_client()
     for path in ("/", "/_dash-layout", "/_dash-dependencies"):
@@ -62,7 +76,7 @@ def test_hosts_and_debugging_are_not_taken_from_the_environment(board: Board, mo
     monkeypatch.setenv("DASH_DEBUG", "true")
     app = create_app(board)
     assert app.server.debug is False
-    assert set(app.server.config["TRUSTED_HOSTS"]) == {"127.0.0.1", "localhost", "[::1]"}
+    assert app.server.test_client().get("/", headers={"Host": "0.0.0.0"}).status_code == 400
 
 
 def test_the_browser_is_told_to_load_nothing_from_elsewhere(board: Board) -> None:

@@ -16,6 +16,7 @@ from waiting import wait_for
 from workers.work import GridPoint, baseline_point
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install .[dev]")
+expect = playwright.expect
 pytestmark = needs_chromium
 
 EVIL = "<img src=x onerror=document.title='owned'>"
@@ -172,6 +173,29 @@ def test_zoom_survives_new_data(page, tmp_path: Path) -> None:
         page.wait_for_function(f"() => {told}.includes('n = 54<br>')", timeout=30_000)
         assert page.evaluate(f"{plot}._fullLayout.xaxis.range") == zoomed
         page.locator("#live input").uncheck()  # no refresh from here on, but for one that is under way
+        wait_for(lambda: stands_still(page))
+
+
+def test_an_experiment_that_is_moved_away_stays_on_the_page_and_comes_back(page, tmp_path: Path) -> None:
+    path, elsewhere = tmp_path / "live", tmp_path / "elsewhere"
+    right = np.ones((len(GRID), 20), dtype=int)
+    right[1:, ::3] = 0
+    write_matrix(path, GRID, right)
+    notices = page.locator("#notices")
+    with serving([path]) as address:
+        page.goto(f"{address}/heat?strategy=fastv&strategy=random")
+        plotted(page, "heat")
+        path.rename(elsewhere)
+        expect(notices).to_contain_text(f"{path}: does not exist", timeout=30_000)
+        expect(notices).to_contain_text("what is shown is as it was before")
+        box = page.locator("#card-heat .nsewdrag").first.bounding_box()
+        page.mouse.click(box["x"] + 0.9 * box["width"], box["y"] + 0.25 * box["height"])
+        page.wait_for_url("**config=*")  # what its configuration says cannot be read, which is no error on the console
+        page.get_by_role("link", name="Layer cut-off", exact=True).click()
+        plotted(page, "accuracy")
+        elsewhere.rename(path)
+        expect(notices).not_to_contain_text("as it was before", timeout=30_000)
+        page.locator("#live input").uncheck()
         wait_for(lambda: stands_still(page))
 
 

@@ -217,7 +217,7 @@ def test_unpruned_models_that_differ_have_a_line_each() -> None:
 
 
 def unit(written: float, worker: str = "gpu0", cells: int = 60) -> UnitFile:
-    return UnitFile(written=written, cells=cells, seconds=None, worker=worker)
+    return UnitFile(written=written, cells=cells, worker=worker)
 
 
 def test_speed_time_left_and_states_by_hand(tmp_path: Path) -> None:

@@ -194,6 +194,33 @@ def test_a_hole_in_a_column_is_noticed_by_all_and_computed_again(tmp_path, folde
     assert again.set_damaged_aside() == ()
 
 
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("name", ["point", "correct"])
+def test_a_missing_value_is_damage(tmp_path, name, old):
+    experiment = small_experiment(tmp_path / "x")
+    experiment = into_format_1(experiment.path) if old else experiment
+    (file,) = experiment.files("cells")
+    table = pq.read_table(file)
+    place = table.schema.get_field_index(name)
+    values = [None, *table[name].to_pylist()[1:]]
+    table = table.set_column(place, name, pa.array(values, CELLS.field(name).type))
+    pq.write_table(table, file) if old else write_table(file, table)
+    matrix = CellMatrix(Experiment.open(experiment.path))
+    matrix.read()
+    assert not matrix.answered_PS.any()
+    (note,) = matrix.experiment.notes
+    assert f"a value is missing in column {name}" in note
+    assert Experiment.open(experiment.path).cells().empty
+
+
+def test_a_sample_that_stands_twice_is_damage(tmp_path):
+    place = small_experiment(tmp_path / "x").path / "samples.parquet"
+    table = pq.read_table(place)
+    write_table(place, pa.concat_tables([table, table]))
+    with pytest.raises(StoreError, match=r"samples\.parquet: cannot be read; run the same sweep"):
+        answers(Experiment.open(tmp_path / "x"))
+
+
 def test_what_may_not_be_read_is_not_set_aside(tmp_path, monkeypatch):
     experiment = write_fake_experiment(tmp_path / "x", samples=10)
 

@@ -90,6 +90,21 @@ def test_what_cannot_be_imported(tmp_path: Path) -> None:
     ):
         with pytest.raises(StoreError, match=message):
             read_original(tmp_path / f"{name}.json")
+    for content in (
+        '{"perception_score": "", "cognition_score": ""}',
+        '{"layers": [1], "accuracies": [[0.5]]}',
+        '{"layers": [1], "accuracies": [1e999]}',
+        '{"layers": [-1], "accuracies": [0.5]}',
+        '{"layers": [true], "accuracies": [0.5]}',
+        '{"tokens": 3, "accuracies": [0.5]}',
+        '{"accuracy": 0.5, "total_samples": 1e3, "model_config": {}}',
+        '{"accuracy": 0.5, "total_samples": 10, "model_config": null}',
+        '{"accuracy": 0.5, "total": 1, "config": 1}',
+    ):
+        (tmp_path / "e.json").write_text(content)
+        with pytest.raises(StoreError, match=r"e\.json: looks like a result file, but ") as caught:
+            read_original(tmp_path / "e.json")
+        assert "\n" not in str(caught.value)
     write_fake_experiment(tmp_path / "x", samples=3)
     with pytest.raises(StoreError, match="directory of its own"):
         import_files([ORIGINALS / "pruning_raw_results.json"], tmp_path / "x")

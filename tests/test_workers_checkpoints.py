@@ -23,7 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlavaForConditionalGener
 
 import checkpoint_forms as forms
 from workers.checkpoints.hub import cache_folder
-from workers.checkpoints.words import PROBE, check_tokenizer
+from workers.checkpoints.words import PROBE, chat_template, check_tokenizer
 from workers.engine import Engine
 from workers.families.catalog import open_checkpoint
 from workers.families.config import ModelError
@@ -338,6 +338,25 @@ def message_of(folder, **spec) -> str:
     return str(caught.value)
 
 
+def test_settings_that_are_no_settings_are_one_line(tmp_path):
+    folder = forms.hugging_face(tmp_path / "hf")
+    for name, content, complaint in (
+        ("generation_config.json", b'{"pad_token_id": ""}', "is no generation configuration"),
+        ("preprocessor_config.json", b'{"image_processor_type": "CLIPImageProcessor", "size": []}', "image processor"),
+    ):
+        before = (folder / name).read_bytes()
+        (folder / name).write_bytes(content)
+        assert complaint in message_of(folder)
+        (folder / name).write_bytes(before)
+    (folder / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(ModelError, match=r"chat_template\.jinja: is not a UTF-8 text file"):
+        chat_template(folder)
+    tower = forms.tower(tmp_path / "tower")
+    own = forms.original(tmp_path / "own", str(tower))
+    (tower / "config.json").write_text('{"model_type": "clip", "vision_config": null}')
+    assert message_of(own).startswith(f"{tower / 'config.json'}: ")
+
+
 # Hub ids
 
 
@@ -488,7 +507,7 @@ def test_chat_templates_of_any_make(made, template, prompt):
     if "q" in prompt.split("\n")[-1][:1]:
         assert llava.chat("q", image=True) == prompt
         return
-    with pytest.raises(ModelError, match="the checkpoint's chat template cannot be used") as caught:
+    with pytest.raises(ModelError, match="its chat template cannot be used") as caught:
         llava.chat("what?", image=True)
     assert prompt in str(caught.value)
 

@@ -167,6 +167,15 @@ def test_a_cell_that_is_gone_or_wrong_is_one_line(tmp_path):
         load_image(sample.image)
 
 
+def test_a_table_that_names_two_columns_alike_is_one_line(tmp_path):
+    made.write_scienceqa_parquet(tmp_path)
+    file = next(tmp_path.rglob("*.parquet"))
+    table = pq.read_table(file)
+    pq.write_table(table.append_column("question", table["question"]), file)
+    with pytest.raises(DataError, match=f"{file}: cannot be read as parquet .two columns have the same name"):
+        load_samples(TaskSpec(name="scienceqa", data=str(tmp_path)))
+
+
 def test_fingerprints_of_images_in_tables(tmp_path):
     """Where the file lies does not matter; what it holds does."""
     prints = []

@@ -1,4 +1,4 @@
-"""JSON from files of others: bounded in size and depth, text that can be written again, every fault a line."""
+"""JSON and text from files of others: bounded in size and depth, fit to be written again, every fault a line."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from workers.complaint import Complaint
+
 MAX_BYTES = 4 * 2**30  # VQAv2's annotations of train have 0.4 GB
 MAX_DEPTH = 64  # the deepest published file that we read has 6
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # half of a pair, or both halves: the text tells
 
 
-class UnreadableError(ValueError):
+class UnreadableError(Complaint):
     """A file is not what it should be. The message names it and says why, without a remedy: the caller knows that."""
 
 
@@ -38,6 +40,18 @@ def read_bytes(place: Path, max_bytes: int = MAX_BYTES) -> bytes:
         if isinstance(error, UnreadableError):
             raise
         raise UnreadableError(f"{str(place)!r}: is not a file name: {error}") from error  # NUL, half a surrogate pair
+
+
+def read_text(place: Path, max_bytes: int = MAX_BYTES) -> str:
+    """The content of a text file, UTF-8 with or without a byte-order mark.
+
+    Raises:
+        UnreadableError: See ``read_bytes``; or it is another encoding's.
+    """
+    try:
+        return read_bytes(place, max_bytes).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UnreadableError(f"{place}: is not a UTF-8 text file") from error
 
 
 def read_json(place: Path, max_bytes: int = MAX_BYTES) -> Any:

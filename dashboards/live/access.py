@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Sequence
 from ipaddress import ip_address
 
 from dash import Dash
-from flask import Response
+from flask import Response, abort, request
 
+HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -33,12 +35,27 @@ def trusted_hosts(host: str, names: Sequence[str] = ()) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*LOOPBACK, *anywhere, own, socket.getfqdn(), *addresses, *names)))
 
 
+def _plain(host: str) -> str:
+    """A name or an address in one spelling."""
+    bare = host.strip("[]").lower()
+    try:
+        return str(ip_address(bare))
+    except ValueError:
+        return bare
+
+
 def guard(app: Dash, hosts: Sequence[str]) -> None:
     """Answer to these names alone: a web site cannot have its own resolve to us and read the results (DNS rebinding).
 
     Headers have the browser itself refuse what we do not mean to do: load from elsewhere, be framed.
     """
-    app.server.config["TRUSTED_HOSTS"] = list(hosts)
+    trusted = {_plain(host) for host in hosts}
+
+    @app.server.before_request
+    def refuse() -> None:  # Flask's own TRUSTED_HOSTS knows no IPv6
+        named = HOST.fullmatch(request.headers.get("Host", ""))
+        if named is None or _plain(named[1]) not in trusted:
+            abort(400)
 
     @app.server.after_request
     def add(response: Response) -> Response:

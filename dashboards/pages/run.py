@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import pandas as pd
@@ -16,7 +15,7 @@ from dashboards.progress import progress, rate_rows, state_rows
 from dashboards.rows import failure_groups
 from dashboards.view import View
 from dashboards.wording import MISSING, count, number, percent, plural, shortened
-from orchestrator.progress import duration
+from orchestrator.progress import duration, since
 
 MAX_FAILURES = 30
 
@@ -61,7 +60,6 @@ def _state(source: Source) -> Any:
     done = progress(source.answers, source.units)
     workers = {unit.worker for unit in source.units[-50:] if unit.worker}
     newest = source.units[-1].written if source.units else None
-    age = MISSING if newest is None else f"{duration(max(datetime.now(UTC).timestamp() - newest, 0))} ago"
     state = "running" if source.running else "complete" if not done.missing else "stopped"
     if done.missing == 0:
         left = "nothing left"
@@ -76,7 +74,7 @@ def _state(source: Source) -> Any:
         ("cells", count(done.answered), f"of {count(done.cells)}; {count(done.missing)} missing"),
         ("speed", speed, each or "over the last fifth of the files"),
         ("failed samples", count(len(source.failures)), "listed below" if len(source.failures) else "none"),
-        ("last answer", age, str(source.experiment.path)),
+        ("last answer", MISSING if newest is None else since(newest), str(source.experiment.path)),
     ]
     return html.Div([html.H3(source.name, dir="auto"), tiles(found)])
 

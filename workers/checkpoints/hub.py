@@ -11,11 +11,13 @@ import re
 from pathlib import Path
 
 from workers.families.config import ModelError
-from workers.foreign import expanded
+from workers.foreign import expanded, readable
+from workers.json_file import read_text
 
 HUB_NAME = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 
+@readable(ModelError)
 def find_folder(name: str, remedy: str, beside: Path | None = None) -> Path:
     """The folder of a model.
 
@@ -60,4 +62,4 @@ def cache_folder() -> Path:
 def _commit(store: Path, revision: str) -> str:
     """What a branch or tag stands for in the cache; a commit stands for itself."""
     reference = store / "refs" / revision
-    return reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
+    return read_text(reference).strip() if reference.is_file() else revision

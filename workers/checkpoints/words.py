@@ -6,9 +6,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from workers.checkpoints.files import MAX_JSON_BYTES
 from workers.checkpoints.settings import read_json
 from workers.checkpoints.template import render
 from workers.families.config import ModelError
+from workers.foreign import readable
+from workers.json_file import read_text
 from workers.tasks.prompts import IMAGE_MARKER, SINGLE_PREDICTION
 
 TEMPLATES = ("chat_template.json", "processor_config.json", "tokenizer_config.json")  # those of today first
@@ -72,11 +75,16 @@ def _check_sentencepiece(tokenizer: Any, folder: Path) -> None:
             )
 
 
+@readable(ModelError)
 def chat_template(*folders: Path) -> str | None:
-    """A checkpoint's chat template, from whichever file of its folders holds it."""
+    """A checkpoint's chat template, from whichever file of its folders holds it.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
     for folder in dict.fromkeys(folders):
         if (folder / "chat_template.jinja").is_file():
-            return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+            return read_text(folder / "chat_template.jinja", MAX_JSON_BYTES)
         for name in TEMPLATES:
             if (folder / name).is_file():
                 template = read_json(folder / name, "model").get("chat_template")
@@ -103,4 +111,5 @@ def rendered(tokenizer: Any, template: str, question: str, image: bool) -> str:
         if question in prompt and prompt.count(IMAGE_MARKER) == image and "{'type'" not in prompt:
             # The tokenizer puts the first token itself.
             return prompt.removeprefix(tokenizer.bos_token or "")
-    raise ModelError(f"the checkpoint's chat template cannot be used: {reason}; set task.conversation to vicuna_v1")
+    place = f"model {tokenizer.name_or_path}"
+    raise ModelError(f"{place}: its chat template cannot be used: {reason}; set task.conversation to vicuna_v1")

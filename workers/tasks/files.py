@@ -126,12 +126,7 @@ def read_json(place: Path, kind: type[Value]) -> Value:
     Raises:
         DataError: it is missing, no JSON, or holds another kind of value.
     """
-    if not place.is_file():
-        raise DataError(f"{place}: no such file; copy the files of the benchmark there")
-    try:
-        value = json_file.read_json(place)
-    except UnreadableError as error:
-        raise DataError(str(error)) from error
+    value = _content(place, json_file.read_json)
     if not isinstance(value, kind):
         raise DataError(f"{place}: holds a {type(value).__name__}, expected a {kind.__name__}")
     return value
@@ -143,7 +138,8 @@ def read_json_lines(place: Path) -> Iterator[tuple[str, Row]]:
     Raises:
         DataError: it is missing, or a line is no JSON object.
     """
-    for number, line in enumerate(_content(place).split(b"\n"), start=1):  # alone ends a line: U+2028 is text in JSON
+    lines = _content(place, json_file.read_bytes).split(b"\n")  # which alone ends one: U+2028 is text in JSON
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
@@ -161,18 +157,15 @@ def read_lines(place: Path) -> list[str]:
     Raises:
         DataError: it is missing, or no UTF-8 text.
     """
-    try:
-        text = _content(place).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{place}: is not a UTF-8 text file") from error
+    text = _content(place, json_file.read_text)
     return [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
 
 
-def _content(place: Path) -> bytes:
+def _content(place: Path, read: Callable[[Path], Value]) -> Value:
     if not place.is_file():
         raise DataError(f"{place}: no such file; copy the files of the benchmark there")
     try:
-        return json_file.read_bytes(place)
+        return read(place)
     except UnreadableError as error:
         raise DataError(str(error)) from error
 

@@ -85,10 +85,12 @@ def read_parquet(file: Path, image: str) -> Iterator[tuple[dict[str, Any], Parqu
     """Rows without their image, and the image's place; None where the row has none.
 
     Raises:
-        pa.ArrowException, OSError: it is no whole parquet file.
+        pa.ArrowException, OSError, ValueError: it is no whole parquet file, or two of its columns have one name.
     """
     with pq.ParquetFile(file) as parquet:
         names = parquet.schema_arrow.names
+        if len(set(names)) < len(names):
+            raise ValueError("two columns have the same name")
         texts = [
             name for name in names if name != image and not pa.types.is_binary(parquet.schema_arrow.field(name).type)
         ]

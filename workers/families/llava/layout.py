@@ -15,7 +15,7 @@ from workers.checkpoints.settings import having, processor_kind, processor_setti
 from workers.families.config import ModelConfig, ModelError
 from workers.families.llava.anyres import Tiling
 from workers.families.llava.config import ANY_RESOLUTION, model_config, tiling_of
-from workers.families.llava.original import image_mode, is_original, llava_config, vision_section
+from workers.families.llava.original import image_mode, is_original, llava_config
 from workers.families.llava.pixel_modes import SQUARE_MODES
 from workers.foreign import readable
 from workers.work import ModelSpec
@@ -178,7 +178,7 @@ def _tower(config: dict[str, Any], spec: ModelSpec, place: Path) -> Path:
 def _check_tower(config: dict[str, Any], tower: Path) -> None:
     """CLIP's vision tower alone, or a whole CLIP."""
     kind = config.get("model_type")
-    if kind not in ("clip", "clip_vision_model") or not isinstance(vision_section(config), dict):
+    if kind not in ("clip", "clip_vision_model") or not isinstance(config.get("vision_config", config), dict):
         raise ModelError(f"{tower / 'config.json'}: model_type: '{kind}' is not supported (clip, clip_vision_model)")
 
 

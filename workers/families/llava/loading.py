@@ -7,6 +7,7 @@ in memory twice, neither on the host nor on the device.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ def load_llava(spec: ModelSpec, device: str) -> Llava:
     transformers_logging.disable_progress_bar()
     tokenizer, image_processor = _load_tokenizer(checkpoint), load_image_processor(checkpoint)
     side = dict(image_processor.crop_size or image_processor.size)
-    if set(side.values()) != {sizes.image_size}:
+    if any(length != sizes.image_size for length in side.values()):
         raise ModelError(
             f"model {checkpoint.images}: preprocessor_config.json crops to {side}, but "
             f"config.json has vision_config.image_size {sizes.image_size}"
@@ -79,17 +80,13 @@ def load_llava(spec: ModelSpec, device: str) -> Llava:
 
 def _empty_model(checkpoint: LlavaCheckpoint, dtype: torch.dtype, device: str) -> Any:
     """The model with parameters that lie on the device and hold nothing yet."""
-    try:
+    with _reading(checkpoint.place, "is not a configuration that can be built"):
         kinds: Any = (LlavaConfig, LlavaForConditionalGeneration)
         if checkpoint.config["model_type"] == ANY_RESOLUTION:
             kinds = (LlavaNextConfig, LlavaNextForConditionalGeneration)
         config = kinds[0].from_dict(checkpoint.config)
         with torch.device("meta"):
             model = kinds[1]._from_config(config, attn_implementation="sdpa", dtype=dtype)
-    except (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError) as error:
-        raise ModelError(
-            f"{checkpoint.place}: is not a configuration that can be built: {first_line(error)}"
-        ) from error
     decoder = model.model.language_model
     if checkpoint.original:  # its vocabulary has no image token: one row more, whose content is never used
         rows, width = decoder.embed_tokens.weight.shape
@@ -104,8 +101,25 @@ def _empty_model(checkpoint: LlavaCheckpoint, dtype: torch.dtype, device: str) -
     _compute_buffers(model, config, device)
     place = checkpoint.words / "generation_config.json"
     if place.is_file():
-        model.generation_config = GenerationConfig.from_dict(read_json(place, "model"))
+        stated = read_json(place, "model")
+        with _reading(place, "is no generation configuration"):
+            model.generation_config = GenerationConfig.from_dict(stated)
     return model
+
+
+@contextmanager
+def _reading(place: object, complaint: str) -> Iterator[None]:
+    """Transformers and its parsers raise whatever they like on a broken file.
+
+    Raises:
+        ModelError: they did.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{place}: {complaint}: {first_line(error)}") from error
 
 
 def _join(parts: list[nn.Linear], dtype: torch.dtype, device: str) -> None:
@@ -190,10 +204,8 @@ def _load_tokenizer(checkpoint: LlavaCheckpoint) -> Any:
     begin = {"add_bos_token": True} if llamas and bare and "add_bos_token" not in stated else {}
     if not any(folder.glob("tokenizer.*")):
         raise ModelError(f"model {folder}: has no tokenizer.json or tokenizer.model")
-    try:
+    with _reading(f"model {folder}", "the tokenizer cannot be loaded"):
         tokenizer = kind.from_pretrained(folder, local_files_only=True, **begin)
-    except Exception as error:  # transformers and its parsers raise whatever they like on a broken file
-        raise ModelError(f"model {folder}: the tokenizer cannot be loaded: {first_line(error)}") from error
     config = checkpoint.config
     image_token = None if checkpoint.original else config.get("image_token_id", config.get("image_token_index", 32000))
     check_tokenizer(tokenizer, folder, checkpoint.sizes.vocab, image_token)
@@ -209,8 +221,5 @@ def load_image_processor(checkpoint: LlavaCheckpoint) -> Any:
     kind = processor_kind(settings)
     if not kind.startswith(("CLIP", "LlavaImage", "LlavaNextImage")):
         raise ModelError(f"model {checkpoint.images}: image processor '{kind}' is not supported (CLIPImageProcessor)")
-    try:
+    with _reading(f"model {checkpoint.images}", "the image processor cannot be loaded"):
         return CLIPImageProcessorPil.from_dict(settings)
-    except (ValueError, TypeError, KeyError) as error:
-        reason = first_line(error)
-        raise ModelError(f"model {checkpoint.images}: the image processor cannot be loaded: {reason}") from error

@@ -160,6 +160,8 @@ class Experiment:
         """
         try:
             table = read_columns(self.path / "samples.parquet", SAMPLES, schema=SAMPLES, seals=self.seals)
+            if not len(table):
+                raise DamagedError("no sample stands there")
             if len(table["id"].unique()) < len(table):
                 raise DamagedError("a sample stands there twice")
             return table

@@ -60,9 +60,9 @@ class ModelConfig:
         # Before there were other families, these said the rest.
         values.setdefault("varies", bool(values.pop("pinpoints", None)))
         values["grid"] = recorded_grid(stated)
-        if (vision := values.get("vision")) is not None:
-            values["vision"] = VisionConfig(**vision)
         try:
+            if (vision := values.get("vision")) is not None:
+                values["vision"] = VisionConfig(**vision)
             return cls(**values)
         except TypeError:
             return None

@@ -700,7 +700,8 @@ def _show_result(console: Console, result: RunResult) -> None:
     rows = summarise(answers(experiment))
     console.print(accuracy_table(rows, figures))
     show_warnings(console, rows)
-    done = f"{result.computed} cells in {duration(result.seconds)}" if result.computed else "nothing was missing"
+    idle = "no cell was computed" if result.failed else "nothing was missing"
+    done = f"{result.computed} cells in {duration(result.seconds)}" if result.computed else idle
     if result.peak_bytes:
         done += f", at most {result.peak_bytes / 2**30:.3g} GiB of a GPU's memory"
     console.print(f"{done}; results in {experiment.path}", soft_wrap=True)

@@ -24,7 +24,7 @@ from dashboards.board import Board
 from dashboards.live import cards, controls, details, downloads, frame, refresh
 from dashboards.live.access import LOOPBACK, guard, trusted_hosts
 from dashboards.pages.catalog import PAGES
-from orchestrator.disk import StoreError
+from results.disk import StoreError
 
 REFRESH_S = 5
 MAX_BODY = 2**20  # bytes; a callback sends what it reads of the page, some kB

@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from orchestrator.import_path import python_command, safe_environment
-from orchestrator.manifest import Manifest
-from orchestrator.store import Experiment
-from orchestrator.tables import CELLS, write_table
+from results.experiment import Experiment
+from results.import_path import python_command, safe_environment
+from results.manifest import Manifest
+from results.tables import CELLS, write_table
 from workers.tasks.base import Sample
 from workers.work import EngineSpec, GridPoint, ModelSpec, TaskSpec, baseline_point
 

@@ -21,13 +21,13 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import pandas as pd
 
-from orchestrator.disk import StoreError, stamp
-from orchestrator.import_path import python_command, safe_environment
-from orchestrator.latencies import latencies
-from orchestrator.matrix import CellMatrix, UnitFile, image_lengths
-from orchestrator.metrics import Answers, answers_of, measure_summary, open_failures, summarise
-from orchestrator.stops import RACING
-from orchestrator.store import Experiment, names_apart
+from results.analysis.matrix import CellMatrix, UnitFile, image_lengths
+from results.analysis.metrics import Answers, answers_of, measure_summary, open_failures, summarise
+from results.disk import StoreError, stamp
+from results.experiment import Experiment, names_apart
+from results.import_path import python_command, safe_environment
+from results.latencies import latencies
+from results.stops import RACING
 
 T = TypeVar("T")
 
@@ -41,13 +41,13 @@ class Source:
     name: str  # unique on the board
     experiment: Experiment
     answers: Answers
-    summary: pd.DataFrame  # `orchestrator.metrics.summarise`, with experiment, id and status
+    summary: pd.DataFrame  # `results.analysis.metrics.summarise`, with experiment, id and status
     failures: pd.DataFrame
     notes: tuple[str, ...]  # files that could not be read
     units: tuple[UnitFile, ...]  # files of cells, oldest first
     running: bool
-    measured: Callable[[], pd.DataFrame]  # `orchestrator.metrics.measure_summary`, read when first asked for
-    costed: Callable[[], pd.DataFrame | None]  # `orchestrator.costs.costs`, likewise
+    measured: Callable[[], pd.DataFrame]  # `results.analysis.metrics.measure_summary`, read when first asked for
+    costed: Callable[[], pd.DataFrame | None]  # `results.analysis.costs.costs`, likewise
     latency: dict[str, float]  # seconds per sample by key, of what `saccade latency` has measured
 
     @property
@@ -262,17 +262,17 @@ class _Once(Generic[T]):
 
 
 def _counted(*asked: Any) -> pd.DataFrame | None:
-    """`orchestrator.costs.count_costs`; it needs torch, which a process that computes has loaded already."""
+    """`results.analysis.costs.count_costs`; it needs torch, which a process that computes has loaded already."""
     if "torch" not in sys.modules:
         return _counted_elsewhere(*asked)
-    from orchestrator.costs import count_costs
+    from results.analysis.costs import count_costs
 
     return count_costs(*asked)
 
 
 def _counted_elsewhere(*asked: object) -> pd.DataFrame | None:
     """The same in a process of its own, so that the 180 MB of torch are given back."""
-    command = python_command("from orchestrator.costs import answer; answer()")
+    command = python_command("from results.analysis.costs import answer; answer()")
     # In a session of its own, where the reader's Ctrl-C does not reach it.
     answer = subprocess.run(
         command, input=pickle.dumps(asked), stdout=subprocess.PIPE, check=True, start_new_session=True,

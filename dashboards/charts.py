@@ -16,7 +16,7 @@ from dashboards.labels import AXIS_TITLES, push_apart
 from dashboards.pareto import CostAxis
 from dashboards.rows import Reference, axis_range
 from dashboards.wording import count, number, percent, percent_span, shortened
-from orchestrator.metrics import spoken
+from results.analysis.metrics import spoken
 
 TALL = 520
 LINES = {  # places in the palette and dashes: one hue a kind, a second matrix or layer of it is its lighter neighbour

@@ -8,7 +8,7 @@ from typing import Literal
 import pandas as pd
 
 from dashboards.rows import significant
-from orchestrator.metrics import Answers, contrast
+from results.analysis.metrics import Answers, contrast
 
 Factor = Literal["head", "query"]
 REFERENCES: dict[Factor, str] = {"head": "sum", "query": "last_token"}  # what the originals compare with
@@ -61,7 +61,7 @@ def contrast_rows(rows: pd.DataFrame, reference: str, table: Answers, keys: pd.S
         keys: Of the answers' grid points, in order.
 
     Returns:
-        ``rows`` with the columns of `orchestrator.metrics.contrast` in place of the comparison with the un-pruned
+        ``rows`` with the columns of `results.analysis.metrics.contrast` in place of the comparison with the un-pruned
         model, and x, low, high (percentage points) and significant, as `dashboards.rows.forest` gives. The reference
         is left out.
     """

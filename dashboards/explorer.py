@@ -15,8 +15,8 @@ import pandas as pd
 
 from dashboards.rows import with_series
 from dashboards.wording import plural, shortened
-from orchestrator.metrics import Answers, flip_matrices
-from orchestrator.store import Experiment
+from results.analysis.metrics import Answers, flip_matrices
+from results.experiment import Experiment
 from workers.families.config import recorded_grid
 from workers.work import content_key
 
@@ -38,7 +38,7 @@ def index_document(
     Args:
         experiment: That the rest was read from.
         table: Its answers.
-        summary: Its grid points, from `orchestrator.metrics.summarise`.
+        summary: Its grid points, from `results.analysis.metrics.summarise`.
         pictured: Samples that have a picture.
         failed: Samples that could not be answered.
         only: Keys of the points that may be compared; all by default.

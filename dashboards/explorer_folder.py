@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 
 from dashboards.explorer import index_document, sample_documents
-from orchestrator.metrics import Answers, flips
-from orchestrator.pictures import Pictures
-from orchestrator.store import Experiment
+from results.analysis.metrics import Answers, flips
+from results.experiment import Experiment
+from results.pictures import Pictures
 from workers.work import content_key
 
 MAX_SAMPLES = 200

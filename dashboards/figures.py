@@ -29,7 +29,7 @@ from dashboards.rows import (
     value_range,
 )
 from dashboards.wording import count, number, p_value, percent, percent_span, plural, points, points_span, shortened
-from orchestrator.metrics import spoken
+from results.analysis.metrics import spoken
 
 HEIGHT = 400
 MARGIN = {"l": 56, "r": 24, "t": 72, "b": 52}

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from orchestrator.metrics import Answers
-from orchestrator.significance import ALPHA, paired_test
+from results.analysis.metrics import Answers
+from results.analysis.significance import ALPHA, paired_test
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,11 +35,11 @@ from dashboards.rows import (
     value_range,
 )
 from dashboards.wording import shortened
-from orchestrator.disk import make_folder, write_whole
-from orchestrator.exports import original_files
-from orchestrator.metrics import spoken, summary
-from orchestrator.originals import PromisedFile, min_max
-from orchestrator.store import Experiment
+from results.analysis.metrics import spoken, summary
+from results.disk import make_folder, write_whole
+from results.exchange.exports import original_files
+from results.exchange.originals import PromisedFile, min_max
+from results.experiment import Experiment
 
 Normalised = tuple[tuple[str, list[float], str], ...]  # name, raw values, colour
 
@@ -169,7 +169,7 @@ def comparison_plot(rows: pd.DataFrame) -> Figure:
     """Accuracy curves of several experiments, ours and imported ones, in one picture.
 
     Args:
-        rows: As `orchestrator.compare` gives them. Grid points on no curve of two points are left out.
+        rows: As `results.exchange.compare` gives them. Grid points on no curve of two points are left out.
 
     Where the models differ in size, x is the share of their layers or tokens.
 

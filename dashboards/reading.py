@@ -6,7 +6,7 @@ import pandas as pd
 
 from dashboards.rows import AXES, Slice, significant, slices, with_series
 from dashboards.wording import count, number, percent, plural, points_span
-from orchestrator.significance import ALPHA
+from results.analysis.significance import ALPHA
 
 
 def reading(summary: pd.DataFrame) -> str:

@@ -29,9 +29,9 @@ from dashboards.static_html import Links, static_html
 from dashboards.theme import DARK, LIGHT, on_paper
 from dashboards.view import CONFIG as CONFIG_KEY
 from dashboards.view import State, View, view
-from orchestrator.store import Experiment
-from orchestrator.task_metrics import task_metrics
-from orchestrator.written import Written
+from results.analysis.task_metrics import task_metrics
+from results.experiment import Experiment
+from results.written import Written
 
 MAX_FOLDED = 12  # other settings of a page that are drawn too
 OVERVIEW, EXPLORER, RUN, PICTURES = "index", "samples", "run", "pictures"  # pages that have more than figures

@@ -23,8 +23,8 @@ from dashboards.wording import (
     points_span,
     shortened,
 )
-from orchestrator.metrics import Answers, is_soft, spoken
-from orchestrator.store import Experiment
+from results.analysis.metrics import Answers, is_soft, spoken
+from results.experiment import Experiment
 
 MAX_FLIPS = 8  # examples shown
 

@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from orchestrator.metrics import Answers, spoken
-from orchestrator.significance import ALPHA
+from results.analysis.metrics import Answers, spoken
+from results.analysis.significance import ALPHA
 
 Axis = Literal["layer", "rank", "alpha"]
 AXES: tuple[Axis, Axis] = ("layer", "rank")  # those that `slices` finds

@@ -1,6 +1,6 @@
 """`python -m orchestrator`: the command `saccade`, without installing it."""
 
-from orchestrator.import_path import leave_out_current_folder
+from results.import_path import leave_out_current_folder
 
 if __name__ == "__main__":
     leave_out_current_folder()  # before anything else is looked for

@@ -22,14 +22,14 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from orchestrator.disk import write_whole
-from orchestrator.escaping import csv_text, markdown_cell
-from orchestrator.metrics import Answers, answers, flip_matrices, spoken, summarise
-from orchestrator.originals import ABLATION
-from orchestrator.prepare import Prepared, prepare
-from orchestrator.significance import Floats, Ints, mcnemar
-from orchestrator.spec import SpecError, SweepSpec, load_sweep
-from orchestrator.store import Experiment
+from orchestrator.sweep.prepare import Prepared, prepare
+from orchestrator.sweep.spec import SpecError, SweepSpec, load_sweep
+from results.analysis.metrics import Answers, answers, flip_matrices, spoken, summarise
+from results.analysis.significance import Floats, Ints, mcnemar
+from results.disk import write_whole
+from results.escaping import csv_text, markdown_cell
+from results.exchange.originals import ABLATION
+from results.experiment import Experiment
 from strategies.queries import QueryRule
 from workers.work import Scalar
 

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cluster.limits import SAMPLE_S
 from orchestrator.ending import ended_by_signals
-from orchestrator.escaping import terminal_text
-from orchestrator.import_path import ImportPathError, check_origin, leave_out_current_folder
-from orchestrator.limits import SAMPLE_S
 from orchestrator.standard_streams import USER_ERROR, standard_streams
+from results.escaping import terminal_text
+from results.import_path import ImportPathError, check_origin, leave_out_current_folder
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-    from orchestrator.prepare import Prepared
     from orchestrator.rewrite import Rewritten
     from orchestrator.run import RunResult
-    from orchestrator.store import Experiment
+    from orchestrator.sweep.prepare import Prepared
+    from results.experiment import Experiment
 
 LOG_WIDTH = 120  # of a file or pipe, where rich would wrap the tables at 80
 COUNTED_S = 10.0  # between two lines of a command that does one thing after the other
@@ -111,10 +111,10 @@ def plan(
 ) -> None:
     """Say what a sweep would compute, and what that costs; nothing is computed or written."""
     with _user_errors():
-        from orchestrator.cluster import join_named
-        from orchestrator.places import located
+        from orchestrator.cluster.joining import join_named
         from orchestrator.run import plan_and_stops
         from orchestrator.show import show_plan
+        from results.places import located
 
         join_named(address)
         prepared = _prepare(sweep, model, base, data, samples, changes)
@@ -145,10 +145,10 @@ def run(
     with _user_errors(resume=True):
         from rich.text import Text
 
-        from orchestrator.cluster import join_named
-        from orchestrator.limits import Limits
-        from orchestrator.places import followed, uri_of
+        from orchestrator.cluster.joining import join_named
+        from orchestrator.cluster.limits import Limits
         from orchestrator.run import RunOptions, run_sweep
+        from results.places import followed, uri_of
 
         console = _console()
         if not local:
@@ -173,8 +173,8 @@ def report(
 ) -> None:
     """Write tables, pictures and the folder of pages again, from the cells; nothing is computed."""
     with _user_errors():
-        from orchestrator.places import opened
         from orchestrator.show import show_notes
+        from results.places import opened
 
         console = _console()
         with opened(experiment) as found:
@@ -198,8 +198,8 @@ def dashboard(
     with _user_errors():
         from dashboards.app import serve
         from dashboards.live.access import is_loopback
-        from orchestrator.disk import StoreError
-        from orchestrator.places import watched
+        from results.disk import StoreError
+        from results.places import watched
 
         if not is_loopback(host):
             typer.echo(
@@ -226,9 +226,9 @@ def export(
 ) -> None:
     """Write each grid point's answers and scores, sample by sample, in another harness's form."""
     with _user_errors():
-        from orchestrator.lmms_samples import write_lmms_samples
-        from orchestrator.places import located, opened
         from orchestrator.show import named
+        from results.exchange.lmms_samples import write_lmms_samples
+        from results.places import located, opened
 
         with ExitStack() as stack:
             source = stack.enter_context(opened(experiment))
@@ -250,10 +250,10 @@ def compare(
 ) -> None:
     """Put experiments or grid points side by side, with differences, intervals, cost, and a recommendation."""
     with _user_errors():
-        from orchestrator.compare import compare as compared
-        from orchestrator.compare import printable, rendered
-        from orchestrator.places import located
         from orchestrator.show import text_table
+        from results.exchange.compare import compare as compared
+        from results.exchange.compare import printable, rendered
+        from results.places import located
 
         with ExitStack() as stack:
             folders = [stack.enter_context(located(experiment, exists=True)) for experiment in experiments]
@@ -280,9 +280,9 @@ def import_(
     with _user_errors():
         from rich.text import Text
 
-        from orchestrator.imports import import_files
-        from orchestrator.places import written
         from orchestrator.show import show_notes
+        from results.exchange.imports import import_files
+        from results.places import written
 
         console = _console()
         with written(out, _teller(console)) as folder:
@@ -312,8 +312,8 @@ def latency(
     """Measure grid points one at a time, with tokens really dropped; writes EXPERIMENT/latency.json."""
     with _user_errors():
         from orchestrator.latency import chosen_points, write_latency
-        from orchestrator.places import followed
         from orchestrator.show import latency_text
+        from results.places import followed
 
         console = _console()
         prepared = _prepare(sweep, model, base, data, samples, changes)
@@ -368,10 +368,10 @@ def ablate(
 
         from orchestrator.ablate import ablate as ablated
         from orchestrator.ablate import choice_lines
-        from orchestrator.cluster import join_named
-        from orchestrator.limits import Limits
-        from orchestrator.places import followed
+        from orchestrator.cluster.joining import join_named
+        from orchestrator.cluster.limits import Limits
         from orchestrator.run import RunOptions, run_sweep
+        from results.places import followed
 
         console = _console()
         if not local:
@@ -403,8 +403,8 @@ def status(
 ) -> None:
     """Say how far an experiment is, and what failed."""
     with _user_errors():
-        from orchestrator.places import driver_of, opened
         from orchestrator.show import show_status
+        from results.places import driver_of, opened
 
         with opened(experiment) as found:
             show_status(_console(), found, driver_of(experiment))
@@ -420,10 +420,10 @@ def merge(
 ) -> None:
     """Put experiments together: all their grid points and samples, every cell once. The originals stay as they are."""
     with _user_errors():
-        from orchestrator.inventory import merge as merged
-        from orchestrator.places import located, written
         from orchestrator.show import show_merged, show_notes
-        from orchestrator.tune_store import STATE, tell_all
+        from orchestrator.tune.tune_store import STATE, tell_all
+        from results.inventory import merge as merged
+        from results.places import located, written
 
         console = _console()
         with ExitStack() as stack:
@@ -479,8 +479,8 @@ def verify(
     with _user_errors():
         from rich.text import Text
 
-        from orchestrator.inventory import verify as verified
-        from orchestrator.places import opened
+        from results.inventory import verify as verified
+        from results.places import opened
 
         console = _console()
         with opened(experiment) as found:
@@ -540,11 +540,11 @@ def tune(
 ) -> None:
     """Write Ray Tune's view of an experiment again, from its cells, and tell it to callbacks; nothing is computed."""
     with _user_errors():
-        from orchestrator.document import parse_callbacks
-        from orchestrator.places import uri_of, written
         from orchestrator.show import show_notes
-        from orchestrator.store import Experiment
-        from orchestrator.tune_store import tell_all
+        from orchestrator.sweep.document import parse_callbacks
+        from orchestrator.tune.tune_store import tell_all
+        from results.experiment import Experiment
+        from results.places import uri_of, written
 
         console = _console()
         with written(experiment, _teller(console), exists=True, everything=True) as folder:
@@ -569,8 +569,8 @@ def _prepare(
     changes: list[str] | None = None,
     gpu: bool | None = None,
 ) -> Prepared:
-    from orchestrator.prepare import prepare
-    from orchestrator.spec import load_sweep
+    from orchestrator.sweep.prepare import prepare
+    from orchestrator.sweep.spec import load_sweep
 
     return prepare(load_sweep(sweep, _overrides(model, base, data, samples, changes), gpu))
 
@@ -579,8 +579,8 @@ def _overrides(
     model: str | None, base: str | None, data: str | None, samples: str | None, changes: list[str] | None
 ) -> dict[str, Any]:
     """What a command line says otherwise than the sweep file, by place."""
-    from orchestrator.spec import SpecError
-    from orchestrator.yaml_text import YamlError, parse_yaml
+    from orchestrator.sweep.spec import SpecError
+    from results.yaml_text import YamlError, parse_yaml
 
     overrides: dict[str, Any] = {}
     for change in changes or ():
@@ -600,7 +600,7 @@ def _overrides(
 
 
 def _sample_count(samples: str | None) -> str | int | None:
-    from orchestrator.spec import SpecError
+    from orchestrator.sweep.spec import SpecError
 
     if samples is None or samples == "all":
         return samples
@@ -660,10 +660,10 @@ def _mendable() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        from orchestrator.cluster import PoolError
-        from orchestrator.disk import StoreError
-        from orchestrator.faults import SweepError
-        from orchestrator.spec import SpecError
+        from orchestrator.cluster.faults import SweepError
+        from orchestrator.cluster.joining import PoolError
+        from orchestrator.sweep.spec import SpecError
+        from results.disk import StoreError
         from workers.families.config import ModelError
         from workers.tasks.base import DataError
 
@@ -675,8 +675,8 @@ def _mendable() -> Iterator[None]:
 
 
 def _rewrite(source: Path, out: Path, rewrite: Callable[[Path, Path], Rewritten]) -> None:
-    from orchestrator.places import located, written
     from orchestrator.show import show_notes
+    from results.places import located, written
 
     console = _console()
     with ExitStack() as stack:
@@ -689,11 +689,11 @@ def _rewrite(source: Path, out: Path, rewrite: Callable[[Path, Path], Rewritten]
 
 
 def _show_result(console: Console, result: RunResult) -> None:
-    from orchestrator.metrics import answers, summarise
-    from orchestrator.pictures import Pictures
-    from orchestrator.progress import duration
     from orchestrator.show import accuracy_table, show_failures, show_notes, show_stops, show_warnings, size_text
-    from orchestrator.task_metrics import headline, task_metrics
+    from results.analysis.metrics import answers, summarise
+    from results.analysis.task_metrics import headline, task_metrics
+    from results.durations import duration
+    from results.pictures import Pictures
 
     experiment = result.experiment
     figures = headline(task_metrics(experiment), experiment)
@@ -719,8 +719,8 @@ def _show_result(console: Console, result: RunResult) -> None:
 
 def _draw(rows: pd.DataFrame, picture: Path) -> None:
     from dashboards.plots import write_comparison
-    from orchestrator.disk import StoreError
-    from orchestrator.places import local_folder, uri_of
+    from results.disk import StoreError
+    from results.places import local_folder, uri_of
 
     if uri_of(picture):
         raise StoreError(f"--picture {uri_of(picture)}: a picture is written on this machine; give a path")
@@ -735,8 +735,8 @@ def _draw(rows: pd.DataFrame, picture: Path) -> None:
 def _write_results(console: Console, experiment: Experiment) -> None:
     from dashboards.plots import write_plots
     from dashboards.report import write_report
-    from orchestrator.exports import write_exports
     from orchestrator.show import named
+    from results.exchange.exports import write_exports
 
     files = write_exports(experiment)
     plots = write_plots(experiment)

@@ -19,13 +19,13 @@ from importlib.metadata import PackageNotFoundError, distribution, requires, ver
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.cluster import SHARED_MEMORY, check_reachable, private_folder, unfit
-from orchestrator.import_path import PACKAGES, ROOT
+from orchestrator.cluster.joining import SHARED_MEMORY, check_reachable, private_folder, unfit
 from orchestrator.show import size_text
+from results.import_path import PACKAGES, ROOT
 
 if TYPE_CHECKING:
-    from orchestrator.plan import Plan
-    from orchestrator.prepare import Prepared
+    from orchestrator.sweep.plan import Plan
+    from orchestrator.sweep.prepare import Prepared
     from workers.tasks.base import Sample
 
 OLDEST_PYTHON = (3, 11)
@@ -274,9 +274,9 @@ def examine(load: Callable[[], Prepared] | None, out: Path | None) -> Iterator[C
 
 
 def _sweep(prepared: Prepared, out: Path) -> Iterator[Check]:
-    from orchestrator.disk import StoreError
-    from orchestrator.places import bucket_at, located
     from orchestrator.run import plan_and_stops
+    from results.disk import StoreError
+    from results.places import bucket_at, located
 
     spec = prepared.spec
     yield Check("ok", "sweep", f"{spec.name}: {len(spec.points)} grid points x {len(prepared.samples)} samples")

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.disk import write_whole
-from orchestrator.latencies import LATENCY_FILE, latency_record
-from orchestrator.point_names import is_chosen
-from orchestrator.prepare import Prepared
-from orchestrator.spec import SpecError
-from orchestrator.store import Experiment
+from orchestrator.sweep.prepare import Prepared
+from orchestrator.sweep.spec import SpecError
+from results.disk import write_whole
+from results.exchange.point_names import is_chosen
+from results.experiment import Experiment
+from results.latencies import LATENCY_FILE, latency_record
 from workers.families.catalog import load_model
 from workers.families.model import default_device
 from workers.latency import Latency, measure_latency, prepare_prompts

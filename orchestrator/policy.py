@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from orchestrator.racing import Race, RacingRule, shuffled
-from orchestrator.rungs import Standing
-from orchestrator.stops import Stops, read_stops
-from orchestrator.store import Experiment
+from orchestrator.tune.rungs import Standing
+from results.analysis.racing import Race, RacingRule, shuffled
+from results.experiment import Experiment
+from results.stops import Stops, read_stops
 from workers.tasks.base import Sample
 from workers.work import BASELINE, GridPoint, UnitOutcome, WorkUnit
 

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
+from results.durations import duration
+
 LINE_EVERY_S = 10.0
 
 
@@ -88,23 +90,3 @@ class SweepProgress:
         left = (self._missing - self._cells) / self._cells * self.seconds if self._cells else 0.0
         failed = f", {self._failed} samples failed" if self._failed else ""
         return f"{rate:.3g} samples/s x {self._points} points, {duration(left)} left{failed}"
-
-
-def duration(seconds: float) -> str:
-    """``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def since(moment: float) -> str:
-    """How long ago a file was written: ``45 s ago``.
-
-    Args:
-        moment: In seconds since the epoch, by a clock that may be ahead of this machine's.
-    """
-    age = time.time() - moment
-    return f"{duration(age)} ago" if age > -1 else f"{duration(-age)} in the future (the clocks differ)"

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orchestrator.disk import StoreError
-from orchestrator.inventory import Finding
-from orchestrator.spec import EMBEDDED
-from orchestrator.store import Experiment
+from orchestrator.sweep.spec import EMBEDDED
+from results.disk import StoreError
+from results.experiment import Experiment
+from results.inventory import Finding
 from strategies import catalog
 from workers.embedded.location import DATA_DIR, MODEL_DIR
 from workers.families.catalog import load_model, open_checkpoint

@@ -11,10 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 
-from orchestrator.limits import PICTURE_AT_END_S, PICTURE_S
-from orchestrator.metrics import answers, flips
-from orchestrator.pictures import Pictures, write_pictures
-from orchestrator.store import Experiment
+from orchestrator.cluster.limits import PICTURE_AT_END_S, PICTURE_S
+from results.analysis.metrics import answers, flips
+from results.experiment import Experiment
+from results.pictures import Pictures, write_pictures
 from workers.tasks.base import DataError, EmbeddedImage, Sample
 from workers.work import UnitOutcome
 

@@ -15,15 +15,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchestrator.description import write_description
-from orchestrator.disk import StoreError, make_folder, write_whole
-from orchestrator.inventory import check_new
-from orchestrator.latencies import LATENCY_FILE
-from orchestrator.manifest import FORMAT
-from orchestrator.side_files import MAX_BYTES
-from orchestrator.stops import RACING
-from orchestrator.store import BESIDE, UNREADABLE, Experiment
-from orchestrator.tables import CELLS, SCHEMAS, read_whole, write_table
+from results.description import write_description
+from results.disk import StoreError, make_folder, write_whole
+from results.experiment import BESIDE, UNREADABLE, Experiment
+from results.inventory import check_new
+from results.latencies import LATENCY_FILE
+from results.manifest import FORMAT
+from results.side_files import MAX_BYTES
+from results.stops import RACING
+from results.tables import CELLS, SCHEMAS, read_whole, write_table
 from workers.fingerprint import is_same_data, whole_data_fingerprint
 from workers.json_file import UnreadableError, read_json
 from workers.rules import NUMERICS, prompt_fingerprint, scorer_fingerprint

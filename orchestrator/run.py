@@ -12,20 +12,20 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from orchestrator.cluster import IN_A_JOB
-from orchestrator.faults import NO_ANSWER, FaultWatch
-from orchestrator.limits import Limits
-from orchestrator.plan import Plan, make_plan
+from orchestrator.cluster.faults import NO_ANSWER, FaultWatch
+from orchestrator.cluster.joining import IN_A_JOB
+from orchestrator.cluster.limits import Limits
+from orchestrator.cluster.pool import ENGINE, EngineFactory, LocalPool, Pool, RayPool
 from orchestrator.policy import Policy
-from orchestrator.pool import ENGINE, EngineFactory, LocalPool, Pool, RayPool
-from orchestrator.prepare import Prepared
 from orchestrator.progress import SweepProgress
 from orchestrator.recorder import DEFAULT_LIMIT, PictureRecorder
 from orchestrator.show import cells_text
-from orchestrator.spec import SpecError
-from orchestrator.stops import Stops, write_stops
-from orchestrator.store import Experiment, check_target
-from orchestrator.tune_store import TuneMirror, check_callbacks
+from orchestrator.sweep.plan import Plan, make_plan
+from orchestrator.sweep.prepare import Prepared
+from orchestrator.sweep.spec import SpecError
+from orchestrator.tune.tune_store import TuneMirror, check_callbacks
+from results.experiment import Experiment, check_target
+from results.stops import Stops, write_stops
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

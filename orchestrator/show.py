@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.disk import stamp
-from orchestrator.escaping import terminal_text
-from orchestrator.metrics import is_soft, spoken
-from orchestrator.progress import since
-from orchestrator.provenance import ways_text
-from orchestrator.stops import STOPPED, read_stops
+from results.analysis.metrics import is_soft, spoken
+from results.disk import stamp
+from results.durations import since
+from results.escaping import terminal_text
+from results.provenance import ways_text
+from results.stops import STOPPED, read_stops
 from strategies import catalog
 
 NO_OPTION = 0.05  # of the answers: so many without an option are said
@@ -23,12 +23,12 @@ NO_OPTION = 0.05  # of the answers: so many without an option are said
 if TYPE_CHECKING:
     import pandas as pd
 
-    from orchestrator.inventory import Merged
-    from orchestrator.plan import Plan
-    from orchestrator.prepare import Prepared
-    from orchestrator.racing import RacingRule
-    from orchestrator.stops import Stops
-    from orchestrator.store import Experiment
+    from orchestrator.sweep.plan import Plan
+    from orchestrator.sweep.prepare import Prepared
+    from results.analysis.racing import RacingRule
+    from results.experiment import Experiment
+    from results.inventory import Merged
+    from results.stops import Stops
     from workers.latency import Latency
 
 

@@ -1,6 +1,6 @@
 """What was kept, judged while it is chosen: concentration of the scores, diversity of the features.
 
-What the masks alone tell is counted after the run, by `orchestrator.kept_quality`.
+What the masks alone tell is counted after the run, by `results.analysis.kept_quality`.
 
 A ratio whose denominator is 0 is NaN, never 0. All functions are for one sample and return plain numbers.
 """

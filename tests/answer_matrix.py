@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fake_experiment import fake_manifest
-from orchestrator.store import Experiment
+from results.experiment import Experiment
 from workers.tasks.base import Sample
 from workers.work import GridPoint, SampleFailure, SampleOutcome, UnitOutcome, WorkUnit
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +36,19 @@ ASKED_FOR = {
 }
 
 
-def starts_ray(nodeid: str) -> bool:
-    """Whether a test stands in a file that starts Ray."""
-    return "mark.ray" in (ROOT / nodeid.partition("::")[0]).read_text(encoding="utf-8")
+def file_of(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
+
+
+@cache
+def starts_ray(file: str) -> bool:
+    """Whether a file has tests that start Ray."""
+    return "mark.ray" in (ROOT / file).read_text(encoding="utf-8")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Files that start Ray come first: they wait more than they compute, and all else finds its place beside them."""
-    ray = {file: starts_ray(file) for file in {item.nodeid.partition("::")[0] for item in items}}
-    items.sort(key=lambda item: not ray[item.nodeid.partition("::")[0]])
+    items.sort(key=lambda item: not starts_ray(file_of(item.nodeid)))
     asked = config.option.markexpr
     for item in items:
         if {"slow", "system"} & set(item.keywords):
@@ -60,7 +65,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "ray" if starts_ray(nodeid) else nodeid.partition("::")[0]
+            return "ray" if starts_ray(file_of(nodeid)) else file_of(nodeid)
 
     config.option.loadscopereorder = False  # in the order above, not by the number of tests
     return ByFile(config, log)

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from orchestrator.manifest import Manifest
-from orchestrator.store import Experiment
-from orchestrator.tables import ADDED, SCHEMAS
+from results.experiment import Experiment
+from results.manifest import Manifest
+from results.tables import ADDED, SCHEMAS
 from workers.tasks.base import LETTERS, Sample
 from workers.work import (
     BASELINE,

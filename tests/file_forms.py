@@ -25,22 +25,22 @@ from conftest import write_scienceqa
 from fake_experiment import into_format_1
 from measured_experiment import write_measured
 from mutations import ODD, Raw, altered, refitted
-from orchestrator.imports import IMPORTED_FILE, import_files, imported_summary
-from orchestrator.inventory import verify
-from orchestrator.latencies import LATENCY_FILE, latencies
-from orchestrator.lock import LOCK, Holder
-from orchestrator.metrics import answers, measure_summary, summarise
-from orchestrator.pictures import Pictures, write_pictures
-from orchestrator.places import driver_of
-from orchestrator.provenance import ways_text
-from orchestrator.racing import RacingRule
-from orchestrator.seals import sealed
-from orchestrator.spec import load_sweep
-from orchestrator.stops import RACING, Stops, read_stops, write_stops
-from orchestrator.store import Experiment
-from orchestrator.tables import samples_table
-from orchestrator.trial_files import RESULTS, told
-from orchestrator.written import LIST, Written
+from orchestrator.sweep.spec import load_sweep
+from orchestrator.tune.trial_files import RESULTS, told
+from results.analysis.metrics import answers, measure_summary, summarise
+from results.analysis.racing import RacingRule
+from results.exchange.imports import IMPORTED_FILE, import_files, imported_summary
+from results.experiment import Experiment
+from results.inventory import verify
+from results.latencies import LATENCY_FILE, latencies
+from results.lock import LOCK, Holder
+from results.pictures import Pictures, write_pictures
+from results.places import driver_of
+from results.provenance import ways_text
+from results.seals import sealed
+from results.stops import RACING, Stops, read_stops, write_stops
+from results.tables import samples_table
+from results.written import LIST, Written
 from small_llava import make_checkpoint, make_tokenizer
 from workers.checkpoints.settings import processor_settings
 from workers.checkpoints.words import chat_template, rendered

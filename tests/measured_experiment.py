@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fake_experiment import fake_manifest, fake_outcome, fake_samples
-from orchestrator.store import Experiment
+from results.experiment import Experiment
 from workers.work import GridPoint, MeasureSpec, UnitOutcome, WorkUnit, baseline_point
 
 LAYERS, VISUAL = 8, 64

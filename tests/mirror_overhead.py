@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from fake_experiment import fake_manifest, fake_samples
-from orchestrator.rungs import Standing
-from orchestrator.store import Experiment
-from orchestrator.tune_store import TuneMirror
+from orchestrator.tune.rungs import Standing
+from orchestrator.tune.tune_store import TuneMirror
+from results.experiment import Experiment
 from workers.work import GridPoint, SampleOutcome, UnitOutcome, baseline_point
 
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orchestrator.racing import Race, RacingRule
-from orchestrator.significance import Bools, wilson
+from results.analysis.racing import Race, RacingRule
+from results.analysis.significance import Bools, wilson
 
 Draw = np.random.Generator
 

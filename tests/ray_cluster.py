@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cluster import start_ray
+from orchestrator.cluster.joining import start_ray
 from waiting import wait_for
 
 TESTS = Path(__file__).parent

@@ -93,11 +93,11 @@ def run_one(sweep: Path, out: Path, workers: int, samples: int) -> dict[str, Any
     """Run the sweep in this process and say when what happened."""
     from rich.console import Console
 
-    import orchestrator.prepare
     import orchestrator.run
-    from orchestrator.pool import RayPool
-    from orchestrator.spec import load_sweep
-    from orchestrator.store import Experiment
+    import orchestrator.sweep.prepare
+    from orchestrator.cluster.pool import RayPool
+    from orchestrator.sweep.spec import load_sweep
+    from results.experiment import Experiment
 
     at: dict[str, float] = {}
     counts: dict[int, int] = {}
@@ -122,7 +122,7 @@ def run_one(sweep: Path, out: Path, workers: int, samples: int) -> dict[str, Any
 
     orchestrator.run.RayPool = Watched  # type: ignore[attr-defined]
     began = time.time()
-    prepared = orchestrator.prepare.prepare(load_sweep(sweep, {"samples": samples}))
+    prepared = orchestrator.sweep.prepare.prepare(load_sweep(sweep, {"samples": samples}))
     options = orchestrator.run.RunOptions(workers=workers)
     result = orchestrator.run.run_sweep(prepared, out, options, Console())
     cells = len(prepared.spec.points) * samples

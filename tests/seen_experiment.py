@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from fake_experiment import fake_manifest
-from orchestrator.pictures import write_pictures
-from orchestrator.store import Experiment
+from results.experiment import Experiment
+from results.pictures import write_pictures
 from workers.images import encoded
 from workers.tasks.base import Sample
 from workers.work import GridPoint, SampleFailure, SampleOutcome, UnitOutcome, WorkUnit, baseline_point

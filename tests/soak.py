@@ -29,11 +29,11 @@ import pandas as pd
 from rich.console import Console
 
 from fake_experiment import fake_samples
-from orchestrator.prepare import Prepared, prepare
 from orchestrator.run import RunOptions, run_sweep
-from orchestrator.spec import load_sweep
-from orchestrator.store import Experiment
+from orchestrator.sweep.prepare import Prepared, prepare
+from orchestrator.sweep.spec import load_sweep
 from processes import descendants, title
+from results.experiment import Experiment
 
 HERE = Path(__file__).parent
 SWEEP = """

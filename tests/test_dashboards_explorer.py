@@ -13,9 +13,9 @@ from dashboards import explorer_folder
 from dashboards.explorer import MAX_PANELS, groups, index_document, sample_documents
 from dashboards.explorer_folder import script_json, write_explorer
 from fake_experiment import write_fake_experiment
-from orchestrator.metrics import answers, flips, summarise
-from orchestrator.pictures import Pictures
-from orchestrator.store import Experiment
+from results.analysis.metrics import answers, flips, summarise
+from results.experiment import Experiment
+from results.pictures import Pictures
 from seen_experiment import EVIL, IDS, PATCHES, POINTS, SIDE, VISUAL, kept_flags, write_seen
 from workers.work import content_key
 

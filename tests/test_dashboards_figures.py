@@ -12,7 +12,7 @@ from dashboards.figures import curve_figure, forest_figure, heat_figure
 from dashboards.plots import curve_plot, write_plots
 from dashboards.rows import ACCURACY, DROP, curves, forest, heat, leftovers, slices
 from fake_experiment import write_fake_experiment
-from orchestrator.metrics import summary
+from results.analysis.metrics import summary
 from workers.work import GridPoint, baseline_point
 
 BASE = baseline_point(8, 64)

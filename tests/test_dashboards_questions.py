@@ -21,9 +21,9 @@ from dashboards.rows import ACCURACY as MEASURED_ACCURACY
 from dashboards.rows import baselines, reference, short_labels, with_series
 from dashboards.spectra import KINDS, impossible_ranks, kinds_of, spoken, token_rows
 from measured_experiment import write_measured
-from orchestrator.matrix import UnitFile
-from orchestrator.metrics import answers, contrast, summarise
-from orchestrator.significance import mcnemar
+from results.analysis.matrix import UnitFile
+from results.analysis.metrics import answers, contrast, summarise
+from results.analysis.significance import mcnemar
 from workers.work import GridPoint, baseline_point
 
 BASE = baseline_point(8, 64)

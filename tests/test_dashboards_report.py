@@ -15,7 +15,7 @@ from dashboards.report import write_report
 from dashboards.report_tables import flatten
 from dashboards.static_html import static_html
 from fake_experiment import write_fake_experiment
-from orchestrator.store import Experiment
+from results.experiment import Experiment
 from workers.work import GridPoint, baseline_point
 
 SCAN = (baseline_point(4, 64), *(GridPoint(strategy="cutoff", layer=layer, rank=0) for layer in (2, 3, 4)))

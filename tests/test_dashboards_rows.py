@@ -26,7 +26,7 @@ from dashboards.rows import (
     value_range,
 )
 from fake_experiment import write_fake_experiment
-from orchestrator.metrics import answers, summary
+from results.analysis.metrics import answers, summary
 from workers.work import GridPoint, baseline_point
 
 BASE = baseline_point(8, 64)

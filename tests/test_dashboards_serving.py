@@ -20,7 +20,7 @@ from dashboards.pages.run import panels
 from dashboards.view import State, view
 from fake_experiment import write_fake_experiment
 from live_app import serving
-from orchestrator.progress import since
+from results.durations import since
 
 PATIENCE_S = 60  # a busy machine takes its time; the server's own limits are minutes
 MIB = 2**20

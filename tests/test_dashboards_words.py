@@ -15,7 +15,7 @@ from dashboards.labels import end_labels, push_apart
 from dashboards.reading import reading
 from dashboards.rows import ACCURACY, curves, reference, slices
 from dashboards.wording import p_value, percent, percent_span, points, points_span, shortened
-from orchestrator.metrics import summary
+from results.analysis.metrics import summary
 from workers.work import GridPoint, baseline_point
 
 BASE = baseline_point(8, 64)

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from file_forms import FORMS, SEALED, Form, assert_one_line, read_table
 from mutations import damaged
-from orchestrator.disk import StoreError
-from orchestrator.document import SpecError
+from orchestrator.sweep.document import SpecError
+from results.disk import StoreError
 from workers.families.config import ModelError
 from workers.tasks.base import DataError
 

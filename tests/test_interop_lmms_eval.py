@@ -92,10 +92,10 @@ def run_lmms_eval(folder: Path, checkpoint: Path, *more: str) -> Path:
 
 
 def test_lmms_eval_gives_the_engines_answers_and_pairs_with_our_export(tmp_path, small_checkpoint):
-    from orchestrator.lmms_samples import write_lmms_samples
-    from orchestrator.prepare import prepare
-    from orchestrator.spec import SweepSpec
-    from orchestrator.store import Experiment
+    from orchestrator.sweep.prepare import prepare
+    from orchestrator.sweep.spec import SweepSpec
+    from results.exchange.lmms_samples import write_lmms_samples
+    from results.experiment import Experiment
     from workers.families.catalog import open_checkpoint
 
     write_scienceqa(tmp_path / "data", 6)

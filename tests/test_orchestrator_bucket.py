@@ -23,18 +23,18 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from fake_experiment import fake_outcome, write_fake_experiment
-from orchestrator import bucket, lock, places
-from orchestrator.bucket import NOBODY, Bucket, BucketBoard
 from orchestrator.cli import app
-from orchestrator.disk import LOCK, StoreError
-from orchestrator.lock import Holder, held
-from orchestrator.places import bucket_at, driver_of, followed, local_folder, located, uri_of, watched, written
-from orchestrator.prepare import prepare
-from orchestrator.racing import RacingRule
 from orchestrator.run import RunOptions, run_sweep
-from orchestrator.spec import load_sweep
-from orchestrator.stops import Stops, read_stops, write_stops
-from orchestrator.store import Experiment
+from orchestrator.sweep.prepare import prepare
+from orchestrator.sweep.spec import load_sweep
+from results import bucket, lock, places
+from results.analysis.racing import RacingRule
+from results.bucket import NOBODY, Bucket, BucketBoard
+from results.disk import LOCK, StoreError
+from results.experiment import Experiment
+from results.lock import Holder, held
+from results.places import bucket_at, driver_of, followed, local_folder, located, uri_of, watched, written
+from results.stops import Stops, read_stops, write_stops
 from waiting import wait_for
 from workers.work import WorkUnit
 

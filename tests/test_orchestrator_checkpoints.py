@@ -8,8 +8,8 @@ import pytest
 
 import checkpoint_forms as forms
 from conftest import write_scienceqa
-from orchestrator.prepare import prepare
-from orchestrator.spec import load_sweep
+from orchestrator.sweep.prepare import prepare
+from orchestrator.sweep.spec import load_sweep
 from test_orchestrator_cli import call, refuse
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import cluster
-from orchestrator.cluster import PoolError, check_reachable
+from orchestrator.cluster import joining as cluster
+from orchestrator.cluster.joining import PoolError, check_reachable
 
 HTTP_2 = bytes((0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 255, 255))  # how a gRPC server begins, such as Ray's head
 

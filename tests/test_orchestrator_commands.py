@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
-from orchestrator.store import Experiment
+from results.experiment import Experiment
 
 
 @pytest.fixture

@@ -16,14 +16,14 @@ from dashboards.reading import reading
 from measured_experiment import write_measured
 from orchestrator.ablate import ablate, choice_lines, choose
 from orchestrator.cli import app
-from orchestrator.compare import COLUMNS, compare, printable, rendered
-from orchestrator.disk import StoreError
-from orchestrator.imports import import_files
 from orchestrator.latency import chosen_points
-from orchestrator.lmms_samples import write_lmms_samples
-from orchestrator.metrics import answers, summary
-from orchestrator.spec import SpecError
-from orchestrator.store import Experiment
+from orchestrator.sweep.spec import SpecError
+from results.analysis.metrics import answers, summary
+from results.disk import StoreError
+from results.exchange.compare import COLUMNS, compare, printable, rendered
+from results.exchange.imports import import_files
+from results.exchange.lmms_samples import write_lmms_samples
+from results.experiment import Experiment
 from workers.work import GridPoint, baseline_point
 
 BASE = baseline_point(4, 64)
@@ -288,7 +288,7 @@ def test_a_choice_by_soft_scores_is_not_one_of_right_and_wrong(tmp_path: Path) -
 
 def test_the_stages_feed_one_another(tmp_path: Path) -> None:
     """With an engine that knows the answers: stage 2 has stage 1's winner, stage 3 tests on other questions."""
-    from orchestrator.prepare import Prepared
+    from orchestrator.sweep.prepare import Prepared
     from workers.work import SampleOutcome, UnitOutcome, WorkUnit
 
     asked: list[Prepared] = []

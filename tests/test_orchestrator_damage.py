@@ -15,19 +15,19 @@ import yaml
 
 from dashboards.board import Board
 from fake_experiment import fake_outcome, into_format_1, write_fake_experiment
-from orchestrator.compare import compare
-from orchestrator.disk import StoreError
-from orchestrator.imports import imported_summary
-from orchestrator.inventory import verify
-from orchestrator.latencies import LATENCY_FILE, latencies
-from orchestrator.matrix import CellMatrix
-from orchestrator.metrics import answers, summary
-from orchestrator.pictures import Pictures, write_pictures
-from orchestrator.seals import DamagedError, check_seal, sealed
-from orchestrator.stops import RACING, read_stops
-from orchestrator.store import Experiment
-from orchestrator.tables import CELLS, KEPT, check_file, contradiction, write_table
-from orchestrator.trial_files import RESULTS, told
+from orchestrator.tune.trial_files import RESULTS, told
+from results.analysis.matrix import CellMatrix
+from results.analysis.metrics import answers, summary
+from results.disk import StoreError
+from results.exchange.compare import compare
+from results.exchange.imports import imported_summary
+from results.experiment import Experiment
+from results.inventory import verify
+from results.latencies import LATENCY_FILE, latencies
+from results.pictures import Pictures, write_pictures
+from results.seals import DamagedError, check_seal, sealed
+from results.stops import RACING, read_stops
+from results.tables import CELLS, KEPT, check_file, contradiction, write_table
 from workers.work import SampleOutcome, UnitOutcome, WorkUnit, baseline_point
 
 POINTS = (baseline_point(8, 64),)
@@ -83,7 +83,7 @@ def test_a_file_is_hashed_once_and_again_when_it_has_changed(tmp_path, monkeypat
     table = pa.table({"context": ["c"], "sample": ["s"], "webp": [b"x"]})
     write_table(file, table)
     reads: list[Path] = []
-    from orchestrator import tables
+    from results import tables
 
     read_bytes = tables.read_bytes
     monkeypatch.setattr(tables, "read_bytes", lambda path, most: reads.append(path) or read_bytes(path, most))
@@ -227,7 +227,7 @@ def test_what_may_not_be_read_is_not_set_aside(tmp_path, monkeypatch):
     def refuse(path: Path, most: int) -> bytes:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("orchestrator.tables._content", lambda path: refuse(path, 0))
+    monkeypatch.setattr("results.tables._content", lambda path: refuse(path, 0))
     assert experiment.set_damaged_aside() == ()
     assert len(experiment.files("cells")) == 1
 
@@ -321,7 +321,7 @@ def test_a_description_that_grows_or_says_another_point_is_damaged(tmp_path):
 
 
 def test_damaged_imported_figures_are_one_line(tmp_path):
-    from orchestrator.imports import IMPORTED_FILE
+    from results.exchange.imports import IMPORTED_FILE
 
     for content in ("[" * 100_000, "[]", '{"rows": [1]}', '{"rows": [{"value": "x", "measures": {}}]}'):
         (tmp_path / IMPORTED_FILE).write_text(content)

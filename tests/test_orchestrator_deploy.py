@@ -14,8 +14,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from orchestrator.store import Experiment
 from ray_cluster import ROOT, free_ports, gpus_on_demand, started_head
+from results.experiment import Experiment
 
 DEPLOY = ROOT / "deploy"
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fake_experiment import fake_points
-from orchestrator.dispatch import MAX_LOSSES, SLOW, Dispatch, Job, Loss
-from orchestrator.limits import TIMES_USUAL
+from orchestrator.cluster.dispatch import MAX_LOSSES, SLOW, Dispatch, Job, Loss
+from orchestrator.cluster.limits import TIMES_USUAL
 from workers.work import WorkUnit
 
 POINTS = fake_points()[:2]

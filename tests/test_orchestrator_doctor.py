@@ -9,7 +9,7 @@ import pytest
 
 from fake_experiment import fake_samples
 from orchestrator import doctor
-from orchestrator.cluster import PoolError, check_reachable
+from orchestrator.cluster.joining import PoolError, check_reachable
 from orchestrator.doctor import Check, Gpu
 from test_orchestrator_cli import call
 

@@ -77,12 +77,12 @@ def end(process: subprocess.Popen[str]) -> list[str]:
 @pytest.mark.parametrize(
     ("module", "command"),
     [
-        ("orchestrator.cluster", ["run", "smoke"]),  # before anything
-        ("orchestrator.prepare", ["run", "smoke", "--local"]),
+        ("orchestrator.cluster.joining", ["run", "smoke"]),  # before anything
+        ("orchestrator.sweep.prepare", ["run", "smoke", "--local"]),
         ("orchestrator.ablate", ["ablate", "--local"]),
-        ("orchestrator.places", ["tune", "x"]),
-        ("orchestrator.places", ["report", "x"]),
-        ("orchestrator.prepare", ["latency", "smoke"]),
+        ("results.places", ["tune", "x"]),
+        ("results.places", ["report", "x"]),
+        ("orchestrator.sweep.prepare", ["latency", "smoke"]),
         ("dashboards.app", ["dashboard", "x"]),
         ("workers.benchmark.bench", ["bench"]),
     ],
@@ -99,7 +99,7 @@ def test_every_command_ends_with_one_line(module, command):
 
 
 def test_a_second_signal_ends_at_once():
-    with started(["-c", BLOCKED, "orchestrator.cluster/stubborn", "run", "smoke"]) as process:
+    with started(["-c", BLOCKED, "orchestrator.cluster.joining/stubborn", "run", "smoke"]) as process:
         wait_for(process, "reached")
         process.send_signal(signal.SIGTERM)
         wait_for(process, "asked")

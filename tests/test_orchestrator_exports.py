@@ -10,8 +10,8 @@ import pandas as pd
 
 from answer_matrix import MISSING, write_matrix
 from fake_experiment import fake_points, write_fake_experiment
-from orchestrator.exports import layer_cutoff, write_exports
-from orchestrator.metrics import answers, summary
+from results.analysis.metrics import answers, summary
+from results.exchange.exports import layer_cutoff, write_exports
 from workers.work import GridPoint, baseline_point
 
 # Keys and types of HiMAP's src/HiMAP/analysis/fastv_layer_cutoff_results.json at 7b0b71f, in its order.

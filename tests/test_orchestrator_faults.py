@@ -20,14 +20,14 @@ from rich.console import Console
 import stub_engine
 from conftest import write_scienceqa
 from fake_experiment import fake_outcome, fake_points, fake_samples
-from orchestrator.faults import IN_A_ROW, FaultWatch, SweepError
-from orchestrator.limits import SAMPLE_S, TimeLimit, alarm
-from orchestrator.prepare import Prepared, prepare
+from orchestrator.cluster.faults import IN_A_ROW, FaultWatch, SweepError
+from orchestrator.cluster.limits import SAMPLE_S, TimeLimit, alarm
 from orchestrator.run import RunOptions, RunResult, run_sweep
-from orchestrator.spec import load_sweep
-from orchestrator.store import Experiment
+from orchestrator.sweep.prepare import Prepared, prepare
+from orchestrator.sweep.spec import load_sweep
 from processes import alive, descendants, listening, title
 from ray_cluster import ROOT, TESTS
+from results.experiment import Experiment
 from soak import soak
 from waiting import wait_for
 from workers.work import SampleFailure, UnitOutcome, WorkUnit
@@ -125,8 +125,8 @@ def test_a_fault_of_every_sample_stops_early_and_mending_it_goes_on(prepared, tm
 def test_a_missing_gpu_driver_or_the_like_is_one_line_and_exit_code_2(prepared, tmp_path, monkeypatch):
     from typer.testing import CliRunner
 
-    import orchestrator.prepare
     import orchestrator.run
+    import orchestrator.sweep.prepare
     from orchestrator.cli import app
 
     def options(**given: object) -> RunOptions:
@@ -134,7 +134,7 @@ def test_a_missing_gpu_driver_or_the_like_is_one_line_and_exit_code_2(prepared, 
 
     monkeypatch.setattr(orchestrator.run, "RunOptions", options)
     monkeypatch.setattr(Failing, "bad", frozenset(sample.id for sample in prepared.samples))
-    monkeypatch.setattr(orchestrator.prepare, "prepare", lambda spec: prepared)
+    monkeypatch.setattr(orchestrator.sweep.prepare, "prepare", lambda spec: prepared)
     (tmp_path / "sweep.yaml").write_text(SWEEP)
     result = CliRunner().invoke(app, ["run", str(tmp_path / "sweep.yaml"), "--out", str(tmp_path / "x"), "--local"])
     assert result.exit_code == 2
@@ -148,7 +148,7 @@ import sys
 from pathlib import Path
 import subprocess
 from test_orchestrator_faults import *
-from orchestrator.disk import StoreError
+from results.disk import StoreError
 
 folder = Path(sys.argv[1])
 (folder / "sweep.yaml").write_text(SWEEP)

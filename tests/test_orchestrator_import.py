@@ -10,11 +10,11 @@ from typer.testing import CliRunner
 
 from fake_experiment import write_fake_experiment
 from orchestrator.cli import app
-from orchestrator.disk import StoreError
-from orchestrator.exports import write_exports
-from orchestrator.imports import fitting_count, import_files, imported_summary, read_original
-from orchestrator.metrics import answers as answers_of
-from orchestrator.metrics import summarise
+from results.analysis.metrics import answers as answers_of
+from results.analysis.metrics import summarise
+from results.disk import StoreError
+from results.exchange.exports import write_exports
+from results.exchange.imports import fitting_count, import_files, imported_summary, read_original
 
 ORIGINALS = Path(__file__).parent / "originals"
 

@@ -12,11 +12,11 @@ import pytest
 
 from dashboards.board import Board
 from fake_experiment import write_fake_experiment
-from orchestrator.document import CallbackSpec
-from orchestrator.import_path import ImportPathError, check_origin, leave_out_current_folder, python_command
-from orchestrator.import_path import safe_environment as environment
-from orchestrator.tune_store import check_callbacks
+from orchestrator.sweep.document import CallbackSpec
+from orchestrator.tune.tune_store import check_callbacks
 from ray_cluster import ROOT
+from results.import_path import ImportPathError, check_origin, leave_out_current_folder, python_command
+from results.import_path import safe_environment as environment
 
 STANDARD = ("random", "queue", "pickle", "socket", "json", "struct", "multiprocessing", "tempfile", "csv")
 INSTALLED = ("torch", "numpy", "pandas", "typer", "ray", "workers", "strategies", "orchestrator", "dashboards")
@@ -92,7 +92,7 @@ def test_whatever_the_process_starts(hostile, monkeypatch):
 
 
 USE_RAY = f"""
-from orchestrator.cluster import start_ray
+from orchestrator.cluster.joining import start_ray
 start_ray()
 import ray
 

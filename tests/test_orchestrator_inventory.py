@@ -20,15 +20,15 @@ from fake_experiment import (
     into_format_1,
     write_fake_experiment,
 )
-from orchestrator.disk import StoreError
-from orchestrator.inventory import merge, verify
-from orchestrator.manifest import Manifest
-from orchestrator.metrics import summary
-from orchestrator.pictures import Pictures, write_pictures
-from orchestrator.provenance import ways
-from orchestrator.store import Experiment
-from orchestrator.tables import write_table
-from orchestrator.tune_store import tell_all
+from orchestrator.tune.tune_store import tell_all
+from results.analysis.metrics import summary
+from results.disk import StoreError
+from results.experiment import Experiment
+from results.inventory import merge, verify
+from results.manifest import Manifest
+from results.pictures import Pictures, write_pictures
+from results.provenance import ways
+from results.tables import write_table
 from workers.families.catalog import open_checkpoint
 from workers.fingerprint import model_fingerprint
 from workers.work import BASELINE, GridPoint, WorkUnit

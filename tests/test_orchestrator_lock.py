@@ -18,20 +18,20 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from fake_experiment import fake_samples, write_fake_experiment
-from orchestrator import lock
 from orchestrator.cli import app
-from orchestrator.disk import LOCK, StoreError, is_vacant
-from orchestrator.lock import FolderBoard, Holder, held
-from orchestrator.places import followed, written
-from orchestrator.store import Experiment
 from ray_cluster import ROOT, TESTS
+from results import lock
+from results.disk import LOCK, StoreError, is_vacant
+from results.experiment import Experiment
+from results.lock import FolderBoard, Holder, held
+from results.places import followed, written
 
 ORIGINAL = str(TESTS / "originals" / "fastv_layer_cutoff_results.json")
 SWEEP = "model: embedded\ndata: embedded\nsamples: 3\nmax_new_tokens: 1\ngrid:\n  - {strategy: cutoff, layer: 3}\n"
 HOLD = """
 import sys
 from pathlib import Path
-from orchestrator.places import followed
+from results.places import followed
 with followed(Path(sys.argv[1]), print):
     print("held", flush=True)
     sys.stdin.read()

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from fake_experiment import fake_points, write_fake_experiment
-from orchestrator.inventory import Ledger, _addresses, _columns
-from orchestrator.matrix import UNKNOWN, CellMatrix, image_lengths
-from orchestrator.store import Experiment
-from orchestrator.tables import write_table
+from results.analysis.matrix import UNKNOWN, CellMatrix, image_lengths
+from results.experiment import Experiment
+from results.inventory import Ledger, _addresses, _columns
+from results.tables import write_table
 
 
 def test_matrices_equal_the_long_table(tmp_path: Path) -> None:

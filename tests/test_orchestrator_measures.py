@@ -12,10 +12,10 @@ import pytest
 
 from fake_experiment import fake_manifest, fake_points, write_fake_experiment
 from measured_experiment import LAYERS, VISUAL, write_measured
-from orchestrator.costs import costs
-from orchestrator.kept_quality import agreement, kept_masks, overlap
-from orchestrator.metrics import measure_summary
-from orchestrator.store import Experiment
+from results.analysis.costs import costs
+from results.analysis.kept_quality import agreement, kept_masks, overlap
+from results.analysis.metrics import measure_summary
+from results.experiment import Experiment
 from workers.work import GridPoint, MeasureSpec, SpectrumSpec
 
 FASTV = GridPoint(strategy="fastv", layer=2, rank=16)

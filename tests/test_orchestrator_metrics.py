@@ -14,9 +14,9 @@ from rich.console import Console
 
 from answer_matrix import MISSING, write_matrix
 from fake_experiment import write_fake_experiment
-from orchestrator.metrics import answers, reachable, summarise, summary, suspicions
 from orchestrator.show import show_warnings
-from orchestrator.significance import holm, mcnemar, paired_bootstrap, resample_counts, wilson
+from results.analysis.metrics import answers, reachable, summarise, summary, suspicions
+from results.analysis.significance import holm, mcnemar, paired_bootstrap, resample_counts, wilson
 from workers.work import GridPoint, baseline_point
 
 BASE = baseline_point(8, 64)

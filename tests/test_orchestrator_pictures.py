@@ -16,14 +16,14 @@ from rich.console import Console
 import stub_engine
 from fake_experiment import fake_manifest, fake_outcome, fake_points, fake_samples, write_fake_experiment
 from orchestrator import recorder
-from orchestrator.chosen_by import chosen_by
-from orchestrator.metrics import answers, flips
-from orchestrator.pictures import Pictures, write_pictures
-from orchestrator.prepare import prepare
 from orchestrator.recorder import PictureRecorder
 from orchestrator.run import RunOptions, run_sweep
-from orchestrator.spec import load_sweep
-from orchestrator.store import Experiment
+from orchestrator.sweep.chosen_by import chosen_by
+from orchestrator.sweep.prepare import prepare
+from orchestrator.sweep.spec import load_sweep
+from results.analysis.metrics import answers, flips
+from results.experiment import Experiment
+from results.pictures import Pictures, write_pictures
 from workers.families.catalog import open_checkpoint
 from workers.families.llava.anyres import Tiling
 from workers.families.llava.loading import load_image_processor

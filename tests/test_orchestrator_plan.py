@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fake_experiment import fake_points, fake_samples
-from orchestrator.plan import MAX_CELLS, MAX_SHARD, UNITS_PER_WORKER, estimate_work, make_units
+from orchestrator.sweep.plan import MAX_CELLS, MAX_SHARD, UNITS_PER_WORKER, estimate_work, make_units
 from workers.families.config import ModelConfig
 from workers.work import GridPoint, TaskSpec, WorkUnit, baseline_point
 

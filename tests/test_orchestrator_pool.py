@@ -10,11 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 
-import orchestrator.pool
+import orchestrator.cluster.pool
 import stub_engine
 from fake_experiment import fake_manifest, fake_points
-from orchestrator.limits import Limits
-from orchestrator.pool import LocalPool, PoolError, RayPool
+from orchestrator.cluster.limits import Limits
+from orchestrator.cluster.pool import LocalPool, PoolError, RayPool
 from processes import alive
 from ray_cluster import local_cluster
 from waiting import wait_for
@@ -59,7 +59,7 @@ def hangs(spec: EngineSpec) -> list[str]:
 def hours(spec: EngineSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     """An hour passes whenever somebody begins to hang; with one worker nothing else is under way then."""
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 3600 * len(hangs(spec)), sleep=time.sleep)
-    monkeypatch.setattr(orchestrator.pool, "time", clock)
+    monkeypatch.setattr(orchestrator.cluster.pool, "time", clock)
 
 
 def test_local_pool_answers_each_unit_once_in_order(spec, expected):

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-import orchestrator.pool
+import orchestrator.cluster.pool
 from fake_experiment import fake_manifest, fake_points
-from orchestrator.cluster import PoolError, has_gpu, join_named
-from orchestrator.pool import LocalPool, RayPool
+from orchestrator.cluster.joining import PoolError, has_gpu, join_named
+from orchestrator.cluster.pool import LocalPool, RayPool
 from ray_cluster import machines
 from stub_engine import StubEngine
 from waiting import PATIENCE_S
 from workers.work import EngineSpec, UnitOutcome, WorkUnit
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.system]
 
 POINTS = fake_points()
 Results = list[tuple[WorkUnit, UnitOutcome]]
@@ -80,7 +80,7 @@ def cluster() -> Iterator[Any]:
 
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(orchestrator.pool, "STAFF_S", 0.5)
+    monkeypatch.setattr(orchestrator.cluster.pool, "STAFF_S", 0.5)
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_machines_that_join_are_used_and_those_that_vanish_are_not_waited_for(cl
 
 
 def test_a_pool_that_nobody_is_left_in_says_so_and_waits(cluster, spec, monkeypatch):
-    monkeypatch.setattr(orchestrator.pool, "PATIENCE_S", 2.0)
+    monkeypatch.setattr(orchestrator.cluster.pool, "PATIENCE_S", 2.0)
     feed, events = Feed(), []
 
     def hear(event: str) -> None:
@@ -159,7 +159,7 @@ def test_a_pool_that_nobody_is_left_in_says_so_and_waits(cluster, spec, monkeypa
 
 
 def test_a_silent_worker_does_not_hold_up_the_end(cluster, spec, monkeypatch):
-    monkeypatch.setattr("orchestrator.dispatch.SLOW_S", 1.0)
+    monkeypatch.setattr("orchestrator.cluster.dispatch.SLOW_S", 1.0)
     feed = Feed()
     feed.enough()
     with RayPool(spec, "stub_engine:SilentEngine") as pool:  # who would sleep for an hour

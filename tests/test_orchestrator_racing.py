@@ -17,16 +17,16 @@ from rich.console import Console
 import stub_engine
 from dashboards.report import write_report
 from fake_experiment import fake_outcome, fake_samples
-from orchestrator.metrics import summary
 from orchestrator.policy import policy_of
-from orchestrator.prepare import Prepared, prepare
-from orchestrator.racing import LEADERS, Race, RacingRule, looks, shuffled, stakes_on_the_way
 from orchestrator.run import RunOptions, RunResult, plan_and_stops, run_sweep
 from orchestrator.show import cells_text
-from orchestrator.spec import load_sweep
-from orchestrator.stops import read_stops
-from orchestrator.store import Experiment
+from orchestrator.sweep.prepare import Prepared, prepare
+from orchestrator.sweep.spec import load_sweep
 from racing_simulation import null, simulate, spread
+from results.analysis.metrics import summary
+from results.analysis.racing import LEADERS, Race, RacingRule, looks, shuffled, stakes_on_the_way
+from results.experiment import Experiment
+from results.stops import read_stops
 from workers.work import SampleFailure, UnitOutcome, WorkUnit
 
 SAMPLES = 200

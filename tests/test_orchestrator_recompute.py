@@ -17,12 +17,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
-from orchestrator.prepare import prepare
 from orchestrator.recompute import found_with, recompute
 from orchestrator.run import RunOptions, run_sweep
-from orchestrator.spec import load_sweep
-from orchestrator.store import Experiment, StoreError
-from orchestrator.tables import CELLS, KEPT, read_whole, write_table
+from orchestrator.sweep.prepare import prepare
+from orchestrator.sweep.spec import load_sweep
+from results.experiment import Experiment, StoreError
+from results.tables import CELLS, KEPT, read_whole, write_table
 
 SWEEP = """
 model: {{path: {model}, dtype: float32}}

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from fake_experiment import fake_points, write_fake_experiment
-from orchestrator.disk import StoreError, make_folder, write_whole
-from orchestrator.exports import write_exports
-from orchestrator.lmms_samples import write_lmms_samples
-from orchestrator.removal import digest, remove
-from orchestrator.store import Experiment
-from orchestrator.trial_files import OURS, TrialFiles, remove_trials, trial_config, trial_names
-from orchestrator.tune_store import tell_all
-from orchestrator.written import LIST, Written
+from orchestrator.tune.trial_files import OURS, TrialFiles, remove_trials, trial_config, trial_names
+from orchestrator.tune.tune_store import tell_all
+from results.disk import StoreError, make_folder, write_whole
+from results.exchange.exports import write_exports
+from results.exchange.lmms_samples import write_lmms_samples
+from results.experiment import Experiment
+from results.removal import digest, remove
+from results.written import LIST, Written
 
 
 def tree(folder: Path) -> dict[str, str]:

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from dashboards.plots import write_plots
 from measured_experiment import LAYERS, write_measured
 from orchestrator.cli import app
-from orchestrator.exports import write_exports
-from orchestrator.metrics import summary
-from orchestrator.originals import min_max
+from results.analysis.metrics import summary
+from results.exchange.exports import write_exports
+from results.exchange.originals import min_max
 from workers.work import GridPoint
 
 ORIGINALS = Path(__file__).parent / "originals"

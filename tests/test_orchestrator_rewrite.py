@@ -11,14 +11,14 @@ import pytest
 
 from fake_experiment import fake_manifest, fake_outcome, fake_points, fake_samples, into_format_1, write_fake_experiment
 from orchestrator import rewrite
-from orchestrator.disk import StoreError
-from orchestrator.inventory import verify
-from orchestrator.latencies import LATENCY_FILE
-from orchestrator.metrics import summary
-from orchestrator.pictures import Pictures, write_pictures
 from orchestrator.rewrite import migrate, rescore
-from orchestrator.store import Experiment, check_target
-from orchestrator.tables import write_table
+from results.analysis.metrics import summary
+from results.disk import StoreError
+from results.experiment import Experiment, check_target
+from results.inventory import verify
+from results.latencies import LATENCY_FILE
+from results.pictures import Pictures, write_pictures
+from results.tables import write_table
 from workers.fingerprint import data_fingerprint, whole_data_fingerprint
 from workers.rules import prompt_fingerprint, scorer_fingerprint
 from workers.tasks.answers import llava_official, strict_letter

@@ -15,14 +15,14 @@ from rich.console import Console
 
 import stub_engine
 from fake_experiment import fake_outcome, fake_points, fake_samples
-from orchestrator.metrics import summary
-from orchestrator.prepare import Prepared, prepare
-from orchestrator.progress import duration
 from orchestrator.run import RunOptions, RunResult, plan_and_stops, run_sweep
-from orchestrator.rungs import Standing, rung_sizes
-from orchestrator.spec import SpecError, load_sweep
-from orchestrator.store import Experiment
+from orchestrator.sweep.prepare import Prepared, prepare
+from orchestrator.sweep.spec import SpecError, load_sweep
+from orchestrator.tune.rungs import Standing, rung_sizes
 from ray_cluster import local_cluster
+from results.analysis.metrics import summary
+from results.durations import duration
+from results.experiment import Experiment
 from workers.work import UnitOutcome, WorkUnit
 
 SWEEP = """

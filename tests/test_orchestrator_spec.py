@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.document import CallbackSpec
-from orchestrator.racing import RacingRule
-from orchestrator.ranges import expand
-from orchestrator.spec import SpecError, load_sweep, shipped_sweeps
+from orchestrator.sweep.document import CallbackSpec
+from orchestrator.sweep.ranges import expand
+from orchestrator.sweep.spec import SpecError, load_sweep, shipped_sweeps
+from results.analysis.racing import RacingRule
 from workers.families.config import ModelError
 from workers.work import BASELINE
 

@@ -15,10 +15,10 @@ import pytest
 import yaml
 
 from fake_experiment import fake_manifest, fake_outcome, fake_points, fake_samples, write_fake_experiment
-from orchestrator.disk import StoreError, write_whole
-from orchestrator.places import opened
-from orchestrator.store import Experiment
-from orchestrator.tables import CELLS
+from results.disk import StoreError, write_whole
+from results.experiment import Experiment
+from results.places import opened
+from results.tables import CELLS
 from workers.work import GridPoint, SampleFailure, UnitOutcome, WorkUnit
 
 POINTS = fake_points()

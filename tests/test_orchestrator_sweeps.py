@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.spec import SpecError, load_sweep, shipped_sweeps
+from orchestrator.sweep.spec import SpecError, load_sweep, shipped_sweeps
 from strategies.heads import HeadRule
 from strategies.queries import QueryRule
 from test_orchestrator_spec import HEAD, complaints, write

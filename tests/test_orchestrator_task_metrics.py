@@ -14,17 +14,17 @@ from dashboards.plots import write_plots
 from dashboards.report import write_report
 from fake_experiment import fake_manifest, into_format_1
 from orchestrator.cli import app
-from orchestrator.disk import StoreError
-from orchestrator.exports import write_exports
-from orchestrator.lmms_samples import write_lmms_samples
-from orchestrator.metrics import answers, summarise
-from orchestrator.prepare import prepare
 from orchestrator.run import RunOptions, run_sweep
 from orchestrator.show import accuracy_table
-from orchestrator.significance import bootstrap_mean, bootstrap_p, mcnemar
-from orchestrator.spec import SpecError, load_sweep
-from orchestrator.store import Experiment
-from orchestrator.task_metrics import headline, task_metrics
+from orchestrator.sweep.prepare import prepare
+from orchestrator.sweep.spec import SpecError, load_sweep
+from results.analysis.metrics import answers, summarise
+from results.analysis.significance import bootstrap_mean, bootstrap_p, mcnemar
+from results.analysis.task_metrics import headline, task_metrics
+from results.disk import StoreError
+from results.exchange.exports import write_exports
+from results.exchange.lmms_samples import write_lmms_samples
+from results.experiment import Experiment
 from test_workers_benchmarks import WRITERS
 from workers.tasks.base import Sample
 from workers.tasks.catalog import CATALOG

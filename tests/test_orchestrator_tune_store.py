@@ -14,12 +14,12 @@ import pytest
 
 import mirror_overhead
 from fake_experiment import fake_manifest, fake_outcome, fake_points, fake_samples
-from orchestrator.document import CallbackSpec, SpecError
-from orchestrator.metrics import summary
-from orchestrator.rungs import Standing
-from orchestrator.store import Experiment
-from orchestrator.trial_files import METRICS, told, trial_names
-from orchestrator.tune_store import LIVE_TRIALS, TuneMirror, check_callbacks, make_callback, tell_all
+from orchestrator.sweep.document import CallbackSpec, SpecError
+from orchestrator.tune.rungs import Standing
+from orchestrator.tune.trial_files import METRICS, told, trial_names
+from orchestrator.tune.tune_store import LIVE_TRIALS, TuneMirror, check_callbacks, make_callback, tell_all
+from results.analysis.metrics import summary
+from results.experiment import Experiment
 from workers.work import GridPoint, UnitOutcome, WorkUnit, baseline_point
 
 SAMPLES = 40
@@ -28,7 +28,7 @@ SAMPLES = 40
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine Tune takes minutes for what it does in seconds."""
-    monkeypatch.setattr("orchestrator.tune_store.FINISH_S", 600.0)
+    monkeypatch.setattr("orchestrator.tune.tune_store.FINISH_S", 600.0)
 
 
 def follow(

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from orchestrator.yaml_text import MAX_DEPTH, YamlError, parse_yaml
+from results.yaml_text import MAX_DEPTH, YamlError, parse_yaml
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9)

@@ -139,22 +139,22 @@ def test_ray_settings():
     """Environment variables that Ray reads without telling: with a typo, or renamed, they do nothing."""
     import ray
 
-    from orchestrator import cluster
+    from orchestrator.cluster import joining as cluster
 
     home = Path(ray.__file__).parent
     text = (home / "core/src/ray/raylet/raylet").read_bytes()
     for name in ("worker_niceness", "health_check_period_ms", "health_check_failure_threshold"):
-        assert name.encode() in text, moved("ray", f"the setting RAY_{name}", "orchestrator/cluster.py, tests")
+        assert name.encode() in text, moved("ray", f"the setting RAY_{name}", "orchestrator/cluster/joining.py, tests")
     sources = "\n".join(
         (home / "_private" / name).read_text(encoding="utf-8") for name in ("ray_constants.py", "worker.py", "utils.py")
     )
     for name in ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "RAY_DEDUP_LOGS_SKIP_REGEX",
                  "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_IGNORE_UNHANDLED_ERRORS",
                  "RAY_ENABLE_UV_RUN_RUNTIME_ENV", cluster.HOOK):  # fmt: skip
-        assert name in sources, moved("ray", f"the setting {name}", "orchestrator/cluster.py")
+        assert name in sources, moved("ray", f"the setting {name}", "orchestrator/cluster/joining.py")
     module, _, name = cluster.UV_HOOK.rpartition(".")
     assert callable(getattr(importlib.import_module(module), name)), moved(
-        "ray", "its hook for uv", "orchestrator/cluster.py"
+        "ray", "its hook for uv", "orchestrator/cluster/joining.py"
     )
 
 
@@ -164,9 +164,9 @@ def test_ray_start():
     from ray._private import node, services
     from ray._raylet import GcsClient
 
-    from orchestrator import cluster
+    from orchestrator.cluster import joining as cluster
 
-    words = moved("ray", "how a cluster is found and joined", "orchestrator/cluster.py")
+    words = moved("ray", "how a cluster is found and joined", "orchestrator/cluster/joining.py")
     assert callable(GcsClient), words
     assert list(inspect.signature(services.get_ray_address_from_environment).parameters) == ["addr", "temp_dir"], words
     library = (Path(ray.__file__).parent / "_raylet.so").read_bytes()
@@ -181,7 +181,7 @@ def test_ray_losses():
     import ray
     from ray import exceptions
 
-    from orchestrator import losses, pool
+    from orchestrator.cluster import losses, pool
 
     kinds = {kind.__name__ for kind in pool._lost_errors()}
     assert kinds == {"RayActorError", "WorkerCrashedError", "NodeDiedError", "OutOfMemoryError", "ObjectLostError"}
@@ -192,7 +192,7 @@ def test_ray_losses():
         ("The actor died because its node has died. Node Id: 1", losses.MACHINE_GONE),
     ):
         assert reason in losses.reason_of(RuntimeError(text))
-    words = moved("ray", "how a lost machine is told", "orchestrator/losses.py")
+    words = moved("ray", "how a lost machine is told", "orchestrator/cluster/losses.py")
     server = (Path(ray.__file__).parent / "core/src/ray/gcs/gcs_server").read_bytes()
     assert b"its node has died" in server, words
     assert issubclass(exceptions.ActorDiedError, exceptions.RayActorError), words
@@ -204,7 +204,7 @@ def test_ray_trials(tmp_path):
     from ray.tune.experiment import Trial
     from ray.tune.utils.serialization import TuneFunctionEncoder
 
-    words = moved("ray", "Tune's Trial and StorageContext", "orchestrator/tune_store.py")
+    words = moved("ray", "Tune's Trial and StorageContext", "orchestrator/tune/tune_store.py")
     wanted = {"config", "evaluated_params", "trial_id", "experiment_tag", "storage", "trial_name_creator", "stub",
               "trial_dirname_creator"}  # fmt: skip
     missing = wanted - set(inspect.signature(Trial.__init__).parameters)
@@ -263,9 +263,9 @@ def test_parquet_metadata():
     """Key-value pairs that a writer is given last lie in the file as they are, once: a digest takes their place."""
     import pyarrow as pa
 
-    from orchestrator.seals import MARK, check_seal, sealed
+    from results.seals import MARK, check_seal, sealed
 
-    words = moved("pyarrow", "key-value metadata of a file", "orchestrator/seals.py")
+    words = moved("pyarrow", "key-value metadata of a file", "results/seals.py")
     content = sealed(pa.table({"a": [1, 2, 3]}))
     assert content.count(MARK) == 1, words
     assert check_seal(content), words
@@ -277,7 +277,7 @@ def test_tensorboard_records():
     from tensorboardX.proto.summary_pb2 import Summary
     from tensorboardX.record_writer import masked_crc32c
 
-    words = moved("tensorboardX", "its record writer", "orchestrator/trial_files.py")
+    words = moved("tensorboardX", "its record writer", "orchestrator/tune/trial_files.py")
     event = Event(wall_time=1.0, step=2, summary=Summary(value=[Summary.Value(tag="n", simple_value=3.0)]))
     assert Event.FromString(event.SerializeToString()).summary.value[0].simple_value == 3.0, words
     assert masked_crc32c(b"saccade") == masked_crc32c(b"saccade") != masked_crc32c(b"sweep"), words

@@ -19,7 +19,7 @@ from transformers.models.llava_next.processing_llava_next import LlavaNextProces
 
 import checkpoint_forms as forms
 from naive import naive_answer
-from orchestrator.spec import SpecError, load_sweep
+from orchestrator.sweep.spec import SpecError, load_sweep
 from workers.cost import cost
 from workers.encoding import encode_sample
 from workers.engine import Engine

@@ -6,10 +6,10 @@ import pickle
 
 import pytest
 
-from orchestrator.cluster import PoolError
-from orchestrator.disk import StoreError
-from orchestrator.document import SpecError
-from orchestrator.faults import SweepError
+from orchestrator.cluster.faults import SweepError
+from orchestrator.cluster.joining import PoolError
+from orchestrator.sweep.document import SpecError
+from results.disk import StoreError
 from workers.complaint import LONGEST, Complaint
 from workers.families.config import ModelError
 from workers.tasks.base import DataError

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 from dashboards.view import View
-from orchestrator.escaping import csv_text
+from results.escaping import csv_text
 
 if TYPE_CHECKING:
     from dash import Dash

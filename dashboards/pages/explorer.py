@@ -15,7 +15,7 @@ from dashboards.board import Board, Source
 from dashboards.explorer import index_document, sample_documents
 from dashboards.pages.base import Page
 from dashboards.view import FILTERS, State, View, filtered
-from orchestrator.pictures import Pictures
+from results.pictures import Pictures
 
 
 def extra(view: View) -> list[Any]:

@@ -19,7 +19,7 @@ from dashboards.rows import forest, short_labels, significant, with_series
 from dashboards.view import CONFIG, View, view
 from dashboards.view import State as UrlState
 from dashboards.wording import MISSING, count, percent, percent_span, plural
-from orchestrator.metrics import spoken
+from results.analysis.metrics import spoken
 
 PICK = "pick"  # configurations that are compared: values of the column ``id``
 MAX_PICKS = 12

@@ -14,8 +14,8 @@ from dashboards.rows import Measure, Slice, curves, focus, significant
 from dashboards.spectra import impossible_ranks
 from dashboards.view import CONFIG, View
 from dashboards.wording import MISSING, count, p_value, percent, percent_span, plural, points, points_span
-from orchestrator.metrics import spoken
-from orchestrator.stops import STOPPED
+from results.analysis.metrics import spoken
+from results.stops import STOPPED
 
 MAX_ROWS = 40  # of a table under a picture; the CSV has all
 MAX_NOTICES = 4

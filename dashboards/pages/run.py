@@ -15,7 +15,7 @@ from dashboards.progress import progress, rate_rows, state_rows
 from dashboards.rows import failure_groups
 from dashboards.view import View
 from dashboards.wording import MISSING, count, number, percent, plural, shortened
-from orchestrator.progress import duration, since
+from results.durations import duration, since
 
 MAX_FAILURES = 30
 

@@ -1,0 +1,1 @@
+"""Engines on Ray actors: joining, handing out work, losses and limits."""

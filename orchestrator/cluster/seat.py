@@ -1,0 +1,90 @@
+"""What a pool runs, in this process or in an actor: an engine, made where it is."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from orchestrator.cluster.faults import is_of_the_machine, told
+from orchestrator.cluster.joining import PoolError
+from workers.families.config import ModelError
+from workers.tasks.base import DataError
+from workers.work import DeviceLostError, EngineSpec, UnitOutcome, WorkUnit
+
+log = logging.getLogger(f"saccade.{__name__}")
+
+ENGINE = "workers.actor:EngineActor"
+
+
+class EngineLike(Protocol):
+    """What a pool runs; `workers.actor.EngineActor` is one."""
+
+    def identity(self) -> dict[str, str]: ...
+
+    def run(self, unit: WorkUnit) -> UnitOutcome: ...
+
+
+EngineFactory = Callable[..., EngineLike] | str  # (spec, device, threads), or where it is: "module:Class"
+
+
+class Seat:
+    """What an actor holds: an engine, loaded when it is asked who it is.
+
+    Not in the constructor: Ray hands on its exceptions as text only, and nobody could tell an actor that loads from one
+    that still waits for a place in the cluster.
+    """
+
+    def __init__(self, engine: EngineFactory, spec: EngineSpec, threads: int | None, gpu_share: float) -> None:
+        self._arguments = (engine, spec, threads, gpu_share)
+        self._engine: EngineLike | None = None
+        self._turn = threading.Lock()  # who is asked again meanwhile does not load twice
+
+    def here(self) -> None:
+        """It has a place, and a process."""
+
+    def identity(self) -> dict[str, str]:
+        """Who it is, once the model is loaded.
+
+        Raises:
+            ModelError, DataError, PoolError: The next worker would fail over the same.
+            DeviceLostError: Another one may do better.
+        """
+        with self._turn:
+            if self._engine is None:
+                self._engine = self._loaded(*self._arguments)
+        return self._engine.identity()
+
+    @staticmethod
+    def _loaded(engine: EngineFactory, spec: EngineSpec, threads: int | None, gpu_share: float) -> EngineLike:
+        try:
+            if 0 < gpu_share < 1:
+                from workers.memory import share_gpu  # brings torch along
+
+                share_gpu(gpu_share)
+            return engine_of(engine)(spec, None, threads)
+        except (ModelError, DataError):
+            raise
+        except Exception as error:  # whatever loading raises, the next worker would raise as well
+            if is_of_the_machine(error):
+                raise DeviceLostError(told(error)) from None
+            raise PoolError(f"a worker could not load the model: {told(error)}") from None
+
+    def run(self, unit: WorkUnit) -> UnitOutcome:
+        assert self._engine is not None, "only who has said who it is is given work"
+        try:
+            return self._engine.run(unit)
+        except DeviceLostError:
+            log.exception("the device is lost, and with it this worker")
+            os._exit(1)  # the pool replaces a lost process; one that lives on would fail every unit at once
+
+
+def engine_of(engine: EngineFactory) -> Callable[..., EngineLike]:
+    if not isinstance(engine, str):
+        return engine
+    module, _, name = engine.partition(":")
+    factory: Callable[..., EngineLike] = getattr(importlib.import_module(module), name)
+    return factory

@@ -1,0 +1,332 @@
+"""A sweep file as written: YAML text -> a checked document. What its numbers mean for a model is for `spec.py`.
+
+All mistakes are collected as (place inside the file, complaint), so that they can be reported together.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from results.yaml_text import YamlError, parse_yaml
+from strategies.suggestion import near
+from workers.complaint import one_line
+from workers.work import Scalar
+
+
+class SpecError(ValueError):
+    """A sweep file is wrong. One line per mistake, each with file, place and remedy; exit code 2."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*map(one_line, lines))
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackSpec:
+    """A Tune callback that the user names: ``package.module.Class``, and its keyword arguments."""
+
+    name: str
+    arguments: tuple[tuple[str, Any], ...] = ()
+
+
+Checked = TypeVar("Checked", bound=BaseModel)
+SpectrumMatrix = Literal["attention_weights", "attention_output", "hidden_states", "hidden_states_prenorm"]
+Mistake = tuple[str, str]  # place such as "grid[2].rank", and what is wrong there
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+def _all_samples(value: Any) -> Any:
+    return None if value == "all" else value
+
+
+class ModelSection(_Section):
+    """``model:`` - a name or directory alone stands for ``{path: ...}``."""
+
+    path: str
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # bfloat16 where there is a GPU, else float32
+    image_mode: Literal["auto", "pad", "crop", "anyres"] = "auto"  # what the checkpoint was made with
+    base: str | None = None  # of an adapter
+    vision_tower: str | None = None  # of LLaVA's own form, where its config.json does not say it right
+
+
+class TaskSection(_Section):
+    """``task:`` - a name alone stands for ``{name: ...}``."""
+
+    name: str = "scienceqa"
+    data: str | None = None
+    questions: str | None = None
+    split: str | None = None  # the task's usual one
+    conversation: str = "vicuna_v1"
+    single_prediction: bool = True
+    scorer: str | None = None  # the task's usual one
+
+
+class SpectraSection(_Section):
+    """``measure.spectra:`` - which matrices' ranks are measured on the forward."""
+
+    matrix: SpectrumMatrix | list[SpectrumMatrix]
+    layer: int | str | list[int | str] = ["first", "last"]  # 0-based, first or last
+    threshold: Annotated[float, Field(gt=0, lt=1)]  # numerical rank: relative to the largest singular value
+    power: Literal[1, 2] = 2  # effective rank of s ** power
+    samples: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_all_samples)] = None
+
+    @property
+    def matrices(self) -> list[str]:
+        return [self.matrix] if isinstance(self.matrix, str) else list(self.matrix)
+
+
+class MeasureSection(_Section):
+    """``measure:`` - what is measured besides the answers."""
+
+    spectra: SpectraSection | None = None
+    quality: bool = False
+
+
+NamedCallback = str | dict[str, dict[str, Any] | None]  # a class, or {class: {argument: value}}
+
+
+class TuneSection(_Section):
+    """``tune:`` - callbacks of Ray Tune that hear of every grid point."""
+
+    callbacks: list[NamedCallback] = []
+
+
+def callback_specs(named: Sequence[NamedCallback]) -> tuple[CallbackSpec, ...]:
+    """The callbacks of a sweep file or a command line."""
+    items = [{item: None} if isinstance(item, str) else item for item in named]
+    return tuple(CallbackSpec(name, tuple((given or {}).items())) for item in items for name, given in item.items())
+
+
+def parse_callbacks(texts: Sequence[str]) -> tuple[CallbackSpec, ...]:
+    """Callbacks as a command line names them, in the form of a sweep file's items.
+
+    Raises:
+        SpecError: One is neither a name nor a mapping.
+    """
+    try:
+        section = TuneSection.model_validate({"callbacks": [parse_yaml(text) for text in texts]})
+    except (YamlError, ValidationError) as error:
+        raise SpecError(f"--callback {' '.join(texts)}: give CLASS, or 'CLASS: {{ARGUMENT: VALUE}}'") from error
+    return callback_specs(section.callbacks)
+
+
+class RacingSection(_Section):
+    """``racing:`` - whether grid points that are decided stop early; see `racing.py`."""
+
+    against: Literal["best", "baseline"] = "best"
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class Entry(BaseModel):
+    """One item of ``grid:``. Keys that are not fields are parameters of the strategy, found in ``model_extra``."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    strategy: str | list[str]
+    layer: int | str | list[int | str]
+    rank: int | str | list[int | str] | None = None
+    tokens: int | float | str | list[int | float | str] | None = None  # instead of rank: average over the layers
+
+    @property
+    def strategies(self) -> list[str]:
+        return [self.strategy] if isinstance(self.strategy, str) else self.strategy
+
+    @property
+    def params(self) -> dict[str, Scalar | list[Scalar]]:
+        return dict(self.model_extra or {})
+
+
+def _racing(value: Any) -> Any:
+    return {} if value is True else None if value is False else value
+
+
+def _path_alone(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+def _name_alone(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class Document(_Section):
+    """A whole sweep file, apart from its grid entries, which are checked one by one."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
+    model: Annotated[ModelSection, BeforeValidator(_path_alone)]
+    task: Annotated[TaskSection, BeforeValidator(_name_alone)] = TaskSection()
+    data: str | None = None
+    samples: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_all_samples)] = None
+    max_new_tokens: Annotated[int, Field(ge=1)] = 1024
+    seed: Annotated[int, Field(ge=0)] = 0
+    measure: MeasureSection = MeasureSection()
+    racing: Annotated[RacingSection | None, BeforeValidator(_racing)] = None
+    tune: TuneSection = TuneSection()
+    grid: Annotated[list[Any], Field(min_length=1)]
+
+
+def parse(text: str, overrides: Mapping[str, Any]) -> tuple[Document | None, list[Entry | None], list[Mistake]]:
+    """Read a sweep file's text.
+
+    Args:
+        text: YAML.
+        overrides: What to set before checking, as the command line does: model, data, samples, or any place such as
+            ``measure.spectra.samples`` or ``grid[0].layer``.
+
+    Returns:
+        The document and its grid entries, None where one is not usable, and all mistakes found.
+
+    Raises:
+        ValueError: The text is not YAML, or not a mapping. The message says where.
+    """
+    raw = parse_yaml(text)
+    if not isinstance(raw, dict):
+        raise ValueError("is not a sweep: it must be a mapping with the keys model, data and grid")
+    for key, value in overrides.items():
+        if "." in key or "[" in key:
+            _set_place(raw, key, value)
+            continue
+        section = raw.get(key)
+        if key == "model" and isinstance(section, dict):
+            raw[key] = {**section, "path": value}  # dtype and image_mode of the file stay
+        else:
+            raw[key] = value
+        if key == "data" and isinstance(raw.get("task"), dict):
+            raw["task"].pop("data", None)
+    mistakes: list[Mistake] = []
+    document = _validate(Document, raw, "", mistakes)
+    entries: list[Entry | None] = []
+    grid = raw.get("grid")
+    for place, item in enumerate(grid if isinstance(grid, list) else ()):
+        entries.append(_validate(Entry, item, f"grid[{place}]", mistakes))
+    return document, entries, mistakes
+
+
+def _set_place(raw: dict[str, Any], place: str, value: Any) -> None:
+    """Set ``a.b[2].c``; what is missing on the way is made.
+
+    Raises:
+        ValueError: The file has something else there than a mapping or a list that is long enough.
+    """
+    *way, last = [int(part) if part.isdecimal() else part for part in re.findall(r"[^.\[\]]+", place)]
+    inside: Any = raw
+    for part in way:
+        if isinstance(inside, dict) and isinstance(part, str) and not isinstance(inside.get(part), dict | list):
+            old = inside.get(part)
+            bare = old is None or isinstance(old, bool)  # `racing: true`
+            inside[part] = {} if bare else {"path" if part == "model" else "name": old}
+        inside = _member(inside, part, place)
+    if isinstance(last, int):
+        _member(inside, last, place)
+    elif not isinstance(inside, dict):
+        raise ValueError(f"--set {place}: {last!r} is to be set inside what is not a mapping")
+    inside[last] = value
+
+
+def _member(inside: Any, part: int | str, place: str) -> Any:
+    try:
+        return inside[part]
+    except (KeyError, IndexError, TypeError):
+        raise ValueError(f"--set {place}: the sweep file has no {part!r} there") from None
+
+
+def _validate(kind: type[Checked], value: Any, place: str, mistakes: list[Mistake]) -> Checked | None:
+    if place and not isinstance(value, dict):
+        mistakes.append((place, "is not a mapping; write `- strategy: NAME` with `layer:` and `rank:` below it"))
+        return None
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        found = dict(_mistake(detail, kind, place) for detail in error.errors())
+        mistakes.extend(found.items())  # one for each place: a union complains once for each of its members
+        return None
+
+
+def _mistake(detail: ErrorDetails, kind: type[BaseModel], root: str) -> Mistake:
+    location, value = detail["loc"], detail["input"]
+    if kind is Entry:
+        location = location[:1]  # what follows is pydantic's name of the union member
+    place = root
+    for part in location:
+        if isinstance(part, int):
+            place += f"[{part}]"
+        elif not part[:1].isupper() and "[" not in part and part not in ("str", "int", "function-before"):
+            place += f".{part}" if place else str(part)
+    match detail["type"]:
+        case "extra_forbidden":
+            fields = _fields(kind, location[:-1])
+            return place, f"unknown key{near(str(location[-1]), fields)} (known: {', '.join(fields)})"
+        case "missing":
+            given = [str(key) for key in detail["input"]] if isinstance(detail["input"], dict) else []
+            typo = difflib.get_close_matches(str(location[-1]), given, n=1)
+            return place, f"is missing: should '{typo[0]}' be '{location[-1]}'?" if typo else "is missing"
+        case "literal_error":
+            expected = str(detail.get("ctx", {}).get("expected", "")).replace(" or ", ", ")
+            options = [option.strip().strip("'") for option in expected.split(",")]
+            return place, f"{_show(value)} is not known{near(str(value), options)} (known: {', '.join(options)})"
+        case "greater_than" | "less_than" if location[-1] != "margin":
+            return place, f"{_show(value)} is not above 0 and below 1"
+        case "greater_than_equal":
+            return place, f"{_show(value)} is below {detail.get('ctx', {}).get('ge')}"
+        case "too_short":
+            return place, "is empty; list at least one grid entry"
+        case "string_pattern_mismatch":
+            return place, f"{_show(value)} names a directory: use letters, digits, '.', '_' and '-'"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return place, f"{_show(value)} is neither a name nor a mapping"
+        case _:
+            return place, f"{_show(value)} is not {_wanted(kind, place.rsplit('.', 1)[-1])}"
+
+
+def _wanted(kind: type[BaseModel], field: str) -> str:
+    if kind is Entry:
+        return {
+            "strategy": "a strategy's name or a list of names",
+            "layer": "a whole number, a list of them, or a range such as 2..L",
+            "rank": "a whole number, a list of them, or a range such as 576..16 step -10",
+            "tokens": "a number of tokens or a list of them",
+        }.get(field, "valid")
+    return {
+        "samples": "`all` or a whole number",
+        "max_new_tokens": "a whole number",
+        "seed": "a whole number",
+        "grid": "a list of entries, each starting with `- strategy:`",
+        "single_prediction": "true or false",
+        "quality": "true or false",
+        "layer": "first, last, a 0-based number, or a list of them",
+        "matrix": f"one of {', '.join(get_args(SpectrumMatrix))}, or a list of them",
+        "callbacks": "a list of classes such as ray.tune.logger.CSVLoggerCallback, or of {CLASS: {ARGUMENT: VALUE}}",
+        "alpha": "a number above 0 and below 1",
+        "margin": "a number from 0 to below 1: a difference of accuracies",
+        "racing": "true, false, or a mapping with against, alpha and margin",
+        "threshold": "a number such as 1.0e-6 (YAML needs the dot)",
+    }.get(field, "a text")
+
+
+def _fields(kind: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    if location and location[0] == "model":
+        return list(ModelSection.model_fields)
+    if location and location[0] == "task":
+        return list(TaskSection.model_fields)
+    if location and location[0] == "measure":
+        return list((SpectraSection if "spectra" in location else MeasureSection).model_fields)
+    if location and location[0] in ("racing", "tune"):
+        return list((RacingSection if location[0] == "racing" else TuneSection).model_fields)
+    return list(kind.model_fields)
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

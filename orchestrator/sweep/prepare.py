@@ -1,0 +1,90 @@
+"""From a sweep's specification to all that planning and running need: files looked at, samples read, all named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+
+from orchestrator.sweep.chosen_by import chosen_by
+from orchestrator.sweep.spec import SweepSpec
+from results.manifest import Manifest
+from strategies import catalog
+from workers.families.catalog import open_checkpoint
+from workers.fingerprint import model_fingerprint, sources_hash, whole_data_fingerprint
+from workers.rules import prompt_fingerprint, scorer_fingerprint
+from workers.tasks.base import Sample
+from workers.tasks.catalog import load_benchmark, scorer_of
+from workers.work import BASELINE, GridPoint
+
+RECORDED_VERSIONS = ("saccade", "torch", "transformers", "ray", "numpy", "pandas", "pyarrow")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A sweep whose files have been looked at."""
+
+    spec: SweepSpec
+    samples: tuple[Sample, ...]  # of the sweep
+    available: int  # samples that the benchmark has
+    manifest: Manifest
+    notes: tuple[str, ...] = ()  # what is to be known of the benchmark's files, and what was asked of them
+
+    @property
+    def default_out(self) -> Path:
+        """Where the results go if nobody says."""
+        return Path("experiments") / self.spec.name
+
+
+def prepare(spec: SweepSpec) -> Prepared:
+    """Check model and data, and name them by content.
+
+    Raises:
+        ModelError, DataError: Files are missing or damaged.
+    """
+    checkpoint = open_checkpoint(spec.engine.model)
+    checkpoint.check()
+    benchmark = load_benchmark(spec.engine.task)
+    everything = benchmark.samples
+    manifest = Manifest(
+        name=spec.name,
+        engine=spec.engine,
+        points=spec.points,
+        sources=tuple(_source(point) for point in spec.points),
+        chosen_by=tuple(chosen_by(point) for point in spec.points),
+        model_fingerprint=model_fingerprint(checkpoint),
+        # Of all samples, not only of this sweep's, so that asking more of them continues the same cells.
+        data_fingerprint=whole_data_fingerprint(everything),
+        prompt_fingerprint=prompt_fingerprint(spec.engine.task.conversation, spec.engine.task.single_prediction),
+        scorer_fingerprint=scorer_fingerprint(scorer_of(spec.engine.task)),
+        model_facts=tuple(asdict(spec.facts).items()),
+        sources_hash=sources_hash(),
+        versions=tuple(_versions()),
+    )
+    return Prepared(
+        spec=spec,
+        samples=everything[: spec.sample_limit],
+        available=len(everything),
+        manifest=manifest,
+        notes=(*checkpoint.notes, *benchmark.notes, *_too_many(spec, len(everything))),
+    )
+
+
+def _too_many(spec: SweepSpec, available: int) -> Iterator[str]:
+    if spec.sample_limit is not None and spec.sample_limit > available:
+        yield f"samples: {spec.sample_limit} are asked for, and {spec.engine.task.data} has {available}: all are taken"
+
+
+def _source(point: GridPoint) -> str:
+    return BASELINE if point.strategy == BASELINE else catalog.get(point.strategy).source_hash
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    yield "python", python_version()
+    for name in RECORDED_VERSIONS:
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            continue  # saccade itself, when it is run from its sources

@@ -1,0 +1,1 @@
+"""Figures of an experiment: accuracies, tests, costs, quality of what was kept."""

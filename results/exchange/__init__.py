@@ -1,0 +1,1 @@
+"""Experiments beside others: comparisons, exports, imports of original result files."""

@@ -1,0 +1,336 @@
+"""Experiments and grid points side by side: accuracy, difference, cost, and which setting to recommend.
+
+Experiments on the same questions are joined sample by sample, on the questions that all settings have answered: one
+that failed on the hard ones is no better for that. Each setting is compared with the un-pruned row of its own model and
+settings, or with grid points that the reader names, in paired tests that are corrected together. A setting that lacks
+more than a few answers is said, and not recommended. An experiment on other questions, and figures imported from
+elsewhere, stand apart; without answers there is no paired test, and the interval is Newcombe's for two independent
+shares (Statistics in Medicine 17, 1998, method 10), which is wide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from results.analysis.costs import costs
+from results.analysis.metrics import (
+    LITTLE,
+    Answers,
+    answers,
+    compared,
+    on_common_questions,
+    spoken,
+    summarise,
+    suspicions,
+)
+from results.analysis.significance import ALPHA
+from results.disk import StoreError
+from results.escaping import csv_text, latex_cell, markdown_cell
+from results.exchange.imports import IMPORTED_FILE, imported_summary
+from results.exchange.point_names import is_chosen, is_named
+from results.experiment import Experiment, names_apart
+from results.latencies import latencies
+from workers.work import BASELINE
+
+KEYS = ("key", "baseline", "strategy", "layer", "rank", "params", "state", "lacking")
+NEWCOMBE = "Newcombe"
+IMPORTED_FLOPS = ("flops_ratio", "FLOPs", "of the un-pruned")
+TOLERATED_LOSS = 0.01  # of accuracy; the documents' threshold for a recommendation
+COLUMNS = (
+    "experiment", "label", "n", "n_paired", "accuracy", "ci_low", "ci_high", "interval", "lost", "gained", "difference",
+    "diff_low", "diff_high", "diff_interval", "test", "p_holm", "prefill_tflop", "flops_ratio", "fastv_ratio",
+    "average_visual_tokens", "latency_s", "speedup", "flags",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """The table, and what it comes to."""
+
+    rows: pd.DataFrame  # COLUMNS and KEYS
+    recommendation: tuple[str, ...]  # lines
+    notes: tuple[str, ...] = ()  # of questions that not all have answered, and of files that could not be read
+
+
+def compare(paths: Sequence[Path], patterns: Sequence[str] = (), reference: str | None = None) -> Comparison:
+    """Compare experiments.
+
+    Args:
+        paths: Experiment directories, or directories that `saccade import` made.
+        patterns: Only grid points of one of these names (`point_names`); un-pruned models stay.
+        reference: Name of the grid points that others are compared with, each with the one of its layer and rank; by
+            default the un-pruned model.
+
+    Raises:
+        StoreError: One is not an experiment, no grid point is left, or the reference names none, or several for one.
+    """
+    experiments = [Experiment.open(path) for path in paths if not (path / IMPORTED_FILE).is_file()]
+    imported = [
+        rows
+        for path in paths
+        if (path / IMPORTED_FILE).is_file()
+        for _, rows in imported_summary(path).groupby("experiment", sort=False)
+    ]
+    groups: dict[str, list[Experiment]] = {}
+    for experiment in experiments:
+        data = experiment.meta["context_parts"]
+        groups.setdefault(f"{data['data']}|{data['task']}", []).append(experiment)
+    tables = [_stacked([answers(experiment) for experiment in group]) for group in groups.values()]
+    common = [on_common_questions(table) for table in tables]
+    parts = [_joined(group, table, reference) for group, table in zip(groups.values(), common, strict=True)]
+    parts += [_unpaired(rows, reference) for rows in imported]
+    rows = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    if patterns:
+        rows = rows[rows["baseline"] | rows["label"].map(lambda label: is_chosen(label, patterns))]
+        if rows["baseline"].all():
+            raise StoreError(f"no grid point matches {', '.join(patterns)}; `saccade status EXPERIMENT` lists them")
+    rows = rows.reset_index(drop=True)
+    fewer = [_fewer(*pair) for pair in zip(tables, common, strict=True) if len(pair[0].samples) > len(pair[1].samples)]
+    notes = tuple(note for experiment in experiments for note in experiment.notes)
+    told = recommend(rows) if reference is None else against(rows, reference)
+    return Comparison(rows=rows, recommendation=told, notes=(*fewer, *notes))
+
+
+def _fewer(table: Answers, common: Answers) -> str:
+    asked, left = (int(one.image_S.sum()) for one in (table, common))
+    return f"compared on the {left} of {asked} image questions that all settings have answered"
+
+
+def recommend(rows: pd.DataFrame) -> tuple[str, ...]:
+    """Who loses at most 0.01 of accuracy, the best of them by accuracy and by cost, and how sure that is."""
+    pruned = rows[~rows["baseline"] & rows["difference"].notna()]
+    lacks = pruned["lacking"] > LITTLE * (pruned["n"] + pruned["lacking"])
+    lacking, pruned = pruned[lacks], pruned[~lacks]
+    unequal = () if lacking.empty else (_unequal(lacking),)
+    doubtful = int((pruned["flags"] != "").sum())
+    pruned = pruned[pruned["flags"] == ""]
+    good = pruned[pruned["difference"] >= -TOLERATED_LOSS - 1e-12]
+    if pruned.empty:
+        return ("nothing to recommend: no pruned setting has been compared with an un-pruned model", *unequal)
+    aside = f" ({doubtful} suspicious ones left aside)" if doubtful else ""
+    lines = [f"{len(good)} of {len(pruned)} settings lose at most {TOLERATED_LOSS:g} of accuracy{aside}", *unequal]
+    if good.empty:
+        return tuple(lines)
+    sure = int((good["diff_low"] >= -TOLERATED_LOSS).sum())
+    lines.append(f"for {sure} of them the whole 95 % interval lies above that; for the others the loss may be larger")
+    best = good.sort_values(["accuracy", "flops_ratio"], ascending=[False, True], kind="stable").iloc[0]
+    lines.append(f"best by accuracy: {_name(best)}, {100 * best['accuracy']:.1f} % ({100 * best['difference']:+.1f})")
+    flops = ("prefill_tflop", "FLOPs", "TFLOP") if good["prefill_tflop"].notna().any() else IMPORTED_FLOPS
+    for column, what, unit in (flops, ("latency_s", "latency", "s per sample")):
+        known = good.dropna(subset=[column])
+        if len(known):
+            least = known.sort_values([column, "accuracy"], ascending=[True, False], kind="stable").iloc[0]
+            change = f"accuracy {100 * least['difference']:+.1f}"
+            lines.append(f"best by {what}: {_name(least)}, {least[column]:.3g} {unit} ({change})")
+    if len(pruned) > 1:
+        lines.append(f"the best of {len(pruned)} looks better than it is: it was chosen on these very questions")
+    return tuple(lines)
+
+
+def against(rows: pd.DataFrame, reference: str) -> tuple[str, ...]:
+    """Which settings are better and worse than those that were named, and the greatest gain."""
+    known = rows[rows["difference"].notna()]
+    if known.empty:
+        return (f"no setting has been compared with {reference}",)
+    sure = known["p_holm"] < ALPHA
+    better, worse = int((sure & (known["difference"] > 0)).sum()), int((sure & (known["difference"] < 0)).sum())
+    best = known.sort_values("difference", ascending=False, kind="stable").iloc[0]
+    return (
+        f"against {reference}, on the same questions: {better} of {len(known)} settings better, {worse} worse, "
+        f"{len(known) - better - worse} not to be told apart ({spoken(known['test'])}, Holm, {100 * ALPHA:g} %)",
+        f"greatest gain: {_name(best)}, {100 * best['difference']:+.1f}: {best['gained']} won, {best['lost']} lost, "
+        f"p = {best['p_holm']:.2g} after Holm",
+    )
+
+
+def _unequal(rows: pd.DataFrame) -> str:
+    """Who was asked fewer questions than others, so that accuracies are not of the same ones."""
+    worst = rows.sort_values("lacking", kind="stable").iloc[-1]
+    count = f"{len(rows)} settings lack" if len(rows) > 1 else "1 setting lacks"
+    return f"{count} answers that others have, and cannot be recommended: {_name(worst)} {worst['lacking']}"
+
+
+def rendered(comparison: Comparison, form: str) -> str:
+    """As ``csv``, ``markdown`` or ``latex``; for the first every column and digit, for the others a table to print."""
+    if form == "csv":
+        return csv_text(comparison.rows[list(COLUMNS)])
+    header, body = printable(comparison.rows)
+    if form == "markdown":
+        cells = [header, ["---", *["---:"] * (len(header) - 1)], *body]
+        table = "\n".join("| " + " | ".join(map(markdown_cell, line)) + " |" for line in cells)
+        return table + "\n\n" + "\n".join(f"- {markdown_cell(line)}" for line in comparison.recommendation) + "\n"
+    lines = [" & ".join(latex_cell(cell) for cell in line) + r" \\" for line in (header, *body)]
+    return "\n".join(
+        [r"\begin{tabular}{l" + "r" * (len(header) - 1) + "}", r"\hline", lines[0], r"\hline", *lines[1:], r"\hline",
+         r"\end{tabular}", *(f"% {latex_cell(line)}" for line in comparison.recommendation), ""]
+    )  # fmt: skip
+
+
+def printable(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Header and rows as text; columns that nothing is known of are left out. A missing number is empty."""
+    several = rows["experiment"].nunique() > 1
+    columns = {
+        "setting": [
+            f"{owner}: {label}" if several else label
+            for owner, label in zip(rows["experiment"], rows["label"], strict=True)
+        ],
+        "n": _counts(rows["n"].replace(0, pd.NA)),
+        "paired": _paired(rows),
+        "accuracy %": _texts(rows["accuracy"], "{:.1f}", 100),
+        "95 %": _spans(rows["ci_low"], rows["ci_high"], "{:.1f}"),
+        "lost": _counts(rows["lost"]),
+        "won": _counts(rows["gained"]),
+        "change": _texts(rows["difference"], "{:+.1f}", 100),
+        "change, 95 %": _spans(rows["diff_low"], rows["diff_high"], "{:+.1f}"),
+        "p (Holm)": _texts(rows["p_holm"], "{:.2g}"),
+        "TFLOP": _texts(rows["prefill_tflop"], "{:.3g}"),
+        "FLOPs": _texts(rows["flops_ratio"], "{:.3f}"),
+        "FastV's FLOPs": _texts(rows["fastv_ratio"], "{:.3f}"),
+        "tokens": _texts(rows["average_visual_tokens"], "{:.1f}"),
+        "s/sample": _texts(rows["latency_s"], "{:.4f}"),
+        "speed-up": _texts(rows["speedup"], "{:.2f}"),
+        "suspicious": [str(flag) for flag in rows["flags"]],
+    }  # fmt: skip
+    shown = {name: texts for name, texts in columns.items() if any(texts)}
+    return list(shown), [list(line) for line in zip(*shown.values(), strict=True)]
+
+
+def _joined(group: Sequence[Experiment], table: Answers, reference: str | None) -> pd.DataFrame:
+    """Experiments on the same benchmark, with their answers, as one table."""
+    owners = [owner for owner in group for _ in owner.points]
+    own = [_unpruned(table, owners, owner) for owner in owners]
+    rows = summarise(table, own)
+    names = dict(zip(group, names_apart(group), strict=True))
+    rows["experiment"] = [names[owner] for owner in owners]
+    rows["flags"] = [flags for _, part in rows.groupby("experiment", sort=False) for flags in suspicions(part)]
+    if reference is not None:
+        named = [_partner(table, owners, row, reference) for row in range(len(owners))]
+        rows = rows.assign(**compared(table.of_images(True), named))
+    counted = pd.concat([_costs(experiment) for experiment in group], ignore_index=True)
+    rows = pd.concat([rows, counted.drop(columns="key")], axis=1)
+    seconds = [latencies(experiment) for experiment in group]
+    rows["latency_s"] = [
+        known.get(point.key, np.nan)
+        for known, experiment in zip(seconds, group, strict=True)
+        for point in experiment.points
+    ]
+    return _finished(rows, [owner.context for owner in owners])
+
+
+def _unpruned(table: Answers, owners: Sequence[Experiment], owner: Experiment) -> int | None:
+    """The un-pruned row of an experiment's model and settings: the first, where several experiments have them."""
+    rows = (row for row, other in enumerate(owners) if other.context == owner.context)
+    return next((row for row in rows if table.points[row].strategy == BASELINE), None)
+
+
+def _partner(table: Answers, owners: Sequence[Experiment], row: int, name: str) -> int | None:
+    """What a row is compared with: the named setting of its layer and rank, or the only named one; its own first.
+
+    Raises:
+        StoreError: The name fits several, or none at all.
+    """
+    named = [other for other, point in enumerate(table.points) if is_named(point.label, name)]
+    if not named:
+        raise StoreError(f"--reference {name}: no grid point has this name; `saccade status EXPERIMENT` lists them")
+    place = table.points[row].layer, table.points[row].rank
+    for rows in ([other for other in named if owners[other] is owners[row]], named):
+        fitting = [other for other in rows if (table.points[other].layer, table.points[other].rank) == place]
+        fitting = fitting or (rows if len(rows) == 1 else [])
+        if len(fitting) > 1:
+            first, second = (table.points[other].label for other in fitting[:2])
+            raise StoreError(f"--reference {name}: may be {first} or {second}; say which")
+        if fitting:
+            return fitting[0]
+    return None
+
+
+def _costs(experiment: Experiment) -> pd.DataFrame:
+    counted = costs(experiment)
+    keys = pd.DataFrame({"key": [point.key for point in experiment.points]})
+    names = ["prefill_tflop", "flops_ratio", "fastv_ratio", "average_visual_tokens"]
+    return keys.assign(**dict.fromkeys(names, np.nan)) if counted is None else counted[["key", *names]]
+
+
+def _stacked(tables: Sequence[Answers]) -> Answers:
+    """Rows of all tables over the samples of all, in the order in which they first come."""
+    samples = tuple(dict.fromkeys(name for table in tables for name in table.samples))
+    place = {name: column for column, name in enumerate(samples)}
+    points = tuple(point for table in tables for point in table.points)
+    answered, correct = np.zeros((len(points), len(samples)), bool), np.zeros((len(points), len(samples)), bool)
+    score, unread = np.zeros((len(points), len(samples))), np.zeros((len(points), len(samples)), bool)
+    image, failed = np.zeros(len(samples), bool), np.zeros(len(samples), bool)
+    first = 0
+    for table in tables:
+        columns = [place[name] for name in table.samples]
+        rows = slice(first, first + len(table.points))
+        answered[rows, columns], correct[rows, columns] = table.answered_PS, table.correct_PS
+        score[rows, columns], unread[rows, columns] = table.score_PS, table.unread_PS
+        image[columns] |= table.image_S
+        failed[columns] |= table.failed_S
+        first += len(table.points)
+    return Answers(
+        points=points,
+        samples=samples,
+        answered_PS=answered,
+        correct_PS=correct,
+        score_PS=score,
+        unread_PS=unread,
+        image_S=image,
+        failed_S=failed,
+    )
+
+
+def _unpaired(rows: pd.DataFrame, reference: str | None) -> pd.DataFrame:
+    """Differences of the imported figures of one run to its own un-pruned model, from counts alone."""
+    rows = rows.assign(lacking=0)
+    base = rows[rows["baseline"] & rows["accuracy"].notna()]
+    if len(base) and reference is None:
+        unpruned = base.iloc[0]
+        rows["difference"] = np.where(rows["baseline"], np.nan, rows["accuracy"] - unpruned["accuracy"])
+        low = np.hypot(rows["accuracy"] - rows["ci_low"], unpruned["ci_high"] - unpruned["accuracy"])
+        high = np.hypot(rows["ci_high"] - rows["accuracy"], unpruned["accuracy"] - unpruned["ci_low"])
+        rows["diff_low"], rows["diff_high"] = rows["difference"] - low, rows["difference"] + high
+        rows["diff_interval"] = np.where(rows["diff_low"].notna(), NEWCOMBE, "")
+    return _finished(rows, [""] * len(rows))
+
+
+def _finished(rows: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
+    """Args:
+    rows: The columns so far.
+    models: Of each row what it shares with its un-pruned model.
+    """
+    model = pd.Series(models, index=rows.index)
+    base = rows["baseline"] & rows["latency_s"].notna()
+    unpruned_s = rows.loc[base, "latency_s"].groupby(model[base]).first()
+    rows["speedup"] = model.map(unpruned_s) / rows["latency_s"]
+    rows["n"] = rows["n"].astype("Int64")
+    return rows[[*COLUMNS, *KEYS]]
+
+
+def _name(row: pd.Series) -> str:
+    return f"{row['label']} ({row['experiment']})"
+
+
+def _paired(rows: pd.DataFrame) -> list[str]:
+    """Questions behind the change, where they are fewer than those behind the accuracy."""
+    paired, asked = (rows[name].astype("Float64").fillna(0) for name in ("n_paired", "n"))
+    fewer = ~rows["baseline"] & rows["difference"].notna() & (paired > 0) & (paired < asked)
+    return [str(int(n)) if shown else "" for n, shown in zip(paired, fewer, strict=True)]
+
+
+def _counts(values: pd.Series) -> list[str]:
+    return ["" if pd.isna(value) else str(int(value)) for value in values]
+
+
+def _texts(values: pd.Series, form: str, scale: float = 1) -> list[str]:
+    return ["" if pd.isna(value) else form.format(scale * value) for value in values]
+
+
+def _spans(low: pd.Series, high: pd.Series, form: str) -> list[str]:
+    pairs = zip(_texts(low, form, 100), _texts(high, form, 100), strict=True)
+    return [f"{first} .. {last}" if first else "" for first, last in pairs]

@@ -432,7 +432,7 @@ def test_a_killed_run_goes_on_elsewhere(place, machine, tmp_path):
         "model: embedded\ndata: embedded\nsamples: 16\nmax_new_tokens: 2\ngrid:\n  - {strategy: cutoff, layer: 3..4}\n"
     )
     run = ("run", str(sweep), "--out", str(place), "--local", "--pictures", "0")
-    often = "from orchestrator import cli, places; places.SEND_S = 0.2; cli.main()"
+    often = "from orchestrator import cli; from results import places; places.SEND_S = 0.2; cli.main()"
     first = subprocess.Popen(
         [sys.executable, "-c", often, *run],
         env=os.environ | {"XDG_CACHE_HOME": str(tmp_path / "lost")},

@@ -34,6 +34,7 @@ LOOK_S = 1.0  # how often the record is looked at by who waits for it
 WAKE = signal.SIGUSR1
 MAX_BYTES = 2**16
 DAMAGED = b""
+MOST_PROCESSES = 2**31  # their numbers lie below
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +67,7 @@ class Holder:
         except (UnreadableError, TypeError):
             return None
         whole = all(isinstance(value, str) for value in (holder.token, holder.machine, holder.host, holder.user))
-        return holder if whole and isinstance(holder.pid, int) and holder.pid > 0 else None
+        return holder if whole and isinstance(holder.pid, int) and 0 < holder.pid < MOST_PROCESSES else None
 
     def to_bytes(self) -> bytes:
         return json.dumps(asdict(self)).encode()

@@ -154,8 +154,8 @@ def test_another_machines_record_that_nobody_renews_is_waited_for_and_then_repla
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[1]", b'{"pid": 1}', elsewhere().to_bytes()[:-9], b"\xff" * 99],
-    ids=["empty", "begun", "list", "little", "cut", "bytes"],
+    [b"", b"{", b"[1]", b'{"pid": 1}', elsewhere().to_bytes()[:-9], elsewhere(pid=2**31).to_bytes(), b"\xff" * 99],
+    ids=["empty", "begun", "list", "little", "cut", "no process", "bytes"],
 )
 def test_a_damaged_record_is_waited_for_and_then_replaced(tmp_path, quick, content):
     leave(tmp_path, content)

@@ -20,7 +20,7 @@ def tell(redirection: str, body: str = FEW, words: tuple[object, ...] = (), **va
     """Exit code, errors and output of a command that says something, started by a shell."""
     code = SAY.format(words=["tell", *words]) + TELL.format(body=body)
     result = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {sys.executable} -W error -c \"$CODE\" {redirection}"],
+        ["bash", "-c", f"set -o pipefail; {sys.executable} -W error -W ignore::DeprecationWarning -c \"$CODE\" {redirection}"],
         cwd=ROOT, capture_output=True, env={**os.environ, "CODE": code, **variables}, timeout=120,
     )  # fmt: skip
     assert b"Traceback" not in result.stderr

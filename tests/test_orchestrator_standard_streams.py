@@ -15,12 +15,14 @@ TELL = "@cli.app.command()\ndef tell(name: str = ''):\n    {body}\ncli.main()\n"
 MANY = "typer.echo('\u2014 line\\n' * 100_000)"
 FEW = "cli._console().print('[v1] \u2014 ' + name, soft_wrap=True)"
 
+WARNINGS = "-W error -W ignore::DeprecationWarning"  # old libraries among new ones
+
 
 def tell(redirection: str, body: str = FEW, words: tuple[object, ...] = (), **variables: str) -> tuple[int, str, bytes]:
     """Exit code, errors and output of a command that says something, started by a shell."""
     code = SAY.format(words=["tell", *words]) + TELL.format(body=body)
     result = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {sys.executable} -W error -W ignore::DeprecationWarning -c \"$CODE\" {redirection}"],
+        ["bash", "-c", f"set -o pipefail; {sys.executable} {WARNINGS} -c \"$CODE\" {redirection}"],
         cwd=ROOT, capture_output=True, env={**os.environ, "CODE": code, **variables}, timeout=120,
     )  # fmt: skip
     assert b"Traceback" not in result.stderr

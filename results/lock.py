@@ -17,7 +17,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Protocol
 
 from results.disk import LOCK, StoreError, make_folder, write_whole
 from results.removal import remove
+from results.repeating import repeated
 from workers.json_file import UnreadableError, parse_json, read_bytes
 
 BEAT_S = 10.0  # between two signs of life
@@ -233,34 +234,28 @@ def _refusal(board: Board, holder: Holder) -> StoreError:
     )
 
 
-@contextmanager
-def _signs(board: Board, mine: Holder, lost: list[str], number: signal.Signals) -> Iterator[None]:
+def _signs(board: Board, mine: Holder, lost: list[str], number: signal.Signals) -> AbstractContextManager[None]:
     """Give signs of life for a block; who has taken over is put into ``lost``, and the main thread gets a signal."""
-    ended = threading.Event()
 
-    def give(mine: Holder) -> None:
-        while not ended.wait(BEAT_S):
-            with suppress(StoreError):  # a full disk, a store out of reach: tried again, and said by what writes there
-                content = board.read()
-                other = None if content is None else Holder.of(content)
-                if other is not None and other.token != mine.token:
-                    lost.append(str(other))
-                    # As Ctrl-C does: what runs is ended in order, and what waits is woken.
-                    signal.pthread_kill(threading.main_thread().ident or 0, number)
-                    return
-                mine = replace(mine, beat=mine.beat + 1, sign=_now())
-                if content is None:
-                    board.create(mine.to_bytes())
-                else:
-                    board.replace(content, mine.to_bytes())
+    def give() -> None:
+        nonlocal mine
+        if lost:
+            return
+        with suppress(StoreError):  # a full disk, a store out of reach: tried again, and said by what writes there
+            content = board.read()
+            other = None if content is None else Holder.of(content)
+            if other is not None and other.token != mine.token:
+                lost.append(str(other))
+                # As Ctrl-C does: what runs is ended in order, and what waits is woken.
+                signal.pthread_kill(threading.main_thread().ident or 0, number)
+                return
+            mine = replace(mine, beat=mine.beat + 1, sign=_now())
+            if content is None:
+                board.create(mine.to_bytes())
+            else:
+                board.replace(content, mine.to_bytes())
 
-    thread = threading.Thread(target=give, args=(mine,), name="lock", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    return repeated(give, BEAT_S, "lock")
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from results.bucket import SCHEMES, Bucket, BucketBoard
 from results.disk import StoreError, check_place
 from results.experiment import Experiment
 from results.lock import Board, FolderBoard, driver_line, held
+from results.repeating import repeated
 from workers.foreign import expanded
 
 SEND_S = 5.0  # between two looks for new files while a sweep runs
@@ -123,7 +123,7 @@ def _mirrored(bucket: Bucket, tell: Callable[[str], None]) -> Iterator[None]:
             failing = True
 
     try:
-        with _repeated(send, SEND_S):
+        with repeated(send, SEND_S, "bucket"):
             yield
     except BaseException:
         try:
@@ -157,7 +157,7 @@ def watched(places: Iterable[Path]) -> Iterator[list[Path]]:
     if not remote:
         yield folders
         return
-    with _repeated(fetch, FETCH_S):
+    with repeated(fetch, FETCH_S, "bucket"):
         yield folders
 
 
@@ -194,21 +194,3 @@ def uri_of(place: Path) -> str | None:
     """The URI that came as a path, which has lost a slash; None for a path."""
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+", str(place))
     return f"{match[1].lower()}://{str(place)[match.end() :]}" if match else None
-
-
-@contextmanager
-def _repeated(action: Callable[[], object], seconds: float) -> Iterator[None]:
-    """Do something now and then in a thread, until the block ends."""
-    ended = threading.Event()
-
-    def repeat() -> None:
-        while not ended.wait(seconds):
-            action()
-
-    thread = threading.Thread(target=repeat, name="bucket", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()

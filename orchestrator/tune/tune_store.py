@@ -19,6 +19,7 @@ import os
 import platform
 import queue
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -55,7 +56,6 @@ PENDING = '"status": "PENDING"'
 OUTPUT = "tune.log"  # what Tune and callbacks print
 NICENESS = 10  # while the sweep runs
 SAVE_S, SAVE_SHARE = 10.0, 20  # between two writes of the state: so long, and so many times what the last one took
-PARENT_S = 5.0  # how often a waiting mirror asks whether its sweep still lives
 EXIT_S = 5.0  # for a mirror to end that has said all
 FINISH_S = 60.0  # how long the end of a sweep waits for Tune
 LIVE_TRIALS = 100  # named callbacks hear of more trials one after the other: W&B holds a process for each open one
@@ -141,10 +141,15 @@ class TuneMirror:
     def start(self, news: News) -> None:
         """Begin to follow; ``news`` is all that the cells on disk say."""
         protect_children()
-        self._news: Any = SPAWN.Queue()  # its thread writes: the sweep never waits for a mirror that lags
+        self._news: queue.SimpleQueue[News | None] = queue.SimpleQueue()
+        told, tell = SPAWN.Pipe(duplex=False)
         self._answer, self._process = _spawn(
-            _follow, self._folder, self._points, self._context, self._callbacks, _ray_address(), self._news
+            _follow, self._folder, self._points, self._context, self._callbacks, _ray_address(), told
         )
+        told.close()  # from here on the mirror's process holds the one reading end: without it `tell` fails
+        # A thread writes: the sweep never waits for a mirror that lags. (A multiprocessing.Queue would do the same,
+        # but its semaphores may be called leaked, after the last line, when a signal ends the command.)
+        threading.Thread(target=_hand_over, args=(self._news, tell), name="saccade-tune", daemon=True).start()
         self._news.put(news)  # also where there is none: it is what the trials are compared with
 
     def publish(self, news: News) -> None:
@@ -177,7 +182,6 @@ class TuneMirror:
             said: str | None = self._answer.recv() if self._answer.poll(seconds) else None
         except EOFError:
             said = f"its process ended unexpectedly; see {self._folder / OUTPUT}"
-        self._news.cancel_join_thread()
         self._process.join(EXIT_S if said is not None else 0)
         self._process.kill()
         self._process.join()
@@ -466,16 +470,21 @@ def _follow(
         answer.send(_one_line(error))
 
 
+def _hand_over(news: queue.SimpleQueue[News | None], tell: Any) -> None:
+    """Send all that is put into a queue, up to None."""
+    with tell, suppress(BrokenPipeError):  # the mirror's process is gone; `finish` says so
+        while (rows := news.get()) is not None:
+            tell.send(rows)
+        tell.send(None)
+
+
 def _next(news: Any) -> News | None:
     """What comes next; nothing more, where the sweep's process is gone."""
-    parent = multiprocessing.parent_process()
-    while True:
-        try:
-            rows: News | None = news.get(timeout=PARENT_S)
-            return rows
-        except queue.Empty:
-            if parent is None or not parent.is_alive():
-                return None
+    try:
+        rows: News | None = news.recv()
+        return rows
+    except EOFError:
+        return None
 
 
 def _by_point(news: News) -> dict[str, list[Metrics]]:

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from workers.benchmark.agreement import Agreement, Disagreement
-from workers.benchmark.spectra import SpectrumRow
-from workers.benchmark.timing import Ceiling, Timing
+from workers.speed_test.agreement import Agreement, Disagreement
+from workers.speed_test.spectra import SpectrumRow
+from workers.speed_test.timing import Ceiling, Timing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,7 +52,7 @@ def test_everything_is_measured(measured):
     for row in report.engine:
         assert set(row.ratios) == {baseline.name for baseline in report.baselines}
         assert row.prefill_ms_per_cell > 0
-        assert 1 < row.streams_per_sample <= row.configurations
+        assert 1 < row.sequences_per_sample <= row.configurations
     for row in report.spectra:
         assert min(row.ms, row.eigvalsh_ms, row.svdvals_ms) > 0
         assert row.effective_rank_error < 1e-5

@@ -25,7 +25,7 @@ log = logging.getLogger(f"saccade.{__name__}")
 SOURCE = Path(__file__).with_name("singular.cu")
 KERNELS = ("to_band", "chase", "bisect")
 BAND, BISECT_THREADS, COLUMN, SWEEPS = 8, 128, 19, 64  # as in the source
-PIECE_BYTES = 2 << 30  # Gram matrices that wait for the kernels together: 25 streams of 32 heads at 576 tokens
+PIECE_BYTES = 2 << 30  # Gram matrices that wait for the kernels together: 25 sequences of 32 heads at 576 tokens
 LEAST = torch.finfo(torch.float64).tiny
 PIECE_SHARE = 64  # and at most this part of a device's memory
 

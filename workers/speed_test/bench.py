@@ -220,7 +220,7 @@ class _Bench:
             what=workload.what,
             micro_batch=micro_batch,
             configurations=len(unit.points),
-            streams_per_sample=work.streams / len(unit.samples),
+            sequences_per_sample=work.sequences / len(unit.samples),
             timing=timing,
             ms_per_cell=ms_per_cell,
             prefill_ms_per_cell=1e3 * prefill.median_s / unit.cells,

@@ -121,7 +121,7 @@ class LinearSizes:
 class Needed:
     """What the cells of a workload need at least, nothing computed twice."""
 
-    streams: int  # different continuations, the un-pruned one of each sample included
+    sequences: int  # different continuations, the un-pruned one of each sample included
     prefill_flop: int
     decode_flop: int
 
@@ -141,20 +141,20 @@ def needed(
         system: per sample the tokens before the image.
     """
     of_key = {point.key: point for point in points}
-    streams: dict[tuple, tuple[int, int, int]] = {}  # identity -> rows, first layer, decoding steps
+    sequences: dict[tuple, tuple[int, int, int]] = {}  # identity -> rows, first layer, decoding steps
     for cell in cells:
         point = of_key[cell.point]
         steps = cell.decoded_tokens - 1
         if cell.tokens_kept == cell.visual_tokens or point.layer >= sizes.layers:
-            streams[cell.sample,] = (cell.prompt_tokens - system[cell.sample], 0, steps)
+            sequences[cell.sample,] = (cell.prompt_tokens - system[cell.sample], 0, steps)
             continue
         strategy = catalog.get(point.strategy)
         assert strategy.schedule is None, "a method of several stages has no single first layer"
         identity = (cell.sample, point.layer, cell.kept_mask, strategy.positions, strategy.merge)
         rows = cell.prompt_tokens - cell.visual_tokens - system[cell.sample] + cell.tokens_kept
-        streams[identity] = (rows, point.layer, steps)
+        sequences[identity] = (rows, point.layer, steps)
     return Needed(
-        streams=len(streams),
-        prefill_flop=sum(sizes.prefill_flop(rows, layer) for rows, layer, _ in streams.values()),
-        decode_flop=sum(sizes.decode_flop(steps) for _, _, steps in streams.values()),
+        sequences=len(sequences),
+        prefill_flop=sum(sizes.prefill_flop(rows, layer) for rows, layer, _ in sequences.values()),
+        decode_flop=sum(sizes.decode_flop(steps) for _, _, steps in sequences.values()),
     )

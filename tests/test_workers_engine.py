@@ -20,7 +20,6 @@ from strategies.heads import HeadProbability, HeadRule
 from strategies.queries import QueryRule
 from workers.encoding import encode_sample
 from workers.engine import Engine
-from workers.memory import footprint
 from workers.work import DeviceLostError, EngineSpec, GridPoint, ModelSpec, TaskSpec, WorkUnit, unpruned_point
 
 # Dropping and masking differ in the shapes of their reductions only; the weights are scaled up, so logits reach 1e2.
@@ -318,23 +317,6 @@ def test_mistakes_in_code_are_told(engine, small_checkpoint, small_scienceqa):
     assert failure.message == "the benchmark has no sample '77'"
     with pytest.raises(ValueError, match="max_new_tokens"):
         make_engine(small_checkpoint, small_scienceqa, max_new_tokens=0)
-
-
-def test_footprint_counts_what_the_forward_holds(engine):
-    """Rows of the last layer as the packing has them; an upper bound where points share a fork."""
-    config = engine.model.config
-    points = (
-        unpruned_point(2, 16),
-        GridPoint(strategy="fastv", layer=1, rank=4),
-        GridPoint(strategy="cutoff", layer=1, rank=0),
-        GridPoint(strategy="random", layer=1, rank=16),
-        GridPoint(strategy="random", layer=2, rank=3),
-    )
-    need = footprint(config, points, prompt=60, visual=16, decoded=2, value_bytes=4)
-    assert need.rows == 60 + (4 + 44) + 44
-    assert footprint(config, points, prompt=60, visual=0, decoded=2, value_bytes=4).rows == 60
-    more = footprint(config, points, prompt=60, visual=16, decoded=12, value_bytes=4)
-    assert more.bytes - need.bytes == 10 * 3 * 2 * (2 * config.kv_heads * config.head_dim) * 4
 
 
 def test_equal_token_sets_are_one_fork(engine):

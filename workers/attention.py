@@ -64,31 +64,35 @@ def attend_one(query_QHE: Tensor, key_SGE: Tensor, value_SGE: Tensor, scale: flo
 class Groups:
     """Single queries that share keys: the decoded tokens of all sequences whose prompt is the same rows of a layer.
 
-    ``order`` sorts N queries by group; group g has ``counts[g]`` of them and attends to all keys of ``owners[g]``.
+    ``order`` sorts the queries that attend to a packing by group; group g has ``counts[g]`` of them, and attends to
+    ``keys[g]``.
     """
 
-    owners: Sequence[TokenSequence]
+    keys: Sequence[tuple[slice, ...]]
     order_N: Tensor  # int64, on the device
-    back_N: Tensor  # undoes ``order``
     counts: Sequence[int]
     tiles: Tensor  # the same for the kernel, see ``flash.tiles``
 
 
+Attended = tuple[Tensor, Tensor, Groups]  # keys and values (R, G, E) of a packing, and who attends to which of them
+
+
 def make_groups(sequences: Sequence[TokenSequence], layer: int, packing: Packing, device: torch.device) -> Groups:
-    """Group the sequences of a decoding step by whose rows they attend to in a layer."""
+    """Group the sequences of a decoding step by whose rows of a packing they attend to; others are left out."""
     members: dict[TokenSequence, list[int]] = {}
     for n, sequence in enumerate(sequences):
-        members.setdefault(sequence.at(layer), []).append(n)
-    order = torch.tensor([n for group in members.values() for n in group])
+        owner = sequence.at(layer)
+        if owner in packing.starts:
+            members.setdefault(owner, []).append(n)
+    order = torch.tensor([n for group in members.values() for n in group], dtype=torch.int64)
     counts = [len(group) for group in members.values()]
-    ends = accumulate(counts)
+    keys = [packing.keys(owner) for owner in members]
     blocks = [
-        (slice(end - count, end), packing.keys(owner)) for owner, count, end in zip(members, counts, ends, strict=True)
+        (slice(end - count, end), runs) for runs, count, end in zip(keys, counts, accumulate(counts), strict=True)
     ]
     return Groups(
-        owners=list(members),
+        keys=keys,
         order_N=to_device(order, device),
-        back_N=to_device(order.argsort(), device),
         counts=counts,
         tiles=to_device(tiles(blocks, DECODE_TILE, causal=False), device),
     )
@@ -96,10 +100,7 @@ def make_groups(sequences: Sequence[TokenSequence], layer: int, packing: Packing
 
 def attend_groups(
     query_NHE: Tensor,
-    key_RGE: Tensor,
-    value_RGE: Tensor,
-    groups: Groups,
-    packing: Packing,
+    prompts: Sequence[Attended],
     scale: float,
     decoded_caches: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
@@ -107,28 +108,26 @@ def attend_groups(
 
     Args:
         query_NHE: (N, H, E).
-        key_RGE, value_RGE: of the prompt, all rows of the packing.
-        groups: which query attends to which rows.
-        packing: where they lie.
+        prompts: keys and values of the prompts; each query attends to one group of one of them.
         scale: factor on the dot products.
         decoded_caches: keys and values (N, T, G, E) that each query has for itself; None: there are none yet.
 
     Returns:
         (N, H, E).
     """
+    out_NHE = torch.empty_like(query_NHE)
     if uses_flash(query_NHE):
-        return flash_decode(query_NHE, groups.order_N, key_RGE, value_RGE, groups.tiles, decoded_caches, scale)
-    sorted_NHE = query_NHE[groups.order_N]
-    outs, logs, place = [], [], 0
-    for owner, count in zip(groups.owners, groups.counts, strict=True):
-        keys = packing.keys(owner)
-        part = sorted_NHE[place : place + count]
-        out, log = _attend_together(part, gather(key_RGE, keys), gather(value_RGE, keys), scale)
-        outs.append(out)
-        logs.append(log)
-        place += count
-    prompt = torch.cat(outs)[groups.back_N], torch.cat(logs)[groups.back_N]
-    return prompt[0] if decoded_caches is None else _join(prompt, _attend_apart(query_NHE, *decoded_caches, scale))
+        for key_RGE, value_RGE, groups in prompts:
+            flash_decode(query_NHE, groups.order_N, key_RGE, value_RGE, groups.tiles, decoded_caches, scale, out_NHE)
+        return out_NHE
+    log_NH = torch.empty(query_NHE.shape[:2], dtype=torch.float32, device=query_NHE.device)
+    for key_RGE, value_RGE, groups in prompts:
+        for runs, some in zip(groups.keys, groups.order_N.split(list(groups.counts)), strict=True):
+            keys, values = gather(key_RGE, runs), gather(value_RGE, runs)
+            out_NHE[some], log_NH[some] = _attend_together(query_NHE[some], keys, values, scale)
+    if decoded_caches is None:
+        return out_NHE
+    return _join((out_NHE, log_NH), _attend_apart(query_NHE, *decoded_caches, scale))
 
 
 def _attend_together(query_NHE: Tensor, key_SGE: Tensor, value_SGE: Tensor, scale: float) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from workers.attention import Groups, attend_groups, make_groups
+from workers.attention import Attended, Groups, attend_groups, make_groups
 from workers.decoder import Decoder
 from workers.prefill import Prefill
 from workers.sequences import Packing, to_device
@@ -37,7 +37,7 @@ def greedy(decoder: Decoder, start: Prefill, max_new_tokens: int, end_tokens: fr
     answers: list[list[int]] = [[] for _ in start.sequences]
     running = list(range(len(answers)))  # sequences in the batch; some may have ended
     ended: set[int] = set()
-    decoding = Decoding(decoder, start)
+    decoding = Decoding(decoder, start) if max_new_tokens > 1 else None
     logits_NC = start.logits_NC
     for step in range(1, max_new_tokens + 1):
         highest_N, tokens_N = logits_NC.max(dim=-1)
@@ -49,7 +49,7 @@ def greedy(decoder: Decoder, start: Prefill, max_new_tokens: int, end_tokens: fr
                 answers[n].append(token)
         ended |= {n for n, token in zip(running, tokens, strict=True) if token in end_tokens}
         still = [place for place, n in enumerate(running) if n not in ended]
-        if not still or step == max_new_tokens:
+        if not still or decoding is None or step == max_new_tokens:
             break
         if len(running) - len(still) >= LEAVE_TOGETHER * len(running):
             running, tokens = [running[place] for place in still], [tokens[place] for place in still]
@@ -69,21 +69,18 @@ class Decoding:
         self._decoded_caches: list[tuple[Tensor, Tensor]] = []  # a layer: (N, room, G, E) keys and values
         self._steps = 0
         self._groups: dict[Packing, Groups] = {}
-        for layer, cache in enumerate(start.caches):
-            self._group(layer, cache.packing)
+        for layer in range(len(start.caches)):
+            self._prompts(layer)
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Feed one token to each sequence: (N, C) logits of the next."""
         decoder = self._decoder
         hidden_ND = decoder.embed(to_device(torch.tensor(tokens), decoder.device))
         rotary = decoder.rotary(to_device(self._positions(), decoder.device))
-        for layer, cache in enumerate(self._caches):
-            groups = self._group(layer, cache.packing)
+        for layer in range(len(self._caches)):
             query_NHE, key_NGE, value_NGE = decoder.attention_inputs(layer, hidden_ND, rotary)
             decoded_caches = self._append(layer, key_NGE, value_NGE)
-            attended_NHE = attend_groups(
-                query_NHE, cache.key_RGE, cache.value_RGE, groups, cache.packing, decoder.scale, decoded_caches
-            )
+            attended_NHE = attend_groups(query_NHE, self._prompts(layer), decoder.scale, decoded_caches)
             hidden_ND = decoder.finish_layer(layer, hidden_ND, attended_NHE)
         self._steps += 1
         return decoder.logits(hidden_ND)
@@ -112,8 +109,14 @@ class Decoding:
         keys[:, self._steps], values[:, self._steps] = key_NGE, value_NGE
         return keys[:, : self._steps + 1], values[:, : self._steps + 1]
 
-    def _group(self, layer: int, packing: Packing) -> Groups:
-        """Groups change where somebody forked, so one packing has one grouping."""
-        if packing not in self._groups:
-            self._groups[packing] = make_groups(self._sequences, layer, packing, self._decoder.device)
-        return self._groups[packing]
+    def _prompts(self, layer: int) -> list[Attended]:
+        """The prompts' keys and values of a layer, by the wave that made them, and who attends to which."""
+        prompts = []
+        for cache in self._caches[layer]:
+            if cache.packing not in self._groups:  # groups change where somebody forked, so one packing has one
+                groups = make_groups(self._sequences, layer, cache.packing, self._decoder.device)
+                self._groups[cache.packing] = groups
+            groups = self._groups[cache.packing]
+            if groups.counts:
+                prompts.append((cache.key_RGE, cache.value_RGE, groups))
+        return prompts

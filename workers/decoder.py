@@ -19,6 +19,8 @@ from workers.families.config import ModelError
 from workers.kernels import gated_silu, rms_norm, rotate
 
 Rotary = tuple[Tensor, Tensor]
+Given = tuple[Tensor, Tensor]  # keys and values (P, G, E) of rows that ran earlier
+FEED_FORWARD_ROWS = 16_384  # enough to fill a chip; more only take memory
 
 
 class Decoder:
@@ -68,12 +70,37 @@ class Decoder:
         cos, sin = self.module.rotary_emb(probe, placed)
         return cos[0, :, None], sin[0, :, None]
 
-    def keys_and_values(self, layer: int, normed_RD: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor]:
-        """Keys, positions applied, and values (R, G, E) of a layer's normed input, in one buffer for the cache."""
+    def keys_and_values(
+        self, layer: int, normed_RD: Tensor, rotary: Rotary, given: Given | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Keys, positions applied, and values of a layer's normed input, in one buffer for the cache.
+
+        Args:
+            layer: whose.
+            normed_RD: (R, D).
+            rotary: of these rows.
+            given: keys and values (P, G, E) that come before them.
+
+        Returns:
+            (P + R, G, E) each.
+        """
         fused = self.layers[layer]
-        heads = linear(normed_RD, fused.kv, fused.kv_bias).unflatten(-1, (-1, self.head_dim))
-        key_RGE, value_RGE = heads.split((self.kv_heads, self.kv_heads), dim=1)
-        return rotate(key_RGE, *rotary), value_RGE
+        if given is None:
+            heads = linear(normed_RD, fused.kv, fused.kv_bias).unflatten(-1, (-1, self.head_dim))
+            key_RGE, value_RGE = heads.split((self.kv_heads, self.kv_heads), dim=1)
+            return rotate(key_RGE, *rotary), value_RGE
+        before = given[0].shape[0]
+        rows = normed_RD.new_empty(before + normed_RD.shape[0], fused.kv.shape[0])
+        torch.mm(normed_RD, fused.kv.T, out=rows[before:])
+        if fused.kv_bias is not None:
+            rows[before:] += fused.kv_bias
+        keys, values = rows.unflatten(-1, (-1, self.head_dim)).split((self.kv_heads, self.kv_heads), dim=1)
+        keys[:before], values[:before] = given
+        own = keys[before:]
+        turned = rotate(own, *rotary)
+        if turned is not own:
+            own.copy_(turned)
+        return keys, values
 
     def queries(self, layer: int, normed_RD: Tensor, rotary: Rotary) -> Tensor:
         """Queries (R, H, E) of a layer's normed input, positions applied."""
@@ -83,18 +110,25 @@ class Decoder:
         """The norm before a layer's attention."""
         return _norm(self.layers[layer].module.input_layernorm, hidden_RD)
 
-    def attention_inputs(self, layer: int, hidden_RD: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (R, H, E), keys and values (R, G, E) of a layer, positions applied."""
+    def attention_inputs(
+        self, layer: int, hidden_RD: Tensor, rotary: Rotary, given: Given | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (R, H, E), keys and values of a layer, positions applied; see ``keys_and_values``."""
         normed_RD = self.attention_norm(layer, hidden_RD)
-        return self.queries(layer, normed_RD, rotary), *self.keys_and_values(layer, normed_RD, rotary)
+        return self.queries(layer, normed_RD, rotary), *self.keys_and_values(layer, normed_RD, rotary, given)
 
     def finish_layer(self, layer: int, hidden_RD: Tensor, attended_RHE: Tensor) -> Tensor:
-        """Output projection, residuals and feed-forward. Overwrites ``hidden_RD`` with the layer's output (R, D)."""
+        """Output projection, residuals and feed-forward. Overwrites ``hidden_RD`` with the layer's output (R, D).
+
+        The feed-forward, several times as wide as everything else, takes `FEED_FORWARD_ROWS` at a time.
+        """
         fused = self.layers[layer]
         attention, mlp = fused.module.self_attn, fused.module.mlp
         _add_linear(hidden_RD, attended_RHE.flatten(-2), attention.o_proj)
-        gate_up_RF = linear(_norm(fused.module.post_attention_layernorm, hidden_RD), fused.gate_up, fused.gate_up_bias)
-        _add_linear(hidden_RD, gated_silu(gate_up_RF), mlp.down_proj)
+        for rows_RD in hidden_RD.split(FEED_FORWARD_ROWS):
+            normed_RD = _norm(fused.module.post_attention_layernorm, rows_RD)
+            gate_up_RF = linear(normed_RD, fused.gate_up, fused.gate_up_bias)
+            _add_linear(rows_RD, gated_silu(gate_up_RF), mlp.down_proj)
         return hidden_RD
 
     def attention_output(self, layer: int, attended_RHE: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from workers.families.catalog import load_model
 from workers.families.model import Encoded, Model, default_device
 from workers.forks import Placement, packed_mask
 from workers.lanes import Lanes
-from workers.memory import DECODED_ALLOWANCE, ENOUGH_ROWS, budget_bytes, footprint
+from workers.memory import ENOUGH_ROWS, NOTHING, Budget, RowBytes, budget_bytes, footprint
 from workers.nvrtc import CudaBuildError
 from workers.prefetch import ahead
 from workers.prefill import Prefill, embed_trunks, make_trunks, prefill
@@ -51,6 +51,8 @@ log = logging.getLogger(f"saccade.{__name__}")
 
 PREPARING_THREADS = min(8, os.cpu_count() or 1)
 PREPARED_AHEAD = 64  # samples that may wait: a few micro-batches of pixels, 87 MB at 336 x 336
+LESS = 0.75  # of the planned memory, after some was refused
+LEAST_SHARE = 0.1  # of it; a device that refuses that has no room for a wave
 Measures = tuple[tuple[str, float], ...]
 
 
@@ -81,6 +83,9 @@ class Engine:
         if spec.measure.spectra and model.device.type == "cuda":
             # The first call loads a library, which two lanes must not do at a time.
             torch.linalg.eigvalsh(torch.eye(2, dtype=torch.float64, device=model.device))
+        self.budget: Budget | None = None  # of a wave; None: as the device's memory allows
+        self._learned = 1.0  # share of the planned memory that has not been refused
+        self._row = RowBytes.of(model.config, model.dtype.itemsize, spec.max_new_tokens)
         self._lanes = Lanes(model.device)
         self._preparing = ThreadPoolExecutor(PREPARING_THREADS, thread_name_prefix="saccade-prepare")
         self._resident = torch.cuda.memory_allocated(model.device) if model.device.type == "cuda" else 0
@@ -145,31 +150,39 @@ class Engine:
     def _batches(self, unit: WorkUnit, failures: list[SampleFailure]) -> Iterator[list[PreparedSample]]:
         """Micro-batches of prepared samples: of fixed size, or as many as the device's memory takes."""
         batch: list[PreparedSample] = []
-        rows = used = 0
-        budget = budget_bytes(self.model.device, self._resident) // self._lanes.count
-        if self.spectra_samples:
-            budget -= 2 * piece_bytes(self.model.device)
+        total = NOTHING
         for item in self._prepared(unit.samples, failures):
-            value_bytes = self.model.dtype.itemsize
-            need = footprint(
-                self.model.config,
-                unit.points,
-                prompt=item.prompt.length,
-                visual=item.prompt.visual,
-                decoded=min(self.spec.max_new_tokens, DECODED_ALLOWANCE),
-                value_bytes=value_bytes,
-            )
+            prompt = item.prompt
+            need = footprint(self._row, unit.points, prompt=prompt.length, visual=prompt.visual, system=prompt.system)
             if self.micro_batch is not None:
                 full = len(batch) == self.micro_batch
             else:
-                full = bool(batch) and (rows + need.rows > ENOUGH_ROWS or used + need.bytes > budget)
+                full = bool(batch) and not self._budget().takes(total, need)
             if full:
                 yield batch
-                batch, rows, used = [], 0, 0
+                batch, total = [], NOTHING
             batch.append(item)
-            rows, used = rows + need.rows, used + need.bytes
+            total += need
         if batch:
             yield batch
+
+    def _learn(self) -> bool:
+        """Plan with less memory for the rest of the run, because some was refused; whether that was still possible."""
+        possible = self.model.device.type == "cuda" and self._learned > LEAST_SHARE
+        if possible:
+            self._learned *= LESS
+        return possible
+
+    def _budget(self) -> Budget:
+        """Of one wave in one lane."""
+        if self.budget is not None:
+            return self.budget
+        if self.model.device.type != "cuda":
+            return Budget()
+        most = budget_bytes(self.model.device, self._resident) // self._lanes.count
+        if self.spectra_samples:
+            most -= 2 * piece_bytes(self.model.device)
+        return Budget(ENOUGH_ROWS, int(most * self._learned))
 
     def _prepared(self, ids: Sequence[str], failures: list[SampleFailure]) -> Iterator[PreparedSample]:
         """Decode and pre-process images ahead of the device, in threads: Pillow lets go of the interpreter's lock.
@@ -202,24 +215,31 @@ class Engine:
     ) -> _Part:
         """Answer a batch; where that fails, its halves, down to the one sample that is to blame.
 
-        A single sample that memory was too short for is tried once more while no other micro-batch has any.
+        Where memory was too short, waves are smaller from then on. A single sample that it is too short for at their
+        smallest is tried once more while no other micro-batch has any.
         """
         try:
             return self._answer(batch, points)
         except Exception as error:  # an unknown fault of one sample, or of the memory, must not cost the others
             if _device_is_lost(error):
                 raise DeviceLostError(str(error)) from error
-            crowded = isinstance(error, torch.OutOfMemoryError) and self._lanes.count > 1 and not alone
-            if len(batch) == 1 and not crowded:
+            short = isinstance(error, torch.OutOfMemoryError)
+            smaller = short and self._learn()
+            crowded = short and self._lanes.count > 1 and not alone
+            if len(batch) == 1 and not crowded and not smaller:
                 return _Part(failures=(_failure(batch[0].sample.id, error),))
-            what = f"micro-batch of {len(batch)} {'halved' if len(batch) > 1 else 'tried again alone'}"
+            how = "halved" if len(batch) > 1 else "tried again in smaller waves" if smaller else "tried again alone"
+            what = f"micro-batch of {len(batch)} {how}"
             note = f"{what} after {type(error).__name__}: {str(error)[:200]}"
             log.warning(note)
         # Out here nothing holds the exception, whose traceback holds the tensors that did not fit.
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
         if len(batch) == 1:
-            again = self._lanes.alone(lambda: self._answer_or_split(points, batch, alone=True))
+            if smaller:
+                again = self._answer_or_split(points, batch, alone)
+            else:
+                again = self._lanes.alone(lambda: self._answer_or_split(points, batch, alone=True))
             return _Part.of([_Part(notes=(note,)), again])
         half = (len(batch) + 1) // 2
         halves = [self._answer_or_split(points, part, alone) for part in (batch[:half], batch[half:])]
@@ -236,9 +256,10 @@ class Engine:
         names = {index: item.sample.id for index, item in enumerate(batch)}
         measured = {index: name for index, name in names.items() if name in self.spectra_samples}
         spectra = SpectraRecorder(self.model.decoder, measure.spectra, measured) if measured else None
-        hidden_RD = embed_trunks(self.model.decoder, trunks, prompts, features)
-        start = prefill(self.model.decoder, hidden_RD, trunks, placement, spectra)
-        answered = self._answers(start, trunks)
+        decoder, answered = self.model.decoder, dict[TokenSequence, _Answer]()
+        hidden_RD = embed_trunks(decoder, trunks, prompts, features)
+        for start in prefill(decoder, hidden_RD, trunks, placement, self._row, self._budget(), spectra):
+            answered |= self._answers(start, trunks)
         keys = [point.key for point in points]
         parts = []
         for item, trunk in zip(batch, trunks, strict=True):

@@ -108,8 +108,9 @@ def flash_decode(
     table: Tensor,
     decoded_caches: tuple[Tensor, Tensor] | None,
     scale: float,
-) -> Tensor:
-    """Single queries over all keys of their tile, and then over their own decoded ones: (N, H, E).
+    out_NHE: Tensor,
+) -> None:
+    """Single queries over all keys of their tile, and then over their own decoded ones.
 
     Args:
         query_NHE: (N, H, E), rows without gaps.
@@ -118,10 +119,10 @@ def flash_decode(
         table: (tiles, 6) int32 on the device, of ``DECODE_TILE`` queries; ``seen`` is the number of all keys.
         decoded_caches: keys and values (N, T, G, E) of what each has decoded itself; None: there is nothing yet.
         scale: factor on the dot products.
+        out_NHE: (N, H, E), where the queries of this order are answered.
     """
     heads, width = query_NHE.shape[1:]
     groups = key_RGE.shape[1]
-    out_NHE = torch.empty_like(query_NHE)
     tail_keys, tail_values = decoded_caches if decoded_caches is not None else (query_NHE, query_NHE)
     decoded = 0 if decoded_caches is None else tail_keys.shape[1]
     assert tail_keys.stride()[-2:] == tail_values.stride()[-2:] == (width, 1)
@@ -147,7 +148,6 @@ def flash_decode(
         keys=KEYS,
         **DECODE_OPTIONS,
     )
-    return out_NHE
 
 
 def _strides(key_RGE: Tensor, value_RGE: Tensor) -> tuple[int, int]:

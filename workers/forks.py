@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from strategies.quality import Concentration, concentration
 from strategies.stages import Stage
 from strategies.view import ATTENTION, Evidence, TokenView
 from workers.attention import probabilities, visual_block
-from workers.sequences import Packing, RowMove, TokenSequence, fork, fork_rows
+from workers.sequences import Packing, TokenSequence, fork, fork_rows
 from workers.work import UNPRUNED, GridPoint
 
 LAST_QUERIES = 5  # the longest window of last queries that a strategy reads where the text itself is shorter
@@ -39,11 +39,12 @@ class LayerRead:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Forked:
-    """The packing after a fork: where its rows come from, and the rows that a strategy has rewritten."""
+class NewFork:
+    """A sequence that begins now, and what it begins with."""
 
-    move: RowMove
-    merged: Mapping[TokenSequence, Tensor]  # (K, D) visual rows of a new fork, instead of the gathered ones
+    sequence: TokenSequence
+    source_R: Tensor  # int64 on the host: which of its parent's own rows it continues
+    merged_KD: Tensor | None  # rows that a strategy has rewritten, in place of its visual ones
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,18 +73,27 @@ class Placement:
         self.sequence_of = {(trunk.sample, index): trunk for trunk in trunks for index in range(len(points))}
         self.concentration: dict[tuple[int, int], Concentration] = {}  # (sample, point index): of the last stage
         self._quality = quality
-        self._stages = [_stages(point) for point in points]
+        self._stages = [{stage.layer: stage for stage in _stages(point)} for point in points]
+        self._points_of = {trunk: dict.fromkeys(range(len(points))) for trunk in trunks}  # sequence -> what it answers
 
-    def fork_layers(self, layers: int) -> tuple[int, ...]:
-        """Layers before which somebody may fork, ascending."""
-        return tuple(sorted({stage.layer for stages in self._stages for stage in stages if stage.layer < layers}))
+    def fork_layers(self, layers: int) -> frozenset[int]:
+        """Layers before which somebody may fork."""
+        return frozenset(layer for stages in self._stages for layer in stages if layer < layers)
 
-    def answered(self) -> tuple[TokenSequence, ...]:
-        """The sequences that answer at least one point now, in order of appearance."""
-        return tuple(dict.fromkeys(self.sequence_of.values()))
+    def answers(self, sequence: TokenSequence) -> bool:
+        """Whether it answers at least one point now."""
+        return sequence in self._points_of
 
-    def fork_at(self, layer: int, packing: Packing, hidden_RD: Tensor, read: LayerRead | None) -> Forked:
-        """Let every point of ``layer`` choose its tokens.
+    def prefixes(self) -> set[TokenSequence]:
+        """Shared prefixes of all sequences that answer a point, whether they have run or not."""
+        return {sequence.prefix for sequence in self._points_of if sequence.prefix}
+
+    def answered(self, packing: Packing) -> tuple[TokenSequence, ...]:
+        """The sequences of a packing that answer at least one point, in the order of samples and points."""
+        return tuple(dict.fromkeys(one for one in self.sequence_of.values() if one in packing.starts))
+
+    def fork_at(self, layer: int, packing: Packing, hidden_RD: Tensor, read: LayerRead | None) -> list[NewFork]:
+        """Let every point of ``layer`` whose sequence is in the packing choose its tokens.
 
         Args:
             layer: the layer about to run.
@@ -91,10 +101,8 @@ class Placement:
             hidden_RD: residual stream entering the layer.
             read: queries and keys of the layer before; None at layer 0.
         """
-        children: dict[tuple[TokenSequence, bytes, str, object], TokenSequence] = {}
-        origins: dict[TokenSequence, Tensor] = {}
-        merged: dict[TokenSequence, Tensor] = {}
-        for sequence, waiting in self._waiting(layer):
+        children: dict[tuple[TokenSequence, bytes, str, object], NewFork] = {}
+        for sequence, waiting in self._waiting(layer, packing):
             for choice in self._choices(layer, sequence, waiting, packing, hidden_RD, read):
                 self.concentration.pop((sequence.sample, choice.index), None)
                 if choice.scores is not None:
@@ -104,26 +112,36 @@ class Placement:
                 strategy = choice.strategy
                 identity = (sequence, choice.kept_K.numpy().tobytes(), strategy.positions, strategy.merge)
                 if identity not in children:
-                    child = fork(sequence, layer, choice.kept_K, compact=strategy.positions == "compact")
-                    children[identity] = child
-                    origins[child] = fork_rows(sequence, choice.kept_K)
+                    merged_KD = None
                     if strategy.merge is not None:
                         kept_K = choice.kept_K.to(hidden_RD.device)
-                        merged[child] = strategy.merge(hidden_RD[packing.visual(sequence)], kept_K)
-                self.sequence_of[sequence.sample, choice.index] = children[identity]
-        alive = set(self.answered())
-        alive |= {sequence.prefix for sequence in alive if sequence.prefix}
-        older = [sequence for sequence in packing.sequences if sequence in alive]
-        return Forked(packing.repack([*older, *children.values()], origins), merged)
+                        merged_KD = strategy.merge(hidden_RD[packing.visual(sequence)], kept_K)
+                    children[identity] = NewFork(
+                        sequence=fork(sequence, layer, choice.kept_K, compact=strategy.positions == "compact"),
+                        source_R=fork_rows(sequence, choice.kept_K),
+                        merged_KD=merged_KD,
+                    )
+                self._assign(choice.index, sequence, children[identity].sequence)
+        return list(children.values())
 
-    def _waiting(self, layer: int) -> Iterator[tuple[TokenSequence, dict[int, Stage]]]:
+    def _assign(self, index: int, old: TokenSequence, new: TokenSequence) -> None:
+        """Let another sequence of the same sample answer a point."""
+        self.sequence_of[old.sample, index] = new
+        self._points_of.setdefault(new, {})[index] = None
+        del self._points_of[old][index]
+        if not self._points_of[old]:
+            del self._points_of[old]
+
+    def _waiting(self, layer: int, packing: Packing) -> list[tuple[TokenSequence, dict[int, Stage]]]:
         """Sequences with visual tokens, and the stages that act on them now, by point index."""
-        groups: dict[TokenSequence, dict[int, Stage]] = defaultdict(dict)
-        for (_, index), sequence in self.sequence_of.items():
-            for stage in self._stages[index]:
-                if stage.layer == layer and sequence.visual > 0:
-                    groups[sequence][index] = stage
-        yield from groups.items()
+        groups = []
+        for sequence in packing.sequences:
+            if sequence.visual > 0 and sequence in self._points_of:
+                points = self._points_of[sequence]
+                stages = {index: self._stages[index][layer] for index in points if layer in self._stages[index]}
+                if stages:
+                    groups.append((sequence, stages))
+        return groups
 
     def _choices(
         self,

@@ -1,4 +1,8 @@
-"""How many samples go through a GPU together: planned from free memory and each sample's own length, not guessed."""
+"""What a forward asks of a device's memory, and how much it may have: planned from sizes and free memory, not guessed.
+
+A **wave** is what goes through the decoder together (``prefill.py``). Where all sequences of a micro-batch fit into one
+wave they are one; where they do not, forks wait for a later one.
+"""
 
 from __future__ import annotations
 
@@ -9,51 +13,196 @@ from dataclasses import dataclass
 import torch
 
 from strategies import catalog
+from workers.decoder import FEED_FORWARD_ROWS
 from workers.families.config import ModelConfig
 from workers.work import UNPRUNED, GridPoint
 
 ENOUGH_ROWS = (
     60_000  # matrix products gain nothing beyond, and there are two lanes of them (measured: 40,000 1.3 % slower)
 )
-DECODED_ALLOWANCE = 64  # decoded tokens a sequence that are planned for; longer answers may halve the micro-batch
+DECODED_ALLOWANCE = 64  # decoded tokens a sequence that are planned for; longer answers may make waves smaller
 SAFETY = 0.8  # of the free memory: fragments, scoring and the vision tower take the rest
+ENOUGH_WAVES = 4  # of a micro-batch: the last, which is not full, is then a small part
+FULL = 0.75  # of a wave that need not be filled by breaking its last sample up
+HELD_SHARE = 0.25  # of a lane's memory that trunks may hold for the waves to come
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What one wave may take."""
+
+    rows: int = sys.maxsize
+    bytes: int = sys.maxsize
+
+    def takes(self, total: Footprint, another: Footprint) -> bool:
+        """Whether a micro-batch should have another sample: while they fit one wave together, else while their trunks
+        do, hold no more than a part of it for the waves to come, and are not enough yet for `ENOUGH_WAVES`.
+        """
+        both = total + another
+        if both.rows <= self.rows and both.bytes <= self.bytes:
+            return True
+        waves = max(total.rows / self.rows, total.bytes / self.bytes)
+        fit = both.trunk_bytes <= self.bytes and both.held_bytes <= HELD_SHARE * self.bytes
+        return fit and waves < ENOUGH_WAVES and not FULL < waves <= 1
+
+
+@dataclass(frozen=True, slots=True)
+class RowBytes:
+    """Bytes of packed rows in a model."""
+
+    layers: int
+    cached: int  # keys and values of a row in one layer
+    active: int  # of a row while a layer runs
+    wide: int  # of a row in the feed-forward, which takes `FEED_FORWARD_ROWS` at a time
+    start: int  # of a row that a fork starts from
+    decoded: int  # of a sequence: keys and values of what it decodes, in all layers, and its logits
+    keeps: bool  # whether keys and values outlive their layer, for decoding
+
+    @classmethod
+    def of(cls, config: ModelConfig, value_bytes: int, max_new_tokens: int) -> RowBytes:
+        """Args:
+        config: sizes of the model.
+        value_bytes: of one value, 2 in half precision.
+        max_new_tokens: what is decoded is attended to, so one token needs no cache.
+        """
+        cached = 2 * config.kv_heads * config.head_dim * value_bytes
+        keeps = max_new_tokens > 1
+        tail = min(max_new_tokens, DECODED_ALLOWANCE) * config.layers * cached if keeps else 0
+        # The residual stream before and after a fork, its norm, queries and what they attend to; sines and cosines.
+        active = value_bytes * (3 * config.hidden + 2 * config.heads * config.head_dim + 4 * config.head_dim) + cached
+        wide = value_bytes * (3 * config.ffn + config.hidden)
+        return cls(config.layers, cached, active, wide, config.hidden * value_bytes, tail, keeps)
+
+    def wave(self, cached_rows: int, rows: int, sequences: int) -> int:
+        """Bytes of a wave.
+
+        Args:
+            cached_rows: summed over the layers, of all keys and values that it makes.
+            rows: of the layer that has most.
+            sequences: that are decoded.
+        """
+        cached = self.cached * (cached_rows if self.keeps else rows)
+        return cached + self.active * rows + self.wide * min(rows, FEED_FORWARD_ROWS) + self.decoded * sequences
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
     """What one sample asks of a device."""
 
-    rows: int  # packed rows of the layer that has most
-    bytes: int  # caches of all layers and the activations of one
+    rows: int  # packed rows of the layer that has most, were all its sequences in one wave
+    bytes: int  # of that wave
+    trunk_bytes: int  # of the un-pruned prompt alone
+    held_bytes: int  # what stays between waves: caches before the last fork, and the rows that forks start from
+
+    def __add__(self, other: Footprint) -> Footprint:
+        return Footprint(
+            self.rows + other.rows,
+            self.bytes + other.bytes,
+            self.trunk_bytes + other.trunk_bytes,
+            self.held_bytes + other.held_bytes,
+        )
 
 
-def footprint(
-    config: ModelConfig, points: Sequence[GridPoint], *, prompt: int, visual: int, decoded: int, value_bytes: int
-) -> Footprint:
+def footprint(row: RowBytes, points: Sequence[GridPoint], *, prompt: int, visual: int, system: int = 0) -> Footprint:
     """An upper bound: grid points that share a fork are counted apart.
 
     Args:
-        config: sizes of the model.
+        row: bytes of rows in the model.
         points: the grid.
         prompt: tokens of the un-pruned prompt, visual ones included.
         visual: visual tokens among them.
-        decoded: tokens decoded by each sequence.
-        value_bytes: of one value, 2 in half precision.
+        system: tokens before the image.
     """
-    layers, sequences = [prompt] * config.layers, 1
+    layers, sequences = [prompt] * row.layers, 1
+    fork_layers: set[int] = set()
     for point in points:
-        if point.strategy == UNPRUNED or point.rank >= visual or point.layer >= config.layers:
+        if point.strategy == UNPRUNED or point.rank >= visual or point.layer >= row.layers:
             continue  # answered by the trunk
         sequences += 1
+        fork_layers.add(point.layer)
         stages = catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params))
         for number, stage in enumerate(stages):
-            end = stages[number + 1].layer if number + 1 < len(stages) else config.layers
-            for layer in range(stage.layer, min(end, config.layers)):
+            end = stages[number + 1].layer if number + 1 < len(stages) else row.layers
+            for layer in range(stage.layer, min(end, row.layers)):
                 layers[layer] += min(stage.rank, visual) + prompt - visual
-    key_values = 2 * config.kv_heads * config.head_dim
-    wide = 4 * config.hidden + config.heads * config.head_dim + 3 * key_values + 3 * config.ffn
-    cached = sum(layers) + sequences * decoded * config.layers
-    return Footprint(max(layers), value_bytes * (key_values * cached + wide * max(layers)))
+    before = max(fork_layers, default=0) if row.keeps else 0
+    held = row.cached * (prompt * before + system * (row.layers - before)) + row.start * prompt * len(fork_layers)
+    return Footprint(
+        rows=max(layers),
+        bytes=row.wave(sum(layers), max(layers), sequences),
+        trunk_bytes=row.wave(prompt * row.layers, prompt, 1),
+        held_bytes=held if fork_layers else 0,
+    )
+
+
+NOTHING = Footprint(0, 0, 0, 0)
+
+
+class Room:
+    """What is left of a wave's budget as it goes from layer to layer."""
+
+    def __init__(self, budget: Budget, row: RowBytes) -> None:
+        """Args:
+        budget: of the wave, without what is held for others.
+        row: bytes of rows in the model.
+        """
+        self._budget = budget
+        self._row = row
+        self._past = 0  # rows cached so far, summed over the layers
+        self._present = 0  # rows of the packing
+        self._sequences = 0
+        self._later, self._later_cached, self._later_sequences = 0, 0, 0  # of forks that will enter
+
+    def reserve(self, rows: int, layer: int) -> bool:
+        """Keep room for a fork that enters before ``layer``; whether there is any."""
+        cached = rows * (self._row.layers - layer)
+        if not self._fits(0, rows, cached):
+            return False
+        self.expect(rows, layer)
+        return True
+
+    def expect(self, rows: int, layer: int) -> None:
+        """Keep room for a fork, whether there is any or not."""
+        self._later += rows
+        self._later_cached += rows * (self._row.layers - layer)
+        self._later_sequences += 1
+
+    def enter(self, rows: int, layer: int) -> None:
+        """A fork that room was kept for enters now."""
+        self._later -= rows
+        self._later_cached -= rows * (self._row.layers - layer)
+        self._later_sequences -= 1
+
+    def now(self, layer: int, rows: int, sequences: int) -> None:
+        """Before ``layer`` the packing has so many rows and sequences."""
+        self._layer, self._present, self._sequences = layer, rows, sequences
+
+    def admit(self, rows: int) -> bool:
+        """Take a new fork into the packing, if it fits."""
+        if not self._fits(rows, 0, 0):
+            return False
+        self._present += rows
+        self._sequences += 1
+        return True
+
+    def ran(self, key_rows: int) -> None:
+        """A layer has run and its keys and values stay."""
+        self._past += key_rows
+
+    def hold(self, bytes: int) -> None:
+        """Something else takes a part of the budget."""
+        self._budget = Budget(self._budget.rows, self._budget.bytes - bytes)
+
+    def _fits(self, present: int, later: int, later_cached: int) -> bool:
+        rows = self._present + present + self._later + later
+        if rows > self._budget.rows:
+            return False
+        ahead = (self._present + present) * (self._row.layers - self._layer)
+        cached = self._past + ahead + self._later_cached + later_cached
+        sequences = self._sequences + self._later_sequences + 1
+        return self._row.wave(cached, rows, sequences) <= self._budget.bytes
+
+    _layer = 0  # about to run
 
 
 def budget_bytes(device: torch.device, resident: int) -> int:

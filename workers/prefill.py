@@ -1,27 +1,60 @@
-"""The shared forward: every trunk and every fork of a micro-batch, layer by layer, in one packed matrix."""
+"""The shared forward: every trunk and every fork of a micro-batch, layer by layer, in packed matrices.
+
+The trunks go first, and each fork joins them at its own layer, in one packed matrix. Where that would take more memory
+than there is, or more rows than keep a chip busy, the rest of the forks wait: what they start from is held, and they
+run in later **waves**, forks of all samples and layers together, each entering at its own layer. Nothing of a trunk is
+computed twice: of earlier waves a fork reads the keys of its shared prefix and, when tokens are decoded, those of its
+trunk in the layers before its own. A wave's caches go when its answers are known.
+
+A fork's numbers do not depend on the wave that it is in, but for the last bits of matrix products with other numbers
+of rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from workers.attention import attend, attend_groups, make_groups
-from workers.decoder import Decoder, Rotary
+from workers.decoder import Decoder, Given, Rotary
 from workers.families.model import Encoded
-from workers.forks import LayerRead, Placement
-from workers.sequences import Packing, TokenSequence, new_prefix, new_trunk, to_device
+from workers.forks import LayerRead, NewFork, Placement
+from workers.memory import Budget, Room, RowBytes
+from workers.sequences import Packing, TokenSequence, gather, new_prefix, new_trunk, to_device
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerCache:
-    """Keys and values of one layer, positions applied, and whose rows they are."""
+    """Keys and values of one layer, positions applied, and whose they are."""
 
     packing: Packing
     key_RGE: Tensor
     value_RGE: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return self.key_RGE.nbytes + self.value_RGE.nbytes
+
+    def has(self, sequence: TokenSequence) -> bool:
+        return sequence in self.packing.starts or sequence in self.packing.given
+
+    def only(self, sequences: Collection[TokenSequence]) -> LayerCache | None:
+        """Those of some sequences and their prefixes, so that the rest can go; a copy, unless these are all."""
+        wanted = {sequence for sequence in self.packing.sequences if sequence in sequences}
+        if not wanted:
+            return None
+        wanted |= {sequence.prefix for sequence in wanted if sequence.prefix}
+        every = (*self.packing.given, *self.packing.sequences)
+        kept = [sequence for sequence in every if sequence in wanted]
+        if len(kept) == len(every):
+            return self
+        rows = tuple(self.packing.own_keys(sequence) for sequence in kept)
+        keys, values = (gather(part, rows) for part in (self.key_RGE, self.value_RGE))
+        return LayerCache(Packing(kept), *((keys.clone(), values.clone()) if len(rows) == 1 else (keys, values)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,11 +71,11 @@ class LayerRun:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prefill:
-    """What a prefill leaves for decoding."""
+    """What a wave leaves for decoding."""
 
     sequences: tuple[TokenSequence, ...]  # those that answer at least one grid point
     logits_NC: Tensor  # float32, first token of each of them
-    caches: tuple[LayerCache, ...]  # one a layer
+    caches: list[tuple[LayerCache, ...]]  # for each layer; empty where one token is decoded
 
 
 def make_trunks(prompts: Sequence[Encoded]) -> list[TokenSequence]:
@@ -84,67 +117,277 @@ def prefill(
     hidden_RD: Tensor,
     trunks: Sequence[TokenSequence],
     placement: Placement,
+    row: RowBytes,
+    budget: Budget = Budget(),  # noqa: B008 (frozen)
     observe: Callable[[LayerRun], None] | None = None,
-) -> Prefill:
+) -> Iterator[Prefill]:
     """Run all decoder layers for the trunks and for every fork that the placement makes on the way.
 
     Args:
         decoder: the model's.
         hidden_RD: (R, D) embedded prompts, see ``embed_trunks``.
         trunks: the sequences of these rows.
-        placement: decides the forks; afterwards it says which sequence answers which point.
+        placement: decides the forks; in the end it says which sequence answers which point.
+        row: bytes of rows in the model, and whether caches are kept for decoding.
+        budget: of a wave; the trunks, and one fork a wave, run whether there is room or not.
         observe: called after every layer with what it computed.
 
-    Returns:
-        First-token logits and the caches of all sequences that answer a point.
+    Yields:
+        For each wave first-token logits and the caches of all its sequences that answer a point. The caches are
+        emptied when the next wave is asked for.
     """
-    packing, last_layer = pack_trunks(trunks), len(decoder.layers) - 1
-    fork_layers = placement.fork_layers(len(decoder.layers))
-    caches: list[LayerCache] = []
-    read: LayerRead | None = None
-    rotary = decoder.rotary(packing.positions(hidden_RD.device))
-    for layer in range(len(decoder.layers)):
-        if layer in fork_layers:
-            forked = placement.fork_at(layer, packing, hidden_RD, read)
-            read = None
-            packing = forked.move.packing
-            hidden_RD = hidden_RD[to_device(forked.move.source_R, hidden_RD.device)]
-            for sequence, rows_KD in forked.merged.items():
-                hidden_RD[packing.visual(sequence)] = rows_KD
-            rotary = decoder.rotary(packing.positions(hidden_RD.device))
-        if layer == last_layer and observe is None:
-            break
-        query_RHE, key_RGE, value_RGE = decoder.attention_inputs(layer, hidden_RD, rotary)
-        attended_RHE = attend(query_RHE, key_RGE, value_RGE, packing, decoder.scale)
-        hidden_RD = decoder.finish_layer(layer, hidden_RD, attended_RHE)
-        caches.append(LayerCache(packing, key_RGE, value_RGE))
-        if observe is not None:
-            observe(LayerRun(layer, packing, query_RHE, key_RGE, attended_RHE, hidden_RD))
-        reads_attention = layer + 1 in fork_layers
-        read = LayerRead(packing, query_RHE, key_RGE, decoder.scale) if reads_attention else None
-    sequences = placement.answered()
-    last_N = to_device(torch.tensor([packing.last_row(sequence) for sequence in sequences]), hidden_RD.device)
-    if len(caches) <= last_layer:
-        hidden_ND, cache = _last_layer(decoder, hidden_RD, rotary, packing, sequences, last_N)
-        caches.append(cache)
-    else:
-        hidden_ND = hidden_RD[last_N]
-    return Prefill(sequences, decoder.logits(hidden_ND), tuple(caches))
+    waves = _Waves(decoder, placement, row, budget, observe)
+    done = waves.run(pack_trunks(trunks), hidden_RD, [])
+    del hidden_RD
+    if done is not None:
+        yield done
+    while waves.waiting:
+        waves.hold(done)
+        del done
+        done = waves.next()
+        if done is not None:
+            yield done
 
 
-def _last_layer(
-    decoder: Decoder,
-    hidden_RD: Tensor,
-    rotary: Rotary,
-    packing: Packing,
-    sequences: Sequence[TokenSequence],
-    last_N: Tensor,
-) -> tuple[Tensor, LayerCache]:
-    """The last layer, whose output is needed for the sequences' last rows only: (N, D) and the layer's cache."""
-    layer = len(decoder.layers) - 1
-    normed_RD, (cos, sin) = decoder.attention_norm(layer, hidden_RD), rotary
-    query_NHE = decoder.queries(layer, normed_RD[last_N], (cos[last_N], sin[last_N]))
-    key_RGE, value_RGE = decoder.keys_and_values(layer, normed_RD, rotary)
-    groups = make_groups(sequences, layer, packing, hidden_RD.device)
-    attended_NHE = attend_groups(query_NHE, key_RGE, value_RGE, groups, packing, decoder.scale)
-    return decoder.finish_layer(layer, hidden_RD[last_N], attended_NHE), LayerCache(packing, key_RGE, value_RGE)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Start:
+    """Rows that waiting forks begin with."""
+
+    rows_RD: Tensor
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting:
+    """A fork that is chosen and has not run."""
+
+    sequence: TokenSequence
+    start: _Start  # its own rows, or those of its parent, which all that wait for it share
+    take_R: Tensor  # int64 on the host: which of them it begins with
+    merged_KD: Tensor | None
+
+
+class _Waves:
+    """The waves of a micro-batch, one after the other."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        placement: Placement,
+        row: RowBytes,
+        budget: Budget,
+        observe: Callable[[LayerRun], None] | None,
+    ) -> None:
+        self.waiting: list[_Waiting] = []
+        self._decoder = decoder
+        self._placement = placement
+        self._row = row
+        self._budget = budget
+        self._observe = observe
+        self._layers = len(decoder.layers)
+        self._fork_layers = placement.fork_layers(self._layers)
+        self._held: list[list[LayerCache]] = [[] for _ in range(self._layers)]  # of earlier waves
+        self._caches: list[LayerCache | None] = []  # of this wave
+
+    def next(self) -> Prefill | None:
+        """Run as many of those that wait as there is room for, at least one; those that fork first go first."""
+        self.waiting.sort(key=lambda one: one.sequence.layer)
+        room = self._room()
+        left: list[_Waiting]
+        entering, left = self.waiting[:1], []
+        room.expect(entering[0].sequence.rows, entering[0].sequence.layer)
+        for one in self.waiting[1:]:
+            fits = room.reserve(one.sequence.rows, one.sequence.layer)
+            (entering if fits else left).append(one)
+        self.waiting = left
+        prefixes = dict.fromkeys(one.sequence.prefix for one in entering if one.sequence.prefix)
+        nothing_RD = entering[0].start.rows_RD[:0]
+        return self.run(Packing([], given=list(prefixes)), nothing_RD, entering, room)
+
+    def hold(self, done: Prefill | None) -> None:
+        """Keep of the caches what waiting forks read, and let the rest go."""
+        if done is not None:
+            done.caches.clear()
+        parents = {(one.sequence.parent, one.sequence.layer) for one in self.waiting}
+        prefixes = {(one.sequence.prefix, one.sequence.layer) for one in self.waiting if one.sequence.prefix}
+        for layer in range(self._layers):
+            needed = {prefix for prefix, first in prefixes if first <= layer}
+            if self._row.keeps:
+                needed |= {parent.at(layer) for parent, first in parents if parent and first > layer}
+            parts, self._caches[layer] = (*self._held[layer], self._caches[layer]), None
+            self._held[layer].clear()
+            self._held[layer] += [kept for part in parts if part is not None and (kept := part.only(needed))]
+
+    def run(
+        self, packing: Packing, hidden_RD: Tensor, entering: Sequence[_Waiting], room: Room | None = None
+    ) -> Prefill | None:
+        """One wave.
+
+        Args:
+            packing: of what is there from the first layer on; the trunks, or nothing.
+            hidden_RD: its rows.
+            entering: forks that enter at their own layers, in order.
+            room: that is kept for them.
+
+        Returns:
+            Nothing, if no sequence of it answers a point: all of them have forks that wait.
+        """
+        decoder, last_layer = self._decoder, self._layers - 1
+        first = entering[0].sequence.layer if entering else 0
+        room = self._room() if room is None else room
+        arrivals = {layer: list(some) for layer, some in groupby(entering, lambda one: one.sequence.layer)}
+        del entering
+        self._caches = [None] * self._layers
+        read: LayerRead | None = None
+        rotary = decoder.rotary(packing.positions(hidden_RD.device)) if packing.total else None
+        for layer in range(first, self._layers):
+            if layer in self._fork_layers:
+                forks = self._placement.fork_at(layer, packing, hidden_RD, read)
+                read = None
+                packing, hidden_RD, moved = self._repack(
+                    layer, packing, hidden_RD, forks, arrivals.pop(layer, []), room
+                )
+                if packing.total == 0:
+                    return None  # all that is left to do waits
+                rotary = decoder.rotary(packing.positions(hidden_RD.device)) if moved else rotary
+            assert rotary is not None
+            if layer == last_layer and self._observe is None:
+                break
+            given = self._given(layer, packing)
+            query_RHE, key_RGE, value_RGE = decoder.attention_inputs(layer, hidden_RD, rotary, given)
+            attended_RHE = attend(query_RHE, key_RGE, value_RGE, packing, decoder.scale)
+            reads_attention = layer + 1 in self._fork_layers
+            read = LayerRead(packing, query_RHE, key_RGE, decoder.scale) if reads_attention else None
+            self._keep(layer, LayerCache(packing, key_RGE, value_RGE))
+            if self._observe is None:
+                del query_RHE, key_RGE, value_RGE
+            hidden_RD = decoder.finish_layer(layer, hidden_RD, attended_RHE)
+            if self._observe is not None:
+                self._observe(LayerRun(layer, packing, query_RHE, key_RGE, attended_RHE, hidden_RD))
+                del query_RHE, key_RGE, value_RGE
+            del attended_RHE
+            room.ran(packing.total)
+        sequences = self._placement.answered(packing)
+        last_N = to_device(torch.tensor([packing.last_row(one) for one in sequences]), hidden_RD.device)
+        if self._observe is None:
+            assert rotary is not None
+            hidden_ND = self._last_layer(hidden_RD, rotary, packing, sequences, last_N)
+        else:
+            hidden_ND = hidden_RD[last_N]
+        if not sequences:
+            return None
+        return Prefill(sequences, decoder.logits(hidden_ND), self._for_decoding())
+
+    def _last_layer(
+        self,
+        hidden_RD: Tensor,
+        rotary: Rotary,
+        packing: Packing,
+        sequences: Sequence[TokenSequence],
+        last_N: Tensor,
+    ) -> Tensor:
+        """The last layer, whose output is needed for the sequences' last rows only: (N, D)."""
+        decoder, layer = self._decoder, self._layers - 1
+        normed_RD, (cos, sin) = decoder.attention_norm(layer, hidden_RD), rotary
+        keys_values = decoder.keys_and_values(layer, normed_RD, rotary, self._given(layer, packing))
+        self._keep(layer, cache := LayerCache(packing, *keys_values))
+        if not sequences:
+            return hidden_RD[:0]
+        query_NHE = decoder.queries(layer, normed_RD[last_N], (cos[last_N], sin[last_N]))
+        groups = make_groups(sequences, layer, packing, hidden_RD.device)
+        attended_NHE = attend_groups(query_NHE, [(cache.key_RGE, cache.value_RGE, groups)], decoder.scale)
+        return decoder.finish_layer(layer, hidden_RD[last_N], attended_NHE)
+
+    def _repack(
+        self,
+        layer: int,
+        packing: Packing,
+        hidden_RD: Tensor,
+        forks: Sequence[NewFork],
+        arriving: Sequence[_Waiting],
+        room: Room,
+    ) -> tuple[Packing, Tensor, bool]:
+        """The packing and its rows with the new forks that have room, and with those that enter; whether it is new."""
+        alive = self._placement.prefixes()
+        older = [one for one in packing.sequences if one in alive or self._placement.answers(one)]
+        if packing.sequences and not forks and not arriving and len(older) == len(packing.sequences):
+            return packing, hidden_RD, False
+        for arrived in arriving:
+            room.enter(arrived.sequence.rows, layer)
+        here = [*older, *(one.sequence for one in arriving)]
+        room.now(layer, sum(one.rows for one in here), len(here))
+        joining: list[NewFork] = []
+        later: list[NewFork] = []
+        for fork in forks:
+            (joining if room.admit(fork.sequence.rows) else later).append(fork)
+        self._postpone(later, packing, hidden_RD, room)
+        rows = [torch.arange(packing.starts[one], packing.starts[one] + one.rows) for one in older]
+        for fork in joining:
+            assert fork.sequence.parent is not None
+            rows.append(packing.starts[fork.sequence.parent] + fork.source_R)
+        parts = [hidden_RD[to_device(torch.cat(rows), hidden_RD.device)]] if rows else []
+        for _, some in groupby(arriving, lambda one: id(one.start)):
+            group = list(some)
+            take = to_device(torch.cat([one.take_R for one in group]), hidden_RD.device)
+            parts.append(group[0].start.rows_RD[take])
+        sequences = [*older, *(fork.sequence for fork in joining), *(one.sequence for one in arriving)]
+        packing = Packing(sequences, packing.given)
+        hidden_RD = parts[0] if len(parts) == 1 else torch.cat(parts) if parts else hidden_RD[:0]
+        begun: list[NewFork | _Waiting] = [*joining, *arriving]
+        for one in begun:
+            if one.merged_KD is not None:
+                hidden_RD[packing.visual(one.sequence)] = one.merged_KD
+        return packing, hidden_RD, True
+
+    def _postpone(self, forks: Sequence[NewFork], packing: Packing, hidden_RD: Tensor, room: Room) -> None:
+        """Hold what forks start from: each its own rows, or their parent's once, whichever is smaller."""
+        for parent, some in groupby(forks, lambda fork: fork.sequence.parent):
+            assert parent is not None
+            group = list(some)
+            rows_RD = hidden_RD[packing.own(parent)]
+            if sum(fork.sequence.rows for fork in group) < parent.rows:
+                takes = [fork.source_R for fork in group]
+                rows_RD = rows_RD[to_device(torch.cat(takes), hidden_RD.device)]
+                ends = torch.tensor([len(take) for take in takes]).cumsum(0).tolist()
+                takes = [torch.arange(end - len(take), end) for take, end in zip(takes, ends, strict=True)]
+            else:
+                takes, rows_RD = [fork.source_R for fork in group], rows_RD.clone()
+            start = _Start(rows_RD, rows_RD.nbytes)
+            room.hold(start.nbytes)
+            for fork, take_R in zip(group, takes, strict=True):
+                self.waiting.append(_Waiting(fork.sequence, start, take_R, fork.merged_KD))
+
+    def _room(self) -> Room:
+        """Of a wave beside what is held."""
+        held = sum(part.nbytes for parts in self._held for part in parts)
+        starts = {id(one.start): one.start.nbytes for one in self.waiting}
+        room = Room(self._budget, self._row)
+        room.hold(held + sum(starts.values()))
+        return room
+
+    def _keep(self, layer: int, cache: LayerCache) -> None:
+        """For decoding all of it; else what waiting forks read, the keys of their prefixes."""
+        if self._row.keeps:
+            self._caches[layer] = cache
+        elif self.waiting and not cache.packing.given:
+            self._caches[layer] = cache.only({one.sequence.prefix for one in self.waiting if one.sequence.prefix})
+
+    def _given(self, layer: int, packing: Packing) -> Given | None:
+        """Keys and values of the prefixes that ran in an earlier wave."""
+        if not packing.given:
+            return None
+        parts = []
+        for prefix in packing.given:
+            cache = next(cache for cache in self._held[layer] if cache.has(prefix))
+            rows = cache.packing.own_keys(prefix)
+            parts.append((cache.key_RGE[rows], cache.value_RGE[rows]))
+        keys, values = zip(*parts, strict=True)
+        return (keys[0], values[0]) if len(parts) == 1 else (torch.cat(keys), torch.cat(values))
+
+    def _for_decoding(self) -> list[tuple[LayerCache, ...]]:
+        if not self._row.keeps:
+            return []
+        return [
+            (*held, *((cache,) if cache is not None else ()))
+            for held, cache in zip(self._held, self._caches, strict=True)
+        ]

@@ -17,7 +17,7 @@ packings live on the host; what a device needs of a packing goes there once, so 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -135,11 +135,16 @@ def fork_rows(parent: TokenSequence, kept_K: Tensor) -> Tensor:
 
 @dataclass(eq=False)
 class Packing:
-    """Where the rows of each sequence lie in the packed matrix. A prefix comes before the sequences that have it."""
+    """Where the rows of each sequence lie in the packed matrix. A prefix comes before the sequences that have it.
+
+    Keys and values lie in the same order, behind those that are ``given``: of shared prefixes that ran earlier.
+    """
 
     sequences: Sequence[TokenSequence]
+    given: Sequence[TokenSequence] = ()
     starts: dict[TokenSequence, int] = field(init=False)
     total: int = field(init=False)
+    given_rows: int = field(init=False)
     _positions: Tensor | None = field(init=False, default=None)
     _tiles: Tensor | None = field(init=False, default=None)
 
@@ -149,6 +154,7 @@ class Packing:
             self.starts[sequence] = place
             place += sequence.rows
         self.total = place
+        self.given_rows = sum(prefix.rows for prefix in self.given)
 
     def own(self, sequence: TokenSequence) -> slice:
         return slice(self.starts[sequence], self.starts[sequence] + sequence.rows)
@@ -159,20 +165,28 @@ class Packing:
     def visual(self, sequence: TokenSequence) -> slice:
         return slice(self.starts[sequence], self.starts[sequence] + sequence.visual)
 
+    def own_keys(self, sequence: TokenSequence) -> slice:
+        """Where the keys and values of its own rows lie."""
+        if sequence in self.starts:
+            start = self.given_rows + self.starts[sequence]
+        else:
+            start = sum(prefix.rows for prefix in self.given[: self.given.index(sequence)])
+        return slice(start, start + sequence.rows)
+
     def keys(self, sequence: TokenSequence) -> tuple[slice, ...]:
-        """The rows it attends to, in the order of its tokens: the prefix's, then its own; one run where they touch."""
-        own = self.own(sequence)
+        """The keys it attends to, in the order of its tokens: the prefix's, then its own; one run where they touch."""
+        own = self.own_keys(sequence)
         if sequence.prefix is None:
             return (own,)
-        system = self.own(sequence.prefix)
+        system = self.own_keys(sequence.prefix)
         return (slice(system.start, own.stop),) if system.stop == own.start else (system, own)
 
     def blocks(self) -> list[tuple[slice, tuple[slice, ...]]]:
-        """Query rows and their key rows, the queries last among them; a prefix and a trunk that touches it are one."""
+        """Query rows and their keys, those of the queries last; a prefix and a trunk that touches it are one block."""
         blocks: list[tuple[slice, tuple[slice, ...]]] = []
         for sequence in self.sequences:
             keys = self.keys(sequence)
-            if sequence.prefix is not None and len(keys) == 1:
+            if sequence.prefix in self.starts and len(keys) == 1:
                 blocks[-1] = (keys[0], keys)  # in the prefix's place, which lies right before it
             else:
                 blocks.append((self.own(sequence), keys))
@@ -191,31 +205,6 @@ class Packing:
         if self._tiles is None:
             self._tiles = to_device(tiles(self.blocks(), PREFILL_TILE), device)
         return self._tiles
-
-    def repack(self, sequences: Sequence[TokenSequence], origins: Mapping[TokenSequence, Tensor]) -> RowMove:
-        """The packing after a fork, and which old row each new row continues.
-
-        Args:
-            sequences: all sequences of the new packing; those not in this one are forks of sequences that are.
-            origins: for each new sequence the rows it takes, within its parent's own rows.
-        """
-        source = []
-        for sequence in sequences:
-            if sequence in origins:
-                assert sequence.parent is not None
-                source.append(self.starts[sequence.parent] + origins[sequence])
-            else:
-                own = self.own(sequence)
-                source.append(torch.arange(own.start, own.stop))
-        return RowMove(Packing(sequences), torch.cat(source))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RowMove:
-    """A new packing, and for each of its rows the row of the old one that it continues (int64, on the host)."""
-
-    packing: Packing
-    source_R: Tensor
 
 
 def to_device(host: Tensor, device: torch.device) -> Tensor:

@@ -96,7 +96,7 @@ class SpectraRecorder:
         self._decoder = decoder
         self._specs = specs
         self._samples = samples
-        self._tables: dict[SpectrumSpec, _Table] = {}
+        self._tables: dict[SpectrumSpec, list[_Table]] = {spec: [] for spec in specs}  # one for each wave
 
     def __call__(self, run: LayerRun) -> None:
         """Measure what is asked of this layer."""
@@ -105,7 +105,7 @@ class SpectraRecorder:
         if not specs or not sequences:
             return
         for spec in specs:
-            self._tables[spec] = self._measure(spec, run, sequences)
+            self._tables[spec].append(self._measure(spec, run, sequences))
 
     def measures(self, sequence: TokenSequence) -> tuple[tuple[str, float], ...]:
         """``matrix.layer.measure`` of a sequence, for everything that was asked; what is not defined is left out.
@@ -117,7 +117,8 @@ class SpectraRecorder:
             return ()
         named: list[tuple[str, float]] = []
         for spec in self._specs:
-            table, own = self._settled(spec), sequence.at(spec.layer)
+            own = sequence.at(spec.layer)
+            table = self._settled(spec, own)
             place = f"{spec.matrix}.{spec.layer}"
             values = table.values_SM[table.rows[own]].tolist()
             if values[0] != values[0]:
@@ -133,12 +134,13 @@ class SpectraRecorder:
             ]
         return tuple(named)
 
-    def _settled(self, spec: SpectrumSpec) -> _Table:
-        """The table of a spectrum, brought to the host once."""
-        table = self._tables[spec]
-        if table.values_SM.is_cuda:
-            table = self._tables[spec] = _Table(table.rows, table.values_SM.cpu())
-        return table
+    def _settled(self, spec: SpectrumSpec, sequence: TokenSequence) -> _Table:
+        """The table of a spectrum that has a sequence, brought to the host once."""
+        tables = self._tables[spec]
+        number = next(number for number, table in enumerate(tables) if sequence in table.rows)
+        if tables[number].values_SM.is_cuda:
+            tables[number] = _Table(tables[number].rows, tables[number].values_SM.cpu())
+        return tables[number]
 
     def _measure(self, spec: SpectrumSpec, run: LayerRun, sequences: Sequence[TokenSequence]) -> _Table:
         some = [sequence for sequence in sequences if sequence.visual > 0]

@@ -1,0 +1,234 @@
+"""Forks in several waves: the naive forward's answers at every budget, and nothing computed twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+import workers.decoder
+import workers.engine
+from small_llava import make_checkpoint
+from test_workers_engine import any_point, assert_equals_naive, make_engine
+from workers.decoder import Decoder
+from workers.memory import ENOUGH_WAVES, Budget, Footprint, RowBytes, footprint
+from workers.sequences import Packing
+from workers.work import GridPoint, MeasureSpec, SpectrumSpec, WorkUnit, unpruned_point
+
+LAYERS, VISUAL, HEADS = 4, 16, 4
+STAGED = [
+    GridPoint(strategy="himap", layer=1, rank=9, params=(("second_layer", layer), ("second_rank", rank)))
+    for layer in (2, 3)
+    for rank in (1, 4, 6)
+]
+GRID = [
+    unpruned_point(LAYERS, VISUAL),
+    *(GridPoint(strategy="fastv", layer=layer, rank=rank) for layer in (1, 3) for rank in (2, 5, 9)),
+    *(GridPoint(strategy="random", layer=layer, rank=6) for layer in range(LAYERS)),
+    GridPoint(strategy="l2_norm", layer=0, rank=5),  # positions are renumbered
+    GridPoint(strategy="fps_merged", layer=2, rank=4),  # rows are rewritten
+    *STAGED,
+]
+ONE_FORK = Budget(1, 1)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return make_checkpoint(tmp_path_factory.mktemp("waves"), seed=5, layers=LAYERS)
+
+
+@pytest.fixture(scope="module")
+def engines(checkpoint, small_scienceqa):
+    return {tokens: make_engine(checkpoint, small_scienceqa, max_new_tokens=tokens) for tokens in (1, 4)}
+
+
+@pytest.fixture
+def waves(monkeypatch) -> list[int]:
+    """Sequences answered by each wave."""
+    seen: list[int] = []
+    real = workers.engine.prefill
+
+    def counted(*args):
+        for start in real(*args):
+            seen.append(len(start.sequences))
+            yield start
+
+    monkeypatch.setattr(workers.engine, "prefill", counted)
+    return seen
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+@example(data=None)
+def test_any_budget_equals_naive(engines, data):
+    if data is None:  # every fork in a wave of its own
+        points, tokens, micro_batch, budget = GRID, 4, 2, ONE_FORK
+    else:
+        tokens = data.draw(st.sampled_from([1, 4]), label="max_new_tokens")
+        micro_batch = data.draw(st.integers(1, 3), label="micro batch")
+        points = data.draw(
+            st.lists(any_point(LAYERS, VISUAL, HEADS), min_size=1, max_size=6, unique_by=lambda p: p.key),
+            label="points",
+        )
+        rows = data.draw(st.sampled_from([1, 60, 130, 300, 10**9]), label="rows")
+        budget = Budget(rows, data.draw(st.sampled_from([1, 10**5, 10**6, 3 * 10**6, 10**9]), label="bytes"))
+    engine = engines[tokens]
+    engine.micro_batch, engine.budget = micro_batch, budget
+    assert_equals_naive(engine, ["1", "3", "6"], points)
+
+
+@pytest.mark.parametrize("tokens", [1, 4])
+def test_no_row_of_a_layer_is_computed_twice(engines, waves, monkeypatch, tokens):
+    """In waves of one fork as many rows go through each layer as in one wave, and the answers are the same."""
+    engine, rows = engines[tokens], Counter()
+    finish = Decoder.finish_layer
+    monkeypatch.setattr(
+        Decoder,
+        "finish_layer",
+        lambda self, layer, hidden, attended: (
+            rows.update({layer: hidden.shape[0]}),
+            finish(self, layer, hidden, attended),
+        )[1],
+    )
+    unit, found = WorkUnit(samples=("1", "2"), points=tuple(GRID)), []
+    for budget in (Budget(), ONE_FORK):
+        engine.micro_batch, engine.budget = 2, budget
+        rows.clear()
+        cells = engine.run(unit).outcomes
+        prefilled = {layer: rows[layer] for layer in range(LAYERS - 1)}
+        found.append((len(waves), [(cell.point, cell.sample, cell.answer, cell.kept_mask) for cell in cells]))
+        if tokens == 1:  # else decoding adds its own
+            found[-1] += (prefilled,)
+        waves.clear()
+    assert found[0][0] == 1
+    assert found[1][0] > 2 * (len(GRID) - len(STAGED) - 2)
+    # The first stage of a method of two is run on alone where its second is still to come: one fork a wave.
+    assert found[0][1:] == found[1][1:]
+
+
+def test_one_budget_gives_the_same_bits_again(engines):
+    engine = engines[4]
+    unit = WorkUnit(samples=("1", "2", "3"), points=tuple(GRID))
+    engine.micro_batch, engine.budget = 3, Budget(200, 10**9)
+    assert engine.run(unit).outcomes == engine.run(unit).outcomes
+
+
+def test_caches_go_when_their_wave_is_answered_and_at_once_without_decoding(engines, monkeypatch):
+    """What is held between waves is what the forks to come read: trunks before their layers, prefixes behind."""
+    from workers.prefill import _Waves
+
+    held: list[list[int]] = []
+    hold = _Waves.hold
+
+    def look(self, done):
+        hold(self, done)
+        held.append([sum(part.packing.total for part in parts) for parts in self._held])
+        assert self._caches == [None] * LAYERS
+        assert done is None or done.caches == []
+
+    monkeypatch.setattr(_Waves, "hold", look)
+    points = tuple(GridPoint(strategy="fastv", layer=2, rank=rank) for rank in range(1, 12))
+    for tokens in (1, 4):
+        engine = engines[tokens]
+        engine.micro_batch, engine.budget = 1, ONE_FORK
+        engine.run(WorkUnit(samples=("1",), points=points))
+        prompt = engine.run(WorkUnit(samples=("1",), points=points[:1])).outcomes[0].prompt_tokens
+        system = held[0][-1]
+        assert 0 < system < prompt
+        before = prompt if tokens > 1 else 0
+        assert all(layers == [before] * 2 + [system] * (LAYERS - 2) for layers in held)
+        held.clear()
+
+
+def test_spectra_are_measured_in_every_wave(checkpoint, small_scienceqa):
+    specs = tuple(
+        SpectrumSpec(matrix=matrix, layer=layer, threshold=1e-3, power=1)
+        for matrix in ("attention_weights", "hidden_states", "attention_output")
+        for layer in (0, 2, LAYERS - 1)
+    )
+    engine = make_engine(checkpoint, small_scienceqa, measure=MeasureSpec(spectra=specs, quality=True))
+    unit, found = WorkUnit(samples=("1", "2"), points=tuple(GRID)), []
+    for budget in (Budget(), ONE_FORK):
+        engine.budget = budget
+        outcome = engine.run(unit)
+        assert outcome.failures == ()
+        found.append({(cell.sample, cell.point): dict(cell.measures) for cell in outcome.outcomes})
+    assert found[0].keys() == found[1].keys()
+    for key, measures in found[0].items():
+        assert measures.keys() == found[1][key].keys()
+        for name, value in measures.items():
+            assert found[1][key][name] == pytest.approx(value, abs=1e-3, rel=1e-3), name
+
+
+def test_a_feed_forward_in_pieces_is_the_same(engines, monkeypatch):
+    """Matrix products of other numbers of rows may differ in their last bits."""
+    engine = engines[4]
+    engine.micro_batch, engine.budget = 2, None
+    unit = WorkUnit(samples=("1", "2"), points=tuple(GRID))
+    whole = engine.run(unit).outcomes
+    monkeypatch.setattr(workers.decoder, "FEED_FORWARD_ROWS", 7)
+    for cell, other in zip(whole, engine.run(unit).outcomes, strict=True):
+        assert (cell.point, cell.answer, cell.kept_mask) == (other.point, other.answer, other.kept_mask)
+        torch.testing.assert_close(
+            torch.tensor(cell.option_logits), torch.tensor(other.option_logits), atol=1e-4, rtol=0
+        )
+
+
+def test_a_micro_batch_is_one_wave_where_it_can_be_else_a_few():
+    budget = Budget(1000, 1000)
+
+    def samples(rows: int, trunk: int = 10, held: int = 1) -> int:
+        one, total, count = Footprint(rows, rows, trunk, held), Footprint(0, 0, 0, 0), 0
+        while count == 0 or budget.takes(total, one):
+            total, count = total + one, count + 1
+        return count
+
+    assert samples(100) == 10
+    assert samples(300) == 3  # 0.9 of a wave: nothing is broken up for the rest
+    assert samples(700) == ENOUGH_WAVES * 1000 // 700 + 1
+    assert samples(900) == 1
+    assert samples(10_000) == 1
+    assert samples(1500, trunk=400) == 2  # no third trunk fits the first wave
+    assert samples(700, held=100) == 2  # a quarter of the memory may be held
+
+
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_the_plan_bounds_what_a_wave_holds(engines, tokens):
+    """Rows and cached rows of a packing, counted by hand; points that share a fork are counted apart."""
+    config = engines[1].model.config
+    row = RowBytes.of(config, 4, tokens)
+    points = (
+        unpruned_point(LAYERS, VISUAL),
+        GridPoint(strategy="fastv", layer=1, rank=4),
+        GridPoint(strategy="cutoff", layer=3, rank=0),
+        GridPoint(strategy="random", layer=1, rank=16),
+        GridPoint(strategy="random", layer=LAYERS, rank=3),
+    )
+    need = footprint(row, points, prompt=60, visual=16, system=10)
+    assert need.rows == 60 + (4 + 44) + 44
+    cached = 60 * 4 + 48 * 3 + 44
+    key_values = 2 * config.kv_heads * config.head_dim * 4
+    assert row.cached == key_values
+    assert need.bytes == row.wave(cached, need.rows, 3)
+    assert row.wave(cached, 100, 3) - row.wave(cached - 1, 100, 3) == (key_values if tokens > 1 else 0)
+    assert need.trunk_bytes == row.wave(240, 60, 1)
+    before, behind = (3 * 60, 10) if tokens > 1 else (0, 4 * 10)
+    assert need.held_bytes == key_values * (before + behind) + 2 * 60 * config.hidden * 4
+    text = footprint(row, points, prompt=60, visual=0)
+    assert (text.rows, text.held_bytes) == (60, 0)
+
+
+def test_given_prefixes_lie_before_the_rows(engines):
+    from workers.sequences import new_prefix, new_trunk
+
+    prefix = new_prefix(torch.arange(5)[None])
+    trunks = [new_trunk(number, prefix, 4, torch.arange(12)[None], 12) for number in range(2)]
+    packing = Packing(trunks, given=[prefix])
+    assert [packing.own(trunk) for trunk in trunks] == [slice(0, 7), slice(7, 14)]
+    assert [packing.own_keys(one) for one in (prefix, *trunks)] == [slice(0, 5), slice(5, 12), slice(12, 19)]
+    assert packing.keys(trunks[0]) == (slice(0, 12),)
+    assert packing.keys(trunks[1]) == (slice(0, 5), slice(12, 19))
+    assert [rows for rows, _ in packing.blocks()] == [slice(0, 7), slice(7, 14)]

@@ -14,7 +14,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -46,6 +47,7 @@ from workers.work import (
 )
 
 WORKLOADS = ("cutoffs", "ranks", "spectra", "strategies", "one")
+LARGE = ("grid", "grid3000")  # timed where they are asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +60,10 @@ class BenchSpec:
     questions: str | None = None  # a JSON list of question lengths in characters, or LLaVA's question file
     samples: int = 16
     workloads: tuple[str, ...] = WORKLOADS
+    baselines: bool = True  # whether Hugging Face is timed too
     batches: tuple[int, ...] = (8, 32)  # of stock Hugging Face, besides 1
     micro_batches: tuple[int | None, ...] = (None,)  # of the engine; None: as the engine plans
+    gpu_memory: tuple[int, ...] = ()  # GiB: the engine's rows once more as on cards of these sizes
     images: str = "memory"  # memory: pixels prepared before the clock starts; disk: PNG files, decoded within it
     agreement: int = 16  # samples compared with Hugging Face; 0: none
     new_tokens: int = NEW_TOKENS  # decoded at most; random weights hardly ever end before
@@ -69,9 +73,9 @@ class BenchSpec:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.workloads) - set(WORKLOADS))
+        unknown = sorted(set(self.workloads) - {*WORKLOADS, *LARGE})
         if unknown:
-            raise ValueError(f"unknown workload '{unknown[0]}' (known: {', '.join(WORKLOADS)})")
+            raise ValueError(f"unknown workload '{unknown[0]}' (known: {', '.join((*WORKLOADS, *LARGE))})")
         if self.images not in ("memory", "disk"):
             raise ValueError(f"images: '{self.images}' is neither memory nor disk")
         if self.samples < 1:
@@ -122,6 +126,8 @@ class _Bench:
         self.cases = make_cases(self.llava, self.engine_spec, self.samples)
         if spec.images == "memory":
             self.samples = hand_out_pixels(self.llava, self.engine_spec, self.samples, folder)
+        if spec.gpu_memory and not self.llava.device.type == "cuda":
+            raise ValueError("gpu_memory: there is no GPU whose memory could be capped")
         self.workloads = make_workloads(
             self.llava.config.layers, self.llava.config.heads, self.llava.config.visual_tokens
         )
@@ -142,10 +148,13 @@ class _Bench:
 
     def run(self) -> Report:
         self._tell(f"{self.report.model} on {self.report.device}: {self.report.ceiling.tflops:.3g} TFLOP/s ceiling")
-        self._baselines()
+        if self.spec.baselines:
+            self._baselines()
         for name in self.spec.workloads:
             for micro_batch in self.spec.micro_batches:
-                self._workload(self.workloads[name], micro_batch)
+                for cap in (None, *self.spec.gpu_memory):
+                    with self._capped(cap):
+                        self._workload(self.workloads[name], micro_batch, cap)
         if "spectra" in self.spec.workloads:
             self._spectra()
         if self.spec.agreement:
@@ -188,7 +197,21 @@ class _Bench:
             )
             self._tell(f"{row.name}: {row.ms_per_cell:.3g} ms a cell", baselines=(*self.report.baselines, row))
 
-    def _workload(self, workload: Workload, micro_batch: int | None) -> None:
+    @contextmanager
+    def _capped(self, gib: int | None) -> Iterator[None]:
+        """Let this process have so much of the GPU's memory; None: all of it."""
+        if gib is None:
+            yield
+            return
+        total = torch.cuda.get_device_properties(self.llava.device).total_memory
+        torch.cuda.empty_cache()  # what is allocated already counts, used or not
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gib * 2**30 / total))
+        try:
+            yield
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+
+    def _workload(self, workload: Workload, micro_batch: int | None, cap: int | None = None) -> None:
         unit = WorkUnit(samples=tuple(sample.id for sample in self.samples), points=workload.points)
         asked = replace(self.engine_spec, measure=workload.measure)
         engine = Engine(asked, self.llava, self.samples, micro_batch)
@@ -202,8 +225,10 @@ class _Bench:
         (outcome,) = answered
         if outcome.failures:
             failure = outcome.failures[0]
+            memory = "" if cap is None else f" in {cap} GiB"
             self._note(
-                f"{workload.name}: {len(outcome.failures)} of {len(self.samples)} samples failed, nothing is reported; "
+                f"{workload.name}{memory}: {len(outcome.failures)} of {len(self.samples)} samples failed, nothing is "
+                "reported; "
                 f"first: {failure.kind}: {failure.message[:200]}"
             )
             return
@@ -219,6 +244,7 @@ class _Bench:
             workload=workload.name,
             what=workload.what,
             micro_batch=micro_batch,
+            gpu_memory_gib=cap,
             configurations=len(unit.points),
             sequences_per_sample=work.sequences / len(unit.samples),
             timing=timing,
@@ -235,7 +261,8 @@ class _Bench:
         )
         against = "; ".join(f"x{ratio:.3g} {name}" for name, ratio in row.ratios.items())
         self._tell(
-            f"{row.workload}, micro-batch {micro_batch or 'auto'}: {row.ms_per_cell:.3g} ms a cell, "
+            f"{row.workload}, micro-batch {micro_batch or 'auto'}, {'all' if cap is None else f'{cap} GiB of'} memory: "
+            f"{row.ms_per_cell:.3g} ms a cell, "
             f"{row.ceiling_share:.3f} of the ceiling; {against}",
             engine=(*self.report.engine, row),
         )
@@ -295,9 +322,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", help="ScienceQA directory with images")
     parser.add_argument("--questions", help="JSON list of question lengths in characters, or LLaVA's question file")
     parser.add_argument("--samples", type=int, default=defaults.samples)
-    parser.add_argument("--workloads", type=_names, default=defaults.workloads, help=",".join(WORKLOADS))
+    parser.add_argument(
+        "--workloads", type=_names, default=defaults.workloads, help=f"{','.join(WORKLOADS)}; {','.join(LARGE)}"
+    )
+    parser.add_argument("--no-baselines", dest="baselines", action="store_false", help="time the engine alone")
     parser.add_argument("--batches", type=_sizes, default=defaults.batches, help="of stock Hugging Face, as 8,32")
     parser.add_argument("--micro-batch", type=_sizes, default=(), help="of the engine, as 4,8; default: planned")
+    parser.add_argument(
+        "--gpu-memory", type=_sizes, default=(), help="the engine again with so many GiB, as on smaller cards: 24,16"
+    )
     parser.add_argument("--images", choices=("memory", "disk"), default=defaults.images)
     parser.add_argument("--agreement", type=int, default=defaults.agreement, help="samples to compare, 0: none")
     parser.add_argument(

@@ -53,6 +53,10 @@ _CLIP_TINY = {"vision_hidden": 32, "vision_ffn": 64, "vision_layers": 3, "vision
 SHAPES = {
     "llava-1.5-7b": Shape(hidden=4096, ffn=11008, layers=32, heads=32, vocab=32064, **_CLIP_LARGE),
     "llava-1.5-13b": Shape(hidden=5120, ffn=13824, layers=40, heads=40, vocab=32064, **_CLIP_LARGE),
+    # As many visual tokens, 54 x 54, as five tiles of LLaVA-NeXT have within 1.3 %.
+    "llava-next-7b": Shape(
+        hidden=4096, ffn=11008, layers=32, heads=32, vocab=32064, **{**_CLIP_LARGE, "image_size": 756}
+    ),
     "tiny": Shape(hidden=64, ffn=128, layers=4, heads=4, vocab=512, **_CLIP_TINY),  # 144 visual tokens; for tests
 }
 

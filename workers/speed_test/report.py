@@ -34,6 +34,7 @@ class EngineRow:
     workload: str
     what: str
     micro_batch: int | None  # None: the engine plans it from free memory
+    gpu_memory_gib: int | None = None  # that it was allowed; None: all there is
     configurations: int
     sequences_per_sample: float  # configurations that really keep different tokens
     timing: Timing  # of one ``Engine.run`` over all samples
@@ -146,13 +147,25 @@ class Report:
         yield ""
         yield from _grid(
             (
-                *("workload", "batch", "configs", "distinct", "ms/cell", "spread", "prefill", "cells/s", "ceiling"),
+                *(
+                    "workload",
+                    "memory",
+                    "batch",
+                    "configs",
+                    "distinct",
+                    "ms/cell",
+                    "spread",
+                    "prefill",
+                    "cells/s",
+                    "ceiling",
+                ),
                 *("its prefill", "GiB"),
                 *(f"x {name}" for name in names),
             ),
             [
                 (
                     row.workload,
+                    "all" if row.gpu_memory_gib is None else f"{row.gpu_memory_gib} GiB",
                     "auto" if row.micro_batch is None else str(row.micro_batch),
                     str(row.configurations),
                     f"{row.sequences_per_sample:.1f}",
@@ -168,7 +181,7 @@ class Report:
                 for row in self.engine
             ],
         )
-        yield from (f"  {row.workload}: {row.what}" for row in self.engine)
+        yield from dict.fromkeys(f"  {row.workload}: {row.what}" for row in self.engine)
         yield from (f"  {row.workload}: {note}" for row in self.engine for note in row.notes)
         yield "  'x NAME': how many times longer that baseline takes for a cell. Shares of the ceiling count the"
         yield "  decoder's linear maps for rows really needed; all else takes time but does not count."

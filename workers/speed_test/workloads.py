@@ -24,7 +24,7 @@ class Workload:
 
 
 def make_workloads(layers: int, heads: int, visual: int) -> dict[str, Workload]:
-    """The five workloads for a model with so many decoder layers, query heads and visual tokens."""
+    """The workloads for a model with so many decoder layers, query heads and visual tokens."""
     pruning_layer = min(2, layers)
     cutoffs = [GridPoint(strategy="cutoff", layer=layer, rank=0) for layer in range(pruning_layer, layers)]
     ranks = dict.fromkeys(scaled(rank, visual) for rank in range(576, 15, -10))
@@ -36,6 +36,21 @@ def make_workloads(layers: int, heads: int, visual: int) -> dict[str, Workload]:
         for rank in BUDGETS.values()
         for name, params in choices
     ]
+
+    def grid(alphas: int, step: int, deep: int) -> list[GridPoint]:
+        """Alphas 0..1, ranks 576, 576 - step, ..., and so many layers from the pruning layer on."""
+        return [
+            GridPoint(
+                strategy="weighted_combination",
+                layer=layer,
+                rank=rank,
+                params=(("alpha", round(alpha / (alphas - 1), 4)),),
+            )
+            for layer in range(pruning_layer, min(pruning_layer + deep, layers))
+            for alpha in range(alphas)
+            for rank in dict.fromkeys(scaled(rank, visual) for rank in range(576, 0, -step))
+        ]
+
     one = [GridPoint(strategy="fastv", layer=pruning_layer, rank=scaled(128, visual))]
     baseline = unpruned_point(layers, visual)
     named = "; ".join(_label(name, params) for name, params in choices)
@@ -64,6 +79,8 @@ def make_workloads(layers: int, heads: int, visual: int) -> dict[str, Workload]:
                 forks,
             ),
             ("one", f"fastv, rank {one[0].rank}, layer {pruning_layer}", one),
+            ("grid", f"20 alphas x 29 ranks, weighted_combination, layer {pruning_layer}", grid(20, 20, 1)),
+            ("grid3000", "15 alphas x 20 ranks x 10 layers, weighted_combination", grid(15, 29, 10)),
         )
     }
 

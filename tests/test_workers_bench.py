@@ -173,7 +173,15 @@ def test_workloads_are_those_of_the_goals():
     assert [p.rank for p in grids["one"].points[:-1]] == [128]
     assert [p.strategy for p in grids["spectra"].points[:-1]] == 57 * ["text_weighted"]
     sizes = {name: len(grid.points) for name, grid in grids.items()}
-    assert sizes == {"cutoffs": 31, "ranks": 58, "spectra": 58, "strategies": 55, "one": 2, "grid": 581, "grid3000": 3001}
+    assert sizes == {
+        "cutoffs": 31,
+        "ranks": 58,
+        "spectra": 58,
+        "strategies": 55,
+        "one": 2,
+        "grid": 581,
+        "grid3000": 3001,
+    }
     for grid in grids.values():
         assert grid.points[-1] == unpruned_point(32, 576)
         assert len({point.key for point in grid.points}) == len(grid.points)

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from workers.attention import Attended, Groups, attend_groups, make_groups
 from workers.decoder import Decoder
+from workers.memory import FIRST_ROOM
 from workers.prefill import Prefill
 from workers.sequences import Packing, to_device
 
-FIRST_ROOM = 4  # decoded tokens; most multiple-choice answers end at the second
 LEAVE_TOGETHER = 0.25  # share of the batch that has ended before it is packed anew, which costs the host some time
 
 

@@ -117,15 +117,17 @@ class Decoder:
         normed_RD = self.attention_norm(layer, hidden_RD)
         return self.queries(layer, normed_RD, rotary), *self.keys_and_values(layer, normed_RD, rotary, given)
 
-    def finish_layer(self, layer: int, hidden_RD: Tensor, attended_RHE: Tensor) -> Tensor:
+    def finish_layer(
+        self, layer: int, hidden_RD: Tensor, attended_RHE: Tensor, piece: int = FEED_FORWARD_ROWS
+    ) -> Tensor:
         """Output projection, residuals and feed-forward. Overwrites ``hidden_RD`` with the layer's output (R, D).
 
-        The feed-forward, several times as wide as everything else, takes `FEED_FORWARD_ROWS` at a time.
+        The feed-forward, several times as wide as everything else, takes ``piece`` rows at a time.
         """
         fused = self.layers[layer]
         attention, mlp = fused.module.self_attn, fused.module.mlp
         _add_linear(hidden_RD, attended_RHE.flatten(-2), attention.o_proj)
-        for rows_RD in hidden_RD.split(FEED_FORWARD_ROWS):
+        for rows_RD in hidden_RD.split(piece):
             normed_RD = _norm(fused.module.post_attention_layernorm, rows_RD)
             gate_up_RF = linear(normed_RD, fused.gate_up, fused.gate_up_bias)
             _add_linear(rows_RD, gated_silu(gate_up_RF), mlp.down_proj)

@@ -26,7 +26,7 @@ from workers.families.catalog import load_model
 from workers.families.model import Encoded, Model, default_device
 from workers.forks import Placement, packed_mask
 from workers.lanes import Lanes
-from workers.memory import ENOUGH_ROWS, NOTHING, Budget, RowBytes, budget_bytes, footprint
+from workers.memory import ENOUGH_ROWS, NOTHING, Budget, RowBytes, budget_bytes, expandable_segments, footprint, lanes
 from workers.nvrtc import CudaBuildError
 from workers.prefetch import ahead
 from workers.prefill import Prefill, embed_trunks, make_trunks, prefill
@@ -86,9 +86,9 @@ class Engine:
         self.budget: Budget | None = None  # of a wave; None: as the device's memory allows
         self._learned = 1.0  # share of the planned memory that has not been refused
         self._row = RowBytes.of(model.config, model.dtype.itemsize, spec.max_new_tokens)
-        self._lanes = Lanes(model.device)
-        self._preparing = ThreadPoolExecutor(PREPARING_THREADS, thread_name_prefix="saccade-prepare")
         self._resident = torch.cuda.memory_allocated(model.device) if model.device.type == "cuda" else 0
+        self._lanes = Lanes(model.device, lanes(model.device, self._resident, self._row))
+        self._preparing = ThreadPoolExecutor(PREPARING_THREADS, thread_name_prefix="saccade-prepare")
         self.spectra_samples = frozenset(with_image[: spec.measure.spectra_samples] if spec.measure.spectra else ())
 
     @classmethod
@@ -105,6 +105,7 @@ class Engine:
         Raises:
             ModelError, DataError: files are missing or broken.
         """
+        expandable_segments()
         samples = load_samples(spec.task)
         device = device or default_device()
         return cls(spec, load_model(spec.model, device), samples, micro_batch or (1 if device == "cpu" else None))
@@ -152,8 +153,14 @@ class Engine:
         batch: list[PreparedSample] = []
         total = NOTHING
         for item in self._prepared(unit.samples, failures):
-            prompt = item.prompt
-            need = footprint(self._row, unit.points, prompt=prompt.length, visual=prompt.visual, system=prompt.system)
+            prompt, row = item.prompt, self._row.within(self._budget())
+            need = footprint(
+                row,
+                unit.points,
+                prompt=prompt.length,
+                visual=prompt.visual,
+                system=prompt.system,
+            )
             if self.micro_batch is not None:
                 full = len(batch) == self.micro_batch
             else:
@@ -228,18 +235,16 @@ class Engine:
             crowded = short and self._lanes.count > 1 and not alone
             if len(batch) == 1 and not crowded and not smaller:
                 return _Part(failures=(_failure(batch[0].sample.id, error),))
-            how = "halved" if len(batch) > 1 else "tried again in smaller waves" if smaller else "tried again alone"
-            what = f"micro-batch of {len(batch)} {how}"
-            note = f"{what} after {type(error).__name__}: {str(error)[:200]}"
+            how = "tried again in smaller waves" if smaller else "halved" if len(batch) > 1 else "tried again alone"
+            note = f"micro-batch of {len(batch)} {how} after {type(error).__name__}: {str(error)[:200]}"
             log.warning(note)
         # Out here nothing holds the exception, whose traceback holds the tensors that did not fit.
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
+        if smaller:
+            return _Part.of([_Part(notes=(note,)), self._answer_or_split(points, batch, alone)])
         if len(batch) == 1:
-            if smaller:
-                again = self._answer_or_split(points, batch, alone)
-            else:
-                again = self._lanes.alone(lambda: self._answer_or_split(points, batch, alone=True))
+            again = self._lanes.alone(lambda: self._answer_or_split(points, batch, alone=True))
             return _Part.of([_Part(notes=(note,)), again])
         half = (len(batch) + 1) // 2
         halves = [self._answer_or_split(points, part, alone) for part in (batch[:half], batch[half:])]
@@ -258,7 +263,9 @@ class Engine:
         spectra = SpectraRecorder(self.model.decoder, measure.spectra, measured) if measured else None
         decoder, answered = self.model.decoder, dict[TokenSequence, _Answer]()
         hidden_RD = embed_trunks(decoder, trunks, prompts, features)
-        for start in prefill(decoder, hidden_RD, trunks, placement, self._row, self._budget(), spectra):
+        budget = self._budget()
+        row = self._row.within(budget)
+        for start in prefill(decoder, hidden_RD, trunks, placement, row, budget, spectra):
             answered |= self._answers(start, trunks)
         keys = [point.key for point in points]
         parts = []

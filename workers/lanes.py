@@ -1,4 +1,4 @@
-"""Micro-batches of a GPU in two lanes: each lane is a thread with a CUDA stream of its own.
+"""Micro-batches of a GPU in lanes, one or two: each lane is a thread with a CUDA stream of its own.
 
 While one micro-batch waits for its host (tokens are chosen, forks laid out, answers written down) or decodes with small
 kernels, the other's matrix products keep the GPU busy. Lanes share the weights and nothing else, so what a micro-batch
@@ -19,14 +19,12 @@ from workers.prefetch import ahead
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-LANES = 2  # on a GPU; a third gained nothing
-
 
 class Lanes:
     """Runs micro-batches side by side and hands the results on in order. Several threads may do so at a time."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.count = LANES if device.type == "cuda" else 1
+    def __init__(self, device: torch.device, count: int = 1) -> None:
+        self.count = count
         self._device = device
         self._own = threading.local()
         self._free = threading.Semaphore(self.count)  # lanes without work

@@ -6,9 +6,10 @@ wave they are one; where they do not, forks wait for a later one.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -17,14 +18,19 @@ from workers.decoder import FEED_FORWARD_ROWS
 from workers.families.config import ModelConfig
 from workers.work import UNPRUNED, GridPoint
 
+LANES = 2  # on a GPU; a third gained nothing
 ENOUGH_ROWS = (
     60_000  # matrix products gain nothing beyond, and there are two lanes of them (measured: 40,000 1.3 % slower)
 )
+PIECE_STEP = 1024  # rows: fewer leave a chip idle
+FIRST_ROOM = 4  # decoded tokens that a cache begins with; most multiple-choice answers end at the second
 DECODED_ALLOWANCE = 64  # decoded tokens a sequence that are planned for; longer answers may make waves smaller
-SAFETY = 0.8  # of the free memory: fragments, scoring and the vision tower take the rest
+SAFETY = 0.9  # of the free memory: fragments, scoring and the vision tower take the rest
+WIDE_SHARE = 0.125  # of a wave's memory that one piece of the feed-forward may take
+BUSY_ROWS = 16_000  # where two lanes with so many rows each do not fit, one with more is faster
 ENOUGH_WAVES = 4  # of a micro-batch: the last, which is not full, is then a small part
 FULL = 0.75  # of a wave that need not be filled by breaking its last sample up
-HELD_SHARE = 0.25  # of a lane's memory that trunks may hold for the waves to come
+HELD_SHARE = 0.4  # of a lane's memory that trunks may hold for the waves to come
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +59,11 @@ class RowBytes:
     layers: int
     cached: int  # keys and values of a row in one layer
     active: int  # of a row while a layer runs
-    wide: int  # of a row in the feed-forward, which takes `FEED_FORWARD_ROWS` at a time
+    wide: int  # of a row in the feed-forward, which takes some at a time
     start: int  # of a row that a fork starts from
     decoded: int  # of a sequence: keys and values of what it decodes, in all layers, and its logits
     keeps: bool  # whether keys and values outlive their layer, for decoding
+    piece: int = FEED_FORWARD_ROWS  # rows that the feed-forward takes at a time
 
     @classmethod
     def of(cls, config: ModelConfig, value_bytes: int, max_new_tokens: int) -> RowBytes:
@@ -67,11 +74,16 @@ class RowBytes:
         """
         cached = 2 * config.kv_heads * config.head_dim * value_bytes
         keeps = max_new_tokens > 1
-        tail = min(max_new_tokens, DECODED_ALLOWANCE) * config.layers * cached if keeps else 0
+        tail = min(max(max_new_tokens, FIRST_ROOM), DECODED_ALLOWANCE) * config.layers * cached if keeps else 0
         # The residual stream before and after a fork, its norm, queries and what they attend to; sines and cosines.
         active = value_bytes * (3 * config.hidden + 2 * config.heads * config.head_dim + 4 * config.head_dim) + cached
         wide = value_bytes * (3 * config.ffn + config.hidden)
         return cls(config.layers, cached, active, wide, config.hidden * value_bytes, tail, keeps)
+
+    def within(self, budget: Budget) -> RowBytes:
+        """The same in smaller pieces, where the feed-forward's would take too much of a wave's budget."""
+        most = int(WIDE_SHARE * budget.bytes) // self.wide // PIECE_STEP * PIECE_STEP
+        return replace(self, piece=max(PIECE_STEP, min(most, FEED_FORWARD_ROWS)))
 
     def wave(self, cached_rows: int, rows: int, sequences: int) -> int:
         """Bytes of a wave.
@@ -82,7 +94,7 @@ class RowBytes:
             sequences: that are decoded.
         """
         cached = self.cached * (cached_rows if self.keeps else rows)
-        return cached + self.active * rows + self.wide * min(rows, FEED_FORWARD_ROWS) + self.decoded * sequences
+        return cached + self.active * rows + self.wide * min(rows, self.piece) + self.decoded * sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +217,14 @@ class Room:
     _layer = 0  # about to run
 
 
+def lanes(device: torch.device, resident: int, row: RowBytes) -> int:
+    """Micro-batches side by side: two hide each other's waits, one has twice the memory for its waves."""
+    if device.type != "cuda":
+        return 1
+    busy = row.wave(BUSY_ROWS * row.layers, BUSY_ROWS, 0)
+    return LANES if LANES * busy <= budget_bytes(device, resident) else 1
+
+
 def budget_bytes(device: torch.device, resident: int) -> int:
     """Memory that all micro-batches under way may take together; without end where it is not the device's to plan.
 
@@ -217,6 +237,17 @@ def budget_bytes(device: torch.device, resident: int) -> int:
     free, total = torch.cuda.mem_get_info(device)
     share = _read_share(device) if _read_share else 1.0
     return int(SAFETY * (min(free + torch.cuda.memory_reserved(device), share * total) - resident))
+
+
+def expandable_segments() -> None:
+    """Let PyTorch's allocator grow what it has instead of asking for more beside it, unless the user says otherwise.
+
+    Waves and layers have rows of many numbers, so blocks that are free are seldom of a size that is asked for. To be
+    called before anything is allocated on a GPU, which is when it is read.
+    """
+    name = "PYTORCH_ALLOC_CONF" if torch.__version__ >= (2, 9) else "PYTORCH_CUDA_ALLOC_CONF"
+    if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
+        os.environ[name] = "expandable_segments:True"
 
 
 def share_gpu(share: float) -> None:

@@ -261,7 +261,7 @@ class _Waves:
             self._keep(layer, LayerCache(packing, key_RGE, value_RGE))
             if self._observe is None:
                 del query_RHE, key_RGE, value_RGE
-            hidden_RD = decoder.finish_layer(layer, hidden_RD, attended_RHE)
+            hidden_RD = decoder.finish_layer(layer, hidden_RD, attended_RHE, self._row.piece)
             if self._observe is not None:
                 self._observe(LayerRun(layer, packing, query_RHE, key_RGE, attended_RHE, hidden_RD))
                 del query_RHE, key_RGE, value_RGE

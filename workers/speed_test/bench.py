@@ -27,6 +27,7 @@ import torch
 from workers.engine import Engine
 from workers.families.llava.loading import load_llava
 from workers.families.model import DTYPES, default_device
+from workers.memory import expandable_segments
 from workers.speed_test.agreement import eager_against_sdpa, engine_against_huggingface
 from workers.speed_test.baselines import NEW_TOKENS, attention_of, make_baselines
 from workers.speed_test.random_llava import SHAPES, random_llava
@@ -102,6 +103,7 @@ class _Bench:
     def __init__(self, spec: BenchSpec, folder: Path, progress: Callable[[Report, str], None]) -> None:
         self.spec = spec
         self.progress = progress
+        expandable_segments()
         device = spec.device or default_device()
         dtype = spec.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
         if dtype not in DTYPES:

@@ -10,9 +10,11 @@ import torch
 from workers.lanes import Lanes
 
 
-def test_on_a_cpu_the_caller_works():
-    names = Lanes(torch.device("cpu")).map(lambda _: threading.current_thread().name, [1, 2])
-    assert set(names) == {threading.current_thread().name}
+def test_work_runs_in_inference_mode_and_no_more_at_a_time_than_there_are_lanes():
+    lanes = Lanes(torch.device("cpu"), 2)
+    assert lanes.submit(torch.is_inference_mode_enabled).result()
+    both = threading.Barrier(2, timeout=60)
+    assert sorted(future.result() for future in [lanes.submit(both.wait), lanes.submit(both.wait)]) == [0, 1]
 
 
 def test_alone_means_that_no_other_lane_works():

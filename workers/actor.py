@@ -53,7 +53,7 @@ class EngineActor:
         }
 
     def run(self, unit: WorkUnit) -> UnitOutcome:
-        """Answer a unit; the same unit given twice gives the same cells."""
+        """Answer a unit; given twice it gives the same cells: on a GPU up to rounding, as others are in the batch."""
         return replace(self._engine.run(unit), worker=self._worker, made_by=tuple(self._made_by.items()))
 
 

@@ -26,7 +26,18 @@ from workers.families.catalog import load_model
 from workers.families.model import Encoded, Model, default_device
 from workers.forks import Placement, packed_mask
 from workers.lanes import Lanes
-from workers.memory import ENOUGH_ROWS, NOTHING, Budget, RowBytes, budget_bytes, expandable_segments, footprint, lanes
+from workers.memory import (
+    ENOUGH_ROWS,
+    NOTHING,
+    Budget,
+    Footprint,
+    RowBytes,
+    budget_bytes,
+    expandable_segments,
+    footprint,
+    lanes,
+)
+from workers.mixing import Mixer
 from workers.nvrtc import CudaBuildError
 from workers.prefetch import ahead
 from workers.prefill import Prefill, embed_trunks, make_trunks, prefill
@@ -62,6 +73,7 @@ class PreparedSample:
 
     sample: Sample
     prompt: Encoded
+    need: Footprint
 
 
 class Engine:
@@ -88,6 +100,7 @@ class Engine:
         self._row = RowBytes.of(model.config, model.dtype.itemsize, spec.max_new_tokens)
         self._resident = torch.cuda.memory_allocated(model.device) if model.device.type == "cuda" else 0
         self._lanes = Lanes(model.device, lanes(model.device, self._resident, self._row))
+        self._mixer = Mixer(self._lanes, self._answer_each, self._full)
         self._preparing = ThreadPoolExecutor(PREPARING_THREADS, thread_name_prefix="saccade-prepare")
         self.spectra_samples = frozenset(with_image[: spec.measure.spectra_samples] if spec.measure.spectra else ())
 
@@ -121,8 +134,12 @@ class Engine:
         self._check(unit.points)
         began = time.perf_counter()
         unprepared: list[SampleFailure] = []
-        batches = self._batches(unit, unprepared)
-        parts = list(self._lanes.map(partial(self._answer_or_split, unit.points), batches))
+        prepared = self._prepared(unit, unprepared)
+        if self.model.device.type == "cpu":  # by the caller, who may be interrupted
+            batches = self._batches(unit.points, prepared)
+            parts = [self._answer_or_split(unit.points, batch) for batch in batches]
+        else:
+            parts = self._mixer.run(unit.points, prepared)
         whole = _Part.of(parts)
         on_gpu = self.model.device.type == "cuda"
         return UnitOutcome(
@@ -148,30 +165,40 @@ class Engine:
             if complaint:
                 raise ValueError(f"{point.label}: {complaint}")
 
-    def _batches(self, unit: WorkUnit, failures: list[SampleFailure]) -> Iterator[list[PreparedSample]]:
-        """Micro-batches of prepared samples: of fixed size, or as many as the device's memory takes."""
+    def _batches(
+        self, points: Sequence[GridPoint], prepared: Iterator[PreparedSample]
+    ) -> Iterator[list[PreparedSample]]:
+        """Micro-batches of one unit."""
         batch: list[PreparedSample] = []
-        total = NOTHING
-        for item in self._prepared(unit.samples, failures):
-            prompt, row = item.prompt, self._row.within(self._budget())
-            need = footprint(
-                row,
-                unit.points,
-                prompt=prompt.length,
-                visual=prompt.visual,
-                system=prompt.system,
-            )
-            if self.micro_batch is not None:
-                full = len(batch) == self.micro_batch
-            else:
-                full = bool(batch) and not self._budget().takes(total, need)
-            if full:
+        for item in prepared:
+            if batch and self._full(points, batch, item):
                 yield batch
-                batch, total = [], NOTHING
+                batch = []
             batch.append(item)
-            total += need
         if batch:
             yield batch
+
+    def _full(self, points: Sequence[GridPoint], batch: Sequence[PreparedSample], item: PreparedSample) -> bool:
+        """Whether a sample has to go with the next micro-batch: of fixed size, or what the device's memory takes."""
+        if any(one.sample is item.sample for one in batch):
+            return True  # asked by two units: each has its own answer
+        if self.micro_batch is not None:
+            return len(batch) >= self.micro_batch
+        return not self._budget().takes(sum((one.need for one in batch), start=NOTHING), item.need)
+
+    def _answer_each(self, points: Sequence[GridPoint], batch: Sequence[PreparedSample]) -> list[_Part]:
+        """What became of each sample of a micro-batch, which may be of several units; notes go with the first."""
+        part = self._answer_or_split(points, batch)
+        outcomes: dict[str, list[SampleOutcome]] = {item.sample.id: [] for item in batch}
+        failures: dict[str, list[SampleFailure]] = {item.sample.id: [] for item in batch}
+        for outcome in part.outcomes:
+            outcomes[outcome.sample].append(outcome)
+        for failure in part.failures:
+            failures[failure.sample].append(failure)
+        return [
+            _Part(tuple(outcomes[item.sample.id]), tuple(failures[item.sample.id]), () if number else part.notes)
+            for number, item in enumerate(batch)
+        ]
 
     def _learn(self) -> bool:
         """Plan with less memory for the rest of the run, because some was refused; whether that was still possible."""
@@ -191,31 +218,35 @@ class Engine:
             most -= 2 * piece_bytes(self.model.device)
         return Budget(ENOUGH_ROWS, int(most * self._learned))
 
-    def _prepared(self, ids: Sequence[str], failures: list[SampleFailure]) -> Iterator[PreparedSample]:
+    def _prepared(self, unit: WorkUnit, failures: list[SampleFailure]) -> Iterator[PreparedSample]:
         """Decode and pre-process images ahead of the device, in threads: Pillow lets go of the interpreter's lock.
 
         On a CPU the model's own threads use all cores, so samples are prepared when they are needed.
         """
+        prepare = partial(self._try_prepare, unit.points)
         if self.model.device.type == "cpu":
-            pending: Iterator[PreparedSample | SampleFailure] = map(self._try_prepare, ids)
+            pending: Iterator[PreparedSample | SampleFailure] = map(prepare, unit.samples)
         else:
-            pending = ahead(self._preparing, self._try_prepare, ids, PREPARED_AHEAD)
+            pending = ahead(self._preparing, prepare, unit.samples, PREPARED_AHEAD)
         for item in pending:
             if isinstance(item, SampleFailure):
                 failures.append(item)
             else:
                 yield item
 
-    def _try_prepare(self, id: str) -> PreparedSample | SampleFailure:
+    def _try_prepare(self, points: Sequence[GridPoint], id: str) -> PreparedSample | SampleFailure:
         try:
             if id not in self.samples:
                 raise DataError(f"the benchmark has no sample '{id}'")
-            return self._prepare(self.samples[id])
+            return self._prepare(points, self.samples[id])
         except Exception as error:  # whatever is wrong with one sample must not cost the others
             return _failure(id, error)
 
-    def _prepare(self, sample: Sample) -> PreparedSample:
-        return PreparedSample(sample, encode_sample(self.model, sample, self.spec.task, self.spec.model.image_mode))
+    def _prepare(self, points: Sequence[GridPoint], sample: Sample) -> PreparedSample:
+        prompt = encode_sample(self.model, sample, self.spec.task, self.spec.model.image_mode)
+        row = self._row.within(self._budget())
+        need = footprint(row, points, prompt=prompt.length, visual=prompt.visual, system=prompt.system)
+        return PreparedSample(sample, prompt, need)
 
     def _answer_or_split(
         self, points: Sequence[GridPoint], batch: Sequence[PreparedSample], alone: bool = False

@@ -2,26 +2,23 @@
 
 While one micro-batch waits for its host (tokens are chosen, forks laid out, answers written down) or decodes with small
 kernels, the other's matrix products keep the GPU busy. Lanes share the weights and nothing else, so what a micro-batch
-computes does not depend on its neighbour. On a CPU there is one lane, the caller.
+computes does not depend on its neighbour.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import torch
 
-from workers.prefetch import ahead
-
-Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class Lanes:
-    """Runs micro-batches side by side and hands the results on in order. Several threads may do so at a time."""
+    """Runs micro-batches side by side."""
 
     def __init__(self, device: torch.device, count: int = 1) -> None:
         self.count = count
@@ -36,21 +33,17 @@ class Lanes:
             self._own.stream = torch.cuda.Stream(self._device)
             self._own.stream.wait_stream(torch.cuda.default_stream(self._device))  # the weights are there
 
-    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """The results of ``work`` in the order of ``items``.
+    def submit(self, work: Callable[..., Result], *given: Any) -> Future[Result]:
+        """Call ``work`` in a lane, in inference mode; its tensors stay there, and it returns none."""
 
-        Args:
-            work: called in inference mode; its tensors stay in its lane, and it returns none.
-            items: taken one by one, one more than there are lanes ahead of the results.
-        """
-        if self._device.type != "cuda":
-            return map(work, items)
+        def in_lane() -> Result:
+            with self._free, torch.inference_mode():
+                if self._device.type != "cuda":
+                    return work(*given)
+                with torch.cuda.stream(self._own.stream):
+                    return work(*given)
 
-        def in_lane(item: Item) -> Result:
-            with self._free, torch.inference_mode(), torch.cuda.stream(self._own.stream):
-                return work(item)
-
-        return ahead(self._pool, in_lane, items, waiting=self.count + 1)
+        return self._pool.submit(in_lane)
 
     def alone(self, work: Callable[[], Result]) -> Result:
         """Called by work in a lane: do this while no other lane holds anything of the device."""

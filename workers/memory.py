@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 
@@ -125,18 +126,19 @@ def footprint(row: RowBytes, points: Sequence[GridPoint], *, prompt: int, visual
         visual: visual tokens among them.
         system: tokens before the image.
     """
-    layers, sequences = [prompt] * row.layers, 1
+    changes, sequences = [prompt] + [0] * row.layers, 1  # of the rows before each layer
     fork_layers: set[int] = set()
     for point in points:
         if point.strategy == UNPRUNED or point.rank >= visual or point.layer >= row.layers:
             continue  # answered by the trunk
         sequences += 1
         fork_layers.add(point.layer)
-        stages = catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params))
-        for number, stage in enumerate(stages):
-            end = stages[number + 1].layer if number + 1 < len(stages) else row.layers
-            for layer in range(stage.layer, min(end, row.layers)):
-                layers[layer] += min(stage.rank, visual) + prompt - visual
+        rows = 0
+        for stage in catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params)):
+            if stage.layer < row.layers:
+                changes[stage.layer] += min(stage.rank, visual) + prompt - visual - rows
+                rows = min(stage.rank, visual) + prompt - visual
+    layers = list(accumulate(changes[:-1]))
     before = max(fork_layers, default=0) if row.keeps else 0
     held = row.cached * (prompt * before + system * (row.layers - before)) + row.start * prompt * len(fork_layers)
     return Footprint(
@@ -245,7 +247,8 @@ def expandable_segments() -> None:
     Waves and layers have rows of many numbers, so blocks that are free are seldom of a size that is asked for. To be
     called before anything is allocated on a GPU, which is when it is read.
     """
-    name = "PYTORCH_ALLOC_CONF" if torch.__version__ >= (2, 9) else "PYTORCH_CUDA_ALLOC_CONF"
+    newer = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 9)
+    name = "PYTORCH_ALLOC_CONF" if newer else "PYTORCH_CUDA_ALLOC_CONF"
     if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
         os.environ[name] = "expandable_segments:True"
 

@@ -1,0 +1,103 @@
+"""Micro-batches filled from all units in flight: what one unit leaves over goes with the next one's samples."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from workers.lanes import Lanes
+
+Key = TypeVar("Key", bound=Hashable)
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+READY = 1  # full micro-batches that may wait for a lane; whoever brings more waits too
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Asked(Generic[Item, Result]):
+    item: Item
+    answer: Future[Result]
+
+
+class Mixer(Generic[Key, Item, Result]):
+    """Collects items of several callers, and has them answered together where they have the same key.
+
+    A micro-batch goes to a lane when it is full, or when a lane is free and nobody in flight can add to it.
+    """
+
+    def __init__(
+        self,
+        lanes: Lanes,
+        answer: Callable[[Key, Sequence[Item]], Sequence[Result]],
+        full: Callable[[Key, Sequence[Item], Item], bool],
+    ) -> None:
+        """Args:
+        lanes: where micro-batches are answered.
+        answer: a key and a micro-batch; one result for each item.
+        full: a key, the micro-batch so far, and an item: whether that has to go with the next one.
+        """
+        self._lanes = lanes
+        self._answer = answer
+        self._full = full
+        self._open: dict[Key, list[_Asked[Item, Result]]] = {}
+        self._ready: deque[tuple[Key, list[_Asked[Item, Result]]]] = deque()
+        self._feeding: Counter[Key] = Counter()  # callers that may bring more
+        self._running = 0
+        self._changed = threading.Condition()
+
+    def run(self, key: Key, items: Iterable[Item]) -> list[Result]:
+        """Results in the order of ``items``, which are taken one by one; called by several threads at a time."""
+        asked: list[_Asked[Item, Result]] = []
+        with self._changed:
+            self._feeding[key] += 1
+        try:
+            for item in items:
+                asked.append(_Asked(item, Future()))
+                with self._changed:
+                    self._add(key, asked[-1])
+                    self._changed.wait_for(lambda: len(self._ready) <= READY)
+        finally:
+            with self._changed:
+                self._feeding[key] -= 1
+                self._start()
+        return [one.answer.result() for one in asked]
+
+    def _add(self, key: Key, one: _Asked[Item, Result]) -> None:
+        batch = self._open.setdefault(key, [])
+        if batch and self._full(key, [other.item for other in batch], one.item):
+            self._ready.append((key, self._open.pop(key)))
+            batch = self._open.setdefault(key, [])
+        batch.append(one)
+        self._start()
+
+    def _start(self) -> None:
+        """Give free lanes what is full, or what nobody can add to any more."""
+        while self._running < self._lanes.count:
+            if self._ready:
+                key, batch = self._ready.popleft()
+            elif (left := next((key for key in self._open if not self._feeding[key]), None)) is not None:
+                key, batch = left, self._open.pop(left)
+            else:
+                break
+            self._running += 1
+            self._lanes.submit(self._work, key, batch)
+        self._changed.notify_all()
+
+    def _work(self, key: Key, batch: Sequence[_Asked[Item, Result]]) -> None:
+        try:
+            results = self._answer(key, [one.item for one in batch])
+            for one, result in zip(batch, results, strict=True):
+                one.answer.set_result(result)
+        except BaseException as error:  # the callers', whatever it is
+            for one in batch:
+                if not one.answer.done():
+                    one.answer.set_exception(error)
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._start()

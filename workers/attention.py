@@ -169,8 +169,10 @@ def probabilities(
     Returns:
         (H, Q, S) float32, keys in the order of the stream's tokens.
     """
-    own = packing.own(stream)
-    return _softmax_rows(query_RHE[own.stop - queries : own.stop], gather(key_RGE, packing.keys(stream)), scale)
+    own, keys = packing.own(stream), packing.keys(stream)
+    whole = queries > stream.rows  # some of them are the root's
+    query_QHE = gather(query_RHE, keys)[-queries:] if whole else query_RHE[own.stop - queries : own.stop]
+    return _softmax_rows(query_QHE, gather(key_RGE, keys), scale)
 
 
 def visual_block(query_RHE: Tensor, key_RGE: Tensor, packing: Packing, stream: Stream, scale: float) -> Tensor:

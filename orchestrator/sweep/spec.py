@@ -28,6 +28,7 @@ from strategies import catalog
 from strategies.budget import average_tokens, rank_for_average
 from strategies.catalog import Strategy
 from strategies.suggestion import near
+from workers import evidence
 from workers.embedded.location import DATA_DIR, MODEL_DIR
 from workers.families.base import Checkpoint
 from workers.families.catalog import open_checkpoint
@@ -273,7 +274,9 @@ def _points(
         for params in _params(entry, strategy, place, facts, mistakes, len(settings)):
             for layer, rank in settings:
                 assert facts is not None
-                complaint = strategy.check(dict(params), layer=layer, rank=rank, layers=facts.layers, heads=facts.heads)
+                complaint = evidence.complaint(
+                    strategy, dict(params), layer=layer, rank=rank, layers=facts.layers, heads=facts.heads
+                )
                 if complaint:
                     mistakes.append(_placed(complaint, place, {"layer", *strategy.params}))
                     break  # the other layers and ranks would say the same

@@ -140,6 +140,16 @@ def test_right_padding_and_beams_share_the_image(engine):
         assert beams == [right[2]] * len(beams)
 
 
+def test_image_tokens_without_an_image_are_named(engine):
+    inputs = batch_inputs(engine, ["3"])
+    del inputs["pixel_values"]
+    with (
+        pruned(engine.model.module, "class_mean", 1, 4),
+        pytest.raises(ValueError, match="without pixel_values, whose"),
+    ):
+        engine.model.module(**inputs)
+
+
 def kept(cell) -> list[int]:
     return np.flatnonzero(np.unpackbits(np.frombuffer(cell.kept_mask, np.uint8))[: cell.visual_tokens]).tolist()
 

@@ -267,7 +267,12 @@ class _Pruner:
             if not len(visual_V):
                 found.append({})
                 continue
-            own = {name: rows_NVX[batch.picture(sample, len(rows_NVX))] for name, rows_NVX in seen.items()}
+            own: dict[str, Tensor] = {}
+            for name in readers:
+                place = batch.picture(sample, len(seen.get(name, ())))
+                if place is None:
+                    raise ValueError(f"sample {sample} has image tokens without pixel_values, whose {name} is needed")
+                own[name] = seen[name][place]
             found.append(own | evidence.of_input(self.needs, input_rows(batch, inputs_BSD, sample)))
         return found
 

@@ -17,12 +17,12 @@ from workers.engine import Engine
 from workers.evidence import complaint
 from workers.singular import singular_values
 from workers.spectra import MATRICES
-from workers.work import GridPoint, MeasureSpec, ModelSpec, SpectrumSpec, WorkUnit, baseline_point
+from workers.work import GridPoint, MeasureSpec, ModelSpec, SpectrumSpec, WorkUnit, unpruned_point
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 POINTS = (
-    baseline_point(4, 16),
+    unpruned_point(4, 16),
     *(
         GridPoint(strategy=name, layer=layer, rank=rank)
         for name in ("fastv", "text_weighted", "random", "divprune")

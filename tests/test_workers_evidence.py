@@ -30,7 +30,7 @@ from workers.packed_layer import LayerRead, PackedLayer
 from workers.patch import pruned
 from workers.prefill import make_trunks, pack_trunks
 from workers.sites import DecoderLayer, InputRows, Site, Tower
-from workers.work import GridPoint, ModelSpec, WorkUnit, baseline_point
+from workers.work import GridPoint, ModelSpec, WorkUnit, unpruned_point
 
 
 def tower_states(tower: Tower) -> torch.Tensor:
@@ -221,7 +221,7 @@ def test_nothing_is_computed_that_no_point_reads(engine, monkeypatch):
             return give(site)
 
         monkeypatch.setitem(PROVIDERS, name, replace(provider, give=give))
-    blind = (baseline_point(3, 16), GridPoint(strategy="random", layer=1, rank=4))
+    blind = (unpruned_point(3, 16), GridPoint(strategy="random", layer=1, rank=4))
     engine.run(WorkUnit(samples=("1", "2"), points=blind))
     assert (asked, set(counts.values())) == ([False], {0})
     reading = tuple(GridPoint(strategy="class_mean", layer=layer, rank=rank) for layer in (0, 1, 2) for rank in (3, 8))
@@ -233,8 +233,8 @@ def test_nothing_is_computed_that_no_point_reads(engine, monkeypatch):
 
 def test_needs_are_those_of_all_stages():
     himap = GridPoint(strategy="himap", layer=2, rank=100)
-    assert needed([baseline_point(3, 16), himap]) == {Evidence.TEXT_ROWS, Evidence.VISUAL_ROWS}
-    assert needed([baseline_point(3, 16)]) == frozenset()
+    assert needed([unpruned_point(3, 16), himap]) == {Evidence.TEXT_ROWS, Evidence.VISUAL_ROWS}
+    assert needed([unpruned_point(3, 16)]) == frozenset()
 
 
 def test_last_rows_may_reach_back_to_what_samples_share():

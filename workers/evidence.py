@@ -25,7 +25,7 @@ from strategies.view import Evidence
 from workers.cost import attention_flop, class_attention_flop
 from workers.families.config import ModelConfig
 from workers.sites import DecoderLayer, InputRows, Site, Tower
-from workers.work import BASELINE, GridPoint
+from workers.work import UNPRUNED, GridPoint
 
 LAST_QUERIES = 5  # the longest window of last queries that a strategy reads where the text itself is shorter
 CLASS_ATTENTION = "class_attention"
@@ -140,7 +140,7 @@ PROVIDERS: dict[str, Provider] = {
 
 def needed(points: Iterable[GridPoint]) -> frozenset[str]:
     """All that the strategies of some grid points read, in any of their stages."""
-    pruning = [point for point in points if point.strategy != BASELINE]
+    pruning = [point for point in points if point.strategy != UNPRUNED]
     stages = (
         stage
         for point in pruning

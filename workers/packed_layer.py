@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from workers.attention import probabilities, visual_block
+from workers.sequences import Packing, Stream, gather, to_device
 from workers.sites import DecoderLayer
-from workers.streams import Packing, Stream, gather, to_device
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from strategies import catalog
 from strategies.catalog import Strategy
 from workers import evidence
-from workers.work import BASELINE, GridPoint
+from workers.work import UNPRUNED, GridPoint
 
 BLIND = {"random": "drawn at random", "cutoff": "every visual token is removed"}
 NO_ATTENTION = "drawn at random: there is no attention before the first layer"  # in experiments of earlier versions
@@ -17,7 +17,7 @@ def chosen_by(point: GridPoint) -> str:
     A picture of the kept places alone would mislead where a method prunes more than once, mixes dropped tokens into
     kept ones, renumbers positions, or has nothing to look at yet; so this says it.
     """
-    if point.strategy == BASELINE:
+    if point.strategy == UNPRUNED:
         return ""
     strategy = catalog.get(point.strategy)
     stages = strategy.stages(point.layer, point.rank, dict(point.params))

@@ -18,7 +18,7 @@ from workers.cost import Cost, cost, visual_by_layer
 from workers.evidence import PROVIDERS
 from workers.families.config import ModelConfig
 from workers.sites import Site
-from workers.work import BASELINE, GridPoint
+from workers.work import UNPRUNED, GridPoint
 
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 COLUMNS = tuple(Cost.__dataclass_fields__)
@@ -56,16 +56,16 @@ def count_costs(
         dtype: Of keys and values.
         lengths: From `results.analysis.matrix.image_lengths`.
     """
-    facts = ModelConfig.from_json(stated)
-    if facts is None or not lengths.size:
+    config = ModelConfig.from_json(stated)
+    if config is None or not lengths.size:
         return None
     prompt_N, visual_N, count_N = lengths
     known: dict[object, list[float]] = {}  # strategies that drop alike cost alike
     rows = []
     for point in points:
-        work = _work(point, facts, visual_N)
+        work = _work(point, config, visual_N)
         if work not in known:
-            known[work] = _mean_cost(facts, work, prompt_N, visual_N, count_N, VALUE_BYTES[dtype])
+            known[work] = _mean_cost(config, work, prompt_N, visual_N, count_N, VALUE_BYTES[dtype])
         rows.append({"key": point.key, **dict(zip(COLUMNS, known[work], strict=True))})
     return pd.DataFrame(rows)
 
@@ -85,22 +85,22 @@ def answer() -> None:
         os._exit(0)  # without a word about what could not be written
 
 
-def _work(point: GridPoint, facts: ModelConfig, visual_N: np.ndarray) -> _Work:
-    return tuple(_work_on(point, facts, int(visual)) for visual in np.unique(visual_N))
+def _work(point: GridPoint, config: ModelConfig, visual_N: np.ndarray) -> _Work:
+    return tuple(_work_on(point, config, int(visual)) for visual in np.unique(visual_N))
 
 
-def _work_on(point: GridPoint, facts: ModelConfig, visual: int) -> tuple[int, tuple[int, ...], tuple[_Reading, ...]]:
+def _work_on(point: GridPoint, config: ModelConfig, visual: int) -> tuple[int, tuple[int, ...], tuple[_Reading, ...]]:
     stages: list[tuple[int, int]] = []
     readings: dict[_Reading, None] = {}
-    if point.strategy != BASELINE:
+    if point.strategy != UNPRUNED:
         strategy = catalog.get(point.strategy)
         for stage in strategy.stages(point.layer, point.rank, dict(point.params)):
             alive = min([visual, *(rank for _, rank in stages)])
             stages.append((stage.layer, stage.rank))
-            if stage.layer < facts.layers:
+            if stage.layer < config.layers:
                 needs = catalog.get(stage.strategy).needs
                 readings |= dict.fromkeys(_reading(name, stage.layer, alive, visual) for name in sorted(needs))
-    return visual, visual_by_layer(facts.layers, visual, stages), tuple(readings)
+    return visual, visual_by_layer(config.layers, visual, stages), tuple(readings)
 
 
 def _reading(name: str, layer: int, alive: int, visual: int) -> _Reading:
@@ -108,29 +108,29 @@ def _reading(name: str, layer: int, alive: int, visual: int) -> _Reading:
     return (name, layer, alive) if PROVIDERS[name].site is Site.DECODER else (name, None, visual)
 
 
-def _selector_flop(facts: ModelConfig, readings: tuple[_Reading, ...], others: np.ndarray) -> Any:
+def _selector_flop(config: ModelConfig, readings: tuple[_Reading, ...], others: np.ndarray) -> Any:
     """Of all evidence that is read, for prompts with some numbers of other tokens than visual ones."""
     flop: Any = 0
     for name, layer, visual in readings:
         # Attention at layer 0 is in experiments of earlier versions: they drew there, and read nothing.
         if layer != 0 or not PROVIDERS[name].layer_before:
-            flop = flop + PROVIDERS[name].flop(facts, others + visual, visual)
+            flop = flop + PROVIDERS[name].flop(config, others + visual, visual)
     return flop
 
 
 def _mean_cost(
-    facts: ModelConfig, work: _Work, prompt_N: np.ndarray, visual_N: np.ndarray, count_N: np.ndarray, value_bytes: int
+    config: ModelConfig, work: _Work, prompt_N: np.ndarray, visual_N: np.ndarray, count_N: np.ndarray, value_bytes: int
 ) -> list[float]:
     total = np.zeros(len(COLUMNS))
     for visual, layers, readings in work:
         here = visual_N == visual
         counted = cost(
-            facts,
+            config,
             system=0,  # what stands before and after the image costs the same
             visual=layers,
             text=prompt_N[here] - visual,  # all lengths at once: a cost is a polynomial of them
             image_tokens=visual,
-            selector_flop=_selector_flop(facts, readings, prompt_N[here] - visual),
+            selector_flop=_selector_flop(config, readings, prompt_N[here] - visual),
             value_bytes=value_bytes,
         )
         values = {name: getattr(counted, name) for name in COLUMNS}

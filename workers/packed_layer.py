@@ -1,4 +1,4 @@
-"""A decoder layer as a place that evidence comes from, of one stream in packed rows."""
+"""A decoder layer as a place that evidence comes from, of one sequence in packed rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from workers.attention import probabilities, visual_block
-from workers.sequences import Packing, Stream, gather, to_device
+from workers.sequences import Packing, TokenSequence, gather, to_device
 from workers.sites import DecoderLayer
 
 
@@ -22,18 +22,18 @@ class LayerRead:
 
 
 class PackedLayer(DecoderLayer):
-    """One stream before the layer where it forks."""
+    """One sequence before the layer where it forks."""
 
-    def __init__(self, stream: Stream, packing: Packing, hidden_RD: Tensor, before: LayerRead | None) -> None:
+    def __init__(self, sequence: TokenSequence, packing: Packing, hidden_RD: Tensor, before: LayerRead | None) -> None:
         """Args:
-        stream: whose tokens are to be dropped.
+        sequence: whose tokens are to be dropped.
         packing: of ``hidden_RD``.
         hidden_RD: residual stream entering the layer.
         before: queries and keys of the layer before; None at layer 0.
         """
-        self.system, self.visual, self.text = stream.system, stream.visual, stream.text
-        self._stream = stream
-        self._own_RD = hidden_RD[packing.own(stream)]
+        self.system, self.visual, self.text = sequence.system, sequence.visual, sequence.text
+        self._sequence = sequence
+        self._own_RD = hidden_RD[packing.own(sequence)]
         self._before = before
 
     @property
@@ -43,14 +43,14 @@ class PackedLayer(DecoderLayer):
 
     def _attention(self, count: int) -> Tensor:
         read = self._read
-        return probabilities(read.query_RHE, read.key_RGE, read.packing, self._stream, count, read.scale)
+        return probabilities(read.query_RHE, read.key_RGE, read.packing, self._sequence, count, read.scale)
 
     def visual_block(self) -> Tensor:
         read = self._read
-        return visual_block(read.query_RHE, read.key_RGE, read.packing, self._stream, read.scale)
+        return visual_block(read.query_RHE, read.key_RGE, read.packing, self._sequence, read.scale)
 
     def keys(self) -> Tensor:
-        return gather(self._read.key_RGE, self._read.packing.keys(self._stream))
+        return gather(self._read.key_RGE, self._read.packing.keys(self._sequence))
 
     def visual_hidden(self) -> Tensor:
         return self._own_RD[: self.visual]
@@ -61,4 +61,4 @@ class PackedLayer(DecoderLayer):
     def alive(self, image_VX: Tensor) -> Tensor:
         if len(image_VX) == self.visual:
             return image_VX
-        return image_VX[to_device(self._stream.visual_K, image_VX.device)]
+        return image_VX[to_device(self._sequence.visual_K, image_VX.device)]

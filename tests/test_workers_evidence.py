@@ -42,8 +42,8 @@ def tower_keys(tower: Tower) -> torch.Tensor:
 
 
 def likeness(rows: InputRows) -> torch.Tensor:
-    """Of each visual token to the text after the image."""
-    return rows.visual_VD @ rows.text_TD.mean(dim=0)
+    """Of each visual token to the first and the last token after the image, so that both ends count."""
+    return rows.visual_VD @ (rows.text_TD[0] + rows.text_TD[-1])
 
 
 def state_norm(layer: DecoderLayer) -> torch.Tensor:
@@ -238,16 +238,17 @@ def test_needs_are_those_of_all_stages():
 
 
 def test_last_rows_may_reach_back_to_what_samples_share():
-    """A text of one token after one visual token: the last five rows are the shared prefix's too."""
-    prompt = Encoded.in_order(range(6), (ImageSpan(4, 1),))
-    (trunk,) = trunks = make_trunks([prompt])
+    """One token after one visual token: the last five rows are the shared prefix's too, which lies further ahead."""
+    prompts = [Encoded.in_order((1, 2, 3, 4, 9, last), (ImageSpan(4, 1),)) for last in (5, 6)]
+    first, second = trunks = make_trunks(prompts)
     packing, generator = pack_trunks(trunks), torch.Generator().manual_seed(0)
-    query_RHE, key_RGE = (torch.randn(6, heads, 4, generator=generator) for heads in (2, 1))
-    layer = PackedLayer(trunk, packing, torch.zeros(6, 8), LayerRead(packing, query_RHE, key_RGE, 0.5))
-    scores_HQS = torch.einsum("qhe,she->hqs", query_RHE, key_RGE.expand(-1, 2, -1)) * 0.5
-    whole_HQS = scores_HQS.masked_fill(~causal_mask(6, 6, scores_HQS.device), -torch.inf).softmax(dim=-1)
-    torch.testing.assert_close(layer.last_rows(5), whole_HQS[:, 1:])
-    torch.testing.assert_close(layer.last_rows(2), whole_HQS[:, 4:])
+    query_RHE, key_RGE = (torch.randn(8, heads, 4, generator=generator) for heads in (2, 1))
+    for trunk, rows in ((first, [0, 1, 2, 3, 4, 5]), (second, [0, 1, 2, 3, 6, 7])):
+        layer = PackedLayer(trunk, packing, torch.zeros(8, 8), LayerRead(packing, query_RHE, key_RGE, 0.5))
+        scores_HQS = torch.einsum("qhe,she->hqs", query_RHE[rows], key_RGE[rows].expand(-1, 2, -1)) * 0.5
+        whole_HQS = scores_HQS.masked_fill(~causal_mask(6, 6, scores_HQS.device), -torch.inf).softmax(dim=-1)
+        torch.testing.assert_close(layer.last_rows(5), whole_HQS[:, 1:])
+        torch.testing.assert_close(layer.last_rows(2), whole_HQS[:, 4:])
 
 
 @pytest.mark.parametrize("name", sorted(CATALOG))

@@ -46,6 +46,12 @@ def likeness(rows: InputRows) -> torch.Tensor:
     return rows.visual_VD @ (rows.text_TD[0] + rows.text_TD[-1])
 
 
+def first_numbers(rows: InputRows) -> torch.Tensor:
+    """A view of the rows, which the first layer must not write over; and no sample without an image is asked for it."""
+    assert len(rows.visual_VD)
+    return rows.visual_VD[:, 0]
+
+
 def state_norm(layer: DecoderLayer) -> torch.Tensor:
     return layer.visual_hidden().norm(dim=-1) + layer.text_hidden().mean()
 
@@ -58,6 +64,7 @@ MADE_UP = {
     "tower_states": (Site.TOWER, tower_states),
     "tower_keys": (Site.TOWER, tower_keys),
     "likeness": (Site.INPUT, likeness),
+    "first_numbers": (Site.INPUT, first_numbers),
     "state_norm": (Site.DECODER, state_norm),
     "key_norm": (Site.DECODER, key_norm),
 }

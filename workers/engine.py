@@ -231,14 +231,17 @@ class Engine:
         prompts = [item.prompt for item in batch]
         needs = evidence.needed(points)
         images = self.model.see(prompts, evidence.tower_readers(needs))
-        features = [None if image is None else image.features_VD for image in images]
+        features = [image.features_VD if image else None for image in images]
         trunks = make_trunks(prompts)
         self._check_window(trunks)
         hidden_RD = embed_trunks(self.model.decoder, trunks, prompts, features)
-        of_images = [{} if image is None else image.evidence for image in images]
+        of_images = [image.evidence if image else {} for image in images]
         if evidence.reads_input(needs):
             rows = input_rows(hidden_RD, trunks)
-            of_images = [{**seen, **evidence.of_input(needs, own)} for seen, own in zip(of_images, rows, strict=True)]
+            of_images = [
+                {**image.evidence, **evidence.of_input(needs, own)} if image else {}
+                for image, own in zip(images, rows, strict=True)
+            ]
         seeds = [f"{self.spec.seed}|{item.sample.id}" for item in batch]
         measure = self.spec.measure
         placement = Placement(trunks, points, seeds, of_images, measure.quality)

@@ -82,9 +82,9 @@ def embed_trunks(
 
 
 def input_rows(hidden_RD: Tensor, trunks: Sequence[TokenSequence]) -> list[InputRows]:
-    """Of each trunk the rows that ``embed_trunks`` gave."""
+    """Of each trunk the rows that ``embed_trunks`` gave; copies, because layers write over their input."""
     packing = pack_trunks(trunks)
-    rows = ((hidden_RD[packing.own(trunk)], trunk.visual) for trunk in trunks)
+    rows = ((hidden_RD[packing.own(trunk)].clone(), trunk.visual) for trunk in trunks)
     return [InputRows(own_RD[:visual], own_RD[visual:]) for own_RD, visual in rows]
 
 

@@ -198,8 +198,8 @@ def dashboard(
     with _user_errors():
         from dashboards.app import serve
         from dashboards.live.access import is_loopback
-        from results.disk import StoreError
         from results.places import watched
+        from strategies.errors import UsageError
 
         if not is_loopback(host):
             typer.echo(
@@ -212,7 +212,7 @@ def dashboard(
                 serve(folders, host, port, name or ())
         except OSError as error:
             reason = error.strerror or str(error)
-            raise StoreError(
+            raise UsageError(
                 f"--host {host} --port {port}: {reason}; give another --port, or 0 for a free one"
             ) from error
 
@@ -657,19 +657,11 @@ def _user_errors(resume: bool = False) -> Iterator[None]:
 
 @contextmanager
 def _mendable() -> Iterator[None]:
+    from strategies.errors import SaccadeError
+
     try:
         yield
-    except ValueError as error:
-        from orchestrator.cluster.faults import SweepError
-        from orchestrator.cluster.joining import PoolError
-        from orchestrator.sweep.spec import SpecError
-        from results.disk import StoreError
-        from workers.families.config import ModelError
-        from workers.tasks.base import DataError
-
-        kinds = (SpecError, StoreError, ModelError, DataError, PoolError, SweepError)
-        if not isinstance(error, kinds):
-            raise
+    except SaccadeError as error:
         typer.echo(terminal_text(str(error)), err=True)
         raise typer.Exit(USER_ERROR) from None
 
@@ -719,17 +711,17 @@ def _show_result(console: Console, result: RunResult) -> None:
 
 def _draw(rows: pd.DataFrame, picture: Path) -> None:
     from dashboards.plots import write_comparison
-    from results.disk import StoreError
     from results.places import local_folder, uri_of
+    from strategies.errors import UsageError
 
     if uri_of(picture):
-        raise StoreError(f"--picture {uri_of(picture)}: a picture is written on this machine; give a path")
+        raise UsageError(f"--picture {uri_of(picture)}: a picture is written on this machine; give a path")
     if picture.suffix.lower() not in (".png", ".pdf"):
-        raise StoreError(f"--picture {picture}: the name must end in .png or .pdf")
+        raise UsageError(f"--picture {picture}: the name must end in .png or .pdf")
     try:
         write_comparison(rows, local_folder(picture))
-    except ValueError as error:
-        raise StoreError(f"--picture {picture}: {error}") from error
+    except UsageError as error:
+        raise UsageError(f"--picture {picture}: {error}") from error
 
 
 def _write_results(console: Console, experiment: Experiment) -> None:

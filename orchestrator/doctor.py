@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from orchestrator.cluster.joining import SHARED_MEMORY, check_reachable, private_folder, unfit
 from orchestrator.show import size_text
 from results.import_path import PACKAGES, ROOT
+from strategies.errors import SaccadeError
 
 if TYPE_CHECKING:
     from orchestrator.sweep.plan import Plan
@@ -153,7 +154,7 @@ def check_memory(available_bytes: int, weights_bytes: int, on_gpu: bool) -> Chec
 def check_ray_address(address: str | None, connect: Callable[[str], None], folder: Path, why: str | None) -> Check:
     """Args:
     address: ``RAY_ADDRESS``.
-    connect: Raises ValueError where no head answers.
+    connect: Raises PoolError where no head answers.
     folder: Of a private Ray's sockets.
     why: What is wrong with the folder.
     """
@@ -162,7 +163,7 @@ def check_ray_address(address: str | None, connect: Callable[[str], None], folde
         return Check("note", "ray", f"{text}, in /tmp: {folder} {why}") if why else Check("ok", "ray", text)
     try:
         connect(str(address))
-    except ValueError as error:
+    except SaccadeError as error:
         return Check("stop", "ray", str(error))
     return Check("ok", "ray", f"RAY_ADDRESS={address}")
 
@@ -239,7 +240,7 @@ def examine(load: Callable[[], Prepared] | None, out: Path | None) -> Iterator[C
     """All checks, the machine's first.
 
     Args:
-        load: Reads and checks the sweep, its model and its data; raises ValueError with what is wrong. None: no sweep.
+        load: Reads and checks the sweep, its model and its data, or raises SaccadeError. None: no sweep.
         out: Where results would go; by default experiments/NAME.
     """
     yield check_python((sys.version_info.major, sys.version_info.minor, sys.version_info.micro))
@@ -262,7 +263,7 @@ def examine(load: Callable[[], Prepared] | None, out: Path | None) -> Iterator[C
     if load is not None:
         try:
             prepared = load()
-        except ValueError as error:
+        except SaccadeError as error:
             for line in str(error).splitlines():
                 yield Check("stop", "sweep", line)
         else:

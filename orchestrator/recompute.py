@@ -24,6 +24,7 @@ from results.disk import StoreError
 from results.experiment import Experiment
 from results.inventory import Finding
 from strategies import catalog
+from strategies.errors import UsageError
 from workers.embedded.location import DATA_DIR, MODEL_DIR
 from workers.families.catalog import load_model, open_checkpoint
 from workers.families.model import default_device
@@ -149,7 +150,7 @@ def recompute(
         other = _choice_complaint(mask, slow, tolerance)
         if isinstance(mask, bytes) and len(mask) == len(slow.kept_mask) and mask != slow.kept_mask:
             # Other tokens give other logits: what the model answers to these very tokens is known once it is asked.
-            with suppress(ValueError):  # a method of several stages, or a forged mask
+            with suppress(UsageError):  # a method of several stages, or a forged mask
                 slow = asked(_indices(mask))
         if other:
             other_choices.append(f"{where}: {other}")

@@ -47,6 +47,7 @@ from results.tables import (
     samples_table,
     write_table,
 )
+from strategies.errors import UsageError
 from workers.tasks.base import Sample
 from workers.work import EngineSpec, GridPoint, UnitOutcome, WorkUnit, content_key
 
@@ -292,7 +293,7 @@ class Experiment:
     ) -> pd.DataFrame:
         wanted = list(schema.names) if columns is None else columns
         if unknown := [name for name in wanted if name not in schema.names]:
-            raise ValueError(f"no column {unknown[0]!r} in {folder}; there are {', '.join(schema.names)}")
+            raise UsageError(f"no column {unknown[0]!r} in {folder}; there are {', '.join(schema.names)}")
         needed = list(dict.fromkeys(["context", "source", "point", "sample", *wanted]))
         wanted_rows = [("point", points), ("sample", samples)]
         rows = [(name, "in", list(names)) for name, names in wanted_rows if names is not None]

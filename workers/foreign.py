@@ -8,11 +8,11 @@ from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 
-from workers.complaint import Complaint
+from strategies.errors import SaccadeError
 from workers.json_file import UnreadableError
 
 
-class OutsideError(Complaint):
+class OutsideError(SaccadeError):
     """A name that a file gives leads out of its folder, or is no file name. The message has no place and no remedy."""
 
 

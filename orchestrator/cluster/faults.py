@@ -6,7 +6,7 @@ import traceback
 from collections import Counter
 from collections.abc import Collection
 
-from workers.complaint import Complaint
+from strategies.errors import SaccadeError
 from workers.work import SampleFailure, UnitOutcome
 
 IN_A_ROW = 50  # failed samples without one answer between them
@@ -21,7 +21,7 @@ REMEDIES = {
 }
 
 
-class SweepError(Complaint):
+class SweepError(SaccadeError):
     """A sweep cannot go on as it is. The message names the reason and the remedy; exit code 2."""
 
 

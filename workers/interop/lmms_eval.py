@@ -16,6 +16,7 @@ from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 
+from strategies.errors import UsageError
 from workers.interop.answering import PrunedModel
 
 MAX_NEW_TOKENS = 1024  # where a task does not say
@@ -39,13 +40,13 @@ class Saccade(lmms):
         settings: of `PrunedModel`.
 
         Raises:
-            ValueError: a setting is unknown, or batches or several processes are asked for.
+            UsageError: a setting is unknown, or batches or several processes are asked for.
         """
         super().__init__()
         if int(batch_size) != 1:
-            raise ValueError(f"batch_size {batch_size}: saccade answers one question at a time; give --batch_size 1")
+            raise UsageError(f"batch_size {batch_size}: saccade answers one question at a time; give --batch_size 1")
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            raise ValueError("saccade runs in one process inside lmms-eval; start it with python, not with accelerate")
+            raise UsageError("saccade runs in one process inside lmms-eval; start it with python, not with accelerate")
         self._model = PrunedModel(pretrained, **settings)
 
     def generate_until(self, requests: list[Instance]) -> list[str]:

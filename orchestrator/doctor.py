@@ -68,9 +68,11 @@ def check_python(found: tuple[int, int, int]) -> Check:
 
 
 def check_code(root: Path, installed: Path | None) -> Check:
-    """Args:
-    root: Where the Saccade that runs lies.
-    installed: Where the installed one does; None where there is none, or it is taken from its sources.
+    """Whether the code that runs is the one that is installed.
+
+    Args:
+        root: Where the Saccade that runs lies.
+        installed: Where the installed one does; None where there is none, or it is taken from its sources.
     """
     if installed is not None and installed.resolve() != root:
         return Check(
@@ -82,10 +84,12 @@ def check_code(root: Path, installed: Path | None) -> Check:
 
 
 def check_packages(found: Mapping[str, str | None], wanted: Mapping[str, str], tested: Mapping[str, str]) -> Check:
-    """Args:
-    found: Version of each package that is needed; None where it is missing.
-    wanted: What the distribution asks for, as ``>=2.60,<2.61``; empty where it does not say.
-    tested: The newest version of each that was tested.
+    """Whether all packages are there, in versions that are admitted and tested.
+
+    Args:
+        found: Version of each package that is needed; None where it is missing.
+        wanted: What the distribution asks for, as ``>=2.60,<2.61``; empty where it does not say.
+        tested: The newest version of each that was tested.
     """
     from packaging.specifiers import SpecifierSet
     from packaging.version import Version
@@ -109,10 +113,12 @@ def check_packages(found: Mapping[str, str | None], wanted: Mapping[str, str], t
 
 
 def check_cuda(built_for: str | None, available: bool, has_driver: bool) -> Check:
-    """Args:
-    built_for: CUDA version that torch was built with; None: a CPU build.
-    available: Whether torch can use a device.
-    has_driver: Whether this machine has an NVIDIA driver.
+    """Whether torch can use a GPU, where there is one.
+
+    Args:
+        built_for: CUDA version that torch was built with; None: a CPU build.
+        available: Whether torch can use a device.
+        has_driver: Whether this machine has an NVIDIA driver.
     """
     if available:
         return Check("ok", "cuda", f"torch is built for CUDA {built_for} and can use it")
@@ -152,11 +158,13 @@ def check_memory(available_bytes: int, weights_bytes: int, on_gpu: bool) -> Chec
 
 
 def check_ray_address(address: str | None, connect: Callable[[str], None], folder: Path, why: str | None) -> Check:
-    """Args:
-    address: ``RAY_ADDRESS``.
-    connect: Raises PoolError where no head answers.
-    folder: Of a private Ray's sockets.
-    why: What is wrong with the folder.
+    """Whether the cluster answers that a run would join, or a private Ray can start.
+
+    Args:
+        address: ``RAY_ADDRESS``.
+        connect: Raises PoolError where no head answers.
+        folder: Of a private Ray's sockets.
+        why: What is wrong with the folder.
     """
     if address in (None, "", "local"):
         text = "no cluster named: each run starts a private Ray on loopback"
@@ -169,11 +177,13 @@ def check_ray_address(address: str | None, connect: Callable[[str], None], folde
 
 
 def check_ray_token(address: str | None, mode: str | None, token_bytes: int | None, token_mode: int | None) -> Check:
-    """Args:
-    address: ``RAY_ADDRESS``.
-    mode: ``RAY_AUTH_MODE``.
-    token_bytes: Length of the token found; None: there is none.
-    token_mode: Permissions of the token's file; None: it is in the environment.
+    """Whether the cluster's token is there, and only this user can read it.
+
+    Args:
+        address: ``RAY_ADDRESS``.
+        mode: ``RAY_AUTH_MODE``.
+        token_bytes: Length of the token found; None: there is none.
+        token_mode: Permissions of the token's file; None: it is in the environment.
     """
     if token_mode is not None and token_mode & (stat.S_IRWXG | stat.S_IRWXO):
         return Check("note", "ray token", "~/.ray/auth_token can be read by others: `chmod 600 ~/.ray/auth_token`")

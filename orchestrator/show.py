@@ -184,10 +184,12 @@ def _warn(console: Console, text: str, labels: pd.Series) -> None:
 
 
 def show_status(console: Console, experiment: Experiment, driver: str | None = None) -> None:
-    """Args:
-    console: Where to print.
-    experiment: That is asked about.
-    driver: Who writes there now, as `places.driver_of` says it.
+    """Say how far an experiment is, and what failed.
+
+    Args:
+        console: Where to print.
+        experiment: That is asked about.
+        driver: Who writes there now, as `places.driver_of` says it.
     """
     cells = experiment.whole()
     samples = experiment.meta["samples"]

@@ -59,10 +59,12 @@ class Experiment:
     """An experiment directory: open one to read it, create one to write to it."""
 
     def __init__(self, path: Path, meta: dict[str, Any], samples: Sequence[Sample] | None = None) -> None:
-        """Args:
-        path: Directory.
-        meta: What its sweep.yaml says.
-        samples: Of the sweep, where they are known; else those of samples.parquet count, read when they are needed.
+        """Take what `open` and `create` have read; use those.
+
+        Args:
+            path: Directory.
+            meta: What its sweep.yaml says.
+            samples: Of the sweep, where they are known; else those of samples.parquet count, read when they are needed.
         """
         self.path = path
         self._own = None if samples is None else _frame(samples_table(samples))

@@ -88,10 +88,12 @@ class SpectraRecorder:
     """
 
     def __init__(self, decoder: Decoder, specs: Sequence[SpectrumSpec], samples: Mapping[int, str]) -> None:
-        """Args:
-        decoder: the model's.
-        specs: what to measure.
-        samples: index within the micro-batch -> name; the others are left alone.
+        """Say what to measure; a prefill then calls this once a layer.
+
+        Args:
+            decoder: the model's.
+            specs: what to measure.
+            samples: index within the micro-batch -> name; the others are left alone.
         """
         self._decoder = decoder
         self._specs = specs

@@ -29,9 +29,11 @@ class FaultWatch:
     """Looks at outcomes one after another."""
 
     def __init__(self, samples: int, known: Collection[str] = ()) -> None:
-        """Args:
-        samples: Of the sweep.
-        known: Samples that failed in an earlier run that answered others: they are expected to fail again.
+        """Start with no failure seen.
+
+        Args:
+            samples: Of the sweep.
+            known: Samples that failed in an earlier run that answered others: they are expected to fail again.
         """
         self._samples = samples
         self._known = frozenset(known)

@@ -71,9 +71,11 @@ class TrialFiles:
     """The files of one trial."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
-        """Args:
-        folder: Of the trial.
-        config: What Tune records of its grid point.
+        """Name the files; none is made yet.
+
+        Args:
+            folder: Of the trial.
+            config: What Tune records of its grid point.
         """
         self.folder, self._config = folder, config
         self._table, self._events, self._lines = folder / TABLE, folder / EVENTS, folder / RESULTS

@@ -121,9 +121,11 @@ class TuneMirror:
     """The driver's end: hands news to the process that tells Tune. Nothing here waits, except `finish`."""
 
     def __init__(self, experiment: Experiment, callbacks: Sequence[CallbackSpec] = ()) -> None:
-        """Args:
-        experiment: Its directory becomes a Tune experiment.
-        callbacks: That the user names; see `check_callbacks`.
+        """Say of which experiment; no process is started yet.
+
+        Args:
+            experiment: Its directory becomes a Tune experiment.
+            callbacks: That the user names; see `check_callbacks`.
         """
         self._folder = experiment.path.absolute()
         self._points = experiment.points
@@ -192,11 +194,13 @@ class Trials:
     """Tune's trials of an experiment and the callbacks that hear of them."""
 
     def __init__(self, folder: Path, points: Sequence[GridPoint], context: str, callbacks: Sequence[Callback]) -> None:
-        """Args:
-        folder: The experiment's directory.
-        points: The grid.
-        context: Of the experiment's cells: with the point it names a trial, so that a run continues its trials.
-        callbacks: They hear of every trial; live, if there are at most `LIVE_TRIALS`, else when it has ended.
+        """Make a record for each trial, all of them pending.
+
+        Args:
+            folder: The experiment's directory.
+            points: The grid.
+            context: Of the experiment's cells: with the point it names a trial, so that a run continues its trials.
+            callbacks: They hear of every trial; live, if there are at most `LIVE_TRIALS`, else when it has ended.
         """
         self._folder = folder
         # Tune's own three are there already, see trial_files.

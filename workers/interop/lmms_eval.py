@@ -1,6 +1,6 @@
-"""The model `saccade` of lmms-eval: any of its tasks, with visual tokens dropped.
+r"""The model `saccade` of lmms-eval: any of its tasks, with visual tokens dropped.
 
-    python -m lmms_eval --model saccade --tasks pope --batch_size 1 --log_samples --output_path logs \\
+    python -m lmms_eval --model saccade --tasks pope --batch_size 1 --log_samples --output_path logs \
         --model_args pretrained=./llava-1.5-7b-hf,strategy=fastv,layer=2,rank=128
 
 lmms-eval (0.7) finds it by the entry point ``lmms_eval.models`` where both packages are installed. It is no dependency:
@@ -33,11 +33,13 @@ class Saccade(lmms):
     is_simple = True
 
     def __init__(self, pretrained: str, batch_size: int | str = 1, max_batch_size: Any = None, **settings: Any) -> None:
-        """Args:
-        pretrained: checkpoint directory, or a hub id in the local cache.
-        batch_size: 1; lmms-eval always passes it.
-        max_batch_size: passed by lmms-eval, and unused.
-        settings: of `PrunedModel`.
+        """Load the model.
+
+        Args:
+            pretrained: checkpoint directory, or a hub id in the local cache.
+            batch_size: 1; lmms-eval always passes it.
+            max_batch_size: passed by lmms-eval, and unused.
+            settings: of `PrunedModel`.
 
         Raises:
             UsageError: a setting is unknown, or batches or several processes are asked for.

@@ -193,7 +193,7 @@ def _event(result: Result, first: bool) -> bytes:
 def _record(content: bytes) -> bytes:
     """TFRecord framing: length, its checksum, content, its checksum.
 
-    tensorboardX's `RecordWriter` would do it as fast, and empties the file that it opens: no trial could be gone on with.
+    tensorboardX's `RecordWriter` takes as long, and empties the file that it opens: no trial could be continued.
     """
     from tensorboardX.record_writer import masked_crc32c
 

@@ -1,6 +1,6 @@
 """Will a sweep run here? One line for each thing that could stop it, with its remedy.
 
-Each check is a function of facts, so that a broken machine can be made up in a test; `examine` looks the facts up.
+Each check judges what it is given, so that a test can make up a broken machine; `examine` looks at this one.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def check_code(root: Path, installed: Path | None) -> Check:
         return Check(
             "note",
             "code",
-            f"that of {root} runs, and {installed} has another one: if you mean that, go to another folder",
+            f"runs from {root}, not the one installed in {installed}: to run that one, change to another folder",
         )
     return Check("ok", "code", f"{', '.join(PACKAGES)} of {root}")
 

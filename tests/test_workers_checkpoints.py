@@ -180,7 +180,7 @@ def test_a_tokenizer_that_this_transformers_makes_wrongly_is_refused_by_its_file
         def __call__(self, text, add_special_tokens):
             return {"input_ids": SentencePieceProcessor(model_proto=forms.sentencepiece_model()).encode(text)[1:]}
 
-    words = r"tokenizer.model: transformers 5.* makes a Loses of it, and sentencepiece .* other ids, first \["
+    words = r"tokenizer.model: Loses of transformers 5.* and sentencepiece .* give different ids, first \["
     with pytest.raises(ModelError, match=words) as caught:
         check_tokenizer(Loses(), checkpoint.words, 32000, None)
     assert "tokenizer.json and" not in str(caught.value)
@@ -516,7 +516,7 @@ def test_tokenizers_that_disagree_are_refused(made, tmp_path):
     vocabulary, merges = tokenizer["model"]["vocab"], tokenizer["model"]["merges"]
     tokenizer["model"]["merges"] = merges[: len(merges) // 2]
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    assert "tokenizer.json and tokenizer.model give other ids, first [" in message_of(folder)
+    assert "tokenizer.json and tokenizer.model give different ids, first [" in message_of(folder)
     (folder / "tokenizer.model").unlink()
     load_llava(ModelSpec(path=str(folder)), "cpu")  # the user's choice
     (folder / "tokenizer.model").write_bytes(b"\x0a\x03abc")

@@ -1,4 +1,4 @@
-"""Files of others, data and checkpoints: a name stays inside its folder, and what cannot be read is one line."""
+"""Files of others (data, checkpoints): no name leads out of its folder, and what cannot be read is told in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON and text from files of others: bounded in size and depth, fit to be written again, every fault a line."""
+"""JSON and text from files of others: bounded in size and depth, text that can be written, any fault in one line."""
 
 from __future__ import annotations
 

@@ -243,7 +243,7 @@ class Trials:
         if left := remove_trials(self._folder, keep=set(self._names.values())):
             more = f" and {len(left) - 1} others" if left[1:] else ""
             self.notes.append(
-                f"{left[0]}{more}, of an earlier grid, hold other files too and stay: move those to remove it"
+                f"{left[0]}{more}: trials of an earlier grid, kept because they hold other files; move those away"
             )
         for key, rows in reports.items():
             for row in rows[len(self._said[key]) :]:
@@ -326,7 +326,9 @@ class Trials:
             except Exception as error:  # whatever a user's class raises: the other callbacks and the files go on
                 log.exception("a Tune callback failed")
                 self._callbacks.remove(callback)
-                self.notes.append(f"{type(callback).__name__} failed in {hook} and hears no more ({_one_line(error)})")
+                self.notes.append(
+                    f"{type(callback).__name__} failed in {hook} and is told nothing more ({_one_line(error)})"
+                )
 
 
 def tell_all(experiment: Experiment, callbacks: Iterable[CallbackSpec] = ()) -> tuple[str, ...]:

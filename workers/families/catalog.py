@@ -1,4 +1,4 @@
-"""The model families, and who reads a checkpoint: found by the ``model_type`` of its config.json."""
+"""The table of model families; the ``model_type`` of a checkpoint's config.json says which one it belongs to."""
 
 from __future__ import annotations
 

@@ -65,7 +65,9 @@ class PrunedModel:
         spec = ModelSpec(path=pretrained, dtype=dtype, base=base, vision_tower=vision_tower)
         checkpoint = open_checkpoint(spec)
         if checkpoint.sizes.varies:
-            raise UsageError(f"pretrained: {pretrained} cuts images into tiles; only models of one square are offered")
+            raise UsageError(
+                f"pretrained: {pretrained} cuts images into tiles; only models that see one square are supported"
+            )
         _known("image_mode", image_mode, ("auto", *checkpoint.image_modes))
         self.model = load_model(spec, device)
         self._image_mode = checkpoint.image_mode if image_mode == "auto" else image_mode

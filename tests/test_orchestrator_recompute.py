@@ -68,7 +68,7 @@ def test_true_cells_are_what_transformers_answers(computed):
     (finding,) = found.findings()
     assert finding.well
     assert "42 of 42 cells" in finding.text
-    assert "met one with 100.0 %" in finding.text
+    assert "was 100.0 %" in finding.text
 
 
 def forge_verdicts(frame: pd.DataFrame) -> None:

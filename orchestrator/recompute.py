@@ -25,6 +25,7 @@ from results.experiment import Experiment
 from results.inventory import Finding
 from strategies import catalog
 from strategies.errors import UsageError
+from workers import evidence
 from workers.embedded.location import DATA_DIR, MODEL_DIR
 from workers.families.catalog import load_model, open_checkpoint
 from workers.families.model import default_device
@@ -177,7 +178,8 @@ def _runs(point: GridPoint) -> bool:
     """Whether this version would take the grid point into a sweep."""
     if point.strategy == UNPRUNED:
         return True
-    return catalog.get(point.strategy).check(dict(point.params), layer=point.layer, rank=point.rank) is None
+    strategy, params = catalog.get(point.strategy), dict(point.params)
+    return evidence.complaint(strategy, params, layer=point.layer, rank=point.rank) is None
 
 
 def _here(experiment: Experiment, model: str | None, base: str | None, data: str | None) -> EngineSpec:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from strategies import catalog
+from strategies.errors import UsageError
 from strategies.quality import diversity
 from workers import evidence
 from workers.decode import greedy
@@ -89,7 +90,7 @@ class Engine:
         self.letter_tokens = model.letter_tokens(LETTERS)
         with_image = [sample.id for sample in samples if sample.image is not None]
         if spec.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {spec.max_new_tokens}")
+            raise UsageError(f"max_new_tokens must be at least 1, got {spec.max_new_tokens}")
         check_spectra(spec.measure.spectra, model.config.layers)
         if spec.task.conversation == CHAT_TEMPLATE:
             model.chat("What is it?", image=True)  # a template that cannot be used is refused now, not once a sample
@@ -129,7 +130,7 @@ class Engine:
         """Answer every (sample, point) of a unit. A sample that fails becomes a record; the others go on.
 
         Raises:
-            ValueError: a point is none that this model can run: unknown strategy, parameter, layer or rank.
+            UsageError: a point is none that this model can run: unknown strategy, parameter, layer or rank.
             DeviceLostError: the GPU answers nothing any more; this process has to end.
         """
         self._check(unit.points)
@@ -159,13 +160,13 @@ class Engine:
             if point.strategy == UNPRUNED:
                 continue
             if point.layer > layers or point.rank > visual:
-                raise ValueError(f"{point.label}: the model has {layers} layers and {visual} visual tokens")
+                raise UsageError(f"{point.label}: the model has {layers} layers and {visual} visual tokens")
             strategy, params = catalog.get(point.strategy), dict(point.params)
             complaint = evidence.complaint(
                 strategy, params, layer=point.layer, rank=point.rank, layers=layers, heads=self.model.config.heads
             )
             if complaint:
-                raise ValueError(f"{point.label}: {complaint}")
+                raise UsageError(f"{point.label}: {complaint}")
 
     def _batches(
         self, points: Sequence[GridPoint], prepared: Iterator[PreparedSample]

@@ -56,12 +56,14 @@ class Placement:
         images: Sequence[Mapping[str, Tensor]],
         quality: bool = False,
     ) -> None:
-        """Args:
-        trunks: one per sample of the micro-batch.
-        points: the grid, the same for all samples.
-        seeds: per sample a text that names run and sample, for strategies that draw.
-        images: per sample what was read of the vision tower and of the input, (V, ...) by name.
-        quality: whether the concentration of the selection scores is recorded.
+        """Start with every grid point of a sample on the sample's own sequence.
+
+        Args:
+            trunks: one per sample of the micro-batch.
+            points: the grid, the same for all samples.
+            seeds: per sample a text that names run and sample, for strategies that draw.
+            images: per sample what was read of the vision tower and of the input, (V, ...) by name.
+            quality: whether the concentration of the selection scores is recorded.
         """
         self.seeds = seeds
         self._images = images

@@ -42,8 +42,10 @@ class Budget:
     bytes: int = sys.maxsize
 
     def takes(self, total: Footprint, another: Footprint) -> bool:
-        """Whether a micro-batch should have another sample: while they fit one wave together, else while their trunks
-        do, hold no more than a part of it for the waves to come, and are not enough yet for `ENOUGH_WAVES`.
+        """Whether a micro-batch should have another sample.
+
+        It should while all fit one wave together; else while their trunks do, hold no more than a part of the memory
+        for the waves to come, and are not enough yet for `ENOUGH_WAVES`.
         """
         both = total + another
         if both.rows <= self.rows and both.bytes <= self.bytes:
@@ -68,10 +70,12 @@ class RowBytes:
 
     @classmethod
     def of(cls, config: ModelConfig, value_bytes: int, max_new_tokens: int) -> RowBytes:
-        """Args:
-        config: sizes of the model.
-        value_bytes: of one value, 2 in half precision.
-        max_new_tokens: what is decoded is attended to, so one token needs no cache.
+        """Take the sizes of a model.
+
+        Args:
+            config: sizes of the model.
+            value_bytes: of one value, 2 in half precision.
+            max_new_tokens: what is decoded is attended to, so one token needs no cache.
         """
         cached = 2 * config.kv_heads * config.head_dim * value_bytes
         keeps = max_new_tokens > 1
@@ -156,9 +160,11 @@ class Room:
     """What is left of a wave's budget as it goes from layer to layer."""
 
     def __init__(self, budget: Budget, row: RowBytes) -> None:
-        """Args:
-        budget: of the wave, without what is held for others.
-        row: bytes of rows in the model.
+        """Begin an empty wave.
+
+        Args:
+            budget: of the wave, without what is held for others.
+            row: bytes of rows in the model.
         """
         self._budget = budget
         self._row = row

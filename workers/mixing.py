@@ -36,10 +36,12 @@ class Mixer(Generic[Key, Item, Result]):
         answer: Callable[[Key, Sequence[Item]], Sequence[Result]],
         full: Callable[[Key, Sequence[Item], Item], bool],
     ) -> None:
-        """Args:
-        lanes: where micro-batches are answered.
-        answer: a key and a micro-batch; one result for each item.
-        full: a key, the micro-batch so far, and an item: whether that has to go with the next one.
+        """Begin with nothing in flight.
+
+        Args:
+            lanes: where micro-batches are answered.
+            answer: a key and a micro-batch; one result for each item.
+            full: a key, the micro-batch so far, and an item: whether that has to go with the next one.
         """
         self._lanes = lanes
         self._answer = answer

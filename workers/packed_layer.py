@@ -25,11 +25,13 @@ class PackedLayer(DecoderLayer):
     """One sequence before the layer where it forks."""
 
     def __init__(self, sequence: TokenSequence, packing: Packing, hidden_RD: Tensor, before: LayerRead | None) -> None:
-        """Args:
-        sequence: whose tokens are to be dropped.
-        packing: of ``hidden_RD``.
-        hidden_RD: residual stream entering the layer.
-        before: queries and keys of the layer before; None at layer 0.
+        """Look at one sequence of a packing.
+
+        Args:
+            sequence: whose tokens are to be dropped.
+            packing: of ``hidden_RD``.
+            hidden_RD: residual stream entering the layer.
+            before: queries and keys of the layer before; None at layer 0.
         """
         self.system, self.visual, self.text = sequence.system, sequence.visual, sequence.text
         self._sequence = sequence

@@ -32,11 +32,13 @@ class PaddedLayer(DecoderLayer):
     """One sample of a batch before the layer where its tokens are dropped."""
 
     def __init__(self, batch: Batch, sample: int, hidden_BWD: Tensor, probe: Probe | None) -> None:
-        """Args:
-        batch: whose last group of columns the layers before ran on.
-        sample: of the batch.
-        hidden_BWD: residual stream entering the layer.
-        probe: of the layer before; None where nothing is read of it.
+        """Look at one sample of a padded batch.
+
+        Args:
+            batch: whose last group of columns the layers before ran on.
+            sample: of the batch.
+            hidden_BWD: residual stream entering the layer.
+            probe: of the layer before; None where nothing is read of it.
         """
         group = batch.groups[-1]
         self.system, self.text = batch.system[sample], batch.text[sample]

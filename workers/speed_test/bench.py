@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from strategies.errors import SaccadeError, UsageError
 from workers.engine import Engine
 from workers.families.llava.loading import load_llava
 from workers.families.model import DTYPES, default_device
@@ -76,13 +77,13 @@ class BenchSpec:
     def __post_init__(self) -> None:
         unknown = sorted(set(self.workloads) - {*WORKLOADS, *LARGE})
         if unknown:
-            raise ValueError(f"unknown workload '{unknown[0]}' (known: {', '.join((*WORKLOADS, *LARGE))})")
+            raise UsageError(f"unknown workload '{unknown[0]}' (known: {', '.join((*WORKLOADS, *LARGE))})")
         if self.images not in ("memory", "disk"):
-            raise ValueError(f"images: '{self.images}' is neither memory nor disk")
+            raise UsageError(f"images: '{self.images}' is neither memory nor disk")
         if self.samples < 1:
-            raise ValueError(f"samples: {self.samples} is below 1")
+            raise UsageError(f"samples: {self.samples} is below 1")
         if self.new_tokens < 1:
-            raise ValueError(f"new_tokens: {self.new_tokens} is below 1")
+            raise UsageError(f"new_tokens: {self.new_tokens} is below 1")
 
 
 def bench(spec: BenchSpec, progress: Callable[[Report, str], None]) -> Report:
@@ -93,7 +94,7 @@ def bench(spec: BenchSpec, progress: Callable[[Report, str], None]) -> Report:
         progress: called after every step with all that is known so far, and a line for people.
 
     Raises:
-        ValueError, ModelError, DataError: the model or the questions cannot be used.
+        UsageError, ModelError, DataError: the model or the questions cannot be used.
     """
     with tempfile.TemporaryDirectory(prefix="saccade-bench-") as folder, torch.inference_mode():
         return _Bench(spec, Path(folder), progress).run()
@@ -107,7 +108,7 @@ class _Bench:
         device = spec.device or default_device()
         dtype = spec.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
         if dtype not in DTYPES:
-            raise ValueError(f"dtype '{dtype}' is unknown ({', '.join(DTYPES)})")
+            raise UsageError(f"dtype '{dtype}' is unknown ({', '.join(DTYPES)})")
         self.llava = (
             random_llava(spec.shape, DTYPES[dtype], device, spec.seed)
             if spec.model is None
@@ -129,7 +130,7 @@ class _Bench:
         if spec.images == "memory":
             self.samples = hand_out_pixels(self.llava, self.engine_spec, self.samples, folder)
         if spec.gpu_memory and not self.llava.device.type == "cuda":
-            raise ValueError("gpu_memory: there is no GPU whose memory could be capped")
+            raise UsageError("gpu_memory: there is no GPU whose memory could be capped")
         self.workloads = make_workloads(
             self.llava.config.layers, self.llava.config.heads, self.llava.config.visual_tokens
         )
@@ -367,7 +368,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         report = bench(BenchSpec(**args, micro_batches=micro_batches), progress)
-    except ValueError as error:  # ModelError and DataError are ValueErrors
+    except SaccadeError as error:
         print(error, file=sys.stderr)
         return 2
     print(f"\n{report.table()}", flush=True)

@@ -28,9 +28,11 @@ class ClipTower(Tower):
     class_token = 0
 
     def __init__(self, module: Any, hidden_states: Sequence[Tensor]) -> None:
-        """Args:
-        module: the LLaVA.
-        hidden_states: (N, S, C) each, what entered every layer, and what left the last one.
+        """Take what one forward of the tower left.
+
+        Args:
+            module: the LLaVA.
+            hidden_states: (N, S, C) each, what entered every layer, and what left the last one.
         """
         self._layers = tower_layers(module)
         self._hidden_states = hidden_states

@@ -21,8 +21,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import pandas as pd
 
-from results.analysis.matrix import CellMatrix, UnitFile, image_lengths
-from results.analysis.metrics import Answers, answers_of, measure_summary, open_failures, summarise
+from results.analysis.matrix import Answers, CellMatrix, UnitFile, image_lengths
+from results.analysis.metrics import answers_of, measure_summary, open_failures, summarise
 from results.disk import StoreError, stamp
 from results.experiment import Experiment, names_apart
 from results.import_path import python_command, safe_environment

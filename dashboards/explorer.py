@@ -15,7 +15,8 @@ import pandas as pd
 
 from dashboards.rows import with_series
 from dashboards.wording import plural, shortened
-from results.analysis.metrics import Answers, flip_matrices
+from results.analysis.matrix import Answers
+from results.analysis.metrics import flip_matrices
 from results.experiment import Experiment
 from workers.families.config import recorded_grid
 from workers.work import content_key

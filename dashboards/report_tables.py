@@ -23,7 +23,8 @@ from dashboards.wording import (
     points_span,
     shortened,
 )
-from results.analysis.metrics import Answers, is_soft, spoken
+from results.analysis.matrix import Answers
+from results.analysis.metrics import is_soft, spoken
 from results.experiment import Experiment
 
 MAX_FLIPS = 8  # examples shown

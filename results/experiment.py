@@ -27,6 +27,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from results.axes import Axes
 from results.copies import first_copies, in_turn
 from results.description import DamagedDescriptionError, read_description, write_description
 from results.disk import StoreError, is_vacant, make_folder, stamp
@@ -152,6 +153,11 @@ class Experiment:
             return self._own
         return _frame(self.samples_table()).sort_values("position", ignore_index=True)
 
+    @property
+    def axes(self) -> Axes:
+        """Rows and columns of matrices of its cells."""
+        return Axes(context=self.context, sources=self.sources, samples=self.samples["id"].tolist())
+
     def samples_table(self) -> pa.Table:
         """`samples` as they lie on disk.
 
@@ -233,7 +239,8 @@ class Experiment:
         tables = list(self._tables("cells", self.files("cells"), [name for name, _ in ADDRESS]))
         table = pa.concat_tables(tables) if tables else pa.schema(ADDRESS).empty_table()
         table = table.filter(pc.equal(table["context"], self.context))
-        other = table.filter(pc.invert(self._order(table)["current"]))
+        point, sample = self.axes.places(table)
+        other = table.filter(pa.array((point < 0) | (sample < 0)))
         return len(other.group_by(other.column_names).aggregate([]))
 
     @property
@@ -299,22 +306,12 @@ class Experiment:
         tables = list(self._tables(folder, filter(only, self.files(folder)), needed, rows))
         table = pa.concat_tables(tables) if tables else pa.schema([schema.field(n) for n in needed]).empty_table()
         table = table.filter(pc.equal(table["context"], self.context))
-        order = self._order(table)
         frame = _frame(table.select(list(dict.fromkeys(["point", "sample", *wanted]))))
-        frame["_point"] = order["point"].to_pandas()
-        frame["_sample"] = order["sample"].to_pandas()
-        frame = frame[order["current"].to_numpy()]
+        frame["_point"], frame["_sample"] = self.axes.places(table)
+        frame = frame[(frame["_point"] >= 0) & (frame["_sample"] >= 0)]
         frame = frame[first_copies(*(frame[name] for name in unique))]
         frame = frame.sort_values(["_sample", "_point"], ignore_index=True, kind="stable")
         return frame.drop(columns=["_point", "_sample"])
-
-    def _order(self, table: pa.Table) -> pa.Table:
-        """Of each row the place of its point and sample in this sweep (or null), and whether it is a cell of it."""
-        point = pc.index_in(table["point"], pa.array(list(self.sources), pa.string()))
-        sample = pc.index_in(table["sample"], pa.array(self.samples["id"].tolist(), pa.string()))
-        sources = pa.array(list(self.sources.values()), pa.string())
-        same = pc.fill_null(pc.equal(table["source"], pc.take(sources, point)), False)  # null: a point of another grid
-        return pa.table({"point": point, "sample": sample, "current": pc.and_(same, pc.is_valid(sample))})
 
     def _has_all(self, cells: Path) -> bool:
         """Whether a file of cells and what stands beside it are as they were written; what is not is noted."""

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from results.analysis.significance import Bools, Ints
+from results.analysis.matrix import Matrix
+from results.analysis.significance import Bools
+from results.axes import Axes
 from results.copies import first_copies
 from results.description import write_description
 from results.disk import StoreError, is_vacant, make_folder
@@ -35,49 +35,38 @@ from workers.tasks.catalog import load_samples
 ANSWER = ["answer", "parsed", "correct", "first_token", "tokens_kept", "decoded_tokens"]  # what two equal cells share
 
 
-@dataclass(slots=True)
 class Ledger:
     """Which cells have been met, and what they said."""
 
-    points: dict[tuple[str, str], int]  # (GridPoint.key, source) -> row
-    samples: dict[str, int]  # id -> column
-    met_PS: Bools = field(init=False)
-    says_PS: NDArray[np.uint64] = field(init=False)
-    doubled: int = 0
-    conflicts: list[tuple[str, str]] = field(default_factory=list)  # (GridPoint.key, sample): said two things
-    foreign: int = 0  # rows of another context, strategy source, grid or sample set
+    def __init__(self, axes: Axes) -> None:
+        self._axes = axes
+        self._cells = Matrix(axes.shape, says=np.uint64)
+        self.doubled = 0
+        self.conflicts: list[tuple[str, str]] = []  # (GridPoint.key, sample): said two things
+        self.foreign = 0  # rows of another context, strategy source, grid or sample set
 
-    def __post_init__(self) -> None:
-        shape = (len(self.points), len(self.samples))
-        self.met_PS = np.zeros(shape, dtype=bool)
-        self.says_PS = np.zeros(shape, dtype=np.uint64)
+    @property
+    def met_PS(self) -> Bools:
+        return self._cells.known_PS
 
-    def enter(self, cells: pd.DataFrame, context: str) -> Bools:
+    def enter(self, cells: pa.Table) -> Bools:
         """Note the cells of one file.
 
         Returns:
             One flag a row: it is one of the sweep's, and was not met before.
         """
-        rows, columns = self._place(cells, context)
-        names = list(zip(cells["point"].tolist(), cells["sample"].tolist(), strict=True))
+        rows, columns = self._axes.places(cells)
         ours = (rows >= 0) & (columns >= 0)
         self.foreign += int((~ours).sum())
-        says = pd.util.hash_pandas_object(cells[ANSWER].astype(str), index=False).to_numpy()
-        fresh = ours & ~self.met_PS[rows, columns] & first_copies(rows, columns)
-        self.met_PS[rows[fresh], columns[fresh]] = True
-        self.says_PS[rows[fresh], columns[fresh]] = says[fresh]
+        said = cells.select(ANSWER).to_pandas().astype(str)
+        says = pd.util.hash_pandas_object(said, index=False).to_numpy()
+        fresh = self._cells.enter(rows, columns, says=says)
         again = ours & ~fresh
         self.doubled += int(again.sum())
-        differs = again & (self.says_PS[rows, columns] != says)
-        self.conflicts += [names[place] for place in np.flatnonzero(differs).tolist()]
+        differs = again & (self._cells.values["says"][rows, columns] != says)
+        names = cells.select(["point", "sample"]).take(np.flatnonzero(differs)).to_pydict()
+        self.conflicts += zip(names["point"], names["sample"], strict=True)
         return fresh
-
-    def _place(self, cells: pd.DataFrame, context: str) -> tuple[Ints, Ints]:
-        addresses = zip(cells["point"], cells["source"], strict=True)
-        rows = np.array([self.points.get(address, -1) for address in addresses], dtype=np.int64)
-        rows[(cells["context"] != context).to_numpy(dtype=bool)] = -1
-        columns = np.array([self.samples.get(name, -1) for name in cells["sample"]], dtype=np.int64)
-        return rows, columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,14 +83,14 @@ def verify(experiment: Experiment) -> list[Finding]:
     Returns:
         What was found, good and bad.
     """
-    ledger = Ledger(_addresses(experiment.meta), _columns(experiment))
+    ledger = Ledger(experiment.axes)
     damaged: dict[Path, Exception] = {}
     wrong_masks = 0
     for file in experiment.files("cells"):
         tables, complaints = _whole(experiment, file.name)
         damaged |= complaints
         if not complaints:
-            ledger.enter(tables["cells"].to_pandas(), experiment.context)
+            ledger.enter(tables["cells"])
             wrong_masks += not masks_fit(tables["cells"], tables["kept"])
     for folder in ("failures", "pictures"):
         for file in experiment.files(folder):
@@ -165,7 +154,7 @@ def _presence(experiment: Experiment, ledger: Ledger) -> Finding:
     stops = read_stops(experiment)
     saved = 0
     if stops:
-        rows = [row for (key, _), row in ledger.points.items() if key in stops.stopped]
+        rows = [row for row, point in enumerate(experiment.points) if point.key in stops.stopped]
         saved = int((~ledger.met_PS[rows]).sum())
     failed = len(experiment.failures())
     early = f", {saved} not needed because racing stopped their points" if saved else ""
@@ -272,7 +261,8 @@ def merge(folders: Sequence[Path], out: Path, other_sources: bool = False) -> Me
         "points": [points[key] for key in order],
         "merged_from": [str(experiment.path.absolute()) for experiment in experiments],
     }
-    ledger = Ledger(_addresses(meta), {name: place for place, name in enumerate(samples["id"])})
+    sources = {point["key"]: point["source"] for point in meta["points"]}
+    ledger = Ledger(Axes(context=experiments[0].context, sources=sources, samples=samples["id"].tolist()))
     for folder in SCHEMAS:
         make_folder(out / folder)
     pictured: set[str] = set()
@@ -331,16 +321,16 @@ def _take(experiment: Experiment, number: int, out: Path, ledger: Ledger) -> Non
         if wrong:
             raise StoreError(f"{next(iter(wrong))}: is damaged; `saccade verify {experiment.path}` says what to do")
         cells = tables.pop("cells")
-        frame = cells.to_pandas()
-        fresh = ledger.enter(frame, experiment.context)
+        fresh = ledger.enter(cells)
         if not fresh.any():
             continue
         name = file.name if fresh.all() and not (out / "cells" / file.name).exists() else f"{number}-{file.name}"
-        wanted = set(zip(frame["point"][fresh], frame["sample"][fresh], strict=True))
+        taken = cells.filter(pa.array(fresh))
+        wanted = set(zip(taken["point"].to_pylist(), taken["sample"].to_pylist(), strict=True))
         for folder, table in tables.items():
             rows = zip(table["point"].to_pylist(), table["sample"].to_pylist(), strict=True)
             write_table(out / folder / name, table.filter(pa.array([row in wanted for row in rows])))
-        write_table(out / "cells" / name, cells.filter(pa.array(fresh)))
+        write_table(out / "cells" / name, taken)
     for file in experiment.files("failures"):
         shutil.copy2(file, out / "failures" / f"{number}-{file.name}")
 
@@ -357,11 +347,3 @@ def _take_pictures(experiment: Experiment, number: int, out: Path, seen: set[str
             table = tables["pictures"].filter(pa.array(fresh))
             write_table(out / "pictures" / f"{number}-{file.name}", table, compression="none")
             seen |= set(names)
-
-
-def _addresses(meta: dict[str, Any]) -> dict[tuple[str, str], int]:
-    return {(point["key"], point["source"]): row for row, point in enumerate(meta["points"])}
-
-
-def _columns(experiment: Experiment) -> dict[str, int]:
-    return {str(name): column for column, name in enumerate(experiment.samples["id"])}

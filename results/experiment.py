@@ -21,7 +21,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -49,7 +48,7 @@ from results.tables import (
     write_table,
 )
 from workers.tasks.base import Sample
-from workers.work import EngineSpec, GridPoint, UnitOutcome, WorkUnit, content_key
+from workers.work import UnitOutcome, WorkUnit, content_key
 
 BESIDE = ("kept", "measures")  # what a file of cells has beside it, under the same name
 UNREADABLE = (DamagedError, OSError)
@@ -58,21 +57,20 @@ UNREADABLE = (DamagedError, OSError)
 class Experiment:
     """An experiment directory: open one to read it, create one to write to it."""
 
-    def __init__(self, path: Path, meta: dict[str, Any], samples: Sequence[Sample] | None = None) -> None:
+    def __init__(self, path: Path, manifest: Manifest, samples: Sequence[Sample] | None = None) -> None:
         """Args:
         path: Directory.
-        meta: What its sweep.yaml says.
+        manifest: What its sweep.yaml says.
         samples: Of the sweep, where they are known; else those of samples.parquet count, read when they are needed.
         """
         self.path = path
         self._own = None if samples is None else _frame(samples_table(samples))
-        self.meta = meta
-        self.name: str = meta["name"]
-        self.context: str = meta["context"]
-        self.spec = EngineSpec.from_json(meta["engine"])
-        self.points: tuple[GridPoint, ...] = tuple(GridPoint.from_json(point) for point in meta["points"])
-        self.sources: dict[str, str] = {point["key"]: point["source"] for point in meta["points"]}  # by point
-        self.seals = meta["format"] >= 2  # whether each of its files has a digest
+        self.manifest = manifest
+        self.name, self.context, self.spec = manifest.name, manifest.context, manifest.engine
+        self.points = tuple(entry.point for entry in manifest.points)
+        self.sources = {entry.key: entry.source for entry in manifest.points}  # by point
+        self.config = manifest.config
+        self.seals = manifest.format >= 2  # whether each of its files has a digest
         self._notes: dict[Path, str] = {}
 
     # -- making and opening -------------------------------------------------------------------------------------
@@ -101,16 +99,13 @@ class Experiment:
         """
         path = Path(path)
         old = check_target(path, manifest)
-        meta = manifest.to_json()
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        meta["created"] = old.get("created", now) if old else now
-        meta["updated"] = now
-        meta["samples"] = len(samples)
+        manifest = manifest.changed(created=(old and old.created) or now, updated=now, samples=len(samples))
         for folder in ("cells", "kept", "failures", "measures"):
             make_folder(path / folder)
         write_table(path / "samples.parquet", samples_table(samples))
-        write_description(path, meta, "run")
-        return cls(path, meta, samples)
+        write_description(path, manifest, "run")
+        return cls(path, manifest, samples)
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -411,7 +406,7 @@ def names_apart(experiments: Sequence[Experiment]) -> list[str]:
     return names
 
 
-def check_target(path: Path, manifest: Manifest) -> dict[str, Any] | None:
+def check_target(path: Path, manifest: Manifest) -> Manifest | None:
     """Whether a sweep may write into a directory: it is new, empty, or holds cells of the same context.
 
     Returns:
@@ -430,14 +425,14 @@ def check_target(path: Path, manifest: Manifest) -> dict[str, Any] | None:
         old = read_description(path)
     except DamagedDescriptionError:
         return None  # written again from the sweep file
-    if old["format"] != FORMAT:
+    if old.format != FORMAT:
         raise StoreError(
-            f"{path}: has format {old['format']}, whose cells do not say by which rules they were computed: "
+            f"{path}: has format {old.format}, whose cells do not say by which rules they were computed: "
             f"`saccade migrate {path} --out {path}.{FORMAT}` makes a directory to go on with; reading needs none"
         )
-    if old["context"] == manifest.context:
+    if old.context == manifest.context:
         return old
-    before, now = old["context_parts"], manifest.parts
+    before, now = old.context_parts, manifest.context_parts
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     details = ", ".join(f"{name} was {before.get(name)}, now {now.get(name)}" for name in changed)
     remedy = "give --out another directory, or restore the old setting"

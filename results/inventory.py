@@ -184,7 +184,7 @@ def _doubles(ledger: Ledger) -> Iterator[Finding]:
 
 
 def _inputs(experiment: Experiment) -> Iterator[Finding]:
-    parts, spec = experiment.meta.get("context_parts", {}), experiment.spec
+    parts, spec = experiment.manifest.context_parts, experiment.spec
     model, data = f"model {spec.model.path} is", f"data {spec.task.data} are"
     try:
         found = model_fingerprint(open_checkpoint(spec.model))
@@ -248,21 +248,20 @@ def merge(folders: Sequence[Path], out: Path, other_sources: bool = False) -> Me
     experiments = [Experiment.open(folder) for folder in folders]
     for other in experiments[1:]:
         _check_same(experiments[0], other, other_sources)
-    points = {point["key"]: point for experiment in reversed(experiments) for point in experiment.meta["points"]}
-    order = dict.fromkeys(point["key"] for experiment in experiments for point in experiment.meta["points"])
+    points = {entry.key: entry for experiment in reversed(experiments) for entry in experiment.manifest.points}
+    order = dict.fromkeys(entry.key for experiment in experiments for entry in experiment.manifest.points)
     samples = pd.concat([experiment.samples for experiment in experiments])
     samples = samples.drop_duplicates("id").sort_values("position", ignore_index=True)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    meta = {
-        **experiments[0].meta,
-        "created": now,
-        "updated": now,
-        "samples": len(samples),
-        "points": [points[key] for key in order],
-        "merged_from": [str(experiment.path.absolute()) for experiment in experiments],
-    }
-    sources = {point["key"]: point["source"] for point in meta["points"]}
-    ledger = Ledger(Axes(context=experiments[0].context, sources=sources, samples=samples["id"].tolist()))
+    manifest = experiments[0].manifest.changed(
+        created=now,
+        updated=now,
+        samples=len(samples),
+        points=tuple(points[key] for key in order),
+        merged_from=[str(experiment.path.absolute()) for experiment in experiments],
+    )
+    sources = {entry.key: entry.source for entry in manifest.points}
+    ledger = Ledger(Axes(context=manifest.context, sources=sources, samples=samples["id"].tolist()))
     for folder in SCHEMAS:
         make_folder(out / folder)
     pictured: set[str] = set()
@@ -272,7 +271,7 @@ def merge(folders: Sequence[Path], out: Path, other_sources: bool = False) -> Me
     table = pa.concat_tables([experiment.samples_table() for experiment in experiments])
     first = table.to_pandas()["id"].drop_duplicates().index
     write_table(out / "samples.parquet", table.take(pa.array(first)).sort_by("position"))
-    write_description(out, meta, "merge")
+    write_description(out, manifest, "merge")
     return Merged(
         experiment=Experiment.open(out),
         cells=int(ledger.met_PS.sum()),
@@ -290,24 +289,23 @@ def check_new(out: Path) -> None:
 def _check_same(first: Experiment, other: Experiment, other_sources: bool) -> None:
     """Raises: StoreError: The two are not of one kind."""
     place = f"{first.path} and {other.path}"
-    if first.meta["format"] != other.meta["format"]:
-        old = min(first, other, key=lambda experiment: int(experiment.meta["format"])).path
+    if first.manifest.format != other.manifest.format:
+        old = min(first, other, key=lambda experiment: experiment.manifest.format).path
         raise StoreError(f"{place}: have different formats; `saccade migrate {old} --out NEW` makes one to be merged")
     if first.context != other.context:
-        ours, theirs = first.meta.get("context_parts", {}), other.meta.get("context_parts", {})
+        ours, theirs = first.manifest.context_parts, other.manifest.context_parts
         names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
         details = ", ".join(f"{name} is {ours.get(name)} and {theirs.get(name)}" for name in names)
         raise StoreError(f"{place}: are not of the same kind ({details}); their cells must not be mixed")
-    sources = {point["key"]: point for point in first.meta["points"]}
-    for point in other.meta["points"]:
-        if (mine := sources.get(point["key"])) and mine["source"] != point["source"]:
+    for entry in other.manifest.points:
+        if first.sources.get(entry.key, entry.source) != entry.source:
             raise StoreError(
-                f"{place}: the strategy {point['strategy']} was changed between them; run the older one again with "
+                f"{place}: the strategy {entry.strategy} was changed between them; run the older one again with "
                 "this version and the same --out, and merge then"
             )
     other_sources |= first.seals  # the context says by which rules, since there are digests
-    if first.meta["sources_hash"] != other.meta["sources_hash"] and not other_sources:
-        hashes = f"{first.meta.get('sources_hash')} and {other.meta.get('sources_hash')}"
+    if first.manifest.sources_hash != other.manifest.sources_hash and not other_sources:
+        hashes = f"{first.manifest.sources_hash} and {other.manifest.sources_hash}"
         raise StoreError(
             f"{place}: were computed by different sources of strategies/ and workers/ ({hashes}); if the change cannot "
             "touch an answer, give --other-sources"

@@ -48,7 +48,8 @@ def prepare(spec: SweepSpec) -> Prepared:
     checkpoint.check()
     benchmark = load_benchmark(spec.engine.task)
     everything = benchmark.samples
-    manifest = Manifest(
+    samples = everything[: spec.sample_limit]
+    manifest = Manifest.of(
         name=spec.name,
         engine=spec.engine,
         points=spec.points,
@@ -59,13 +60,14 @@ def prepare(spec: SweepSpec) -> Prepared:
         data_fingerprint=whole_data_fingerprint(everything),
         prompt_fingerprint=prompt_fingerprint(spec.engine.task.conversation, spec.engine.task.single_prediction),
         scorer_fingerprint=scorer_fingerprint(scorer_of(spec.engine.task)),
-        model_facts=tuple(asdict(spec.facts).items()),
+        config=asdict(spec.facts),
         sources_hash=sources_hash(),
-        versions=tuple(_versions()),
+        versions=dict(_versions()),
+        samples=len(samples),
     )
     return Prepared(
         spec=spec,
-        samples=everything[: spec.sample_limit],
+        samples=samples,
         available=len(everything),
         manifest=manifest,
         notes=(*checkpoint.notes, *benchmark.notes, *_too_many(spec, len(everything))),

@@ -15,7 +15,6 @@ import pandas as pd
 from results.analysis.matrix import Matrix
 from results.analysis.significance import Bools, Floats
 from results.experiment import Experiment
-from workers.families.config import recorded_grid
 from workers.work import BASELINE, GridPoint
 
 COVERAGE_CELLS = 4  # the image as 4 x 4 cells
@@ -36,8 +35,7 @@ class KeptMasks:
 
 def kept_masks(experiment: Experiment) -> KeptMasks | None:
     """Read the masks; None where no cell has an image, or where images are cut into tiles of differing number."""
-    sizes = experiment.meta["model_facts"]
-    if sizes.get("varies") or sizes.get("pinpoints"):
+    if experiment.config.varies:
         return None
     kept = experiment.kept()
     kept = kept[kept["visual_tokens"] > 0]
@@ -60,7 +58,7 @@ def kept_masks(experiment: Experiment) -> KeptMasks | None:
     return KeptMasks(
         points=experiment.points, samples=tuple(samples), known_PS=cells.known_PS,
         mask_PSV=cells.values["mask"], answer_SV=answer,
-        answered_S=answered, grid=recorded_grid(sizes),
+        answered_S=answered, grid=experiment.config.grid,
     )  # fmt: skip
 
 

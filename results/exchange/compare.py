@@ -78,7 +78,7 @@ def compare(paths: Sequence[Path], patterns: Sequence[str] = (), reference: str 
     ]
     groups: dict[str, list[Experiment]] = {}
     for experiment in experiments:
-        data = experiment.meta["context_parts"]
+        data = experiment.manifest.context_parts
         groups.setdefault(f"{data['data']}|{data['task']}", []).append(experiment)
     tables = [stacked([answers(experiment) for experiment in group]) for group in groups.values()]
     common = [on_common_questions(table) for table in tables]

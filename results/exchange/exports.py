@@ -89,15 +89,14 @@ def full_summary(experiment: Experiment) -> pd.DataFrame:
 
 def original_files(experiment: Experiment) -> list[PromisedFile]:
     """The files of the user's documents that the grid of this experiment gives, apart from the layer cut-off."""
-    facts = experiment.meta["model_facts"]
     return promised_files(
         Found(
             answers=answers(experiment).of_images(True),
             measures=measure_summary(experiment),
             costs=costs(experiment),
             latency=latencies(experiment),
-            layers=facts["layers"],
-            visual_tokens=facts["visual_tokens"],
+            layers=experiment.config.layers,
+            visual_tokens=experiment.config.visual_tokens,
         )
     )
 
@@ -132,8 +131,8 @@ def write_exports(experiment: Experiment) -> list[Path]:
         make_folder((folder / file.name).parent, below=experiment.path)
         path = _json(folder / file.name, file.content)
         if file.provenance:
-            known = {**file.provenance, "experiment": experiment.name, "context": experiment.meta["context_parts"]}
-            _json(path.with_suffix(".provenance.json"), {**known, "versions": experiment.meta["versions"]})
+            known = {**file.provenance, "experiment": experiment.name, "context": experiment.manifest.context_parts}
+            _json(path.with_suffix(".provenance.json"), {**known, "versions": experiment.manifest.versions})
             written.append(path)
     return written
 

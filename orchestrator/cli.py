@@ -114,7 +114,7 @@ def plan(
         from orchestrator.cluster.joining import join_named
         from orchestrator.run import plan_and_stops
         from orchestrator.show import show_plan
-        from results.places import located
+        from results.location import located
 
         join_named(address)
         prepared = _prepare(sweep, model, base, data, samples, changes)
@@ -148,7 +148,7 @@ def run(
         from orchestrator.cluster.joining import join_named
         from orchestrator.cluster.limits import Limits
         from orchestrator.run import RunOptions, run_sweep
-        from results.places import followed, uri_of
+        from results.location import followed, uri_of
 
         console = _console()
         if not local:
@@ -174,7 +174,7 @@ def report(
     """Write tables, pictures and the folder of pages again, from the cells; nothing is computed."""
     with _user_errors():
         from orchestrator.show import show_notes
-        from results.places import opened
+        from results.location import opened
 
         console = _console()
         with opened(experiment) as found:
@@ -199,7 +199,7 @@ def dashboard(
         from dashboards.app import serve
         from dashboards.live.access import is_loopback
         from results.disk import StoreError
-        from results.places import watched
+        from results.location import watched
 
         if not is_loopback(host):
             typer.echo(
@@ -228,7 +228,7 @@ def export(
     with _user_errors():
         from orchestrator.show import named
         from results.exchange.lmms_samples import write_lmms_samples
-        from results.places import located, opened
+        from results.location import located, opened
 
         with ExitStack() as stack:
             source = stack.enter_context(opened(experiment))
@@ -253,7 +253,7 @@ def compare(
         from orchestrator.show import text_table
         from results.exchange.compare import compare as compared
         from results.exchange.compare import printable, rendered
-        from results.places import located
+        from results.location import located
 
         with ExitStack() as stack:
             folders = [stack.enter_context(located(experiment, exists=True)) for experiment in experiments]
@@ -282,7 +282,7 @@ def import_(
 
         from orchestrator.show import show_notes
         from results.exchange.imports import import_files
-        from results.places import written
+        from results.location import written
 
         console = _console()
         with written(out, _teller(console)) as folder:
@@ -313,7 +313,7 @@ def latency(
     with _user_errors():
         from orchestrator.latency import chosen_points, write_latency
         from orchestrator.show import latency_text
-        from results.places import followed
+        from results.location import followed
 
         console = _console()
         prepared = _prepare(sweep, model, base, data, samples, changes)
@@ -338,7 +338,7 @@ def latency(
 def bench(context: typer.Context) -> None:
     """Time the shared engine beside real Hugging Face baselines in one process; `saccade bench --help` has options."""
     with _user_errors():
-        from workers.benchmark.bench import main as bench_main
+        from workers.speed_test.bench import main as bench_main
 
         raise typer.Exit(bench_main(context.args))
 
@@ -371,7 +371,7 @@ def ablate(
         from orchestrator.cluster.joining import join_named
         from orchestrator.cluster.limits import Limits
         from orchestrator.run import RunOptions, run_sweep
-        from results.places import followed
+        from results.location import followed
 
         console = _console()
         if not local:
@@ -404,7 +404,7 @@ def status(
     """Say how far an experiment is, and what failed."""
     with _user_errors():
         from orchestrator.show import show_status
-        from results.places import driver_of, opened
+        from results.location import driver_of, opened
 
         with opened(experiment) as found:
             show_status(_console(), found, driver_of(experiment))
@@ -423,7 +423,7 @@ def merge(
         from orchestrator.show import show_merged, show_notes
         from orchestrator.tune.tune_store import STATE, tell_all
         from results.inventory import merge as merged
-        from results.places import located, written
+        from results.location import located, written
 
         console = _console()
         with ExitStack() as stack:
@@ -480,7 +480,7 @@ def verify(
         from rich.text import Text
 
         from results.inventory import verify as verified
-        from results.places import opened
+        from results.location import opened
 
         console = _console()
         with opened(experiment) as found:
@@ -544,7 +544,7 @@ def tune(
         from orchestrator.sweep.document import parse_callbacks
         from orchestrator.tune.tune_store import tell_all
         from results.experiment import Experiment
-        from results.places import uri_of, written
+        from results.location import uri_of, written
 
         console = _console()
         with written(experiment, _teller(console), exists=True, everything=True) as folder:
@@ -676,7 +676,7 @@ def _mendable() -> Iterator[None]:
 
 def _rewrite(source: Path, out: Path, rewrite: Callable[[Path, Path], Rewritten]) -> None:
     from orchestrator.show import show_notes
-    from results.places import located, written
+    from results.location import located, written
 
     console = _console()
     with ExitStack() as stack:
@@ -720,7 +720,7 @@ def _show_result(console: Console, result: RunResult) -> None:
 def _draw(rows: pd.DataFrame, picture: Path) -> None:
     from dashboards.plots import write_comparison
     from results.disk import StoreError
-    from results.places import local_folder, uri_of
+    from results.location import local_folder, uri_of
 
     if uri_of(picture):
         raise StoreError(f"--picture {uri_of(picture)}: a picture is written on this machine; give a path")

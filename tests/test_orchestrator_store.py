@@ -25,7 +25,7 @@ from fake_experiment import (
 from results.description import read_description, write_description
 from results.disk import StoreError, write_whole
 from results.experiment import Experiment
-from results.places import opened
+from results.location import opened
 from results.tables import CELLS
 from workers.work import GridPoint, ModelSpec, SampleFailure, UnitOutcome, WorkUnit
 

@@ -19,7 +19,7 @@ from results.analysis.significance import Bools, Floats, Ints
 from results.copies import first_copies
 from results.experiment import UNREADABLE, Experiment
 from results.tables import CELLS, read_columns, stated_of
-from workers.work import BASELINE, GridPoint
+from workers.work import UNPRUNED, GridPoint
 
 _READ = ("context", "source", "point", "sample", "correct", "visual_tokens", "prompt_tokens")
 _NAMES = _READ[:4]  # repeated in every row: read as dictionaries
@@ -74,7 +74,7 @@ class Answers:
     @property
     def baseline(self) -> int | None:
         """Row of the un-pruned model; None where the grid has none."""
-        return next((row for row, point in enumerate(self.points) if point.strategy == BASELINE), None)
+        return next((row for row, point in enumerate(self.points) if point.strategy == UNPRUNED), None)
 
     @property
     def binary(self) -> bool:

@@ -32,7 +32,7 @@ from results.analysis.significance import (
 )
 from results.experiment import Experiment
 from results.stops import STOPPED, stopped_points
-from workers.work import BASELINE
+from workers.work import UNPRUNED
 
 FLAT_POINTS = 4  # a whole curve of at least so many points with one and the same accuracy is suspicious
 RISE_Z = 4.0  # standard errors: once in 30,000 comparisons by chance, and the questions are the same ones besides
@@ -129,7 +129,7 @@ def summarise(table: Answers, references: Sequence[int | None] = ()) -> pd.DataF
     rows = pd.DataFrame(
         {
             "key": [point.key for point in table.points],
-            "baseline": [point.strategy == BASELINE for point in table.points],
+            "baseline": [point.strategy == UNPRUNED for point in table.points],
             "strategy": [point.strategy for point in table.points],
             "layer": [point.layer for point in table.points],
             "rank": [point.rank for point in table.points],

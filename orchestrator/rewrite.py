@@ -77,7 +77,7 @@ def migrate(source: Path, out: Path, assume_current: bool = False) -> Rewritten:
     task = experiment.spec.task
     parts = manifest.context_parts | {
         "data": _whole_data(experiment),
-        "prompt": prompt_fingerprint(task.conversation, task.single_prediction),
+        "prompt": prompt_fingerprint(task),
         "scoring": scorer_fingerprint(scorer_of(task)),
         "numerics": NUMERICS,
     }

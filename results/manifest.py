@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Annotated, Any, get_type_hints
 
 from pydantic import (
@@ -26,7 +26,7 @@ from pydantic import (
 
 from workers.families.config import ModelConfig, RecordedConfig, VisionConfig
 from workers.rules import NUMERICS
-from workers.work import EngineSpec, GridPoint, MeasureSpec, content_key
+from workers.work import EngineSpec, GridPoint, MeasureSpec, TaskSpec, content_key
 
 FORMATS = (1, 2)  # that are read; only the last is written
 # 1: the address names the scoring rule only, and neither prompt form nor engine; files have no digest.
@@ -46,9 +46,9 @@ _KINDS: dict[Any, Any] = {
 
 def _recorded_fields() -> dict[str, Any]:
     """Early versions recorded fewer sizes, and ``pinpoints``."""
-    fields = {name: (_KINDS[kind] | None, None) for name, kind in get_type_hints(ModelConfig).items()}
+    sizes = {name: (_KINDS[kind] | None, None) for name, kind in get_type_hints(ModelConfig).items()}
     needed = {name: (Size, ...) for name in ("layers", "visual_tokens")}
-    return {**fields, **needed, "pinpoints": (list[tuple[Size, Size]] | None, None)}
+    return {**sizes, **needed, "pinpoints": (list[tuple[Size, Size]] | None, None)}
 
 
 _ModelFacts = create_model("_ModelFacts", **_recorded_fields())
@@ -57,6 +57,15 @@ _ModelFacts = create_model("_ModelFacts", **_recorded_fields())
 def _model_facts(value: dict[str, Any]) -> dict[str, Any]:
     _ModelFacts.model_validate(value)
     return value
+
+
+def _later_options(task: TaskSpec) -> dict[str, bool | int | float | str | None]:
+    """Options of a benchmark that came after these, where they are set, so that other sweeps keep their addresses."""
+    named = ("name", "conversation", "single_prediction", "scorer")
+    of_the_data = ("data", "questions", "split")  # their fingerprint says which samples they are
+    options = {item.name: (getattr(task, item.name), item.default) for item in fields(task)}
+    known = {*named, *of_the_data}
+    return {name: value for name, (value, usual) in options.items() if name not in known and value != usual}
 
 
 class _Engine(BaseModel):
@@ -151,6 +160,7 @@ class Manifest(BaseModel):
             "task": task.name,
             "conversation": task.conversation,
             "single_prediction": task.single_prediction,
+            **_later_options(task),
             "prompt": prompt_fingerprint,
             "scorer": task.scorer or "",
             "scoring": scorer_fingerprint,
@@ -184,9 +194,9 @@ class Manifest(BaseModel):
         """What is known of the model's sizes."""
         return RecordedConfig.of(self.model_facts)
 
-    def changed(self, **fields: Any) -> Manifest:
+    def changed(self, **values: Any) -> Manifest:
         """The same but for some fields."""
-        return self.model_copy(update=fields)
+        return self.model_copy(update=values)
 
     def to_json(self) -> dict[str, Any]:
         """As the file says it: what was never said is left out."""

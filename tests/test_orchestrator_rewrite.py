@@ -45,7 +45,7 @@ def same_data(monkeypatch):
 
 def todays(**changes: object):
     """The manifest of the made-up sweep by the rules of today."""
-    names = {"prompt": prompt_fingerprint("vicuna_v1", True), "scorer": scorer_fingerprint(strict_letter)}
+    names = {"prompt": prompt_fingerprint(fake_engine().task), "scorer": scorer_fingerprint(strict_letter)}
     return fake_manifest(POINTS, **{f"{what}_fingerprint": name for what, name in names.items()} | changes)
 
 

@@ -58,7 +58,7 @@ def prepare(spec: SweepSpec) -> Prepared:
         model_fingerprint=model_fingerprint(checkpoint),
         # Of all samples, not only of this sweep's, so that asking more of them continues the same cells.
         data_fingerprint=whole_data_fingerprint(everything),
-        prompt_fingerprint=prompt_fingerprint(spec.engine.task.conversation, spec.engine.task.single_prediction),
+        prompt_fingerprint=prompt_fingerprint(spec.engine.task),
         scorer_fingerprint=scorer_fingerprint(scorer_of(spec.engine.task)),
         config=asdict(spec.config),
         sources_hash=sources_hash(),

@@ -15,9 +15,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from results.damage import BESIDE, UNREADABLE
 from results.description import write_description
 from results.disk import StoreError, make_folder, write_whole
-from results.experiment import BESIDE, UNREADABLE, Experiment
+from results.experiment import Experiment
 from results.inventory import check_new
 from results.latencies import LATENCY_FILE
 from results.manifest import FORMAT, Manifest

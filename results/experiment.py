@@ -16,7 +16,6 @@ that are missing". What is not as it was written is not read either: it is noted
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -28,6 +27,7 @@ import pyarrow.compute as pc
 
 from results.axes import Axes
 from results.copies import first_copies, in_turn
+from results.damage import BESIDE, UNREADABLE, damage, set_aside
 from results.description import DamagedDescriptionError, read_description, write_description
 from results.disk import StoreError, is_vacant, make_folder, stamp
 from results.manifest import FORMAT, Manifest
@@ -41,17 +41,12 @@ from results.tables import (
     SAMPLES,
     SCHEMAS,
     check_file,
-    mask_bits,
     read_columns,
-    read_whole,
     samples_table,
     write_table,
 )
 from workers.tasks.base import Sample
 from workers.work import UnitOutcome, WorkUnit, content_key
-
-BESIDE = ("kept", "measures")  # what a file of cells has beside it, under the same name
-UNREADABLE = (DamagedError, OSError)
 
 
 class Experiment:
@@ -317,23 +312,7 @@ class Experiment:
 
     def damage(self, name: str) -> dict[Path, Exception]:
         """What is wrong with the cells of one name, and with what stands beside them."""
-        found: dict[Path, Exception] = {}
-        for folder in ("cells", *BESIDE):
-            path = self.path / folder / name
-            try:
-                self.check(path)
-            except FileNotFoundError:
-                if folder == "kept":
-                    found[path] = DamagedError("is missing")
-            except UNREADABLE as error:
-                found[path] = error
-        if not self.seals and not found:
-            cells, kept = (
-                read_whole(self.path / folder / name, SCHEMAS[folder], False) for folder in ("cells", "kept")
-            )
-            if not masks_fit(cells, kept):
-                found[self.path / "kept" / name] = DamagedError("its masks keep other numbers of tokens than the cells")
-        return found
+        return damage(self.path, name, self.seals)
 
     def set_damaged_aside(self) -> tuple[str, ...]:
         """Give what is damaged another name, under which nothing reads it, so that its cells are computed again.
@@ -349,14 +328,14 @@ class Experiment:
             if not any(isinstance(error, DamagedError) for error in found.values()):
                 continue
             for folder in ("cells", *BESIDE):
-                _set_aside(self.path / folder / cells.name)
+                set_aside(self.path / folder / cells.name)
             lines += [f"{path}: {error}: set aside, its cells count as missing" for path, error in found.items()]
         for folder in ("failures", "pictures"):
             for path in self.files(folder):
                 try:
                     self.check(path)
                 except DamagedError as error:
-                    _set_aside(path)
+                    set_aside(path)
                     lines.append(f"{path}: {error}: set aside")
                 except OSError:
                     continue
@@ -380,20 +359,6 @@ class Experiment:
                 continue  # deleted since we looked
             except UNREADABLE as error:
                 self.note(path, error)
-
-
-def masks_fit(cells: pa.Table, kept: pa.Table) -> bool:
-    """Whether each cell has a mask, which keeps as many tokens as the cell says."""
-    names = [name for name, _ in ADDRESS]
-    counted = kept.select(names).append_column("bits", mask_bits(kept["kept_mask"]))
-    both = cells.select([*names, "tokens_kept"]).join(counted, names)
-    return pc.all(pc.equal(both["bits"], both["tokens_kept"]), skip_nulls=False).as_py() is True
-
-
-def _set_aside(path: Path) -> None:
-    """The same bytes twice get the same name, as where a bucket brings them back."""
-    if path.exists():
-        path.replace(path.with_name(f"{path.name}.{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.damaged"))
 
 
 def names_apart(experiments: Sequence[Experiment]) -> list[str]:

@@ -19,9 +19,10 @@ from results.analysis.matrix import Matrix
 from results.analysis.significance import Bools
 from results.axes import Axes
 from results.copies import first_copies
+from results.damage import BESIDE, UNREADABLE, masks_fit
 from results.description import write_description
 from results.disk import StoreError, is_vacant, make_folder
-from results.experiment import BESIDE, UNREADABLE, Experiment, masks_fit
+from results.experiment import Experiment
 from results.latencies import latencies
 from results.provenance import ways_text
 from results.stops import read_stops

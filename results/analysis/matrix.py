@@ -17,7 +17,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from results.analysis.significance import Bools, Floats, Ints
 from results.copies import first_copies
-from results.experiment import UNREADABLE, Experiment
+from results.damage import UNREADABLE
+from results.experiment import Experiment
 from results.tables import CELLS, read_columns, stated_of
 from workers.work import UNPRUNED, GridPoint
 

@@ -90,8 +90,8 @@ SampleTimeout = Annotated[
     typer.Option(
         min=1,
         max=10**7,
-        help="Seconds without an answer after which a worker or a sample counts as hanging: the one is replaced, the "
-        "other recorded as failed. Where units usually take long, they get more.",
+        help="Seconds without an answer after which a worker is replaced, and a sample tried alone is recorded as "
+        "failed. Units that usually take long get more.",
     ),
 ]
 Local = Annotated[bool, typer.Option("--local", help="In this process, without Ray: for debuggers.")]
@@ -198,8 +198,8 @@ def dashboard(
     with _user_errors():
         from dashboards.app import serve
         from dashboards.live.access import is_loopback
-        from results.disk import StoreError
         from results.location import watched
+        from strategies.errors import UsageError
 
         if not is_loopback(host):
             typer.echo(
@@ -212,7 +212,7 @@ def dashboard(
                 serve(folders, host, port, name or ())
         except OSError as error:
             reason = error.strerror or str(error)
-            raise StoreError(
+            raise UsageError(
                 f"--host {host} --port {port}: {reason}; give another --port, or 0 for a free one"
             ) from error
 
@@ -243,7 +243,9 @@ def compare(
     points: Points = None,
     reference: Annotated[
         str | None,
-        typer.Option(help="Compare with the grid points of this name (of the same layer and rank), not un-pruned."),
+        typer.Option(
+            help="Compare with these grid points (words or a glob) of the same layer and rank, not with un-pruned."
+        ),
     ] = None,
     form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TABLE,
     picture: Annotated[Path | None, typer.Option(help="Draw the curves into this file, .png or .pdf.")] = None,
@@ -441,7 +443,10 @@ def migrate(
     out: Annotated[Path, typer.Option(help="Directory or URI to make.")],
     assume_current: Annotated[
         bool,
-        typer.Option("--assume-current", help="Its version asked, judged and computed as this one does: you know it."),
+        typer.Option(
+            "--assume-current",
+            help="You know that its version asked, judged and computed as this one does.",
+        ),
     ] = False,
 ) -> None:
     """Bring an experiment of an older format into today's, to add cells to it. The original stays as it is."""
@@ -455,7 +460,7 @@ def migrate(
 def rescore(
     experiment: Annotated[Path, typer.Argument(help="Experiment directory or URI.")],
     out: Annotated[Path, typer.Option(help="Directory or URI to make.")],
-    scorer: Annotated[str | None, typer.Option(help="Another scoring rule; else the same one, as it is today.")] = None,
+    scorer: Annotated[str | None, typer.Option(help="Scoring rule; by default the same one, as it is today.")] = None,
 ) -> None:
     """Judge an experiment's answers again; no model runs. The original stays as it is."""
     with _user_errors():
@@ -473,7 +478,7 @@ def verify(
     model: Model = None,
     base: Base = None,
     data: Data = None,
-    seed: Annotated[int | None, typer.Option(help="Of the draw; by default one that nobody could know.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the draw; by default one that nobody could know.")] = None,
 ) -> None:
     """Check every file of an experiment: whole, every cell once, model and data unchanged. Exit code 2 where not."""
     with _user_errors():
@@ -657,19 +662,11 @@ def _user_errors(resume: bool = False) -> Iterator[None]:
 
 @contextmanager
 def _mendable() -> Iterator[None]:
+    from strategies.errors import SaccadeError
+
     try:
         yield
-    except ValueError as error:
-        from orchestrator.cluster.faults import SweepError
-        from orchestrator.cluster.joining import PoolError
-        from orchestrator.sweep.spec import SpecError
-        from results.disk import StoreError
-        from workers.families.config import ModelError
-        from workers.tasks.base import DataError
-
-        kinds = (SpecError, StoreError, ModelError, DataError, PoolError, SweepError)
-        if not isinstance(error, kinds):
-            raise
+    except SaccadeError as error:
         typer.echo(terminal_text(str(error)), err=True)
         raise typer.Exit(USER_ERROR) from None
 
@@ -719,17 +716,17 @@ def _show_result(console: Console, result: RunResult) -> None:
 
 def _draw(rows: pd.DataFrame, picture: Path) -> None:
     from dashboards.plots import write_comparison
-    from results.disk import StoreError
     from results.location import local_folder, uri_of
+    from strategies.errors import UsageError
 
     if uri_of(picture):
-        raise StoreError(f"--picture {uri_of(picture)}: a picture is written on this machine; give a path")
+        raise UsageError(f"--picture {uri_of(picture)}: a picture is written on this machine; give a path")
     if picture.suffix.lower() not in (".png", ".pdf"):
-        raise StoreError(f"--picture {picture}: the name must end in .png or .pdf")
+        raise UsageError(f"--picture {picture}: the name must end in .png or .pdf")
     try:
         write_comparison(rows, local_folder(picture))
-    except ValueError as error:
-        raise StoreError(f"--picture {picture}: {error}") from error
+    except UsageError as error:
+        raise UsageError(f"--picture {picture}: {error}") from error
 
 
 def _write_results(console: Console, experiment: Experiment) -> None:

@@ -18,11 +18,13 @@ class SweepProgress:
     """Counts cells; speed and time left are counted from `ready` on, when an engine is loaded."""
 
     def __init__(self, console: Console, there: int, missing: int, points: int) -> None:
-        """Args:
-        console: Where to show it.
-        there: Cells of earlier runs.
-        missing: Cells to be computed.
-        points: Of the grid.
+        """Start at the cells that are there; nothing is shown yet.
+
+        Args:
+            console: Where to show it.
+            there: Cells of earlier runs.
+            missing: Cells to be computed.
+            points: Of the grid.
         """
         self._console = console
         self._there, self._missing, self._points = there, missing, points

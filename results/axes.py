@@ -32,8 +32,10 @@ class Axes:
         return len(self.sources), len(self.samples)
 
     def places(self, cells: pa.Table) -> tuple[Ints, Ints]:
-        """Row and column of each cell of a table with the columns ADDRESS; a row `NOWHERE` where it is of another
-        context, grid or version of its strategy, a column `NOWHERE` where its sample is not asked."""
+        """Row and column of each cell of a table with the columns ADDRESS.
+
+        The row is `NOWHERE` for another context, grid or version of its strategy, the column for a sample not asked.
+        """
         row = _places(cells["point"], list(self.sources))
         kinds = list(dict.fromkeys(self.sources.values()))
         source_P = np.array([kinds.index(source) for source in self.sources.values()], dtype=np.int64)

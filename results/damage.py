@@ -49,7 +49,9 @@ def masks_fit(cells: pa.Table, kept: pa.Table) -> bool:
 
 
 def set_aside(path: Path) -> None:
-    """Give a file a name under which nothing reads it; the same bytes twice get the same, as where a bucket brings
-    them back."""
+    """Give a file a name under which nothing reads it.
+
+    The same bytes twice get the same name, as where a bucket brings them back.
+    """
     if path.exists():
         path.replace(path.with_name(f"{path.name}.{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.damaged"))

@@ -38,6 +38,7 @@ from strategies import (
     merging,
     text_weighted,
 )
+from strategies.errors import UsageError
 from strategies.limits import Range as Range  # known here since the first strategy
 from strategies.scores import descending_order
 from strategies.stages import Stage
@@ -50,7 +51,7 @@ REQUIRED = inspect.Parameter.empty
 FOLDER = Path(__file__).parent
 
 
-class UnknownStrategy(ValueError):
+class UnknownStrategy(UsageError):
     """No strategy has this name. The message suggests a near one."""
 
 

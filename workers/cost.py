@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from strategies.errors import UsageError
 from workers.families.config import ModelConfig
 
 TERA = 1e12
@@ -82,12 +83,12 @@ def cost(
         value_bytes: of one key or value number, 2 in half precision.
 
     Raises:
-        ValueError: ``visual`` does not have one entry for each layer, or one is above the image's tokens.
+        UsageError: ``visual`` does not have one entry for each layer, or one is above the image's tokens.
     """
     if len(visual) != config.layers:
-        raise ValueError(f"visual has {len(visual)} entries, the model {config.layers} layers")
+        raise UsageError(f"visual has {len(visual)} entries, the model {config.layers} layers")
     if not all(0 <= count <= image_tokens for count in visual):
-        raise ValueError(f"visual tokens {min(visual)}..{max(visual)} are outside 0..{image_tokens}")
+        raise UsageError(f"visual tokens {min(visual)}..{max(visual)} are outside 0..{image_tokens}")
     tokens = [system + count + text for count in visual]
     unpruned = [system + image_tokens + text] * config.layers
     d, m = config.hidden, config.ffn

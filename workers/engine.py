@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from strategies import catalog
+from strategies.errors import UsageError
 from strategies.quality import diversity
 from workers.decode import greedy
 from workers.encoding import encode_sample
@@ -74,7 +75,7 @@ class Engine:
         self.letter_tokens = model.letter_tokens(LETTERS)
         with_image = [sample.id for sample in samples if sample.image is not None]
         if spec.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {spec.max_new_tokens}")
+            raise UsageError(f"max_new_tokens must be at least 1, got {spec.max_new_tokens}")
         check_spectra(spec.measure.spectra, model.config.layers)
         if spec.task.conversation == CHAT_TEMPLATE:
             model.chat("What is it?", image=True)  # a template that cannot be used is refused now, not once a sample
@@ -109,7 +110,7 @@ class Engine:
         """Answer every (sample, point) of a unit. A sample that fails becomes a record; the others go on.
 
         Raises:
-            ValueError: a point is none that this model can run: unknown strategy, parameter, layer or rank.
+            UsageError: a point is none that this model can run: unknown strategy, parameter, layer or rank.
             DeviceLostError: the GPU answers nothing any more; this process has to end.
         """
         self._check(unit.points)
@@ -135,12 +136,12 @@ class Engine:
             if point.strategy == UNPRUNED:
                 continue
             if point.layer > layers or point.rank > visual:
-                raise ValueError(f"{point.label}: the model has {layers} layers and {visual} visual tokens")
+                raise UsageError(f"{point.label}: the model has {layers} layers and {visual} visual tokens")
             complaint = catalog.get(point.strategy).check(
                 dict(point.params), layer=point.layer, rank=point.rank, layers=layers, heads=self.model.config.heads
             )
             if complaint:
-                raise ValueError(f"{point.label}: {complaint}")
+                raise UsageError(f"{point.label}: {complaint}")
 
     def _batches(self, unit: WorkUnit, failures: list[SampleFailure]) -> Iterator[list[PreparedSample]]:
         """Micro-batches of prepared samples: of fixed size, or as many as the device's memory takes."""

@@ -62,11 +62,13 @@ class Placement:
     def __init__(
         self, trunks: Sequence[TokenSequence], points: Sequence[GridPoint], seeds: Sequence[str], quality: bool = False
     ) -> None:
-        """Args:
-        trunks: one per sample of the micro-batch.
-        points: the grid, the same for all samples.
-        seeds: per sample a text that names run and sample, for strategies that draw.
-        quality: whether the concentration of the selection scores is recorded.
+        """Start with every grid point of a sample on the sample's own sequence.
+
+        Args:
+            trunks: one per sample of the micro-batch.
+            points: the grid, the same for all samples.
+            seeds: per sample a text that names run and sample, for strategies that draw.
+            quality: whether the concentration of the selection scores is recorded.
         """
         self.seeds = seeds
         self.sequence_of = {(trunk.sample, index): trunk for trunk in trunks for index in range(len(points))}

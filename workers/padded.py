@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from strategies.errors import UsageError
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:
@@ -50,7 +52,7 @@ def new_batch(ids_BS: Tensor, mask_BS: Tensor | None, image_token: int, visual_t
     """Read from token ids and attention mask where the images are.
 
     Raises:
-        ValueError: a sample has another number of image tokens than none or one image's, or not all in a row.
+        UsageError: a sample has another number of image tokens than none or one image's, or not all in a row.
     """
     batch, length = ids_BS.shape
     alive_BS = torch.ones_like(ids_BS, dtype=torch.bool) if mask_BS is None else mask_BS.to(ids_BS.device).bool()
@@ -63,7 +65,7 @@ def new_batch(ids_BS: Tensor, mask_BS: Tensor | None, image_token: int, visual_t
     counts, starts, lengths, system, straight = torch.stack(figures).tolist()  # the one wait for the device
     for sample, count in enumerate(counts):
         if count not in (0, visual_tokens) or not straight[sample]:
-            raise ValueError(
+            raise UsageError(
                 f"sample {sample} has {count} image tokens; pruned takes one image, {visual_tokens} tokens in a row"
             )
     whole = Group(

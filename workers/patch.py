@@ -29,6 +29,7 @@ from torch import Tensor
 
 from strategies import catalog
 from strategies.catalog import Strategy
+from strategies.errors import UsageError
 from strategies.stages import Stage
 from strategies.view import ATTENTION, Evidence, TokenView
 from workers.families.base import Parts
@@ -89,13 +90,13 @@ def pruned(
         What was kept, after each prompt.
 
     Raises:
-        ValueError: on entry, for what cannot work with this model; in a forward, for inputs that cannot be pruned
+        UsageError: on entry, for what cannot work with this model; in a forward, for inputs that cannot be pruned
             (embeddings instead of token ids, several images in a sample, a cache from outside the block).
     """
     parts = parts_of(model)
     stages = _checked(model, parts, strategy, layer, rank, params)
     if kept is not None and len(stages) > 1:
-        raise ValueError(f"kept: '{strategy}' chooses in {len(stages)} stages, and one choice was given")
+        raise UsageError(f"kept: '{strategy}' chooses in {len(stages)} stages, and one choice was given")
     pruner = _Pruner(parts, stages, seed, sample_ids, kept)
     with ExitStack() as stack:
         _patched.add(model)
@@ -110,23 +111,23 @@ def _checked(
 ) -> tuple[Stage, ...]:
     """The stages that prune; a stage after the last layer never does."""
     if model in _patched:
-        raise ValueError("the model is already pruned by an enclosing block; leave that one first")
+        raise UsageError("the model is already pruned by an enclosing block; leave that one first")
     check_calls(model)
     text, visual = parts.decoder.config, parts.visual_tokens
     layers = text.num_hidden_layers
     strategy = catalog.get(name)
     if not 0 <= layer <= layers:
-        raise ValueError(f"layer {layer} is outside 0..{layers}, the model's decoder layers")
+        raise UsageError(f"layer {layer} is outside 0..{layers}, the model's decoder layers")
     if strategy.fixed_rank is None and not 0 <= rank <= visual:
-        raise ValueError(f"rank {rank} is outside 0..{visual}, the model's visual tokens")
+        raise UsageError(f"rank {rank} is outside 0..{visual}, the model's visual tokens")
     complaint = strategy.check(params, layer=layer, rank=rank, layers=layers, heads=text.num_attention_heads)
     if complaint:
-        raise ValueError(complaint)
+        raise UsageError(complaint)
     stages = tuple(stage for stage in strategy.stages(layer, rank, params) if stage.layer < layers)
     for stage in stages:
         unknown = catalog.get(stage.strategy).needs - OFFERED
         if unknown:
-            raise ValueError(f"strategy '{name}' reads {', '.join(sorted(unknown))}, which pruned cannot offer")
+            raise UsageError(f"strategy '{name}' reads {', '.join(sorted(unknown))}, which pruned cannot offer")
     return stages
 
 
@@ -192,7 +193,7 @@ class _Pruner:
     def _see_tokens(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         self.ids_BS = args[0] if args else kwargs.get("input_ids")
         if self.ids_BS is None:
-            raise ValueError("pruned needs input_ids: in inputs_embeds it cannot see where the image is")
+            raise UsageError("pruned needs input_ids: in inputs_embeds it cannot see where the image is")
 
     def _see_positions(self, probe: Probe, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         if self.batch is not None and self.batch.prefill:
@@ -212,11 +213,11 @@ class _Pruner:
         self.batch = None
         ids_BS, given, cache = self.ids_BS, kwargs.get("attention_mask"), cache_argument(module, kwargs)
         if ids_BS is None:
-            raise ValueError("pruned acts on the whole model; its language model was called alone")
+            raise UsageError("pruned acts on the whole model; its language model was called alone")
         if given is not None and (not isinstance(given, Tensor) or given.dim() != 2):
-            raise ValueError("pruned needs a two-dimensional attention_mask")
+            raise UsageError("pruned needs a two-dimensional attention_mask")
         if cache is not None and type(cache).__name__ != "DynamicCache":
-            raise ValueError(
+            raise UsageError(
                 f"pruned needs a DynamicCache, whose layers may differ in length, not {type(cache).__name__}"
             )
         seen = 0 if cache is None else cache.get_seq_length()
@@ -231,9 +232,9 @@ class _Pruner:
 
     def _known_batch(self, cache: Any, ids_BS: Tensor) -> Batch:
         if cache not in self.batches:
-            raise ValueError("the cache was filled outside this block; prune from the prompt on")
+            raise UsageError("the cache was filled outside this block; prune from the prompt on")
         if bool((ids_BS == self.parts.image_token).any()):
-            raise ValueError("an image after the first forward of a cache is not supported")
+            raise UsageError("an image after the first forward of a cache is not supported")
         return self.batches[cache]
 
     def _names(self, ids_BS: Tensor, batch: Batch) -> tuple[str, ...]:
@@ -242,7 +243,7 @@ class _Pruner:
         if self.sample_ids is None:
             contents = self._contents(ids_BS, batch)
         elif not self.sample_ids or size % len(self.sample_ids):
-            raise ValueError(f"{len(self.sample_ids)} sample_ids were given for a batch of {size}")
+            raise UsageError(f"{len(self.sample_ids)} sample_ids were given for a batch of {size}")
         else:
             contents = [id for id in self.sample_ids for _ in range(size // len(self.sample_ids))]
         return tuple(f"{self.seed}|{content}" for content in contents)
@@ -300,7 +301,7 @@ class _Pruner:
         batch = self._running()
         attention = self.decoder.config._attn_implementation
         if attention not in IMPLEMENTATIONS:
-            raise ValueError(f"pruned runs under {' or '.join(IMPLEMENTATIONS)}, not {attention}")
+            raise UsageError(f"pruned runs under {' or '.join(IMPLEMENTATIONS)}, not {attention}")
         past = 0 if batch.prefill else cache_argument(module, kwargs).layers[layer].keys.shape[-2]
         eager, dtype = attention == "eager", hidden_BWD.dtype
         inputs: dict[str, Any] = {"attention_mask": mask(batch, group, hidden_BWD.shape[1], past, eager, dtype)}
@@ -377,12 +378,12 @@ class _Pruner:
 def _given(kept: Sequence[Tensor], sample: int, batch: int, rank: int, visual: int) -> Tensor:
     """A sample's tokens from those that the caller chose; copies of a sample (beams) share them."""
     if not kept or batch % len(kept):
-        raise ValueError(f"kept: {len(kept)} choices were given for a batch of {batch}")
+        raise UsageError(f"kept: {len(kept)} choices were given for a batch of {batch}")
     kept_K = kept[sample * len(kept) // batch]
     if not (
         len(kept_K) == rank and bool((kept_K.diff() > 0).all()) and 0 <= int(kept_K[0]) <= int(kept_K[-1]) < visual
     ):
-        raise ValueError(f"kept: give {rank} ascending indices below {visual}")
+        raise UsageError(f"kept: give {rank} ascending indices below {visual}")
     return kept_K
 
 
@@ -398,7 +399,7 @@ def _check_window(text_config: Any, length: int) -> None:
     """Mistral's sliding window: attention here is full, which is the same as long as nothing lies outside it."""
     window = getattr(text_config, "sliding_window", None) if getattr(text_config, "use_sliding_window", True) else None
     if window is not None and length > window:
-        raise ValueError(f"{length} tokens exceed the model's sliding window of {window}")
+        raise UsageError(f"{length} tokens exceed the model's sliding window of {window}")
 
 
 def _turned(rows_RHE: Tensor, cos_RE: Tensor, sin_RE: Tensor) -> Tensor:

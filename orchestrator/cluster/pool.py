@@ -1,7 +1,7 @@
 """Where units of work are answered: in this process, or by actors of a Ray cluster. One interface for both.
 
 Only a lost machine or process is a reason to try again; an engine reports a sample it cannot answer in its outcome.
-Ray is imported inside functions: `cluster.start_ray` comes before it, and `LocalPool` needs none.
+Ray is imported inside functions: `joining.start_ray` comes before it, and `LocalPool` needs none.
 """
 
 from __future__ import annotations
@@ -377,7 +377,7 @@ class RayPool(Pool):
             return
         if identity["sources_hash"] != sources_hash():
             raise PoolError(
-                f"a worker on {identity.get('host', 'another host')} runs other sources of strategies/ and workers/ "
+                f"a worker on {identity.get('host', 'another host')} runs another version of strategies/ and workers/ "
                 "than this process; install the same version there, or submit with `ray job submit --working-dir .`"
             )
         self._failed_starts = 0

@@ -9,19 +9,13 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable
 from typing import NamedTuple, TypeVar
 
-from workers.complaint import one_line
+from strategies.errors import SaccadeError
 
 T = TypeVar("T")
 
 
-class SpecError(ValueError):
+class SpecError(SaccadeError):
     """A sweep file is wrong. One line per mistake, each with file, place and remedy; exit code 2."""
-
-    def __init__(self, *lines: str) -> None:
-        super().__init__(*map(one_line, lines))
-
-    def __str__(self) -> str:
-        return "\n".join(self.args)
 
 
 class Mistake(NamedTuple):

@@ -32,9 +32,11 @@ class Matrix:
     """Which cells are known, and their values; of a cell that is entered more than once the first time counts."""
 
     def __init__(self, shape: tuple[int, int], **kinds: DTypeLike) -> None:
-        """Args:
-        shape: (P, S).
-        kinds: Of each value by name its dtype, ``(dtype, shape)`` where it is an array; all are 0 until entered.
+        """Make an empty one: all values are 0 until they are entered.
+
+        Args:
+            shape: (P, S).
+            kinds: Of each value by name its dtype, ``(dtype, shape)`` where it is an array.
         """
         self.known_PS: Bools = np.zeros(shape, dtype=bool)
         self.values: dict[str, NDArray[Any]] = {name: np.zeros(shape, dtype=kind) for name, kind in kinds.items()}

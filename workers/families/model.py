@@ -67,11 +67,13 @@ class Model(ABC):
     """
 
     def __init__(self, module: Any, config: ModelConfig, decoder: Decoder, tokenizer: Any) -> None:
-        """Args:
-        module: as transformers built it.
-        config: its sizes.
-        decoder: its language model and head.
-        tokenizer: its own.
+        """Take over what transformers loaded.
+
+        Args:
+            module: as transformers built it.
+            config: its sizes.
+            decoder: its language model and head.
+            tokenizer: its own.
         """
         self.module = module.eval()
         self.config = config

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
+from strategies.errors import UsageError
 from workers.families.base import Checkpoint, Parts
 from workers.families.config import TEXT_MODELS
 from workers.families.llava.config import MODEL_TYPES
@@ -46,7 +47,7 @@ class LlavaFamily:
         assert config is not None
         text, vision = config.text_config, config.vision_config
         if text.model_type not in TEXT_MODELS:
-            raise ValueError(f"a LLaVA over '{text.model_type}' is not supported ({', '.join(TEXT_MODELS)})")
+            raise UsageError(f"a LLaVA over '{text.model_type}' is not supported ({', '.join(TEXT_MODELS)})")
         side = vision.image_size // vision.patch_size
         return Parts(
             tower=module.model.vision_tower,

@@ -44,9 +44,9 @@ class Llava(Model):
         return rendered(self.tokenizer, self._chat_template, question, image)
 
     def encode(self, prompt: str, image: Image.Image | None, mode: str, whole: bool = False) -> Encoded:
-        """As LLaVA was trained and evaluated (llava/mm_utils.py, ``tokenizer_image_token``) each side of the marker is
-        tokenised by itself: a SentencePiece tokenizer that is not "legacy" loses the space token after the image
-        otherwise.
+        """Tokenise each side of the image marker by itself, as LLaVA was trained (``tokenizer_image_token``).
+
+        Tokenised at once, a SentencePiece tokenizer that is not "legacy" loses the space token after the image.
         """
         before, after = self._ids(prompt, whole)
         if after is None or image is None:

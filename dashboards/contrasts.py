@@ -8,7 +8,8 @@ from typing import Literal
 import pandas as pd
 
 from dashboards.rows import significant
-from results.analysis.metrics import Answers, contrast
+from results.analysis.matrix import Answers
+from results.analysis.metrics import contrast
 
 Factor = Literal["head", "query"]
 REFERENCES: dict[Factor, str] = {"head": "sum", "query": "last_token"}  # what the originals compare with

@@ -15,9 +15,9 @@ import pandas as pd
 
 from dashboards.rows import with_series
 from dashboards.wording import plural, shortened
-from results.analysis.metrics import Answers, flip_matrices
+from results.analysis.matrix import Answers
+from results.analysis.metrics import flip_matrices
 from results.experiment import Experiment
-from workers.families.config import recorded_grid
 from workers.work import content_key
 
 ALL_POINTS = 12  # so many configurations can be looked at together
@@ -116,7 +116,7 @@ def _words(fixed: dict[str, Any], group: Sequence[int]) -> str:
 
 def _points(experiment: Experiment, summary: pd.DataFrame) -> list[dict[str, Any]]:
     series = with_series(summary).set_index("key")["series"].to_dict()
-    words = {point["key"]: point.get("chosen_by", "") for point in experiment.meta["points"]}
+    words = {entry.key: entry.chosen_by for entry in experiment.manifest.points}
     return [
         {
             "key": row["key"],
@@ -151,7 +151,6 @@ def sample_documents(experiment: Experiment, names: Sequence[str], failures: pd.
     cells = experiment.cells(["answer", "parsed", "correct", "score", "tokens_kept", "visual_tokens"], samples=wanted)
     kept = experiment.kept(samples=wanted)
     masks = dict(zip(zip(kept["point"], kept["sample"], strict=True), kept["kept_mask"], strict=True))
-    grid = recorded_grid(experiment.meta.get("model_facts", {}))
     documents: dict[str, dict[str, Any]] = {}
     for name in wanted:
         row = rows.loc[name]
@@ -169,7 +168,7 @@ def sample_documents(experiment: Experiment, names: Sequence[str], failures: pd.
         }
     for cell in cells.to_dict("records"):
         document, visual = documents[cell["sample"]], int(cell["visual_tokens"])
-        document["side"] = _side(grid, visual)
+        document["side"] = _side(experiment.config.grid, visual)
         mask = masks.get((cell["point"], cell["sample"]))
         document["cells"][places[cell["point"]]] = {
             "answer": cell["answer"],

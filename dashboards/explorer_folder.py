@@ -13,7 +13,8 @@ from typing import Any
 import pandas as pd
 
 from dashboards.explorer import index_document, sample_documents
-from results.analysis.metrics import Answers, flips
+from results.analysis.matrix import Answers
+from results.analysis.metrics import flips
 from results.experiment import Experiment
 from results.pictures import Pictures
 from workers.work import content_key

@@ -21,8 +21,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import pandas as pd
 
-from results.analysis.matrix import CellMatrix, UnitFile, image_lengths
-from results.analysis.metrics import Answers, answers_of, measure_summary, open_failures, summarise
+from results.analysis.matrix import Answers, CellMatrix, UnitFile, image_lengths
+from results.analysis.metrics import answers_of, measure_summary, open_failures, summarise
 from results.disk import StoreError, stamp
 from results.experiment import Experiment, names_apart
 from results.import_path import python_command, safe_environment
@@ -226,7 +226,7 @@ class _Feed:
         known = int(lengths[2].sum())
         before = 0 if self._costed is None else self._costed[0]
         if self._costed is None or known > 1.5 * before or (known > before and known == len(matrix.visual_S)):
-            asked = experiment.points, experiment.meta["model_facts"], experiment.spec.model.dtype, lengths
+            asked = experiment.points, experiment.config.sizes, experiment.spec.model.dtype, lengths
             self._costed = known, _Once(lambda: _counted(*asked))
         return self._costed[1]
 

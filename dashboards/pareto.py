@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from results.analysis.metrics import Answers
+from results.analysis.matrix import Answers
 from results.analysis.significance import ALPHA, paired_test
 
 

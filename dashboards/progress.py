@@ -9,8 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from results.analysis.matrix import UnitFile
-from results.analysis.metrics import Answers
+from results.analysis.matrix import Answers, UnitFile
 
 BINS = 40  # of the picture of speeds
 PAUSE_S = 600.0  # so long without a file: the sweep was stopped and went on later

@@ -23,7 +23,8 @@ from dashboards.wording import (
     points_span,
     shortened,
 )
-from results.analysis.metrics import Answers, is_soft, spoken
+from results.analysis.matrix import Answers
+from results.analysis.metrics import is_soft, spoken
 from results.experiment import Experiment
 
 MAX_FLIPS = 8  # examples shown
@@ -31,7 +32,7 @@ MAX_FLIPS = 8  # examples shown
 
 def about(experiment: Experiment) -> str:
     model, task = experiment.spec.model, experiment.spec.task
-    created = str(experiment.meta.get("created", ""))[:10]
+    created = experiment.manifest.created[:10]
     parts = (Path(model.path).name, model.dtype, f"{task.name} {task.split or ''}".strip(), created)
     return " · ".join(part for part in parts if part)
 
@@ -141,7 +142,7 @@ def task_figures(figures: pd.DataFrame) -> str:
 
 def provenance(experiment: Experiment) -> str:
     """Where the numbers come from: the description of the sweep without its points."""
-    shown = {name: value for name, value in experiment.meta.items() if name not in ("points", "notice")}
+    shown = {name: value for name, value in experiment.manifest.to_json().items() if name not in ("points", "notice")}
     parts = shown.pop("context_parts", {})  # mostly settings that `engine` has too
     shown["fingerprint"] = {name: parts.get(name) for name in ("model", "data")}
     facts = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in flatten(shown))

@@ -12,7 +12,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from results.analysis.metrics import Answers, spoken
+from results.analysis.matrix import Answers
+from results.analysis.metrics import spoken
 from results.analysis.significance import ALPHA
 
 Axis = Literal["layer", "rank", "alpha"]

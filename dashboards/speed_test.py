@@ -33,10 +33,10 @@ from workers.work import EngineSpec, GridPoint, ModelSpec, TaskSpec, unpruned_po
 LAYERS, VISUAL = 32, 576
 STRATEGIES = ("fastv", "text_weighted", "max_head", "avg_all_heads", "divprune", "l2_norm", "random")
 RANKS = (0, 8, 16, 32, 48, 64, 96, 128, 192, 256, 320, 384, 448, 512)
-SIZES = (
-    ("layers", LAYERS), ("heads", 32), ("kv_heads", 32), ("head_dim", 128), ("hidden", 4096), ("ffn", 11008),
-    ("vocab", 32064), ("image_size", 336), ("patch_size", 14), ("visual_tokens", VISUAL), ("parameters", 7_063_427_072),
-)  # fmt: skip
+SIZES = {
+    "layers": LAYERS, "heads": 32, "kv_heads": 32, "head_dim": 128, "hidden": 4096, "ffn": 11008, "vocab": 32064,
+    "image_size": 336, "patch_size": 14, "visual_tokens": VISUAL, "parameters": 7_063_427_072,
+}  # fmt: skip
 SHARD = 10  # samples per file
 PATHS = ("/", "/layer", "/tokens", "/heat", "/pareto", "/run")
 FIRST_PLOT_S, FILTER_S, RSS_MB = 3.0, 0.5, 600.0  # what is promised
@@ -81,7 +81,7 @@ def make_store(path: Path, configurations: int, samples: int, seed: int = 0) -> 
         for rank in RANKS
     ][:configurations]
     points = (unpruned_point(LAYERS, VISUAL), *pruned)
-    manifest = Manifest(
+    manifest = Manifest.of(
         name="benchmark",
         engine=EngineSpec(model=ModelSpec(path="made up"), task=TaskSpec(name="scienceqa", data="made up")),
         points=points,
@@ -90,7 +90,7 @@ def make_store(path: Path, configurations: int, samples: int, seed: int = 0) -> 
         data_fingerprint="made up",
         prompt_fingerprint="made up",
         scorer_fingerprint="made up",
-        model_facts=SIZES,
+        config=SIZES,
     )
     experiment = Experiment.create(path, manifest, _samples(samples))
     rng = np.random.default_rng(seed)

@@ -25,7 +25,8 @@ import yaml
 
 from orchestrator.sweep.prepare import Prepared, prepare
 from orchestrator.sweep.spec import SpecError, SweepSpec, load_sweep
-from results.analysis.metrics import Answers, answers, flip_matrices, spoken, summarise
+from results.analysis.matrix import Answers
+from results.analysis.metrics import answers, flip_matrices, spoken, summarise
 from results.analysis.significance import Floats, Ints, mcnemar
 from results.disk import write_whole
 from results.escaping import csv_text, markdown_cell

@@ -72,7 +72,7 @@ def write_latency(
     how = {
         "device": device, "machine": platform.machine(), "dtype": spec.model.dtype, "context": experiment.context,
         "samples": [sample.id for sample in asked], "repeats": repeats, "warmup": warmup,
-        "decode_tokens": decode_tokens, "versions": experiment.meta["versions"],
+        "decode_tokens": decode_tokens, "versions": experiment.manifest.versions,
     }  # fmt: skip
     rows = {row["key"]: row for row in _old_rows(experiment, how)}
     rows |= {one.point.key: {"key": one.point.key, "label": one.point.label, **one.to_json()} for one in measured}

@@ -196,7 +196,7 @@ def _here(experiment: Experiment, model: str | None, base: str | None, data: str
 
 def _checked_samples(experiment: Experiment, spec: EngineSpec) -> tuple[Sample, ...]:
     """The benchmark's samples, once model and data are known to be those of the cells."""
-    recorded = experiment.meta.get("context_parts", {})
+    recorded = experiment.manifest.context_parts
     samples = load_samples(spec.task)
     for what, place, option, same in (
         ("model", spec.model.path, "--model", model_fingerprint(open_checkpoint(spec.model)) == recorded.get("model")),

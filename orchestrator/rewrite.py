@@ -15,12 +15,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from results.damage import BESIDE, UNREADABLE
 from results.description import write_description
 from results.disk import StoreError, make_folder, write_whole
-from results.experiment import BESIDE, UNREADABLE, Experiment
+from results.experiment import Experiment
 from results.inventory import check_new
 from results.latencies import LATENCY_FILE
-from results.manifest import FORMAT
+from results.manifest import FORMAT, Manifest
 from results.side_files import MAX_BYTES
 from results.stops import RACING
 from results.tables import CELLS, SCHEMAS, read_whole, write_table
@@ -64,9 +65,10 @@ def migrate(source: Path, out: Path, assume_current: bool = False) -> Rewritten:
             not on this machine.
     """
     experiment = Experiment.open(source)
-    if experiment.meta["format"] == FORMAT:
+    manifest = experiment.manifest
+    if manifest.format == FORMAT:
         raise StoreError(f"{source}: has format {FORMAT} already; `saccade run` goes on with it")
-    sources = experiment.meta["sources_hash"]
+    sources = manifest.sources_hash
     if sources not in SAME_RULES and not assume_current:
         raise StoreError(
             f"{source}: was last written by another version (sources {sources or 'unknown'}), which may have asked and "
@@ -74,15 +76,15 @@ def migrate(source: Path, out: Path, assume_current: bool = False) -> Rewritten:
             "another --out"
         )
     task = experiment.spec.task
-    parts = experiment.meta["context_parts"] | {
+    parts = manifest.context_parts | {
         "data": _whole_data(experiment),
-        "prompt": prompt_fingerprint(task.conversation, task.single_prediction),
+        "prompt": prompt_fingerprint(task),
         "scoring": scorer_fingerprint(scorer_of(task)),
         "numerics": NUMERICS,
     }
-    origin = {"format": experiment.meta["format"], "sources_hash": sources, "versions": experiment.meta["versions"]}
-    meta = {"format": FORMAT, "context_parts": parts, "migrated_from": origin}
-    return _rewrite(experiment, out, meta, "migrate", lambda cells: cells)
+    origin = {"format": manifest.format, "sources_hash": sources, "versions": manifest.versions}
+    changed = manifest.changed(format=FORMAT, context_parts=parts, migrated_from=origin)
+    return _rewrite(experiment, out, changed, "migrate", lambda cells: cells)
 
 
 def _whole_data(experiment: Experiment) -> str:
@@ -91,15 +93,30 @@ def _whole_data(experiment: Experiment) -> str:
     Raises:
         StoreError: The benchmark is not here, or is another.
     """
+    why = f"{experiment.path}: its cells are named anew, by all of the data"
+    return whole_data_fingerprint(_asked(experiment, why, "migrate it"))
+
+
+def _asked(experiment: Experiment, why: str, what: str) -> tuple[Sample, ...]:
+    """The benchmark that an experiment asked, from the benchmark's own files.
+
+    Args:
+        experiment: Of those questions.
+        why: For a message: what they are needed for.
+        what: For a message: what is to be done where they are.
+
+    Raises:
+        StoreError: It is not here, or is another.
+    """
     data = experiment.spec.task.data
     try:
         found = load_samples(experiment.spec.task)
-        same = is_same_data(experiment.meta["context_parts"]["data"], found)
+        same = is_same_data(experiment.manifest.context_parts["data"], found)
     except (DataError, OSError) as error:
-        raise StoreError(f"{experiment.path}: its data cannot be read ({error}); migrate it where they are") from error
+        raise StoreError(f"{why}, and {data} cannot be read ({error}); {what} where the data are") from error
     if not same:
-        raise StoreError(f"{experiment.path}: data {data} are not those that were asked; migrate it where they are")
-    return whole_data_fingerprint(found)
+        raise StoreError(f"{why}, and {data} is not what was asked; {what} where the data are")
+    return found
 
 
 def rescore(source: Path, out: Path, scorer: str | None = None) -> Rewritten:
@@ -115,8 +132,8 @@ def rescore(source: Path, out: Path, scorer: str | None = None) -> Rewritten:
         DataError: The rule is unknown, or cannot judge this benchmark.
     """
     experiment = Experiment.open(source)
-    if experiment.meta["format"] != FORMAT:
-        raise StoreError(f"{source}: has format {experiment.meta['format']}; `saccade migrate` it first")
+    if experiment.manifest.format != FORMAT:
+        raise StoreError(f"{source}: has format {experiment.manifest.format}; `saccade migrate` it first")
     task = resolved(replace(experiment.spec.task, scorer=scorer or experiment.spec.task.scorer))
     assert task.scorer is not None
     judge = answers.get(task.scorer)
@@ -139,9 +156,9 @@ def rescore(source: Path, out: Path, scorer: str | None = None) -> Rewritten:
             cells = cells.set_column(place, CELLS.field(name), pa.array(values, CELLS.field(name).type))
         return cells
 
-    parts = experiment.meta["context_parts"] | {"scorer": task.scorer, "scoring": scorer_fingerprint(judge)}
-    engine = replace(experiment.spec, task=task).to_json()
-    result = _rewrite(experiment, out, {"context_parts": parts, "engine": engine}, "rescore", judged)
+    parts = experiment.manifest.context_parts | {"scorer": task.scorer, "scoring": scorer_fingerprint(judge)}
+    manifest = experiment.manifest.changed(context_parts=parts, engine=replace(experiment.spec, task=task))
+    result = _rewrite(experiment, out, manifest, "rescore", judged)
     return replace(result, changed=changed)
 
 
@@ -149,16 +166,8 @@ def _samples(experiment: Experiment, scorer: str) -> dict[str, Sample]:
     """The samples as far as a scorer looks at them, from the experiment, else from the benchmark's files."""
     rows = experiment.samples_table().to_pylist()
     if scorer in answers.BY_ANNOTATORS and any(row["answers"] is None for row in rows):
-        place = f"{experiment.path}: does not hold the annotators' answers that {scorer} compares with"
-        data = experiment.spec.task.data
-        try:
-            found = load_samples(experiment.spec.task)
-            same = is_same_data(experiment.meta["context_parts"]["data"], found)
-        except (DataError, OSError) as error:
-            raise StoreError(f"{place}, and {data} cannot be read ({error}); rescore where the data are") from error
-        if not same:
-            raise StoreError(f"{place}, and {data} is not what was asked; rescore where the data are")
-        return {sample.id: sample for sample in found}
+        why = f"{experiment.path}: does not hold the annotators' answers that {scorer} compares with"
+        return {sample.id: sample for sample in _asked(experiment, why, "rescore")}
     return {
         row["id"]: Sample(
             id=row["id"], question=row["question"], choices=tuple(row["choices"]), label=row["label"],
@@ -168,12 +177,11 @@ def _samples(experiment: Experiment, scorer: str) -> dict[str, Sample]:
     }  # fmt: skip
 
 
-def _rewrite(experiment: Experiment, out: Path, changes: dict[str, Any], command: str, change: Change) -> Rewritten:
+def _rewrite(experiment: Experiment, out: Path, manifest: Manifest, command: str, change: Change) -> Rewritten:
     """Write an experiment anew: cells after what stands beside them, the description last."""
     check_new(out)
-    context = content_key(changes["context_parts"])
+    context = content_key(manifest.context_parts)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    meta = {**experiment.meta, **changes, "context": context, "updated": now}
     for folder in SCHEMAS:
         make_folder(out / folder)
     notes: list[str] = []
@@ -201,7 +209,7 @@ def _rewrite(experiment: Experiment, out: Path, changes: dict[str, Any], command
     write_table(out / "samples.parquet", experiment.samples_table())
     for name, content in _side_files(experiment, context, command):
         write_whole(out / name, content)
-    write_description(out, meta, command)
+    write_description(out, manifest.changed(context=context, updated=now), command)
     return Rewritten(experiment=Experiment.open(out), cells=cells, notes=tuple(notes))
 
 

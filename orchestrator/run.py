@@ -63,7 +63,7 @@ def plan_and_stops(prepared: Prepared, out: Path, workers: int) -> tuple[Plan, S
     """
     old = check_target(out, prepared.manifest)
     # Not its own file of samples, which may still be that of a smaller sweep.
-    experiment = Experiment(out, prepared.manifest.to_json(), prepared.samples) if old else None
+    experiment = Experiment(out, prepared.manifest, prepared.samples) if old else None
     done = experiment.done() if experiment else {}
     policy = _policy(prepared, experiment)
     plan = _plan(prepared, policy, done, workers)

@@ -192,7 +192,7 @@ def show_status(console: Console, experiment: Experiment, driver: str | None = N
         driver: Who writes there now, as `location.driver_of` says it.
     """
     cells = experiment.whole()
-    samples = experiment.meta["samples"]
+    samples = experiment.manifest.samples
     counts = cells["point"].value_counts()
     total = samples * len(experiment.points)
     console.print(
@@ -250,8 +250,8 @@ def show_notes(console: Console, notes: Iterable[str]) -> None:
 def show_merged(console: Console, merged: Merged) -> None:
     experiment = merged.experiment
     console.print(
-        f"{merged.cells} of {len(experiment.points) * experiment.meta['samples']} cells in {experiment.path}: "
-        f"{len(experiment.points)} grid points x {experiment.meta['samples']} samples; {merged.doubled} were in more "
+        f"{merged.cells} of {len(experiment.points) * experiment.manifest.samples} cells in {experiment.path}: "
+        f"{len(experiment.points)} grid points x {experiment.manifest.samples} samples; {merged.doubled} were in more "
         "than one directory",
         soft_wrap=True,
     )

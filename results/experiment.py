@@ -16,18 +16,18 @@ that are missing". What is not as it was written is not read either: it is noted
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from results.axes import Axes
 from results.copies import first_copies, in_turn
+from results.damage import BESIDE, UNREADABLE, damage, set_aside
 from results.description import DamagedDescriptionError, read_description, write_description
 from results.disk import StoreError, is_vacant, make_folder, stamp
 from results.manifest import FORMAT, Manifest
@@ -41,40 +41,34 @@ from results.tables import (
     SAMPLES,
     SCHEMAS,
     check_file,
-    mask_bits,
     read_columns,
-    read_whole,
     samples_table,
     write_table,
 )
 from strategies.errors import UsageError
 from workers.tasks.base import Sample
-from workers.work import EngineSpec, GridPoint, UnitOutcome, WorkUnit, content_key
-
-BESIDE = ("kept", "measures")  # what a file of cells has beside it, under the same name
-UNREADABLE = (DamagedError, OSError)
+from workers.work import UnitOutcome, WorkUnit, content_key
 
 
 class Experiment:
     """An experiment directory: open one to read it, create one to write to it."""
 
-    def __init__(self, path: Path, meta: dict[str, Any], samples: Sequence[Sample] | None = None) -> None:
+    def __init__(self, path: Path, manifest: Manifest, samples: Sequence[Sample] | None = None) -> None:
         """Take what `open` and `create` have read; use those.
 
         Args:
             path: Directory.
-            meta: What its sweep.yaml says.
+            manifest: What its sweep.yaml says.
             samples: Of the sweep, where they are known; else those of samples.parquet count, read when they are needed.
         """
         self.path = path
         self._own = None if samples is None else _frame(samples_table(samples))
-        self.meta = meta
-        self.name: str = meta["name"]
-        self.context: str = meta["context"]
-        self.spec = EngineSpec.from_json(meta["engine"])
-        self.points: tuple[GridPoint, ...] = tuple(GridPoint.from_json(point) for point in meta["points"])
-        self.sources: dict[str, str] = {point["key"]: point["source"] for point in meta["points"]}  # by point
-        self.seals = meta["format"] >= 2  # whether each of its files has a digest
+        self.manifest = manifest
+        self.name, self.context, self.spec = manifest.name, manifest.context, manifest.engine
+        self.points = tuple(entry.point for entry in manifest.points)
+        self.sources = {entry.key: entry.source for entry in manifest.points}  # by point
+        self.config = manifest.config
+        self.seals = manifest.format >= 2  # whether each of its files has a digest
         self._notes: dict[Path, str] = {}
 
     # -- making and opening -------------------------------------------------------------------------------------
@@ -103,16 +97,13 @@ class Experiment:
         """
         path = Path(path)
         old = check_target(path, manifest)
-        meta = manifest.to_json()
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        meta["created"] = old.get("created", now) if old else now
-        meta["updated"] = now
-        meta["samples"] = len(samples)
+        manifest = manifest.changed(created=(old and old.created) or now, updated=now, samples=len(samples))
         for folder in ("cells", "kept", "failures", "measures"):
             make_folder(path / folder)
         write_table(path / "samples.parquet", samples_table(samples))
-        write_description(path, meta, "run")
-        return cls(path, meta, samples)
+        write_description(path, manifest, "run")
+        return cls(path, manifest, samples)
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -154,6 +145,11 @@ class Experiment:
         if self._own is not None:
             return self._own
         return _frame(self.samples_table()).sort_values("position", ignore_index=True)
+
+    @property
+    def axes(self) -> Axes:
+        """Rows and columns of matrices of its cells."""
+        return Axes(context=self.context, sources=self.sources, samples=self.samples["id"].tolist())
 
     def samples_table(self) -> pa.Table:
         """`samples` as they lie on disk.
@@ -236,7 +232,8 @@ class Experiment:
         tables = list(self._tables("cells", self.files("cells"), [name for name, _ in ADDRESS]))
         table = pa.concat_tables(tables) if tables else pa.schema(ADDRESS).empty_table()
         table = table.filter(pc.equal(table["context"], self.context))
-        other = table.filter(pc.invert(self._order(table)["current"]))
+        point, sample = self.axes.places(table)
+        other = table.filter(pa.array((point < 0) | (sample < 0)))
         return len(other.group_by(other.column_names).aggregate([]))
 
     @property
@@ -302,22 +299,12 @@ class Experiment:
         tables = list(self._tables(folder, filter(only, self.files(folder)), needed, rows))
         table = pa.concat_tables(tables) if tables else pa.schema([schema.field(n) for n in needed]).empty_table()
         table = table.filter(pc.equal(table["context"], self.context))
-        order = self._order(table)
         frame = _frame(table.select(list(dict.fromkeys(["point", "sample", *wanted]))))
-        frame["_point"] = order["point"].to_pandas()
-        frame["_sample"] = order["sample"].to_pandas()
-        frame = frame[order["current"].to_numpy()]
+        frame["_point"], frame["_sample"] = self.axes.places(table)
+        frame = frame[(frame["_point"] >= 0) & (frame["_sample"] >= 0)]
         frame = frame[first_copies(*(frame[name] for name in unique))]
         frame = frame.sort_values(["_sample", "_point"], ignore_index=True, kind="stable")
         return frame.drop(columns=["_point", "_sample"])
-
-    def _order(self, table: pa.Table) -> pa.Table:
-        """Of each row the place of its point and sample in this sweep (or null), and whether it is a cell of it."""
-        point = pc.index_in(table["point"], pa.array(list(self.sources), pa.string()))
-        sample = pc.index_in(table["sample"], pa.array(self.samples["id"].tolist(), pa.string()))
-        sources = pa.array(list(self.sources.values()), pa.string())
-        same = pc.fill_null(pc.equal(table["source"], pc.take(sources, point)), False)  # null: a point of another grid
-        return pa.table({"point": point, "sample": sample, "current": pc.and_(same, pc.is_valid(sample))})
 
     def _has_all(self, cells: Path) -> bool:
         """Whether a file of cells and what stands beside it are as they were written; what is not is noted."""
@@ -328,23 +315,7 @@ class Experiment:
 
     def damage(self, name: str) -> dict[Path, Exception]:
         """What is wrong with the cells of one name, and with what stands beside them."""
-        found: dict[Path, Exception] = {}
-        for folder in ("cells", *BESIDE):
-            path = self.path / folder / name
-            try:
-                self.check(path)
-            except FileNotFoundError:
-                if folder == "kept":
-                    found[path] = DamagedError("is missing")
-            except UNREADABLE as error:
-                found[path] = error
-        if not self.seals and not found:
-            cells, kept = (
-                read_whole(self.path / folder / name, SCHEMAS[folder], False) for folder in ("cells", "kept")
-            )
-            if not masks_fit(cells, kept):
-                found[self.path / "kept" / name] = DamagedError("its masks keep other numbers of tokens than the cells")
-        return found
+        return damage(self.path, name, self.seals)
 
     def set_damaged_aside(self) -> tuple[str, ...]:
         """Give what is damaged another name, under which nothing reads it, so that its cells are computed again.
@@ -360,14 +331,14 @@ class Experiment:
             if not any(isinstance(error, DamagedError) for error in found.values()):
                 continue
             for folder in ("cells", *BESIDE):
-                _set_aside(self.path / folder / cells.name)
+                set_aside(self.path / folder / cells.name)
             lines += [f"{path}: {error}: set aside, its cells count as missing" for path, error in found.items()]
         for folder in ("failures", "pictures"):
             for path in self.files(folder):
                 try:
                     self.check(path)
                 except DamagedError as error:
-                    _set_aside(path)
+                    set_aside(path)
                     lines.append(f"{path}: {error}: set aside")
                 except OSError:
                     continue
@@ -393,20 +364,6 @@ class Experiment:
                 self.note(path, error)
 
 
-def masks_fit(cells: pa.Table, kept: pa.Table) -> bool:
-    """Whether each cell has a mask, which keeps as many tokens as the cell says."""
-    names = [name for name, _ in ADDRESS]
-    counted = kept.select(names).append_column("bits", mask_bits(kept["kept_mask"]))
-    both = cells.select([*names, "tokens_kept"]).join(counted, names)
-    return pc.all(pc.equal(both["bits"], both["tokens_kept"]), skip_nulls=False).as_py() is True
-
-
-def _set_aside(path: Path) -> None:
-    """The same bytes twice get the same name, as where a bucket brings them back."""
-    if path.exists():
-        path.replace(path.with_name(f"{path.name}.{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.damaged"))
-
-
 def names_apart(experiments: Sequence[Experiment]) -> list[str]:
     """Names that tell experiments apart: of their sweeps, else of their folders with as many parents as that takes."""
     names = [experiment.name for experiment in experiments]
@@ -417,7 +374,7 @@ def names_apart(experiments: Sequence[Experiment]) -> list[str]:
     return names
 
 
-def check_target(path: Path, manifest: Manifest) -> dict[str, Any] | None:
+def check_target(path: Path, manifest: Manifest) -> Manifest | None:
     """Whether a sweep may write into a directory: it is new, empty, or holds cells of the same context.
 
     Returns:
@@ -436,14 +393,14 @@ def check_target(path: Path, manifest: Manifest) -> dict[str, Any] | None:
         old = read_description(path)
     except DamagedDescriptionError:
         return None  # written again from the sweep file
-    if old["format"] != FORMAT:
+    if old.format != FORMAT:
         raise StoreError(
-            f"{path}: has format {old['format']}, whose cells do not say by which rules they were computed: "
+            f"{path}: has format {old.format}, whose cells do not say by which rules they were computed: "
             f"`saccade migrate {path} --out {path}.{FORMAT}` makes a directory to go on with; reading needs none"
         )
-    if old["context"] == manifest.context:
+    if old.context == manifest.context:
         return old
-    before, now = old["context_parts"], manifest.parts
+    before, now = old.context_parts, manifest.context_parts
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     details = ", ".join(f"{name} was {before.get(name)}, now {now.get(name)}" for name in changed)
     remedy = "give --out another directory, or restore the old setting"

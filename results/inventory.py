@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from results.analysis.significance import Bools, Ints
+from results.analysis.matrix import Matrix
+from results.analysis.significance import Bools
+from results.axes import Axes
 from results.copies import first_copies
+from results.damage import BESIDE, UNREADABLE, masks_fit
 from results.description import write_description
 from results.disk import StoreError, is_vacant, make_folder
-from results.experiment import BESIDE, UNREADABLE, Experiment, masks_fit
+from results.experiment import Experiment
 from results.latencies import latencies
 from results.provenance import ways_text
 from results.stops import read_stops
@@ -35,49 +36,38 @@ from workers.tasks.catalog import load_samples
 ANSWER = ["answer", "parsed", "correct", "first_token", "tokens_kept", "decoded_tokens"]  # what two equal cells share
 
 
-@dataclass(slots=True)
 class Ledger:
     """Which cells have been met, and what they said."""
 
-    points: dict[tuple[str, str], int]  # (GridPoint.key, source) -> row
-    samples: dict[str, int]  # id -> column
-    met_PS: Bools = field(init=False)
-    says_PS: NDArray[np.uint64] = field(init=False)
-    doubled: int = 0
-    conflicts: list[tuple[str, str]] = field(default_factory=list)  # (GridPoint.key, sample): said two things
-    foreign: int = 0  # rows of another context, strategy source, grid or sample set
+    def __init__(self, axes: Axes) -> None:
+        self._axes = axes
+        self._cells = Matrix(axes.shape, says=np.uint64)
+        self.doubled = 0
+        self.conflicts: list[tuple[str, str]] = []  # (GridPoint.key, sample): said two things
+        self.foreign = 0  # rows of another context, strategy source, grid or sample set
 
-    def __post_init__(self) -> None:
-        shape = (len(self.points), len(self.samples))
-        self.met_PS = np.zeros(shape, dtype=bool)
-        self.says_PS = np.zeros(shape, dtype=np.uint64)
+    @property
+    def met_PS(self) -> Bools:
+        return self._cells.known_PS
 
-    def enter(self, cells: pd.DataFrame, context: str) -> Bools:
+    def enter(self, cells: pa.Table) -> Bools:
         """Note the cells of one file.
 
         Returns:
             One flag a row: it is one of the sweep's, and was not met before.
         """
-        rows, columns = self._place(cells, context)
-        names = list(zip(cells["point"].tolist(), cells["sample"].tolist(), strict=True))
+        rows, columns = self._axes.places(cells)
         ours = (rows >= 0) & (columns >= 0)
         self.foreign += int((~ours).sum())
-        says = pd.util.hash_pandas_object(cells[ANSWER].astype(str), index=False).to_numpy()
-        fresh = ours & ~self.met_PS[rows, columns] & first_copies(rows, columns)
-        self.met_PS[rows[fresh], columns[fresh]] = True
-        self.says_PS[rows[fresh], columns[fresh]] = says[fresh]
+        said = cells.select(ANSWER).to_pandas().astype(str)
+        says = pd.util.hash_pandas_object(said, index=False).to_numpy()
+        fresh = self._cells.enter(rows, columns, says=says)
         again = ours & ~fresh
         self.doubled += int(again.sum())
-        differs = again & (self.says_PS[rows, columns] != says)
-        self.conflicts += [names[place] for place in np.flatnonzero(differs).tolist()]
+        differs = again & (self._cells.values["says"][rows, columns] != says)
+        names = cells.select(["point", "sample"]).take(np.flatnonzero(differs)).to_pydict()
+        self.conflicts += zip(names["point"], names["sample"], strict=True)
         return fresh
-
-    def _place(self, cells: pd.DataFrame, context: str) -> tuple[Ints, Ints]:
-        addresses = zip(cells["point"], cells["source"], strict=True)
-        rows = np.array([self.points.get(address, -1) for address in addresses], dtype=np.int64)
-        rows[(cells["context"] != context).to_numpy(dtype=bool)] = -1
-        columns = np.array([self.samples.get(name, -1) for name in cells["sample"]], dtype=np.int64)
-        return rows, columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,14 +84,14 @@ def verify(experiment: Experiment) -> list[Finding]:
     Returns:
         What was found, good and bad.
     """
-    ledger = Ledger(_addresses(experiment.meta), _columns(experiment))
+    ledger = Ledger(experiment.axes)
     damaged: dict[Path, Exception] = {}
     wrong_masks = 0
     for file in experiment.files("cells"):
         tables, complaints = _whole(experiment, file.name)
         damaged |= complaints
         if not complaints:
-            ledger.enter(tables["cells"].to_pandas(), experiment.context)
+            ledger.enter(tables["cells"])
             wrong_masks += not masks_fit(tables["cells"], tables["kept"])
     for folder in ("failures", "pictures"):
         for file in experiment.files(folder):
@@ -165,7 +155,7 @@ def _presence(experiment: Experiment, ledger: Ledger) -> Finding:
     stops = read_stops(experiment)
     saved = 0
     if stops:
-        rows = [row for (key, _), row in ledger.points.items() if key in stops.stopped]
+        rows = [row for row, point in enumerate(experiment.points) if point.key in stops.stopped]
         saved = int((~ledger.met_PS[rows]).sum())
     failed = len(experiment.failures())
     early = f", {saved} not needed because racing stopped their points" if saved else ""
@@ -195,7 +185,7 @@ def _doubles(ledger: Ledger) -> Iterator[Finding]:
 
 
 def _inputs(experiment: Experiment) -> Iterator[Finding]:
-    parts, spec = experiment.meta.get("context_parts", {}), experiment.spec
+    parts, spec = experiment.manifest.context_parts, experiment.spec
     model, data = f"model {spec.model.path} is", f"data {spec.task.data} are"
     try:
         found = model_fingerprint(open_checkpoint(spec.model))
@@ -259,20 +249,20 @@ def merge(folders: Sequence[Path], out: Path, other_sources: bool = False) -> Me
     experiments = [Experiment.open(folder) for folder in folders]
     for other in experiments[1:]:
         _check_same(experiments[0], other, other_sources)
-    points = {point["key"]: point for experiment in reversed(experiments) for point in experiment.meta["points"]}
-    order = dict.fromkeys(point["key"] for experiment in experiments for point in experiment.meta["points"])
+    points = {entry.key: entry for experiment in reversed(experiments) for entry in experiment.manifest.points}
+    order = dict.fromkeys(entry.key for experiment in experiments for entry in experiment.manifest.points)
     samples = pd.concat([experiment.samples for experiment in experiments])
     samples = samples.drop_duplicates("id").sort_values("position", ignore_index=True)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    meta = {
-        **experiments[0].meta,
-        "created": now,
-        "updated": now,
-        "samples": len(samples),
-        "points": [points[key] for key in order],
-        "merged_from": [str(experiment.path.absolute()) for experiment in experiments],
-    }
-    ledger = Ledger(_addresses(meta), {name: place for place, name in enumerate(samples["id"])})
+    manifest = experiments[0].manifest.changed(
+        created=now,
+        updated=now,
+        samples=len(samples),
+        points=tuple(points[key] for key in order),
+        merged_from=[str(experiment.path.absolute()) for experiment in experiments],
+    )
+    sources = {entry.key: entry.source for entry in manifest.points}
+    ledger = Ledger(Axes(context=manifest.context, sources=sources, samples=samples["id"].tolist()))
     for folder in SCHEMAS:
         make_folder(out / folder)
     pictured: set[str] = set()
@@ -282,7 +272,7 @@ def merge(folders: Sequence[Path], out: Path, other_sources: bool = False) -> Me
     table = pa.concat_tables([experiment.samples_table() for experiment in experiments])
     first = table.to_pandas()["id"].drop_duplicates().index
     write_table(out / "samples.parquet", table.take(pa.array(first)).sort_by("position"))
-    write_description(out, meta, "merge")
+    write_description(out, manifest, "merge")
     return Merged(
         experiment=Experiment.open(out),
         cells=int(ledger.met_PS.sum()),
@@ -300,24 +290,23 @@ def check_new(out: Path) -> None:
 def _check_same(first: Experiment, other: Experiment, other_sources: bool) -> None:
     """Raises: StoreError: The two are not of one kind."""
     place = f"{first.path} and {other.path}"
-    if first.meta["format"] != other.meta["format"]:
-        old = min(first, other, key=lambda experiment: int(experiment.meta["format"])).path
+    if first.manifest.format != other.manifest.format:
+        old = min(first, other, key=lambda experiment: experiment.manifest.format).path
         raise StoreError(f"{place}: have different formats; `saccade migrate {old} --out NEW` makes one to be merged")
     if first.context != other.context:
-        ours, theirs = first.meta.get("context_parts", {}), other.meta.get("context_parts", {})
+        ours, theirs = first.manifest.context_parts, other.manifest.context_parts
         names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
         details = ", ".join(f"{name} is {ours.get(name)} and {theirs.get(name)}" for name in names)
         raise StoreError(f"{place}: are not of the same kind ({details}); their cells must not be mixed")
-    sources = {point["key"]: point for point in first.meta["points"]}
-    for point in other.meta["points"]:
-        if (mine := sources.get(point["key"])) and mine["source"] != point["source"]:
+    for entry in other.manifest.points:
+        if first.sources.get(entry.key, entry.source) != entry.source:
             raise StoreError(
-                f"{place}: the strategy {point['strategy']} was changed between them; run the older one again with "
+                f"{place}: the strategy {entry.strategy} was changed between them; run the older one again with "
                 "this version and the same --out, and merge then"
             )
     other_sources |= first.seals  # the context says by which rules, since there are digests
-    if first.meta["sources_hash"] != other.meta["sources_hash"] and not other_sources:
-        hashes = f"{first.meta.get('sources_hash')} and {other.meta.get('sources_hash')}"
+    if first.manifest.sources_hash != other.manifest.sources_hash and not other_sources:
+        hashes = f"{first.manifest.sources_hash} and {other.manifest.sources_hash}"
         raise StoreError(
             f"{place}: were computed by different sources of strategies/ and workers/ ({hashes}); if the change cannot "
             "touch an answer, give --other-sources"
@@ -331,16 +320,16 @@ def _take(experiment: Experiment, number: int, out: Path, ledger: Ledger) -> Non
         if wrong:
             raise StoreError(f"{next(iter(wrong))}: is damaged; `saccade verify {experiment.path}` says what to do")
         cells = tables.pop("cells")
-        frame = cells.to_pandas()
-        fresh = ledger.enter(frame, experiment.context)
+        fresh = ledger.enter(cells)
         if not fresh.any():
             continue
         name = file.name if fresh.all() and not (out / "cells" / file.name).exists() else f"{number}-{file.name}"
-        wanted = set(zip(frame["point"][fresh], frame["sample"][fresh], strict=True))
+        taken = cells.filter(pa.array(fresh))
+        wanted = set(zip(taken["point"].to_pylist(), taken["sample"].to_pylist(), strict=True))
         for folder, table in tables.items():
             rows = zip(table["point"].to_pylist(), table["sample"].to_pylist(), strict=True)
             write_table(out / folder / name, table.filter(pa.array([row in wanted for row in rows])))
-        write_table(out / "cells" / name, cells.filter(pa.array(fresh)))
+        write_table(out / "cells" / name, taken)
     for file in experiment.files("failures"):
         shutil.copy2(file, out / "failures" / f"{number}-{file.name}")
 
@@ -357,11 +346,3 @@ def _take_pictures(experiment: Experiment, number: int, out: Path, seen: set[str
             table = tables["pictures"].filter(pa.array(fresh))
             write_table(out / "pictures" / f"{number}-{file.name}", table, compression="none")
             seen |= set(names)
-
-
-def _addresses(meta: dict[str, Any]) -> dict[tuple[str, str], int]:
-    return {(point["key"], point["source"]): row for row, point in enumerate(meta["points"])}
-
-
-def _columns(experiment: Experiment) -> dict[str, int]:
-    return {str(name): column for column, name in enumerate(experiment.samples["id"])}

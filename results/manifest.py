@@ -1,82 +1,203 @@
-"""What a sweep computes, settled to the last detail: what the cells' addresses are made of."""
+"""What an experiment is, settled to the last detail: all that its cells' addresses are made of, and what it is for.
+
+One record from the sweep to the disk and back: `Manifest` is what ``sweep.yaml`` says, field by field. `description`
+reads and writes the file.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Annotated, Any, get_type_hints
 
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    create_model,
+    model_validator,
+)
+
+from workers.families.config import ModelConfig, RecordedConfig, VisionConfig
 from workers.rules import NUMERICS
-from workers.work import EngineSpec, GridPoint, MeasureSpec, content_key
+from workers.work import EngineSpec, GridPoint, MeasureSpec, TaskSpec, content_key
 
 FORMATS = (1, 2)  # that are read; only the last is written
 # 1: the address names the scoring rule only, and neither prompt form nor engine; files have no digest.
 FORMAT = 2
 
+Scalar = StrictBool | StrictInt | StrictFloat | StrictStr
+Size = Annotated[StrictInt, Field(ge=0)]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
-    """The resolved sweep: what ``sweep.yaml`` of an experiment says."""
+# The kinds of `ModelConfig`'s fields, as they stand in the file.
+_KINDS: dict[Any, Any] = {
+    int: Size,
+    bool: StrictBool,
+    tuple[int, int] | None: tuple[Size, Size] | None,
+    VisionConfig | None: dict[StrictStr, Size] | None,
+}
 
-    name: str
+
+def _recorded_fields() -> dict[str, Any]:
+    """Early versions recorded fewer sizes, and ``pinpoints``."""
+    sizes = {name: (_KINDS[kind] | None, None) for name, kind in get_type_hints(ModelConfig).items()}
+    needed = {name: (Size, ...) for name in ("layers", "visual_tokens")}
+    return {**sizes, **needed, "pinpoints": (list[tuple[Size, Size]] | None, None)}
+
+
+_ModelFacts = create_model("_ModelFacts", **_recorded_fields())
+
+
+def _model_facts(value: dict[str, Any]) -> dict[str, Any]:
+    _ModelFacts.model_validate(value)
+    return value
+
+
+def _later_options(task: TaskSpec) -> dict[str, bool | int | float | str | None]:
+    """Options of a benchmark that came after these, where they are set, so that other sweeps keep their addresses."""
+    named = ("name", "conversation", "single_prediction", "scorer")
+    of_the_data = ("data", "questions", "split")  # their fingerprint says which samples they are
+    options = {item.name: (getattr(task, item.name), item.default) for item in fields(task)}
+    known = {*named, *of_the_data}
+    return {name: value for name, (value, usual) in options.items() if name not in known and value != usual}
+
+
+class _Engine(BaseModel):
+    """In all its parts, because what nobody knows here may decide an answer."""
+
+    model_config = ConfigDict(extra="forbid")
+
     engine: EngineSpec
-    points: tuple[GridPoint, ...]  # the un-pruned baseline first
-    sources: tuple[str, ...]  # of each point: hash of its strategy's source file, "none" for the baseline
-    chosen_by: tuple[str, ...] = ()  # of each point: what its choice of tokens goes by, for people
-    model_fingerprint: str
-    data_fingerprint: str
-    prompt_fingerprint: str
-    scorer_fingerprint: str
-    numerics: int = NUMERICS  # of the engine
-    model_facts: tuple[tuple[str, int | float | str | None], ...] = ()  # layers, heads, visual_tokens ...
-    sources_hash: str = ""  # of strategies/ and workers/ together
-    versions: tuple[tuple[str, str], ...] = ()
 
-    def __post_init__(self) -> None:
-        assert len(self.sources) == len(self.points), f"{len(self.points)} points but {len(self.sources)} sources"
+
+class RecordedPoint(BaseModel):
+    """A grid point as an experiment lists it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    key: StrictStr
+    source: StrictStr  # hash of its strategy's source file, "none" for the baseline
+    strategy: StrictStr
+    layer: Size
+    rank: Size
+    params: dict[StrictStr, Scalar] = {}
+    chosen_by: StrictStr = ""  # what its choice of tokens goes by, for people
+
+    @classmethod
+    def of(cls, point: GridPoint, source: str, chosen_by: str = "") -> RecordedPoint:
+        words = {"chosen_by": chosen_by} if chosen_by else {}
+        return cls.model_validate({"key": point.key, "source": source, **point.to_json(), **words})
 
     @property
-    def parts(self) -> dict[str, str | int | bool]:
-        """All that the context is made of, by names that make sense in a message."""
-        model, task, measure = self.engine.model, self.engine.task, self.engine.measure
-        return {
-            "model": self.model_fingerprint,
-            "data": self.data_fingerprint,
+    def point(self) -> GridPoint:
+        return GridPoint(strategy=self.strategy, layer=self.layer, rank=self.rank, params=tuple(self.params.items()))
+
+
+class Manifest(BaseModel):
+    """The resolved sweep. What a later version adds to the file is kept, unread."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+
+    format: int
+    name: StrictStr
+    context: StrictStr  # first part of every cell's address: equal contexts mean comparable cells
+    context_parts: dict[StrictStr, Scalar | None]  # all that it is made of, by names that make sense in a message
+    engine: EngineSpec
+    model_facts: Annotated[dict[str, Any], AfterValidator(_model_facts)]  # as stated; `config` reads them
+    sources_hash: StrictStr  # of strategies/ and workers/ together
+    versions: dict[StrictStr, StrictStr]
+    points: Annotated[tuple[RecordedPoint, ...], Field(min_length=1)]  # the un-pruned baseline first
+    created: StrictStr = ""  # ISO 8601, UTC
+    updated: StrictStr = ""
+    samples: Size  # of the sweep
+    notice: StrictStr = ""  # for whoever looks at the results
+    merged_from: list[StrictStr] = []
+    migrated_from: dict[StrictStr, Any] = {}
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        name: str,
+        engine: EngineSpec,
+        points: Sequence[GridPoint],
+        sources: Sequence[str],
+        chosen_by: Sequence[str] = (),
+        model_fingerprint: str,
+        data_fingerprint: str,
+        prompt_fingerprint: str,
+        scorer_fingerprint: str,
+        numerics: int = NUMERICS,
+        config: Mapping[str, Any],
+        sources_hash: str = "",
+        versions: Mapping[str, str] | None = None,
+        samples: int = 0,
+    ) -> Manifest:
+        """Settle a sweep.
+
+        Args:
+            name, engine: Of the sweep.
+            points: The un-pruned baseline first.
+            sources, chosen_by: Of each point; see `RecordedPoint`.
+            model_fingerprint, data_fingerprint, prompt_fingerprint, scorer_fingerprint, numerics: What decides an
+                answer besides the settings.
+            config: `ModelConfig` as a dict.
+            sources_hash, versions: By what it is computed.
+            samples: How many there are.
+        """
+        model, task, measure = engine.model, engine.task, engine.measure
+        parts: dict[str, bool | int | float | str | None] = {
+            "model": model_fingerprint,
+            "data": data_fingerprint,
             "dtype": model.dtype,
             "image_mode": model.image_mode,
             "task": task.name,
             "conversation": task.conversation,
             "single_prediction": task.single_prediction,
-            "prompt": self.prompt_fingerprint,
+            **_later_options(task),
+            "prompt": prompt_fingerprint,
             "scorer": task.scorer or "",
-            "scoring": self.scorer_fingerprint,
-            "numerics": self.numerics,
-            "max_new_tokens": self.engine.max_new_tokens,
-            "seed": self.engine.seed,
+            "scoring": scorer_fingerprint,
+            "numerics": numerics,
+            "max_new_tokens": engine.max_new_tokens,
+            "seed": engine.seed,
             # Only where something is measured, so that other sweeps keep their addresses.
             **({"measure": json.dumps(asdict(measure), sort_keys=True)} if measure != MeasureSpec() else {}),
         }
+        words = chosen_by or [""] * len(points)
+        return cls(
+            format=FORMAT,
+            name=name,
+            context=content_key(parts),
+            context_parts=parts,
+            engine=engine,
+            model_facts=dict(config),
+            sources_hash=sources_hash,
+            versions=dict(versions or {}),
+            points=tuple(RecordedPoint.of(*each) for each in zip(points, sources, words, strict=True)),
+            samples=samples,
+        )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_engine(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return {**value, "engine": _Engine.model_validate({"engine": value.get("engine")}).engine}
 
     @property
-    def context(self) -> str:
-        """First part of every cell's address: equal contexts mean comparable cells."""
-        return content_key(self.parts)
+    def config(self) -> RecordedConfig:
+        """What is known of the model's sizes."""
+        return RecordedConfig.of(self.model_facts)
+
+    def changed(self, **values: Any) -> Manifest:
+        """The same but for some fields."""
+        return self.model_copy(update=values)
 
     def to_json(self) -> dict[str, Any]:
-        points = [
-            {"key": point.key, "source": source, **point.to_json(), **({"chosen_by": words} if words else {})}
-            for point, source, words in zip(
-                self.points, self.sources, self.chosen_by or [""] * len(self.points), strict=True
-            )
-        ]
-        return {
-            "format": FORMAT,
-            "name": self.name,
-            "context": self.context,
-            "context_parts": self.parts,
-            "engine": self.engine.to_json(),
-            "model_facts": dict(self.model_facts),
-            "sources_hash": self.sources_hash,
-            "versions": dict(self.versions),
-            "points": points,
-        }
+        """As the file says it: what was never said is left out."""
+        return self.model_dump(exclude_unset=True)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from results.experiment import UNREADABLE, Experiment
+from results.damage import UNREADABLE
+from results.experiment import Experiment
 from results.tables import PICTURES, read_columns, write_table
 from workers.work import content_key
 

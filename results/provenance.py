@@ -7,7 +7,8 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from results.experiment import UNREADABLE, Experiment
+from results.damage import UNREADABLE
+from results.experiment import Experiment
 from results.tables import stated_of
 
 OF_A_FILE = frozenset({"worker", "seconds"})  # what a file states that says nothing about its numbers

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pydantic import BaseModel, StrictStr
 
 from results.analysis.racing import RacingRule
-from results.description import Size
 from results.disk import write_whole
 from results.experiment import Experiment
+from results.manifest import Size
 from results.side_files import read_side_file
 
 RACING = "racing.json"

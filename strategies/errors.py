@@ -3,7 +3,7 @@
     SaccadeError                        strategies/errors.py
         UsageError                      strategies/errors.py             an argument or option does not fit
             UnknownStrategy             strategies/catalog.py
-        SpecError                       orchestrator/sweep/document.py   a sweep file is wrong
+        SpecError                       orchestrator/sweep/mistakes.py   a sweep file is wrong
         ModelError                      workers/families/config.py       a checkpoint cannot be used
         DataError                       workers/tasks/base.py            a benchmark's files cannot be used
         StoreError                      results/disk.py                  an experiment cannot be read or written

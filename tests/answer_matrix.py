@@ -47,7 +47,7 @@ def write_matrix(
         )
         for i in range(count)
     )  # fmt: skip
-    experiment = Experiment.create(path, fake_manifest(points, name=name, model=model), samples)
+    experiment = Experiment.create(path, fake_manifest(points, name=name, model_fingerprint=model), samples)
     cells = tuple(
         SampleOutcome(
             point=point.key, sample=f"s{i}", answer="A" if right else wrong, parsed="A" if right else None,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -62,33 +64,28 @@ def fake_samples(count: int) -> tuple[Sample, ...]:
     )
 
 
-def fake_manifest(
-    points: tuple[GridPoint, ...], name: str = "fake", seed: int = 0, model: str = "0123456789abcdef"
-) -> Manifest:
-    return Manifest(
-        name=name,
-        engine=EngineSpec(
-            model=ModelSpec(path="/nowhere/model"),
-            task=TaskSpec(name="scienceqa", data="/nowhere/data"),
-            max_new_tokens=16,
-            seed=seed,
-        ),
-        points=points,
-        sources=tuple("none" if point.strategy == UNPRUNED else f"source-of-{point.strategy}" for point in points),
-        model_fingerprint=model,
-        data_fingerprint="fedcba9876543210",
-        prompt_fingerprint="0ff1ce0ff1ce0ff1",
-        scorer_fingerprint="5c0e5c0e5c0e5c0e",
-        model_facts=(
-            ("layers", LAYERS),
-            ("visual_tokens", VISUAL_TOKENS),
-            ("heads", 4),
-            ("hidden", 128),
-            ("grid", (8, 8)),
-        ),
-        sources_hash="5eed",
-        versions=(("python", "3.11"),),
-    )
+def fake_engine(**changes: Any) -> EngineSpec:
+    task = TaskSpec(name="scienceqa", data="/nowhere/data")
+    spec = EngineSpec(model=ModelSpec(path="/nowhere/model"), task=task, max_new_tokens=16)
+    return replace(spec, **changes)
+
+
+def fake_manifest(points: tuple[GridPoint, ...], seed: int = 0, **changes: Any) -> Manifest:
+    """Of a made-up sweep; ``changes`` are those of `Manifest.of`."""
+    parts = {
+        "name": "fake",
+        "engine": fake_engine(seed=seed),
+        "points": points,
+        "sources": [UNPRUNED if point.strategy == UNPRUNED else f"source-of-{point.strategy}" for point in points],
+        "model_fingerprint": "0123456789abcdef",
+        "data_fingerprint": "fedcba9876543210",
+        "prompt_fingerprint": "0ff1ce0ff1ce0ff1",
+        "scorer_fingerprint": "5c0e5c0e5c0e5c0e",
+        "config": SIZES,
+        "sources_hash": "5eed",
+        "versions": {"python": "3.11"},
+    }
+    return Manifest.of(**{**parts, **changes})
 
 
 def fake_outcome(unit: WorkUnit, accuracy: dict[str, float] | None = None, count: int = 0) -> UnitOutcome:

@@ -304,7 +304,7 @@ def read_benchmark(folder: Path, name: str, questions: str | None = None, split:
     whole_data_fingerprint(samples)
     samples_table(samples)
     for sample in samples:
-        build_prompt(sample, spec.conversation, spec.single_prediction).encode()
+        build_prompt(sample, spec).encode()
         assert 0 <= scorer_of(spec)(f"{sample.label}.", sample).score <= 1
         if sample.image is not None:
             load_image(sample.image)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from fake_experiment import fake_manifest, fake_outcome, fake_samples
+from fake_experiment import fake_engine, fake_manifest, fake_outcome, fake_samples
 from results.experiment import Experiment
 from workers.work import GridPoint, MeasureSpec, UnitOutcome, WorkUnit, unpruned_point
 
@@ -23,9 +23,7 @@ def write_measured(
 ) -> Experiment:
     """Write an experiment of all points and the baseline, with what ``measures`` says for every image question."""
     grid = (unpruned_point(LAYERS, VISUAL), *points)
-    manifest = fake_manifest(grid)
-    engine = replace(manifest.engine, measure=MeasureSpec(quality=True))
-    manifest = replace(manifest, engine=engine, model_facts=tuple(SIZES.items()))
+    manifest = fake_manifest(grid, engine=fake_engine(measure=MeasureSpec(quality=True)), config=SIZES)
     experiment = Experiment.create(path, manifest, fake_samples(samples))
     unit = WorkUnit(samples=tuple(f"s{place}" for place in range(samples)), points=grid)
     by_key = {point.key: point for point in grid}

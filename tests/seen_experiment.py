@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +54,7 @@ PATCHES = (9, 10, 17, 18)
 
 def write_seen(path: Path) -> Experiment:
     """Write it. `random` has no kept positions; the sample of column 2 has no picture."""
-    manifest = replace(fake_manifest(POINTS, name="seen"), chosen_by=CHOSEN_BY)
+    manifest = fake_manifest(POINTS, name="seen", chosen_by=CHOSEN_BY)
     samples = tuple(
         Sample(
             id=name, question=question, choices=("red", "green"), label="A", topic="colours",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,11 +98,11 @@ def test_document_of_a_sample_holds_the_kept_tokens(seen: Experiment) -> None:
 
 def test_tiles_of_an_enlarged_image_are_counted_and_not_drawn(tmp_path: Path) -> None:
     experiment = write_seen(tmp_path / "e")
-    experiment.meta["model_facts"] |= {"grid": [4, 4]}  # of the overview, then 48
+    experiment.config = replace(experiment.config, grid=(4, 4))  # of the overview, then 48
     document = sample_documents(experiment, ["plain"], experiment.failures())["plain"]
     assert document["side"] == 4
     assert document["cells"][1]["visual"] == VISUAL
-    experiment.meta["model_facts"] |= {"grid": [40, 40]}
+    experiment.config = replace(experiment.config, grid=(40, 40))
     assert sample_documents(experiment, ["plain"], experiment.failures())["plain"]["side"] is None
 
 

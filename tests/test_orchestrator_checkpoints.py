@@ -25,7 +25,7 @@ def sweep(tmp_path):
 
 def resolved(sweep, model, **changes):
     manifest = prepare(load_sweep(sweep, {**changes, "model": str(model)})).manifest
-    return manifest.parts, manifest.engine.model
+    return manifest.context_parts, manifest.engine.model
 
 
 def test_forms_are_told_apart(sweep, tmp_path, monkeypatch):

@@ -324,7 +324,8 @@ def test_the_stages_feed_one_another(tmp_path: Path) -> None:
     assert len(budgets[0]) == 2
     assert budgets[0] == budgets[1] == budgets[2]
     assert asked[0].manifest.context == asked[1].manifest.context  # the same model, asked in the same way
-    assert asked[2].manifest.parts == {k: v for k, v in asked[0].manifest.parts.items() if k != "measure"}
+    parts, bare = asked[0].manifest.context_parts, asked[2].manifest.context_parts
+    assert bare == {name: part for name, part in parts.items() if name != "measure"}
     with pytest.raises(SpecError, match="smoke: has no grid entry of `strategy: ablation`"):
         ablate(tmp_path / "b", "smoke", {}, runner)
     assert [len(one.samples) for one in asked] == [10, 10, asked[2].available]

@@ -141,7 +141,7 @@ def test_gpus_that_only_an_autoscaler_can_bring_are_asked_for(tmp_path):
         done = head.call(*run, *demand, "1")
         assert done.returncode == 0, done.stdout
         experiment = Experiment.open(tmp_path / "x")
-        assert experiment.meta["context_parts"]["dtype"] == "bfloat16"
+        assert experiment.manifest.context_parts["dtype"] == "bfloat16"
         assert len(experiment.cells()) == 12
         nodes = head.call("ray", "status", "--address", head.address)
         assert "gpu" in nodes.stdout, nodes.stdout

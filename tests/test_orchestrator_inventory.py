@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from fake_experiment import (
+    fake_engine,
     fake_manifest,
     fake_outcome,
     fake_points,
@@ -31,7 +32,7 @@ from results.provenance import ways
 from results.tables import write_table
 from workers.families.catalog import open_checkpoint
 from workers.fingerprint import model_fingerprint
-from workers.work import UNPRUNED, GridPoint, WorkUnit
+from workers.work import UNPRUNED, GridPoint, ModelSpec, WorkUnit
 
 POINTS = fake_points()
 
@@ -109,14 +110,13 @@ def test_cells_that_differ_are_counted_and_the_first_is_taken(tmp_path):
 
 def test_what_does_not_belong_together_is_refused_by_name(tmp_path):
     a = write(tmp_path / "a", POINTS, 0, 10)
-    manifest = fake_manifest(POINTS)
     others = {
         "seed is 0 and 1": fake_manifest(POINTS, seed=1),
-        "model is 0123456789abcdef and another": replace(manifest, model_fingerprint="another"),
-        "the strategy fastv was changed between them": replace(
-            manifest, sources=tuple("new" if source == "source-of-fastv" else source for source in manifest.sources)
+        "model is 0123456789abcdef and another": fake_manifest(POINTS, model_fingerprint="another"),
+        "the strategy fastv was changed between them": fake_manifest(
+            POINTS, sources=["new" if point.strategy == "fastv" else a.sources[point.key] for point in POINTS]
         ),
-        "scoring is 5c0e5c0e5c0e5c0e and new": replace(manifest, scorer_fingerprint="new"),
+        "scoring is 5c0e5c0e5c0e5c0e and new": fake_manifest(POINTS, scorer_fingerprint="new"),
     }  # fmt: skip
     for number, (complaint, other) in enumerate(others.items()):
         b = write(tmp_path / f"b{number}", POINTS, 10, 20, manifest=other)
@@ -133,7 +133,7 @@ def test_what_does_not_belong_together_is_refused_by_name(tmp_path):
 
 def test_of_format_1_the_sources_must_be_the_same_because_its_addresses_say_little(tmp_path):
     for name, first, sources in (("a", 0, "5eed"), ("b", 10, "0dd"), ("c", 20, "0dd")):
-        manifest = replace(fake_manifest(POINTS), sources_hash=sources)
+        manifest = fake_manifest(POINTS, sources_hash=sources)
         write(tmp_path / name, POINTS, first, first + 10, manifest=manifest)
     with pytest.raises(StoreError, match="have different formats; `saccade migrate"):
         merge([into_format_1(tmp_path / "a").path, tmp_path / "b"], tmp_path / "out")
@@ -228,9 +228,8 @@ def test_a_mixture_of_versions_and_devices_can_be_told_apart(tmp_path):
 def test_a_changed_model_is_noticed(tmp_path, small_checkpoint: Path):
     model = tmp_path / "model"
     shutil.copytree(small_checkpoint, model)
-    manifest = fake_manifest(POINTS)
-    engine = replace(manifest.engine, model=replace(manifest.engine.model, path=str(model)))
-    manifest = replace(manifest, engine=engine, model_fingerprint=model_fingerprint(open_checkpoint(engine.model)))
+    engine = fake_engine(model=ModelSpec(path=str(model)))
+    manifest = fake_manifest(POINTS, engine=engine, model_fingerprint=model_fingerprint(open_checkpoint(engine.model)))
     experiment = write(tmp_path / "x", POINTS, 0, 60, manifest=manifest)
     assert bad(experiment) == []
     config = model / "config.json"

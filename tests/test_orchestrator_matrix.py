@@ -12,10 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from fake_experiment import fake_points, write_fake_experiment
-from results.analysis.matrix import UNKNOWN, CellMatrix, image_lengths
+from results.analysis.matrix import UNKNOWN, CellMatrix, Matrix, image_lengths, stacked
+from results.analysis.metrics import answers
+from results.axes import Axes
 from results.experiment import Experiment
-from results.inventory import Ledger, _addresses, _columns
-from results.tables import write_table
+from results.inventory import Ledger
+from results.tables import ADDRESS, write_table
 
 
 def test_matrices_equal_the_long_table(tmp_path: Path) -> None:
@@ -82,8 +84,8 @@ def test_all_readers_take_the_same_copy_of_a_cell(tmp_path: Path) -> None:
     fresh = CellMatrix(experiment)
     fresh.read()
     np.testing.assert_array_equal(matrix.correct_PS, fresh.correct_PS)
-    ledger = Ledger(_addresses(experiment.meta), _columns(experiment))
-    taken = [ledger.enter(pq.read_table(path).to_pandas(), experiment.context) for path in experiment.files("cells")]
+    ledger = Ledger(experiment.axes)
+    taken = [ledger.enter(pq.read_table(path)) for path in experiment.files("cells")]
     assert [int(flags.sum()) for flags in taken] == [len(table), 0, 0]
     assert taken[0][: len(table)].all()
     assert (ledger.doubled, len(ledger.conflicts)) == (3 * len(table), 2 * len(table))
@@ -140,3 +142,41 @@ def test_scores_between_right_and_wrong_are_kept(tmp_path: Path) -> None:
     old = CellMatrix(experiment)
     old.read()
     np.testing.assert_array_equal(old.score_PS, again.score_PS)
+
+
+def test_a_cell_counts_as_it_was_entered_first() -> None:
+    matrix = Matrix((2, 3), says=int, mask=(bool, (2,)))
+    row, column = np.array([0, 1, 0, -1, 1]), np.array([2, 0, 2, 1, -1])
+    masks = np.array([[1, 0], [0, 1], [0, 0], [1, 1], [1, 1]], dtype=bool)
+    fresh = matrix.enter(row, column, says=[5, 6, 7, 8, 9], mask=masks)
+    assert fresh.tolist() == [True, True, False, False, False]
+    assert not matrix.enter(row, column, says=[1] * 5, mask=masks).any()
+    np.testing.assert_array_equal(matrix.known_PS, [[False, False, True], [True, False, False]])
+    np.testing.assert_array_equal(matrix.values["says"], [[0, 0, 5], [6, 0, 0]])
+    np.testing.assert_array_equal(matrix.values["mask"][0, 2], [True, False])
+
+
+@pytest.mark.parametrize("dictionaries", [False, True])
+def test_cells_of_another_context_grid_or_source_have_no_place(dictionaries: bool) -> None:
+    axes = Axes(context="c", sources={"p": "one", "q": "two"}, samples=["s", "t"])
+    rows = [("c", "two", "q", "t"), ("x", "two", "q", "t"), ("c", "one", "q", "s"), ("c", "one", "r", "s"),
+            ("c", "one", "p", "u")]  # fmt: skip
+    cells = pa.table(
+        [pa.chunked_array([list(column)]) for column in zip(*rows, strict=True)], schema=pa.schema(ADDRESS)
+    )
+    if dictionaries:
+        cells = pa.table({name: cells[name].dictionary_encode() for name in cells.column_names})
+    row, column = axes.places(cells)
+    assert list(zip(row.tolist(), column.tolist(), strict=True)) == [(1, 1), (-1, 1), (-1, 0), (-1, 0), (0, -1)]
+
+
+def test_tables_of_several_experiments_are_stacked_by_sample(tmp_path: Path) -> None:
+    one = answers(write_fake_experiment(tmp_path / "one", samples=12))
+    other = answers(write_fake_experiment(tmp_path / "other", samples=20, points=fake_points(layers=4)))
+    both = stacked([other.on(np.arange(20) % 3 > 0), one])
+    assert both.samples == (*other.on(np.arange(20) % 3 > 0).samples, "s0", "s3", "s6", "s9")
+    own = both.of(range(len(other.points), len(both.points)))
+    own = own.on(np.array([name in one.samples for name in own.samples]))
+    order = [own.samples.index(name) for name in one.samples]
+    np.testing.assert_array_equal(own.correct_PS[:, order], one.correct_PS)
+    assert both.score_PS.sum() == one.score_PS.sum() + other.on(np.arange(20) % 3 > 0).score_PS.sum()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from fake_experiment import fake_manifest, fake_points, write_fake_experiment
+from fake_experiment import fake_engine, fake_manifest, fake_points, write_fake_experiment
 from measured_experiment import LAYERS, VISUAL, write_measured
 from results.analysis.costs import costs
 from results.analysis.kept_quality import agreement, kept_masks, overlap
@@ -52,10 +51,10 @@ def test_an_experiment_without_measures_has_an_empty_table(tmp_path: Path) -> No
 
 def test_only_a_sweep_that_measures_has_it_in_its_address() -> None:
     plain = fake_manifest(fake_points())
-    assert "measure" not in plain.parts
+    assert "measure" not in plain.context_parts
     spectrum = SpectrumSpec(matrix="hidden_states", layer=0, threshold=1e-5, power=2)
     measuring = [
-        replace(plain, engine=replace(plain.engine, measure=measure))
+        fake_manifest(fake_points(), engine=fake_engine(measure=measure))
         for measure in (MeasureSpec(quality=True), MeasureSpec(spectra=(spectrum,)))
     ]
     assert len({manifest.context for manifest in (plain, *measuring)}) == 3

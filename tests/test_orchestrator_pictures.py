@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 import stub_engine
-from fake_experiment import fake_manifest, fake_outcome, fake_points, fake_samples, write_fake_experiment
+from fake_experiment import fake_engine, fake_manifest, fake_outcome, fake_points, fake_samples, write_fake_experiment
 from orchestrator import recorder
 from orchestrator.recorder import PictureRecorder
 from orchestrator.run import RunOptions, run_sweep
@@ -72,7 +72,7 @@ def test_drawings_are_kept_without_loss_and_photographs_small() -> None:
 def test_pictures_are_found_by_sample_id_of_this_experiment(tmp_path: Path) -> None:
     experiment = write_fake_experiment(tmp_path / "e", samples=10)
     write_pictures(experiment, {"s1": b"one", "s2": b"two", "../s3": b"none of this benchmark"})
-    other = Experiment(experiment.path, fake_manifest(experiment.points, seed=1).to_json())
+    other = Experiment(experiment.path, fake_manifest(experiment.points, seed=1))
     write_pictures(other, {"s4": b"of another sweep"})
     (experiment.path / "pictures" / "broken.parquet").write_bytes(b"PAR1")
     pictures = Pictures(experiment)
@@ -90,8 +90,7 @@ def test_pictures_are_found_by_sample_id_of_this_experiment(tmp_path: Path) -> N
 def recorded(path: Path, images: Path, model: Path, limit: int, offered: bool) -> tuple[Experiment, str | None]:
     """An experiment that was run with a recorder."""
     samples = tuple(replace(sample, image=sample.image and images / sample.image.name) for sample in fake_samples(30))
-    manifest = fake_manifest(fake_points())
-    manifest = replace(manifest, engine=replace(manifest.engine, model=ModelSpec(path=str(model))))
+    manifest = fake_manifest(fake_points(), engine=fake_engine(model=ModelSpec(path=str(model))))
     experiment = Experiment.create(path, manifest, samples)
     taker = PictureRecorder(experiment, samples, limit)
     for first in range(0, 30, 10):
@@ -161,8 +160,8 @@ def test_run_says_what_a_choice_goes_by(tmp_path: Path) -> None:
     prepared = replace(prepare(load_sweep(sweep)), samples=fake_samples(4))
     options = RunOptions(local=True, engine=stub_engine.StubEngine)
     experiment = run_sweep(prepared, tmp_path / "e", options, Console(file=io.StringIO())).experiment
-    said = [point.get("chosen_by") for point in Experiment.open(experiment.path).meta["points"]]
-    assert said == [None, "chosen by the attention of the prompt's last token"]
+    said = [entry.chosen_by for entry in Experiment.open(experiment.path).manifest.points]
+    assert said == ["", "chosen by the attention of the prompt's last token"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,15 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from fake_experiment import fake_manifest, fake_outcome, fake_points, fake_samples, into_format_1, write_fake_experiment
+from fake_experiment import (
+    fake_engine,
+    fake_manifest,
+    fake_outcome,
+    fake_points,
+    fake_samples,
+    into_format_1,
+    write_fake_experiment,
+)
 from orchestrator import rewrite
 from orchestrator.rewrite import migrate, rescore
 from results.analysis.metrics import summary
@@ -32,14 +40,13 @@ POINTS = fake_points()
 @pytest.fixture
 def same_data(monkeypatch):
     """The benchmark of a made-up experiment, which is nowhere, is taken for the one that was asked."""
-    monkeypatch.setattr(rewrite, "_whole_data", lambda experiment: experiment.meta["context_parts"]["data"])
+    monkeypatch.setattr(rewrite, "_whole_data", lambda experiment: experiment.manifest.context_parts["data"])
 
 
 def todays(**changes: object):
     """The manifest of the made-up sweep by the rules of today."""
-    names = {"prompt": prompt_fingerprint("vicuna_v1", True), "scorer": scorer_fingerprint(strict_letter)}
-    manifest = replace(fake_manifest(POINTS), prompt_fingerprint=names["prompt"], scorer_fingerprint=names["scorer"])
-    return replace(manifest, **changes)
+    names = {"prompt": prompt_fingerprint(fake_engine().task), "scorer": scorer_fingerprint(strict_letter)}
+    return fake_manifest(POINTS, **{f"{what}_fingerprint": name for what, name in names.items()} | changes)
 
 
 def files_of(path: Path) -> dict[str, bytes]:
@@ -67,7 +74,7 @@ def test_an_older_format_is_read_and_migrated_without_losing_a_cell(same_data, t
     assert list(new.failures()["sample"]) == ["s7"]
     assert Pictures(new).get("s3") == b"webp"
     assert json.loads((new.path / LATENCY_FILE).read_text())["how"]["context"] == new.context
-    assert new.meta["migrated_from"]["format"] == 1
+    assert new.manifest.migrated_from["format"] == 1
     assert [finding.text for finding in verify(new) if not finding.well] == [
         f"{39 * len(POINTS)} of {40 * len(POINTS)} cells are there, {len(POINTS)} missing (1 samples failed; `saccade "
         f"status {new.path}` says why): the same `saccade run` computes them"
@@ -83,13 +90,13 @@ def test_an_older_experiment_is_migrated_where_its_data_are(tmp_path, small_scie
     write_fake_experiment(tmp_path / "x", samples=10)
     old = into_format_1(tmp_path / "x")
     spec = replace(old.spec, task=replace(old.spec.task, data=str(small_scienceqa)))
-    old.spec, old.meta["context_parts"]["data"] = spec, data_fingerprint(samples)
+    old.spec, old.manifest.context_parts["data"] = spec, data_fingerprint(samples)
     assert rewrite._whole_data(old) == whole_data_fingerprint(samples)
-    old.meta["context_parts"]["data"] = data_fingerprint(samples[1:])
-    with pytest.raises(StoreError, match="are not those that were asked; migrate it where they are"):
+    old.manifest.context_parts["data"] = data_fingerprint(samples[1:])
+    with pytest.raises(StoreError, match=r"named anew, .* is not what was asked; migrate it where the data are"):
         rewrite._whole_data(old)
     old.spec = replace(spec, task=replace(spec.task, data=str(tmp_path / "none")))
-    with pytest.raises(StoreError, match=r"its data cannot be read .*none: no such directory.*migrate it where they"):
+    with pytest.raises(StoreError, match=r"none cannot be read .*no such directory.*migrate it where the data are"):
         rewrite._whole_data(old)
 
 
@@ -134,7 +141,7 @@ def test_answers_are_judged_again(tmp_path):
     assert cells["score"].tolist() == [float(correct) for correct in right]
     assert cells["parsed"].tolist() == [cell.parsed for cell in outcome.outcomes]
     assert (result.cells, result.changed) == (len(right), sum(right))
-    parts = result.experiment.meta["context_parts"]
+    parts = result.experiment.manifest.context_parts
     assert (parts["scorer"], parts["scoring"]) == ("llava_official", scorer_fingerprint(llava_official))
     assert result.experiment.spec.task.scorer == "llava_official"
     assert all(finding.well for finding in verify(result.experiment))
@@ -147,7 +154,7 @@ def test_answers_are_judged_again(tmp_path):
 
 def test_a_changed_scoring_rule_is_told_and_judges_again(tmp_path):
     write_fake_experiment(tmp_path / "x", samples=10)
-    changed = todays(scorer_fingerprint="changed", prompt_fingerprint=fake_manifest(POINTS).prompt_fingerprint)
+    changed = todays(scorer_fingerprint="changed", prompt_fingerprint=fake_manifest(POINTS).context_parts["prompt"])
     with pytest.raises(StoreError) as caught:
         Experiment.create(tmp_path / "x", changed, fake_samples(10))
     assert "scoring was 5c0e5c0e5c0e5c0e, now changed" in str(caught.value)
@@ -155,13 +162,11 @@ def test_a_changed_scoring_rule_is_told_and_judges_again(tmp_path):
     with pytest.raises(StoreError, match=r"prompt was .*restore the old setting$"):
         Experiment.create(tmp_path / "x", todays(prompt_fingerprint="changed"), fake_samples(10))
     with pytest.raises(StoreError, match="numerics was 1, now 2"):
-        Experiment.create(tmp_path / "x", replace(fake_manifest(POINTS), numerics=2), fake_samples(10))
+        Experiment.create(tmp_path / "x", fake_manifest(POINTS, numerics=2), fake_samples(10))
 
 
 def test_annotators_answers_come_from_the_experiment_or_are_asked_for(tmp_path):
-    manifest = todays()
-    task = replace(manifest.engine.task, name="vqav2", scorer="vqa_soft")
-    manifest = replace(manifest, engine=replace(manifest.engine, task=task))
+    manifest = todays(engine=fake_engine(task=TaskSpec(name="vqav2", data="/nowhere/data", scorer="vqa_soft")))
     samples = [replace(sample, choices=(), answers=("B",) * 3 + ("no",) * 7, label="no") for sample in fake_samples(3)]
     experiment = Experiment.create(tmp_path / "x", manifest, samples)
     unit = WorkUnit(samples=("s0", "s1", "s2"), points=POINTS)

@@ -98,12 +98,7 @@ def test_more_grid_points_and_more_samples_compute_only_what_is_missing(prepared
         prepared,
         samples=prepared.samples[:10],
         spec=replace(prepared.spec, points=prepared.spec.points[:4]),
-        manifest=replace(
-            prepared.manifest,
-            points=prepared.manifest.points[:4],
-            sources=prepared.manifest.sources[:4],
-            chosen_by=prepared.manifest.chosen_by[:4],
-        ),
+        manifest=prepared.manifest.changed(points=prepared.manifest.points[:4]),
     )
     assert run(small, out).computed == 40
     assert plan_and_stops(prepared, out, 1)[0].missing == CELLS - 40

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,12 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fake_experiment import fake_engine, fake_manifest, fake_points
+from orchestrator.sweep import document
 from orchestrator.sweep.document import CallbackSpec
+from orchestrator.sweep.mistakes import Mistake, checked
 from orchestrator.sweep.ranges import expand
 from orchestrator.sweep.spec import SpecError, load_sweep, shipped_sweeps
 from results.analysis.racing import RacingRule
 from workers.families.config import ModelError
-from workers.work import UNPRUNED
+from workers.work import UNPRUNED, TaskSpec
 
 HEAD = "model: embedded\ndata: embedded\n"  # 12 layers, 576 visual tokens
 L, N = 12, 576
@@ -238,3 +242,59 @@ def test_a_grid_larger_than_any_is_counted_and_not_made(tmp_path, entry, line):
     found = complaints(tmp_path, f"{HEAD}grid: [{{{entry}}}]\n")
     assert found[0].startswith(line)
     assert time.process_time() - began < 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaterTask(TaskSpec):
+    """As if somebody had added options."""
+
+    shout: bool = False
+    shots: int = 0
+
+
+def test_an_option_of_a_benchmark_is_declared_in_one_place():
+    @document._of(LaterTask)
+    class Section(document._Section):
+        name: str = "scienceqa"
+        data: str | None = None
+
+    class Sweep(document._Section):
+        task: Section
+
+    def said(**task):
+        return checked(document._valid(Sweep, {"task": task}, ""))
+
+    found, mistakes = said(shout=True, shots=2)
+    assert not mistakes
+    task = LaterTask(**{**found.task.model_dump(), "data": "x"})
+    assert (task.name, task.conversation, task.shout, task.shots) == ("scienceqa", "vicuna_v1", True, 2)
+    assert said(shout="loud", shots=1.5, shot=1)[1] == [
+        ("task.shout", "'loud' is not true or false"),
+        ("task.shots", "1.5 is not a whole number"),
+        ("task.shot", "unknown key. Did you mean 'shout'? (known: name, data, questions, split, conversation, "
+                      "single_prediction, scorer, shout, shots)"),
+    ]  # fmt: skip
+
+    def context(**options):
+        task = LaterTask(name="scienceqa", data="/nowhere/data", **options)
+        return fake_manifest(fake_points(), engine=fake_engine(task=task)).context
+
+    plain = fake_manifest(fake_points()).context
+    assert context() == plain  # other sweeps keep their cells
+    assert len({plain, context(shout=True), context(shots=2)}) == 3
+    assert context(split="test") == plain  # which samples there are is said by their fingerprint
+
+
+def test_a_check_gives_its_part_and_all_mistakes():
+    def inner(value):
+        if value < 0:
+            yield Mistake("b", "is below 0")
+        return abs(value)
+
+    def outer(*values):
+        total = 0
+        for value in values:
+            total += yield from inner(value)
+        return total
+
+    assert checked(outer(1, -2, -3)) == (6, [("b", "is below 0")] * 2)

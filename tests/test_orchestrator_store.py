@@ -6,7 +6,6 @@ import errno
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,12 +13,21 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from fake_experiment import fake_manifest, fake_outcome, fake_points, fake_samples, write_fake_experiment
+from fake_experiment import (
+    fake_engine,
+    fake_manifest,
+    fake_outcome,
+    fake_points,
+    fake_samples,
+    into_format_1,
+    write_fake_experiment,
+)
+from results.description import read_description, write_description
 from results.disk import StoreError, write_whole
 from results.experiment import Experiment
 from results.location import opened
 from results.tables import CELLS
-from workers.work import GridPoint, SampleFailure, UnitOutcome, WorkUnit
+from workers.work import GridPoint, ModelSpec, SampleFailure, UnitOutcome, WorkUnit
 
 POINTS = fake_points()
 
@@ -89,10 +97,8 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypat
 
 def test_cells_of_a_changed_strategy_are_not_read_and_not_lost(tmp_path):
     experiment = write_fake_experiment(tmp_path / "x", samples=4)
-    manifest = fake_manifest(POINTS)
-    sources = tuple("corrected" if point.strategy == "fastv" else source
-                    for point, source in zip(POINTS, manifest.sources, strict=True))  # fmt: skip
-    changed = Experiment.create(tmp_path / "x", replace(manifest, sources=sources), fake_samples(4))
+    sources = ["corrected" if point.strategy == "fastv" else experiment.sources[point.key] for point in POINTS]
+    changed = Experiment.create(tmp_path / "x", fake_manifest(POINTS, sources=sources), fake_samples(4))
     stale = {point.key for point in POINTS if point.strategy == "fastv"}
     assert all(keys == frozenset(p.key for p in POINTS) - stale for keys in changed.done().values())
     fastv = tuple(point for point in POINTS if point.strategy == "fastv")
@@ -100,7 +106,7 @@ def test_cells_of_a_changed_strategy_are_not_read_and_not_lost(tmp_path):
         changed.write(unit, fake_outcome(unit))
     assert len(changed.cells()) == len(experiment.cells()) == 4 * len(POINTS)
     assert set(changed.cells()["source"]) == set(sources)
-    assert set(experiment.cells()["source"]) == set(manifest.sources)  # going back finds the old ones
+    assert set(experiment.cells()["source"]) == set(experiment.sources.values())  # going back finds the old ones
 
 
 def test_more_points_and_more_samples_keep_what_is_there(tmp_path):
@@ -167,8 +173,7 @@ def test_a_directory_of_something_else_is_not_written_into(tmp_path):
 
 def test_no_path_is_part_of_the_address(tmp_path):
     manifest = fake_manifest(POINTS)
-    moved = replace(manifest.engine, model=replace(manifest.engine.model, path="/elsewhere"))
-    assert replace(manifest, engine=moved).context == manifest.context
+    assert fake_manifest(POINTS, engine=fake_engine(model=ModelSpec(path="/elsewhere"))).context == manifest.context
     experiment = write_fake_experiment(tmp_path / "x", samples=2)
     table = pq.read_table(next((tmp_path / "x/cells").iterdir()))
     assert set(table["context"].to_pylist()) == {experiment.context}
@@ -217,3 +222,14 @@ def test_a_changed_manifest_is_not_believed(tmp_path, place, value):
     file.write_text(yaml.safe_dump(meta))
     with pytest.raises(StoreError, match=r"sweep.yaml: is damaged \([^\n]*\); run the same sweep"):
         Experiment.open(tmp_path / "x")
+
+
+def test_a_description_is_written_back_as_it_was_read_with_what_a_later_version_added(tmp_path):
+    write_fake_experiment(tmp_path / "x", samples=3)
+    for folder in (tmp_path / "x", into_format_1(tmp_path / "x").path):
+        value = yaml.safe_load((folder / "sweep.yaml").read_text())
+        value |= {"later": {"a": [1, None]}, "model_facts": {"layers": 8, "visual_tokens": 64, "pinpoints": [[1, 2]]}}
+        value["points"][1] |= {"later": 2}
+        (folder / "sweep.yaml").write_text(yaml.safe_dump(value))
+        write_description(tmp_path, read_description(folder), "run")
+        assert yaml.safe_load((tmp_path / "sweep.yaml").read_text()) == value

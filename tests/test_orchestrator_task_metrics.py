@@ -53,7 +53,7 @@ def sweep_file(folder, checkpoint, name) -> str:
 def test_every_benchmark_runs_and_shows_its_figures(tmp_path, small_checkpoint, name):
     WRITERS[name](tmp_path / "data")
     prepared = prepare(load_sweep(sweep_file(tmp_path, small_checkpoint, name)))
-    assert prepared.manifest.parts["scorer"] == CATALOG[name].scorers[0]
+    assert prepared.manifest.context_parts["scorer"] == CATALOG[name].scorers[0]
     result = run_sweep(prepared, tmp_path / "out", RunOptions(local=True), Console(quiet=True))
     assert (result.computed, result.failed) == (2 * len(prepared.samples), 0)
     experiment = Experiment.open(tmp_path / "out")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from prompt_forms import prompt_form
 from strategies import catalog
 from workers.families.model import Encoded, ImageSpan
 from workers.speed_test.agreement import huggingface_answer
@@ -137,7 +138,7 @@ def test_unknown_names_and_files_are_named(capsys):
 def test_prompts_have_real_lengths(llava):
     question = "x" * (300 - len("<image>\n"))
     sample = Sample(id="1", question=question, choices=("a",), label="A", image="somewhere")
-    text = build_prompt(sample, "vicuna_v1", single_prediction=True)
+    text = build_prompt(sample, prompt_form())
     prompt = llava.encode(text, Image.new("RGB", (9, 9)), "pad")
     assert (prompt.system, prompt.visual) == (35, 144)
     assert prompt.length == 35 + 144 + (300 + 90) // 4

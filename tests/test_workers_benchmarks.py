@@ -10,6 +10,7 @@ import pytest
 
 import small_benchmarks as made
 from conftest import write_scienceqa
+from prompt_forms import prompt_form
 from workers.tasks.answers import SCORERS
 from workers.tasks.base import DataError, Sample, Verdict
 from workers.tasks.catalog import CATALOG, load_benchmark, load_samples, resolved
@@ -38,7 +39,7 @@ def read(folder, name, **changes) -> tuple[Sample, ...]:
 
 def asked(sample: Sample) -> str:
     """The user's part of the prompt."""
-    return build_prompt(sample, "vicuna_v1", True).partition("USER: ")[2]
+    return build_prompt(sample, prompt_form()).partition("USER: ")[2]
 
 
 def rows(samples, parsed) -> pd.DataFrame:

@@ -21,6 +21,7 @@ from sentencepiece import SentencePieceProcessor
 from transformers import LlamaConfig, LlamaForCausalLM, LlavaForConditionalGeneration, LlavaProcessor
 
 import checkpoint_forms as forms
+from prompt_forms import prompt_form
 from workers.checkpoints.tokenizer import PROBE, chat_template, check_tokenizer
 from workers.engine import Engine
 from workers.families.catalog import open_checkpoint
@@ -457,13 +458,13 @@ def test_prompts_have_the_ids_that_llava_was_trained_on(made):
 def test_the_chat_template_of_the_checkpoint(made, tmp_path):
     llava = load_llava(ModelSpec(path=str(made["hugging_face"])), "cpu")
     sample = Sample(id="1", question="what colour ?", choices=("red", "blue"), label="A", image=Path("1.png"))
-    text = build_prompt(sample, "chat_template", True, llava.chat)
+    text = build_prompt(sample, prompt_form("chat_template"), llava.chat)
     assert text == f"USER: <image>\nwhat colour ?\n{SINGLE_PREDICTION} ASSISTANT:"
     assert (
-        build_prompt(replace(sample, image=None), "chat_template", False, llava.chat)
+        build_prompt(replace(sample, image=None), prompt_form("chat_template", False), llava.chat)
         == "USER: what colour ? ASSISTANT:"
     )
-    assert build_prompt(sample, "chat_template", True) == text  # the planner's estimate
+    assert build_prompt(sample, prompt_form("chat_template")) == text  # the planner's estimate
     # The ids are those of transformers' own processor.
     question = [{"type": "image"}, {"type": "text", "text": f"what colour ?\n{SINGLE_PREDICTION}"}]
     processor = LlavaProcessor(
@@ -483,7 +484,7 @@ def test_the_chat_template_of_the_checkpoint(made, tmp_path):
 
     own = load_llava(ModelSpec(path=str(made["original"])), "cpu")
     with pytest.raises(ModelError, match=r"has no chat template; set task\.conversation to vicuna_v1"):
-        build_prompt(sample, "chat_template", True, own.chat)
+        build_prompt(sample, prompt_form("chat_template"), own.chat)
 
 
 @pytest.mark.parametrize(

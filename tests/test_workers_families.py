@@ -6,6 +6,7 @@ The engine's own suites run on LLaVA; a family passes this one before it is list
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from strategies import catalog as rules
 from workers.encoding import encode_sample
 from workers.engine import Engine
 from workers.families.catalog import FAMILIES, family_of, open_checkpoint, parts_of
-from workers.families.config import ModelConfig, ModelError, recorded_grid
+from workers.families.config import ModelConfig, ModelError, RecordedConfig
 from workers.images import load_image
 from workers.patch import pruned
 from workers.work import EngineSpec, GridPoint, ModelSpec, TaskSpec, WorkUnit, unpruned_point
@@ -59,12 +60,12 @@ def test_sizes_are_those_of_the_model(engine):
         config.kv_heads,
         config.head_dim,
     )
-    assert ModelConfig.from_json(json.loads(json.dumps(recorded(config)))) == config
+    found = RecordedConfig.of(json.loads(json.dumps(recorded(config))))
+    assert found.sizes == config
+    assert (found.grid, found.varies) == (config.grid, config.varies)
 
 
 def recorded(config: ModelConfig) -> dict:
-    from dataclasses import asdict
-
     return asdict(config)
 
 
@@ -142,15 +143,24 @@ def test_people_see_what_the_tower_sees(engine):
     ("stated", "grid"),
     [
         ({"grid": [4, 6]}, (4, 6)),
-        ({"grid": None, "image_size": 56, "patch_size": 14, "visual_tokens": 17}, None),
-        ({"image_size": 56, "patch_size": 14, "visual_tokens": 16}, (4, 4)),  # as earlier versions recorded it
+        ({"grid": None, "image_size": 56, "patch_size": 14}, None),
+        ({"image_size": 56, "patch_size": 14}, (4, 4)),  # as earlier versions recorded it
         ({"image_size": 56, "patch_size": 14, "visual_tokens": 9}, None),
-        ({"visual_tokens": 16}, None),
         ({}, None),
     ],
 )
 def test_the_grid_that_an_experiment_recorded(stated, grid):
-    assert recorded_grid(stated) == grid
+    found = RecordedConfig.of({"layers": 2, "visual_tokens": 17, **stated})
+    assert (found.grid, found.varies, found.sizes) == (grid, False, None)
+
+
+def test_an_early_record_says_by_its_tiles_that_images_vary(engine):
+    stated = recorded(engine.model.config)
+    del stated["varies"]
+    early = RecordedConfig.of({**stated, "pinpoints": [[56, 112]]})
+    assert early.varies
+    assert early.sizes == replace(engine.model.config, varies=True)
+    assert not RecordedConfig.of({**stated, "pinpoints": None}).varies
 
 
 def test_a_model_of_no_family_is_named(tmp_path: Path):

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from prompt_forms import prompt_form
 from workers import rules
 from workers.rules import prompt_fingerprint, scorer_fingerprint
 from workers.tasks import prompts
@@ -50,7 +51,7 @@ def _bare(text):
 
 def test_the_names_of_today():
     assert {name: scorer_fingerprint(scorer) for name, scorer in SCORERS.items()} == NAMES
-    assert {form: prompt_fingerprint(*form) for form in FORMS} == FORMS
+    assert {form: prompt_fingerprint(prompt_form(*form)) for form in FORMS} == FORMS
     assert {form for form, _ in FORMS} == set(CONVERSATION_MODES)
 
 
@@ -90,10 +91,10 @@ def test_only_what_decides_changes_a_rule_s_name(named):
 
 
 def test_a_changed_prompt_form_has_another_name(monkeypatch):
-    before = prompt_fingerprint("vicuna_v1", True)
+    before = prompt_fingerprint(prompt_form())
     with monkeypatch.context() as patch:
         patch.setattr(prompts, "SINGLE_PREDICTION", "Answer with a letter.")
-        assert prompt_fingerprint("vicuna_v1", True) != before
-        assert prompt_fingerprint("vicuna_v1", False) == FORMS["vicuna_v1", False]
+        assert prompt_fingerprint(prompt_form()) != before
+        assert prompt_fingerprint(prompt_form("vicuna_v1", False)) == FORMS["vicuna_v1", False]
     monkeypatch.setitem(prompts.CONVERSATIONS, "vicuna_v1", "USER: {question} ASSISTANT: ")
-    assert prompt_fingerprint("vicuna_v1", True) != before
+    assert prompt_fingerprint(prompt_form()) != before

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from prompt_forms import prompt_form
 from workers.tasks.answers import get as get_scorer
 from workers.tasks.answers import llava_official, strict_letter
 from workers.tasks.base import DataError, Sample
@@ -71,21 +72,21 @@ def make_sample(image) -> Sample:
 
 def test_prompt_strings(tmp_path):
     with_image = make_sample(tmp_path / "x.png")
-    assert build_prompt(with_image, "vicuna_v1", True) == (
+    assert build_prompt(with_image, prompt_form()) == (
         f"{SYSTEM} USER: <image>\nWhat is it?\nA. tin\nB. copper\n"
         "Answer with the option's letter from the given choices directly. ASSISTANT:"
     )
-    assert build_prompt(with_image, "vicuna_v1", False) == (
+    assert build_prompt(with_image, prompt_form("vicuna_v1", False)) == (
         f"{SYSTEM} USER: <image>\nWhat is it?\nA. tin\nB. copper ASSISTANT:"
     )
-    assert build_prompt(make_sample(None), "vicuna_v1", False) == (
+    assert build_prompt(make_sample(None), prompt_form("vicuna_v1", False)) == (
         f"{SYSTEM} USER: What is it?\nA. tin\nB. copper ASSISTANT:"
     )
-    assert build_prompt(with_image, "llava_v1", False) == (
+    assert build_prompt(with_image, prompt_form("llava_v1", False)) == (
         f"{SYSTEM.replace('user', 'human')} USER: <image>\nWhat is it?\nA. tin\nB. copper ASSISTANT:"
     )
     with pytest.raises(DataError, match="Did you mean 'vicuna_v1'"):
-        build_prompt(with_image, "vicuna_v2", True)
+        build_prompt(with_image, prompt_form("vicuna_v2"))
 
 
 def test_reads_llavas_form(small_scienceqa):
@@ -252,10 +253,10 @@ def test_what_a_question_has_already_is_not_added(tmp_path):
     """LLaVA's own question files end with the instruction; a text may speak of the image marker."""
     asked = "Is it?\nAnswer the question using a single word or phrase."
     sample = Sample(id="1", question=asked, label="yes", image=None, instruction=asked.partition("\n")[2])
-    assert build_prompt(sample, "vicuna_v1", True) == f"{SYSTEM} USER: {asked} ASSISTANT:"
+    assert build_prompt(sample, prompt_form()) == f"{SYSTEM} USER: {asked} ASSISTANT:"
     marked = replace(make_sample(None), question="What does <image> mean?")
-    assert build_prompt(marked, "vicuna_v1", False) == f"{SYSTEM} USER: What does  mean? ASSISTANT:"
-    assert build_prompt(replace(marked, image=tmp_path), "vicuna_v1", False).count("<image>") == 1
+    assert build_prompt(marked, prompt_form("vicuna_v1", False)) == f"{SYSTEM} USER: What does  mean? ASSISTANT:"
+    assert build_prompt(replace(marked, image=tmp_path), prompt_form("vicuna_v1", False)).count("<image>") == 1
 
 
 def test_half_written_json_names_the_file(tmp_path):

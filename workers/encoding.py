@@ -18,6 +18,6 @@ def encode_sample(model: Model, sample: Sample, task: TaskSpec, image_mode: str)
         DataError: unknown conversation mode, or the image is missing, damaged or too large.
         ModelError: the checkpoint has no usable chat template, or its tokenizer does not belong to it.
     """
-    text = build_prompt(sample, task.conversation, task.single_prediction, model.chat)
+    text = build_prompt(sample, task, model.chat)
     image = None if sample.image is None else load_image(sample.image)
     return model.encode(text, image, image_mode, whole=task.conversation == CHAT_TEMPLATE)

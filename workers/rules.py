@@ -23,6 +23,7 @@ from typing import Any
 
 from workers.tasks.base import Sample, Scorer
 from workers.tasks.prompts import build_prompt
+from workers.work import TaskSpec
 
 NUMERICS = 1  # raised on purpose whenever the engine answers otherwise: see tests/test_workers_numerics.py
 OURS = ("workers", "strategies")
@@ -34,13 +35,13 @@ PROBES = tuple(
 )
 
 
-def prompt_fingerprint(conversation: str, single_prediction: bool) -> str:
+def prompt_fingerprint(task: TaskSpec) -> str:
     """Hash of the prompts that a form makes; of ``chat_template`` the checkpoint's own fingerprint says the rest.
 
     Raises:
         DataError: unknown conversation mode.
     """
-    prompts = [build_prompt(sample, conversation, single_prediction) for sample in PROBES]
+    prompts = [build_prompt(sample, task) for sample in PROBES]
     return hashlib.sha256(json.dumps(prompts).encode()).hexdigest()[:16]
 
 

@@ -97,7 +97,11 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSpec:
-    """A benchmark on disk, and how its answers are asked for and judged."""
+    """A benchmark on disk, and how its answers are asked for and judged.
+
+    An option is declared here alone: the sweep file takes its name and type, and a cell's address names it where it is
+    set. Who reads it is `Task.load`, ``workers/tasks/prompts.py`` or a scoring rule.
+    """
 
     name: str  # a name of workers.tasks.catalog
     data: str  # directory
@@ -126,10 +130,6 @@ class MeasureSpec:
     spectra_samples: int | None = None  # on the first so many image questions of the benchmark; None: on all
     quality: bool = False  # concentration of the selection scores, diversity of the kept features
 
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> MeasureSpec:
-        return cls(**{**value, "spectra": tuple(SpectrumSpec(**spectrum) for spectrum in value.get("spectra", ()))})
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
@@ -140,14 +140,6 @@ class EngineSpec:
     max_new_tokens: int = 1024
     seed: int = 0  # of strategies that draw at random; each draw also depends on sample and layer, never on the batch
     measure: MeasureSpec = field(default_factory=MeasureSpec)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> EngineSpec:
-        parts = {"model": ModelSpec(**value["model"]), "task": TaskSpec(**value["task"])}
-        return cls(**{**value, **parts, "measure": MeasureSpec.from_json(value.get("measure", {}))})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

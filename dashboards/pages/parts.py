@@ -81,8 +81,8 @@ def notices(view: View) -> list[Any]:
         names = ", ".join(rows["label"].head(2)) + (f" and {len(rows) - 2} more" if len(rows) > 2 else "")
         found.append(("Impossible or suspicious", f"{flags} ({names})"))
     for source in view.sources:
-        if notice := source.experiment.meta.get("notice"):
-            found.append((source.name, str(notice)))
+        if notice := source.experiment.manifest.notice:
+            found.append((source.name, notice))
         if len(source.failures):
             failed = plural(len(source.failures), "sample")
             found.append((source.name, f"{failed} failed: neither right nor wrong; see Run"))

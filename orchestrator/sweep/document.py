@@ -1,27 +1,25 @@
 """A sweep file as written: YAML text -> a checked document. What its numbers mean for a model is for `spec.py`.
 
-All mistakes are collected as (place inside the file, complaint), so that they can be reported together.
+What a section shares with a record that the engine is given is declared in that record alone.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass
+from dataclasses import fields as dataclass_fields
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_type_hints
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
+from orchestrator.sweep.mistakes import Check, Mistake, SpecError
+from results.analysis.racing import RacingRule
 from results.yaml_text import YamlError, parse_yaml
-from strategies.errors import SaccadeError
 from strategies.suggestion import near
-from workers.work import Scalar
-
-
-class SpecError(SaccadeError):
-    """A sweep file is wrong. One line per mistake, each with file, place and remedy; exit code 2."""
+from workers.work import ModelSpec, Scalar, TaskSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,39 +30,49 @@ class CallbackSpec:
     arguments: tuple[tuple[str, Any], ...] = ()
 
 
-Checked = TypeVar("Checked", bound=BaseModel)
+Kind = TypeVar("Kind", bound=BaseModel)
 SpectrumMatrix = Literal["attention_weights", "attention_output", "hidden_states", "hidden_states_prenorm"]
-Mistake = tuple[str, str]  # place such as "grid[2].rank", and what is wrong there
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+def _of(record: type) -> Callable[[type[Kind]], type[Kind]]:
+    """Give a section the fields of a record of ours, but for those that it declares itself."""
+
+    def complete(section: type[Kind]) -> type[Kind]:
+        kinds = get_type_hints(record, include_extras=True)
+        fields: dict[str, Any] = {
+            item.name: (kinds[item.name], ... if item.default is MISSING else item.default)
+            for item in dataclass_fields(record)
+        }
+        own = {name: (field.annotation, field) for name, field in section.model_fields.items()}
+        made = create_model(section.__name__, __base__=_Section, __doc__=section.__doc__, **{**fields, **own})
+        return cast(type[Kind], made)
+
+    return complete
+
+
 def _all_samples(value: Any) -> Any:
     return None if value == "all" else value
 
 
+@_of(ModelSpec)
 class ModelSection(_Section):
     """``model:`` - a name or directory alone stands for ``{path: ...}``."""
 
     path: str
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # bfloat16 where there is a GPU, else float32
     image_mode: Literal["auto", "pad", "crop", "anyres"] = "auto"  # what the checkpoint was made with
-    base: str | None = None  # of an adapter
-    vision_tower: str | None = None  # of LLaVA's own form, where its config.json does not say it right
 
 
+@_of(TaskSpec)
 class TaskSection(_Section):
     """``task:`` - a name alone stands for ``{name: ...}``."""
 
     name: str = "scienceqa"
-    data: str | None = None
-    questions: str | None = None
-    split: str | None = None  # the task's usual one
-    conversation: str = "vicuna_v1"
-    single_prediction: bool = True
-    scorer: str | None = None  # the task's usual one
+    data: str | None = None  # where the document has none
 
 
 class SpectraSection(_Section):
@@ -116,12 +124,9 @@ def parse_callbacks(texts: Sequence[str]) -> tuple[CallbackSpec, ...]:
     return callback_specs(section.callbacks)
 
 
+@_of(RacingRule)
 class RacingSection(_Section):
     """``racing:`` - whether grid points that are decided stop early; see `racing.py`."""
-
-    against: Literal["best", "baseline"] = "best"
-    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class Entry(BaseModel):
@@ -171,7 +176,7 @@ class Document(_Section):
     grid: Annotated[list[Any], Field(min_length=1)]
 
 
-def parse(text: str, overrides: Mapping[str, Any]) -> tuple[Document | None, list[Entry | None], list[Mistake]]:
+def parse(text: str, overrides: Mapping[str, Any]) -> Check[tuple[Document | None, list[tuple[str, Entry]]]]:
     """Read a sweep file's text.
 
     Args:
@@ -180,7 +185,7 @@ def parse(text: str, overrides: Mapping[str, Any]) -> tuple[Document | None, lis
             ``measure.spectra.samples`` or ``grid[0].layer``.
 
     Returns:
-        The document and its grid entries, None where one is not usable, and all mistakes found.
+        The document, None where it is not usable, and the grid entries that are, with their places.
 
     Raises:
         ValueError: The text is not YAML, or not a mapping. The message says where.
@@ -199,13 +204,15 @@ def parse(text: str, overrides: Mapping[str, Any]) -> tuple[Document | None, lis
             raw[key] = value
         if key == "data" and isinstance(raw.get("task"), dict):
             raw["task"].pop("data", None)
-    mistakes: list[Mistake] = []
-    document = _validate(Document, raw, "", mistakes)
-    entries: list[Entry | None] = []
+    document = yield from _valid(Document, raw, "")
+    entries = []
     grid = raw.get("grid")
-    for place, item in enumerate(grid if isinstance(grid, list) else ()):
-        entries.append(_validate(Entry, item, f"grid[{place}]", mistakes))
-    return document, entries, mistakes
+    for index, item in enumerate(grid if isinstance(grid, list) else ()):
+        place = f"grid[{index}]"
+        entry = yield from _valid(Entry, item, place)
+        if entry is not None:
+            entries.append((place, entry))
+    return document, entries
 
 
 def _set_place(raw: dict[str, Any], place: str, value: Any) -> None:
@@ -236,19 +243,19 @@ def _member(inside: Any, part: int | str, place: str) -> Any:
         raise ValueError(f"--set {place}: the sweep file has no {part!r} there") from None
 
 
-def _validate(kind: type[Checked], value: Any, place: str, mistakes: list[Mistake]) -> Checked | None:
+def _valid(kind: type[Kind], value: Any, place: str) -> Check[Kind | None]:
     if place and not isinstance(value, dict):
-        mistakes.append((place, "is not a mapping; write `- strategy: NAME` with `layer:` and `rank:` below it"))
+        yield Mistake(place, "is not a mapping; write `- strategy: NAME` with `layer:` and `rank:` below it")
         return None
     try:
         return kind.model_validate(value)
     except ValidationError as error:
         found = dict(_mistake(detail, kind, place) for detail in error.errors())
-        mistakes.extend(found.items())  # one for each place: a union complains once for each of its members
+        yield from map(Mistake._make, found.items())  # one for each place: a union complains once for each member
         return None
 
 
-def _mistake(detail: ErrorDetails, kind: type[BaseModel], root: str) -> Mistake:
+def _mistake(detail: ErrorDetails, kind: type[BaseModel], root: str) -> tuple[str, str]:
     location, value = detail["loc"], detail["input"]
     if kind is Entry:
         location = location[:1]  # what follows is pydantic's name of the union member
@@ -281,10 +288,10 @@ def _mistake(detail: ErrorDetails, kind: type[BaseModel], root: str) -> Mistake:
         case "model_type" | "model_attributes_type" | "dict_type":
             return place, f"{_show(value)} is neither a name nor a mapping"
         case _:
-            return place, f"{_show(value)} is not {_wanted(kind, place.rsplit('.', 1)[-1])}"
+            return place, f"{_show(value)} is not {_wanted(kind, place.rsplit('.', 1)[-1], detail['type'])}"
 
 
-def _wanted(kind: type[BaseModel], field: str) -> str:
+def _wanted(kind: type[BaseModel], field: str, fault: str) -> str:
     if kind is Entry:
         return {
             "strategy": "a strategy's name or a list of names",
@@ -294,11 +301,7 @@ def _wanted(kind: type[BaseModel], field: str) -> str:
         }.get(field, "valid")
     return {
         "samples": "`all` or a whole number",
-        "max_new_tokens": "a whole number",
-        "seed": "a whole number",
         "grid": "a list of entries, each starting with `- strategy:`",
-        "single_prediction": "true or false",
-        "quality": "true or false",
         "layer": "first, last, a 0-based number, or a list of them",
         "matrix": f"one of {', '.join(get_args(SpectrumMatrix))}, or a list of them",
         "callbacks": "a list of classes such as ray.tune.logger.CSVLoggerCallback, or of {CLASS: {ARGUMENT: VALUE}}",
@@ -306,18 +309,16 @@ def _wanted(kind: type[BaseModel], field: str) -> str:
         "margin": "a number from 0 to below 1: a difference of accuracies",
         "racing": "true, false, or a mapping with against, alpha and margin",
         "threshold": "a number such as 1.0e-6 (YAML needs the dot)",
-    }.get(field, "a text")
+    }.get(field, {"bool_type": "true or false", "int_type": "a whole number"}.get(fault, "a text"))
 
 
 def _fields(kind: type[BaseModel], location: Sequence[str | int]) -> list[str]:
-    if location and location[0] == "model":
-        return list(ModelSection.model_fields)
-    if location and location[0] == "task":
-        return list(TaskSection.model_fields)
-    if location and location[0] == "measure":
-        return list((SpectraSection if "spectra" in location else MeasureSection).model_fields)
-    if location and location[0] in ("racing", "tune"):
-        return list((RacingSection if location[0] == "racing" else TuneSection).model_fields)
+    """Keys of the section at a location."""
+    for part in location:
+        field = kind.model_fields.get(str(part))
+        inside = None if field is None else field.annotation
+        sections = [one for one in (inside, *get_args(inside)) if isinstance(one, type) and issubclass(one, BaseModel)]
+        kind = sections[0] if sections else kind
     return list(kind.model_fields)
 
 

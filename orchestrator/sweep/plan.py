@@ -155,7 +155,7 @@ def estimate_bytes(units: Sequence[WorkUnit], config: ModelConfig) -> int:
 
 def prompt_lengths(sample: Sample, config: ModelConfig, task: TaskSpec) -> tuple[int, int, int]:
     """Estimated tokens before the image, of the image, and after it; without an image all text counts as after."""
-    prompt = build_prompt(sample, task.conversation, task.single_prediction)
+    prompt = build_prompt(sample, task)
     before, _, after = prompt.partition(IMAGE_MARKER) if sample.image is not None else ("", "", prompt)
     return (
         math.ceil(len(before) / CHARACTERS_PER_TOKEN),

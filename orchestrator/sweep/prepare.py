@@ -48,7 +48,8 @@ def prepare(spec: SweepSpec) -> Prepared:
     checkpoint.check()
     benchmark = load_benchmark(spec.engine.task)
     everything = benchmark.samples
-    manifest = Manifest(
+    samples = everything[: spec.sample_limit]
+    manifest = Manifest.of(
         name=spec.name,
         engine=spec.engine,
         points=spec.points,
@@ -57,15 +58,16 @@ def prepare(spec: SweepSpec) -> Prepared:
         model_fingerprint=model_fingerprint(checkpoint),
         # Of all samples, not only of this sweep's, so that asking more of them continues the same cells.
         data_fingerprint=whole_data_fingerprint(everything),
-        prompt_fingerprint=prompt_fingerprint(spec.engine.task.conversation, spec.engine.task.single_prediction),
+        prompt_fingerprint=prompt_fingerprint(spec.engine.task),
         scorer_fingerprint=scorer_fingerprint(scorer_of(spec.engine.task)),
-        model_facts=tuple(asdict(spec.config).items()),
+        config=asdict(spec.config),
         sources_hash=sources_hash(),
-        versions=tuple(_versions()),
+        versions=dict(_versions()),
+        samples=len(samples),
     )
     return Prepared(
         spec=spec,
-        samples=everything[: spec.sample_limit],
+        samples=samples,
         available=len(everything),
         manifest=manifest,
         notes=(*checkpoint.notes, *benchmark.notes, *_too_many(spec, len(everything))),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,21 +42,20 @@ def costs(experiment: Experiment, matrix: CellMatrix | None = None) -> pd.DataFr
         matrix = CellMatrix(experiment)
         matrix.read()
     lengths = image_lengths(matrix)
-    return count_costs(experiment.points, experiment.meta["model_facts"], experiment.spec.model.dtype, lengths)
+    return count_costs(experiment.points, experiment.config.sizes, experiment.spec.model.dtype, lengths)
 
 
 def count_costs(
-    points: Sequence[GridPoint], stated: Mapping[str, Any], dtype: str, lengths: np.ndarray
+    points: Sequence[GridPoint], config: ModelConfig | None, dtype: str, lengths: np.ndarray
 ) -> pd.DataFrame | None:
     """`costs` of grid points, from what it needs to know of an experiment.
 
     Args:
         points: The grid.
-        stated: The model's sizes, as the experiment states them.
+        config: The model's sizes; None where the experiment does not state them all.
         dtype: Of keys and values.
         lengths: From `results.analysis.matrix.image_lengths`.
     """
-    config = ModelConfig.from_json(stated)
     if config is None or not lengths.size:
         return None
     prompt_N, visual_N, count_N = lengths

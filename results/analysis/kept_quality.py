@@ -12,9 +12,9 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from results.analysis.matrix import Matrix
 from results.analysis.significance import Bools, Floats
 from results.experiment import Experiment
-from workers.families.config import recorded_grid
 from workers.work import UNPRUNED, GridPoint
 
 COVERAGE_CELLS = 4  # the image as 4 x 4 cells
@@ -35,8 +35,7 @@ class KeptMasks:
 
 def kept_masks(experiment: Experiment) -> KeptMasks | None:
     """Read the masks; None where no cell has an image, or where images are cut into tiles of differing number."""
-    sizes = experiment.meta["model_facts"]
-    if sizes.get("varies") or sizes.get("pinpoints"):
+    if experiment.config.varies:
         return None
     kept = experiment.kept()
     kept = kept[kept["visual_tokens"] > 0]
@@ -49,18 +48,17 @@ def kept_masks(experiment: Experiment) -> KeptMasks | None:
     row = pd.Index([point.key for point in experiment.points]).get_indexer(pd.Index(kept["point"]))
     column = pd.Index(samples).get_indexer(pd.Index(kept["sample"]))
     packed = np.frombuffer(b"".join(kept["kept_mask"]), dtype=np.uint8).reshape(len(kept), -1)
-    shape = (len(experiment.points), len(samples))
-    known, mask = np.zeros(shape, bool), np.zeros((*shape, visual), bool)
-    known[row, column] = True
-    mask[row, column] = np.unpackbits(packed, axis=1, count=visual).astype(bool)
+    cells = Matrix((len(experiment.points), len(samples)), mask=(bool, (visual,)))
+    cells.enter(row, column, mask=np.unpackbits(packed, axis=1, count=visual))
     answer, answered = np.zeros((len(samples), visual), bool), np.zeros(len(samples), bool)
     for place, patches in enumerate(table.loc[samples, "patches"]):
         if patches is not None and len(patches) and max(patches) < visual:
             answer[place, np.asarray(patches, dtype=int)] = True
             answered[place] = True
     return KeptMasks(
-        points=experiment.points, samples=tuple(samples), known_PS=known, mask_PSV=mask, answer_SV=answer,
-        answered_S=answered, grid=recorded_grid(sizes),
+        points=experiment.points, samples=tuple(samples), known_PS=cells.known_PS,
+        mask_PSV=cells.values["mask"], answer_SV=answer,
+        answered_S=answered, grid=experiment.config.grid,
     )  # fmt: skip
 
 

@@ -1,27 +1,125 @@
-"""The answers of an experiment as boolean matrices, read file by file and, while a sweep runs, only what is new.
+"""The cells of an experiment by (grid point, sample): read file by file and, while a sweep runs, only what is new.
 
 As a data frame 6 million cells take gigabytes; as matrices they take 12 MB. Shape letters: P grid points, S samples.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from results.analysis.significance import Floats
+from results.analysis.significance import Bools, Floats, Ints
 from results.copies import first_copies
-from results.experiment import UNREADABLE, Experiment
+from results.damage import UNREADABLE
+from results.experiment import Experiment
 from results.tables import CELLS, read_columns, stated_of
+from workers.work import UNPRUNED, GridPoint
 
 _READ = ("context", "source", "point", "sample", "correct", "visual_tokens", "prompt_tokens")
 _NAMES = _READ[:4]  # repeated in every row: read as dictionaries
 _WANTED = pa.schema([CELLS.field(name) for name in (*_READ, "score", "parsed")])
 UNKNOWN = -1
+
+
+class Matrix:
+    """Which cells are known, and their values; of a cell that is entered more than once the first time counts."""
+
+    def __init__(self, shape: tuple[int, int], **kinds: DTypeLike) -> None:
+        """Make an empty one: all values are 0 until they are entered.
+
+        Args:
+            shape: (P, S).
+            kinds: Of each value by name its dtype, ``(dtype, shape)`` where it is an array.
+        """
+        self.known_PS: Bools = np.zeros(shape, dtype=bool)
+        self.values: dict[str, NDArray[Any]] = {name: np.zeros(shape, dtype=kind) for name, kind in kinds.items()}
+
+    def enter(self, row: Ints, column: Ints, **values: Any) -> Bools:
+        """Enter cells.
+
+        Args:
+            row, column: Their places; below 0: a cell that is none of these.
+            values: One value a cell, for each name.
+
+        Returns:
+            One flag a cell: it is one of these, and was not known before.
+        """
+        fresh = (row >= 0) & (column >= 0)
+        fresh &= ~self.known_PS[row, column] & first_copies(row, column)
+        place = row[fresh], column[fresh]
+        self.known_PS[place] = True
+        for name, value in values.items():
+            self.values[name][place] = np.asarray(value)[fresh]
+        return fresh
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """All answers of an experiment as matrices, rows in the order of the grid, columns in that of the samples."""
+
+    points: tuple[GridPoint, ...]
+    samples: tuple[str, ...]
+    answered_PS: Bools
+    correct_PS: Bools  # a score of at least half; False where not answered
+    score_PS: Floats  # 0 to 1; 0 where not answered
+    unread_PS: Bools  # the scorer found no option, number or word in the answer; False where not answered
+    image_S: Bools  # False: a text-only question, which no strategy can prune
+    failed_S: Bools  # the sample has a failure record
+    stopped: frozenset[str] = frozenset()  # keys of the points that racing stopped
+
+    @property
+    def baseline(self) -> int | None:
+        """Row of the un-pruned model; None where the grid has none."""
+        return next((row for row, point in enumerate(self.points) if point.strategy == UNPRUNED), None)
+
+    @property
+    def binary(self) -> bool:
+        """Whether every answer is right or wrong, and none in between."""
+        return bool(((self.score_PS == 0) | (self.score_PS == 1)).all())
+
+    def of_images(self, images: bool) -> Answers:
+        """Only the image questions, or only the others."""
+        return self.on(self.image_S == images)
+
+    def on(self, chosen: Bools) -> Answers:
+        """Only some samples."""
+        by_sample = {name: getattr(self, name)[..., chosen] for name in (*_BY_CELL, *_BY_SAMPLE)}
+        return replace(self, samples=tuple(np.array(self.samples, dtype=object)[chosen]), **by_sample)
+
+    def of(self, rows: Sequence[int]) -> Answers:
+        """Only some grid points, in this order."""
+        by_cell = {name: getattr(self, name)[rows] for name in _BY_CELL}
+        return replace(self, points=tuple(self.points[row] for row in rows), **by_cell)
+
+
+_BY_CELL = tuple(item.name for item in fields(Answers) if item.name.endswith("_PS"))
+_BY_SAMPLE = tuple(item.name for item in fields(Answers) if item.name.endswith("_S"))
+
+
+def stacked(tables: Sequence[Answers]) -> Answers:
+    """Grid points of all tables over the samples of all, in the order in which they first come."""
+    samples = tuple(dict.fromkeys(name for table in tables for name in table.samples))
+    place = {name: column for column, name in enumerate(samples)}
+    points = tuple(point for table in tables for point in table.points)
+    shape = len(points), len(samples)
+    values: dict[str, Any] = {name: np.zeros(shape, float if name == "score_PS" else bool) for name in _BY_CELL}
+    values |= {name: np.zeros(len(samples), bool) for name in _BY_SAMPLE}
+    first = 0
+    for table in tables:
+        columns = [place[name] for name in table.samples]
+        for name in _BY_CELL:
+            values[name][first : first + len(table.points), columns] = getattr(table, name)
+        for name in _BY_SAMPLE:
+            values[name][columns] |= getattr(table, name)
+        first += len(table.points)
+    return Answers(points=points, samples=samples, **values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,17 +136,28 @@ class CellMatrix:
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
-        self._points = [point.key for point in experiment.points]
-        self._samples = experiment.samples["id"].tolist()
-        shape = (len(self._points), len(self._samples))
-        self.answered_PS = np.zeros(shape, dtype=bool)
-        self.correct_PS = np.zeros(shape, dtype=bool)  # False where not answered
-        self.unread_PS = np.zeros(shape, dtype=bool)  # answered, and the scorer has found no option in the answer
+        self._axes = experiment.axes
+        self._cells = Matrix(self._axes.shape, correct=bool, unread=bool)
         self._soft_PS: Floats | None = None  # scores, from the first one on that is neither 0 nor 1
+        shape = self._axes.shape
         self.visual_S: NDArray[np.int32] = np.full(shape[1], UNKNOWN, dtype=np.int32)  # visual tokens before pruning
         self.prompt_S: NDArray[np.int32] = np.full(shape[1], UNKNOWN, dtype=np.int32)  # tokens of the un-pruned prompt
         self._files: dict[Path, tuple[int, int]] = {}  # size and time of what has been read
         self._units: dict[Path, UnitFile] = {}
+
+    @property
+    def answered_PS(self) -> Bools:
+        return self._cells.known_PS
+
+    @property
+    def correct_PS(self) -> Bools:
+        """False where not answered."""
+        return self._cells.values["correct"]
+
+    @property
+    def unread_PS(self) -> Bools:
+        """Answered, and the scorer has found no option in the answer."""
+        return self._cells.values["unread"]
 
     @property
     def units(self) -> list[UnitFile]:
@@ -99,33 +208,23 @@ class CellMatrix:
 
     def _take(self, table: pa.Table) -> bool:
         """Whether none of the cells had been taken before."""
-        sources = self.experiment.sources
-        point = _places(table["point"], self._points)
-        sample = _places(table["sample"], self._samples)
-        known = _places(table["context"], [self.experiment.context]) == 0
-        known &= (point >= 0) & (sample >= 0)
-        names = sorted(set(sources.values()))
-        current_P = np.array([names.index(sources[key]) for key in self._points])
-        known &= _places(table["source"], names) == current_P[point]
-        values = {name: table[name].to_numpy() for name in _READ[4:]}
-        point, sample = point[known], sample[known]
-        fresh = ~self.answered_PS[point, sample] & first_copies(point, sample)
-        point, sample = point[fresh], sample[fresh]
-        taken = {name: value[known][fresh] for name, value in values.items()}
-        self.correct_PS[point, sample] = taken["correct"].astype(bool)
-        self.visual_S[sample], self.prompt_S[sample] = taken["visual_tokens"], taken["prompt_tokens"]
-        self.answered_PS[point, sample] = True
-        self.unread_PS[point, sample] = pc.is_null(table["parsed"]).to_numpy()[known][fresh]
-        own = table["score"].to_numpy()[known][fresh]  # NaN: as ``correct`` says
-        self._take_scores(point, sample, np.where(np.isnan(own), taken["correct"], own))
-        return bool(fresh.all())
+        row, column = self._axes.places(table)
+        correct = table["correct"].to_numpy()
+        unread = pc.is_null(table["parsed"]).to_numpy()
+        fresh = self._cells.enter(row, column, correct=correct, unread=unread)
+        place = row[fresh], column[fresh]
+        for tokens_S, name in ((self.visual_S, "visual_tokens"), (self.prompt_S, "prompt_tokens")):
+            tokens_S[place[1]] = table[name].to_numpy()[fresh]
+        own = table["score"].to_numpy()  # NaN: as ``correct`` says
+        self._take_scores(place, np.where(np.isnan(own), correct, own)[fresh])
+        return bool(fresh[(row >= 0) & (column >= 0)].all())
 
-    def _take_scores(self, point: NDArray[np.int64], sample: NDArray[np.int64], score: Floats) -> None:
+    def _take_scores(self, place: tuple[Ints, Ints], score: Floats) -> None:
         if self._soft_PS is None and np.isin(score, (0.0, 1.0)).all():
             return
         if self._soft_PS is None:
             self._soft_PS = self.correct_PS.astype(np.float64)
-        self._soft_PS[point, sample] = score
+        self._soft_PS[place] = score
 
 
 def image_lengths(matrix: CellMatrix) -> NDArray[np.int64]:
@@ -136,16 +235,6 @@ def image_lengths(matrix: CellMatrix) -> NDArray[np.int64]:
         return np.empty((3, 0), dtype=np.int64)
     values, counts = np.unique(pairs, axis=1, return_counts=True)
     return np.concatenate([values, counts[None]])
-
-
-def _places(column: pa.ChunkedArray, names: list[str]) -> NDArray[np.int64]:
-    """Where each value of a dictionary column stands in ``names``; -1 where it does not."""
-    place = {name: index for index, name in enumerate(names)}
-    parts = [
-        np.array([place.get(name, -1) for name in chunk.dictionary.to_pylist()] or [-1])[chunk.indices.to_numpy()]
-        for chunk in column.chunks
-    ]
-    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
 
 def _unit_file(table: pa.Table, written: float) -> UnitFile:

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from results.analysis.matrix import UNKNOWN, CellMatrix
+from results.analysis.matrix import UNKNOWN, Answers, CellMatrix
 from results.analysis.significance import (
     WILSON,
     Bools,
@@ -33,55 +32,12 @@ from results.analysis.significance import (
 )
 from results.experiment import Experiment
 from results.stops import STOPPED, stopped_points
-from workers.work import UNPRUNED, GridPoint
+from workers.work import UNPRUNED
 
 FLAT_POINTS = 4  # a whole curve of at least so many points with one and the same accuracy is suspicious
 RISE_Z = 4.0  # standard errors: once in 30,000 comparisons by chance, and the questions are the same ones besides
 LITTLE = 0.01  # of the questions: so many answers may be lacking before a point is not compared with others any more
 ZERO_ANSWERS = 10  # so many answers without a right one are suspicious; fewer happen
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answers:
-    """All answers of an experiment as matrices, rows in the order of the grid, columns in that of the samples."""
-
-    points: tuple[GridPoint, ...]
-    samples: tuple[str, ...]
-    answered_PS: Bools
-    correct_PS: Bools  # a score of at least half; False where not answered
-    score_PS: Floats  # 0 to 1; 0 where not answered
-    unread_PS: Bools  # the scorer found no option, number or word in the answer; False where not answered
-    image_S: Bools  # False: a text-only question, which no strategy can prune
-    failed_S: Bools  # the sample has a failure record
-    stopped: frozenset[str] = frozenset()  # keys of the points that racing stopped
-
-    @property
-    def baseline(self) -> int | None:
-        """Row of the un-pruned model; None where the grid has none."""
-        return next((row for row, point in enumerate(self.points) if point.strategy == UNPRUNED), None)
-
-    @property
-    def binary(self) -> bool:
-        """Whether every answer is right or wrong, and none in between."""
-        return bool(((self.score_PS == 0) | (self.score_PS == 1)).all())
-
-    def of_images(self, images: bool) -> Answers:
-        """Only the image questions, or only the others."""
-        return self.on(self.image_S == images)
-
-    def on(self, chosen: Bools) -> Answers:
-        """Only some samples."""
-        return Answers(
-            points=self.points,
-            samples=tuple(np.array(self.samples, dtype=object)[chosen]),
-            answered_PS=self.answered_PS[:, chosen],
-            correct_PS=self.correct_PS[:, chosen],
-            score_PS=self.score_PS[:, chosen],
-            unread_PS=self.unread_PS[:, chosen],
-            image_S=self.image_S[chosen],
-            failed_S=self.failed_S[chosen],
-            stopped=self.stopped,
-        )
 
 
 def answers(experiment: Experiment) -> Answers:
@@ -324,11 +280,7 @@ def contrast(table: Answers, rows: Sequence[int], reference: int) -> pd.DataFram
         One row per entry of ``rows`` with the columns of `compared`; missing for the reference itself.
     """
     images = table.of_images(True)
-    chosen = [reference, *rows]
-    part = replace(
-        images, points=tuple(images.points[row] for row in chosen), answered_PS=images.answered_PS[chosen],
-        correct_PS=images.correct_PS[chosen], score_PS=images.score_PS[chosen], unread_PS=images.unread_PS[chosen],
-    )  # fmt: skip
+    part = images.of([reference, *rows])
     found = pd.DataFrame(compared(part, [None, *(None if row == reference else 0 for row in rows)]))
     return found.iloc[1:].reset_index(drop=True)
 

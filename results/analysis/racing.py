@@ -26,9 +26,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from results.analysis.significance import Bools, Floats
 from workers.tasks.base import Sample
@@ -48,8 +49,8 @@ class RacingRule:
     """When a point may be stopped."""
 
     against: Literal["best", "baseline"] = "best"
-    alpha: float = 0.05  # chance that any point is stopped wrongly
-    margin: float = 0.0  # a difference of accuracies (0 to 1) that is no reason to stop
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05  # chance that any point is stopped wrongly
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0.0  # a difference of accuracies (0 to 1) that is no reason to stop
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 
 from results.analysis.costs import costs
+from results.analysis.matrix import Answers, stacked
 from results.analysis.metrics import (
     LITTLE,
-    Answers,
     answers,
     compared,
     on_common_questions,
@@ -78,9 +78,9 @@ def compare(paths: Sequence[Path], patterns: Sequence[str] = (), reference: str 
     ]
     groups: dict[str, list[Experiment]] = {}
     for experiment in experiments:
-        data = experiment.meta["context_parts"]
+        data = experiment.manifest.context_parts
         groups.setdefault(f"{data['data']}|{data['task']}", []).append(experiment)
-    tables = [_stacked([answers(experiment) for experiment in group]) for group in groups.values()]
+    tables = [stacked([answers(experiment) for experiment in group]) for group in groups.values()]
     common = [on_common_questions(table) for table in tables]
     parts = [_joined(group, table, reference) for group, table in zip(groups.values(), common, strict=True)]
     parts += [_unpaired(rows, reference) for rows in imported]
@@ -254,35 +254,6 @@ def _costs(experiment: Experiment) -> pd.DataFrame:
     keys = pd.DataFrame({"key": [point.key for point in experiment.points]})
     names = ["prefill_tflop", "flops_ratio", "fastv_ratio", "average_visual_tokens"]
     return keys.assign(**dict.fromkeys(names, np.nan)) if counted is None else counted[["key", *names]]
-
-
-def _stacked(tables: Sequence[Answers]) -> Answers:
-    """Rows of all tables over the samples of all, in the order in which they first come."""
-    samples = tuple(dict.fromkeys(name for table in tables for name in table.samples))
-    place = {name: column for column, name in enumerate(samples)}
-    points = tuple(point for table in tables for point in table.points)
-    answered, correct = np.zeros((len(points), len(samples)), bool), np.zeros((len(points), len(samples)), bool)
-    score, unread = np.zeros((len(points), len(samples))), np.zeros((len(points), len(samples)), bool)
-    image, failed = np.zeros(len(samples), bool), np.zeros(len(samples), bool)
-    first = 0
-    for table in tables:
-        columns = [place[name] for name in table.samples]
-        rows = slice(first, first + len(table.points))
-        answered[rows, columns], correct[rows, columns] = table.answered_PS, table.correct_PS
-        score[rows, columns], unread[rows, columns] = table.score_PS, table.unread_PS
-        image[columns] |= table.image_S
-        failed[columns] |= table.failed_S
-        first += len(table.points)
-    return Answers(
-        points=points,
-        samples=samples,
-        answered_PS=answered,
-        correct_PS=correct,
-        score_PS=score,
-        unread_PS=unread,
-        image_S=image,
-        failed_S=failed,
-    )
 
 
 def _unpaired(rows: pd.DataFrame, reference: str | None) -> pd.DataFrame:

@@ -21,7 +21,8 @@ import pandas as pd
 
 from results.analysis.costs import costs
 from results.analysis.kept_quality import agreement, kept_masks, overlap
-from results.analysis.metrics import Answers, answers, measure_summary, summarise
+from results.analysis.matrix import Answers
+from results.analysis.metrics import answers, measure_summary, summarise
 from results.analysis.task_metrics import task_metrics
 from results.disk import make_folder, write_whole
 from results.escaping import csv_text
@@ -88,15 +89,14 @@ def full_summary(experiment: Experiment) -> pd.DataFrame:
 
 def original_files(experiment: Experiment) -> list[PromisedFile]:
     """The files of the user's documents that the grid of this experiment gives, apart from the layer cut-off."""
-    config = experiment.meta["model_facts"]
     return promised_files(
         Found(
             answers=answers(experiment).of_images(True),
             measures=measure_summary(experiment),
             costs=costs(experiment),
             latency=latencies(experiment),
-            layers=config["layers"],
-            visual_tokens=config["visual_tokens"],
+            layers=experiment.config.layers,
+            visual_tokens=experiment.config.visual_tokens,
         )
     )
 
@@ -131,8 +131,8 @@ def write_exports(experiment: Experiment) -> list[Path]:
         make_folder((folder / file.name).parent, below=experiment.path)
         path = _json(folder / file.name, file.content)
         if file.provenance:
-            known = {**file.provenance, "experiment": experiment.name, "context": experiment.meta["context_parts"]}
-            _json(path.with_suffix(".provenance.json"), {**known, "versions": experiment.meta["versions"]})
+            known = {**file.provenance, "experiment": experiment.name, "context": experiment.manifest.context_parts}
+            _json(path.with_suffix(".provenance.json"), {**known, "versions": experiment.manifest.versions})
             written.append(path)
     return written
 

@@ -42,7 +42,7 @@ def write_lmms_samples(experiment: Experiment, folder: Path, patterns: Sequence[
     cells = experiment.cells(columns)
     cells["score"] = scores(cells)
     cells = cells.merge(experiment.samples, left_on="sample", right_on="id", validate="many_to_one")
-    date = re.sub(r"\D", "", str(experiment.meta["created"])[:10]) + "_000000"
+    date = re.sub(r"\D", "", experiment.manifest.created[:10]) + "_000000"
     written = []
     for point in experiment.points:
         rows = cells[cells["point"] == point.key]
@@ -91,5 +91,5 @@ def _results(experiment: Experiment, point: GridPoint, rows: pd.DataFrame) -> di
             "model_args": {"pretrained": experiment.spec.model.path, **point.to_json()},
             "context": experiment.context,
         },
-        "n-samples": {task: {"original": int(experiment.meta["samples"]), "effective": len(rows)}},
+        "n-samples": {task: {"original": experiment.manifest.samples, "effective": len(rows)}},
     }

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from results.analysis.metrics import Answers
+from results.analysis.matrix import Answers
 from results.analysis.significance import Bools
 from workers.work import UNPRUNED, GridPoint
 

@@ -53,23 +53,38 @@ class ModelConfig:
     grid: tuple[int, int] | None = None  # rows and columns of the image that the first visual tokens are, row by row
     varies: bool = False  # whether images have tokens in differing number
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedConfig:
+    """What an experiment recorded of its model's configuration; early versions recorded less."""
+
+    layers: int
+    visual_tokens: int
+    grid: tuple[int, int] | None  # as in ``ModelConfig``
+    varies: bool
+    sizes: ModelConfig | None  # None: too little was recorded
+
     @classmethod
-    def from_json(cls, stated: Mapping[str, Any]) -> ModelConfig | None:
-        """As an experiment recorded it; None where an early version recorded too little."""
-        values = dict(stated)
-        # Before there were other families, these said the rest.
-        values.setdefault("varies", bool(values.pop("pinpoints", None)))
-        values["grid"] = recorded_grid(stated)
+    def of(cls, stated: Mapping[str, Any]) -> RecordedConfig:
+        """From the fields of a ``ModelConfig``, as they stand in a file."""
+        known = {
+            "layers": stated["layers"],
+            "visual_tokens": stated["visual_tokens"],
+            "grid": _grid(stated),
+            # Before there were other families, these said it.
+            "varies": bool(stated.get("varies", stated.get("pinpoints"))),
+        }
+        values = {name: value for name, value in stated.items() if name != "pinpoints"} | known
         try:
             if (vision := values.get("vision")) is not None:
                 values["vision"] = VisionConfig(**vision)
-            return cls(**values)
+            return cls(**known, sizes=ModelConfig(**values))
         except TypeError:
-            return None
+            return cls(**known, sizes=None)
 
 
-def recorded_grid(stated: Mapping[str, Any]) -> tuple[int, int] | None:
-    """``ModelConfig.grid`` of an experiment; early versions recorded the sides of LLaVA's square."""
+def _grid(stated: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Early versions recorded the sides of LLaVA's square."""
     if grid := stated.get("grid"):
         return int(grid[0]), int(grid[1])
     size, patch, visual = (stated.get(name) or 0 for name in ("image_size", "patch_size", "visual_tokens"))

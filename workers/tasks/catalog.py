@@ -70,7 +70,7 @@ def load_benchmark(spec: TaskSpec) -> Benchmark:
     """
     spec = resolved(spec)
     benchmark = get(spec.name).load(spec)
-    prompts.build_prompt(benchmark.samples[0], spec.conversation, spec.single_prediction)
+    prompts.build_prompt(benchmark.samples[0], spec)
     return benchmark
 
 

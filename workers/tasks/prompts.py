@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from strategies.suggestion import near
 from workers.tasks.base import DataError, Sample
+from workers.work import TaskSpec
 
 IMAGE_MARKER = "<image>"
 SINGLE_PREDICTION = "Answer with the option's letter from the given choices directly."
@@ -30,26 +31,27 @@ _LIKE_CHAT = "USER: {question} ASSISTANT:"  # llava-hf's template, for those who
 Chat = Callable[[str, bool], str]  # question, whether it has an image -> prompt
 
 
-def build_prompt(sample: Sample, conversation: str, single_prediction: bool, chat: Chat | None = None) -> str:
+def build_prompt(sample: Sample, task: TaskSpec, chat: Chat | None = None) -> str:
     """The text given to the tokenizer, with one ``<image>`` marker where the sample has an image.
 
     Args:
         sample: what is asked.
-        conversation: one of ``CONVERSATION_MODES``.
-        single_prediction: add the sample's instruction, or the one that asks for the option's letter alone, unless the
-            question ends with it, as those of LLaVA's question files do.
+        task: how; ``conversation`` is one of ``CONVERSATION_MODES``, and ``single_prediction`` adds the sample's
+            instruction, or the one that asks for the option's letter alone, unless the question ends with it, as those
+            of LLaVA's question files do.
         chat: the checkpoint's chat template, for that mode; without it the prompt is an estimate.
 
     Raises:
         DataError: unknown conversation mode.
     """
+    conversation = task.conversation
     if conversation not in CONVERSATION_MODES:
         hint = near(conversation, CONVERSATION_MODES)
         raise DataError(f"unknown conversation '{conversation}'{hint} (known: {', '.join(CONVERSATION_MODES)})")
     question, instruction = sample.question, sample.instruction or SINGLE_PREDICTION
     if IMAGE_MARKER in question:  # it would be taken for a further image
         question = question.replace(IMAGE_MARKER, "").strip()
-    if single_prediction and not question.endswith(instruction):
+    if task.single_prediction and not question.endswith(instruction):
         question += f"\n{instruction}"
     image = sample.image is not None
     if conversation == CHAT_TEMPLATE and chat is not None:

@@ -1,0 +1,270 @@
+"""The grid of a sweep: from its entries in the file to the grid points that they stand for, for one model."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args, get_type_hints
+
+from orchestrator.sweep.document import Entry
+from orchestrator.sweep.mistakes import Check, Mistake
+from orchestrator.sweep.ranges import expand
+from strategies import catalog
+from strategies.budget import average_tokens, rank_for_average
+from strategies.catalog import Strategy
+from strategies.suggestion import near
+from workers import evidence
+from workers.families.config import ModelConfig
+from workers.work import UNPRUNED, GridPoint, Scalar
+
+MAX_POINTS = 100_000  # of a grid entry; 3,000 points make a large sweep
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """An average number of visual tokens that was asked for, and the rank that comes nearest to it."""
+
+    tokens: float
+    layer: int
+    rank: int
+    average: float  # realised
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """What the entries stand for, each once, in the order of the file; without the un-pruned model."""
+
+    points: tuple[GridPoint, ...]
+    budgets: tuple[Budget, ...]  # what `tokens:` was compiled to
+
+
+def grid_of(entries: Iterable[tuple[str, Entry]], config: ModelConfig | None) -> Check[Grid]:
+    """All points of a grid.
+
+    Args:
+        entries: With their places.
+        config: Of the model; without it the entries are checked as far as possible, and there are no points.
+    """
+    points: dict[str, GridPoint] = {}
+    budgets: dict[Budget, None] = {}
+    for place, entry in entries:
+        more, asked = yield from _entry(entry, place, config)
+        for point in more:
+            points.setdefault(point.key, point)
+        budgets |= dict.fromkeys(asked)
+    return Grid(points=tuple(points.values()), budgets=tuple(budgets))
+
+
+def _entry(entry: Entry, place: str, config: ModelConfig | None) -> Check[tuple[Sequence[GridPoint], Sequence[Budget]]]:
+    if entry.rank is not None and entry.tokens is not None:
+        yield Mistake(f"{place}.tokens", "is given, and so is `rank`: keep one of them")
+        return (), ()
+    layers = yield from _numbers(entry.layer, f"{place}.layer", "layer", config)
+    ranks = None if entry.rank is None else (yield from _numbers(entry.rank, f"{place}.rank", "rank", config))
+    budgets = None if entry.tokens is None else (yield from _budgets(entry, f"{place}.tokens", layers, config))
+    if not entry.strategies:
+        yield Mistake(f"{place}.strategy", "is an empty list")
+    points: list[GridPoint] = []
+    for name in entry.strategies:
+        strategy = yield from _strategy(name, f"{place}.strategy")
+        if strategy is None:
+            continue
+        settings = yield from _settings(strategy, place, layers, ranks, budgets)
+        if settings is None:
+            continue
+        for params in (yield from _params(entry, strategy, place, config, len(settings))):
+            points += yield from _points(strategy, params, settings, place, config)
+    return points, budgets or ()
+
+
+def _settings(
+    strategy: Strategy,
+    place: str,
+    layers: Sequence[int],
+    ranks: Sequence[int] | None,
+    budgets: Sequence[Budget] | None,
+) -> Check[list[tuple[int, int]] | None]:
+    """(layer, rank) of an entry's points of one strategy; None where they cannot be said."""
+    if (fixed := strategy.fixed_rank) is not None:
+        if budgets is not None or (ranks is not None and set(ranks) != {fixed}):
+            key = "rank" if budgets is None else "tokens"
+            yield Mistake(f"{place}.{key}", f"{strategy.name} always keeps {fixed} visual tokens; leave {key} out")
+        return [(layer, fixed) for layer in layers]
+    if budgets is not None:
+        if strategy.schedule is not None:
+            what = f"{strategy.name} prunes in stages, which one budget does not fix; give rank"
+            yield Mistake(f"{place}.tokens", what)
+            return None
+        return [(budget.layer, budget.rank) for budget in budgets]
+    if ranks is None:
+        yield Mistake(f"{place}.rank", f"is missing: say how many visual tokens {strategy.name} keeps")
+        return None
+    return list(itertools.product(layers, ranks))
+
+
+def _points(
+    strategy: Strategy,
+    params: tuple[tuple[str, Scalar], ...],
+    settings: Sequence[tuple[int, int]],
+    place: str,
+    config: ModelConfig | None,
+) -> Check[list[GridPoint]]:
+    points = []
+    for layer, rank in settings:
+        assert config is not None  # else there are no layers
+        complaint = evidence.complaint(
+            strategy, dict(params), layer=layer, rank=rank, layers=config.layers, heads=config.heads
+        )
+        if complaint:
+            yield _placed(complaint, place, {"layer", *strategy.params})
+            break  # the other layers and ranks would say the same
+        points.append(GridPoint(strategy=strategy.name, layer=layer, rank=rank, params=params))
+    return points
+
+
+def _too_many(count: int, place: str) -> Check[bool]:
+    """Whether a grid entry is larger than any sweep; then it is a mistake."""
+    if count > MAX_POINTS:
+        yield Mistake(place, f"stands for {count:,} grid points, more than {MAX_POINTS:,}")
+    return count > MAX_POINTS
+
+
+def _budgets(entry: Entry, place: str, layers: Sequence[int], config: ModelConfig | None) -> Check[list[Budget]]:
+    """Average tokens -> ranks, for each layer."""
+    if config is None:
+        return []
+    if config.varies:
+        what = "is an average over a fixed number of visual tokens, and this model cuts images into tiles; give rank"
+        yield Mistake(place, what)
+        return []
+    values = entry.tokens if isinstance(entry.tokens, list) else [entry.tokens]
+    found = []
+    try:
+        if not values:
+            raise ValueError("is an empty list")
+        symbols = {"L": config.layers, "N": config.visual_tokens}
+        wanted = [
+            number
+            for value in values
+            if value is not None
+            for number in ((value,) if isinstance(value, float) else expand(value, symbols))
+        ]
+        if (yield from _too_many(len(layers) * len(wanted), place)):
+            return []
+        for layer, tokens in itertools.product(layers, wanted):
+            rank = rank_for_average(tokens, layer, config.layers, config.visual_tokens)
+            average = average_tokens(layer, rank, config.layers, config.visual_tokens)
+            found.append(Budget(tokens=tokens, layer=layer, rank=rank, average=average))
+    except ValueError as error:
+        yield Mistake(place, str(error))
+    return found
+
+
+def _placed(complaint: str, place: str, keys: Collection[str]) -> Mistake:
+    """A strategy's complaint, at the key that it names where it names one."""
+    name, _, rest = complaint.partition(": ")
+    return Mistake(f"{place}.{name}", rest) if name in keys else Mistake(place, complaint)
+
+
+def _strategy(name: str, place: str) -> Check[Strategy | None]:
+    if name == UNPRUNED:
+        yield Mistake(place, f"{UNPRUNED!r} is the un-pruned model, which every sweep holds; leave it out")
+        return None
+    try:
+        return catalog.get(name)
+    except ValueError as error:
+        yield Mistake(place, str(error))
+        return None
+
+
+def _numbers(
+    value: int | str | list[int | str], place: str, kind: str, config: ModelConfig | None
+) -> Check[tuple[int, ...]]:
+    """The integers a value stands for; those out of bounds are mistakes and left out."""
+    if config is None:
+        return ()
+    try:
+        numbers = expand(value, {"L": config.layers, "N": config.visual_tokens})
+    except ValueError as error:
+        yield Mistake(place, str(error))
+        return ()
+    if kind == "layer":
+        highest, limit = config.layers, f"the model's {config.layers} layers"
+    else:
+        highest, limit = config.visual_tokens, f"the model's {config.visual_tokens} visual tokens"
+    if low := [number for number in numbers if number < 0]:
+        yield Mistake(place, f"{low[0]} is below 0")
+    if high := [number for number in numbers if number > highest]:
+        yield Mistake(place, f"{max(high)} is above {limit}")
+    return tuple(dict.fromkeys(number for number in numbers if 0 <= number <= highest))
+
+
+def _params(
+    entry: Entry, strategy: Strategy, place: str, config: ModelConfig | None, settings: int
+) -> Check[list[tuple[tuple[str, Scalar], ...]]]:
+    """All combinations of a grid entry's parameters for one strategy; defaults are written out.
+
+    A default is part of the point, so that giving it explicitly names the same cells.
+    """
+    lists: dict[str, list[Any]] = {}
+    for name, value in entry.params.items():
+        values = yield from _values(name, value, strategy, f"{place}.{name}", config)
+        if values is None:
+            return []
+        lists[name] = values
+    if (yield from _too_many(settings * math.prod(map(len, lists.values())), place)):
+        return []
+    whole = _whole_numbers(strategy)
+    combinations = []
+    for chosen in itertools.product(*lists.values()):
+        given = dict(zip(lists, chosen, strict=True))
+        if config is not None:
+            complaint = strategy.check(given, heads=config.heads)
+        elif any(whole[name] and isinstance(value, str) for name, value in given.items()):
+            complaint = None  # expressions such as H/2 are not numbers yet
+        else:
+            complaint = strategy.check(given)
+        if complaint:
+            yield _placed(complaint, place, given)
+            continue
+        defaults = {name: value for name, value in strategy.params.items() if name not in given}
+        complete = {name: _as_default(strategy.params[name], value) for name, value in {**defaults, **given}.items()}
+        combinations.append(tuple(complete.items()))
+    return combinations
+
+
+def _values(
+    name: str, value: Scalar | list[Scalar], strategy: Strategy, place: str, config: ModelConfig | None
+) -> Check[list[Any] | None]:
+    """All values of one parameter; None where it has none that is right."""
+    if name not in strategy.params:
+        known = ["strategy", "layer", "rank", "tokens", *strategy.params]
+        yield Mistake(place, f"unknown key{near(name, known)} (known for {strategy.name}: {', '.join(known)})")
+        return None
+    values: list[Any] = value if isinstance(value, list) else [value]
+    if config is not None and _whole_numbers(strategy)[name] and any(isinstance(one, str) for one in values):
+        try:
+            values = list(expand(values, {"L": config.layers, "N": config.visual_tokens, "H": config.heads}))
+        except ValueError as error:
+            yield Mistake(place, str(error))
+            return None
+    if not values:
+        yield Mistake(place, "is an empty list")
+        return None
+    if bad := [one for one in values if not isinstance(one, bool | int | float | str)]:
+        yield Mistake(place, f"{bad[0]!r} is neither a number, a text, true nor false")
+        return None
+    return values
+
+
+def _whole_numbers(strategy: Strategy) -> dict[str, bool]:
+    """Which parameters are whole numbers, so that H/2 may stand for one."""
+    hints = get_type_hints(strategy.function)
+    return {name: hints[name] is int or int in get_args(hints[name]) for name in strategy.params}
+
+
+def _as_default(default: Any, value: Scalar) -> Scalar:
+    """``1`` for a parameter whose default is ``0.5`` is the number 1.0: the two must not be two grid points."""
+    return float(value) if isinstance(default, float) and isinstance(value, int) else value

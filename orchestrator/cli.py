@@ -421,7 +421,8 @@ def merge(
     """Put experiments together: all their grid points and samples, every cell once. The originals stay as they are."""
     with _user_errors():
         from orchestrator.show import show_merged, show_notes
-        from orchestrator.tune.tune_store import STATE, tell_all
+        from orchestrator.tune.trial_records import STATE
+        from orchestrator.tune.trials import tell_all
         from results.inventory import merge as merged
         from results.places import located, written
 
@@ -542,7 +543,7 @@ def tune(
     with _user_errors():
         from orchestrator.show import show_notes
         from orchestrator.sweep.document import parse_callbacks
-        from orchestrator.tune.tune_store import tell_all
+        from orchestrator.tune.trials import tell_all
         from results.experiment import Experiment
         from results.places import uri_of, written
 

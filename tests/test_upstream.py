@@ -252,6 +252,7 @@ def test_ray_experiment_state(tmp_path):
     words = moved("ray", "the state of an experiment", "orchestrator/tune/trial_records.py, trials.py")
     trial = trial_of(tmp_path / "x")
     states = TrialStates([trial])
+    states.content(started=1.0)  # what was said then is not said again
     trial.set_status("TERMINATED")
     trial.update_last_result({"samples": 7, "accuracy": 0.5, "training_iteration": 1, "trial_id": trial.trial_id})
     (tmp_path / "x" / STATE).write_bytes(states.content(started=1.0))

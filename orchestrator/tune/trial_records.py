@@ -77,6 +77,7 @@ class TrialStates:
         # Of what they say while pending only the status changes; to ask again would pickle five things of each.
         self._pending = [trial.get_json_state()[0] for trial in trials]
         assert all(PENDING in state for state in self._pending)
+        self._reported: list[tuple[Any, str]] = [(None, "")] * len(trials)  # last report, all that is said
 
     def content(self, started: float) -> bytes:
         """The file named `STATE`.
@@ -84,9 +85,12 @@ class TrialStates:
         Args:
             started: Seconds since the epoch, of the sweep.
         """
+        for place, trial in enumerate(self._trials):
+            if self._reported[place][0] is not trial.last_result:
+                self._reported[place] = (trial.last_result, _metadata(trial))
         trials = [
-            (state.replace(PENDING, PENDING.replace("PENDING", trial.status), 1), _metadata(trial))
-            for state, trial in zip(self._pending, self._trials, strict=True)
+            (state.replace(PENDING, PENDING.replace("PENDING", trial.status), 1), said)
+            for state, trial, (_, said) in zip(self._pending, self._trials, self._reported, strict=True)
         ]
         state = {"trial_data": trials, "runner_data": {}, "stats": {"start_time": started}}
         return json.dumps(state).encode()

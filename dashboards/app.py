@@ -20,7 +20,7 @@ from typing import Any
 import dash_ag_grid as dag
 from dash import Dash, dash_table, dcc, no_update
 
-from dashboards.board import Board
+from dashboards.gallery import Gallery
 from dashboards.live import cards, controls, details, downloads, frame, refresh
 from dashboards.live.access import LOOPBACK, guard, trusted_hosts
 from dashboards.pages.catalog import PAGES
@@ -33,11 +33,11 @@ SILENT_S = 20  # until a connection without a request is closed
 EAGER = ("async-graph", "async-dropdown", "async-slider", "async-community")
 
 
-def create_app(board: Board, hosts: Sequence[str] = LOOPBACK, refresh_s: float = REFRESH_S) -> Dash:
+def create_app(gallery: Gallery, hosts: Sequence[str] = LOOPBACK, refresh_s: float = REFRESH_S) -> Dash:
     """Build the app.
 
     Args:
-        board: What it shows.
+        gallery: What it shows.
         hosts: Names that requests may be addressed to.
         refresh_s: How often the pages ask for new data.
     """
@@ -54,11 +54,11 @@ def create_app(board: Board, hosts: Sequence[str] = LOOPBACK, refresh_s: float =
         on_error=_left,
     )
     guard(app, hosts)
-    app.layout = lambda: frame.layout(board, refresh_s)
+    app.layout = lambda: frame.layout(gallery, refresh_s)
     for part in (frame, controls, cards, refresh, downloads, details):
-        part.register(app, board)
+        part.register(app, gallery)
     for page in PAGES:
-        page.register(app, board)
+        page.register(app, gallery)
     return app
 
 
@@ -113,9 +113,9 @@ def serve(paths: Sequence[Path], host: str, port: int, names: Sequence[str] = ()
         StoreError: One of the paths is not an experiment.
         OSError: See `listening`.
     """
-    board = Board(paths)
-    app = create_app(board, trusted_hosts(host, names))
-    threading.Thread(target=board.count_costs, daemon=True).start()  # takes seconds, and only one page needs it
+    gallery = Gallery(paths)
+    app = create_app(gallery, trusted_hosts(host, names))
+    threading.Thread(target=gallery.count_costs, daemon=True).start()  # takes seconds, and only one page needs it
     server = listening(app, host, port)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a page asks for several things at once, that is all
     print(f"{address_of(host, server)}  (Ctrl-C ends it)", flush=True)

@@ -19,9 +19,9 @@ from urllib.parse import urlencode
 from plotly.offline import get_plotlyjs
 
 from dashboards import report_tables as tables
-from dashboards.board import Board
 from dashboards.explorer_folder import script_json, write_explorer
 from dashboards.figures import CONFIG, bare_json, template
+from dashboards.gallery import Gallery
 from dashboards.pages.base import Control, Page, Panel
 from dashboards.pages.catalog import PAGES
 from dashboards.pages.parts import notices
@@ -94,9 +94,9 @@ def _is_ours(name: str) -> bool:
 
 
 def _pages(experiment: Experiment, writer: Written) -> list[ReportPage]:
-    board = Board([experiment.path])
-    shown = view(board.snapshot, State())
-    source = board.snapshot.sources[0]
+    gallery = Gallery([experiment.path])
+    shown = view(gallery.snapshot, State())
+    source = gallery.snapshot.sources[0]
     index = write_explorer(
         source.experiment, source.answers, source.summary, source.failures,
         lambda name, content: writer.add(f"{EXPLORER}/{name}", content),

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlencode
 import pandas as pd
 
 from dashboards import theme
-from dashboards.board import Snapshot, Source
+from dashboards.gallery import Snapshot, Source
 from dashboards.rows import Axis, Slice, slices
 
 FILTERS = {  # of the bar on every page, and how it calls them

@@ -276,12 +276,12 @@ def examine(load: Callable[[], Prepared] | None, out: Path | None) -> Iterator[C
 def _sweep(prepared: Prepared, out: Path) -> Iterator[Check]:
     from orchestrator.run import plan_and_stops
     from results.disk import StoreError
-    from results.places import bucket_at, located
+    from results.location import bucket_at, located
 
     spec = prepared.spec
     yield Check("ok", "sweep", f"{spec.name}: {len(spec.points)} grid points x {len(prepared.samples)} samples")
     yield Check(
-        "ok", "model", f"{spec.engine.model.path} is whole ({spec.facts.layers} layers, {spec.engine.model.dtype})"
+        "ok", "model", f"{spec.engine.model.path} is whole ({spec.config.layers} layers, {spec.engine.model.dtype})"
     )
     yield Check("ok", "data", f"{prepared.available} questions of {spec.engine.task.name} in {spec.engine.task.data}")
     yield check_images(prepared.samples)

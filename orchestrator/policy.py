@@ -16,7 +16,7 @@ from results.analysis.racing import Race, RacingRule, shuffled
 from results.experiment import Experiment
 from results.stops import Stops, read_stops
 from workers.tasks.base import Sample
-from workers.work import BASELINE, GridPoint, UnitOutcome, WorkUnit
+from workers.work import UNPRUNED, GridPoint, UnitOutcome, WorkUnit
 
 
 class Policy:
@@ -43,7 +43,7 @@ class Policy:
         self.standing = Standing(points, self.samples, together=rule is not None)
         self.skipped = 0  # cells that `units` was given and left out
         self._rule, self._points = rule, tuple(points)
-        baseline = next((row for row, point in enumerate(points) if point.strategy == BASELINE), 0)
+        baseline = next((row for row, point in enumerate(points) if point.strategy == UNPRUNED), 0)
         questions = self.standing.score_PS.shape[1]
         self._race = None if rule is None else Race(rule, len(points), questions, baseline)
         self.stopped: dict[str, int] = {}

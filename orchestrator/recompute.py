@@ -31,7 +31,7 @@ from workers.fingerprint import is_same_data, model_fingerprint
 from workers.slow_path import SlowAnswer, slow_answer
 from workers.tasks.base import LETTERS, Sample
 from workers.tasks.catalog import load_samples, scorer_of
-from workers.work import BASELINE, EngineSpec, GridPoint
+from workers.work import UNPRUNED, EngineSpec, GridPoint
 
 SHARE = 0.01  # of the cells: forgeries as rare as this are what the printed probability is for
 
@@ -174,7 +174,7 @@ def recompute(
 
 def _runs(point: GridPoint) -> bool:
     """Whether this version would take the grid point into a sweep."""
-    if point.strategy == BASELINE:
+    if point.strategy == UNPRUNED:
         return True
     return catalog.get(point.strategy).check(dict(point.params), layer=point.layer, rank=point.rank) is None
 

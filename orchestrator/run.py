@@ -185,4 +185,4 @@ def _policy(prepared: Prepared, experiment: Experiment | None) -> Policy:
 
 def _plan(prepared: Prepared, policy: Policy, done: dict[str, frozenset[str]], workers: int) -> Plan:
     spec = prepared.spec
-    return make_plan(spec.points, policy.samples, policy.settled(done), spec.facts, spec.engine.task, workers)
+    return make_plan(spec.points, policy.samples, policy.settled(done), spec.config, spec.engine.task, workers)

@@ -58,11 +58,11 @@ def show_plan(console: Console, prepared: Prepared, plan: Plan, folder: Path, st
     table.add_column()
     model = spec.engine.model
     name = model.path if model.base is None else f"{model.path} on {model.base}"
-    most = "up to " if spec.facts.varies else ""
+    most = "up to " if spec.config.varies else ""
     rows = [
         (
             "model",
-            f"{name} ({spec.facts.layers} layers, {most}{spec.facts.visual_tokens} visual tokens, {model.dtype})",
+            f"{name} ({spec.config.layers} layers, {most}{spec.config.visual_tokens} visual tokens, {model.dtype})",
         ),
         ("grid", f"{len(spec.points)} points: un-pruned, {', '.join(strategies)}"),
         ("samples", f"{len(prepared.samples)}{of} of {spec.engine.task.name}"),
@@ -85,7 +85,7 @@ def show_plan(console: Console, prepared: Prepared, plan: Plan, folder: Path, st
             "visual tokens",
             soft_wrap=True,
         )
-    notes = (catalog.get(p.strategy).note(dict(p.params), spec.facts.heads) for p in spec.points[1:])
+    notes = (catalog.get(p.strategy).note(dict(p.params), spec.config.heads) for p in spec.points[1:])
     show_notes(console, dict.fromkeys(part for note in notes if note for part in note.split("; ")))
 
 
@@ -187,7 +187,7 @@ def show_status(console: Console, experiment: Experiment, driver: str | None = N
     """Args:
     console: Where to print.
     experiment: That is asked about.
-    driver: Who writes there now, as `places.driver_of` says it.
+    driver: Who writes there now, as `location.driver_of` says it.
     """
     cells = experiment.whole()
     samples = experiment.meta["samples"]

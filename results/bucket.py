@@ -197,7 +197,7 @@ class Bucket:
             raise StoreError(line) from error
 
 
-class BucketBoard:
+class BucketLockFile:
     """The record of who writes as an object beside the others, see ``lock.py``; a working copy never holds it.
 
     Stores offer no "only if it is not there" that all of them know: two that begin within a second of each other may

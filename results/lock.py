@@ -94,7 +94,7 @@ class Holder:
         return f"process {self.pid} of {self.user} on {self.host} (since {self.since}, last sign {self.sign})"
 
 
-class Board(Protocol):
+class LockFile(Protocol):
     """Where a record lies: a folder, or a bucket."""
 
     name: str  # for people
@@ -112,7 +112,7 @@ class Board(Protocol):
         """Leave no record."""
 
 
-class FolderBoard:
+class FolderLockFile:
     """The record as a hidden file of the experiment's folder, which is made for it where it is missing."""
 
     def __init__(self, folder: Path) -> None:
@@ -159,82 +159,82 @@ class FolderBoard:
 
 
 @contextmanager
-def held(board: Board, tell: Callable[[str], None]) -> Iterator[None]:
+def held(lock_file: LockFile, tell: Callable[[str], None]) -> Iterator[None]:
     """Be the one who writes, for a block.
 
     Args:
-        board: Where everybody looks.
+        lock_file: Where everybody looks.
         tell: Takes a line where this has to wait for another machine.
 
     Raises:
         StoreError: Another one writes there, or has taken over meanwhile; nothing can be written there.
     """
-    mine = _take(board, tell)
+    mine = _take(lock_file, tell)
     lost: list[str] = []
     try:
-        with _woken() as number, _signs(board, mine, lost, number):
+        with _woken() as number, _signs(lock_file, mine, lost, number):
             yield
     except KeyboardInterrupt:
         if lost:
             raise StoreError(
-                f"{board.name}: {lost[0]} writes there now, because this process gave no sign for {STALE_S:.0f} s; "
+                f"{lock_file.name}: {lost[0]} writes there now, because this process gave no sign for {STALE_S:.0f} s; "
                 "what was finished is kept"
             ) from None
         raise
     finally:
         if not lost:
-            board.remove()
+            lock_file.remove()
 
 
-def driver_line(board: Board) -> str | None:
+def driver_line(lock_file: LockFile) -> str | None:
     """Who writes there, for readers; None where nobody does."""
-    content = board.read()
+    content = lock_file.read()
     holder = None if content is None else Holder.of(content)
     if holder is None or (holder.is_here and not holder.lives):
         return None
     return f"{holder} writes here"
 
 
-def _take(board: Board, tell: Callable[[str], None]) -> Holder:
+def _take(lock_file: LockFile, tell: Callable[[str], None]) -> Holder:
     mine = Holder.this_process()
     watched: bytes | None = None  # the record that is waited for
     since = 0.0
     while True:
-        content = board.read()
+        content = lock_file.read()
         if content is None:
-            if board.create(mine.to_bytes()):
+            if lock_file.create(mine.to_bytes()):
                 return mine
-            content = board.read()
+            content = lock_file.read()
             if content is None:
                 continue
         holder = Holder.of(content)
         if holder is not None and holder.is_here and holder.lives:
-            raise _refusal(board, holder)
+            raise _refusal(lock_file, holder)
         dead = holder is not None and holder.is_here
         if not dead and content != watched:
             if watched is not None and holder is not None:
-                raise _refusal(board, holder)
+                raise _refusal(lock_file, holder)
             watched, since = content, time.monotonic()
             who = f"held by {holder}" if holder else f"{LOCK} is damaged, so that nobody can tell who writes there"
-            tell(f"{board.name}: {who}; waiting up to {STALE_S:.0f} s for a sign of life, then going on")
+            tell(f"{lock_file.name}: {who}; waiting up to {STALE_S:.0f} s for a sign of life, then going on")
         if dead or time.monotonic() - since >= STALE_S:
-            if board.replace(content, mine.to_bytes()):
+            if lock_file.replace(content, mine.to_bytes()):
                 time.sleep(SETTLE_S)
-                if board.read() == mine.to_bytes():
+                if lock_file.read() == mine.to_bytes():
                     return mine
             watched = None
         else:
             time.sleep(LOOK_S)
 
 
-def _refusal(board: Board, holder: Holder) -> StoreError:
+def _refusal(lock_file: LockFile, holder: Holder) -> StoreError:
     return StoreError(
-        f"{board.name}: {holder} writes there, and two at once would mix their numbers; wait until it has ended, "
+        f"{lock_file.name}: {holder} writes there, and two at once would mix their numbers; wait until it has ended, "
         "stop it, or give --out another directory"
     )
 
 
-def _signs(board: Board, mine: Holder, lost: list[str], number: signal.Signals) -> AbstractContextManager[None]:
+def _signs(lock_file: LockFile, mine: Holder, lost: list[str], number: signal.Signals) -> AbstractContextManager[None]:
     """Give signs of life for a block; who has taken over is put into ``lost``, and the main thread gets a signal."""
 
     def give() -> None:
@@ -242,7 +242,7 @@ def _signs(board: Board, mine: Holder, lost: list[str], number: signal.Signals) 
         if lost:
             return
         with suppress(StoreError):  # a full disk, a store out of reach: tried again, and said by what writes there
-            content = board.read()
+            content = lock_file.read()
             other = None if content is None else Holder.of(content)
             if other is not None and other.token != mine.token:
                 lost.append(str(other))
@@ -251,9 +251,9 @@ def _signs(board: Board, mine: Holder, lost: list[str], number: signal.Signals) 
                 return
             mine = replace(mine, beat=mine.beat + 1, sign=_now())
             if content is None:
-                board.create(mine.to_bytes())
+                lock_file.create(mine.to_bytes())
             else:
-                board.replace(content, mine.to_bytes())
+                lock_file.replace(content, mine.to_bytes())
 
     return repeated(give, BEAT_S, "lock")
 

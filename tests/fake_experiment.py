@@ -14,7 +14,7 @@ from results.manifest import Manifest
 from results.tables import ADDED, SCHEMAS
 from workers.tasks.base import LETTERS, Sample
 from workers.work import (
-    BASELINE,
+    UNPRUNED,
     EngineSpec,
     GridPoint,
     ModelSpec,
@@ -23,8 +23,8 @@ from workers.work import (
     TaskSpec,
     UnitOutcome,
     WorkUnit,
-    baseline_point,
     content_key,
+    unpruned_point,
 )
 
 LAYERS = 8
@@ -34,7 +34,7 @@ SIZES = {"layers": LAYERS, "visual_tokens": VISUAL_TOKENS, "heads": 4, "hidden":
 
 def fake_points(layers: int = LAYERS, visual_tokens: int = VISUAL_TOKENS) -> tuple[GridPoint, ...]:
     """Baseline, a layer cut-off curve over 2..L, two ranks of fastv and of random, and three alphas."""
-    points = [baseline_point(layers, visual_tokens)]
+    points = [unpruned_point(layers, visual_tokens)]
     points += [GridPoint(strategy="cutoff", layer=layer, rank=0) for layer in range(2, layers + 1)]
     points += [GridPoint(strategy=name, layer=2, rank=rank) for name in ("fastv", "random") for rank in (8, 32)]
     points += [
@@ -74,7 +74,7 @@ def fake_manifest(
             seed=seed,
         ),
         points=points,
-        sources=tuple("none" if point.strategy == BASELINE else f"source-of-{point.strategy}" for point in points),
+        sources=tuple("none" if point.strategy == UNPRUNED else f"source-of-{point.strategy}" for point in points),
         model_fingerprint=model,
         data_fingerprint="fedcba9876543210",
         prompt_fingerprint="0ff1ce0ff1ce0ff1",

@@ -33,9 +33,9 @@ from results.exchange.imports import IMPORTED_FILE, import_files, imported_summa
 from results.experiment import Experiment
 from results.inventory import verify
 from results.latencies import LATENCY_FILE, latencies
+from results.location import driver_of
 from results.lock import LOCK, Holder
 from results.pictures import Pictures, write_pictures
-from results.places import driver_of
 from results.provenance import ways_text
 from results.seals import sealed
 from results.stops import RACING, Stops, read_stops, write_stops
@@ -43,7 +43,7 @@ from results.tables import samples_table
 from results.written import LIST, Written
 from small_llava import make_checkpoint, make_tokenizer
 from workers.checkpoints.settings import processor_settings
-from workers.checkpoints.words import chat_template, rendered
+from workers.checkpoints.tokenizer import chat_template, rendered
 from workers.families.catalog import load_model, open_checkpoint
 from workers.fingerprint import model_fingerprint, whole_data_fingerprint
 from workers.images import load_image
@@ -316,7 +316,7 @@ def plan(folder: Path, model: str, base: str | None = None) -> None:
     checkpoint = open_checkpoint(spec)
     checkpoint.check()
     model_fingerprint(checkpoint)
-    chat_template(checkpoint.folder, checkpoint.words)
+    chat_template(checkpoint.folder, checkpoint.tokenizer)
     processor_settings(checkpoint.images)
 
 

@@ -22,9 +22,9 @@ needs_chromium = pytest.mark.skipif(
 def serving(paths: list[Path], refresh_s: float = 0.5, host: str = "127.0.0.1") -> Iterator[str]:
     """The address of an app over some experiments, on a free port of loopback."""
     from dashboards.app import address_of, create_app, listening
-    from dashboards.board import Board
+    from dashboards.gallery import Gallery
 
-    server = listening(create_app(Board(paths), refresh_s=refresh_s), host, port=0, threads=4)
+    server = listening(create_app(Gallery(paths), refresh_s=refresh_s), host, port=0, threads=4)
 
     def run() -> None:
         with suppress(OSError):  # its sockets are closed while it waits for them

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fake_experiment import fake_manifest, fake_outcome, fake_samples
 from results.experiment import Experiment
-from workers.work import GridPoint, MeasureSpec, UnitOutcome, WorkUnit, baseline_point
+from workers.work import GridPoint, MeasureSpec, UnitOutcome, WorkUnit, unpruned_point
 
 LAYERS, VISUAL = 8, 64
 SIZES = {
@@ -22,7 +22,7 @@ def write_measured(
     path: Path, points: tuple[GridPoint, ...], measures: Measures = lambda point: (), samples: int = 30
 ) -> Experiment:
     """Write an experiment of all points and the baseline, with what ``measures`` says for every image question."""
-    grid = (baseline_point(LAYERS, VISUAL), *points)
+    grid = (unpruned_point(LAYERS, VISUAL), *points)
     manifest = fake_manifest(grid)
     engine = replace(manifest.engine, measure=MeasureSpec(quality=True))
     manifest = replace(manifest, engine=engine, model_facts=tuple(SIZES.items()))

@@ -21,12 +21,12 @@ from orchestrator.followers.base import Answered, Begun
 from orchestrator.tune.mirror import TuneMirror
 from orchestrator.tune.rungs import Standing
 from results.experiment import Experiment
-from workers.work import GridPoint, SampleOutcome, UnitOutcome, WorkUnit, baseline_point
+from workers.work import GridPoint, SampleOutcome, UnitOutcome, WorkUnit, unpruned_point
 
 
 def many_points(count: int) -> tuple[GridPoint, ...]:
     pruned = [GridPoint(strategy="fastv", layer=1 + place % 31, rank=1 + place // 31) for place in range(count - 1)]
-    return (baseline_point(32, 576), *pruned)
+    return (unpruned_point(32, 576), *pruned)
 
 
 def cells(points: tuple[GridPoint, ...], first: int, last: int, draw: np.random.Generator) -> UnitOutcome:

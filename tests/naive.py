@@ -16,7 +16,7 @@ from torch import Tensor
 from strategies import catalog
 from strategies.view import TokenView
 from workers.families.model import Encoded, Model
-from workers.work import BASELINE, GridPoint
+from workers.work import UNPRUNED, GridPoint
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, li
     """Last row's logits of the whole sequence, and the visual tokens that reached the last layer."""
     decoder = run.llava.module.model.language_model
     stages = {}
-    if point.strategy != BASELINE and run.visual:
+    if point.strategy != UNPRUNED and run.visual:
         stages = {s.layer: s for s in catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params))}
     implementation = decoder.config._attn_implementation
     decoder.config._attn_implementation = "eager"

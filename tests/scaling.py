@@ -26,8 +26,8 @@ from PIL import Image, ImageDraw
 from transformers import AutoModelForImageTextToText, CLIPImageProcessorPil
 
 from small_llava import make_tokenizer
-from workers.benchmark.random_llava import SHAPES, _config, text_tokens
-from workers.benchmark.samples import QUESTION_LENGTHS
+from workers.speed_test.random_llava import SHAPES, _config, text_tokens
+from workers.speed_test.samples import QUESTION_LENGTHS
 from workers.tasks.prompts import CONVERSATIONS, SINGLE_PREDICTION
 
 IMAGES = 64  # drawn; the questions share them as hard links

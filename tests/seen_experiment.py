@@ -13,14 +13,14 @@ from results.experiment import Experiment
 from results.pictures import write_pictures
 from workers.images import encoded
 from workers.tasks.base import Sample
-from workers.work import GridPoint, SampleFailure, SampleOutcome, UnitOutcome, WorkUnit, baseline_point
+from workers.work import GridPoint, SampleFailure, SampleOutcome, UnitOutcome, WorkUnit, unpruned_point
 
 SIDE = 8  # visual tokens along a side
 VISUAL = SIDE * SIDE
 EVIL = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
 LONG = " ".join(["because the shape that the arrow points at is"] * 200)
 POINTS = (
-    baseline_point(8, VISUAL),
+    unpruned_point(8, VISUAL),
     GridPoint(strategy="fastv", layer=2, rank=16),
     GridPoint(strategy="random", layer=2, rank=16),
     GridPoint(strategy="tome_merged", layer=2, rank=16),

@@ -25,7 +25,7 @@ HOMES = {
     "transformers": {
         "workers/families/llava/model.py",
         "workers/families/llava/loading.py",
-        "workers/benchmark/random_llava.py",
+        "workers/speed_test/random_llava.py",
         "workers/actor.py",
         "workers/embedded/architecture.py",
         "workers/embedded/forward.py",
@@ -35,7 +35,7 @@ HOMES = {
 }
 # The speed test and the embedded model make a LLaVA, as a user's own code may.
 KNOW_A_FAMILY = {"workers/families/catalog.py"}
-MADE_OF_A_FAMILY = {("workers", "benchmark"), ("workers", "embedded")}
+MADE_OF_A_FAMILY = {("workers", "speed_test"), ("workers", "embedded")}
 STARTERS = {"results/import_path.py"}  # of Python processes, which import nothing from the current folder
 STDLIB_ONLY = ("workers/work.py", "workers/families/config.py", "workers/cost.py")
 FILES = sorted(file.relative_to(ROOT) for package in PACKAGES for file in (ROOT / package).rglob("*.py"))

@@ -13,14 +13,14 @@ from answer_matrix import MISSING, write_matrix
 from fake_experiment import LAYERS, VISUAL_TOKENS, write_fake_experiment
 from live_app import CHROMIUM, needs_chromium, serving
 from waiting import wait_for
-from workers.work import GridPoint, baseline_point
+from workers.work import GridPoint, unpruned_point
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install .[dev]")
 expect = playwright.expect
 pytestmark = needs_chromium
 
 EVIL = "<img src=x onerror=document.title='owned'>"
-BASE = baseline_point(32, 576)
+BASE = unpruned_point(32, 576)
 GRID = (
     BASE,
     *(GridPoint(strategy=s, layer=k, rank=r) for s in ("fastv", "random") for k in (2, 4, 8) for r in (16, 64)),
@@ -201,7 +201,7 @@ def test_an_experiment_that_is_moved_away_stays_on_the_page_and_comes_back(page,
 
 def test_the_controls_follow_a_sweep_that_grows(page, tmp_path: Path) -> None:
     path = tmp_path / "live"
-    grid = [baseline_point(LAYERS, VISUAL_TOKENS)]
+    grid = [unpruned_point(LAYERS, VISUAL_TOKENS)]
     grid += [GridPoint(strategy="fastv", layer=layer, rank=rank) for rank in (8, 32) for layer in range(2, LAYERS)]
     more = [GridPoint(strategy="fastv", layer=layer, rank=16) for layer in range(2, LAYERS)]
     write_fake_experiment(path, samples=20, points=tuple(grid))

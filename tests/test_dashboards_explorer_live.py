@@ -15,7 +15,7 @@ from werkzeug.test import Client
 
 from browser import chromium, page_of
 from dashboards.app import create_app
-from dashboards.board import Board
+from dashboards.gallery import Gallery
 from fake_experiment import write_fake_experiment
 from live_app import needs_chromium, serving
 from seen_experiment import IDS, POINTS, write_seen
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def client(folder: Path) -> Client:
-    return create_app(Board([folder / "seen", folder / "fake"])).server.test_client()
+    return create_app(Gallery([folder / "seen", folder / "fake"])).server.test_client()
 
 
 def test_index_follows_the_filter_bar(client: Client) -> None:

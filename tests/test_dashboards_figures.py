@@ -13,9 +13,9 @@ from dashboards.plots import curve_plot, write_plots
 from dashboards.rows import ACCURACY, DROP, curves, forest, heat, leftovers, slices
 from fake_experiment import write_fake_experiment
 from results.analysis.metrics import summary
-from workers.work import GridPoint, baseline_point
+from workers.work import GridPoint, unpruned_point
 
-BASE = baseline_point(8, 64)
+BASE = unpruned_point(8, 64)
 NAMES = ("fastv", "random", "divprune", "visionzip <b>")
 
 

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from answer_matrix import MISSING, write_matrix
-from dashboards.board import Board
 from dashboards.charts import LINES, pareto_figure, rate_figure, state_figure, token_figure
 from dashboards.contrasts import ablations, contrast_rows
+from dashboards.gallery import Gallery
 from dashboards.pages.catalog import asked
 from dashboards.pareto import COSTS, _at_no_more_cost, front, pareto_rows
 from dashboards.progress import progress, rate_rows, state_rows
@@ -24,9 +24,9 @@ from measured_experiment import write_measured
 from results.analysis.matrix import UnitFile
 from results.analysis.metrics import answers, contrast, summarise
 from results.analysis.significance import mcnemar
-from workers.work import GridPoint, baseline_point
+from workers.work import GridPoint, unpruned_point
 
-BASE = baseline_point(8, 64)
+BASE = unpruned_point(8, 64)
 QUANTITY = "hidden_states.7.effective_rank"
 
 
@@ -261,7 +261,7 @@ def test_the_controls_of_the_ablations_offer_what_is_drawn(tmp_path: Path) -> No
             for head in ("sum", "entropy", "variance")
         ),
     )  # fmt: skip
-    snapshot = Board([tmp_path / "x"]).snapshot
+    snapshot = Gallery([tmp_path / "x"]).snapshot
     for heads, rank in (("4", "16"), ("2", "32")):
         page, shown = asked(snapshot, "/ablations", f"?heads={heads}")
         kept = next(control for control in page.controls(shown) if control.name == "kept")
@@ -274,7 +274,7 @@ def test_the_spectra_on_offer_are_those_of_the_chosen_curve(tmp_path: Path) -> N
     for name, kind in names.items():
         points = tuple(GridPoint(strategy="fastv", layer=2, rank=rank) for rank in (8, 16))
         write_measured(tmp_path / name, points, lambda point, kind=kind: ((f"hidden_states.7.{kind}", 3.0),))
-    snapshot = Board([tmp_path / "a", tmp_path / "b"]).snapshot
+    snapshot = Gallery([tmp_path / "a", tmp_path / "b"]).snapshot
     page, shown = asked(snapshot, "/tokens", "")
     (curve,) = (control for control in page.controls(shown) if control.name == "curve")
     offered = {}

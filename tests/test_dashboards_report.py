@@ -16,9 +16,9 @@ from dashboards.report_tables import flatten
 from dashboards.static_html import static_html
 from fake_experiment import write_fake_experiment
 from results.experiment import Experiment
-from workers.work import GridPoint, baseline_point
+from workers.work import GridPoint, unpruned_point
 
-SCAN = (baseline_point(4, 64), *(GridPoint(strategy="cutoff", layer=layer, rank=0) for layer in (2, 3, 4)))
+SCAN = (unpruned_point(4, 64), *(GridPoint(strategy="cutoff", layer=layer, rank=0) for layer in (2, 3, 4)))
 EVIL = "<script>alert('x')</script>"
 
 

@@ -27,9 +27,9 @@ from dashboards.rows import (
 )
 from fake_experiment import write_fake_experiment
 from results.analysis.metrics import answers, summary
-from workers.work import GridPoint, baseline_point
+from workers.work import GridPoint, unpruned_point
 
-BASE = baseline_point(8, 64)
+BASE = unpruned_point(8, 64)
 
 
 @pytest.fixture(scope="module")

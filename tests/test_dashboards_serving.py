@@ -1,4 +1,4 @@
-"""The live app's server under readers who send too much or nothing at all, and a board whose experiments go away."""
+"""The live app's server under readers who send too much or nothing at all, and a gallery whose experiments go away."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from urllib.request import urlopen
 import pytest
 
 import dashboards.app
-import dashboards.board
-from dashboards.board import Board
+import dashboards.gallery
+from dashboards.gallery import Gallery
 from dashboards.pages.run import panels
 from dashboards.view import State, view
 from fake_experiment import write_fake_experiment
@@ -107,11 +107,11 @@ def test_a_connection_that_says_nothing_is_closed(experiment: Path, monkeypatch:
 def test_an_experiment_that_goes_away_is_shown_as_it_was_until_it_is_there_again(tmp_path: Path) -> None:
     path, elsewhere = tmp_path / "e", tmp_path / "elsewhere"
     write_fake_experiment(path, samples=40, done=20)
-    board = Board([path])
-    before = board.snapshot
+    gallery = Gallery([path])
+    before = gallery.snapshot
     assert before.sources[0].running
     path.rename(elsewhere)
-    gone = board.refresh()
+    gone = gallery.refresh()
     assert gone.version != before.version
     assert gone.sources[0].notes == (
         f"{path}: does not exist. `saccade run` makes one, by default under ./experiments; what is shown is as it was "
@@ -119,9 +119,9 @@ def test_an_experiment_that_goes_away_is_shown_as_it_was_until_it_is_there_again
     )
     assert not gone.sources[0].running
     assert gone.rows.equals(before.rows)
-    assert board.refresh().version == gone.version, "it is said once"
+    assert gallery.refresh().version == gone.version, "it is said once"
     elsewhere.rename(path)
-    back = board.refresh()
+    back = gallery.refresh()
     assert back.version != gone.version
     assert back.sources[0].notes == ()
     assert back.rows.equals(before.rows)
@@ -133,20 +133,20 @@ def of_the_future(path: Path, seconds: float) -> None:
         os.utime(file, (time.time() + seconds,) * 2)
 
 
-def last_answer(board: Board) -> str:
-    return str(panels(view(board.snapshot, State()))[0].below)
+def last_answer(gallery: Gallery) -> str:
+    return str(panels(view(gallery.snapshot, State()))[0].below)
 
 
 def test_a_clock_that_is_ahead_is_told_and_not_taken_for_work(tmp_path: Path) -> None:
     path = tmp_path / "e"
     write_fake_experiment(path, samples=40, done=10)
     of_the_future(path, 3 * 3600 + 30)
-    board = Board([path])
-    assert not board.snapshot.sources[0].running
-    assert "3 h 00 min in the future (the clocks differ)" in last_answer(board)
+    gallery = Gallery([path])
+    assert not gallery.snapshot.sources[0].running
+    assert "3 h 00 min in the future (the clocks differ)" in last_answer(gallery)
     write_fake_experiment(path, samples=40, done=30)
     of_the_future(path, 3 * 3600 + 30)
-    assert board.refresh().sources[0].running, "what comes before our eyes is work, whatever its time says"
+    assert gallery.refresh().sources[0].running, "what comes before our eyes is work, whatever its time says"
 
 
 def test_how_long_ago_is_never_a_negative_time() -> None:

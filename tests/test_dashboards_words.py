@@ -16,9 +16,9 @@ from dashboards.reading import reading
 from dashboards.rows import ACCURACY, curves, reference, slices
 from dashboards.wording import p_value, percent, percent_span, points, points_span, shortened
 from results.analysis.metrics import summary
-from workers.work import GridPoint, baseline_point
+from workers.work import GridPoint, unpruned_point
 
-BASE = baseline_point(8, 64)
+BASE = unpruned_point(8, 64)
 SCAN = tuple(GridPoint(strategy="cutoff", layer=layer, rank=0) for layer in (2, 3, 4, 5))
 
 

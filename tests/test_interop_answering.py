@@ -11,7 +11,7 @@ import pytest
 from test_workers_engine import make_engine
 from workers.images import load_image
 from workers.interop.answering import PrunedModel
-from workers.work import GridPoint, WorkUnit, baseline_point
+from workers.work import GridPoint, WorkUnit, unpruned_point
 
 INSTRUCTION = "\nAnswer with the option's letter from the given choices directly."
 
@@ -29,7 +29,7 @@ def asked(engine, id):
 @pytest.mark.parametrize(
     "point",
     [
-        baseline_point(2, 16),
+        unpruned_point(2, 16),
         GridPoint(strategy="fastv", layer=1, rank=5),
         GridPoint(strategy="weighted_combination", layer=1, rank=5, params=(("alpha", 0.25),)),
         GridPoint(strategy="cutoff", layer=1, rank=0),

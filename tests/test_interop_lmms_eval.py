@@ -14,7 +14,7 @@ import pytest
 
 from conftest import write_scienceqa
 from workers.engine import Engine
-from workers.work import EngineSpec, GridPoint, ModelSpec, TaskSpec, UnitOutcome, WorkUnit, baseline_point
+from workers.work import EngineSpec, GridPoint, ModelSpec, TaskSpec, UnitOutcome, WorkUnit, unpruned_point
 
 INSTALLED = find_spec("lmms_eval") is not None and any(
     entry.name == "saccade" for entry in entry_points(group="lmms_eval.models")
@@ -104,9 +104,9 @@ def test_lmms_eval_gives_the_engines_answers_and_pairs_with_our_export(tmp_path,
         task=TaskSpec(name="scienceqa", data=str(tmp_path / "data")),
         max_new_tokens=6,
     )
-    points = (baseline_point(2, 16), POINT)
+    points = (unpruned_point(2, 16), POINT)
     prepared = prepare(
-        SweepSpec(name="x", engine=spec, points=points, sample_limit=None, facts=open_checkpoint(spec.model).sizes)
+        SweepSpec(name="x", engine=spec, points=points, sample_limit=None, config=open_checkpoint(spec.model).sizes)
     )
     experiment = Experiment.create(tmp_path / "experiment", prepared.manifest, prepared.samples)
     engine = Engine.load(spec, device="cpu")

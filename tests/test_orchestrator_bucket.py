@@ -27,13 +27,13 @@ from orchestrator.cli import app
 from orchestrator.run import RunOptions, run_sweep
 from orchestrator.sweep.prepare import prepare
 from orchestrator.sweep.spec import load_sweep
-from results import bucket, lock, places
+from results import bucket, location, lock
 from results.analysis.racing import RacingRule
-from results.bucket import NOBODY, Bucket, BucketBoard
+from results.bucket import NOBODY, Bucket, BucketLockFile
 from results.disk import LOCK, StoreError
 from results.experiment import Experiment
+from results.location import bucket_at, driver_of, followed, local_folder, located, uri_of, watched, written
 from results.lock import Holder, held
-from results.places import bucket_at, driver_of, followed, local_folder, located, uri_of, watched, written
 from results.stops import Stops, read_stops, write_stops
 from waiting import wait_for
 from workers.work import WorkUnit
@@ -207,7 +207,7 @@ def test_cells_of_two_machines_are_put_together(place, machine):
 
 
 def test_a_stage_of_an_ablation_can_be_followed_while_it_is_computed(place, machine, monkeypatch):
-    monkeypatch.setattr(places, "SEND_S", 0.05)
+    monkeypatch.setattr(location, "SEND_S", 0.05)
     with followed(place, lambda line: None) as folder:
         write_fake_experiment(folder / "1_heads", samples=20)
         written = len(list((folder / "1_heads/cells").iterdir()))
@@ -218,7 +218,7 @@ def test_a_stage_of_an_ablation_can_be_followed_while_it_is_computed(place, mach
 
 
 def test_cells_are_sent_after_what_belongs_to_them_while_they_are_computed(place, machine, monkeypatch):
-    monkeypatch.setattr(places, "SEND_S", 0.05)
+    monkeypatch.setattr(location, "SEND_S", 0.05)
     sent: list[str] = []
     send_one = Bucket._send_one
     monkeypatch.setattr(Bucket, "_send_one", lambda self, name, look: (sent.append(name), send_one(self, name, look)))
@@ -236,7 +236,7 @@ def test_cells_are_sent_after_what_belongs_to_them_while_they_are_computed(place
 
 
 def test_who_watches_sees_new_cells(place, machine, monkeypatch):
-    monkeypatch.setattr(places, "FETCH_S", 0.05)
+    monkeypatch.setattr(location, "FETCH_S", 0.05)
     write_here(place, samples=20, done=10)
     machine("desk")
     with watched([place]) as (folder,):
@@ -259,7 +259,7 @@ def test_one_writes_into_a_bucket_at_a_time(place, machine, monkeypatch):
         with located(place, exists=True):
             assert driver_of(place)
     assert driver_of(place) is None
-    board, told = BucketBoard(bucket_at(place)), []
+    board, told = BucketLockFile(bucket_at(place)), []
     board.create(replace(Holder.this_process(), machine="their boot", host="node-7").to_bytes())
     with written(place, told.append) as folder:
         assert not (folder / LOCK).exists()
@@ -268,7 +268,7 @@ def test_one_writes_into_a_bucket_at_a_time(place, machine, monkeypatch):
 
 
 def test_who_may_not_delete_leaves_a_record_of_nobody(place, machine, store, monkeypatch):
-    board = BucketBoard(bucket_at(place))
+    board = BucketLockFile(bucket_at(place))
 
     class Undeletable:
         def __getattr__(self, name: str) -> object:
@@ -284,7 +284,7 @@ def test_who_may_not_delete_leaves_a_record_of_nobody(place, machine, store, mon
 
 
 def test_a_bucket_that_fails_for_a_while_costs_nothing(place, machine, monkeypatch):
-    monkeypatch.setattr(places, "SEND_S", 0.05)
+    monkeypatch.setattr(location, "SEND_S", 0.05)
     send_one, told, broken, tried = Bucket._send_one, [], [True], []
 
     def send(self, name, look):
@@ -432,7 +432,7 @@ def test_a_killed_run_goes_on_elsewhere(place, machine, tmp_path):
         "model: embedded\ndata: embedded\nsamples: 16\nmax_new_tokens: 2\ngrid:\n  - {strategy: cutoff, layer: 3..4}\n"
     )
     run = ("run", str(sweep), "--out", str(place), "--local", "--pictures", "0")
-    often = "from orchestrator import cli; from results import places; places.SEND_S = 0.2; cli.main()"
+    often = "from orchestrator import cli; from results import location; location.SEND_S = 0.2; cli.main()"
     first = subprocess.Popen(
         [sys.executable, "-c", often, *run],
         env=os.environ | {"XDG_CACHE_HOME": str(tmp_path / "lost")},

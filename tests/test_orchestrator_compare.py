@@ -24,9 +24,9 @@ from results.exchange.compare import COLUMNS, compare, printable, rendered
 from results.exchange.imports import import_files
 from results.exchange.lmms_samples import write_lmms_samples
 from results.experiment import Experiment
-from workers.work import GridPoint, baseline_point
+from workers.work import GridPoint, unpruned_point
 
-BASE = baseline_point(4, 64)
+BASE = unpruned_point(4, 64)
 ORIGINALS = Path(__file__).parent / "originals"
 
 
@@ -58,7 +58,7 @@ def test_two_models_have_each_its_own_unpruned_row_and_flops(tmp_path: Path) -> 
     right = np.array([[1] * 20, [1] * 10 + [0] * 10, [1] * 20])
     whole = GridPoint(strategy="cutoff", layer=4, rank=0)
     first = write_matrix(tmp_path / "a", (BASE, point("fastv"), whole), right, name="a")
-    other = (baseline_point(5, 64), point("fastv"), whole)
+    other = (unpruned_point(5, 64), point("fastv"), whole)
     second = write_matrix(tmp_path / "b", other, right[::-1][[1, 2, 0]], name="b", model="fedcba9876543210")
     rows = compare([first.path, second.path]).rows
     nan = [None if np.isnan(change) else change for change in rows["difference"]]
@@ -191,7 +191,7 @@ def test_points_can_be_chosen(tmp_path: Path) -> None:
      ("cutoff*layer=1? *", [10, 11]), (" ", [])],
 )  # fmt: skip
 def test_a_name_means_whole_words_wherever_points_are_chosen(tmp_path: Path, pattern: str, layers: list[int]) -> None:
-    points = (baseline_point(12, 64), *(GridPoint(strategy="cutoff", layer=layer, rank=0) for layer in (1, 2, 10, 11)))
+    points = (unpruned_point(12, 64), *(GridPoint(strategy="cutoff", layer=layer, rank=0) for layer in (1, 2, 10, 11)))
     experiment = write_matrix(tmp_path / "x", points, np.ones((5, 4), dtype=int))
     expected = [points[0], *(p for p in points if p.layer in layers)]
     if not layers:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from dashboards.board import Board
+from dashboards.gallery import Gallery
 from fake_experiment import fake_outcome, into_format_1, write_fake_experiment
 from orchestrator.tune.trial_files import RESULTS, told
 from results.analysis.matrix import CellMatrix
@@ -28,9 +28,9 @@ from results.pictures import Pictures, write_pictures
 from results.seals import DamagedError, check_seal, sealed
 from results.stops import RACING, read_stops
 from results.tables import CELLS, KEPT, check_file, contradiction, write_table
-from workers.work import SampleOutcome, UnitOutcome, WorkUnit, baseline_point
+from workers.work import SampleOutcome, UnitOutcome, WorkUnit, unpruned_point
 
-POINTS = (baseline_point(8, 64),)
+POINTS = (unpruned_point(8, 64),)
 READERS: dict[str, Callable[[Experiment], Any]] = {
     "cells": lambda experiment: experiment.cells().to_csv(),
     "kept": lambda experiment: experiment.kept().to_csv(),
@@ -332,17 +332,17 @@ def test_damaged_imported_figures_are_one_line(tmp_path):
 
 def test_a_running_dashboard_shows_the_note_and_goes_on(tmp_path):
     experiment = write_fake_experiment(tmp_path / "x", samples=40)
-    board = Board([tmp_path / "x"])
+    gallery = Gallery([tmp_path / "x"])
     (tmp_path / "x" / LATENCY_FILE).write_bytes(b'{"a": ')
-    (note,) = board.refresh().sources[0].notes
+    (note,) = gallery.refresh().sources[0].notes
     assert "latency.json: left out" in note
     samples = tmp_path / "x/samples.parquet"
     shutil.copy(samples, tmp_path / "samples")
     samples.write_bytes(samples.read_bytes()[:-40])
-    seen = board.refresh()
+    seen = gallery.refresh()
     assert "samples.parquet: cannot be read" in seen.sources[0].notes[0]
     assert (seen.sources[0].summary["n"] > 0).all()
     shutil.copy(tmp_path / "samples", samples)
     (tmp_path / "x" / LATENCY_FILE).unlink()
-    assert board.refresh().sources[0].notes == ()
+    assert gallery.refresh().sources[0].notes == ()
     assert answers(experiment).answered_PS.all()

@@ -80,11 +80,11 @@ def end(process: subprocess.Popen[str]) -> list[str]:
         ("orchestrator.cluster.joining", ["run", "smoke"]),  # before anything
         ("orchestrator.sweep.prepare", ["run", "smoke", "--local"]),
         ("orchestrator.ablate", ["ablate", "--local"]),
-        ("results.places", ["tune", "x"]),
-        ("results.places", ["report", "x"]),
+        ("results.location", ["tune", "x"]),
+        ("results.location", ["report", "x"]),
         ("orchestrator.sweep.prepare", ["latency", "smoke"]),
         ("dashboards.app", ["dashboard", "x"]),
-        ("workers.benchmark.bench", ["bench"]),
+        ("workers.speed_test.bench", ["bench"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else value,
 )

@@ -12,7 +12,7 @@ from answer_matrix import MISSING, write_matrix
 from fake_experiment import fake_points, write_fake_experiment
 from results.analysis.metrics import answers, summary
 from results.exchange.exports import layer_cutoff, write_exports
-from workers.work import GridPoint, baseline_point
+from workers.work import GridPoint, unpruned_point
 
 # Keys and types of HiMAP's src/HiMAP/analysis/fastv_layer_cutoff_results.json at 7b0b71f, in its order.
 ORIGINAL_TYPES = {
@@ -23,7 +23,7 @@ ORIGINAL_TYPES = {
     "baseline_acc": float,
     "baseline_correct": int,
 }
-BASE = baseline_point(4, 64)
+BASE = unpruned_point(4, 64)
 SCAN = tuple(GridPoint(strategy="cutoff", layer=layer, rank=0) for layer in (2, 3, 4))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dashboards.board import Board
+from dashboards.gallery import Gallery
 from fake_experiment import write_fake_experiment
 from orchestrator.sweep.document import CallbackSpec
 from orchestrator.tune.callbacks import check_callbacks
@@ -59,8 +59,8 @@ def test_a_process_of_ours_imports_what_this_one_does(hostile, monkeypatch):
 
 
 def test_costs_are_counted(hostile, tmp_path):
-    board = Board([write_fake_experiment(tmp_path / "e", samples=10).path])
-    board.count_costs()
+    gallery = Gallery([write_fake_experiment(tmp_path / "e", samples=10).path])
+    gallery.count_costs()
     assert none_ran(hostile)
 
 

@@ -31,7 +31,7 @@ from results.provenance import ways
 from results.tables import write_table
 from workers.families.catalog import open_checkpoint
 from workers.fingerprint import model_fingerprint
-from workers.work import BASELINE, GridPoint, WorkUnit
+from workers.work import UNPRUNED, GridPoint, WorkUnit
 
 POINTS = fake_points()
 
@@ -282,4 +282,4 @@ def test_the_command_line(tmp_path):
     assert code == 2
     assert "bad" in text
     assert "no such" not in refuse("merge", tmp_path / "a", tmp_path / "nowhere", "--out", tmp_path / "new")
-    assert BASELINE == "none"
+    assert UNPRUNED == "none"

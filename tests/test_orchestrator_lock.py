@@ -23,15 +23,15 @@ from ray_cluster import ROOT, TESTS
 from results import lock
 from results.disk import LOCK, StoreError, is_vacant
 from results.experiment import Experiment
-from results.lock import FolderBoard, Holder, held
-from results.places import followed, written
+from results.location import followed, written
+from results.lock import FolderLockFile, Holder, held
 
 ORIGINAL = str(TESTS / "originals" / "fastv_layer_cutoff_results.json")
 SWEEP = "model: embedded\ndata: embedded\nsamples: 3\nmax_new_tokens: 1\ngrid:\n  - {strategy: cutoff, layer: 3}\n"
 HOLD = """
 import sys
 from pathlib import Path
-from results.places import followed
+from results.location import followed
 with followed(Path(sys.argv[1]), print):
     print("held", flush=True)
     sys.stdin.read()
@@ -84,7 +84,7 @@ def leave(folder: Path, content: bytes) -> None:
 def hold(folder: Path) -> list[str]:
     """Write there for a moment; the lines that were told."""
     told: list[str] = []
-    with held(FolderBoard(folder), told.append):
+    with held(FolderLockFile(folder), told.append):
         holder = Holder.of((folder / LOCK).read_bytes())
         assert holder is not None
         assert holder.pid == os.getpid()
@@ -230,7 +230,7 @@ def test_of_many_that_find_a_dead_ones_record_one_writes(tmp_path, monkeypatch):
 
     def write(number: int) -> None:
         try:
-            with held(FolderBoard(tmp_path), print):
+            with held(FolderLockFile(tmp_path), print):
                 inside.append(number)
                 done.wait(60)
         except StoreError as error:

@@ -17,9 +17,9 @@ from fake_experiment import write_fake_experiment
 from orchestrator.show import show_warnings
 from results.analysis.metrics import answers, reachable, summarise, summary, suspicions
 from results.analysis.significance import holm, mcnemar, paired_bootstrap, resample_counts, wilson
-from workers.work import GridPoint, baseline_point
+from workers.work import GridPoint, unpruned_point
 
-BASE = baseline_point(8, 64)
+BASE = unpruned_point(8, 64)
 
 
 def cutoff(layer: int) -> GridPoint:
@@ -269,7 +269,7 @@ def test_accuracy_that_rises_as_tokens_are_dropped_is_flagged(tmp_path) -> None:
     right = np.zeros((4, 100), dtype=int)
     for row, share in enumerate((95, 50, 90, 55)):  # un-pruned; 48, 32 and 16 tokens
         right[row, :share] = 1
-    points = (baseline_point(8, 64), *(GridPoint(strategy="fastv", layer=2, rank=r) for r in (48, 32, 16)))
+    points = (unpruned_point(8, 64), *(GridPoint(strategy="fastv", layer=2, rank=r) for r in (48, 32, 16)))
     flags = summary(write_matrix(tmp_path / "e", points, right))["flags"].tolist()
     assert flags[:2] == ["", ""]
     assert flags[2] == (

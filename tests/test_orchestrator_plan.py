@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fake_experiment import fake_points, fake_samples
 from orchestrator.sweep.plan import MAX_CELLS, MAX_SHARD, UNITS_PER_WORKER, estimate_work, make_units
 from workers.families.config import ModelConfig
-from workers.work import GridPoint, TaskSpec, WorkUnit, baseline_point
+from workers.work import GridPoint, TaskSpec, WorkUnit, unpruned_point
 
 POINTS = fake_points()
 KEYS = [point.key for point in POINTS]
@@ -59,7 +59,7 @@ def test_units_are_neither_few_nor_large_and_the_last_ones_are_small(samples, po
 def test_work_by_hand():
     sample = fake_samples(1)[0]
     points = (
-        baseline_point(8, 64),
+        unpruned_point(8, 64),
         GridPoint(strategy="cutoff", layer=6, rank=0),
         GridPoint(strategy="cutoff", layer=8, rank=0),  # prunes nothing
         GridPoint(strategy="random", layer=2, rank=64),  # drops nothing

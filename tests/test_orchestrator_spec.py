@@ -15,7 +15,7 @@ from orchestrator.sweep.ranges import expand
 from orchestrator.sweep.spec import SpecError, load_sweep, shipped_sweeps
 from results.analysis.racing import RacingRule
 from workers.families.config import ModelError
-from workers.work import BASELINE
+from workers.work import UNPRUNED
 
 HEAD = "model: embedded\ndata: embedded\n"  # 12 layers, 576 visual tokens
 L, N = 12, 576
@@ -75,7 +75,7 @@ def test_ranges_include_both_ends_as_far_as_the_step_meets_them(first, last, ste
 def test_baseline_first_and_equal_points_once(tmp_path):
     entry = "  - {strategy: [fastv, random], layer: [2, 3], rank: [16, 64]}\n"
     spec = load_sweep(write(tmp_path, f"{HEAD}grid:\n{entry}{entry}  - {{strategy: cutoff, layer: 2..L}}\n"))
-    assert spec.points[0].strategy == BASELINE
+    assert spec.points[0].strategy == UNPRUNED
     assert len(spec.points) == 1 + 2 * 2 * 2 + 11
     assert len({point.key for point in spec.points}) == len(spec.points)
     assert {point.rank for point in spec.points if point.strategy == "cutoff"} == {0}

@@ -17,7 +17,7 @@ import yaml
 from fake_experiment import fake_manifest, fake_outcome, fake_points, fake_samples, write_fake_experiment
 from results.disk import StoreError, write_whole
 from results.experiment import Experiment
-from results.places import opened
+from results.location import opened
 from results.tables import CELLS
 from workers.work import GridPoint, SampleFailure, UnitOutcome, WorkUnit
 

@@ -28,7 +28,7 @@ from results.experiment import Experiment
 from test_workers_benchmarks import WRITERS
 from workers.tasks.base import Sample
 from workers.tasks.catalog import CATALOG
-from workers.work import GridPoint, SampleOutcome, UnitOutcome, WorkUnit, baseline_point
+from workers.work import GridPoint, SampleOutcome, UnitOutcome, WorkUnit, unpruned_point
 
 HEADLINES = {
     "scienceqa": "all questions",
@@ -37,7 +37,7 @@ HEADLINES = {
     "mme": "total (2 of 14)",
     "pope": "F1",
 }
-POINTS = (baseline_point(8, 64), GridPoint(strategy="fastv", layer=2, rank=8))
+POINTS = (unpruned_point(8, 64), GridPoint(strategy="fastv", layer=2, rank=8))
 
 
 def sweep_file(folder, checkpoint, name) -> str:

@@ -23,7 +23,7 @@ from orchestrator.tune.trial_files import METRICS, told, trial_names
 from orchestrator.tune.trials import LIVE_TRIALS, tell_all
 from results.analysis.metrics import summary
 from results.experiment import Experiment
-from workers.work import GridPoint, UnitOutcome, WorkUnit, baseline_point
+from workers.work import GridPoint, UnitOutcome, WorkUnit, unpruned_point
 
 SAMPLES = 40
 
@@ -269,7 +269,7 @@ def test_a_sweep_is_not_held_up_by_its_mirror(tmp_path: Path):
 @pytest.mark.parametrize(
     ("point", "name"),
     [
-        (baseline_point(32, 576), "unpruned"),
+        (unpruned_point(32, 576), "unpruned"),
         (GridPoint(strategy="fastv", layer=2, rank=128), "fastv_2_128"),
         (
             GridPoint(strategy="x", layer=2, rank=8, params=(("alpha", 0.5), ("mode", "a/b"))),

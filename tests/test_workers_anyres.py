@@ -28,7 +28,7 @@ from workers.families.config import ModelError
 from workers.families.llava.anyres import Tiling
 from workers.families.llava.loading import load_llava
 from workers.latency import prepare_prompts
-from workers.work import EngineSpec, GridPoint, ModelSpec, TaskSpec, WorkUnit, baseline_point
+from workers.work import EngineSpec, GridPoint, ModelSpec, TaskSpec, WorkUnit, unpruned_point
 
 NEXT = Tiling(((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)), 336, 14)
 
@@ -82,7 +82,7 @@ def test_answers_are_those_of_the_stock_model(made, small_scienceqa):
     stock = LlavaNextForConditionalGeneration.from_pretrained(made["theirs"])
     most = engine.model.visual_tokens
     assert most == 16 + 64 + 8
-    cells = engine.run(WorkUnit(samples=tuple(engine.samples), points=(baseline_point(3, most),))).outcomes
+    cells = engine.run(WorkUnit(samples=tuple(engine.samples), points=(unpruned_point(3, most),))).outcomes
     assert len({cell.visual_tokens for cell in cells}) > 2  # as many as each image has, none for text alone
     for cell in cells:
         sample, inputs = engine.samples[cell.sample], {}
@@ -101,7 +101,7 @@ def test_both_forms_and_the_slow_way_agree(made, small_scienceqa):
     engine = engine_of(made["theirs"], small_scienceqa)
     most = engine.model.visual_tokens
     points = (
-        baseline_point(3, most),
+        unpruned_point(3, most),
         *(
             GridPoint(strategy=name, layer=layer, rank=60)
             for name, layer in (("fastv", 2), ("random", 0), ("l2_norm", 0))
@@ -164,8 +164,8 @@ def test_grids_that_cannot_be_used(made, tmp_path, change, message):
 
 
 def test_what_the_tower_costs_is_not_known_where_the_number_of_tiles_is_not(made):
-    facts = open_checkpoint(ModelSpec(path=str(made["theirs"]))).sizes
-    counted = cost(facts, system=5, visual=(88, 88, 9), text=5, image_tokens=88)
+    config = open_checkpoint(ModelSpec(path=str(made["theirs"]))).sizes
+    counted = cost(config, system=5, visual=(88, 88, 9), text=5, image_tokens=88)
     assert math.isnan(counted.vision_tflop)
     assert counted.prefill_tflop > 0
-    assert cost(facts, system=5, visual=(0, 0, 0), text=5, image_tokens=0).vision_tflop == 0
+    assert cost(config, system=5, visual=(0, 0, 0), text=5, image_tokens=0).vision_tflop == 0

@@ -10,18 +10,18 @@ import torch
 from PIL import Image
 
 from strategies import catalog
-from workers.benchmark.agreement import huggingface_answer
-from workers.benchmark.baselines import attention_of, batched, generate, make_case, masked
-from workers.benchmark.bench import BenchSpec, bench, main
-from workers.benchmark.random_llava import SHAPES, random_llava, text_tokens
-from workers.benchmark.report import Report
-from workers.benchmark.samples import QUESTION_LENGTHS
-from workers.benchmark.timing import Timing, timed
-from workers.benchmark.workloads import LinearSizes, make_workloads, needed, scaled
 from workers.families.model import Encoded, ImageSpan
+from workers.speed_test.agreement import huggingface_answer
+from workers.speed_test.baselines import attention_of, batched, generate, make_case, masked
+from workers.speed_test.bench import BenchSpec, bench, main
+from workers.speed_test.random_llava import SHAPES, random_llava, text_tokens
+from workers.speed_test.report import Report
+from workers.speed_test.samples import QUESTION_LENGTHS
+from workers.speed_test.timing import Timing, timed
+from workers.speed_test.workloads import LinearSizes, make_workloads, needed, scaled
 from workers.tasks.base import LETTERS, Sample
 from workers.tasks.prompts import build_prompt
-from workers.work import GridPoint, SampleOutcome, baseline_point
+from workers.work import GridPoint, SampleOutcome, unpruned_point
 
 TINY = BenchSpec(shape="tiny", samples=2, batches=(2,), agreement=1, seconds=0.0, device="cpu")
 
@@ -52,7 +52,7 @@ def test_everything_is_measured(measured):
     for row in report.engine:
         assert set(row.ratios) == {baseline.name for baseline in report.baselines}
         assert row.prefill_ms_per_cell > 0
-        assert 1 < row.streams_per_sample <= row.configurations
+        assert 1 < row.sequences_per_sample <= row.configurations
     for row in report.spectra:
         assert min(row.ms, row.eigvalsh_ms, row.svdvals_ms) > 0
         assert row.effective_rank_error < 1e-5
@@ -92,7 +92,7 @@ def test_disagreements_are_listed(llava, monkeypatch):
         answer = huggingface_answer(llava, case, point, seed, new_tokens)
         return replace(answer, ids=(int(answer.logits_C.argmin()), 7), text="wrong", logits_C=-answer.logits_C)
 
-    monkeypatch.setattr("workers.benchmark.agreement.huggingface_answer", wrong)
+    monkeypatch.setattr("workers.speed_test.agreement.huggingface_answer", wrong)
     report = bench(replace(TINY, workloads=(), batches=()), lambda report, line: None)
     found = report.agreement[1].disagreements[0]
     assert found.reference_answer == "wrong"
@@ -175,7 +175,7 @@ def test_workloads_are_those_of_the_goals():
     sizes = {name: len(grid.points) for name, grid in grids.items()}
     assert sizes == {"cutoffs": 31, "ranks": 58, "spectra": 58, "strategies": 55, "one": 2}
     for grid in grids.values():
-        assert grid.points[-1] == baseline_point(32, 576)
+        assert grid.points[-1] == unpruned_point(32, 576)
         assert len({point.key for point in grid.points}) == len(grid.points)
         for point in grid.points[:-1]:
             complaint = catalog.get(point.strategy).check(
@@ -206,7 +206,7 @@ def test_needed_work_is_counted_by_hand():
     """5 system tokens, 8 visual, 7 text; four layers; keys and values cost 3 a row and layer, the rest 10."""
     sizes = LinearSizes(layers=4, keys_values=3, others=10)
     grid = make_workloads(4, 4, 8)
-    full, fork = baseline_point(4, 8), grid["cutoffs"].points[0]
+    full, fork = unpruned_point(4, 8), grid["cutoffs"].points[0]
     same, other = (replace(fork, strategy="fastv", rank=rank) for rank in (0, 3))
     cells = [
         cell(full, kept=8, mask=b"\xff"),
@@ -215,11 +215,11 @@ def test_needed_work_is_counted_by_hand():
         cell(other, kept=3, mask=b"\x07", decoded=1),
     ]
     work = needed(sizes, (full, fork, same, other), cells, {"1": 5})
-    assert work.streams == 3
+    assert work.sequences == 3
     trunk = 3 * 15 * 13 + 15 * 3 + 10  # its system tokens are everybody's
     forks = (1 * 7 * 13 + 7 * 3 + 10) + (1 * 10 * 13 + 10 * 3 + 10)
     assert work.prefill_flop == 2 * (trunk + forks)
-    assert work.decode_flop == 2 * (4 * 13) * 2  # the third stream ended with its first token
+    assert work.decode_flop == 2 * (4 * 13) * 2  # the third sequence ended with its first token
 
 
 def test_linear_sizes_are_those_of_the_modules(llava):
@@ -269,7 +269,7 @@ def test_seed_style_masking_equals_dropping(llava, use_cache):
     point = GridPoint(strategy="fastv", layer=2, rank=20)
     with torch.inference_mode(), attention_of(llava, "eager"):
         dropped = huggingface_answer(llava, case, point, seed=0)
-        plain = huggingface_answer(llava, case, baseline_point(4, 144), seed=0)
+        plain = huggingface_answer(llava, case, unpruned_point(4, 144), seed=0)
         with masked(llava, case, layer=2, rank=20):
             made = generate(llava, case, use_cache=use_cache, output_attentions=True, output_logits=True)
     torch.testing.assert_close(made.logits[0][0].float(), dropped.logits_C, atol=1e-4, rtol=1e-4)

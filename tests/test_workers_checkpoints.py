@@ -23,7 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlavaForConditionalGener
 
 import checkpoint_forms as forms
 from workers.checkpoints.hub import cache_folder
-from workers.checkpoints.words import PROBE, chat_template, check_tokenizer
+from workers.checkpoints.tokenizer import PROBE, chat_template, check_tokenizer
 from workers.engine import Engine
 from workers.families.catalog import open_checkpoint
 from workers.families.config import ModelError
@@ -31,10 +31,10 @@ from workers.families.llava.loading import _load_tokenizer, load_llava
 from workers.families.llava.names import model_name
 from workers.tasks.base import Sample
 from workers.tasks.prompts import CONVERSATIONS, SINGLE_PREDICTION, build_prompt
-from workers.work import EngineSpec, GridPoint, ModelSpec, TaskSpec, WorkUnit, baseline_point
+from workers.work import EngineSpec, GridPoint, ModelSpec, TaskSpec, WorkUnit, unpruned_point
 
 POINTS = (
-    baseline_point(3, 16),
+    unpruned_point(3, 16),
     GridPoint(strategy="fastv", layer=2, rank=4),
     GridPoint(strategy="l2_norm", layer=0, rank=5),
     GridPoint(strategy="random", layer=1, rank=3),
@@ -174,7 +174,7 @@ def test_llamas_tokenizer_has_the_ids_of_sentencepiece(made, tmp_path, form, nam
 
 def test_a_tokenizer_that_this_transformers_makes_wrongly_is_refused_by_its_file(made):
     checkpoint = open_checkpoint(ModelSpec(path=str(made["original"])))
-    assert not (checkpoint.words / "tokenizer.json").exists()
+    assert not (checkpoint.tokenizer / "tokenizer.json").exists()
 
     class Loses:
         vocab_size = 100
@@ -184,7 +184,7 @@ def test_a_tokenizer_that_this_transformers_makes_wrongly_is_refused_by_its_file
 
     words = r"tokenizer.model: transformers 5.* makes a Loses of it, and sentencepiece .* other ids, first \["
     with pytest.raises(ModelError, match=words) as caught:
-        check_tokenizer(Loses(), checkpoint.words, 32000, None)
+        check_tokenizer(Loses(), checkpoint.tokenizer, 32000, None)
     assert "tokenizer.json and" not in str(caught.value)
 
 

@@ -268,8 +268,8 @@ def test_weights_may_be_links_to_another_disk(folder, tmp_path):
 def test_facts_of_a_kind_that_leaves_its_sizes_out():
     """transformers leaves out of config.json what the kind of decoder has by default."""
     place = Path("config.json")
-    facts = model_config({"text_config": {"model_type": "mistral"}, "vision_config": {}}, place)
-    assert (facts.kv_heads, facts.ffn) == (8, 14336)
-    assert replace(facts, kv_heads=32, ffn=11008, parameters=0) == replace(
+    config = model_config({"text_config": {"model_type": "mistral"}, "vision_config": {}}, place)
+    assert (config.kv_heads, config.ffn) == (8, 14336)
+    assert replace(config, kv_heads=32, ffn=11008, parameters=0) == replace(
         model_config({"text_config": {"model_type": "llama"}, "vision_config": {}}, place), parameters=0
     )

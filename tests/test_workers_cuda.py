@@ -16,12 +16,12 @@ from workers import attention, flash, lanes, singular
 from workers.engine import Engine
 from workers.singular import singular_values
 from workers.spectra import MATRICES
-from workers.work import GridPoint, MeasureSpec, ModelSpec, SpectrumSpec, WorkUnit, baseline_point
+from workers.work import GridPoint, MeasureSpec, ModelSpec, SpectrumSpec, WorkUnit, unpruned_point
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 POINTS = (
-    baseline_point(4, 16),
+    unpruned_point(4, 16),
     *(
         GridPoint(strategy=name, layer=layer, rank=rank)
         for name in ("fastv", "text_weighted", "random", "divprune")

@@ -10,12 +10,12 @@ from small_llava import make_checkpoint
 from test_workers_engine import assert_equals_naive, make_engine
 from test_workers_patch import assert_equals_engine
 from workers.decode import FIRST_ROOM, Decoding
-from workers.work import GridPoint, WorkUnit, baseline_point
+from workers.work import GridPoint, WorkUnit, unpruned_point
 
 LONG = 40  # more than three doublings of the room for decoded tokens
 LAYERS, VISUAL = 3, 16
 POINTS = [
-    baseline_point(LAYERS, VISUAL),
+    unpruned_point(LAYERS, VISUAL),
     GridPoint(strategy="cutoff", layer=2, rank=0),
     GridPoint(strategy="fastv", layer=1, rank=4),
     GridPoint(strategy="random", layer=0, rank=6),

@@ -21,7 +21,7 @@ from strategies.queries import QueryRule
 from workers.encoding import encode_sample
 from workers.engine import Engine
 from workers.memory import footprint
-from workers.work import DeviceLostError, EngineSpec, GridPoint, ModelSpec, TaskSpec, WorkUnit, baseline_point
+from workers.work import DeviceLostError, EngineSpec, GridPoint, ModelSpec, TaskSpec, WorkUnit, unpruned_point
 
 # Dropping and masking differ in the shapes of their reductions only; the weights are scaled up, so logits reach 1e2.
 LOGIT_TOLERANCE = {"atol": 1e-4, "rtol": 1e-5}
@@ -68,7 +68,7 @@ def assert_equals_naive(engine: Engine, ids, points) -> None:
 
 
 def every_point(layers: int, visual: int) -> list[GridPoint]:
-    points = [baseline_point(layers, visual)]
+    points = [unpruned_point(layers, visual)]
     for layer in range(layers + 1):
         points.append(GridPoint(strategy="cutoff", layer=layer, rank=0))
         for strategy in ("fastv", "random") if layer else ("random",):
@@ -153,7 +153,7 @@ def test_every_strategy_equals_naive(deeper_engine, name):
 
 @pytest.mark.parametrize("pair", [("fps", "fps_merged"), ("tome_centres", "tome_merged")])
 def test_methods_that_keep_the_same_tokens_and_go_on_with_others_do_not_share_a_fork(deeper_engine, pair):
-    """Same tokens of the same stream at the same layer: only what goes on in their place tells the forks apart."""
+    """Same tokens of the same sequence at the same layer: only what goes on in their place tells the forks apart."""
     deeper_engine.micro_batch = 1
     points = tuple(GridPoint(strategy=name, layer=1, rank=5) for name in pair)
     first, second = deeper_engine.run(WorkUnit(samples=("1",), points=points)).outcomes
@@ -190,7 +190,7 @@ def test_long_answers_agree_with_naive(tmp_path, small_scienceqa):
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_answers_that_end_at_different_steps(tmp_path, small_scienceqa, seed):
-    """Streams leave the batch one after another; those that go on keep their own caches."""
+    """Sequences leave the batch one after another; those that go on keep their own caches."""
     checkpoint = make_checkpoint(tmp_path, seed=3, layers=4, end_bias=-0.9)
     engine = make_engine(checkpoint, small_scienceqa, max_new_tokens=10)
     engine.micro_batch = 3
@@ -224,7 +224,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_gives_its_memory_back_first(eng
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
         return real(llava, hidden, trunks, *rest)
 
-    points = (baseline_point(2, 16), GridPoint(strategy="fastv", layer=1, rank=4))
+    points = (unpruned_point(2, 16), GridPoint(strategy="fastv", layer=1, rank=4))
     expected = engine.run(WorkUnit(samples=("1", "2", "3", "4"), points=points)).outcomes
     monkeypatch.setattr(module, "prefill", prefill)
     outcome = engine.run(WorkUnit(samples=("1", "2", "3", "4"), points=points))
@@ -252,7 +252,7 @@ def test_a_single_sample_without_room_is_tried_again_alone(engine, monkeypatch):
     monkeypatch.setattr(engine._lanes, "count", 2)
     monkeypatch.setattr(engine._lanes, "_free", threading.Semaphore(1))  # this lane is taken, the other is free
     engine.micro_batch = 1
-    outcome = engine.run(WorkUnit(samples=("1", "2"), points=(baseline_point(2, 16),)))
+    outcome = engine.run(WorkUnit(samples=("1", "2"), points=(unpruned_point(2, 16),)))
     assert [cell.sample for cell in outcome.outcomes] == ["1"]
     assert [(failure.sample, failure.kind) for failure in outcome.failures] == [("2", "OutOfMemoryError")]
     assert outcome.notes[0].startswith("micro-batch of 1 tried again alone after OutOfMemoryError")
@@ -272,7 +272,7 @@ def test_short_memory_is_no_lost_device(engine, monkeypatch, message):
         raise RuntimeError(message)
 
     monkeypatch.setattr(module, "prefill", prefill)
-    outcome = engine.run(WorkUnit(samples=("1",), points=(baseline_point(2, 16),)))
+    outcome = engine.run(WorkUnit(samples=("1",), points=(unpruned_point(2, 16),)))
     assert [failure.message for failure in outcome.failures] == [message]
 
 
@@ -284,14 +284,14 @@ def test_a_lost_device_ends_the_process_not_the_samples(engine, monkeypatch):
 
     monkeypatch.setattr(module, "prefill", prefill)
     with pytest.raises(DeviceLostError):
-        engine.run(WorkUnit(samples=("1",), points=(baseline_point(2, 16),)))
+        engine.run(WorkUnit(samples=("1",), points=(unpruned_point(2, 16),)))
 
 
 def test_logits_that_are_not_finite_are_failures_not_answers(small_checkpoint, small_scienceqa):
     engine = make_engine(small_checkpoint, small_scienceqa)
     with torch.no_grad():
         engine.model.decoder.module.norm.weight[0] = torch.nan
-    outcome = engine.run(WorkUnit(samples=("1",), points=(baseline_point(2, 16),)))
+    outcome = engine.run(WorkUnit(samples=("1",), points=(unpruned_point(2, 16),)))
     assert outcome.outcomes == ()
     assert "not finite" in outcome.failures[0].message
 
@@ -314,7 +314,7 @@ def test_points_that_the_model_cannot_run_are_refused(engine, point, message):
 
 
 def test_mistakes_in_code_are_told(engine, small_checkpoint, small_scienceqa):
-    (failure,) = engine.run(WorkUnit(samples=("77",), points=(baseline_point(2, 16),))).failures
+    (failure,) = engine.run(WorkUnit(samples=("77",), points=(unpruned_point(2, 16),))).failures
     assert failure.message == "the benchmark has no sample '77'"
     with pytest.raises(ValueError, match="max_new_tokens"):
         make_engine(small_checkpoint, small_scienceqa, max_new_tokens=0)
@@ -322,23 +322,23 @@ def test_mistakes_in_code_are_told(engine, small_checkpoint, small_scienceqa):
 
 def test_footprint_counts_what_the_forward_holds(engine):
     """Rows of the last layer as the packing has them; an upper bound where points share a fork."""
-    facts = engine.model.config
+    config = engine.model.config
     points = (
-        baseline_point(2, 16),
+        unpruned_point(2, 16),
         GridPoint(strategy="fastv", layer=1, rank=4),
         GridPoint(strategy="cutoff", layer=1, rank=0),
         GridPoint(strategy="random", layer=1, rank=16),
         GridPoint(strategy="random", layer=2, rank=3),
     )
-    need = footprint(facts, points, prompt=60, visual=16, decoded=2, value_bytes=4)
+    need = footprint(config, points, prompt=60, visual=16, decoded=2, value_bytes=4)
     assert need.rows == 60 + (4 + 44) + 44
-    assert footprint(facts, points, prompt=60, visual=0, decoded=2, value_bytes=4).rows == 60
-    more = footprint(facts, points, prompt=60, visual=16, decoded=12, value_bytes=4)
-    assert more.bytes - need.bytes == 10 * 3 * 2 * (2 * facts.kv_heads * facts.head_dim) * 4
+    assert footprint(config, points, prompt=60, visual=0, decoded=2, value_bytes=4).rows == 60
+    more = footprint(config, points, prompt=60, visual=16, decoded=12, value_bytes=4)
+    assert more.bytes - need.bytes == 10 * 3 * 2 * (2 * config.kv_heads * config.head_dim) * 4
 
 
 def test_equal_token_sets_are_one_fork(engine):
-    """cutoff, fastv at rank 0 and random at rank 0 drop the same tokens: one stream answers all three."""
+    """cutoff, fastv at rank 0 and random at rank 0 drop the same tokens: one sequence answers all three."""
     points = tuple(GridPoint(strategy=name, layer=1, rank=0) for name in ("cutoff", "fastv", "random"))
     cells = engine.run(WorkUnit(samples=("1",), points=points)).outcomes
     assert len({cell.option_logits for cell in cells}) == 1
@@ -346,7 +346,7 @@ def test_equal_token_sets_are_one_fork(engine):
 
 
 def test_text_only_questions_run_unpruned(engine):
-    points = (baseline_point(2, 16), GridPoint(strategy="cutoff", layer=1, rank=0))
+    points = (unpruned_point(2, 16), GridPoint(strategy="cutoff", layer=1, rank=0))
     cells = engine.run(WorkUnit(samples=("6",), points=points)).outcomes
     assert {cell.visual_tokens for cell in cells} == {0}
     assert len({cell.option_logits for cell in cells}) == 1
@@ -381,7 +381,7 @@ def test_a_broken_image_costs_only_its_sample(small_checkpoint, tmp_path):
     broken.write_bytes(broken.read_bytes()[:60])
     engine = make_engine(small_checkpoint, tmp_path)
     engine.micro_batch = 3
-    outcome = engine.run(WorkUnit(samples=("1", "2", "3"), points=(baseline_point(2, 16),)))
+    outcome = engine.run(WorkUnit(samples=("1", "2", "3"), points=(unpruned_point(2, 16),)))
     assert [cell.sample for cell in outcome.outcomes] == ["1", "3"]
     (failure,) = outcome.failures
     assert (failure.sample, failure.kind) == ("2", "DataError")

@@ -22,7 +22,7 @@ from workers.families.catalog import FAMILIES, family_of, open_checkpoint, parts
 from workers.families.config import ModelConfig, ModelError, recorded_grid
 from workers.images import load_image
 from workers.patch import pruned
-from workers.work import EngineSpec, GridPoint, ModelSpec, TaskSpec, WorkUnit, baseline_point
+from workers.work import EngineSpec, GridPoint, ModelSpec, TaskSpec, WorkUnit, unpruned_point
 
 # A folder with a tiny model of each kind, by the model_type of its config.json.
 MADE = {
@@ -83,7 +83,7 @@ def test_a_prompt_says_where_its_image_is(engine):
 def test_keeping_everything_is_the_untouched_model(engine):
     """Against transformers' own ``generate``."""
     layers, visual = engine.model.config.layers, engine.model.visual_tokens
-    points = (baseline_point(layers, visual), GridPoint(strategy="random", layer=1, rank=visual))
+    points = (unpruned_point(layers, visual), GridPoint(strategy="random", layer=1, rank=visual))
     for cell in engine.run(WorkUnit(samples=("1", "2", "6"), points=points)).outcomes:
         sample = engine.samples[cell.sample]
         prompt = encode_sample(engine.model, sample, engine.spec.task, engine.spec.model.image_mode)

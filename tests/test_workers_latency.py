@@ -12,7 +12,7 @@ import torch
 from test_workers_engine import make_engine
 from workers import latency
 from workers.latency import Latency, Stat, measure_latency, prepare_prompts
-from workers.work import GridPoint, baseline_point
+from workers.work import GridPoint, unpruned_point
 
 POINTS = (
     GridPoint(strategy="fastv", layer=1, rank=4),
@@ -35,9 +35,9 @@ def prompts(engine):
 def test_every_configuration_beside_the_unpruned_model(engine, prompts):
     told = []
     found = measure_latency(
-        engine.model, prompts, (*POINTS, POINTS[0], baseline_point(2, 16)), **COUNTS, progress=lambda *n: told.append(n)
+        engine.model, prompts, (*POINTS, POINTS[0], unpruned_point(2, 16)), **COUNTS, progress=lambda *n: told.append(n)
     )
-    assert [entry.point for entry in found] == [baseline_point(2, 16), *POINTS]
+    assert [entry.point for entry in found] == [unpruned_point(2, 16), *POINTS]
     assert told == [(done, 32) for done in range(1, 33)]
     for entry in found:
         figures = {name: value for name, value in asdict(entry).items() if isinstance(value, dict) and "mean" in value}
@@ -69,7 +69,7 @@ def test_configurations_take_turns_and_warm_up_does_not_count(engine, prompts, m
         latency, "_measure", lambda llava, point, *rest: order.append(point) or measure(llava, point, *rest)
     )
     found = measure_latency(engine.model, prompts, POINTS[:1], repeats=2, warmup=3, decode_tokens=4)
-    assert order == [baseline_point(2, 16), POINTS[0]] * (5 * 2)
+    assert order == [unpruned_point(2, 16), POINTS[0]] * (5 * 2)
     for entry in found:  # looks: begin, tower, projector, first token, last token
         assert entry.vision_ms == Stat(mean=1000, median=1000, p90=1000, n=4)
         assert entry.prefill_ms.mean == 2000

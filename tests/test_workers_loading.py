@@ -25,7 +25,7 @@ from workers.families.llava.pixels import pad_to_square, to_pixels
 from workers.fingerprint import model_fingerprint, sources_hash
 from workers.images import FORMATS, load_image
 from workers.tasks.base import DataError
-from workers.work import EngineSpec, ModelSpec, TaskSpec, WorkUnit, baseline_point
+from workers.work import EngineSpec, ModelSpec, TaskSpec, WorkUnit, unpruned_point
 
 
 @pytest.fixture
@@ -59,9 +59,9 @@ def message_of(folder, **spec) -> str:
 
 
 def test_facts_come_from_the_checkpoint(small_checkpoint):
-    facts = opened(small_checkpoint).sizes
-    assert (facts.layers, facts.heads, facts.kv_heads, facts.head_dim) == (2, 4, 2, 8)
-    assert (facts.hidden, facts.ffn, facts.visual_tokens, facts.image_size) == (32, 64, 16, 56)
+    config = opened(small_checkpoint).sizes
+    assert (config.layers, config.heads, config.kv_heads, config.head_dim) == (2, 4, 2, 8)
+    assert (config.hidden, config.ffn, config.visual_tokens, config.image_size) == (32, 64, 16, 56)
     llava = load_llava(ModelSpec(path=str(small_checkpoint)), "cpu")
     decoder = llava.decoder
     assert (len(decoder.layers), decoder.heads, decoder.kv_heads, decoder.head_dim) == (2, 4, 2, 8)
@@ -72,7 +72,7 @@ def test_facts_come_from_the_checkpoint(small_checkpoint):
         for name, p in llava.decoder.module.named_parameters()
         if "proj.weight" in name and "embed" not in name
     )
-    assert weights == facts.parameters
+    assert weights == config.parameters
 
 
 def test_a_truncated_shard(copy):
@@ -309,7 +309,7 @@ def test_a_sweep_survives_every_image(small_checkpoint, tmp_path):
         draw(tmp_path / "images" / "test" / id / "image.png")
     model, task = ModelSpec(path=str(small_checkpoint)), TaskSpec(name="scienceqa", data=str(tmp_path))
     engine = Engine.load(EngineSpec(model=model, task=task, max_new_tokens=2), device="cpu")
-    result = engine.run(WorkUnit(samples=tuple(engine.samples), points=(baseline_point(2, 16),)))
+    result = engine.run(WorkUnit(samples=tuple(engine.samples), points=(unpruned_point(2, 16),)))
     assert {failure.sample: failure.kind for failure in result.failures} == dict.fromkeys("127", "DataError")
     assert {cell.sample for cell in result.outcomes} == set("345689")
 

@@ -23,7 +23,7 @@ from workers.embedded.location import DATA_DIR, MODEL_DIR
 from workers.engine import Engine
 from workers.fingerprint import sources_hash
 from workers.rules import NUMERICS
-from workers.work import EngineSpec, GridPoint, MeasureSpec, ModelSpec, SpectrumSpec, TaskSpec, WorkUnit, baseline_point
+from workers.work import EngineSpec, GridPoint, MeasureSpec, ModelSpec, SpectrumSpec, TaskSpec, WorkUnit, unpruned_point
 
 GOLDEN = Path(__file__).parent / "golden" / "engine_numerics.json"
 SAMPLES = ("300001", "300002")
@@ -35,7 +35,7 @@ SWAPPED = 1  # kept tokens that may give way to another one whose score is the s
 
 def points(layers: int, visual: int) -> list[GridPoint]:
     """The un-pruned model, and every strategy after two layers, or before the first where it knows no other."""
-    found = [baseline_point(layers, visual)]
+    found = [unpruned_point(layers, visual)]
     for name, strategy in CATALOG.items():
         params = PARAMS.get(name, {})
         early = [n for n in (2, 0) if strategy.check(params, layer=n, rank=RANK, layers=layers, heads=4) is None]
@@ -108,7 +108,7 @@ def test_the_engine_answers_as_it_did(golden, today, sample):
 def test_an_answer_says_by_what_it_was_computed(small_checkpoint, small_scienceqa):
     task = TaskSpec(name="scienceqa", data=str(small_scienceqa))
     spec = EngineSpec(model=ModelSpec(path=str(small_checkpoint)), task=task, max_new_tokens=1)
-    outcome = EngineActor(spec, "cpu").run(WorkUnit(samples=("1",), points=(baseline_point(2, 16),)))
+    outcome = EngineActor(spec, "cpu").run(WorkUnit(samples=("1",), points=(unpruned_point(2, 16),)))
     made_by = dict(outcome.made_by)
     assert outcome.worker.startswith(f"{platform.node()} cpu ")
     assert (made_by["numerics"], made_by["sources"]) == (str(NUMERICS), sources_hash())

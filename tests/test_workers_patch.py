@@ -20,7 +20,7 @@ from test_workers_engine import make_engine
 from workers.encoding import encode_sample
 from workers.layer_calls import CACHE_NAMES, UnknownCallError, cache_of, go_on
 from workers.patch import pruned
-from workers.work import GridPoint, WorkUnit, baseline_point
+from workers.work import GridPoint, WorkUnit, unpruned_point
 
 # Kernels differ in the order of their sums only; the weights are scaled up, so logits reach 1e2.
 LOGIT_TOLERANCE = {"atol": 1e-4, "rtol": 1e-5}
@@ -395,7 +395,7 @@ def test_a_name_that_a_new_transformers_gives_the_cache_is_refused(deep_engine, 
 
 def test_the_unpruned_point_needs_no_block(deep_engine):
     """The engine's baseline is the model outside the block."""
-    point = baseline_point(3, 16)
+    point = unpruned_point(3, 16)
     (cell,) = deep_engine.run(WorkUnit(samples=("1",), points=(point,))).outcomes
     logits = deep_engine.model.module(**batch_inputs(deep_engine, ["1"])).logits[0, -1]
     letters = deep_engine.letter_tokens[: len(cell.option_logits)]

@@ -15,7 +15,7 @@ from workers.encoding import encode_sample
 from workers.engine import Engine
 from workers.singular import singular_values
 from workers.spectra import MEASURES
-from workers.work import GridPoint, MeasureSpec, SpectrumSpec, WorkUnit, baseline_point
+from workers.work import GridPoint, MeasureSpec, SpectrumSpec, WorkUnit, unpruned_point
 
 MATRICES = ("attention_weights", "attention_output", "hidden_states", "hidden_states_prenorm")
 SPECTRA = tuple(
@@ -116,7 +116,7 @@ def test_no_visual_token_has_rank_zero(engine):
 
 
 def test_only_the_asked_samples_are_measured(engine):
-    cells = engine.run(WorkUnit(samples=("1", "3", "4", "6"), points=(baseline_point(2, 16),))).outcomes
+    cells = engine.run(WorkUnit(samples=("1", "3", "4", "6"), points=(unpruned_point(2, 16),))).outcomes
     assert [bool(cell.measures) for cell in cells] == [True, True, False, False]
 
 
@@ -129,14 +129,14 @@ def test_the_first_image_questions_are_measured_wherever_text_questions_stand(
 
 
 def test_a_sample_without_spectrum_is_a_record(small_checkpoint, small_scienceqa, monkeypatch):
-    """NaN in one stream of one sample: that sample fails by its name, its neighbour in the micro-batch does not."""
+    """NaN in one sequence of one sample: that sample fails by its name, its neighbour in the micro-batch does not."""
     engine = make_engine(small_checkpoint, small_scienceqa, measure=MeasureSpec(spectra=SPECTRA[:2]))
     engine.micro_batch = 2
     real = spectra.visual_block
 
-    def broken(query, key, packing, stream, scale):
-        block = real(query, key, packing, stream, scale)
-        return block.fill_(torch.nan) if stream.sample == 1 and stream.visual == 4 else block
+    def broken(query, key, packing, sequence, scale):
+        block = real(query, key, packing, sequence, scale)
+        return block.fill_(torch.nan) if sequence.sample == 1 and sequence.visual == 4 else block
 
     monkeypatch.setattr(spectra, "visual_block", broken)
     points = (GridPoint(strategy="fastv", layer=1, rank=9), GridPoint(strategy="fastv", layer=1, rank=4))
@@ -149,7 +149,7 @@ def test_a_sample_without_spectrum_is_a_record(small_checkpoint, small_scienceqa
 
 
 def test_answers_do_not_depend_on_measuring(engine, small_checkpoint, small_scienceqa):
-    points = (baseline_point(2, 16), GridPoint(strategy="fastv", layer=1, rank=4))
+    points = (unpruned_point(2, 16), GridPoint(strategy="fastv", layer=1, rank=4))
     plain = make_engine(small_checkpoint, small_scienceqa)
     unit = WorkUnit(samples=("1", "2"), points=points)
     for measured, cell in zip(engine.run(unit).outcomes, plain.run(unit).outcomes, strict=True):

@@ -1,8 +1,8 @@
-"""Attention over packed rows: every stream attends to its own keys, nothing is padded.
+"""Attention over packed rows: every sequence attends to its own keys, nothing is padded.
 
-So the result of a stream does not depend on who shares the batch. Queries are always the last rows of their keys,
+So the result of a sequence does not depend on who shares the batch. Queries are always the last rows of their keys,
 hence the causal mask is aligned to the bottom right. On CUDA in half precision the whole packing is one kernel
-(``flash.py``); elsewhere, and as its reference, each stream is one call of PyTorch's scaled dot product attention.
+(``flash.py``); elsewhere, and as its reference, each sequence is one call of PyTorch's scaled dot product attention.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from workers.flash import DECODE_TILE, flash_decode, flash_prefill, tiles, uses_flash
-from workers.streams import Packing, Stream, gather, to_device
+from workers.sequences import Packing, TokenSequence, gather, to_device
 
 
 def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
@@ -25,7 +25,7 @@ def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
 
 
 def attend(query_RHE: Tensor, key_RGE: Tensor, value_RGE: Tensor, packing: Packing, scale: float) -> Tensor:
-    """Causal attention of all streams of a packing.
+    """Causal attention of all sequences of a packing.
 
     Args:
         query_RHE: (R, H, E) queries of all rows.
@@ -45,7 +45,7 @@ def attend(query_RHE: Tensor, key_RGE: Tensor, value_RGE: Tensor, packing: Packi
 
 
 def attend_one(query_QHE: Tensor, key_SGE: Tensor, value_SGE: Tensor, scale: float) -> Tensor:
-    """Causal attention of one stream's last Q rows to its S keys: (Q, H, E)."""
+    """Causal attention of one sequence's last Q rows to its S keys: (Q, H, E)."""
     queries, keys = query_QHE.shape[0], key_SGE.shape[0]
     square = queries == keys
     out_HQE = scaled_dot_product_attention(
@@ -62,23 +62,23 @@ def attend_one(query_QHE: Tensor, key_SGE: Tensor, value_SGE: Tensor, scale: flo
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Groups:
-    """Single queries that share keys: the decoded tokens of all streams whose prompt is the same rows of a layer.
+    """Single queries that share keys: the decoded tokens of all sequences whose prompt is the same rows of a layer.
 
     ``order`` sorts N queries by group; group g has ``counts[g]`` of them and attends to all keys of ``owners[g]``.
     """
 
-    owners: Sequence[Stream]
+    owners: Sequence[TokenSequence]
     order_N: Tensor  # int64, on the device
     back_N: Tensor  # undoes ``order``
     counts: Sequence[int]
     tiles: Tensor  # the same for the kernel, see ``flash.tiles``
 
 
-def make_groups(streams: Sequence[Stream], layer: int, packing: Packing, device: torch.device) -> Groups:
-    """Group the streams of a decoding step by whose rows they attend to in a layer."""
-    members: dict[Stream, list[int]] = {}
-    for n, stream in enumerate(streams):
-        members.setdefault(stream.at(layer), []).append(n)
+def make_groups(sequences: Sequence[TokenSequence], layer: int, packing: Packing, device: torch.device) -> Groups:
+    """Group the sequences of a decoding step by whose rows they attend to in a layer."""
+    members: dict[TokenSequence, list[int]] = {}
+    for n, sequence in enumerate(sequences):
+        members.setdefault(sequence.at(layer), []).append(n)
     order = torch.tensor([n for group in members.values() for n in group])
     counts = [len(group) for group in members.values()]
     ends = accumulate(counts)
@@ -101,7 +101,7 @@ def attend_groups(
     groups: Groups,
     packing: Packing,
     scale: float,
-    tails: tuple[Tensor, Tensor] | None = None,
+    decoded_caches: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Attention of single queries to the keys of their group, every key visible, and to what each has decoded itself.
 
@@ -111,13 +111,13 @@ def attend_groups(
         groups: which query attends to which rows.
         packing: where they lie.
         scale: factor on the dot products.
-        tails: keys and values (N, T, G, E) that each query has for itself; None: there are none yet.
+        decoded_caches: keys and values (N, T, G, E) that each query has for itself; None: there are none yet.
 
     Returns:
         (N, H, E).
     """
     if uses_flash(query_NHE):
-        return flash_decode(query_NHE, groups.order_N, key_RGE, value_RGE, groups.tiles, tails, scale)
+        return flash_decode(query_NHE, groups.order_N, key_RGE, value_RGE, groups.tiles, decoded_caches, scale)
     sorted_NHE = query_NHE[groups.order_N]
     outs, logs, place = [], [], 0
     for owner, count in zip(groups.owners, groups.counts, strict=True):
@@ -128,7 +128,7 @@ def attend_groups(
         logs.append(log)
         place += count
     prompt = torch.cat(outs)[groups.back_N], torch.cat(logs)[groups.back_N]
-    return prompt[0] if tails is None else _join(prompt, _attend_apart(query_NHE, *tails, scale))
+    return prompt[0] if decoded_caches is None else _join(prompt, _attend_apart(query_NHE, *decoded_caches, scale))
 
 
 def _attend_together(query_NHE: Tensor, key_SGE: Tensor, value_SGE: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -159,31 +159,31 @@ def _join(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor
 
 
 def probabilities(
-    query_RHE: Tensor, key_RGE: Tensor, packing: Packing, stream: Stream, queries: int, scale: float
+    query_RHE: Tensor, key_RGE: Tensor, packing: Packing, sequence: TokenSequence, queries: int, scale: float
 ) -> Tensor:
-    """Attention probabilities of a stream's last ``queries`` rows over all its keys.
+    """Attention probabilities of a sequence's last ``queries`` rows over all its keys.
 
     Only these rows are computed; the layer itself never builds an S x S matrix. Scores are taken in float32 before the
     softmax, because half precision ties many tokens.
 
     Returns:
-        (H, Q, S) float32, keys in the order of the stream's tokens.
+        (H, Q, S) float32, keys in the order of the sequence's tokens.
     """
-    own = packing.own(stream)
-    return _softmax_rows(query_RHE[own.stop - queries : own.stop], gather(key_RGE, packing.keys(stream)), scale)
+    own = packing.own(sequence)
+    return _softmax_rows(query_RHE[own.stop - queries : own.stop], gather(key_RGE, packing.keys(sequence)), scale)
 
 
-def visual_block(query_RHE: Tensor, key_RGE: Tensor, packing: Packing, stream: Stream, scale: float) -> Tensor:
-    """Attention probabilities of a stream's visual tokens among themselves.
+def visual_block(query_RHE: Tensor, key_RGE: Tensor, packing: Packing, sequence: TokenSequence, scale: float) -> Tensor:
+    """Attention probabilities of a sequence's visual tokens among themselves.
 
     The softmax runs over all that a visual token sees, the system rows included; then the block is cut out.
 
     Returns:
-        (H, V, V) float32, lower-triangular, V the stream's own visual tokens.
+        (H, V, V) float32, lower-triangular, V the sequence's own visual tokens.
     """
-    seen = stream.system + stream.visual
-    key_SGE = gather(key_RGE, packing.keys(stream))[:seen]
-    return _softmax_rows(query_RHE[packing.visual(stream)], key_SGE, scale)[:, :, stream.system :]
+    seen = sequence.system + sequence.visual
+    key_SGE = gather(key_RGE, packing.keys(sequence))[:seen]
+    return _softmax_rows(query_RHE[packing.visual(sequence)], key_SGE, scale)[:, :, sequence.system :]
 
 
 def _softmax_rows(query_QHE: Tensor, key_SGE: Tensor, scale: float) -> Tensor:

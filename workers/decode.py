@@ -1,8 +1,8 @@
-"""Greedy decoding of many streams together, each with its own cache, until each has ended.
+"""Greedy decoding of many sequences together, each with its own cache, until each has ended.
 
 The tokens were chosen at prefill and stay chosen (FastV's key-value cache variant; FinePruner, SparseVLM): in the
 layers before the fork a new token attends to the whole image, from the fork on to the kept tokens. In those first
-layers all streams of a sample attend to the same rows, which are read once for all of them; what a stream has decoded
+layers all sequences of a sample attend to the same rows, which are read once for all of them; what a sequence has decoded
 itself is attended to apart, and the two parts are joined.
 """
 
@@ -16,14 +16,14 @@ from torch import Tensor
 from workers.attention import Groups, attend_groups, make_groups
 from workers.decoder import Decoder
 from workers.prefill import Prefill
-from workers.streams import Packing, to_device
+from workers.sequences import Packing, to_device
 
 FIRST_ROOM = 4  # decoded tokens; most multiple-choice answers end at the second
 LEAVE_TOGETHER = 0.25  # share of the batch that has ended before it is packed anew, which costs the host some time
 
 
 def greedy(decoder: Decoder, start: Prefill, max_new_tokens: int, end_tokens: frozenset[int]) -> list[list[int]]:
-    """Decode every stream of a prefill.
+    """Decode every sequence of a prefill.
 
     Args:
         decoder: the model's.
@@ -32,10 +32,10 @@ def greedy(decoder: Decoder, start: Prefill, max_new_tokens: int, end_tokens: fr
         end_tokens: ids that end an answer.
 
     Returns:
-        Per stream the generated ids; the last is an end token unless ``max_new_tokens`` was reached.
+        Per sequence the generated ids; the last is an end token unless ``max_new_tokens`` was reached.
     """
-    answers: list[list[int]] = [[] for _ in start.streams]
-    running = list(range(len(answers)))  # streams in the batch; some may have ended
+    answers: list[list[int]] = [[] for _ in start.sequences]
+    running = list(range(len(answers)))  # sequences in the batch; some may have ended
     ended: set[int] = set()
     decoding = Decoding(decoder, start)
     logits_NC = start.logits_NC
@@ -59,30 +59,30 @@ def greedy(decoder: Decoder, start: Prefill, max_new_tokens: int, end_tokens: fr
 
 
 class Decoding:
-    """The streams that are still decoding, and the keys and values of what they have decoded."""
+    """The sequences that are still decoding, and the keys and values of what they have decoded."""
 
     def __init__(self, decoder: Decoder, start: Prefill) -> None:
-        """Begin with all streams of a prefill. Bookkeeping is done here, while a GPU still works on the prefill."""
+        """Begin with all sequences of a prefill. Bookkeeping is done here, while a GPU still works on the prefill."""
         self._decoder = decoder
         self._caches = start.caches
-        self._streams = list(start.streams)
-        self._tails: list[tuple[Tensor, Tensor]] = []  # a layer: (N, room, G, E) keys and values
+        self._streams = list(start.sequences)
+        self._decoded_caches: list[tuple[Tensor, Tensor]] = []  # a layer: (N, room, G, E) keys and values
         self._steps = 0
         self._groups: dict[Packing, Groups] = {}
         for layer, cache in enumerate(start.caches):
             self._group(layer, cache.packing)
 
     def step(self, tokens: Sequence[int]) -> Tensor:
-        """Feed one token to each stream: (N, C) logits of the next."""
+        """Feed one token to each sequence: (N, C) logits of the next."""
         decoder = self._decoder
         hidden_ND = decoder.embed(to_device(torch.tensor(tokens), decoder.device))
         rotary = decoder.rotary(to_device(self._positions(), decoder.device))
         for layer, cache in enumerate(self._caches):
             groups = self._group(layer, cache.packing)
             query_NHE, key_NGE, value_NGE = decoder.attention_inputs(layer, hidden_ND, rotary)
-            tails = self._append(layer, key_NGE, value_NGE)
+            decoded_caches = self._append(layer, key_NGE, value_NGE)
             attended_NHE = attend_groups(
-                query_NHE, cache.key_RGE, cache.value_RGE, groups, cache.packing, decoder.scale, tails
+                query_NHE, cache.key_RGE, cache.value_RGE, groups, cache.packing, decoder.scale, decoded_caches
             )
             hidden_ND = decoder.finish_layer(layer, hidden_ND, attended_NHE)
         self._steps += 1
@@ -90,25 +90,25 @@ class Decoding:
 
     def _positions(self) -> Tensor:
         """(P, N) position ids of this step's tokens; what is decoded is text, whose P rows are alike."""
-        next_N = torch.tensor([stream.next_position for stream in self._streams]) + self._steps
+        next_N = torch.tensor([sequence.next_position for sequence in self._streams]) + self._steps
         return next_N.expand(len(self._streams[0].positions_PR), -1)
 
     def keep(self, places: Sequence[int]) -> None:
-        """Go on with some of the streams."""
+        """Go on with some of the sequences."""
         self._streams = [self._streams[place] for place in places]
         chosen = torch.tensor(places, device=self._decoder.device, dtype=torch.int64)
-        self._tails = [(keys[chosen], values[chosen]) for keys, values in self._tails]
+        self._decoded_caches = [(keys[chosen], values[chosen]) for keys, values in self._decoded_caches]
         self._groups.clear()
 
     def _append(self, layer: int, key_NGE: Tensor, value_NGE: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of all tokens decoded so far, (N, T, G, E) each, in buffers that double when full."""
-        if len(self._tails) == layer:
+        if len(self._decoded_caches) == layer:
             shape = (key_NGE.shape[0], FIRST_ROOM, *key_NGE.shape[1:])
-            self._tails.append((key_NGE.new_empty(shape), value_NGE.new_empty(shape)))
-        keys, values = self._tails[layer]
+            self._decoded_caches.append((key_NGE.new_empty(shape), value_NGE.new_empty(shape)))
+        keys, values = self._decoded_caches[layer]
         if self._steps == keys.shape[1]:
             keys, values = (torch.cat((tail, torch.empty_like(tail)), dim=1) for tail in (keys, values))
-            self._tails[layer] = (keys, values)
+            self._decoded_caches[layer] = (keys, values)
         keys[:, self._steps], values[:, self._steps] = key_NGE, value_NGE
         return keys[:, : self._steps + 1], values[:, : self._steps + 1]
 

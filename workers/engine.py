@@ -1,7 +1,7 @@
 """The engine: a unit of work in, a cell for every (sample, grid point) out. No Ray, no result files.
 
 For one sample all grid points share the vision tower, the projector, the system part and every decoder layer before
-their own; see ``streams.py``, ``forks.py`` and ``prefill.py``.
+their own; see ``sequences.py``, ``forks.py`` and ``prefill.py``.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from workers.memory import DECODED_ALLOWANCE, ENOUGH_ROWS, budget_bytes, footpri
 from workers.nvrtc import CudaBuildError
 from workers.prefetch import ahead
 from workers.prefill import Prefill, embed_trunks, make_trunks, prefill
+from workers.sequences import TokenSequence
 from workers.singular import piece_bytes
 from workers.spectra import NoSpectrumError, SpectraRecorder, check_spectra
-from workers.streams import Stream
 from workers.tasks.base import LETTERS, DataError, Sample
 from workers.tasks.catalog import load_samples, scorer_of
 from workers.tasks.prompts import CHAT_TEMPLATE
 from workers.work import (
-    BASELINE,
+    UNPRUNED,
     DeviceLostError,
     EngineSpec,
     GridPoint,
@@ -132,7 +132,7 @@ class Engine:
         """The planner checks sweep files; whoever builds points in code learns of a mistake here."""
         layers, visual = self.model.config.layers, self.model.visual_tokens
         for point in points:
-            if point.strategy == BASELINE:
+            if point.strategy == UNPRUNED:
                 continue
             if point.layer > layers or point.rank > visual:
                 raise ValueError(f"{point.label}: the model has {layers} layers and {visual} visual tokens")
@@ -245,50 +245,57 @@ class Engine:
             outcomes = []
             try:
                 for index, key in enumerate(keys):
-                    stream = placement.stream_of[trunk.sample, index]
-                    measures = spectra.measures(stream) if spectra else ()
+                    sequence = placement.sequence_of[trunk.sample, index]
+                    measures = spectra.measures(sequence) if spectra else ()
                     if measure.quality:
-                        measures += self._quality(placement, trunk, index, stream, features[trunk.sample])
-                    outcomes.append(self._outcome(item, trunk, key, stream, answered[stream], measures))
+                        measures += self._quality(placement, trunk, index, sequence, features[trunk.sample])
+                    outcomes.append(self._outcome(item, trunk, key, sequence, answered[sequence], measures))
                 parts.append(_Part(outcomes=tuple(outcomes)))
             except NoSpectrumError as error:
                 parts.append(_Part(failures=(_failure(item.sample.id, error),)))
         return _Part.of(parts)
 
-    def _answers(self, start: Prefill, trunks: Sequence[Stream]) -> dict[Stream, _Answer]:
-        """Decode all streams. What is kept of their logits is taken on the device: a vocabulary is long."""
+    def _answers(self, start: Prefill, trunks: Sequence[TokenSequence]) -> dict[TokenSequence, _Answer]:
+        """Decode all sequences. What is kept of their logits is taken on the device: a vocabulary is long."""
         highest_N2 = start.logits_NC.topk(2, dim=-1).values
         margins = highest_N2[:, 0] - highest_N2[:, 1]
         letters = start.logits_NC[:, self.letter_tokens]
         decoded = greedy(self.model.decoder, start, self.spec.max_new_tokens, self.model.end_tokens)
-        texts = {ids: self.model.text(ids) for ids in set(map(tuple, decoded))}  # most streams of a sample say the same
+        texts = {
+            ids: self.model.text(ids) for ids in set(map(tuple, decoded))
+        }  # most sequences of a sample say the same
         return {
-            stream: _Answer(
+            sequence: _Answer(
                 ids=ids,
                 text=texts[tuple(ids)],
                 letter_logits=tuple(letter_logits),
                 margin=margin,
-                kept_mask=packed_mask(stream.visual_K, trunks[stream.sample].visual),
+                kept_mask=packed_mask(sequence.visual_K, trunks[sequence.sample].visual),
             )
-            for stream, ids, letter_logits, margin in zip(
-                start.streams, decoded, letters.tolist(), margins.tolist(), strict=True
+            for sequence, ids, letter_logits, margin in zip(
+                start.sequences, decoded, letters.tolist(), margins.tolist(), strict=True
             )
         }
 
     def _quality(
-        self, placement: Placement, trunk: Stream, index: int, stream: Stream, features_VD: Tensor | None
+        self,
+        placement: Placement,
+        trunk: TokenSequence,
+        index: int,
+        sequence: TokenSequence,
+        features_VD: Tensor | None,
     ) -> Measures:
         """Concentration of the scores that chose, and diversity of the projector's features that were kept."""
         named: list[tuple[str, float]] = []
         scores = placement.concentration.get((trunk.sample, index))
         if scores is not None:
             named += [(f"concentration.{name}", value) for name, value in asdict(scores).items()]
-        if features_VD is not None and stream.visual > 1:
-            kept = diversity(features_VD[stream.visual_K.to(features_VD.device)])
+        if features_VD is not None and sequence.visual > 1:
+            kept = diversity(features_VD[sequence.visual_K.to(features_VD.device)])
             named += [(f"diversity.{name}", value) for name, value in asdict(kept).items()]
         return tuple(named)
 
-    def _check_window(self, trunks: Sequence[Stream]) -> None:
+    def _check_window(self, trunks: Sequence[TokenSequence]) -> None:
         """Mistral's sliding window: attention here is full, which is the same as long as nothing lies outside it."""
         longest = max(trunk.length for trunk in trunks) + self.spec.max_new_tokens
         if self.model.decoder.window is not None and longest > self.model.decoder.window:
@@ -299,9 +306,9 @@ class Engine:
     def _outcome(
         self,
         item: PreparedSample,
-        trunk: Stream,
+        trunk: TokenSequence,
         point: str,
-        stream: Stream,
+        sequence: TokenSequence,
         answer: _Answer,
         measures: Measures,
     ) -> SampleOutcome:
@@ -317,7 +324,7 @@ class Engine:
             first_token=answer.ids[0],
             option_logits=answer.letter_logits[: len(sample.choices)],
             margin=answer.margin,
-            tokens_kept=stream.visual,
+            tokens_kept=sequence.visual,
             kept_mask=answer.kept_mask,
             decoded_tokens=len(answer.ids),
             prompt_tokens=item.prompt.length,

@@ -52,7 +52,7 @@ def model_fingerprint(checkpoint: Checkpoint) -> str:
         ModelError: the checkpoint has no weights, or a file of it may not be read.
     """
     digest = hashlib.sha256()
-    folders = dict.fromkeys((checkpoint.folder, checkpoint.base, checkpoint.words, checkpoint.images))
+    folders = dict.fromkeys((checkpoint.folder, checkpoint.base, checkpoint.tokenizer, checkpoint.images))
     for file in [*(file for folder in folders for file in _settings(folder)), *checkpoint.files]:
         digest.update(f"{file.name}\0{file.stat().st_size}\0".encode() + _content_digest(file))
     return digest.hexdigest()[:16]

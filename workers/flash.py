@@ -1,6 +1,6 @@
 """Attention of packed rows as one Triton kernel a layer: keys are read where they lie, nothing is gathered or padded.
 
-A stream attends to two runs of rows, its root's and its own, so a key's row follows from its number.
+A sequence attends to two runs of rows, its prefix's and its own, so a key's row follows from its number.
 Library kernels want each sequence's keys in one piece: gathering them cost as much as half of the attention itself
 (``docs/performance.md``). Softmax and sums are float32, products half precision, as in FlashAttention (Dao et al.,
 arXiv 2205.14135), whose online softmax this is.
@@ -106,7 +106,7 @@ def flash_decode(
     key_RGE: Tensor,
     value_RGE: Tensor,
     table: Tensor,
-    tails: tuple[Tensor, Tensor] | None,
+    decoded_caches: tuple[Tensor, Tensor] | None,
     scale: float,
 ) -> Tensor:
     """Single queries over all keys of their tile, and then over their own decoded ones: (N, H, E).
@@ -116,14 +116,14 @@ def flash_decode(
         order_N: (N,) int64, the queries in the order in which tiles count them.
         key_RGE, value_RGE: the prompt's, as in `flash_prefill`.
         table: (tiles, 6) int32 on the device, of ``DECODE_TILE`` queries; ``seen`` is the number of all keys.
-        tails: keys and values (N, T, G, E) of what each has decoded itself; None: there is nothing yet.
+        decoded_caches: keys and values (N, T, G, E) of what each has decoded itself; None: there is nothing yet.
         scale: factor on the dot products.
     """
     heads, width = query_NHE.shape[1:]
     groups = key_RGE.shape[1]
     out_NHE = torch.empty_like(query_NHE)
-    tail_keys, tail_values = tails if tails is not None else (query_NHE, query_NHE)
-    decoded = 0 if tails is None else tail_keys.shape[1]
+    tail_keys, tail_values = decoded_caches if decoded_caches is not None else (query_NHE, query_NHE)
+    decoded = 0 if decoded_caches is None else tail_keys.shape[1]
     assert tail_keys.stride()[-2:] == tail_values.stride()[-2:] == (width, 1)
     assert tail_keys.stride() == tail_values.stride()
     _decode_kernel[(table.shape[0], heads)](
@@ -159,7 +159,7 @@ if triton is not None:
 
     @triton.jit
     def _key_rows(number, first, length, rest):  # type: ignore[no-untyped-def]
-        """The packed row of a stream's n-th key."""
+        """The packed row of a sequence's n-th key."""
         return tl.where(number < length, first + number, rest + number - length).to(tl.int64)
 
     @triton.jit

@@ -1,7 +1,7 @@
-"""Where streams fork: which tokens each grid point keeps, and which grid points share a fork.
+"""Where sequences fork: which tokens each grid point keeps, and which grid points share a fork.
 
-Grid points that keep the same tokens of the same stream at the same layer are one fork, answered for all of them. A
-point that keeps every token, or prunes after the last layer, stays with its stream. A method of several stages (HiMAP)
+Grid points that keep the same tokens of the same sequence at the same layer are one fork, answered for all of them. A
+point that keeps every token, or prunes after the last layer, stays with its sequence. A method of several stages (HiMAP)
 forks again from its own fork.
 """
 
@@ -22,8 +22,8 @@ from strategies.quality import Concentration, concentration
 from strategies.stages import Stage
 from strategies.view import ATTENTION, Evidence, TokenView
 from workers.attention import probabilities, visual_block
-from workers.streams import Packing, RowMove, Stream, fork, fork_rows
-from workers.work import BASELINE, GridPoint
+from workers.sequences import Packing, RowMove, TokenSequence, fork, fork_rows
+from workers.work import UNPRUNED, GridPoint
 
 LAST_QUERIES = 5  # the longest window of last queries that a strategy reads where the text itself is shorter
 
@@ -43,12 +43,12 @@ class Forked:
     """The packing after a fork: where its rows come from, and the rows that a strategy has rewritten."""
 
     move: RowMove
-    merged: Mapping[Stream, Tensor]  # (K, D) visual rows of a new fork, instead of the gathered ones
+    merged: Mapping[TokenSequence, Tensor]  # (K, D) visual rows of a new fork, instead of the gathered ones
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Choice:
-    """What one stage of one grid point keeps of a stream."""
+    """What one stage of one grid point keeps of a sequence."""
 
     index: int  # of the grid point
     strategy: Strategy
@@ -57,10 +57,10 @@ class _Choice:
 
 
 class Placement:
-    """Which stream answers which grid point of which sample, as the layers go by."""
+    """Which sequence answers which grid point of which sample, as the layers go by."""
 
     def __init__(
-        self, trunks: Sequence[Stream], points: Sequence[GridPoint], seeds: Sequence[str], quality: bool = False
+        self, trunks: Sequence[TokenSequence], points: Sequence[GridPoint], seeds: Sequence[str], quality: bool = False
     ) -> None:
         """Args:
         trunks: one per sample of the micro-batch.
@@ -69,7 +69,7 @@ class Placement:
         quality: whether the concentration of the selection scores is recorded.
         """
         self.seeds = seeds
-        self.stream_of = {(trunk.sample, index): trunk for trunk in trunks for index in range(len(points))}
+        self.sequence_of = {(trunk.sample, index): trunk for trunk in trunks for index in range(len(points))}
         self.concentration: dict[tuple[int, int], Concentration] = {}  # (sample, point index): of the last stage
         self._quality = quality
         self._stages = [_stages(point) for point in points]
@@ -78,9 +78,9 @@ class Placement:
         """Layers before which somebody may fork, ascending."""
         return tuple(sorted({stage.layer for stages in self._stages for stage in stages if stage.layer < layers}))
 
-    def answered(self) -> tuple[Stream, ...]:
-        """The streams that answer at least one point now, in order of appearance."""
-        return tuple(dict.fromkeys(self.stream_of.values()))
+    def answered(self) -> tuple[TokenSequence, ...]:
+        """The sequences that answer at least one point now, in order of appearance."""
+        return tuple(dict.fromkeys(self.sequence_of.values()))
 
     def fork_at(self, layer: int, packing: Packing, hidden_RD: Tensor, read: LayerRead | None) -> Forked:
         """Let every point of ``layer`` choose its tokens.
@@ -91,44 +91,44 @@ class Placement:
             hidden_RD: residual stream entering the layer.
             read: queries and keys of the layer before; None at layer 0.
         """
-        children: dict[tuple[Stream, bytes, str, object], Stream] = {}
-        origins: dict[Stream, Tensor] = {}
-        merged: dict[Stream, Tensor] = {}
-        for stream, waiting in self._waiting(layer):
-            for choice in self._choices(layer, stream, waiting, packing, hidden_RD, read):
-                self.concentration.pop((stream.sample, choice.index), None)
+        children: dict[tuple[TokenSequence, bytes, str, object], TokenSequence] = {}
+        origins: dict[TokenSequence, Tensor] = {}
+        merged: dict[TokenSequence, Tensor] = {}
+        for sequence, waiting in self._waiting(layer):
+            for choice in self._choices(layer, sequence, waiting, packing, hidden_RD, read):
+                self.concentration.pop((sequence.sample, choice.index), None)
                 if choice.scores is not None:
-                    self.concentration[stream.sample, choice.index] = choice.scores
-                if len(choice.kept_K) == stream.visual:
+                    self.concentration[sequence.sample, choice.index] = choice.scores
+                if len(choice.kept_K) == sequence.visual:
                     continue  # nothing is dropped
                 strategy = choice.strategy
-                identity = (stream, choice.kept_K.numpy().tobytes(), strategy.positions, strategy.merge)
+                identity = (sequence, choice.kept_K.numpy().tobytes(), strategy.positions, strategy.merge)
                 if identity not in children:
-                    child = fork(stream, layer, choice.kept_K, compact=strategy.positions == "compact")
+                    child = fork(sequence, layer, choice.kept_K, compact=strategy.positions == "compact")
                     children[identity] = child
-                    origins[child] = fork_rows(stream, choice.kept_K)
+                    origins[child] = fork_rows(sequence, choice.kept_K)
                     if strategy.merge is not None:
                         kept_K = choice.kept_K.to(hidden_RD.device)
-                        merged[child] = strategy.merge(hidden_RD[packing.visual(stream)], kept_K)
-                self.stream_of[stream.sample, choice.index] = children[identity]
+                        merged[child] = strategy.merge(hidden_RD[packing.visual(sequence)], kept_K)
+                self.sequence_of[sequence.sample, choice.index] = children[identity]
         alive = set(self.answered())
-        alive |= {stream.root for stream in alive if stream.root}
-        older = [stream for stream in packing.streams if stream in alive]
+        alive |= {sequence.prefix for sequence in alive if sequence.prefix}
+        older = [sequence for sequence in packing.sequences if sequence in alive]
         return Forked(packing.repack([*older, *children.values()], origins), merged)
 
-    def _waiting(self, layer: int) -> Iterator[tuple[Stream, dict[int, Stage]]]:
-        """Streams with visual tokens, and the stages that act on them now, by point index."""
-        groups: dict[Stream, dict[int, Stage]] = defaultdict(dict)
-        for (_, index), stream in self.stream_of.items():
+    def _waiting(self, layer: int) -> Iterator[tuple[TokenSequence, dict[int, Stage]]]:
+        """Sequences with visual tokens, and the stages that act on them now, by point index."""
+        groups: dict[TokenSequence, dict[int, Stage]] = defaultdict(dict)
+        for (_, index), sequence in self.sequence_of.items():
             for stage in self._stages[index]:
-                if stage.layer == layer and stream.visual > 0:
-                    groups[stream][index] = stage
+                if stage.layer == layer and sequence.visual > 0:
+                    groups[sequence][index] = stage
         yield from groups.items()
 
     def _choices(
         self,
         layer: int,
-        stream: Stream,
+        sequence: TokenSequence,
         waiting: Mapping[int, Stage],
         packing: Packing,
         hidden_RD: Tensor,
@@ -141,12 +141,12 @@ class Placement:
         groups: dict[tuple[Strategy, tuple], list[int]] = defaultdict(list)
         for index, stage in waiting.items():
             strategy = catalog.get(stage.strategy)
-            if stage.rank == 0 or stage.rank >= stream.visual:
-                yield _Choice(index, strategy, torch.arange(min(stage.rank, stream.visual)), None)
+            if stage.rank == 0 or stage.rank >= sequence.visual:
+                yield _Choice(index, strategy, torch.arange(min(stage.rank, sequence.visual)), None)
                 continue
             groups[strategy, stage.params].append(index)
         needs = frozenset[Evidence]().union(*(strategy.needs for strategy, _ in groups))
-        view = self._view(layer, stream, needs, packing, hidden_RD, read)
+        view = self._view(layer, sequence, needs, packing, hidden_RD, read)
         for (strategy, params), members in groups.items():
             ranks = [waiting[index].rank for index in members]
             chosen = strategy.choose(view, ranks, dict(params))
@@ -160,7 +160,7 @@ class Placement:
     def _view(
         self,
         layer: int,
-        stream: Stream,
+        sequence: TokenSequence,
         needs: frozenset[Evidence],
         packing: Packing,
         hidden_RD: Tensor,
@@ -170,28 +170,28 @@ class Placement:
         if needs & ATTENTION:
             assert read is not None, "attention was asked for before the first layer"
             whole_text = bool(needs & {Evidence.TEXT_ROWS, Evidence.TEXT_TO_TEXT})
-            queries = max(stream.text, min(LAST_QUERIES, stream.rows)) if whole_text else 1
-            rows_HQS = probabilities(read.query_RHE, read.key_RGE, read.packing, stream, queries, read.scale)
-            attention = rows_HQS[:, :, stream.system : stream.system + stream.visual]
+            queries = max(sequence.text, min(LAST_QUERIES, sequence.rows)) if whole_text else 1
+            rows_HQS = probabilities(read.query_RHE, read.key_RGE, read.packing, sequence, queries, read.scale)
+            attention = rows_HQS[:, :, sequence.system : sequence.system + sequence.visual]
             if Evidence.TEXT_TO_TEXT in needs:
-                text_attention = rows_HQS[:, queries - stream.text :, stream.system + stream.visual :]
+                text_attention = rows_HQS[:, queries - sequence.text :, sequence.system + sequence.visual :]
             if Evidence.VISUAL_ROWS in needs:
-                visual_attention = visual_block(read.query_RHE, read.key_RGE, read.packing, stream, read.scale)
+                visual_attention = visual_block(read.query_RHE, read.key_RGE, read.packing, sequence, read.scale)
         return TokenView(
-            visual=stream.visual,
-            system=stream.system,
-            text=stream.text,
-            seed=draw_seed(self.seeds[stream.sample], layer),
+            visual=sequence.visual,
+            system=sequence.system,
+            text=sequence.text,
+            seed=draw_seed(self.seeds[sequence.sample], layer),
             device=hidden_RD.device,
             attention_HQV=attention,
             text_attention_HTT=text_attention,
             visual_attention_HVV=visual_attention,
-            hidden_states_VD=hidden_RD[packing.visual(stream)] if Evidence.HIDDEN in needs else None,
+            hidden_states_VD=hidden_RD[packing.visual(sequence)] if Evidence.HIDDEN in needs else None,
         )
 
 
 def _stages(point: GridPoint) -> tuple[Stage, ...]:
-    if point.strategy == BASELINE:
+    if point.strategy == UNPRUNED:
         return ()
     return catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params))
 

@@ -25,7 +25,7 @@ from workers.families.model import Encoded, Model
 from workers.layer_calls import go_on
 from workers.patch import pruned
 from workers.tasks.base import Sample
-from workers.work import BASELINE, GridPoint, TaskSpec, baseline_point
+from workers.work import UNPRUNED, GridPoint, TaskSpec, unpruned_point
 
 GIB = 2**30
 
@@ -136,8 +136,8 @@ def measure_latency(
     if bare is not None:
         raise ValueError(f"sample {bare} has no image, so that nothing can be pruned")
     inputs = [model.inputs(item.prompt) for item in prompts]
-    baseline = baseline_point(model.config.layers, model.visual_tokens)
-    others = [point for point in points if point.strategy != BASELINE]
+    baseline = unpruned_point(model.config.layers, model.visual_tokens)
+    others = [point for point in points if point.strategy != UNPRUNED]
     ordered = list({point.key: point for point in (baseline, *others)}.values())
     runs: dict[str, list[_Run]] = {point.key: [] for point in ordered}
     done, of = 0, (warmup + repeats) * len(prompts) * len(ordered)
@@ -200,7 +200,7 @@ def _measure(
     params: dict[str, Any] = dict(point.params)
     block = (
         nullcontext()
-        if point.strategy == BASELINE
+        if point.strategy == UNPRUNED
         else pruned(module, point.strategy, point.layer, point.rank, seed=seed, sample_ids=[id], **params)
     )
     counted = model.device.type == "cuda"

@@ -10,12 +10,12 @@ import torch
 
 from strategies import catalog
 from workers.families.config import ModelConfig
-from workers.work import BASELINE, GridPoint
+from workers.work import UNPRUNED, GridPoint
 
 ENOUGH_ROWS = (
     60_000  # matrix products gain nothing beyond, and there are two lanes of them (measured: 40,000 1.3 % slower)
 )
-DECODED_ALLOWANCE = 64  # decoded tokens a stream that are planned for; longer answers may halve the micro-batch
+DECODED_ALLOWANCE = 64  # decoded tokens a sequence that are planned for; longer answers may halve the micro-batch
 SAFETY = 0.8  # of the free memory: fragments, scoring and the vision tower take the rest
 
 
@@ -37,14 +37,14 @@ def footprint(
         points: the grid.
         prompt: tokens of the un-pruned prompt, visual ones included.
         visual: visual tokens among them.
-        decoded: tokens decoded by each stream.
+        decoded: tokens decoded by each sequence.
         value_bytes: of one value, 2 in half precision.
     """
-    layers, streams = [prompt] * config.layers, 1
+    layers, sequences = [prompt] * config.layers, 1
     for point in points:
-        if point.strategy == BASELINE or point.rank >= visual or point.layer >= config.layers:
+        if point.strategy == UNPRUNED or point.rank >= visual or point.layer >= config.layers:
             continue  # answered by the trunk
-        streams += 1
+        sequences += 1
         stages = catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params))
         for number, stage in enumerate(stages):
             end = stages[number + 1].layer if number + 1 < len(stages) else config.layers
@@ -52,7 +52,7 @@ def footprint(
                 layers[layer] += min(stage.rank, visual) + prompt - visual
     key_values = 2 * config.kv_heads * config.head_dim
     wide = 4 * config.hidden + config.heads * config.head_dim + 3 * key_values + 3 * config.ffn
-    cached = sum(layers) + streams * decoded * config.layers
+    cached = sum(layers) + sequences * decoded * config.layers
     return Footprint(max(layers), value_bytes * (key_values * cached + wide * max(layers)))
 
 

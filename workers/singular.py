@@ -18,14 +18,14 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from workers.nvrtc import CudaBuildError, Kernel, compile_kernels, most_shared
-from workers.streams import to_device
+from workers.sequences import to_device
 
 log = logging.getLogger(f"saccade.{__name__}")
 
 SOURCE = Path(__file__).with_name("singular.cu")
 KERNELS = ("to_band", "chase", "bisect")
 BAND, BISECT_THREADS, COLUMN, SWEEPS = 8, 128, 19, 64  # as in the source
-PIECE_BYTES = 2 << 30  # Gram matrices that wait for the kernels together: 25 streams of 32 heads at 576 tokens
+PIECE_BYTES = 2 << 30  # Gram matrices that wait for the kernels together: 25 sequences of 32 heads at 576 tokens
 LEAST = torch.finfo(torch.float64).tiny
 PIECE_SHARE = 64  # and at most this part of a device's memory
 

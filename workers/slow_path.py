@@ -20,7 +20,7 @@ from workers.families.model import Model
 from workers.forks import packed_mask
 from workers.patch import pruned
 from workers.tasks.base import Sample
-from workers.work import BASELINE, EngineSpec, GridPoint
+from workers.work import UNPRUNED, EngineSpec, GridPoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ def slow_answer(
     prompt = encode_sample(model, sample, spec.task, spec.model.image_mode)
     inputs: dict[str, Any] = model.inputs(prompt)
     block: AbstractContextManager[Any] = nullcontext()
-    if point.strategy != BASELINE and prompt.visual:
+    if point.strategy != UNPRUNED and prompt.visual:
         kept = None if kept_K is None else [kept_K]
         block = pruned(
             model.module,

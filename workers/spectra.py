@@ -10,7 +10,7 @@ Three matrices are called "rank" in the literature of this field; each is named:
                            final norm, as Hugging Face's hidden_states[-1] is.
     hidden_states_prenorm  the same without the final norm.
 
-In a layer before a grid point's own, its matrix is that of the stream it forks from: all visual tokens are still there.
+In a layer before a grid point's own, its matrix is that of the sequence it forks from: all visual tokens are still there.
 
 What is said of each matrix's singular values s, largest first; means over the heads of attention weights:
 
@@ -37,8 +37,8 @@ from strategies.rank import effective_rank, numerical_rank, spectral_entropy, st
 from workers.attention import visual_block
 from workers.decoder import Decoder
 from workers.prefill import LayerRun
+from workers.sequences import TokenSequence, to_device
 from workers.singular import singular_values
-from workers.streams import Stream, to_device
 from workers.work import SpectrumSpec
 
 MATRICES = ("attention_weights", "attention_output", "hidden_states", "hidden_states_prenorm")
@@ -69,9 +69,9 @@ def check_spectra(specs: Sequence[SpectrumSpec], layers: int) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Table:
-    """What one spectrum says of some streams, still on the device."""
+    """What one spectrum says of some sequences, still on the device."""
 
-    rows: Mapping[Stream, int]
+    rows: Mapping[TokenSequence, int]
     values_SM: Tensor  # float64, a column for each of MEASURES
 
 
@@ -80,7 +80,7 @@ class NoSpectrumError(ValueError):
 
 
 class SpectraRecorder:
-    """Collects the spectra of the streams of some samples while a prefill runs.
+    """Collects the spectra of the sequences of some samples while a prefill runs.
 
     On CUDA they are queued with the layers, beside the micro-batch of the other lane; nothing waits for them before
     ``measures`` is asked.
@@ -100,27 +100,27 @@ class SpectraRecorder:
     def __call__(self, run: LayerRun) -> None:
         """Measure what is asked of this layer."""
         specs = [spec for spec in self._specs if spec.layer == run.layer]
-        streams = [stream for stream in run.packing.streams if stream.sample in self._samples]
-        if not specs or not streams:
+        sequences = [sequence for sequence in run.packing.sequences if sequence.sample in self._samples]
+        if not specs or not sequences:
             return
         for spec in specs:
-            self._tables[spec] = self._measure(spec, run, streams)
+            self._tables[spec] = self._measure(spec, run, sequences)
 
-    def measures(self, stream: Stream) -> tuple[tuple[str, float], ...]:
-        """``matrix.layer.measure`` of a stream, for everything that was asked; what is not defined is left out.
+    def measures(self, sequence: TokenSequence) -> tuple[tuple[str, float], ...]:
+        """``matrix.layer.measure`` of a sequence, for everything that was asked; what is not defined is left out.
 
         Raises:
             NoSpectrumError: the sample is named.
         """
-        if stream.sample not in self._samples:
+        if sequence.sample not in self._samples:
             return ()
         named: list[tuple[str, float]] = []
         for spec in self._specs:
-            table, own = self._settled(spec), stream.at(spec.layer)
+            table, own = self._settled(spec), sequence.at(spec.layer)
             place = f"{spec.matrix}.{spec.layer}"
             values = table.values_SM[table.rows[own]].tolist()
             if values[0] != values[0]:
-                name = self._samples[stream.sample]
+                name = self._samples[sequence.sample]
                 raise NoSpectrumError(
                     f"sample {name}: {spec.matrix} of layer {spec.layer} ({own.visual} visual tokens kept) hold NaN "
                     "or infinity, so they have no spectrum"
@@ -139,20 +139,20 @@ class SpectraRecorder:
             table = self._tables[spec] = _Table(table.rows, table.values_SM.cpu())
         return table
 
-    def _measure(self, spec: SpectrumSpec, run: LayerRun, streams: Sequence[Stream]) -> _Table:
-        some = [stream for stream in streams if stream.visual > 0]
-        none = [stream for stream in streams if stream.visual == 0]
+    def _measure(self, spec: SpectrumSpec, run: LayerRun, sequences: Sequence[TokenSequence]) -> _Table:
+        some = [sequence for sequence in sequences if sequence.visual > 0]
+        none = [sequence for sequence in sequences if sequence.visual == 0]
         device, nothing = run.hidden_RD.device, torch.tensor([0.0, 0.0, torch.nan, 0.0, torch.nan, torch.nan])
         empty_SM = to_device(nothing.double().expand(len(none), -1).contiguous(), device)
         table_SM = torch.cat((_described(self._blocks(spec, run, some), spec), empty_SM)) if some else empty_SM
-        return _Table({stream: row for row, stream in enumerate((*some, *none))}, table_SM)
+        return _Table({sequence: row for row, sequence in enumerate((*some, *none))}, table_SM)
 
-    def _blocks(self, spec: SpectrumSpec, run: LayerRun, streams: Sequence[Stream]) -> Iterator[Tensor]:
-        """(batch, rows, columns) of each stream, made when it is its turn."""
-        for stream in streams:
-            rows = run.packing.visual(stream)
+    def _blocks(self, spec: SpectrumSpec, run: LayerRun, sequences: Sequence[TokenSequence]) -> Iterator[Tensor]:
+        """(batch, rows, columns) of each sequence, made when it is its turn."""
+        for sequence in sequences:
+            rows = run.packing.visual(sequence)
             if spec.matrix == "attention_weights":
-                yield visual_block(run.query_RHE, run.key_RGE, run.packing, stream, self._decoder.scale)
+                yield visual_block(run.query_RHE, run.key_RGE, run.packing, sequence, self._decoder.scale)
             elif spec.matrix == "attention_output":
                 yield self._decoder.attention_output(run.layer, run.attended_RHE[rows])[None]
             elif spec.matrix == "hidden_states" and run.layer == len(self._decoder.layers) - 1:

@@ -12,7 +12,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-BASELINE = "none"  # the strategy name of the un-pruned model
+UNPRUNED = "none"  # the strategy name of the un-pruned model
 
 
 class DeviceLostError(RuntimeError):
@@ -59,7 +59,7 @@ class GridPoint:
     @property
     def label(self) -> str:
         """For people: ``fastv layer=2 rank=128 alpha=0.5``."""
-        if self.strategy == BASELINE:
+        if self.strategy == UNPRUNED:
             return "un-pruned"
         parts = [self.strategy, f"layer={self.layer}", f"rank={self.rank}"]
         return " ".join(parts + [f"{name}={value}" for name, value in self.params])
@@ -77,9 +77,9 @@ class GridPoint:
         )
 
 
-def baseline_point(layers: int, visual_tokens: int) -> GridPoint:
+def unpruned_point(layers: int, visual_tokens: int) -> GridPoint:
     """The un-pruned model as a grid point: nothing is dropped, after the last layer."""
-    return GridPoint(strategy=BASELINE, layer=layers, rank=visual_tokens)
+    return GridPoint(strategy=UNPRUNED, layer=layers, rank=visual_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

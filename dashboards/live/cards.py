@@ -7,8 +7,8 @@ from typing import Any
 
 from dash import ALL, Dash, Input, Output, State, dcc, html
 
-from dashboards.board import Board
 from dashboards.figures import CONFIG, repainted
+from dashboards.gallery import Gallery
 from dashboards.live.controls import components, offer, offered
 from dashboards.live.downloads import buttons
 from dashboards.live.trees import light
@@ -50,7 +50,7 @@ def _nothing(shown: View) -> Any:
     return html.P(text, className="nothing")
 
 
-def register(app: Dash, board: Board) -> None:
+def register(app: Dash, gallery: Gallery) -> None:
     @app.callback(
         Output("drawn", "data"),
         Output("controls", "children"),
@@ -61,7 +61,7 @@ def register(app: Dash, board: Board) -> None:
         State("url", "search"),
     )
     def draw(path: str, look: str, search: str) -> tuple[Any, Any, Any, Any]:
-        page, shown = asked(board.snapshot, path, search, look)
+        page, shown = asked(gallery.snapshot, path, search, look)
         controls = offered(page, shown)
         return (
             offer(page, controls),

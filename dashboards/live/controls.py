@@ -7,7 +7,7 @@ from typing import Any
 
 from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
 
-from dashboards.board import Board
+from dashboards.gallery import Gallery
 from dashboards.pages.base import Control, Page
 from dashboards.pages.catalog import asked
 from dashboards.view import FILTERS, View
@@ -83,7 +83,7 @@ def _stated(control: Control, value: Any, offered: Sequence[str]) -> list[str]:
     return [] if chosen == control.preset else chosen
 
 
-def register(app: Dash, board: Board) -> None:
+def register(app: Dash, gallery: Gallery) -> None:
     @app.callback(
         Output("url", "search"),
         Output({"type": "filter", "name": ALL}, "value"),
@@ -98,7 +98,7 @@ def register(app: Dash, board: Board) -> None:
         search: str, filters: list[Any], values: list[Any], path: str, drawn: Offer | None
     ) -> tuple[Any, Any, Any]:
         """The bar and the controls follow the URL, and the URL follows them."""
-        page, shown = asked(board.snapshot, path, search)
+        page, shown = asked(gallery.snapshot, path, search)
         known = {control.name: control for control in page.controls(shown)}
         names = [spec["id"]["name"] for spec in ctx.outputs_list[2]]
         if ctx.triggered_id in (None, "url"):

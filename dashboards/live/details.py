@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
 
-from dashboards.board import Board, Source
+from dashboards.gallery import Gallery, Source
 from dashboards.rows import flipped
 from dashboards.view import CONFIG
 from dashboards.view import State as UrlState
@@ -27,13 +27,13 @@ from dashboards.wording import (
 MAX_FLIPS = 12
 
 
-def register(app: Dash, board: Board) -> None:
+def register(app: Dash, gallery: Gallery) -> None:
     """Open and close the drawer as the URL says."""
 
     @app.callback(Output("details", "children"), Output("details", "className"), Input("url", "search"))
     def show(search: str) -> tuple[Any, str]:
         state = UrlState.parse(search)
-        found = board.snapshot.find(state.get(CONFIG))
+        found = gallery.snapshot.find(state.get(CONFIG))
         return (None, "") if found is None else (drawer(*found, state), "open")
 
     @app.callback(

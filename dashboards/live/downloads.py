@@ -6,8 +6,8 @@ from typing import Any
 
 from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, html, no_update
 
-from dashboards.board import Board
 from dashboards.figures import as_page
+from dashboards.gallery import Gallery
 from dashboards.pages.base import Panel
 from dashboards.pages.catalog import asked
 
@@ -23,7 +23,7 @@ def buttons(panel: Panel) -> Any:
     return html.Div(tools, className="tools")
 
 
-def register(app: Dash, board: Board) -> None:
+def register(app: Dash, gallery: Gallery) -> None:
     @app.callback(
         Output("file", "data"),
         Output("png", "data"),
@@ -37,7 +37,7 @@ def register(app: Dash, board: Board) -> None:
         if not any(clicks) or not ctx.triggered_id:
             return no_update, no_update
         kind, name = ctx.triggered_id["kind"], ctx.triggered_id["name"]
-        page, shown = asked(board.snapshot, path, search, look)
+        page, shown = asked(gallery.snapshot, path, search, look)
         panel = next((panel for panel in page.panels(shown) if panel.name == name), None)
         if panel is None or (panel.figure is None and kind != "csv"):
             return no_update, no_update

@@ -6,27 +6,27 @@ from typing import Any
 
 from dash import ALL, ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 
-from dashboards.board import Board, Snapshot
+from dashboards.gallery import Gallery, Snapshot
 from dashboards.pages.catalog import PAGES
 from dashboards.pages.parts import notices
 from dashboards.view import FILTERS, options, view
 from dashboards.view import State as UrlState
 
 
-def layout(board: Board, refresh_s: float) -> Any:
+def layout(gallery: Gallery, refresh_s: float) -> Any:
     return html.Div(
         id="app",
         children=[
             dcc.Location(id="url", refresh=False),
             dcc.Interval(id="tick", interval=int(refresh_s * 1000)),
-            dcc.Store(id="version", data=board.snapshot.version),
+            dcc.Store(id="version", data=gallery.snapshot.version),
             dcc.Store(id="theme"),
             dcc.Store(id="drawn"),  # see `controls.offer`
             dcc.Store(id="zoomed"),  # which figures the reader has zoomed into
             dcc.Store(id="png"),
             dcc.Download(id="file"),
-            _header(board),
-            html.Div(id="filters", children=[_filter(board.snapshot, name) for name in FILTERS]),
+            _header(gallery),
+            html.Div(id="filters", children=[_filter(gallery.snapshot, name) for name in FILTERS]),
             html.Div(id="notices"),
             html.Div(id="controls"),
             html.Main(id="panels"),
@@ -35,13 +35,13 @@ def layout(board: Board, refresh_s: float) -> Any:
     )
 
 
-def _header(board: Board) -> Any:
+def _header(gallery: Gallery) -> Any:
     links = [dcc.Link(page.name, href=page.path, id={"type": "nav", "path": page.path}) for page in PAGES]
     return html.Header(
         [
             html.Span("Saccade", className="brand"),
             html.Nav(links),
-            html.Span(id="as-of", className="as-of", children=_as_of(board)),
+            html.Span(id="as-of", className="as-of", children=_as_of(gallery)),
             dcc.Checklist(id="live", options=[{"label": "refresh", "value": "on"}], value=["on"], className="live"),
             html.Button("dark", id="theme-button", n_clicks=0, title="light or dark"),
         ]
@@ -61,11 +61,11 @@ def _idle(values: list[str]) -> bool:
     return len(values) < 2
 
 
-def _as_of(board: Board) -> str:
-    return f"data as of {board.checked_at.astimezone():%H:%M:%S}"
+def _as_of(gallery: Gallery) -> str:
+    return f"data as of {gallery.checked_at.astimezone():%H:%M:%S}"
 
 
-def register(app: Dash, board: Board) -> None:
+def register(app: Dash, gallery: Gallery) -> None:
     @app.callback(
         Output("version", "data"),
         Output("as-of", "children"),
@@ -74,8 +74,8 @@ def register(app: Dash, board: Board) -> None:
         prevent_initial_call=True,
     )
     def look(_: int, version: str) -> tuple[Any, Any]:
-        snapshot = board.poll()
-        return no_update if snapshot.version == version else snapshot.version, _as_of(board)
+        snapshot = gallery.poll()
+        return no_update if snapshot.version == version else snapshot.version, _as_of(gallery)
 
     @app.callback(Output("tick", "disabled"), Input("live", "value"))
     def pause(live: list[str]) -> bool:
@@ -89,7 +89,7 @@ def register(app: Dash, board: Board) -> None:
     )
     def follow(search: str, _: str) -> tuple[Any, Any]:
         """What is said of the rows in view, and links that carry the filters to the other pages."""
-        shown = view(board.snapshot, UrlState.parse(search))
+        shown = view(gallery.snapshot, UrlState.parse(search))
         return notices(shown), [page.path + shown.state.filters.search for page in PAGES]
 
     @app.callback(
@@ -98,7 +98,7 @@ def register(app: Dash, board: Board) -> None:
         Input("version", "data"),
     )
     def offer(_: str) -> tuple[list[Any], list[bool]]:
-        found = [options(board.snapshot.rows, name) for name in FILTERS]
+        found = [options(gallery.snapshot.rows, name) for name in FILTERS]
         return found, [_idle(values) for values in found]
 
     app.clientside_callback(

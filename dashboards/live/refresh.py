@@ -6,8 +6,8 @@ from typing import Any
 
 from dash import ALL, ClientsideFunction, Dash, Input, Output, Patch, State, ctx, no_update, set_props
 
-from dashboards.board import Board
 from dashboards.figures import Figure, repainted
+from dashboards.gallery import Gallery
 from dashboards.live.cards import content
 from dashboards.live.controls import Offer, components, offer, offered
 from dashboards.live.trees import light
@@ -15,7 +15,7 @@ from dashboards.pages.catalog import asked
 from dashboards.theme import Ink
 
 
-def register(app: Dash, board: Board) -> None:
+def register(app: Dash, gallery: Gallery) -> None:
     @app.callback(
         Output({"type": "graph", "name": ALL}, "figure"),
         Output({"type": "note", "name": ALL}, "children"),
@@ -31,7 +31,7 @@ def register(app: Dash, board: Board) -> None:
     def update(_: str, search: str, path: str, drawn: Offer | None, look: str, zoomed: dict[str, bool] | None) -> Any:
         """New data leave alone what a reader zoomed into; a filter draws it anew."""
         idle = [[no_update] * len(specs) for specs in ctx.outputs_list]
-        page, shown = asked(board.snapshot, path, search, look)
+        page, shown = asked(gallery.snapshot, path, search, look)
         if drawn is None or page.path != drawn["path"]:
             return idle
         controls = offered(page, shown)

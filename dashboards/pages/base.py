@@ -20,8 +20,8 @@ from results.escaping import csv_text
 if TYPE_CHECKING:
     from dash import Dash
 
-    from dashboards.board import Board
     from dashboards.figures import Figure
+    from dashboards.gallery import Gallery
 
 Kind = Literal["choice", "choices", "slider", "switch"]
 
@@ -74,4 +74,6 @@ class Page:
     panels: Callable[[View], Sequence[Panel]] = field(default=lambda view: ())
     controls: Callable[[View], Sequence[Control]] = field(default=lambda view: ())
     extra: Callable[[View], Sequence[Any]] = field(default=lambda view: ())  # its own callbacks keep it up to date
-    register: Callable[[Dash, Board], None] = field(default=lambda app, board: None)  # ids begin with the page's name
+    register: Callable[[Dash, Gallery], None] = field(
+        default=lambda app, gallery: None
+    )  # ids begin with the page's name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashboards.board import Snapshot
+from dashboards.gallery import Snapshot
 from dashboards.pages import ablations, alpha, explorer, heat, layer, overview, pareto, run, tokens
 from dashboards.pages.base import Page
 from dashboards.theme import DARK, LIGHT

@@ -11,8 +11,8 @@ from typing import Any
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 from flask import Response, abort, jsonify, request
 
-from dashboards.board import Board, Source
 from dashboards.explorer import index_document, sample_documents
+from dashboards.gallery import Gallery, Source
 from dashboards.pages.base import Page
 from dashboards.view import FILTERS, State, View, filtered
 from results.pictures import Pictures
@@ -23,7 +23,7 @@ def extra(view: View) -> list[Any]:
     return [html.Div([html.Div(id="explorer-root"), *stores], className="wide")]
 
 
-def register(app: Dash, board: Board) -> None:
+def register(app: Dash, gallery: Gallery) -> None:
     pictures: dict[str, Pictures] = {}
 
     def pictures_of(source: Source) -> Pictures:
@@ -34,14 +34,14 @@ def register(app: Dash, board: Board) -> None:
 
     def asked() -> tuple[Source, str]:
         """The experiment and the sample that a request names, or 404."""
-        source, sample = board.snapshot.source(request.args.get("experiment", "")), request.args.get("sample", "")
+        source, sample = gallery.snapshot.source(request.args.get("experiment", "")), request.args.get("sample", "")
         if source is None or sample not in source.answers.samples:
             abort(404)
         return source, sample
 
     @app.server.get("/explorer/index")
     def explorer_index() -> Response:
-        snapshot = board.snapshot
+        snapshot = gallery.snapshot
         rows = filtered(snapshot.rows, State.parse(request.query_string.decode()))
         source = snapshot.source_of(rows)  # un-pruned rows always pass the filters
         known = pictures_of(source)

@@ -8,9 +8,9 @@ import dash_ag_grid as dag
 import pandas as pd
 from dash import Dash, Input, Output, State, ctx, dcc, html, no_update
 
-from dashboards.board import Board
 from dashboards.contrasts import contrast_rows
 from dashboards.figures import forest_figure
+from dashboards.gallery import Gallery
 from dashboards.pages.base import Page, Panel
 from dashboards.pages.parts import numbers, tiles
 from dashboards.progress import progress
@@ -130,7 +130,7 @@ def table_rows(shown: View) -> list[dict[str, Any]]:
     return rows.astype(object).where(rows.notna(), None).to_dict("records")  # type: ignore[return-value]
 
 
-def register(app: Dash, board: Board) -> None:
+def register(app: Dash, gallery: Gallery) -> None:
     @app.callback(
         Output("overview-grid", "rowData"),
         Output("overview-shown", "data"),
@@ -142,7 +142,7 @@ def register(app: Dash, board: Board) -> None:
         """Other rows only where the filters or the data have changed: a tick in the table is no reason."""
         state = UrlState.parse(search)
         key = [version, state.with_(PICK, None).with_(CONFIG, None).search]
-        return (no_update, no_update) if key == before else (table_rows(view(board.snapshot, state)), key)
+        return (no_update, no_update) if key == before else (table_rows(view(gallery.snapshot, state)), key)
 
     @app.callback(
         Output("url", "search", allow_duplicate=True),

@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 from dash import html
 
-from dashboards.board import Source
 from dashboards.charts import rate_figure, state_figure
+from dashboards.gallery import Source
 from dashboards.pages.base import Page, Panel
 from dashboards.pages.parts import tiles
 from dashboards.progress import progress, rate_rows, state_rows

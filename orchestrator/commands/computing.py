@@ -22,7 +22,7 @@ def plan(sweep: Sweep, changes: Changes, cluster: Cluster, out: Out = None) -> N
     """Say what a sweep would compute, and what that costs; nothing is computed or written."""
     from orchestrator.run import plan_and_stops
     from orchestrator.show import show_plan
-    from results.places import located
+    from results.location import located
 
     cluster.join()
     prepared = changes.prepared(sweep)
@@ -45,7 +45,7 @@ def run(
     from rich.text import Text
 
     from orchestrator.run import run_sweep
-    from results.places import followed, uri_of
+    from results.location import followed, uri_of
 
     console = console_of_command()
     workers.join()
@@ -77,7 +77,7 @@ def ablate(
     from orchestrator.ablate import ablate as ablated
     from orchestrator.ablate import choice_lines
     from orchestrator.run import run_sweep
-    from results.places import followed
+    from results.location import followed
 
     console = console_of_command()
     workers.join()
@@ -112,7 +112,7 @@ def latency(
     """Measure grid points one at a time, with tokens really dropped; writes EXPERIMENT/latency.json."""
     from orchestrator.latency import chosen_points, write_latency
     from orchestrator.show import latency_text
-    from results.places import followed
+    from results.location import followed
 
     console = console_of_command()
     prepared = changes.prepared(sweep)
@@ -134,7 +134,7 @@ def latency(
 @command
 def bench(context: typer.Context) -> None:
     """Time the shared engine beside real Hugging Face baselines in one process; `saccade bench --help` has options."""
-    from workers.benchmark.bench import main as bench_main
+    from workers.speed_test.bench import main as bench_main
 
     raise typer.Exit(bench_main(context.args))
 

@@ -28,7 +28,7 @@ def import_(
 
     from orchestrator.show import show_notes
     from results.exchange.imports import import_files
-    from results.places import written
+    from results.location import written
 
     console = console_of_command()
     with written(out, teller(console)) as folder:
@@ -53,7 +53,7 @@ def merge(
     from orchestrator.tune.trial_records import STATE
     from orchestrator.tune.trials import tell_all
     from results.inventory import merge as merged
-    from results.places import located, written
+    from results.location import located, written
 
     console = console_of_command()
     with ExitStack() as stack:
@@ -105,7 +105,7 @@ def verify(
     from rich.text import Text
 
     from results.inventory import verify as verified
-    from results.places import opened
+    from results.location import opened
 
     console = console_of_command()
     with opened(experiment) as found:
@@ -145,7 +145,7 @@ def tune(
     from orchestrator.sweep.document import parse_callbacks
     from orchestrator.tune.trials import tell_all
     from results.experiment import Experiment
-    from results.places import uri_of, written
+    from results.location import uri_of, written
 
     console = console_of_command()
     with written(experiment, teller(console), exists=True, everything=True) as folder:
@@ -156,7 +156,7 @@ def tune(
 
 def _rewrite(source: Path, out: Path, rewrite: Callable[[Path, Path], Rewritten]) -> None:
     from orchestrator.show import show_notes
-    from results.places import located, written
+    from results.location import located, written
 
     console = console_of_command()
     with ExitStack() as stack:

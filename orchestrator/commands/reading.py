@@ -34,7 +34,7 @@ class ExportFormat(StrEnum):
 def report(experiment: Place) -> None:
     """Write tables, pictures and the folder of pages again, from the cells; nothing is computed."""
     from orchestrator.show import show_notes
-    from results.places import opened
+    from results.location import opened
 
     console = console_of_command()
     with opened(experiment) as found:
@@ -58,7 +58,7 @@ def dashboard(
     from dashboards.app import serve
     from dashboards.live.access import is_loopback
     from results.disk import StoreError
-    from results.places import watched
+    from results.location import watched
 
     if not is_loopback(host):
         typer.echo(
@@ -78,7 +78,7 @@ def dashboard(
 def status(experiment: Place) -> None:
     """Say how far an experiment is, and what failed."""
     from orchestrator.show import show_status
-    from results.places import driver_of, opened
+    from results.location import driver_of, opened
 
     with opened(experiment) as found:
         show_status(console_of_command(), found, driver_of(experiment))
@@ -99,7 +99,7 @@ def compare(
     from orchestrator.show import text_table
     from results.exchange.compare import compare as compared
     from results.exchange.compare import printable, rendered
-    from results.places import located
+    from results.location import located
 
     with ExitStack() as stack:
         folders = [stack.enter_context(located(experiment, exists=True)) for experiment in experiments]
@@ -127,7 +127,7 @@ def export(
     """Write each grid point's answers and scores, sample by sample, in another harness's form."""
     from orchestrator.show import named
     from results.exchange.lmms_samples import write_lmms_samples
-    from results.places import located, opened
+    from results.location import located, opened
 
     with ExitStack() as stack:
         source = stack.enter_context(opened(experiment))

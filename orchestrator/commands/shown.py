@@ -91,7 +91,7 @@ def write_results(console: Console, experiment: Experiment) -> None:
 def draw(rows: pd.DataFrame, picture: Path) -> None:
     from dashboards.plots import write_comparison
     from results.disk import StoreError
-    from results.places import local_folder, uri_of
+    from results.location import local_folder, uri_of
 
     if uri_of(picture):
         raise StoreError(f"--picture {uri_of(picture)}: a picture is written on this machine; give a path")

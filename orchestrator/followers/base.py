@@ -4,7 +4,7 @@ The cells are the sweep, and followers show or copy them. So none may hold it up
 thread or process of the follower's own. And none can end it: who fails hears no more, and leaves a line for the user.
 
 A bucket is not among them. It follows a folder, from before there is an experiment until its pages are drawn, and of
-commands without a sweep too (`results.places.followed`).
+commands without a sweep too (`results.location.followed`).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from strategies import catalog
 from strategies.catalog import Strategy
 from strategies.view import Evidence
-from workers.work import BASELINE, GridPoint
+from workers.work import UNPRUNED, GridPoint
 
 LOOKS_AT = {  # the first that a strategy needs names its choice
     Evidence.TEXT_ROWS: "the attention of the question's words",
@@ -23,7 +23,7 @@ def chosen_by(point: GridPoint) -> str:
     A picture of the kept places alone would mislead where a method prunes more than once, mixes dropped tokens into
     kept ones, renumbers positions, or has nothing to look at yet; so this says it.
     """
-    if point.strategy == BASELINE:
+    if point.strategy == UNPRUNED:
         return ""
     strategy = catalog.get(point.strategy)
     stages = strategy.stages(point.layer, point.rank, dict(point.params))

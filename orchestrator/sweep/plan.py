@@ -55,7 +55,7 @@ def make_plan(
     points: Sequence[GridPoint],
     samples: Sequence[Sample],
     done: Done,
-    facts: ModelConfig,
+    config: ModelConfig,
     task: TaskSpec,
     workers: int,
 ) -> Plan:
@@ -65,7 +65,7 @@ def make_plan(
         points: The grid, baseline first, each once.
         samples: In the order of the benchmark's file.
         done: Cells that exist.
-        facts: Sizes of the model.
+        config: Sizes of the model.
         task: How samples are asked, for the length of prompts.
         workers: Number of engines.
     """
@@ -75,8 +75,8 @@ def make_plan(
         units=units,
         cells=len(points) * len(samples),
         missing=missing,
-        work=estimate_work(units, samples, facts, task),
-        bytes_on_disk=estimate_bytes(units, facts),
+        work=estimate_work(units, samples, config, task),
+        bytes_on_disk=estimate_bytes(units, config),
     )
 
 
@@ -117,7 +117,7 @@ def shard_size(samples: int, points: int, workers: int) -> int:
     return max(1, min(MAX_SHARD, fair, MAX_CELLS // max(1, points)))
 
 
-def estimate_work(units: Sequence[WorkUnit], samples: Sequence[Sample], facts: ModelConfig, task: TaskSpec) -> Work:
+def estimate_work(units: Sequence[WorkUnit], samples: Sequence[Sample], config: ModelConfig, task: TaskSpec) -> Work:
     """Token-layers of the prefill of some units, shared and separate.
 
     A point that prunes nothing (rank N, layer L, or a sample without an image) is answered by the trunk.
@@ -125,14 +125,14 @@ def estimate_work(units: Sequence[WorkUnit], samples: Sequence[Sample], facts: M
     by_id = {sample.id: sample for sample in samples}
     shared = separate = 0
     for unit in units:
-        pruning = [p for p in unit.points if p.layer < facts.layers and p.rank < facts.visual_tokens]
+        pruning = [p for p in unit.points if p.layer < config.layers and p.rank < config.visual_tokens]
         full_layers = sum(point.layer for point in pruning)
-        fork_layers = facts.layers * len(pruning) - full_layers
-        fork_visual = sum((facts.layers - point.layer) * point.rank for point in pruning)
+        fork_layers = config.layers * len(pruning) - full_layers
+        fork_visual = sum((config.layers - point.layer) * point.rank for point in pruning)
         for sample_id in unit.samples:
-            system, visual, text = prompt_lengths(by_id[sample_id], facts, task)
+            system, visual, text = prompt_lengths(by_id[sample_id], config, task)
             full = system + visual + text
-            trunk = facts.layers * full
+            trunk = config.layers * full
             if not visual:
                 shared += trunk
                 separate += trunk * len(unit.points)
@@ -144,21 +144,21 @@ def estimate_work(units: Sequence[WorkUnit], samples: Sequence[Sample], facts: M
     return Work(shared=shared, separate=separate)
 
 
-def estimate_bytes(units: Sequence[WorkUnit], facts: ModelConfig) -> int:
+def estimate_bytes(units: Sequence[WorkUnit], config: ModelConfig) -> int:
     """Bytes that the cells and masks of some units take. A mask of scattered tokens does not compress."""
     total = 0
     for unit in units:
-        scattered = sum(0 < point.rank < facts.visual_tokens for point in unit.points)
-        total += UNIT_BYTES + unit.cells * CELL_BYTES + len(unit.samples) * scattered * facts.visual_tokens // 8
+        scattered = sum(0 < point.rank < config.visual_tokens for point in unit.points)
+        total += UNIT_BYTES + unit.cells * CELL_BYTES + len(unit.samples) * scattered * config.visual_tokens // 8
     return total
 
 
-def prompt_lengths(sample: Sample, facts: ModelConfig, task: TaskSpec) -> tuple[int, int, int]:
+def prompt_lengths(sample: Sample, config: ModelConfig, task: TaskSpec) -> tuple[int, int, int]:
     """Estimated tokens before the image, of the image, and after it; without an image all text counts as after."""
     prompt = build_prompt(sample, task.conversation, task.single_prediction)
     before, _, after = prompt.partition(IMAGE_MARKER) if sample.image is not None else ("", "", prompt)
     return (
         math.ceil(len(before) / CHARACTERS_PER_TOKEN),
-        facts.visual_tokens if sample.image is not None else 0,
+        config.visual_tokens if sample.image is not None else 0,
         math.ceil(len(after) / CHARACTERS_PER_TOKEN),
     )

@@ -17,7 +17,7 @@ from workers.fingerprint import model_fingerprint, sources_hash, whole_data_fing
 from workers.rules import prompt_fingerprint, scorer_fingerprint
 from workers.tasks.base import Sample
 from workers.tasks.catalog import load_benchmark, scorer_of
-from workers.work import BASELINE, GridPoint
+from workers.work import UNPRUNED, GridPoint
 
 RECORDED_VERSIONS = ("saccade", "torch", "transformers", "ray", "numpy", "pandas", "pyarrow")
 
@@ -59,7 +59,7 @@ def prepare(spec: SweepSpec) -> Prepared:
         data_fingerprint=whole_data_fingerprint(everything),
         prompt_fingerprint=prompt_fingerprint(spec.engine.task.conversation, spec.engine.task.single_prediction),
         scorer_fingerprint=scorer_fingerprint(scorer_of(spec.engine.task)),
-        model_facts=tuple(asdict(spec.facts).items()),
+        model_facts=tuple(asdict(spec.config).items()),
         sources_hash=sources_hash(),
         versions=tuple(_versions()),
     )
@@ -78,7 +78,7 @@ def _too_many(spec: SweepSpec, available: int) -> Iterator[str]:
 
 
 def _source(point: GridPoint) -> str:
-    return BASELINE if point.strategy == BASELINE else catalog.get(point.strategy).source_hash
+    return UNPRUNED if point.strategy == UNPRUNED else catalog.get(point.strategy).source_hash
 
 
 def _versions() -> Iterator[tuple[str, str]]:

@@ -37,7 +37,7 @@ from workers.json_file import UnreadableError, read_text
 from workers.tasks.base import DataError
 from workers.tasks.catalog import resolved
 from workers.work import (
-    BASELINE,
+    UNPRUNED,
     EngineSpec,
     GridPoint,
     MeasureSpec,
@@ -45,7 +45,7 @@ from workers.work import (
     Scalar,
     SpectrumSpec,
     TaskSpec,
-    baseline_point,
+    unpruned_point,
 )
 
 EMBEDDED = "embedded"
@@ -71,7 +71,7 @@ class SweepSpec:
     engine: EngineSpec
     points: tuple[GridPoint, ...]  # the un-pruned baseline first, each once
     sample_limit: int | None  # the first N samples of the file; None: all
-    facts: ModelConfig
+    config: ModelConfig
     budgets: tuple[Budget, ...] = ()  # what `tokens:` was compiled to
     racing: RacingRule | None = None
     callbacks: tuple[CallbackSpec, ...] = ()  # of Ray Tune
@@ -94,18 +94,18 @@ def load_sweep(source: str | Path, overrides: Mapping[str, Any] | None = None, g
         document, entries, mistakes = parse(text, overrides or {})
     except ValueError as error:
         raise SpecError(f"{place}: {error}") from error
-    checkpoint, facts, model_error = _model(document)
+    checkpoint, config, model_error = _model(document)
     points: dict[str, GridPoint] = {}
     budgets: dict[Budget, None] = {}
     for index, entry in enumerate(entries):
         if entry is not None:
-            for point in _points(entry, f"grid[{index}]", facts, mistakes, budgets):
+            for point in _points(entry, f"grid[{index}]", config, mistakes, budgets):
                 points.setdefault(point.key, point)
     if document is not None and document.data is None and document.task.data is None:
         mistakes.append(("data", f"is missing: give the benchmark's directory, or `{EMBEDDED}`"))
     if document is not None and document.data is not None and document.task.data is not None:
         mistakes.append(("task.data", "is given, and so is `data`: keep one of them"))
-    measure = MeasureSpec() if document is None else _measure(document.measure, facts, mistakes)
+    measure = MeasureSpec() if document is None else _measure(document.measure, config, mistakes)
     if mistakes and model_error is not None:
         mistakes.append(("model", str(model_error)))
     if mistakes:
@@ -114,18 +114,18 @@ def load_sweep(source: str | Path, overrides: Mapping[str, Any] | None = None, g
         raise model_error
     assert document is not None
     assert checkpoint is not None
-    assert facts is not None
+    assert config is not None
     try:
         task = resolved(_task(document))
     except DataError as error:
         raise SpecError(f"{place}: task: {error}") from error
-    baseline = baseline_point(facts.layers, facts.visual_tokens)
+    baseline = unpruned_point(config.layers, config.visual_tokens)
     return SweepSpec(
         name=document.name or Path(source).stem,
         engine=_engine(document, checkpoint, task, measure, gpu),
         points=(baseline, *points.values()),
         sample_limit=document.samples,
-        facts=facts,
+        config=config,
         budgets=tuple(budgets),
         racing=None if document.racing is None else RacingRule(**document.racing.model_dump()),
         callbacks=callback_specs(document.tune.callbacks),
@@ -210,19 +210,19 @@ def _engine(
     )
 
 
-def _measure(section: MeasureSection, facts: ModelConfig | None, mistakes: list[Mistake]) -> MeasureSpec:
+def _measure(section: MeasureSection, config: ModelConfig | None, mistakes: list[Mistake]) -> MeasureSpec:
     wanted = section.spectra
-    if wanted is None or facts is None:
+    if wanted is None or config is None:
         return MeasureSpec(quality=section.quality)
     layers = wanted.layer if isinstance(wanted.layer, list) else [wanted.layer]
-    named = [{"first": 0, "last": facts.layers - 1}.get(str(layer), layer) for layer in layers]
+    named = [{"first": 0, "last": config.layers - 1}.get(str(layer), layer) for layer in layers]
     try:
-        numbers = expand(named, {"L": facts.layers})
+        numbers = expand(named, {"L": config.layers})
     except ValueError as error:
         mistakes.append(("measure.spectra.layer", str(error)))
         return MeasureSpec(quality=section.quality)
-    if wrong := [number for number in numbers if not 0 <= number < facts.layers]:
-        message = f"{wrong[0]} is outside 0..{facts.layers - 1}, the model's decoder layers counted from 0"
+    if wrong := [number for number in numbers if not 0 <= number < config.layers]:
+        message = f"{wrong[0]} is outside 0..{config.layers - 1}, the model's decoder layers counted from 0"
         mistakes.append(("measure.spectra.layer", message))
     if not wanted.matrices:
         mistakes.append(("measure.spectra.matrix", "is an empty list"))
@@ -235,15 +235,15 @@ def _measure(section: MeasureSection, facts: ModelConfig | None, mistakes: list[
 
 
 def _points(
-    entry: Entry, place: str, facts: ModelConfig | None, mistakes: list[Mistake], budgets: dict[Budget, None]
+    entry: Entry, place: str, config: ModelConfig | None, mistakes: list[Mistake], budgets: dict[Budget, None]
 ) -> Iterator[GridPoint]:
-    """All points of a grid entry; without the model's facts it is checked as far as possible."""
+    """All points of a grid entry; without the model's config it is checked as far as possible."""
     if entry.rank is not None and entry.tokens is not None:
         mistakes.append((f"{place}.tokens", "is given, and so is `rank`: keep one of them"))
         return
-    layers = _numbers(entry.layer, f"{place}.layer", "layer", facts, mistakes)
-    ranks = None if entry.rank is None else _numbers(entry.rank, f"{place}.rank", "rank", facts, mistakes)
-    chosen = _budgets(entry, place, layers, facts, mistakes) if entry.tokens is not None else None
+    layers = _numbers(entry.layer, f"{place}.layer", "layer", config, mistakes)
+    ranks = None if entry.rank is None else _numbers(entry.rank, f"{place}.rank", "rank", config, mistakes)
+    chosen = _budgets(entry, place, layers, config, mistakes) if entry.tokens is not None else None
     if not entry.strategies:
         mistakes.append((f"{place}.strategy", "is an empty list"))
     for name in entry.strategies:
@@ -270,10 +270,12 @@ def _points(
             continue
         else:
             settings = list(itertools.product(layers, ranks))
-        for params in _params(entry, strategy, place, facts, mistakes, len(settings)):
+        for params in _params(entry, strategy, place, config, mistakes, len(settings)):
             for layer, rank in settings:
-                assert facts is not None
-                complaint = strategy.check(dict(params), layer=layer, rank=rank, layers=facts.layers, heads=facts.heads)
+                assert config is not None
+                complaint = strategy.check(
+                    dict(params), layer=layer, rank=rank, layers=config.layers, heads=config.heads
+                )
                 if complaint:
                     mistakes.append(_placed(complaint, place, {"layer", *strategy.params}))
                     break  # the other layers and ranks would say the same
@@ -288,12 +290,12 @@ def _too_many(count: int, place: str, mistakes: list[Mistake]) -> bool:
 
 
 def _budgets(
-    entry: Entry, place: str, layers: tuple[int, ...], facts: ModelConfig | None, mistakes: list[Mistake]
+    entry: Entry, place: str, layers: tuple[int, ...], config: ModelConfig | None, mistakes: list[Mistake]
 ) -> list[Budget]:
     """Average tokens -> ranks, for each layer."""
-    if facts is None:
+    if config is None:
         return []
-    if facts.varies:
+    if config.varies:
         what = "is an average over a fixed number of visual tokens, and this model cuts images into tiles; give rank"
         mistakes.append((f"{place}.tokens", what))
         return []
@@ -302,7 +304,7 @@ def _budgets(
     try:
         if not values:
             raise ValueError("is an empty list")
-        symbols = {"L": facts.layers, "N": facts.visual_tokens}
+        symbols = {"L": config.layers, "N": config.visual_tokens}
         wanted = [
             number
             for value in values
@@ -312,8 +314,8 @@ def _budgets(
         if _too_many(len(layers) * len(wanted), f"{place}.tokens", mistakes):
             return []
         for layer, tokens in itertools.product(layers, wanted):
-            rank = rank_for_average(tokens, layer, facts.layers, facts.visual_tokens)
-            average = average_tokens(layer, rank, facts.layers, facts.visual_tokens)
+            rank = rank_for_average(tokens, layer, config.layers, config.visual_tokens)
+            average = average_tokens(layer, rank, config.layers, config.visual_tokens)
             found.append(Budget(tokens=tokens, layer=layer, rank=rank, average=average))
     except ValueError as error:
         mistakes.append((f"{place}.tokens", str(error)))
@@ -327,8 +329,8 @@ def _placed(complaint: str, place: str, keys: Collection[str]) -> Mistake:
 
 
 def _strategy(name: str, place: str, mistakes: list[Mistake]) -> Strategy | None:
-    if name == BASELINE:
-        mistakes.append((place, f"{BASELINE!r} is the un-pruned model, which every sweep holds; leave it out"))
+    if name == UNPRUNED:
+        mistakes.append((place, f"{UNPRUNED!r} is the un-pruned model, which every sweep holds; leave it out"))
         return None
     try:
         return catalog.get(name)
@@ -338,20 +340,20 @@ def _strategy(name: str, place: str, mistakes: list[Mistake]) -> Strategy | None
 
 
 def _numbers(
-    value: int | str | list[int | str], place: str, kind: str, facts: ModelConfig | None, mistakes: list[Mistake]
+    value: int | str | list[int | str], place: str, kind: str, config: ModelConfig | None, mistakes: list[Mistake]
 ) -> tuple[int, ...]:
     """The integers a value stands for; those out of bounds are reported and left out."""
-    if facts is None:
+    if config is None:
         return ()
     try:
-        numbers = expand(value, {"L": facts.layers, "N": facts.visual_tokens})
+        numbers = expand(value, {"L": config.layers, "N": config.visual_tokens})
     except ValueError as error:
         mistakes.append((place, str(error)))
         return ()
     if kind == "layer":
-        highest, limit = facts.layers, f"the model's {facts.layers} layers"
+        highest, limit = config.layers, f"the model's {config.layers} layers"
     else:
-        highest, limit = facts.visual_tokens, f"the model's {facts.visual_tokens} visual tokens"
+        highest, limit = config.visual_tokens, f"the model's {config.visual_tokens} visual tokens"
     if low := [number for number in numbers if number < 0]:
         mistakes.append((place, f"{low[0]} is below 0"))
     if high := [number for number in numbers if number > highest]:
@@ -360,7 +362,7 @@ def _numbers(
 
 
 def _params(
-    entry: Entry, strategy: Strategy, place: str, facts: ModelConfig | None, mistakes: list[Mistake], settings: int
+    entry: Entry, strategy: Strategy, place: str, config: ModelConfig | None, mistakes: list[Mistake], settings: int
 ) -> list[tuple[tuple[str, Scalar], ...]]:
     """All combinations of a grid entry's parameters for one strategy; defaults are written out.
 
@@ -375,9 +377,9 @@ def _params(
             mistakes.append((f"{place}.{name}", what))
             return []
         values: list[Any] = value if isinstance(value, list) else [value]
-        if whole.get(name) and facts is not None and any(isinstance(one, str) for one in values):
+        if whole.get(name) and config is not None and any(isinstance(one, str) for one in values):
             try:
-                values = list(expand(values, {"L": facts.layers, "N": facts.visual_tokens, "H": facts.heads}))
+                values = list(expand(values, {"L": config.layers, "N": config.visual_tokens, "H": config.heads}))
             except ValueError as error:
                 mistakes.append((f"{place}.{name}", str(error)))
                 return []
@@ -393,13 +395,13 @@ def _params(
     combinations = []
     for chosen in itertools.product(*lists.values()):
         given = dict(zip(lists, chosen, strict=True))
-        if facts is None:  # expressions such as H/2 are not numbers yet
+        if config is None:  # expressions such as H/2 are not numbers yet
             given_now = {
                 name: value for name, value in given.items() if not (whole.get(name) and isinstance(value, str))
             }
             complaint = strategy.check(given_now) if given_now == given else None
         else:
-            complaint = strategy.check(given, heads=facts.heads)
+            complaint = strategy.check(given, heads=config.heads)
         if complaint:
             mistakes.append(_placed(complaint, place, given))
             continue

@@ -24,7 +24,7 @@ from typing import Any
 from results.disk import StoreError, make_folder, open_to_write, write_whole
 from results.removal import remove
 from workers.json_file import UnreadableError, parse_json, read_bytes, read_json
-from workers.work import BASELINE, GridPoint
+from workers.work import UNPRUNED, GridPoint
 
 PARAMS, RESULTS, TABLE = "params.json", "result.json", "progress.csv"
 EVENTS = "events.out.tfevents.1.saccade"
@@ -56,7 +56,7 @@ def trial_names(points: Sequence[GridPoint]) -> dict[str, str]:
     taken: set[str] = set()
     for point in points:
         parts = [point.strategy, str(point.layer), str(point.rank), *(f"{k}={v}" for k, v in point.params)]
-        text = "unpruned" if point.strategy == BASELINE else "_".join(parts)
+        text = "unpruned" if point.strategy == UNPRUNED else "_".join(parts)
         name = "".join(
             letter if letter.isascii() and (letter.isalnum() or letter in "._=-") else "-" for letter in text
         )

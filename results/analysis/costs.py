@@ -17,7 +17,7 @@ from strategies import catalog
 from strategies.catalog import Strategy
 from workers.cost import Cost, cost, visual_by_layer
 from workers.families.config import ModelConfig
-from workers.work import BASELINE, GridPoint
+from workers.work import UNPRUNED, GridPoint
 
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 COLUMNS = tuple(Cost.__dataclass_fields__)
@@ -55,16 +55,16 @@ def count_costs(
         dtype: Of keys and values.
         lengths: From `results.analysis.matrix.image_lengths`.
     """
-    facts = ModelConfig.from_json(stated)
-    if facts is None or not lengths.size:
+    config = ModelConfig.from_json(stated)
+    if config is None or not lengths.size:
         return None
     prompt_N, visual_N, count_N = lengths
     known: dict[object, list[float]] = {}  # strategies that drop alike cost alike
     rows = []
     for point in points:
-        work = _work(point, facts, visual_N)
+        work = _work(point, config, visual_N)
         if work not in known:
-            known[work] = _mean_cost(facts, work, prompt_N, visual_N, count_N, VALUE_BYTES[dtype])
+            known[work] = _mean_cost(config, work, prompt_N, visual_N, count_N, VALUE_BYTES[dtype])
         rows.append({"key": point.key, **dict(zip(COLUMNS, known[work], strict=True))})
     return pd.DataFrame(rows)
 
@@ -82,35 +82,35 @@ def answer() -> None:
         os._exit(0)  # without a word about what could not be written
 
 
-def _work(point: GridPoint, facts: ModelConfig, visual_N: np.ndarray) -> _Work:
-    return tuple(_work_on(point, facts, int(visual)) for visual in np.unique(visual_N))
+def _work(point: GridPoint, config: ModelConfig, visual_N: np.ndarray) -> _Work:
+    return tuple(_work_on(point, config, int(visual)) for visual in np.unique(visual_N))
 
 
 def _work_on(
-    point: GridPoint, facts: ModelConfig, visual: int
+    point: GridPoint, config: ModelConfig, visual: int
 ) -> tuple[int, tuple[int, ...], tuple[tuple[int, int], ...] | None]:
     stages: list[tuple[int, int]] = []
     probed: dict[int, int] | None = {}
-    if point.strategy != BASELINE:
+    if point.strategy != UNPRUNED:
         strategy = catalog.get(point.strategy)
         for stage in strategy.stages(point.layer, point.rank, dict(point.params)):
             stages.append((stage.layer, stage.rank))
-            if probed is not None and 0 < stage.layer < facts.layers:
+            if probed is not None and 0 < stage.layer < config.layers:
                 alive = min([visual, *(rank for _, rank in stages[:-1])])
                 rows = _probed(catalog.get(stage.strategy), alive)
                 probed = None if rows is None else probed | ({stage.layer - 1: rows} if rows else {})
-    layers = visual_by_layer(facts.layers, visual, stages)
+    layers = visual_by_layer(config.layers, visual, stages)
     return visual, layers, None if probed is None else tuple(probed.items())
 
 
 def _mean_cost(
-    facts: ModelConfig, work: _Work, prompt_N: np.ndarray, visual_N: np.ndarray, count_N: np.ndarray, value_bytes: int
+    config: ModelConfig, work: _Work, prompt_N: np.ndarray, visual_N: np.ndarray, count_N: np.ndarray, value_bytes: int
 ) -> list[float]:
     total = np.zeros(len(COLUMNS))
     for visual, layers, probed in work:
         here = visual_N == visual
         counted = cost(
-            facts,
+            config,
             system=0,  # what stands before and after the image costs the same
             visual=layers,
             text=prompt_N[here] - visual,  # all lengths at once: a cost is a polynomial of them

@@ -15,7 +15,7 @@ import pandas as pd
 from results.analysis.significance import Bools, Floats
 from results.experiment import Experiment
 from workers.families.config import recorded_grid
-from workers.work import BASELINE, GridPoint
+from workers.work import UNPRUNED, GridPoint
 
 COVERAGE_CELLS = 4  # the image as 4 x 4 cells
 
@@ -111,7 +111,7 @@ def agreement(masks: KeptMasks) -> pd.DataFrame:
     visual = masks.mask_PSV.shape[2]
     groups: dict[tuple[int, int], list[int]] = {}
     for row, point in enumerate(masks.points):
-        if point.strategy != BASELINE and 0 < point.rank < visual:
+        if point.strategy != UNPRUNED and 0 < point.rank < visual:
             groups.setdefault((point.layer, point.rank), []).append(row)
     found = []
     for (layer, rank), members in groups.items():

@@ -33,7 +33,7 @@ from results.analysis.significance import (
 )
 from results.experiment import Experiment
 from results.stops import STOPPED, stopped_points
-from workers.work import BASELINE, GridPoint
+from workers.work import UNPRUNED, GridPoint
 
 FLAT_POINTS = 4  # a whole curve of at least so many points with one and the same accuracy is suspicious
 RISE_Z = 4.0  # standard errors: once in 30,000 comparisons by chance, and the questions are the same ones besides
@@ -58,7 +58,7 @@ class Answers:
     @property
     def baseline(self) -> int | None:
         """Row of the un-pruned model; None where the grid has none."""
-        return next((row for row, point in enumerate(self.points) if point.strategy == BASELINE), None)
+        return next((row for row, point in enumerate(self.points) if point.strategy == UNPRUNED), None)
 
     @property
     def binary(self) -> bool:
@@ -173,7 +173,7 @@ def summarise(table: Answers, references: Sequence[int | None] = ()) -> pd.DataF
     rows = pd.DataFrame(
         {
             "key": [point.key for point in table.points],
-            "baseline": [point.strategy == BASELINE for point in table.points],
+            "baseline": [point.strategy == UNPRUNED for point in table.points],
             "strategy": [point.strategy for point in table.points],
             "layer": [point.layer for point in table.points],
             "rank": [point.rank for point in table.points],

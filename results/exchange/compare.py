@@ -35,7 +35,7 @@ from results.exchange.imports import IMPORTED_FILE, imported_summary
 from results.exchange.point_names import is_chosen, is_named
 from results.experiment import Experiment, names_apart
 from results.latencies import latencies
-from workers.work import BASELINE
+from workers.work import UNPRUNED
 
 KEYS = ("key", "baseline", "strategy", "layer", "rank", "params", "state", "lacking")
 NEWCOMBE = "Newcombe"
@@ -225,7 +225,7 @@ def _joined(group: Sequence[Experiment], table: Answers, reference: str | None) 
 def _unpruned(table: Answers, owners: Sequence[Experiment], owner: Experiment) -> int | None:
     """The un-pruned row of an experiment's model and settings: the first, where several experiments have them."""
     rows = (row for row, other in enumerate(owners) if other.context == owner.context)
-    return next((row for row in rows if table.points[row].strategy == BASELINE), None)
+    return next((row for row in rows if table.points[row].strategy == UNPRUNED), None)
 
 
 def _partner(table: Answers, owners: Sequence[Experiment], row: int, name: str) -> int | None:

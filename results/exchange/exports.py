@@ -88,15 +88,15 @@ def full_summary(experiment: Experiment) -> pd.DataFrame:
 
 def original_files(experiment: Experiment) -> list[PromisedFile]:
     """The files of the user's documents that the grid of this experiment gives, apart from the layer cut-off."""
-    facts = experiment.meta["model_facts"]
+    config = experiment.meta["model_facts"]
     return promised_files(
         Found(
             answers=answers(experiment).of_images(True),
             measures=measure_summary(experiment),
             costs=costs(experiment),
             latency=latencies(experiment),
-            layers=facts["layers"],
-            visual_tokens=facts["visual_tokens"],
+            layers=config["layers"],
+            visual_tokens=config["visual_tokens"],
         )
     )
 

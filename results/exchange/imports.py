@@ -23,7 +23,7 @@ from results.disk import StoreError, make_folder, write_whole
 from results.validation import first_fault
 from workers.foreign import expanded
 from workers.json_file import UnreadableError, read_json
-from workers.work import BASELINE
+from workers.work import UNPRUNED
 
 IMPORTED_FILE = "imported.json"
 FORMAT = 1
@@ -69,7 +69,7 @@ class Figure:
 
     @property
     def label(self) -> str:
-        if self.strategy == BASELINE:
+        if self.strategy == UNPRUNED:
             return "un-pruned"
         known = [f"{name}={value}" for name, value in (("layer", self.layer), ("rank", self.rank)) if value is not None]
         return " ".join([self.strategy, *known, *([self.params] if self.params else [])])
@@ -194,7 +194,7 @@ def _table(figures: Sequence[Figure]) -> pd.DataFrame:
     rows = pd.DataFrame(
         {
             "key": [f"{figure.file}#{place}" for place, figure in enumerate(figures)],
-            "baseline": [figure.strategy == BASELINE for figure in figures],
+            "baseline": [figure.strategy == UNPRUNED for figure in figures],
             "strategy": [figure.strategy for figure in figures],
             "layer": _axis(figures, [figure.layer for figure in figures], highest),
             "rank": _axis(figures, [figure.rank for figure in figures], VISUAL_TOKENS),
@@ -230,7 +230,7 @@ def _table(figures: Sequence[Figure]) -> pd.DataFrame:
 def _axis(figures: Sequence[Figure], values: Sequence[int | None], untouched: int) -> Floats:
     """Layers or ranks, NaN where they are not stated; the un-pruned model's is known."""
     stated = np.array(values, dtype=float)
-    base = np.array([figure.strategy == BASELINE for figure in figures])
+    base = np.array([figure.strategy == UNPRUNED for figure in figures])
     return np.where(base & np.isnan(stated), float(untouched), stated)
 
 
@@ -254,7 +254,7 @@ def _flags(figures: Sequence[Figure], rows: pd.DataFrame) -> list[str]:
         )
         for place in uncounted:
             found[place].append(note)
-    curve = [place for place, figure in enumerate(figures) if figure.strategy != BASELINE]
+    curve = [place for place, figure in enumerate(figures) if figure.strategy != UNPRUNED]
     values = rows["value"].to_numpy()[curve]
     scan = len({(figures[place].layer, figures[place].rank) for place in curve}) >= CONSTANT_FIGURES
     if len(curve) >= CONSTANT_FIGURES and scan and len(set(values)) == 1:
@@ -294,7 +294,7 @@ def _cutoff(file: str, content: Content) -> list[Figure]:
     ]
     if (base := content.get("baseline_acc")) is not None:
         figures.insert(
-            0, Figure(file=file, strategy=BASELINE, value=base, correct=content.get("baseline_correct"), n=n)
+            0, Figure(file=file, strategy=UNPRUNED, value=base, correct=content.get("baseline_correct"), n=n)
         )
     return figures
 
@@ -349,7 +349,7 @@ def _single_run(file: str, content: Content) -> list[Figure]:
         alpha = config.get("fast_v_weighted_alpha")
         params = "" if alpha is None else f"alpha={alpha}"
     else:
-        strategy = BASELINE
+        strategy = UNPRUNED
     return [
         Figure(
             file=file, strategy=strategy, layer=layer, rank=rank, params=params, value=content["accuracy"],
@@ -361,7 +361,7 @@ def _single_run(file: str, content: Content) -> list[Figure]:
 
 def _per_sample(file: str, content: Content) -> list[Figure]:
     config = content["config"]
-    strategy = BASELINE if config.get("baseline") else str(config.get("selection_method"))
+    strategy = UNPRUNED if config.get("baseline") else str(config.get("selection_method"))
     return [
         Figure(
             file=file, strategy=strategy, layer=config.get("agg_layer"), rank=config.get("kept_tokens"),

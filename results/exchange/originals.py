@@ -18,7 +18,7 @@ import pandas as pd
 
 from results.analysis.metrics import Answers
 from results.analysis.significance import Bools
-from workers.work import BASELINE, GridPoint
+from workers.work import UNPRUNED, GridPoint
 
 TEXT_WEIGHTED = "text_weighted"
 L2_NORM = "l2_norm"
@@ -186,7 +186,7 @@ def fastv_advanced(found: Found) -> list[PromisedFile]:
 
 
 def _advanced_name(point: GridPoint) -> str:
-    if point.strategy == BASELINE:
+    if point.strategy == UNPRUNED:
         return "scienceqa_results_baseline.json"
     alpha = f"_alpha{point.alpha}" if point.alpha is not None else ""
     return f"scienceqa_results_fastv_{point.strategy}{alpha}.json"
@@ -194,7 +194,7 @@ def _advanced_name(point: GridPoint) -> str:
 
 def _advanced_content(found: Found, row: int, used: Bools) -> dict[str, Any]:
     point = found.answers.points[row]
-    pruned = point.strategy != BASELINE
+    pruned = point.strategy != UNPRUNED
     (accuracy,), correct = accuracies(found.answers, [row], used), int(found.answers.correct_PS[row, used].sum())
     ratio = None if found.costs is None else float(found.costs["fastv_ratio"].iloc[row])
     return {

@@ -41,7 +41,7 @@ class Checkpoint(Protocol):
         """The folder of a vision tower that lies apart."""
 
     @property
-    def words(self) -> Path:
+    def tokenizer(self) -> Path:
         """The folder of tokenizer and generation settings."""
 
     @property

@@ -14,7 +14,7 @@ from workers.families.catalog import load_model, open_checkpoint
 from workers.families.model import Encoded, default_device
 from workers.patch import pruned
 from workers.tasks.prompts import CHAT_TEMPLATE, CONVERSATION_MODES, CONVERSATIONS, IMAGE_MARKER
-from workers.work import BASELINE, ModelSpec
+from workers.work import UNPRUNED, ModelSpec
 
 GENERATION = ("do_sample", "temperature", "top_p", "num_beams")  # what is passed on to transformers' generate
 
@@ -26,7 +26,7 @@ class PrunedModel:
         self,
         pretrained: str,
         *,
-        strategy: str = BASELINE,
+        strategy: str = UNPRUNED,
         layer: int = 2,
         rank: int = 128,
         seed: int = 0,
@@ -69,7 +69,7 @@ class PrunedModel:
         self.model = load_model(spec, device)
         self._image_mode = checkpoint.image_mode if image_mode == "auto" else image_mode
         self._conversation = conversation
-        self._pruning = None if strategy == BASELINE else {"strategy": strategy, "layer": layer, "rank": rank, **params}
+        self._pruning = None if strategy == UNPRUNED else {"strategy": strategy, "layer": layer, "rank": rank, **params}
         self._seed = seed
         if self._pruning is None and params:
             raise ValueError(f"{next(iter(params))}: the un-pruned model takes no such setting; give strategy=NAME")

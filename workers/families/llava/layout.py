@@ -35,7 +35,7 @@ class LlavaCheckpoint:
     base: Path  # folder of the weights: of the whole model, or what an adapter changes
     tower: Path | None  # folder of the vision tower's own checkpoint
     extras: tuple[Path, ...]  # files with tensors that replace or adapt those of ``base``
-    words: Path  # folder of tokenizer and generation settings
+    tokenizer: Path  # folder of tokenizer and generation settings
     images: Path  # folder of the image processor's settings
 
     @property
@@ -120,7 +120,7 @@ def open_llava(spec: ModelSpec) -> LlavaCheckpoint:
             base=base,
             tower=tower,
             extras=extras,
-            words=having("tokenizer", folder, base),
+            tokenizer=having("tokenizer", folder, base),
             images=tower,
         )
     kind = config.get("model_type")
@@ -138,7 +138,7 @@ def open_llava(spec: ModelSpec) -> LlavaCheckpoint:
         base=base,
         tower=None,
         extras=extras,
-        words=having("tokenizer", folder, base),
+        tokenizer=having("tokenizer", folder, base),
         images=images,
     )
 

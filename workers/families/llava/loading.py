@@ -27,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 from workers.checkpoints.files import weight_files
 from workers.checkpoints.settings import processor_kind, processor_settings, read_json
 from workers.checkpoints.tensors import first_line, stored_tensors
-from workers.checkpoints.words import chat_template, check_tokenizer
+from workers.checkpoints.tokenizer import chat_template, check_tokenizer
 from workers.families.config import ModelError
 from workers.families.llava.adapter import read_adapter
 from workers.families.llava.config import ANY_RESOLUTION
@@ -74,7 +74,7 @@ def load_llava(spec: ModelSpec, device: str) -> Llava:
         )
     model = _empty_model(checkpoint, DTYPES[spec.dtype], device)
     _fill(model, _all_tensors(checkpoint, device), checkpoint)
-    template = chat_template(checkpoint.folder, checkpoint.images, checkpoint.words)
+    template = chat_template(checkpoint.folder, checkpoint.images, checkpoint.tokenizer)
     return Llava(model, sizes, tokenizer, image_processor, template, checkpoint.tiling)
 
 
@@ -99,7 +99,7 @@ def _empty_model(checkpoint: LlavaCheckpoint, dtype: torch.dtype, device: str) -
             if parameter is not None and parameter.is_meta:
                 module._parameters[name] = _parameter(torch.empty(parameter.shape, dtype=dtype, device=device))
     _compute_buffers(model, config, device)
-    place = checkpoint.words / "generation_config.json"
+    place = checkpoint.tokenizer / "generation_config.json"
     if place.is_file():
         stated = read_json(place, "model")
         with _reading(place, "is no generation configuration"):
@@ -194,7 +194,7 @@ def _load_tokenizer(checkpoint: LlavaCheckpoint) -> Any:
     takes another one for a config.json of LLaVA's, which loses the space before a text. It begins each text with a
     token of its own unless the settings say otherwise; transformers 5 leaves it out where they say nothing.
     """
-    folder = checkpoint.words
+    folder = checkpoint.tokenizer
     place = folder / "tokenizer_config.json"
     stated = read_json(place, "model") if place.is_file() else {}
     bare = not (folder / "tokenizer.json").is_file()

@@ -10,13 +10,13 @@ from PIL import Image
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
-from workers.checkpoints.words import rendered
+from workers.checkpoints.tokenizer import rendered
 from workers.decoder import Decoder
 from workers.families.config import ModelConfig, ModelError
 from workers.families.llava.anyres import Tiling
 from workers.families.llava.pixels import to_pixels, to_tiles
 from workers.families.model import Encoded, ImageSpan, Model
-from workers.streams import to_device
+from workers.sequences import to_device
 from workers.tasks.prompts import IMAGE_MARKER
 
 

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from strategies.rank import effective_rank
-from workers.benchmark.timing import Timing, timed
 from workers.families.config import ModelConfig
 from workers.singular import singular_values
+from workers.speed_test.timing import Timing, timed
 
-BATCHES = {"cuda": 8, "cpu": 1}  # blocks of one call of ours: as many streams as fill a GPU
+BATCHES = {"cuda": 8, "cpu": 1}  # blocks of one call of ours: as many sequences as fill a GPU
 CHECKED = 2  # matrices of each block that are compared with a float64 SVD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpectrumRow:
-    """Values only, of one block: all heads of one layer and stream, or one stream's hidden states."""
+    """Values only, of one block: all heads of one layer and sequence, or one sequence's hidden states."""
 
     what: str
     matrices: int  # of a block
@@ -31,26 +31,26 @@ class SpectrumRow:
     effective_rank_error: float  # relative to a float64 SVD, the worst of those compared
 
 
-def spectrum_rows(facts: ModelConfig, device: torch.device, seconds: float, seed: int) -> Iterator[SpectrumRow]:
+def spectrum_rows(config: ModelConfig, device: torch.device, seconds: float, seed: int) -> Iterator[SpectrumRow]:
     """Measure attention blocks of all, half and a ninth of the visual tokens, and hidden states of all.
 
     Args:
-        facts: sizes of the model.
+        config: sizes of the model.
         device: where.
         seconds: for each timing; one run is always finished.
         seed: of the random matrices.
     """
     generator = torch.Generator(device).manual_seed(seed)
     batch = BATCHES.get(device.type, 1)
-    for size in (facts.visual_tokens, facts.visual_tokens // 2, facts.visual_tokens // 9):
-        shape = (batch, facts.heads, size, size)
+    for size in (config.visual_tokens, config.visual_tokens // 2, config.visual_tokens // 9):
+        shape = (batch, config.heads, size, size)
         scores = 2 * torch.randn(shape, generator=generator, device=device)
         hidden = torch.ones(size, size, dtype=torch.bool, device=device).triu(1)
         blocks = scores.masked_fill(hidden, -torch.inf).softmax(dim=-1)
-        yield _row(f"attention, {facts.heads} heads of {size} x {size}", blocks, seconds)
+        yield _row(f"attention, {config.heads} heads of {size} x {size}", blocks, seconds)
         del scores, blocks
-    tall = torch.randn(8 * batch, 1, facts.visual_tokens, facts.hidden, generator=generator, device=device)
-    yield _row(f"hidden states, {facts.visual_tokens} x {facts.hidden}", tall, seconds)
+    tall = torch.randn(8 * batch, 1, config.visual_tokens, config.hidden, generator=generator, device=device)
+    yield _row(f"hidden states, {config.visual_tokens} x {config.hidden}", tall, seconds)
 
 
 def _row(what: str, blocks: Tensor, seconds: float) -> SpectrumRow:

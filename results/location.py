@@ -8,10 +8,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote
 
-from results.bucket import SCHEMES, Bucket, BucketBoard
+from results.bucket import SCHEMES, Bucket, BucketLockFile
 from results.disk import StoreError, check_place
 from results.experiment import Experiment
-from results.lock import Board, FolderBoard, driver_line, held
+from results.lock import FolderLockFile, LockFile, driver_line, held
 from results.repeating import repeated
 from workers.foreign import expanded
 
@@ -185,9 +185,9 @@ def bucket_at(place: Path) -> Bucket | None:
     return Bucket(uri) if uri and uri.partition("://")[0] in SCHEMES else None
 
 
-def _board(place: Path) -> Board:
+def _board(place: Path) -> LockFile:
     bucket = bucket_at(place)
-    return FolderBoard(local_folder(place)) if bucket is None else BucketBoard(bucket)
+    return FolderLockFile(local_folder(place)) if bucket is None else BucketLockFile(bucket)
 
 
 def uri_of(place: Path) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from strategies import catalog
 from workers.families.config import ModelConfig
-from workers.work import GridPoint, MeasureSpec, SampleOutcome, Scalar, SpectrumSpec, baseline_point
+from workers.work import GridPoint, MeasureSpec, SampleOutcome, Scalar, SpectrumSpec, unpruned_point
 
 FULL = 576  # ranks are named for LLaVA-1.5's visual tokens and scaled to the model's
 BUDGETS = {192: 166, 128: 98, 64: 30}  # average visual tokens over 32 layers -> kept from layer 2 on
@@ -37,7 +37,7 @@ def make_workloads(layers: int, heads: int, visual: int) -> dict[str, Workload]:
         for name, params in choices
     ]
     one = [GridPoint(strategy="fastv", layer=pruning_layer, rank=scaled(128, visual))]
-    baseline = baseline_point(layers, visual)
+    baseline = unpruned_point(layers, visual)
     named = "; ".join(_label(name, params) for name, params in choices)
     budgets = ", ".join(str(scaled(rank, visual)) for rank in BUDGETS.values())
     last = SpectrumSpec(matrix="attention_weights", layer=layers - 1, threshold=1e-6, power=2)
@@ -102,9 +102,11 @@ class LinearSizes:
     others: int  # query, output, feed-forward: in the last layer needed for the last row only
 
     @classmethod
-    def of(cls, facts: ModelConfig) -> LinearSizes:
-        keys_values = 2 * facts.hidden * facts.kv_heads * facts.head_dim
-        return cls(layers=facts.layers, keys_values=keys_values, others=facts.parameters // facts.layers - keys_values)
+    def of(cls, config: ModelConfig) -> LinearSizes:
+        keys_values = 2 * config.hidden * config.kv_heads * config.head_dim
+        return cls(
+            layers=config.layers, keys_values=keys_values, others=config.parameters // config.layers - keys_values
+        )
 
     def prefill_flop(self, rows: int, first_layer: int) -> int:
         """Of rows that exist from ``first_layer`` on and answer with their last one."""
@@ -119,7 +121,7 @@ class LinearSizes:
 class Needed:
     """What the cells of a workload need at least, nothing computed twice."""
 
-    streams: int  # different continuations, the un-pruned one of each sample included
+    sequences: int  # different continuations, the un-pruned one of each sample included
     prefill_flop: int
     decode_flop: int
 
@@ -139,20 +141,20 @@ def needed(
         system: per sample the tokens before the image.
     """
     of_key = {point.key: point for point in points}
-    streams: dict[tuple, tuple[int, int, int]] = {}  # identity -> rows, first layer, decoding steps
+    sequences: dict[tuple, tuple[int, int, int]] = {}  # identity -> rows, first layer, decoding steps
     for cell in cells:
         point = of_key[cell.point]
         steps = cell.decoded_tokens - 1
         if cell.tokens_kept == cell.visual_tokens or point.layer >= sizes.layers:
-            streams[cell.sample,] = (cell.prompt_tokens - system[cell.sample], 0, steps)
+            sequences[cell.sample,] = (cell.prompt_tokens - system[cell.sample], 0, steps)
             continue
         strategy = catalog.get(point.strategy)
         assert strategy.schedule is None, "a method of several stages has no single first layer"
         identity = (cell.sample, point.layer, cell.kept_mask, strategy.positions, strategy.merge)
         rows = cell.prompt_tokens - cell.visual_tokens - system[cell.sample] + cell.tokens_kept
-        streams[identity] = (rows, point.layer, steps)
+        sequences[identity] = (rows, point.layer, steps)
     return Needed(
-        streams=len(streams),
-        prefill_flop=sum(sizes.prefill_flop(rows, layer) for rows, layer, _ in streams.values()),
-        decode_flop=sum(sizes.decode_flop(steps) for _, _, steps in streams.values()),
+        sequences=len(sequences),
+        prefill_flop=sum(sizes.prefill_flop(rows, layer) for rows, layer, _ in sequences.values()),
+        decode_flop=sum(sizes.decode_flop(steps) for _, _, steps in sequences.values()),
     )

@@ -1,17 +1,17 @@
 """Which packed rows belong to whom: the trunks of the samples and the forks that prune them.
 
-A **stream** is a run of rows that belong to one sequence: the un-pruned **trunk** of a sample, or a **fork** that
-dropped visual tokens at some layer. All streams of a micro-batch lie in one packed matrix of R rows. The system rows
+A **sequence** is a run of rows that belong to one sequence: the un-pruned **trunk** of a sample, or a **fork** that
+dropped visual tokens at some layer. All sequences of a micro-batch lie in one packed matrix of R rows. The system rows
 before the image see neither image nor question (causality), so all samples with the same system prompt share them: they
-are a stream of their own, the **root**, which the others only attend to.
+are a sequence of their own, the **shared prefix**, which the others only attend to.
 
-    root                   [system]
+    prefix                   [system]
     trunk of sample 0              [visual . . . . . . . | text]
     fork of 0 at layer 2               [visual kept | text]
     fork of 0 at layer 3                    [visual kept | text]
     trunk of sample 1              [visual . . . . . . . | text]
 
-A **packing** says where each stream's rows lie; it changes only at layers where somebody forks. Streams and packings
+A **packing** says where each sequence's rows lie; it changes only at layers where somebody forks. Sequences and packings
 live on the host; what a device needs of a packing goes there once, so that bookkeeping never makes it wait.
 """
 
@@ -27,12 +27,12 @@ from workers.flash import PREFILL_TILE, tiles
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
-class Stream:
-    """One sequence of a micro-batch. Identity matters, not content: two streams are the same only if they are one."""
+class TokenSequence:
+    """One sequence of a micro-batch. Identity matters, not content: two sequences are the same only if they are one."""
 
-    sample: int  # index within the micro-batch; -1 for a root
-    root: Stream | None  # whose rows are its system rows; None: it has none, or is a root
-    parent: Stream | None  # what it forked from; None for a trunk or root
+    sample: int  # index within the micro-batch; -1 for a prefix
+    prefix: TokenSequence | None  # whose rows are its system rows; None: it has none, or is a prefix
+    parent: TokenSequence | None  # what it forked from; None for a trunk or prefix
     layer: int  # first layer in which it has rows of its own
     system: int  # tokens before the image
     text: int  # tokens after the image
@@ -48,20 +48,20 @@ class Stream:
 
     @property
     def length(self) -> int:
-        """Tokens it stands for, those of its root included."""
-        return self.rows + (self.root.rows if self.root else 0)
+        """Tokens it stands for, those of its prefix included."""
+        return self.rows + (self.prefix.rows if self.prefix else 0)
 
-    def at(self, layer: int) -> Stream:
+    def at(self, layer: int) -> TokenSequence:
         """The ancestor, or itself, whose rows stand for it in ``layer``."""
         return self if self.layer <= layer or self.parent is None else self.parent.at(layer)
 
 
-def new_root(positions_PR: Tensor) -> Stream:
+def new_prefix(positions_PR: Tensor) -> TokenSequence:
     """The tokens before an image, at least one."""
     system = positions_PR.shape[1]
-    return Stream(
+    return TokenSequence(
         sample=-1,
-        root=None,
+        prefix=None,
         parent=None,
         layer=0,
         system=system,
@@ -72,20 +72,22 @@ def new_root(positions_PR: Tensor) -> Stream:
     )
 
 
-def new_trunk(sample: int, root: Stream | None, visual: int, positions_PS: Tensor, next_position: int) -> Stream:
-    """The un-pruned sequence of a sample; a text-only prompt has neither root nor visual tokens.
+def new_trunk(
+    sample: int, prefix: TokenSequence | None, visual: int, positions_PS: Tensor, next_position: int
+) -> TokenSequence:
+    """The un-pruned sequence of a sample; a text-only prompt has neither prefix nor visual tokens.
 
     Args:
         sample: index within the micro-batch.
-        root: whose rows its first tokens are.
+        prefix: whose rows its first tokens are.
         visual: tokens of its image, which follow.
-        positions_PS: of all its tokens, the root's included.
+        positions_PS: of all its tokens, the prefix's included.
         next_position: of the first decoded token.
     """
-    system = root.rows if root else 0
-    return Stream(
+    system = prefix.rows if prefix else 0
+    return TokenSequence(
         sample=sample,
-        root=root,
+        prefix=prefix,
         parent=None,
         layer=0,
         system=system,
@@ -96,7 +98,7 @@ def new_trunk(sample: int, root: Stream | None, visual: int, positions_PS: Tenso
     )
 
 
-def fork(parent: Stream, layer: int, kept_K: Tensor, compact: bool) -> Stream:
+def fork(parent: TokenSequence, layer: int, kept_K: Tensor, compact: bool) -> TokenSequence:
     """A continuation of ``parent`` from ``layer`` on with some of its visual tokens.
 
     Args:
@@ -110,9 +112,9 @@ def fork(parent: Stream, layer: int, kept_K: Tensor, compact: bool) -> Stream:
     if compact:
         next_position = parent.system + positions_PR.shape[1]
         positions_PR = torch.arange(parent.system, next_position).expand_as(positions_PR)
-    return Stream(
+    return TokenSequence(
         sample=parent.sample,
-        root=parent.root,
+        prefix=parent.prefix,
         parent=parent,
         layer=layer,
         system=parent.system,
@@ -123,60 +125,62 @@ def fork(parent: Stream, layer: int, kept_K: Tensor, compact: bool) -> Stream:
     )
 
 
-def fork_rows(parent: Stream, kept_K: Tensor) -> Tensor:
+def fork_rows(parent: TokenSequence, kept_K: Tensor) -> Tensor:
     """The parent's own rows that a fork takes over: kept visual tokens, then the text."""
     return torch.cat((kept_K, torch.arange(parent.visual, parent.rows)))
 
 
 @dataclass(eq=False)
 class Packing:
-    """Where the rows of each stream lie in the packed matrix. A root comes before the streams that have it."""
+    """Where the rows of each sequence lie in the packed matrix. A prefix comes before the sequences that have it."""
 
-    streams: Sequence[Stream]
-    starts: dict[Stream, int] = field(init=False)
+    sequences: Sequence[TokenSequence]
+    starts: dict[TokenSequence, int] = field(init=False)
     total: int = field(init=False)
     _positions: Tensor | None = field(init=False, default=None)
     _tiles: Tensor | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.starts, place = {}, 0
-        for stream in self.streams:
-            self.starts[stream] = place
-            place += stream.rows
+        for sequence in self.sequences:
+            self.starts[sequence] = place
+            place += sequence.rows
         self.total = place
 
-    def own(self, stream: Stream) -> slice:
-        return slice(self.starts[stream], self.starts[stream] + stream.rows)
+    def own(self, sequence: TokenSequence) -> slice:
+        return slice(self.starts[sequence], self.starts[sequence] + sequence.rows)
 
-    def last_row(self, stream: Stream) -> int:
-        return self.starts[stream] + stream.rows - 1
+    def last_row(self, sequence: TokenSequence) -> int:
+        return self.starts[sequence] + sequence.rows - 1
 
-    def visual(self, stream: Stream) -> slice:
-        return slice(self.starts[stream], self.starts[stream] + stream.visual)
+    def visual(self, sequence: TokenSequence) -> slice:
+        return slice(self.starts[sequence], self.starts[sequence] + sequence.visual)
 
-    def keys(self, stream: Stream) -> tuple[slice, ...]:
-        """The rows it attends to, in the order of its tokens: the root's, then its own; one run where they touch."""
-        own = self.own(stream)
-        if stream.root is None:
+    def keys(self, sequence: TokenSequence) -> tuple[slice, ...]:
+        """The rows it attends to, in the order of its tokens: the prefix's, then its own; one run where they touch."""
+        own = self.own(sequence)
+        if sequence.prefix is None:
             return (own,)
-        system = self.own(stream.root)
+        system = self.own(sequence.prefix)
         return (slice(system.start, own.stop),) if system.stop == own.start else (system, own)
 
     def blocks(self) -> list[tuple[slice, tuple[slice, ...]]]:
-        """Query rows and their key rows, the queries last among them; a root and a trunk that touches it are one."""
+        """Query rows and their key rows, the queries last among them; a prefix and a trunk that touches it are one."""
         blocks: list[tuple[slice, tuple[slice, ...]]] = []
-        for stream in self.streams:
-            keys = self.keys(stream)
-            if stream.root is not None and len(keys) == 1:
-                blocks[-1] = (keys[0], keys)  # in the root's place, which lies right before it
+        for sequence in self.sequences:
+            keys = self.keys(sequence)
+            if sequence.prefix is not None and len(keys) == 1:
+                blocks[-1] = (keys[0], keys)  # in the prefix's place, which lies right before it
             else:
-                blocks.append((self.own(stream), keys))
+                blocks.append((self.own(sequence), keys))
         return blocks
 
     def positions(self, device: torch.device) -> Tensor:
         """(P, R) int64 position ids on a device; made once."""
         if self._positions is None:
-            self._positions = to_device(torch.cat([stream.positions_PR for stream in self.streams], dim=1), device)
+            self._positions = to_device(
+                torch.cat([sequence.positions_PR for sequence in self.sequences], dim=1), device
+            )
         return self._positions
 
     def tiles(self, device: torch.device) -> Tensor:
@@ -185,22 +189,22 @@ class Packing:
             self._tiles = to_device(tiles(self.blocks(), PREFILL_TILE), device)
         return self._tiles
 
-    def repack(self, streams: Sequence[Stream], origins: Mapping[Stream, Tensor]) -> RowMove:
+    def repack(self, sequences: Sequence[TokenSequence], origins: Mapping[TokenSequence, Tensor]) -> RowMove:
         """The packing after a fork, and which old row each new row continues.
 
         Args:
-            streams: all streams of the new packing; those not in this one are forks of streams that are.
-            origins: for each new stream the rows it takes, within its parent's own rows.
+            sequences: all sequences of the new packing; those not in this one are forks of sequences that are.
+            origins: for each new sequence the rows it takes, within its parent's own rows.
         """
         source = []
-        for stream in streams:
-            if stream in origins:
-                assert stream.parent is not None
-                source.append(self.starts[stream.parent] + origins[stream])
+        for sequence in sequences:
+            if sequence in origins:
+                assert sequence.parent is not None
+                source.append(self.starts[sequence.parent] + origins[sequence])
             else:
-                own = self.own(stream)
+                own = self.own(sequence)
                 source.append(torch.arange(own.start, own.stop))
-        return RowMove(Packing(streams), torch.cat(source))
+        return RowMove(Packing(sequences), torch.cat(source))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -217,5 +221,5 @@ def to_device(host: Tensor, device: torch.device) -> Tensor:
 
 
 def gather(rows: Tensor, slices: tuple[slice, ...]) -> Tensor:
-    """The rows of a stream's keys as one tensor; a view where they already lie together."""
+    """The rows of a sequence's keys as one tensor; a view where they already lie together."""
     return rows[slices[0]] if len(slices) == 1 else torch.cat([rows[part] for part in slices])

@@ -1,6 +1,6 @@
 """The results of one or several experiments in memory, kept up to date while they run.
 
-`Board.poll` looks at the directories, which is cheap, and reads what is new beside the requests; pages draw from the
+`Gallery.poll` looks at the directories, which is cheap, and reads what is new beside the requests; pages draw from the
 latest `Snapshot`, which never changes once it is made.
 """
 
@@ -38,7 +38,7 @@ LIVE_S = 120.0  # an unfinished experiment that was written to so recently is ru
 class Source:
     """One experiment as it stood at one time."""
 
-    name: str  # unique on the board
+    name: str  # unique on the gallery
     experiment: Experiment
     answers: Answers
     summary: pd.DataFrame  # `results.analysis.metrics.summarise`, with experiment, id and status
@@ -80,7 +80,7 @@ class Snapshot:
         return None if rows.empty else (self.source_of(rows), rows.iloc[0])
 
 
-class Board:
+class Gallery:
     """Experiments that are watched."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -283,7 +283,7 @@ def _counted_elsewhere(*asked: object) -> pd.DataFrame | None:
 
 
 def _named(summary: pd.DataFrame, name: str, running: bool) -> pd.DataFrame:
-    """With the experiment's name, an id that is unique on the board, and a status for people."""
+    """With the experiment's name, an id that is unique on the gallery, and a status for people."""
     status = np.where((summary["state"] == "partial") & running, "running", summary["state"])
     status = np.where((summary["failed"] > 0) & (summary["failed"] == summary["n_expected"]), "failed", status)
     return summary.assign(experiment=name, id=name + ":" + summary["key"], status=status)

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.benchmark.baselines import NEW_TOKENS, Case, attention_of, generate
 from workers.families.model import Model
 from workers.forks import packed_mask
 from workers.patch import pruned
-from workers.work import BASELINE, GridPoint, SampleOutcome
+from workers.speed_test.baselines import NEW_TOKENS, Case, attention_of, generate
+from workers.work import UNPRUNED, GridPoint, SampleOutcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +113,7 @@ def _compare(
     reference_answer: Callable[[Case], Answer],
 ) -> Agreement:
     pairs = [(case, answer(case), reference_answer(case)) for case in cases]
-    prunes = point.strategy != BASELINE
+    prunes = point.strategy != UNPRUNED
     different = []
     for case, found, reference in pairs:
         if found.ids[0] == reference.ids[0] and found.text == reference.text:
@@ -148,7 +148,7 @@ def _compare(
 @contextmanager
 def _pruning(model: Model, case: Case, point: GridPoint, seed: int) -> Iterator[Any]:
     block: AbstractContextManager[Any] = nullcontext()
-    if point.strategy != BASELINE:
+    if point.strategy != UNPRUNED:
         params: dict[str, Any] = dict(point.params)
         block = pruned(model.module, point.strategy, point.layer, point.rank, seed=seed, sample_ids=[case.id], **params)
     with block as report, torch.inference_mode():

@@ -1,6 +1,6 @@
 """The benchmark: baselines and engine in one process, on the same weights and the same samples.
 
-    python -m workers.benchmark --shape llava-1.5-7b --samples 16 --out bench.json
+    python -m workers.speed_test --shape llava-1.5-7b --samples 16 --out bench.json
 
 The model is random, of a known shape, or a checkpoint; the questions have the lengths of ScienceQA's. What is compared
 with what is in ``baselines.py``, the grids are in ``workloads.py``.
@@ -23,17 +23,17 @@ from typing import Any
 
 import torch
 
-from workers.benchmark.agreement import eager_against_sdpa, engine_against_huggingface
-from workers.benchmark.baselines import NEW_TOKENS, attention_of, make_baselines
-from workers.benchmark.random_llava import SHAPES, random_llava
-from workers.benchmark.report import BaselineRow, EngineRow, Report, describe
-from workers.benchmark.samples import drawn_samples, hand_out_pixels, make_cases, read_samples
-from workers.benchmark.spectra import spectrum_rows
-from workers.benchmark.timing import Timing, matmul_ceiling, timed
-from workers.benchmark.workloads import LinearSizes, Workload, make_workloads, needed, scaled
 from workers.engine import Engine
 from workers.families.llava.loading import load_llava
 from workers.families.model import DTYPES, default_device
+from workers.speed_test.agreement import eager_against_sdpa, engine_against_huggingface
+from workers.speed_test.baselines import NEW_TOKENS, attention_of, make_baselines
+from workers.speed_test.random_llava import SHAPES, random_llava
+from workers.speed_test.report import BaselineRow, EngineRow, Report, describe
+from workers.speed_test.samples import drawn_samples, hand_out_pixels, make_cases, read_samples
+from workers.speed_test.spectra import spectrum_rows
+from workers.speed_test.timing import Timing, matmul_ceiling, timed
+from workers.speed_test.workloads import LinearSizes, Workload, make_workloads, needed, scaled
 from workers.work import (
     EngineSpec,
     GridPoint,
@@ -42,7 +42,7 @@ from workers.work import (
     TaskSpec,
     UnitOutcome,
     WorkUnit,
-    baseline_point,
+    unpruned_point,
 )
 
 WORKLOADS = ("cutoffs", "ranks", "spectra", "strategies", "one")
@@ -160,14 +160,14 @@ class _Bench:
         self._tell(line, notes=(*self.report.notes, line))
 
     def _baselines(self) -> None:
-        facts = self.llava.config
-        sizes = LinearSizes.of(facts)
+        config = self.llava.config
+        sizes = LinearSizes.of(config)
         flop = statistics.fmean(
             sizes.prefill_flop(len(case.ids_S), 0) + sizes.decode_flop(self.spec.new_tokens - 1) for case in self.cases
         )
-        rank = scaled(128, facts.visual_tokens)
+        rank = scaled(128, config.visual_tokens)
         for baseline in make_baselines(
-            self.llava, self.cases, min(2, facts.layers), rank, self.spec.batches, self.spec.new_tokens
+            self.llava, self.cases, min(2, config.layers), rank, self.spec.batches, self.spec.new_tokens
         ):
             try:
                 with attention_of(self.llava, baseline.attention):
@@ -220,7 +220,7 @@ class _Bench:
             what=workload.what,
             micro_batch=micro_batch,
             configurations=len(unit.points),
-            streams_per_sample=work.streams / len(unit.samples),
+            sequences_per_sample=work.sequences / len(unit.samples),
             timing=timing,
             ms_per_cell=ms_per_cell,
             prefill_ms_per_cell=1e3 * prefill.median_s / unit.cells,
@@ -248,9 +248,9 @@ class _Bench:
             )
 
     def _agreement(self) -> None:
-        facts = self.llava.config
-        baseline = baseline_point(facts.layers, facts.visual_tokens)
-        layer, rank = min(2, facts.layers), scaled(128, facts.visual_tokens)
+        config = self.llava.config
+        baseline = unpruned_point(config.layers, config.visual_tokens)
+        layer, rank = min(2, config.layers), scaled(128, config.visual_tokens)
         points = [baseline, GridPoint(strategy="cutoff", layer=layer, rank=0)]
         points += [GridPoint(strategy=name, layer=layer, rank=rank) for name in ("random", "fastv")]
         cases = self.cases[: self.spec.agreement]
@@ -289,7 +289,7 @@ def _device_name(device: torch.device) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     defaults = BenchSpec()
-    parser = argparse.ArgumentParser(prog="python -m workers.benchmark", description="Engine against Hugging Face.")
+    parser = argparse.ArgumentParser(prog="python -m workers.speed_test", description="Engine against Hugging Face.")
     parser.add_argument("--shape", default=defaults.shape, choices=sorted(SHAPES))
     parser.add_argument("--model", help="checkpoint directory, instead of random weights of --shape")
     parser.add_argument("--data", help="ScienceQA directory with images")

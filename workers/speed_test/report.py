@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from workers.benchmark.agreement import Agreement, Disagreement
-from workers.benchmark.spectra import SpectrumRow
-from workers.benchmark.timing import Ceiling, Timing
+from workers.speed_test.agreement import Agreement, Disagreement
+from workers.speed_test.spectra import SpectrumRow
+from workers.speed_test.timing import Ceiling, Timing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class EngineRow:
     what: str
     micro_batch: int | None  # None: the engine plans it from free memory
     configurations: int
-    streams_per_sample: float  # configurations that really keep different tokens
+    sequences_per_sample: float  # configurations that really keep different tokens
     timing: Timing  # of one ``Engine.run`` over all samples
     ms_per_cell: float
     prefill_ms_per_cell: float | None
@@ -155,7 +155,7 @@ class Report:
                     row.workload,
                     "auto" if row.micro_batch is None else str(row.micro_batch),
                     str(row.configurations),
-                    f"{row.streams_per_sample:.1f}",
+                    f"{row.sequences_per_sample:.1f}",
                     f"{row.ms_per_cell:.3g}",
                     _spread(row.timing),
                     _number(row.prefill_ms_per_cell),

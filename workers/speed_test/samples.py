@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from workers.benchmark.baselines import Case, make_case
-from workers.benchmark.random_llava import PreparedPixels
 from workers.encoding import encode_sample
 from workers.families.llava.model import Llava
 from workers.families.model import Model
+from workers.speed_test.baselines import Case, make_case
+from workers.speed_test.random_llava import PreparedPixels
 from workers.tasks.base import LETTERS, DataError, Sample
 from workers.tasks.catalog import load_samples
 from workers.tasks.prompts import IMAGE_MARKER

@@ -1,4 +1,4 @@
-"""How fast is the live app on a large sweep? `python -m dashboards.benchmark` makes one, opens it and prints a table.
+"""How fast is the live app on a large sweep? `python -m dashboards.speed_test` makes one, opens it and prints a table.
 
 It makes an experiment of 3,000 configurations x 2,000 samples in a temporary directory, serves it in a process of its
 own, and drives an installed Chromium over it. Needs playwright (extra ``dev``).
@@ -28,7 +28,7 @@ from results.import_path import python_command, safe_environment
 from results.manifest import Manifest
 from results.tables import CELLS, write_table
 from workers.tasks.base import Sample
-from workers.work import EngineSpec, GridPoint, ModelSpec, TaskSpec, baseline_point
+from workers.work import EngineSpec, GridPoint, ModelSpec, TaskSpec, unpruned_point
 
 LAYERS, VISUAL = 32, 576
 STRATEGIES = ("fastv", "text_weighted", "max_head", "avg_all_heads", "divprune", "l2_norm", "random")
@@ -80,7 +80,7 @@ def make_store(path: Path, configurations: int, samples: int, seed: int = 0) -> 
         for layer in range(1, LAYERS)
         for rank in RANKS
     ][:configurations]
-    points = (baseline_point(LAYERS, VISUAL), *pruned)
+    points = (unpruned_point(LAYERS, VISUAL), *pruned)
     manifest = Manifest(
         name="benchmark",
         engine=EngineSpec(model=ModelSpec(path="made up"), task=TaskSpec(name="scienceqa", data="made up")),
@@ -193,7 +193,7 @@ def measure(path: Path, chromium: str) -> list[Timing]:
 
 def main() -> int:
     """Make, measure, print; exit code 1 where a promise is broken."""
-    parser = argparse.ArgumentParser(prog="python -m dashboards.benchmark", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m dashboards.speed_test", description=__doc__)
     parser.add_argument("--configurations", type=int, default=3000)
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--store", type=Path, help="make the experiment here and keep it; used again if it is there")

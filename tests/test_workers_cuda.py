@@ -90,16 +90,16 @@ def test_kernels_equal_their_plain_form():
     assert torch.equal(strided[:, 4:], untouched)
 
 
-STREAMS = ((None, 70), (None, 150), ((0, 5), 65), ((1, 35), 94), ((1, 35), 1), ((0, 64), 64), (None, 1))
+SEQUENCES = ((None, 70), (None, 150), ((0, 5), 65), ((1, 35), 94), ((1, 35), 1), ((0, 64), 64), (None, 1))
 
 
 def packed(heads: int, groups: int, width: int, dtype: torch.dtype = torch.bfloat16):
-    """Rows of ``STREAMS``, each (trunk whose first rows it shares, rows of its own), and where their keys lie."""
-    starts = [sum(own for _, own in STREAMS[:place]) for place in range(len(STREAMS))]
-    own = [slice(start, start + rows) for start, (_, rows) in zip(starts, STREAMS, strict=True)]
+    """Rows of ``SEQUENCES``, each (trunk whose first rows it shares, rows of its own), and where their keys lie."""
+    starts = [sum(own for _, own in SEQUENCES[:place]) for place in range(len(SEQUENCES))]
+    own = [slice(start, start + rows) for start, (_, rows) in zip(starts, SEQUENCES, strict=True)]
     runs = [
         (rows,) if shared is None else (slice(starts[shared[0]], starts[shared[0]] + shared[1]), rows)
-        for rows, (shared, _) in zip(own, STREAMS, strict=True)
+        for rows, (shared, _) in zip(own, SEQUENCES, strict=True)
     ]
     query = torch.randn(own[-1].stop, heads, width, device="cuda", dtype=dtype)
     keys_values = torch.randn(own[-1].stop, 2 * groups, width, device="cuda", dtype=dtype)

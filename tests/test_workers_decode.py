@@ -68,16 +68,16 @@ def test_who_has_ended_leaves_and_changes_nothing(engine, monkeypatch, share):
         engine.model.end_tokens = own
 
 
-def test_a_text_only_question_is_one_stream_for_all_points(engine, monkeypatch):
+def test_a_text_only_question_is_one_sequence_for_all_points(engine, monkeypatch):
     """Nothing is there to prune: it is decoded once, and every grid point has the same cell."""
-    streams: list[int] = []
+    sequences: list[int] = []
     begin = Decoding.__init__
     monkeypatch.setattr(
         Decoding,
         "__init__",
-        lambda self, llava, start: (streams.append(len(start.streams)), begin(self, llava, start))[1],
+        lambda self, llava, start: (sequences.append(len(start.sequences)), begin(self, llava, start))[1],
     )
     cells = engine.run(WorkUnit(samples=("6",), points=tuple(POINTS))).outcomes
-    assert streams == [1]
+    assert sequences == [1]
     assert len({(cell.answer, cell.margin, cell.decoded_tokens) for cell in cells}) == 1
     assert {(cell.visual_tokens, cell.tokens_kept) for cell in cells} == {(0, 0)}

@@ -2,8 +2,8 @@
 
 The tokens were chosen at prefill and stay chosen (FastV's key-value cache variant; FinePruner, SparseVLM): in the
 layers before the fork a new token attends to the whole image, from the fork on to the kept tokens. In those first
-layers all sequences of a sample attend to the same rows, which are read once for all of them; what a sequence has decoded
-itself is attended to apart, and the two parts are joined.
+layers all sequences of a sample attend to the same rows, which are read once for all of them; what a sequence has
+decoded itself is attended to apart, and the two parts are joined.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Decoding:
         """Begin with all sequences of a prefill. Bookkeeping is done here, while a GPU still works on the prefill."""
         self._decoder = decoder
         self._caches = start.caches
-        self._streams = list(start.sequences)
+        self._sequences = list(start.sequences)
         self._decoded_caches: list[tuple[Tensor, Tensor]] = []  # a layer: (N, room, G, E) keys and values
         self._steps = 0
         self._groups: dict[Packing, Groups] = {}
@@ -90,12 +90,12 @@ class Decoding:
 
     def _positions(self) -> Tensor:
         """(P, N) position ids of this step's tokens; what is decoded is text, whose P rows are alike."""
-        next_N = torch.tensor([sequence.next_position for sequence in self._streams]) + self._steps
-        return next_N.expand(len(self._streams[0].positions_PR), -1)
+        next_N = torch.tensor([sequence.next_position for sequence in self._sequences]) + self._steps
+        return next_N.expand(len(self._sequences[0].positions_PR), -1)
 
     def keep(self, places: Sequence[int]) -> None:
         """Go on with some of the sequences."""
-        self._streams = [self._streams[place] for place in places]
+        self._sequences = [self._sequences[place] for place in places]
         chosen = torch.tensor(places, device=self._decoder.device, dtype=torch.int64)
         self._decoded_caches = [(keys[chosen], values[chosen]) for keys, values in self._decoded_caches]
         self._groups.clear()
@@ -115,5 +115,5 @@ class Decoding:
     def _group(self, layer: int, packing: Packing) -> Groups:
         """Groups change where somebody forked, so one packing has one grouping."""
         if packing not in self._groups:
-            self._groups[packing] = make_groups(self._streams, layer, packing, self._decoder.device)
+            self._groups[packing] = make_groups(self._sequences, layer, packing, self._decoder.device)
         return self._groups[packing]

@@ -1,7 +1,7 @@
 """A decoder over packed rows: a (R, D) matrix in which the tokens of many sequences lie one after another.
 
-So each linear layer is one matrix product. Who may attend to whom is decided elsewhere (``sequences.py``). This file and
-the families know how transformers builds a decoder: norm, queries, keys, values and output, norm, gate, up and down.
+So each linear layer is one matrix product. Who may attend to whom is decided elsewhere (``sequences.py``). This file
+and the families know how transformers builds a decoder: norm, queries, keys, values and output, norm, gate, up, down.
 
 Shape letters: see ``strategies/view.py``; here also E head width, G key-value heads, C vocabulary, P rows of positions.
 """

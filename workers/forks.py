@@ -1,8 +1,8 @@
 """Where sequences fork: which tokens each grid point keeps, and which grid points share a fork.
 
 Grid points that keep the same tokens of the same sequence at the same layer are one fork, answered for all of them. A
-point that keeps every token, or prunes after the last layer, stays with its sequence. A method of several stages (HiMAP)
-forks again from its own fork.
+point that keeps every token, or prunes after the last layer, stays with its sequence. A method of several stages
+(HiMAP) forks again from its own fork.
 """
 
 from __future__ import annotations

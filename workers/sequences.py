@@ -1,18 +1,18 @@
 """Which packed rows belong to whom: the trunks of the samples and the forks that prune them.
 
-A **sequence** is a run of rows that belong to one sequence: the un-pruned **trunk** of a sample, or a **fork** that
-dropped visual tokens at some layer. All sequences of a micro-batch lie in one packed matrix of R rows. The system rows
+A **sequence** is the un-pruned **trunk** of a sample, or a **fork** that dropped visual tokens at some layer; its own
+tokens are a run of rows. All sequences of a micro-batch lie in one packed matrix of R rows. The system rows
 before the image see neither image nor question (causality), so all samples with the same system prompt share them: they
 are a sequence of their own, the **shared prefix**, which the others only attend to.
 
-    prefix                   [system]
+    shared prefix          [system]
     trunk of sample 0              [visual . . . . . . . | text]
     fork of 0 at layer 2               [visual kept | text]
     fork of 0 at layer 3                    [visual kept | text]
     trunk of sample 1              [visual . . . . . . . | text]
 
-A **packing** says where each sequence's rows lie; it changes only at layers where somebody forks. Sequences and packings
-live on the host; what a device needs of a packing goes there once, so that bookkeeping never makes it wait.
+A **packing** says where each sequence's rows lie; it changes only at layers where somebody forks. Sequences and
+packings live on the host; what a device needs of a packing goes there once, so that bookkeeping never makes it wait.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ from workers.flash import PREFILL_TILE, tiles
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class TokenSequence:
-    """One sequence of a micro-batch. Identity matters, not content: two sequences are the same only if they are one."""
+    """One sequence of a micro-batch, called so because ``Sequence`` is Python's.
+
+    Identity matters, not content: two sequences are the same only if they are one.
+    """
 
     sample: int  # index within the micro-batch; -1 for a prefix
     prefix: TokenSequence | None  # whose rows are its system rows; None: it has none, or is a prefix

@@ -1,16 +1,17 @@
 """Spectra of the pruned forward itself: how many directions the visual tokens still span, layer by layer.
 
-Three matrices are called "rank" in the literature of this field; each is named:
+Three matrices are called "rank" in the literature of this field; each is named, for K kept visual tokens:
 
-    attention_weights      (R, R) a head: attention probabilities of the kept visual tokens among themselves; ranks are
+    attention_weights      (K, K) a head: attention probabilities of the kept visual tokens among themselves; ranks are
                            means over the heads. HiMAP, fastv_rank_experiment.py. A causal softmax block is triangular
-                           with a positive diagonal, so its numerical rank is always about R; read the effective rank.
-    attention_output       (R, D): the visual rows of the attention sub-layer's output, after the output projection.
-    hidden_states          (R, D): the visual rows of the residual stream after the layer; after the last layer and the
+                           with a positive diagonal, so its numerical rank is always about K; read the effective rank.
+    attention_output       (K, D): the visual rows of the attention sub-layer's output, after the output projection.
+    hidden_states          (K, D): the visual rows of the residual stream after the layer; after the last layer and the
                            final norm, as Hugging Face's hidden_states[-1] is.
     hidden_states_prenorm  the same without the final norm.
 
-In a layer before a grid point's own, its matrix is that of the sequence it forks from: all visual tokens are still there.
+In a layer before a grid point's own, its matrix is that of the sequence it forks from: all visual tokens are still
+there.
 
 What is said of each matrix's singular values s, largest first; means over the heads of attention weights:
 

@@ -15,7 +15,6 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,7 @@ class TuneMirror(Follower):
         self._callbacks = tuple(callbacks)
         # First all that is there, then what is new, None in the end.
         self._news: queue.SimpleQueue[Reports | News | None] = queue.SimpleQueue()
-        self._process: BaseProcess | None = None
+        self._process: Any = None  # begins with `start`
 
     def lags(self, reports: Reports) -> bool:
         """Whether the Tune files on disk do not yet say all this."""
@@ -85,8 +84,8 @@ class TuneMirror(Follower):
         if self._process is None:
             return None
         with suppress(OSError):  # the sweep is over and waits; only some users may take a priority back
-            os.setpriority(os.PRIO_PROCESS, self._process.pid or 0, 0)
-        said = self._wait(self._process, FINISH_S)
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, 0)
+        said = self._wait(FINISH_S)
         remedy = f"the results are complete without it; `saccade tune {self._folder}` tells it again"
         if said is None:
             return f"{self.what} is behind: {remedy}"
@@ -95,19 +94,18 @@ class TuneMirror(Follower):
     def abandon(self) -> None:
         """Let trials end where they are."""
         if self._process is not None:
-            self._wait(self._process, FINISH_S / 6)
+            self._wait(FINISH_S / 6)
 
-    def _wait(self, process: BaseProcess, seconds: float) -> str | None:
+    def _wait(self, seconds: float) -> str | None:
         """What the process says in the end; None where it has not said it by then."""
         self._news.put(None)
         try:
             said: str | None = self._answer.recv() if self._answer.poll(seconds) else None
         except EOFError:
             said = f"its process ended unexpectedly; see {self._folder / OUTPUT}"
-        process.join(EXIT_S if said is not None else 0)
-        process.kill()
-        process.join()
-        self._process = None
+        self._process.join(EXIT_S if said is not None else 0)
+        self._process.kill()
+        self._process.join()
         return said
 
 

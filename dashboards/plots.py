@@ -40,6 +40,7 @@ from results.disk import make_folder, write_whole
 from results.exchange.exports import original_files
 from results.exchange.originals import PromisedFile, min_max
 from results.experiment import Experiment
+from strategies.errors import UsageError
 
 Normalised = tuple[tuple[str, list[float], str], ...]  # name, raw values, colour
 
@@ -174,7 +175,7 @@ def comparison_plot(rows: pd.DataFrame) -> Figure:
     Where the models differ in size, x is the share of their layers or tokens.
 
     Raises:
-        ValueError: There is no curve.
+        UsageError: There is no curve.
     """
     pruned = rows[~rows["baseline"] & rows["accuracy"].notna()]
     axis: Axis = "layer" if pruned["layer"].nunique() > pruned["rank"].nunique() else "rank"
@@ -185,7 +186,7 @@ def comparison_plot(rows: pd.DataFrame) -> Figure:
     groups = pruned[pruned[axis].notna()].groupby(keys, sort=False, dropna=False)
     found = [curve.sort_values(axis, ascending=axis == "layer") for _, curve in groups if curve[axis].nunique() > 1]
     if not found:
-        raise ValueError("no grid points differ in the layer or the rank alone, so that there is no curve to draw")
+        raise UsageError("no grid points differ in the layer or the rank alone, so that there is no curve to draw")
     with mpl.rc_context(RC):
         figure, axes = _canvas()
         ends = []

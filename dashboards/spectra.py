@@ -70,7 +70,7 @@ def token_rows(curve: pd.DataFrame, measured: pd.DataFrame, kinds: Sequence[str]
 
 
 def spoken(quantity: str) -> str:
-    """ "attention_weights.11.numerical_rank" -> "numerical rank, attention weights, layer 11"."""
+    """``attention_weights.11.numerical_rank`` -> ``numerical rank of attention weights, layer 11``."""
     matrix, layer, kind = quantity.split(".")
     return f"{kind} of {matrix}, layer {layer}".replace("_", " ")
 

@@ -53,7 +53,7 @@ def verdict(difference: float, significant: bool) -> str:
 
 
 def faded(colour: str, opacity: float) -> str:
-    """ "#0072B2", 0.16 -> "rgba(0,114,178,0.16)"."""
+    """``#0072B2`` and 0.16 -> ``rgba(0,114,178,0.16)``."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity})"
 

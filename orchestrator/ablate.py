@@ -2,7 +2,8 @@
 
     1  head_ablation, or a sweep like it: every head rule and number of heads
     2  every query rule, with the winner of stage 1, at its layers and ranks
-    3  the winner of stage 2, its runner-up's plainer rivals and all heads, on all questions
+    3  the winner of stage 2, beside the same heads and the plain head rule without its query rule, and other methods,
+       on all questions
     4  which answers flip, by subject and kind of question
 
 A winner among many looks better than it is. So stages 1 and 2 choose on the first questions only, stage 3 reports the
@@ -261,7 +262,7 @@ def report_text(result: AblationResult) -> str:
                 span = f"{100 * row['diff_low']:+.1f} .. {100 * row['diff_high']:+.1f}"
                 lines.append(f"{start} {100 * row['difference']:+.1f} | {span} | {row['p_holm']:.2g} |")
     else:
-        lines.append("None is left: all questions were used to choose, and the accuracies above are too good.")
+        lines.append("None is left: all questions were used to choose, so the accuracies above are too high.")
     winner = next((label for label in result.flips["label"]), "")
     lines += [
         "",
@@ -281,7 +282,7 @@ def choice_lines(choice: Choice) -> list[str]:
     """What a choice is worth, one line each."""
     lines = [
         f"best of {choice.candidates}: {choice.text}, {100 * choice.accuracy:.1f} % on the {choice.questions} image "
-        "questions that chose it (too good: it was chosen for it)"
+        "questions that chose it (too high: it was chosen for it)"
     ]
     if choice.ties > 1:
         lines.append(f"{choice.ties} of them have this very accuracy; the first of the grid was taken")

@@ -1,6 +1,6 @@
 """Will a sweep run here? One line for each thing that could stop it, with its remedy.
 
-Each check is a function of facts, so that a broken machine can be made up in a test; `examine` looks the facts up.
+Each check judges what it is given, so that a test can make up a broken machine; `examine` looks at this one.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from orchestrator.cluster.joining import SHARED_MEMORY, check_reachable, private_folder, unfit
 from orchestrator.show import size_text
 from results.import_path import PACKAGES, ROOT
+from strategies.errors import SaccadeError
 
 if TYPE_CHECKING:
     from orchestrator.sweep.plan import Plan
@@ -67,24 +68,28 @@ def check_python(found: tuple[int, int, int]) -> Check:
 
 
 def check_code(root: Path, installed: Path | None) -> Check:
-    """Args:
-    root: Where the Saccade that runs lies.
-    installed: Where the installed one does; None where there is none, or it is taken from its sources.
+    """Whether the code that runs is the one that is installed.
+
+    Args:
+        root: Where the Saccade that runs lies.
+        installed: Where the installed one does; None where there is none, or it is taken from its sources.
     """
     if installed is not None and installed.resolve() != root:
         return Check(
             "note",
             "code",
-            f"that of {root} runs, and {installed} has another one: if you mean that, go to another folder",
+            f"runs from {root}, not the one installed in {installed}: to run that one, change to another folder",
         )
     return Check("ok", "code", f"{', '.join(PACKAGES)} of {root}")
 
 
 def check_packages(found: Mapping[str, str | None], wanted: Mapping[str, str], tested: Mapping[str, str]) -> Check:
-    """Args:
-    found: Version of each package that is needed; None where it is missing.
-    wanted: What the distribution asks for, as ``>=2.60,<2.61``; empty where it does not say.
-    tested: The newest version of each that was tested.
+    """Whether all packages are there, in versions that are admitted and tested.
+
+    Args:
+        found: Version of each package that is needed; None where it is missing.
+        wanted: What the distribution asks for, as ``>=2.60,<2.61``; empty where it does not say.
+        tested: The newest version of each that was tested.
     """
     from packaging.specifiers import SpecifierSet
     from packaging.version import Version
@@ -108,10 +113,12 @@ def check_packages(found: Mapping[str, str | None], wanted: Mapping[str, str], t
 
 
 def check_cuda(built_for: str | None, available: bool, has_driver: bool) -> Check:
-    """Args:
-    built_for: CUDA version that torch was built with; None: a CPU build.
-    available: Whether torch can use a device.
-    has_driver: Whether this machine has an NVIDIA driver.
+    """Whether torch can use a GPU, where there is one.
+
+    Args:
+        built_for: CUDA version that torch was built with; None: a CPU build.
+        available: Whether torch can use a device.
+        has_driver: Whether this machine has an NVIDIA driver.
     """
     if available:
         return Check("ok", "cuda", f"torch is built for CUDA {built_for} and can use it")
@@ -151,28 +158,32 @@ def check_memory(available_bytes: int, weights_bytes: int, on_gpu: bool) -> Chec
 
 
 def check_ray_address(address: str | None, connect: Callable[[str], None], folder: Path, why: str | None) -> Check:
-    """Args:
-    address: ``RAY_ADDRESS``.
-    connect: Raises ValueError where no head answers.
-    folder: Of a private Ray's sockets.
-    why: What is wrong with the folder.
+    """Whether the cluster answers that a run would join, or a private Ray can start.
+
+    Args:
+        address: ``RAY_ADDRESS``.
+        connect: Raises PoolError where no head answers.
+        folder: Of a private Ray's sockets.
+        why: What is wrong with the folder.
     """
     if address in (None, "", "local"):
         text = "no cluster named: each run starts a private Ray on loopback"
         return Check("note", "ray", f"{text}, in /tmp: {folder} {why}") if why else Check("ok", "ray", text)
     try:
         connect(str(address))
-    except ValueError as error:
+    except SaccadeError as error:
         return Check("stop", "ray", str(error))
     return Check("ok", "ray", f"RAY_ADDRESS={address}")
 
 
 def check_ray_token(address: str | None, mode: str | None, token_bytes: int | None, token_mode: int | None) -> Check:
-    """Args:
-    address: ``RAY_ADDRESS``.
-    mode: ``RAY_AUTH_MODE``.
-    token_bytes: Length of the token found; None: there is none.
-    token_mode: Permissions of the token's file; None: it is in the environment.
+    """Whether the cluster's token is there, and only this user can read it.
+
+    Args:
+        address: ``RAY_ADDRESS``.
+        mode: ``RAY_AUTH_MODE``.
+        token_bytes: Length of the token found; None: there is none.
+        token_mode: Permissions of the token's file; None: it is in the environment.
     """
     if token_mode is not None and token_mode & (stat.S_IRWXG | stat.S_IRWXO):
         return Check("note", "ray token", "~/.ray/auth_token can be read by others: `chmod 600 ~/.ray/auth_token`")
@@ -239,7 +250,7 @@ def examine(load: Callable[[], Prepared] | None, out: Path | None) -> Iterator[C
     """All checks, the machine's first.
 
     Args:
-        load: Reads and checks the sweep, its model and its data; raises ValueError with what is wrong. None: no sweep.
+        load: Reads and checks the sweep, its model and its data, or raises SaccadeError. None: no sweep.
         out: Where results would go; by default experiments/NAME.
     """
     yield check_python((sys.version_info.major, sys.version_info.minor, sys.version_info.micro))
@@ -262,7 +273,7 @@ def examine(load: Callable[[], Prepared] | None, out: Path | None) -> Iterator[C
     if load is not None:
         try:
             prepared = load()
-        except ValueError as error:
+        except SaccadeError as error:
             for line in str(error).splitlines():
                 yield Check("stop", "sweep", line)
         else:

@@ -1,4 +1,4 @@
-"""Latency of grid points, one at a time: EXPERIMENT/latency.json. Without Ray, because nothing else may run."""
+"""Latency of grid points, one at a time: EXPERIMENT/latency.json. Without Ray: nothing else may run beside it."""
 
 from __future__ import annotations
 

@@ -31,13 +31,15 @@ class Policy:
         cells: pd.DataFrame,
         failed: Iterable[str] = (),
     ) -> None:
-        """Args:
-        rule: Of racing; None: all points go on.
-        points: The grid.
-        samples: Of the sweep, in the order of the benchmark's file.
-        seed: Of the order in which racing asks them.
-        cells: That exist already (columns point, sample, correct, score, tokens_kept).
-        failed: Samples that have failed so far.
+        """Start from the cells that exist.
+
+        Args:
+            rule: Of racing; None: all points go on.
+            points: The grid.
+            samples: Of the sweep, in the order of the benchmark's file.
+            seed: Of the order in which racing asks them.
+            cells: That exist already (columns point, sample, correct, score, tokens_kept).
+            failed: Samples that have failed so far.
         """
         self.samples = tuple(samples) if rule is None else shuffled(samples, seed)  # in the order of asking
         self.standing = Standing(points, self.samples, together=rule is not None)

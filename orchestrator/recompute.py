@@ -1,8 +1,8 @@
 """`saccade verify --recompute N`: random cells of a finished sweep once more, through the slow path.
 
-A digest says that a file is as it was written. That what was written is what the model answers is another question,
-and this is the answer to it for anybody who has the model and the data: cells drawn at random are computed again by
-transformers' own ``generate`` with ``workers.patch`` (`workers/slow_path.py`), and held against what stands there.
+A digest proves that a file is as it was written, not that the model answers what was written. This checks it, for
+anybody who has the model and the data: cells drawn at random are computed again by transformers' own ``generate`` with
+``workers.patch`` (`workers/slow_path.py`) and compared with the stored ones.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from results.disk import StoreError
 from results.experiment import Experiment
 from results.inventory import Finding
 from strategies import catalog
+from strategies.errors import UsageError
+from workers import evidence
 from workers.embedded.location import DATA_DIR, MODEL_DIR
 from workers.families.catalog import load_model, open_checkpoint
 from workers.families.model import default_device
@@ -77,20 +79,20 @@ class Recomputed:
         yield Finding(
             well=true == self.drawn,
             text=f"{true} of {self.drawn} cells drawn at random (--seed {self.seed}) are what transformers answers"
-            f"{ties}; had {forged} of the {self.cells} cells been forged or stale, this would have met one with "
+            f"{ties}; if {forged} of the {self.cells} cells were forged or stale, the chance to draw one of them was "
             f"{100 * chance:.1f} %",
         )
         if self.refused:
             more = f" and {len(self.refused) - 1} others" if self.refused[1:] else ""
             yield Finding(
                 well=True,
-                text=f"left aside: {self.refused[0]}{more}, tokens that an earlier version drew at random under the "
-                "name of a method; `random` is the name for that",
+                text=f"not checked: {self.refused[0]}{more}, whose tokens an earlier version drew at random under the "
+                "name of a method; today only `random` draws",
             )
         for line in self.wrong:
             yield Finding(well=False, text=line)
         for line in self.other_choices:
-            few = "" if too_many else f": {allowed} such cells may come of half precision"
+            few = "" if too_many else f": {allowed} such cells may come of rounding in half precision"
             yield Finding(well=not too_many, text=f"{line}{few}")
 
 
@@ -149,7 +151,7 @@ def recompute(
         other = _choice_complaint(mask, slow, tolerance)
         if isinstance(mask, bytes) and len(mask) == len(slow.kept_mask) and mask != slow.kept_mask:
             # Other tokens give other logits: what the model answers to these very tokens is known once it is asked.
-            with suppress(ValueError):  # a method of several stages, or a forged mask
+            with suppress(UsageError):  # a method of several stages, or a forged mask
                 slow = asked(_indices(mask))
         if other:
             other_choices.append(f"{where}: {other}")
@@ -176,7 +178,8 @@ def _runs(point: GridPoint) -> bool:
     """Whether this version would take the grid point into a sweep."""
     if point.strategy == UNPRUNED:
         return True
-    return catalog.get(point.strategy).check(dict(point.params), layer=point.layer, rank=point.rank) is None
+    strategy, params = catalog.get(point.strategy), dict(point.params)
+    return evidence.complaint(strategy, params, layer=point.layer, rank=point.rank) is None
 
 
 def _here(experiment: Experiment, model: str | None, base: str | None, data: str | None) -> EngineSpec:
@@ -238,7 +241,7 @@ def _choice_complaint(mask: object, slow: SlowAnswer, allowed: Tolerance) -> str
     bound = max(1, int(allowed.kept * count))
     own, other = int.from_bytes(mask, "big"), int.from_bytes(slow.kept_mask, "big")
     swapped = max((own & ~other).bit_count(), (other & ~own).bit_count())
-    return f"{swapped} of {count} kept tokens are others (allowed: {bound})" if swapped > bound else None
+    return f"{swapped} of {count} kept tokens differ (allowed: {bound})" if swapped > bound else None
 
 
 def _indices(mask: bytes) -> Tensor:
@@ -248,4 +251,4 @@ def _indices(mask: bytes) -> Tensor:
 def _verdict_complaints(cell: Any, verdict: Any) -> Iterator[str]:
     stored = cell["score"] if cell["score"] == cell["score"] else float(cell["correct"])
     if bool(cell["correct"]) != verdict.correct or abs(stored - float(verdict.score)) > 1e-9:
-        yield f"the answer {cell['answer'][:40]!r} is judged {stored:g}, by the rule {float(verdict.score):g}"
+        yield f"the answer {cell['answer'][:40]!r} is judged {stored:g}, and the rule gives {float(verdict.score):g}"

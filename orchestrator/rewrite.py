@@ -1,6 +1,6 @@
 """An experiment's cells under another address, in a new directory: of an older format, or judged again. No model runs.
 
-The original stays as it is. What is damaged in it is left out and said; `saccade run` computes it again.
+The original stays as it is. What is damaged in it is left out and reported; `saccade run` computes it again.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ def migrate(source: Path, out: Path, assume_current: bool = False) -> Rewritten:
     sources = experiment.meta["sources_hash"]
     if sources not in SAME_RULES and not assume_current:
         raise StoreError(
-            f"{source}: was last written by sources {sources or 'unknown'}, and whether those asked and judged as this "
-            "version does is not known; if you know it, give --assume-current, else run the sweep again with another "
-            "--out"
+            f"{source}: was last written by another version (sources {sources or 'unknown'}), which may have asked and "
+            "judged otherwise; if you know that it did not, give --assume-current, else run the sweep again with "
+            "another --out"
         )
     task = experiment.spec.task
     parts = experiment.meta["context_parts"] | {

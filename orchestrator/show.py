@@ -72,7 +72,7 @@ def show_plan(console: Console, prepared: Prepared, plan: Plan, folder: Path, st
         ("disk", f"about {size_text(plan.bytes_on_disk)} in {folder}"),
     ]
     if stops is not None:
-        rows.append(("racing", f"{rule_text(stops.rule)}; the work shown is the most it can be"))
+        rows.append(("racing", f"{rule_text(stops.rule)}; the work shown is an upper limit"))
     if spec.engine.measure.spectra or spec.engine.measure.quality:
         rows.append(("measures", _measures_text(prepared)))
     for row in rows:
@@ -103,7 +103,7 @@ def cells_text(plan: Plan, stops: Stops | None) -> str:
 def rule_text(rule: RacingRule) -> str:
     rival = "the best" if rule.against == "best" else "the un-pruned model"
     margin = f" by more than {rule.margin:g}" if rule.margin else ""
-    return f"points stop that are behind {rival}{margin}; chance of any wrong stop at most {rule.alpha:g}"
+    return f"points that fall behind {rival}{margin} stop; the chance of any wrong stop is at most {rule.alpha:g}"
 
 
 def show_stops(console: Console, stops: Stops, labels: dict[str, str]) -> None:
@@ -184,10 +184,12 @@ def _warn(console: Console, text: str, labels: pd.Series) -> None:
 
 
 def show_status(console: Console, experiment: Experiment, driver: str | None = None) -> None:
-    """Args:
-    console: Where to print.
-    experiment: That is asked about.
-    driver: Who writes there now, as `location.driver_of` says it.
+    """Say how far an experiment is, and what failed.
+
+    Args:
+        console: Where to print.
+        experiment: That is asked about.
+        driver: Who writes there now, as `location.driver_of` says it.
     """
     cells = experiment.whole()
     samples = experiment.meta["samples"]

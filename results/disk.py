@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from results.removal import remove
-from workers.complaint import Complaint
+from strategies.errors import SaccadeError
 
 LOCK = ".driver.json"  # see ``lock.py``
 
 
-class StoreError(Complaint):
+class StoreError(SaccadeError):
     """A directory cannot be used as an experiment. The message names the place and the remedy; exit code 2."""
 
 

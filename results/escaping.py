@@ -42,7 +42,7 @@ def markdown_cell(text: str) -> str:
 
 
 def terminal_text(text: str) -> str:
-    """Text whose control characters, which colour a terminal or move its cursor, are written out: ``\\x1b``."""
+    r"""Text whose control characters, which colour a terminal or move its cursor, are written out: ``\x1b``."""
     return CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 

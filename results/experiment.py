@@ -47,6 +47,7 @@ from results.tables import (
     samples_table,
     write_table,
 )
+from strategies.errors import UsageError
 from workers.tasks.base import Sample
 from workers.work import EngineSpec, GridPoint, UnitOutcome, WorkUnit, content_key
 
@@ -58,10 +59,12 @@ class Experiment:
     """An experiment directory: open one to read it, create one to write to it."""
 
     def __init__(self, path: Path, meta: dict[str, Any], samples: Sequence[Sample] | None = None) -> None:
-        """Args:
-        path: Directory.
-        meta: What its sweep.yaml says.
-        samples: Of the sweep, where they are known; else those of samples.parquet count, read when they are needed.
+        """Take what `open` and `create` have read; use those.
+
+        Args:
+            path: Directory.
+            meta: What its sweep.yaml says.
+            samples: Of the sweep, where they are known; else those of samples.parquet count, read when they are needed.
         """
         self.path = path
         self._own = None if samples is None else _frame(samples_table(samples))
@@ -292,7 +295,7 @@ class Experiment:
     ) -> pd.DataFrame:
         wanted = list(schema.names) if columns is None else columns
         if unknown := [name for name in wanted if name not in schema.names]:
-            raise ValueError(f"no column {unknown[0]!r} in {folder}; there are {', '.join(schema.names)}")
+            raise UsageError(f"no column {unknown[0]!r} in {folder}; there are {', '.join(schema.names)}")
         needed = list(dict.fromkeys(["context", "source", "point", "sample", *wanted]))
         wanted_rows = [("point", points), ("sample", samples)]
         rows = [(name, "in", list(names)) for name, names in wanted_rows if names is not None]

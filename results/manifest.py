@@ -33,8 +33,7 @@ class Manifest:
     versions: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.sources) != len(self.points):
-            raise ValueError(f"{len(self.points)} points but {len(self.sources)} sources")
+        assert len(self.sources) == len(self.points), f"{len(self.points)} points but {len(self.sources)} sources"
 
     @property
     def parts(self) -> dict[str, str | int | bool]:

@@ -13,14 +13,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from workers.complaint import Complaint
+from strategies.errors import SaccadeError
 
 KEY = b"saccade"
 MARK = b"sha256 of this file with noughts here: "
 NOUGHTS = b"0" * 64
 
 
-class DamagedError(Complaint):
+class DamagedError(SaccadeError):
     """A file is not what was written. The message says why, without a remedy and without the file's name."""
 
 

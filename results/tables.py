@@ -204,7 +204,7 @@ def _completed(table: pa.Table, wanted: pa.Schema, dictionaries: Sequence[str] =
             table = table.add_column(place, wanted.field(name), pa.nulls(len(table), wanted.field(name).type))
     table = table.select(wanted.names)
     if holes := [name for name in wanted.names if name not in HOLES and table[name].null_count]:
-        raise ValueError(f"a value is missing in column {holes[0]}")
+        raise DamagedError(f"a value is missing in column {holes[0]}")
     types = [table.schema.field(field.name) if field.name in dictionaries else field for field in wanted]
     return table.cast(pa.schema(types, table.schema.metadata))
 

@@ -21,9 +21,11 @@ class Written:
     """Files of a folder as they are written, in place of those that an earlier writer left."""
 
     def __init__(self, folder: Path, is_ours: Callable[[str], bool]) -> None:
-        """Args:
-        folder: In an experiment.
-        is_ours: Whether only we give a file this name: decides where there is no list, from before there was one.
+        """Look after a folder; nothing is written yet.
+
+        Args:
+            folder: In an experiment.
+            is_ours: Whether only we give a file this name: decides where there is no list, from before there was one.
         """
         self.folder = folder
         self.files: dict[str, str] = {}  # by name: the digest of what was written

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from workers.complaint import Complaint
+from strategies.errors import SaccadeError
 
 MAX_BYTES = 64 * 2**20  # 3,000 grid points take 1 MB in an experiment's sweep.yaml
 MAX_DEPTH = 64  # a sweep has 5; libyaml's composer overruns the stack at some 10,000
@@ -21,7 +21,7 @@ NO_TEXT = frozenset(map(chr, (0, *range(0xD800, 0xE000))))  # no file name, no f
 _FAST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where there is one: 3,000 points take a second
 
 
-class YamlError(Complaint):
+class YamlError(SaccadeError):
     """A text is not YAML that we take. The message is one line and says where, without the file's name."""
 
 

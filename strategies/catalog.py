@@ -38,11 +38,12 @@ from strategies import (
     merging,
     text_weighted,
 )
+from strategies.errors import UsageError
 from strategies.limits import Range as Range  # known here since the first strategy
 from strategies.scores import descending_order
 from strategies.stages import Stage
 from strategies.suggestion import near
-from strategies.view import ATTENTION, Evidence, TokenView
+from strategies.view import Evidence, TokenView
 
 Positions = Literal["keep", "compact"]
 Layers = Literal["any", "input"]
@@ -50,7 +51,7 @@ REQUIRED = inspect.Parameter.empty
 FOLDER = Path(__file__).parent
 
 
-class UnknownStrategy(ValueError):
+class UnknownStrategy(UsageError):
     """No strategy has this name. The message suggests a near one."""
 
 
@@ -63,7 +64,7 @@ class Strategy:
     order: Callable[..., Tensor] | None = None  # view, keep, *, params -> (keep,) int64, first choice first
     select: Callable[..., Tensor] | None = None  # view, keep, *, params -> (keep,) int64 ascending
     schedule: Callable[..., tuple[Stage, ...]] | None = None  # layer, rank, *, params -> stages; needs nothing itself
-    needs: frozenset[Evidence] = frozenset()
+    needs: frozenset[str] = frozenset()  # names of evidence: `Evidence`, and all that workers/evidence.py provides
     positions: Positions = "keep"  # position ids of what is kept: the original ones, or renumbered without gaps
     layers: Layers = "any"  # input: only before the first decoder layer
     fixed_rank: int | None = None  # the method itself says how many tokens stay
@@ -100,10 +101,6 @@ class Strategy:
         content = b"".join(file.read_bytes() for file in sorted(files))
         return hashlib.sha256(content + traits.encode()).hexdigest()[:16]
 
-    @property
-    def reads_attention(self) -> bool:
-        return bool(self.needs & ATTENTION)
-
     def check(
         self,
         params: Mapping[str, Any],
@@ -114,6 +111,8 @@ class Strategy:
         heads: int | None = None,
     ) -> str | None:
         """Say in one line what is wrong; None where nothing is. What is not given is not checked.
+
+        Whether there is what it reads, at that layer, `workers.evidence.complaint` says.
 
         Args:
             params: values for the function's keyword-only parameters.
@@ -144,9 +143,6 @@ class Strategy:
             stages = self.stages(layer, sys.maxsize if rank is None else rank, params)
         except ValueError as error:
             return str(error)
-        if any(stage.layer == 0 and get(stage.strategy).reads_attention for stage in stages):
-            # FastV's code draws at random there; a draw under a method's name would be taken for the method's.
-            return f"layer: {self.name} reads attention, which there is from layer 1 on; at layer 0 take `random`"
         late = [stage for stage in stages if layers is not None and stage.layer > layers]
         if late:
             return f"strategy '{self.name}' has a stage at layer {late[0].layer}, above the model's {layers} layers"

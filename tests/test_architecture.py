@@ -30,6 +30,8 @@ HOMES = {
         "workers/embedded/architecture.py",
         "workers/embedded/forward.py",
     },
+    "huggingface_hub": {"workers/checkpoints/hub.py"},
+    "cuda": {"workers/nvrtc.py"},
     "plotly": {"dashboards/figures.py", "dashboards/charts.py", "dashboards/report.py"},
     "matplotlib": {"dashboards/plots.py"},
 }

@@ -29,7 +29,7 @@ def resolved(sweep, model, **changes):
 
 
 def test_forms_are_told_apart(sweep, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     clip = forms.snapshot(tmp_path / "hub", "openai/clip-vit-large-patch14-336", "1" * 40, forms.tower)
     own = forms.original(tmp_path / "own", "openai/clip-vit-large-patch14-336")
     base = forms.vicuna(tmp_path / "vicuna")
@@ -59,7 +59,7 @@ def test_forms_are_told_apart(sweep, tmp_path, monkeypatch):
 
 
 def test_one_clear_line_and_exit_code_2(sweep, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     assert refuse("plan", sweep, "--model", "a/b").endswith(
         "`hf download a/b` fetches it; or give a checkpoint directory"
     )

@@ -179,7 +179,7 @@ class TestRayPool:
     def test_other_sources_on_a_worker_are_refused(self, spec):
         with (
             RayPool(spec, PoolOptions(engine=stub_engine.OtherSources, workers=1)) as pool,
-            pytest.raises(PoolError, match="a worker on node-7 runs other sources of strategies/ and workers/"),
+            pytest.raises(PoolError, match="a worker on node-7 runs another version of strategies/ and workers/"),
         ):
             list(pool.results(UNITS))
 

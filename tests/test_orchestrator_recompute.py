@@ -68,7 +68,7 @@ def test_true_cells_are_what_transformers_answers(computed):
     (finding,) = found.findings()
     assert finding.well
     assert "42 of 42 cells" in finding.text
-    assert "met one with 100.0 %" in finding.text
+    assert "was 100.0 %" in finding.text
 
 
 def forge_verdicts(frame: pd.DataFrame) -> None:
@@ -95,7 +95,7 @@ def forge_masks(frame: pd.DataFrame) -> None:
         ("cells", CELLS, forge_verdicts, "is judged"),
         ("cells", CELLS, forge_logits, "a first-token logit is off by 0.5"),
         ("cells", CELLS, forge_answers, "the answer is 'nonsense', computed"),
-        ("kept", KEPT, forge_masks, "kept tokens are others (allowed: 1)"),
+        ("kept", KEPT, forge_masks, "kept tokens differ (allowed: 1)"),
     ],
 )
 def test_forged_cells_are_found(copied, folder, schema, forge, words):
@@ -112,7 +112,7 @@ def test_random_draws_that_an_earlier_version_called_fastv_are_left_aside_and_na
     experiment.points = tuple(replace(p, layer=0) if p.strategy == "fastv" else p for p in experiment.points)
     found = recompute(experiment, 10_000, seed=0)
     assert (found.drawn, found.cells, found.refused) == (30, 30, ("fastv layer=0 rank=3", "fastv layer=0 rank=8"))
-    assert any("left aside: fastv layer=0 rank=3 and 1 others" in finding.text for finding in found.findings())
+    assert any("not checked: fastv layer=0 rank=3 and 1 others" in finding.text for finding in found.findings())
 
 
 def test_cells_of_another_model_are_not_compared_but_refused(copied, small_checkpoint, tmp_path):
@@ -129,7 +129,7 @@ def test_the_command_says_what_it_drew_and_with_what_chance_it_finds(computed, c
     good = runner.invoke(app, ["verify", str(computed), "--recompute", "5", "--seed", "7"])
     assert good.exit_code == 0, good.output
     assert "5 of 5 cells drawn at random (--seed 7) are what transformers answers" in good.output
-    assert "had 1 of the 42 cells been forged or stale, this would have met one with 11.9 %" in good.output
+    assert "if 1 of the 42 cells were forged or stale, the chance to draw one of them was 11.9 %" in good.output
     rewrite(copied, "cells", CELLS, forge_answers)
     bad = runner.invoke(app, ["verify", str(copied), "--recompute", "42"])
     assert bad.exit_code == 2

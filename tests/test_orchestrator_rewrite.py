@@ -55,7 +55,7 @@ def test_an_older_format_is_read_and_migrated_without_losing_a_cell(same_data, t
     assert len(old.cells()) == 39 * len(POINTS)
     with pytest.raises(StoreError, match=r"has format 1, whose cells .* `saccade migrate .*x --out .*x.2` makes"):
         check_target(old.path, todays())
-    with pytest.raises(StoreError, match=r"last written by sources 5eed.*give --assume-current"):
+    with pytest.raises(StoreError, match=r"another version \(sources 5eed\).*give --assume-current"):
         migrate(old.path, tmp_path / "new")
     result = migrate(old.path, tmp_path / "new", assume_current=True)
     assert (result.cells, result.notes) == (39 * len(POINTS), ())

@@ -169,9 +169,11 @@ def test_numbers_are_compared_with_the_model(tmp_path):
          "name: 'a b' names a directory: use letters, digits, '.', '_' and '-'"),
         (f"{HEAD}task: 3\ngrid: [{{strategy: cutoff, layer: 2}}]\n", "task: 3 is neither a name nor a mapping"),
         (f"{HEAD}grid: [{{strategy: [random, fastv, l2_norm], layer: 0, rank: 4}}]\n",
-         "grid[0].layer: fastv reads attention, which there is from layer 1 on; at layer 0 take `random`"),
+         "grid[0].layer: fastv reads the attention of the prompt's last token, which there is from layer 1 on; "
+         "at layer 0 take `random`"),
         (f"{HEAD}grid: [{{strategy: himap, layer: 0, rank: 288}}]\n",
-         "grid[0].layer: himap reads attention, which there is from layer 1 on; at layer 0 take `random`"),
+         "grid[0].layer: himap reads the attention of the question's words, which there is from layer 1 on; "
+         "at layer 0 take `random`"),
         (f"{HEAD}grid: [{{strategy: [], layer: 2}}]\n", "grid[0].strategy: is an empty list"),
         (f"{HEAD}grid: [{{strategy: cutoff, layer: true}}]\n",
          "grid[0].layer: True is not a whole number, a list of them, or a range such as 2..L"),

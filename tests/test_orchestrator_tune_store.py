@@ -122,7 +122,7 @@ def test_named_callbacks_hear_every_trial_live_and_a_failing_one_is_left_out(tmp
     )
     _, warning = follow(tmp_path / "x", points, until=SAMPLES, callbacks=callbacks)
     assert warning is not None
-    assert "Failing failed in on_trial_result and hears no more (ZeroDivisionError: division by zero)" in warning
+    assert "Failing failed in on_trial_result and is told nothing more (ZeroDivisionError: division by zero)" in warning
     heard = [json.loads(line) for line in (tmp_path / "heard.jsonl").read_text().splitlines()]
     assert heard[0] == ["setup", len(points)]
     assert heard[-1] == ["end", len(points)]

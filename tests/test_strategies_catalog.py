@@ -148,19 +148,6 @@ def test_parameter_limits():
     assert "not a number" in Range(0, 1).complaint("x")
 
 
-@pytest.mark.parametrize("name", sorted(CATALOG))
-def test_what_reads_attention_begins_after_a_layer(name):
-    """No draw at random under a method's name; a method of several stages counts by its first."""
-    strategy = get(name)
-    params = {"ablation": {"heads_kept": 2}}.get(name, {})
-    complaint = strategy.check(params, layer=0, rank=100)
-    if strategy.reads_attention or name == "himap":
-        assert complaint == f"layer: {name} reads attention, which there is from layer 1 on; at layer 0 take `random`"
-        assert strategy.check(params, layer=1, rank=100) is None
-    else:
-        assert complaint is None
-
-
 def test_ties_go_to_the_lower_index():
     scores = torch.tensor([1.0, 3.0, 3.0, 0.0, 3.0])
     assert descending_order(scores).tolist() == [1, 2, 4, 0, 3]

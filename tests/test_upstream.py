@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import LlavaNextModel
 
 from orchestrator.tune.trial_records import PENDING, STATE, TrialStates, _metadata, make_trials
-from workers.families.catalog import open_checkpoint
+from workers.families.catalog import open_checkpoint, parts_of
 from workers.families.llava.loading import load_llava
 from workers.layer_calls import cache_of, check_calls
 from workers.work import GridPoint, ModelSpec
@@ -96,6 +97,27 @@ def test_transformers_image_features(llava):
     shapes = [tuple(one.shape) for one in features]
     words = moved("transformers", "get_image_features(...).pooler_output", "workers/families/llava/model.py")
     assert shapes == [(llava.visual_tokens, llava.decoder.module.config.hidden_size)] * 2, words
+
+
+def test_transformers_tower(llava):
+    """What stands between the layers of CLIP's tower, asked for as a whole, and as its layers hand it on."""
+    words = moved("transformers", "the layers of CLIP's tower", "workers/families/llava/tower.py, workers/patch.py")
+    parts, entered, left = parts_of(llava.module), [], []
+    handles = [layer.register_forward_pre_hook(lambda _, args: entered.append(args[0])) for layer in parts.tower_layers]
+    handles += [parts.tower_layers[-1].register_forward_hook(lambda _, args, out: left.append(out))]
+    side = llava.config.image_size
+    pixels = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    made = llava.module.model.get_image_features(pixel_values=pixels, output_hidden_states=True)
+    for handle in handles:
+        handle.remove()
+    assert len(made.hidden_states) == len(parts.tower_layers) + 1, words
+    for theirs, ours in zip(made.hidden_states, [*entered, *left], strict=True):
+        assert torch.equal(theirs, ours), words
+    attention = parts.tower_layers[0].self_attn
+    assert attention.scale == attention.head_dim**-0.5, words
+    assert inspect.signature(LlavaNextModel.pack_image_features).parameters.keys() == {
+        "self", "image_features", "image_sizes", "vision_feature_select_strategy", "image_newline"
+    }, words  # fmt: skip
 
 
 def test_transformers_empty_model(small_checkpoint):

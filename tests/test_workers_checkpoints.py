@@ -15,14 +15,12 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from huggingface_hub import snapshot_download
 from PIL import Image
 from safetensors.torch import save_file
 from sentencepiece import SentencePieceProcessor
 from transformers import LlamaConfig, LlamaForCausalLM, LlavaForConditionalGeneration, LlavaProcessor
 
 import checkpoint_forms as forms
-from workers.checkpoints.hub import cache_folder
 from workers.checkpoints.tokenizer import PROBE, chat_template, check_tokenizer
 from workers.engine import Engine
 from workers.families.catalog import open_checkpoint
@@ -182,7 +180,7 @@ def test_a_tokenizer_that_this_transformers_makes_wrongly_is_refused_by_its_file
         def __call__(self, text, add_special_tokens):
             return {"input_ids": SentencePieceProcessor(model_proto=forms.sentencepiece_model()).encode(text)[1:]}
 
-    words = r"tokenizer.model: transformers 5.* makes a Loses of it, and sentencepiece .* other ids, first \["
+    words = r"tokenizer.model: Loses of transformers 5.* and sentencepiece .* give different ids, first \["
     with pytest.raises(ModelError, match=words) as caught:
         check_tokenizer(Loses(), checkpoint.tokenizer, 32000, None)
     assert "tokenizer.json and" not in str(caught.value)
@@ -364,15 +362,12 @@ COMMIT = "8c85e9a4d626b7b908448be32c1ba5ad79b95e76"
 
 
 def test_hub_ids_are_found_in_the_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     kept = forms.snapshot(tmp_path, "llava-hf/llava-1.5-7b-hf", COMMIT, forms.hugging_face)
     for name in ("llava-hf/llava-1.5-7b-hf", f"llava-hf/llava-1.5-7b-hf@{COMMIT}", "llava-hf/llava-1.5-7b-hf@main"):
         checkpoint = open_checkpoint(ModelSpec(path=name))
         assert checkpoint.folder == kept  # the commit, whatever main will be tomorrow
         checkpoint.check()
-    # huggingface_hub finds the same folder.
-    assert snapshot_download("llava-hf/llava-1.5-7b-hf", cache_dir=tmp_path, local_files_only=True) == str(kept)
 
     forms.snapshot(tmp_path, "openai/clip-vit-large-patch14-336", "1" * 40, forms.tower)
     own = forms.snapshot(
@@ -392,7 +387,7 @@ def test_hub_ids_are_found_in_the_cache(monkeypatch, tmp_path):
 
 
 def test_what_is_not_in_the_cache_comes_with_the_command(monkeypatch, tmp_path, made):
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert "`hf download a-b/c_d.e --revision v1.5` fetches it" in message_of("a-b/c_d.e@v1.5")
     folder = forms.original(tmp_path / "own", "openai/clip-vit-large-patch14-336")
     assert message_of(folder) == (
@@ -412,21 +407,24 @@ def test_what_is_not_in_the_cache_comes_with_the_command(monkeypatch, tmp_path, 
     )
 
 
-@pytest.mark.parametrize(
-    ("variables", "folder"),
-    [
-        ({"HF_HUB_CACHE": "/a/b"}, "/a/b"),
-        ({"HF_HOME": "/h"}, "/h/hub"),
-        ({"XDG_CACHE_HOME": "/x"}, "/x/huggingface/hub"),
-        ({}, str(Path.home() / ".cache/huggingface/hub")),
-    ],
-)
-def test_the_cache_is_where_hugging_face_has_it(monkeypatch, variables, folder):
-    for name in ("HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert str(cache_folder()) == folder
+def test_a_snapshot_needs_only_what_a_checkpoint_reads(monkeypatch, tmp_path):
+    """`hf download` notes all files of a commit, and takes those alone that it is asked for."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    kept = forms.snapshot(tmp_path, "org/part", COMMIT, forms.hugging_face)
+    trees = kept.parent.parent / "trees"
+    trees.mkdir()
+    listed = {"format_version": 1, "files": {"README.md": {"size": 1, "blob_id": "0"}}}
+    (trees / f"{COMMIT}.json").write_text(json.dumps(listed))
+    assert open_checkpoint(ModelSpec(path="org/part")).folder == kept
+
+
+@pytest.mark.parametrize("name", ["org/a--b", "org/a..b", f"org/{'a' * 99}", "org/half", "org/half@refs"])
+def test_a_name_that_the_hub_cannot_have_is_one_line(monkeypatch, tmp_path, name):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert "`hf download org/" in message_of(name)  # there is no cache
+    forms.snapshot(tmp_path / "hub", "org/half", COMMIT, lambda folder: folder.mkdir(parents=True))
+    (tmp_path / "hub/models--org--half/refs/main").write_bytes(b"\xff")
+    assert "`hf download org/" in message_of(name)
 
 
 # Words
@@ -518,7 +516,7 @@ def test_tokenizers_that_disagree_are_refused(made, tmp_path):
     vocabulary, merges = tokenizer["model"]["vocab"], tokenizer["model"]["merges"]
     tokenizer["model"]["merges"] = merges[: len(merges) // 2]
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    assert "tokenizer.json and tokenizer.model give other ids, first [" in message_of(folder)
+    assert "tokenizer.json and tokenizer.model give different ids, first [" in message_of(folder)
     (folder / "tokenizer.model").unlink()
     load_llava(ModelSpec(path=str(folder)), "cpu")  # the user's choice
     (folder / "tokenizer.model").write_bytes(b"\x0a\x03abc")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.cost import cost, fastv, kv_bytes, swiglu, visual_by_layer
+from workers.cost import attention_flop, cost, fastv, kv_bytes, swiglu, visual_by_layer
 from workers.families.catalog import open_checkpoint
 from workers.families.config import ModelConfig, ModelError, VisionConfig
 from workers.work import ModelSpec
@@ -102,7 +102,7 @@ def test_vision_tower_and_selector_are_separate():
     patches = 2 * 576 * 3 * 14 * 14 * 1024
     assert seven_b().vision_tflop == pytest.approx((tower + projector + patches) / 1e12, rel=1e-12)
     assert seven_b().selector_tflop == 0
-    probed = seven_b((2, 128), probed={1: 1})
+    probed = seven_b((2, 128), selector_flop=attention_flop(SEVEN_B, 1, 691))
     assert probed.selector_tflop == pytest.approx(2 * 4096 * 691 / 1e12)
     assert replace(probed, selector_tflop=0.0) == seven_b((2, 128))
 

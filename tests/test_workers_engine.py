@@ -20,6 +20,7 @@ from strategies.heads import HeadProbability, HeadRule
 from strategies.queries import QueryRule
 from workers.encoding import encode_sample
 from workers.engine import Engine
+from workers.evidence import complaint
 from workers.memory import footprint
 from workers.work import DeviceLostError, EngineSpec, GridPoint, ModelSpec, TaskSpec, WorkUnit, unpruned_point
 
@@ -98,7 +99,7 @@ def any_point(draw, layers: int, visual: int, heads: int) -> GridPoint:
     """Any strategy of the catalog at any layer and rank that it admits, with drawn parameters."""
     strategy = CATALOG[draw(st.sampled_from(sorted(CATALOG)))]
     last = layers - 1 if strategy.name == "himap" else layers  # its second stage needs a later layer
-    first = 0 if strategy.name != "himap" and not strategy.reads_attention else 1
+    first = 0 if complaint(strategy, {}, layer=0) is None else 1
     layer = 0 if strategy.layers == "input" else draw(st.integers(first, last))
     rank = draw(st.integers(0, visual)) if strategy.fixed_rank is None else strategy.fixed_rank
     params: dict = {}
@@ -141,7 +142,7 @@ def test_every_strategy_equals_naive(deeper_engine, name):
     strategy = CATALOG[name]
     deeper_engine.micro_batch = 2
     params = {"ablation": {"heads_kept": 2}, "himap": {"second_layer": 3, "second_rank": 2}}.get(name, {})
-    layers = [layer for layer in (0, 1, 2) if strategy.check(params, layer=layer) is None]
+    layers = [layer for layer in (0, 1, 2) if complaint(strategy, params, layer=layer) is None]
     ranks = (2, 7, 15) if strategy.fixed_rank is None else (strategy.fixed_rank,)
     points = [
         GridPoint(strategy=name, layer=layer, rank=rank, params=tuple(params.items()))
@@ -200,7 +201,7 @@ def test_answers_that_end_at_different_steps(tmp_path, small_scienceqa, seed):
         GridPoint(strategy=name, layer=layer, rank=rank)
         for name in ("fastv", "random")
         for layer in (0, 1, 3)
-        if CATALOG[name].check({}, layer=layer) is None
+        if complaint(CATALOG[name], {}, layer=layer) is None
         for rank in (0, 4)
     ]
     points.append(GridPoint(strategy="l2_norm", layer=0, rank=5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import kernels_on_cpu
 from strategies.rank import effective_rank, numerical_rank
 from workers import singular
+from workers.nvrtc import CudaBuildError, _compile
 from workers.singular import Build, singular_values
 
 needs_compiler = pytest.mark.skipif(kernels_on_cpu.compiler() is None, reason="needs a C++ compiler")
@@ -150,3 +152,9 @@ def test_the_sizes_here_are_those_of_the_source():
     source = singular.SOURCE.read_text(encoding="utf-8")
     for name in ("BAND", "BISECT_THREADS", "COLUMN", "SWEEPS"):
         assert f"#define {name} {getattr(singular, name)}" in source
+
+
+def test_an_older_torch_is_told_what_the_kernels_need(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)  # as if it were not installed
+    with pytest.raises(CudaBuildError, match="needs cuda-bindings, which torch brings since"):
+        _compile(singular.SOURCE, [])

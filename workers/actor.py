@@ -20,10 +20,12 @@ class EngineActor:
     """Loads once, then answers units. It computes only: what it returns is written by the driver."""
 
     def __init__(self, spec: EngineSpec, device: str | None = None, threads: int | None = None) -> None:
-        """Args:
-        spec: model, benchmark, prompt and scoring.
-        device: as torch names it; None takes the GPU that was given to this process, else the CPU.
-        threads: CPU threads of torch in this process; None leaves torch's choice.
+        """Load model and benchmark.
+
+        Args:
+            spec: model, benchmark, prompt and scoring.
+            device: as torch names it; None takes the GPU that was given to this process, else the CPU.
+            threads: CPU threads of torch in this process; None leaves torch's choice.
 
         Raises:
             ModelError, DataError: files are missing or broken.

@@ -169,8 +169,10 @@ def probabilities(
     Returns:
         (H, Q, S) float32, keys in the order of the sequence's tokens.
     """
-    own = packing.own(sequence)
-    return _softmax_rows(query_RHE[own.stop - queries : own.stop], gather(key_RGE, packing.keys(sequence)), scale)
+    own, keys = packing.own(sequence), packing.keys(sequence)
+    whole = queries > sequence.rows  # some of them are the prefix's
+    query_QHE = gather(query_RHE, keys)[-queries:] if whole else query_RHE[own.stop - queries : own.stop]
+    return _softmax_rows(query_QHE, gather(key_RGE, keys), scale)
 
 
 def visual_block(query_RHE: Tensor, key_RGE: Tensor, packing: Packing, sequence: TokenSequence, scale: float) -> Tensor:

@@ -8,10 +8,11 @@ Norms, softmax, rotary positions and activations are left out, as everywhere. On
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from strategies.errors import UsageError
 from workers.families.config import ModelConfig
 
 TERA = 1e12
@@ -24,7 +25,7 @@ class Cost:
     prefill_tflop: float  # decoder and head's last row; neither vision tower nor selector
     decode_tflop: float  # the first decoded token; each later one attends to one key more
     vision_tflop: float  # tower and projector; 0 for a sample without an image, NaN where images have several tiles
-    selector_tflop: float  # rows of attention that the strategy reads; work on hidden states is not counted
+    selector_tflop: float  # of the evidence that the strategy reads; what it makes of it is not counted
     flops_ratio: float  # of prefill_tflop
     fastv_ratio: float  # 4nd^2 + 2n^2d + 2ndm
     swiglu_ratio: float  # 4nd^2 + 2n^2d + 3ndm
@@ -68,7 +69,7 @@ def cost(
     visual: Sequence[int],
     text: Any,
     image_tokens: int,
-    probed: Mapping[int, int] | None = None,
+    selector_flop: Any = 0,
     value_bytes: int = 2,
 ) -> Cost:
     """Count one configuration on one sample.
@@ -78,16 +79,16 @@ def cost(
         system, text: tokens before and after the image; ``text`` may be an array of integers, for one cost of each.
         visual: visual tokens that each layer processes, as from ``visual_by_layer``.
         image_tokens: visual tokens before pruning; 0 for a sample without an image.
-        probed: layer (0-based) -> rows of attention read there by the strategy, all heads.
+        selector_flop: of the evidence that is read (``workers/evidence.py``); may be an array where ``text`` is one.
         value_bytes: of one key or value number, 2 in half precision.
 
     Raises:
-        ValueError: ``visual`` does not have one entry for each layer, or one is above the image's tokens.
+        UsageError: ``visual`` does not have one entry for each layer, or one is above the image's tokens.
     """
     if len(visual) != config.layers:
-        raise ValueError(f"visual has {len(visual)} entries, the model {config.layers} layers")
+        raise UsageError(f"visual has {len(visual)} entries, the model {config.layers} layers")
     if not all(0 <= count <= image_tokens for count in visual):
-        raise ValueError(f"visual tokens {min(visual)}..{max(visual)} are outside 0..{image_tokens}")
+        raise UsageError(f"visual tokens {min(visual)}..{max(visual)} are outside 0..{image_tokens}")
     tokens = [system + count + text for count in visual]
     unpruned = [system + image_tokens + text] * config.layers
     d, m = config.hidden, config.ffn
@@ -96,7 +97,7 @@ def cost(
         prefill_tflop=prefill / TERA,
         decode_tflop=_decode_flop(config, tokens) / TERA,
         vision_tflop=_vision_flop(config) / TERA if image_tokens else 0.0,
-        selector_tflop=sum(_probe_flop(config, rows, tokens[layer]) for layer, rows in (probed or {}).items()) / TERA,
+        selector_tflop=selector_flop / TERA,
         flops_ratio=prefill / _decoder_flop(config, unpruned),
         fastv_ratio=sum(fastv(n, d, m) for n in tokens) / sum(fastv(n, d, m) for n in unpruned),
         swiglu_ratio=sum(swiglu(n, d, m) for n in tokens) / sum(swiglu(n, d, m) for n in unpruned),
@@ -131,9 +132,20 @@ def _decode_flop(config: ModelConfig, tokens: Iterable[int]) -> int:
     return sum(_rows_flop(config, 1) + 2 * 2 * width * (n + 1) for n in tokens) + 2 * config.hidden * config.vocab
 
 
-def _probe_flop(config: ModelConfig, rows: int, keys: int) -> int:
-    """Scores of some rows over all the layer's keys; queries and keys themselves are there already."""
+def attention_flop(config: ModelConfig, rows: int, keys: Any) -> Any:
+    """Scores of some rows over all keys of a decoder layer; queries and keys themselves are there already."""
     return 2 * config.heads * config.head_dim * rows * keys
+
+
+def class_attention_flop(config: ModelConfig) -> float:
+    """Scores of the class token over all keys of a tower layer, which are computed again for it, as its query is.
+
+    NaN as ``vision_tflop`` is.
+    """
+    if config.vision is None or config.varies:
+        return math.nan
+    tokens, width = (config.image_size // config.patch_size) ** 2 + 1, config.vision.hidden
+    return 2 * (tokens + 1) * width**2 + 2 * tokens * width
 
 
 def _vision_flop(config: ModelConfig) -> float:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from workers.attention import Groups, attend_groups, make_groups
 from workers.decoder import Decoder
+from workers.families.config import ModelError
 from workers.prefill import Prefill
 from workers.sequences import Packing, to_device
 
@@ -42,7 +43,7 @@ def greedy(decoder: Decoder, start: Prefill, max_new_tokens: int, end_tokens: fr
     for step in range(1, max_new_tokens + 1):
         highest_N, tokens_N = logits_NC.max(dim=-1)
         if not highest_N.isfinite().all():
-            raise ValueError("the model's logits are not finite; try dtype bfloat16 or float32")
+            raise ModelError("the model's logits are not finite; try dtype bfloat16 or float32")
         tokens = tokens_N.tolist()
         for n, token in zip(running, tokens, strict=True):
             if n not in ended:

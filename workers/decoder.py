@@ -25,9 +25,11 @@ class Decoder:
     """The language model of a loaded model, layer by layer."""
 
     def __init__(self, module: Any, head: nn.Module) -> None:
-        """Args:
-        module: transformers' language model: ``embed_tokens``, ``layers``, ``norm``, ``rotary_emb``, ``config``.
-        head: from hidden states to logits.
+        """Fuse the projections of each layer.
+
+        Args:
+            module: transformers' language model: ``embed_tokens``, ``layers``, ``norm``, ``rotary_emb``, ``config``.
+            head: from hidden states to logits.
 
         Raises:
             ModelError: its feed-forward is of another kind.

@@ -10,8 +10,9 @@ from workers.work import TaskSpec
 
 
 def encode_sample(model: Model, sample: Sample, task: TaskSpec, image_mode: str) -> Encoded:
-    """Read a sample's image and tokenise its prompt: conversations as their authors do, the chat template as
-    transformers does.
+    """Read a sample's image and tokenise its prompt.
+
+    Conversations are tokenised as their authors do it, the chat template as transformers does.
 
     Raises:
         DataError: unknown conversation mode, or the image is missing, damaged or too large.

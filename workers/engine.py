@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from strategies import catalog
+from strategies.errors import UsageError
 from strategies.quality import diversity
+from workers import evidence
 from workers.decode import greedy
 from workers.encoding import encode_sample
 from workers.families.catalog import load_model
@@ -29,7 +31,7 @@ from workers.lanes import Lanes
 from workers.memory import DECODED_ALLOWANCE, ENOUGH_ROWS, budget_bytes, footprint
 from workers.nvrtc import CudaBuildError
 from workers.prefetch import ahead
-from workers.prefill import Prefill, embed_trunks, make_trunks, prefill
+from workers.prefill import Prefill, embed_trunks, input_rows, make_trunks, prefill
 from workers.sequences import TokenSequence
 from workers.singular import piece_bytes
 from workers.spectra import NoSpectrumError, SpectraRecorder, check_spectra
@@ -74,7 +76,7 @@ class Engine:
         self.letter_tokens = model.letter_tokens(LETTERS)
         with_image = [sample.id for sample in samples if sample.image is not None]
         if spec.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {spec.max_new_tokens}")
+            raise UsageError(f"max_new_tokens must be at least 1, got {spec.max_new_tokens}")
         check_spectra(spec.measure.spectra, model.config.layers)
         if spec.task.conversation == CHAT_TEMPLATE:
             model.chat("What is it?", image=True)  # a template that cannot be used is refused now, not once a sample
@@ -109,7 +111,7 @@ class Engine:
         """Answer every (sample, point) of a unit. A sample that fails becomes a record; the others go on.
 
         Raises:
-            ValueError: a point is none that this model can run: unknown strategy, parameter, layer or rank.
+            UsageError: a point is none that this model can run: unknown strategy, parameter, layer or rank.
             DeviceLostError: the GPU answers nothing any more; this process has to end.
         """
         self._check(unit.points)
@@ -135,12 +137,13 @@ class Engine:
             if point.strategy == UNPRUNED:
                 continue
             if point.layer > layers or point.rank > visual:
-                raise ValueError(f"{point.label}: the model has {layers} layers and {visual} visual tokens")
-            complaint = catalog.get(point.strategy).check(
-                dict(point.params), layer=point.layer, rank=point.rank, layers=layers, heads=self.model.config.heads
+                raise UsageError(f"{point.label}: the model has {layers} layers and {visual} visual tokens")
+            strategy, params = catalog.get(point.strategy), dict(point.params)
+            complaint = evidence.complaint(
+                strategy, params, layer=point.layer, rank=point.rank, layers=layers, heads=self.model.config.heads
             )
             if complaint:
-                raise ValueError(f"{point.label}: {complaint}")
+                raise UsageError(f"{point.label}: {complaint}")
 
     def _batches(self, unit: WorkUnit, failures: list[SampleFailure]) -> Iterator[list[PreparedSample]]:
         """Micro-batches of prepared samples: of fixed size, or as many as the device's memory takes."""
@@ -227,16 +230,25 @@ class Engine:
 
     def _answer(self, batch: Sequence[PreparedSample], points: Sequence[GridPoint]) -> _Part:
         prompts = [item.prompt for item in batch]
-        features = self.model.image_features(prompts)
+        needs = evidence.needed(points)
+        images = self.model.see(prompts, evidence.tower_readers(needs))
+        features = [image.features_VD if image else None for image in images]
         trunks = make_trunks(prompts)
         self._check_window(trunks)
+        hidden_RD = embed_trunks(self.model.decoder, trunks, prompts, features)
+        of_images = [image.evidence if image else {} for image in images]
+        if evidence.reads_input(needs):
+            rows = input_rows(hidden_RD, trunks)
+            of_images = [
+                {**image.evidence, **evidence.of_input(needs, own)} if image else {}
+                for image, own in zip(images, rows, strict=True)
+            ]
         seeds = [f"{self.spec.seed}|{item.sample.id}" for item in batch]
         measure = self.spec.measure
-        placement = Placement(trunks, points, seeds, measure.quality)
+        placement = Placement(trunks, points, seeds, of_images, measure.quality)
         names = {index: item.sample.id for index, item in enumerate(batch)}
         measured = {index: name for index, name in names.items() if name in self.spectra_samples}
         spectra = SpectraRecorder(self.model.decoder, measure.spectra, measured) if measured else None
-        hidden_RD = embed_trunks(self.model.decoder, trunks, prompts, features)
         start = prefill(self.model.decoder, hidden_RD, trunks, placement, spectra)
         answered = self._answers(start, trunks)
         keys = [point.key for point in points]

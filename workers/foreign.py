@@ -1,4 +1,4 @@
-"""Files of others, data and checkpoints: a name stays inside its folder, and what cannot be read is one line."""
+"""Files of others (data, checkpoints): no name leads out of its folder, and what cannot be read is told in one line."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 
-from workers.complaint import Complaint
+from strategies.errors import SaccadeError
 from workers.json_file import UnreadableError
 
 
-class OutsideError(Complaint):
+class OutsideError(SaccadeError):
     """A name that a file gives leads out of its folder, or is no file name. The message has no place and no remedy."""
 
 

@@ -20,22 +20,10 @@ from strategies import catalog
 from strategies.catalog import Strategy
 from strategies.quality import Concentration, concentration
 from strategies.stages import Stage
-from strategies.view import ATTENTION, Evidence, TokenView
-from workers.attention import probabilities, visual_block
+from workers import evidence
+from workers.packed_layer import LayerRead, PackedLayer
 from workers.sequences import Packing, RowMove, TokenSequence, fork, fork_rows
 from workers.work import UNPRUNED, GridPoint
-
-LAST_QUERIES = 5  # the longest window of last queries that a strategy reads where the text itself is shorter
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LayerRead:
-    """What the layer before a fork leaves for the strategies: its queries and keys."""
-
-    packing: Packing
-    query_RHE: Tensor
-    key_RGE: Tensor
-    scale: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,15 +48,24 @@ class Placement:
     """Which sequence answers which grid point of which sample, as the layers go by."""
 
     def __init__(
-        self, trunks: Sequence[TokenSequence], points: Sequence[GridPoint], seeds: Sequence[str], quality: bool = False
+        self,
+        trunks: Sequence[TokenSequence],
+        points: Sequence[GridPoint],
+        seeds: Sequence[str],
+        images: Sequence[Mapping[str, Tensor]],
+        quality: bool = False,
     ) -> None:
-        """Args:
-        trunks: one per sample of the micro-batch.
-        points: the grid, the same for all samples.
-        seeds: per sample a text that names run and sample, for strategies that draw.
-        quality: whether the concentration of the selection scores is recorded.
+        """Start with every grid point of a sample on the sample's own sequence.
+
+        Args:
+            trunks: one per sample of the micro-batch.
+            points: the grid, the same for all samples.
+            seeds: per sample a text that names run and sample, for strategies that draw.
+            images: per sample what was read of the vision tower and of the input, (V, ...) by name.
+            quality: whether the concentration of the selection scores is recorded.
         """
         self.seeds = seeds
+        self._images = images
         self.sequence_of = {(trunk.sample, index): trunk for trunk in trunks for index in range(len(points))}
         self.concentration: dict[tuple[int, int], Concentration] = {}  # (sample, point index): of the last stage
         self._quality = quality
@@ -145,8 +142,10 @@ class Placement:
                 yield _Choice(index, strategy, torch.arange(min(stage.rank, sequence.visual)), None)
                 continue
             groups[strategy, stage.params].append(index)
-        needs = frozenset[Evidence]().union(*(strategy.needs for strategy, _ in groups))
-        view = self._view(layer, sequence, needs, packing, hidden_RD, read)
+        needs = frozenset[str]().union(*(strategy.needs for strategy, _ in groups))
+        seed = draw_seed(self.seeds[sequence.sample], layer)
+        place = PackedLayer(sequence, packing, hidden_RD, read)
+        view = evidence.view(needs, place, self._images[sequence.sample], seed, hidden_RD.device)
         for (strategy, params), members in groups.items():
             ranks = [waiting[index].rank for index in members]
             chosen = strategy.choose(view, ranks, dict(params))
@@ -156,38 +155,6 @@ class Placement:
             for index, kept_K in zip(members, chosen, strict=True):
                 scores = None if scores_V is None else concentration(scores_V, waiting[index].rank)
                 yield _Choice(index, strategy, kept_K.cpu(), scores)
-
-    def _view(
-        self,
-        layer: int,
-        sequence: TokenSequence,
-        needs: frozenset[Evidence],
-        packing: Packing,
-        hidden_RD: Tensor,
-        read: LayerRead | None,
-    ) -> TokenView:
-        attention = text_attention = visual_attention = None
-        if needs & ATTENTION:
-            assert read is not None, "attention was asked for before the first layer"
-            whole_text = bool(needs & {Evidence.TEXT_ROWS, Evidence.TEXT_TO_TEXT})
-            queries = max(sequence.text, min(LAST_QUERIES, sequence.rows)) if whole_text else 1
-            rows_HQS = probabilities(read.query_RHE, read.key_RGE, read.packing, sequence, queries, read.scale)
-            attention = rows_HQS[:, :, sequence.system : sequence.system + sequence.visual]
-            if Evidence.TEXT_TO_TEXT in needs:
-                text_attention = rows_HQS[:, queries - sequence.text :, sequence.system + sequence.visual :]
-            if Evidence.VISUAL_ROWS in needs:
-                visual_attention = visual_block(read.query_RHE, read.key_RGE, read.packing, sequence, read.scale)
-        return TokenView(
-            visual=sequence.visual,
-            system=sequence.system,
-            text=sequence.text,
-            seed=draw_seed(self.seeds[sequence.sample], layer),
-            device=hidden_RD.device,
-            attention_HQV=attention,
-            text_attention_HTT=text_attention,
-            visual_attention_HVV=visual_attention,
-            hidden_states_VD=hidden_RD[packing.visual(sequence)] if Evidence.HIDDEN in needs else None,
-        )
 
 
 def _stages(point: GridPoint) -> tuple[Stage, ...]:

@@ -1,4 +1,4 @@
-"""JSON and text from files of others: bounded in size and depth, fit to be written again, every fault a line."""
+"""JSON and text from files of others: bounded in size and depth, text that can be written, any fault in one line."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from workers.complaint import Complaint
+from strategies.errors import SaccadeError
 
 MAX_BYTES = 4 * 2**30  # VQAv2's annotations of train have 0.4 GB
 MAX_DEPTH = 64  # the deepest published file that we read has 6
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # half of a pair, or both halves: the text tells
 
 
-class UnreadableError(Complaint):
+class UnreadableError(SaccadeError):
     """A file is not what it should be. The message names it and says why, without a remedy: the caller knows that."""
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from strategies.errors import UsageError
 from workers.encoding import encode_sample
 from workers.families.catalog import parts_of
 from workers.families.config import ModelError
@@ -125,16 +126,16 @@ def measure_latency(
         The un-pruned model, then the points in their order, each once.
 
     Raises:
-        ValueError: there is no prompt, one has no image, a number is out of range, or a point does not fit the model.
+        UsageError: there is no prompt, one has no image, a number is out of range, or a point does not fit the model.
     """
     for name, value, least in (("repeats", repeats, 1), ("warmup", warmup, 0), ("decode_tokens", decode_tokens, 1)):
         if value < least:
-            raise ValueError(f"{name} must be >= {least}, got {value}")
+            raise UsageError(f"{name} must be >= {least}, got {value}")
     if not prompts:
-        raise ValueError("there is no prompt with an image to measure")
+        raise UsageError("there is no prompt with an image to measure")
     bare = next((item.id for item in prompts if not item.prompt.images), None)
     if bare is not None:
-        raise ValueError(f"sample {bare} has no image, so that nothing can be pruned")
+        raise UsageError(f"sample {bare} has no image, so that nothing can be pruned")
     inputs = [model.inputs(item.prompt) for item in prompts]
     baseline = unpruned_point(model.config.layers, model.visual_tokens)
     others = [point for point in points if point.strategy != UNPRUNED]

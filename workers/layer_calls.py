@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+from workers.families.config import ModelError
+
 CACHE_NAMES = ("cache", "past_key_values")  # from 5.24 on, up to 5.23
 CACHE = "the key-value cache"  # stands for either name below
 
@@ -27,7 +29,7 @@ def check_calls(model: Any) -> None:
         model: a ``LlavaForConditionalGeneration``.
 
     Raises:
-        ValueError: names the module, what it lacks, and the remedy.
+        ModelError: names the module, what it lacks, and the remedy.
     """
     inner = model.model
     decoder = inner.language_model
@@ -42,7 +44,7 @@ def check_calls(model: Any) -> None:
         taken = inspect.signature(module.forward).parameters
         for name in wanted:
             if name not in taken and not (name == CACHE and any(other in taken for other in CACHE_NAMES)):
-                raise ValueError(
+                raise ModelError(
                     f"transformers {version('transformers')}: {type(module).__name__}.forward has no argument for "
                     f"{name}; this version of saccade does not know how it is called: `saccade doctor` says which "
                     "versions are tested"

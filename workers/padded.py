@@ -16,6 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from strategies.errors import UsageError
+from workers.sites import InputRows
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:
@@ -45,12 +48,21 @@ class Batch:
     def group(self, layer: int) -> Group:
         return next(group for group in reversed(self.groups) if group.first_layer <= layer)
 
+    def picture(self, sample: int, pictures: int) -> int | None:
+        """Which of the pictures given is a sample's; None where it has none. Copies of a sample (beams) share one."""
+        shown = [other for other, visual_V in enumerate(self.groups[0].visual) if len(visual_V)]
+        if sample not in shown:
+            return None
+        copies = max(1, len(shown) // max(1, pictures))
+        place = shown.index(sample) // copies
+        return place if place < pictures else None
+
 
 def new_batch(ids_BS: Tensor, mask_BS: Tensor | None, image_token: int, visual_tokens: int) -> Batch:
     """Read from token ids and attention mask where the images are.
 
     Raises:
-        ValueError: a sample has another number of image tokens than none or one image's, or not all in a row.
+        UsageError: a sample has another number of image tokens than none or one image's, or not all in a row.
     """
     batch, length = ids_BS.shape
     alive_BS = torch.ones_like(ids_BS, dtype=torch.bool) if mask_BS is None else mask_BS.to(ids_BS.device).bool()
@@ -63,7 +75,7 @@ def new_batch(ids_BS: Tensor, mask_BS: Tensor | None, image_token: int, visual_t
     counts, starts, lengths, system, straight = torch.stack(figures).tolist()  # the one wait for the device
     for sample, count in enumerate(counts):
         if count not in (0, visual_tokens) or not straight[sample]:
-            raise ValueError(
+            raise UsageError(
                 f"sample {sample} has {count} image tokens; pruned takes one image, {visual_tokens} tokens in a row"
             )
     whole = Group(
@@ -76,6 +88,17 @@ def new_batch(ids_BS: Tensor, mask_BS: Tensor | None, image_token: int, visual_t
     )
     text = tuple(n - v - s for n, v, s in zip(lengths, counts, system, strict=True))
     return Batch(system=tuple(system), text=text, length=length, groups=[whole])
+
+
+def input_rows(batch: Batch, inputs_BSD: Tensor, sample: int) -> InputRows:
+    """A sample's visual and later rows of the decoder's input; padding is none of them."""
+    whole = batch.groups[0]
+    after = whole.visual_at[sample] + len(whole.visual[sample])
+    text_SD = inputs_BSD[sample, after:]
+    return InputRows(
+        visual_VD=inputs_BSD[sample, whole.visual_at[sample] : after],
+        text_TD=text_SD if whole.full else text_SD[whole.alive_BW[sample, after:]],
+    )
 
 
 def drop(batch: Batch, layer: int, kept: Sequence[Tensor], compact: bool, hidden_BWD: Tensor) -> Tensor:

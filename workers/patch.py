@@ -29,15 +29,16 @@ from torch import Tensor
 
 from strategies import catalog
 from strategies.catalog import Strategy
+from strategies.errors import UsageError
 from strategies.stages import Stage
-from strategies.view import ATTENTION, Evidence, TokenView
+from workers import evidence
 from workers.families.base import Parts
 from workers.families.catalog import parts_of
-from workers.forks import LAST_QUERIES, draw_seed
+from workers.forks import draw_seed
 from workers.layer_calls import cache_argument, cache_of, check_calls
-from workers.padded import Batch, Group, causal, drop, mask, new_batch, positions, spread
+from workers.padded import Batch, Group, drop, input_rows, mask, new_batch, positions, spread
+from workers.padded_layer import PaddedLayer, Probe
 
-OFFERED = ATTENTION | {Evidence.HIDDEN}
 IMPLEMENTATIONS = ("sdpa", "eager")
 PIXEL_STRIDE = 8  # every eighth pixel of every eighth line names a picture well enough for a draw
 
@@ -89,13 +90,13 @@ def pruned(
         What was kept, after each prompt.
 
     Raises:
-        ValueError: on entry, for what cannot work with this model; in a forward, for inputs that cannot be pruned
+        UsageError: on entry, for what cannot work with this model; in a forward, for inputs that cannot be pruned
             (embeddings instead of token ids, several images in a sample, a cache from outside the block).
     """
     parts = parts_of(model)
     stages = _checked(model, parts, strategy, layer, rank, params)
     if kept is not None and len(stages) > 1:
-        raise ValueError(f"kept: '{strategy}' chooses in {len(stages)} stages, and one choice was given")
+        raise UsageError(f"kept: '{strategy}' chooses in {len(stages)} stages, and one choice was given")
     pruner = _Pruner(parts, stages, seed, sample_ids, kept)
     with ExitStack() as stack:
         _patched.add(model)
@@ -110,33 +111,21 @@ def _checked(
 ) -> tuple[Stage, ...]:
     """The stages that prune; a stage after the last layer never does."""
     if model in _patched:
-        raise ValueError("the model is already pruned by an enclosing block; leave that one first")
+        raise UsageError("the model is already pruned by an enclosing block; leave that one first")
     check_calls(model)
     text, visual = parts.decoder.config, parts.visual_tokens
     layers = text.num_hidden_layers
     strategy = catalog.get(name)
     if not 0 <= layer <= layers:
-        raise ValueError(f"layer {layer} is outside 0..{layers}, the model's decoder layers")
+        raise UsageError(f"layer {layer} is outside 0..{layers}, the model's decoder layers")
     if strategy.fixed_rank is None and not 0 <= rank <= visual:
-        raise ValueError(f"rank {rank} is outside 0..{visual}, the model's visual tokens")
-    complaint = strategy.check(params, layer=layer, rank=rank, layers=layers, heads=text.num_attention_heads)
+        raise UsageError(f"rank {rank} is outside 0..{visual}, the model's visual tokens")
+    complaint = evidence.complaint(
+        strategy, params, layer=layer, rank=rank, layers=layers, heads=text.num_attention_heads
+    )
     if complaint:
-        raise ValueError(complaint)
-    stages = tuple(stage for stage in strategy.stages(layer, rank, params) if stage.layer < layers)
-    for stage in stages:
-        unknown = catalog.get(stage.strategy).needs - OFFERED
-        if unknown:
-            raise ValueError(f"strategy '{name}' reads {', '.join(sorted(unknown))}, which pruned cannot offer")
-    return stages
-
-
-@dataclass(slots=True)
-class Probe:
-    """What the layer before a drop computed: projected queries and keys (B, W, H*E and G*E), and its positions."""
-
-    query: Tensor | None = None
-    key: Tensor | None = None
-    rotary: tuple[Tensor, Tensor] | None = None
+        raise UsageError(complaint)
+    return tuple(stage for stage in strategy.stages(layer, rank, params) if stage.layer < layers)
 
 
 class _Pruner:
@@ -163,6 +152,9 @@ class _Pruner:
         self.batch: Batch | None = None  # of the forward in progress
         self.batches: weakref.WeakKeyDictionary[Any, Batch] = weakref.WeakKeyDictionary()  # by cache
         self.probes: dict[int, Probe] = {}
+        self.needs = frozenset[str]().union(*(catalog.get(stage.strategy).needs for stage in stages))
+        self.tower_states: list[Tensor] = []  # what entered each layer of the tower, and what left the last
+        self.images: list[dict[str, Tensor]] = []  # per sample what was read of tower and input, (V, ...)
 
     def attach(self) -> Iterator[Any]:
         """Register every hook; the handles remove them."""
@@ -172,11 +164,16 @@ class _Pruner:
         yield self.parts.body.register_forward_pre_hook(self._see_tokens, with_kwargs=True)
         yield self.decoder.register_forward_pre_hook(self._begin, with_kwargs=True)
         yield self.decoder.register_forward_hook(self._end)
+        if evidence.tower_readers(self.needs):
+            for layer in self.parts.tower_layers:
+                yield layer.register_forward_pre_hook(lambda _, args: self.tower_states.append(args[0]))
+            yield self.parts.tower_layers[-1].register_forward_hook(lambda _, args, out: self.tower_states.append(out))
         first = min(self.stages)
         for index, layer in enumerate(self.decoder.layers):
-            if index + 1 in self.stages and catalog.get(self.stages[index + 1].strategy).reads_attention:
-                self.probes[index + 1] = probe = Probe()
+            stage = self.stages.get(index + 1)
+            if stage and evidence.reads_layer_before(catalog.get(stage.strategy).needs):
                 attention = layer.self_attn
+                self.probes[index + 1] = probe = Probe(attention)
                 yield attention.register_forward_pre_hook(partial(self._see_positions, probe), with_kwargs=True)
                 yield attention.q_proj.register_forward_hook(partial(self._see_rows, probe, "query"))
                 yield attention.k_proj.register_forward_hook(partial(self._see_rows, probe, "key"))
@@ -188,11 +185,12 @@ class _Pruner:
     def _see_pixels(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         pixels = args[0] if args else kwargs["pixel_values"]
         self.pixels = pixels[..., ::PIXEL_STRIDE, ::PIXEL_STRIDE]
+        self.tower_states = []
 
     def _see_tokens(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         self.ids_BS = args[0] if args else kwargs.get("input_ids")
         if self.ids_BS is None:
-            raise ValueError("pruned needs input_ids: in inputs_embeds it cannot see where the image is")
+            raise UsageError("pruned needs input_ids: in inputs_embeds it cannot see where the image is")
 
     def _see_positions(self, probe: Probe, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         if self.batch is not None and self.batch.prefill:
@@ -212,11 +210,11 @@ class _Pruner:
         self.batch = None
         ids_BS, given, cache = self.ids_BS, kwargs.get("attention_mask"), cache_argument(module, kwargs)
         if ids_BS is None:
-            raise ValueError("pruned acts on the whole model; its language model was called alone")
+            raise UsageError("pruned acts on the whole model; its language model was called alone")
         if given is not None and (not isinstance(given, Tensor) or given.dim() != 2):
-            raise ValueError("pruned needs a two-dimensional attention_mask")
+            raise UsageError("pruned needs a two-dimensional attention_mask")
         if cache is not None and type(cache).__name__ != "DynamicCache":
-            raise ValueError(
+            raise UsageError(
                 f"pruned needs a DynamicCache, whose layers may differ in length, not {type(cache).__name__}"
             )
         seen = 0 if cache is None else cache.get_seq_length()
@@ -224,6 +222,7 @@ class _Pruner:
         if seen == 0:
             batch = new_batch(ids_BS, given, self.parts.image_token, self.parts.visual_tokens)
             self.names = self._names(ids_BS, batch)
+            self.images = self._read_images(kwargs["inputs_embeds"], batch)
         else:
             batch = self._known_batch(cache, ids_BS)
         batch.prefill, batch.attention_mask, batch.inputs = seen == 0, given, {}
@@ -231,9 +230,9 @@ class _Pruner:
 
     def _known_batch(self, cache: Any, ids_BS: Tensor) -> Batch:
         if cache not in self.batches:
-            raise ValueError("the cache was filled outside this block; prune from the prompt on")
+            raise UsageError("the cache was filled outside this block; prune from the prompt on")
         if bool((ids_BS == self.parts.image_token).any()):
-            raise ValueError("an image after the first forward of a cache is not supported")
+            raise UsageError("an image after the first forward of a cache is not supported")
         return self.batches[cache]
 
     def _names(self, ids_BS: Tensor, batch: Batch) -> tuple[str, ...]:
@@ -242,7 +241,7 @@ class _Pruner:
         if self.sample_ids is None:
             contents = self._contents(ids_BS, batch)
         elif not self.sample_ids or size % len(self.sample_ids):
-            raise ValueError(f"{len(self.sample_ids)} sample_ids were given for a batch of {size}")
+            raise UsageError(f"{len(self.sample_ids)} sample_ids were given for a batch of {size}")
         else:
             contents = [id for id in self.sample_ids for _ in range(size // len(self.sample_ids))]
         return tuple(f"{self.seed}|{content}" for content in contents)
@@ -250,21 +249,40 @@ class _Pruner:
     def _contents(self, ids_BS: Tensor, batch: Batch) -> list[str]:
         """Per sample a name from its tokens and its picture."""
         pictures: Sequence[Tensor] = () if self.pixels is None else list(self.pixels.float().cpu())
-        shown = [sample for sample, visual_V in enumerate(batch.groups[0].visual) if len(visual_V)]
-        copies = max(1, len(shown) // max(1, len(pictures)))
         names = []
         for sample, (ids_S, alive_S) in enumerate(zip(ids_BS, batch.groups[0].alive_BW, strict=True)):
             content = hashlib.sha256(str(ids_S[alive_S].tolist()).encode())
-            if sample in shown and shown.index(sample) // copies < len(pictures):
-                content.update(pictures[shown.index(sample) // copies].numpy().tobytes())
+            if (place := batch.picture(sample, len(pictures))) is not None:
+                content.update(pictures[place].numpy().tobytes())
             names.append(content.hexdigest())
         return names
+
+    def _read_images(self, inputs_BSD: Tensor, batch: Batch) -> list[dict[str, Tensor]]:
+        """Per sample what is read of the vision tower and of the input."""
+        readers = evidence.tower_readers(self.needs)
+        tower = self.parts.read_tower(self.tower_states) if readers and self.tower_states else None
+        self.tower_states = []
+        seen = {} if tower is None else {name: read(tower) for name, read in readers.items()}
+        found: list[dict[str, Tensor]] = []
+        for sample, visual_V in enumerate(batch.groups[0].visual):
+            if not len(visual_V):
+                found.append({})
+                continue
+            own: dict[str, Tensor] = {}
+            for name in readers:
+                place = batch.picture(sample, len(seen.get(name, ())))
+                if place is None:
+                    raise UsageError(f"sample {sample} has image tokens without pixel_values, whose {name} is needed")
+                own[name] = seen[name][place]
+            found.append(own | evidence.of_input(self.needs, input_rows(batch, inputs_BSD, sample)))
+        return found
 
     def _end(self, module: Any, args: tuple, output: Any) -> Any:
         batch, self.batch, self.ids_BS = self._running(), None, None
         batch.inputs, batch.attention_mask = {}, None
         for probe in self.probes.values():
             probe.query = probe.key = probe.rotary = None
+        self.images = []
         if not batch.prefill:
             return output
         last, cache = batch.groups[-1], cache_of(output)
@@ -300,7 +318,7 @@ class _Pruner:
         batch = self._running()
         attention = self.decoder.config._attn_implementation
         if attention not in IMPLEMENTATIONS:
-            raise ValueError(f"pruned runs under {' or '.join(IMPLEMENTATIONS)}, not {attention}")
+            raise UsageError(f"pruned runs under {' or '.join(IMPLEMENTATIONS)}, not {attention}")
         past = 0 if batch.prefill else cache_argument(module, kwargs).layers[layer].keys.shape[-2]
         eager, dtype = attention == "eager", hidden_BWD.dtype
         inputs: dict[str, Any] = {"attention_mask": mask(batch, group, hidden_BWD.shape[1], past, eager, dtype)}
@@ -331,80 +349,34 @@ class _Pruner:
         """(rank,) int64: which of the sample's living visual tokens stay."""
         batch = self._running()
         group = batch.groups[-1]
-        at, visual = group.visual_at[sample], len(group.visual[sample])
+        visual = len(group.visual[sample])
         if rank in (0, visual):
             return torch.arange(rank, device=hidden_BWD.device)
         if self.kept is not None:
             return _given(self.kept, sample, len(group.visual), rank, visual).to(hidden_BWD.device)
-        view = TokenView(
-            visual=visual,
-            system=batch.system[sample],
-            text=batch.text[sample],
-            seed=draw_seed(self.names[sample], stage.layer),
-            device=hidden_BWD.device,
-            hidden_states_VD=hidden_BWD[sample, at : at + visual] if Evidence.HIDDEN in strategy.needs else None,
-            **(self._attention(stage.layer, strategy.needs, sample) if strategy.reads_attention else {}),
-        )
+        place = PaddedLayer(batch, sample, hidden_BWD, self.probes.get(stage.layer))
+        seed = draw_seed(self.names[sample], stage.layer)
+        view = evidence.view(strategy.needs, place, self.images[sample], seed, hidden_BWD.device)
         return strategy.choose(view, [rank], dict(stage.params) if strategy.name == stage.strategy else {})[0]
-
-    def _attention(self, layer: int, needs: frozenset[Evidence], sample: int) -> dict[str, Tensor]:
-        """The rows of attention, in the layer before, that the strategy reads."""
-        batch, probe = self._running(), self.probes[layer]
-        group, system, text = batch.groups[-1], batch.system[sample], batch.text[sample]
-        assert probe.query is not None
-        assert probe.key is not None
-        assert probe.rotary is not None
-        module = self.decoder.layers[layer - 1].self_attn
-        living = slice(None) if group.full else group.alive_BW[sample]
-        cos_RE, sin_RE = (table[sample if len(table) > 1 else 0, living] for table in probe.rotary)
-        query_RHE, key_RGE = (
-            _turned(rows[sample, living].unflatten(-1, (-1, module.head_dim)), cos_RE, sin_RE)
-            for rows in (probe.query, probe.key)
-        )
-        after = system + len(group.visual[sample])
-        whole_text = bool(needs & {Evidence.TEXT_ROWS, Evidence.TEXT_TO_TEXT})
-        queries = max(text, min(LAST_QUERIES, after + text)) if whole_text else 1
-        rows_HQS = _probabilities(query_RHE[-queries:], key_RGE, module.scaling)
-        evidence = {"attention_HQV": rows_HQS[:, :, system:after]}
-        if Evidence.TEXT_TO_TEXT in needs:
-            evidence["text_attention_HTT"] = rows_HQS[:, queries - text :, after:]
-        if Evidence.VISUAL_ROWS in needs:
-            block_HVS = _probabilities(query_RHE[system:after], key_RGE[:after], module.scaling)
-            evidence["visual_attention_HVV"] = block_HVS[:, :, system:]
-        return evidence
 
 
 def _given(kept: Sequence[Tensor], sample: int, batch: int, rank: int, visual: int) -> Tensor:
     """A sample's tokens from those that the caller chose; copies of a sample (beams) share them."""
     if not kept or batch % len(kept):
-        raise ValueError(f"kept: {len(kept)} choices were given for a batch of {batch}")
+        raise UsageError(f"kept: {len(kept)} choices were given for a batch of {batch}")
     kept_K = kept[sample * len(kept) // batch]
     if not (
         len(kept_K) == rank and bool((kept_K.diff() > 0).all()) and 0 <= int(kept_K[0]) <= int(kept_K[-1]) < visual
     ):
-        raise ValueError(f"kept: give {rank} ascending indices below {visual}")
+        raise UsageError(f"kept: give {rank} ascending indices below {visual}")
     return kept_K
-
-
-def _probabilities(query_QHE: Tensor, key_SGE: Tensor, scale: float) -> Tensor:
-    """(H, Q, S) float32 attention of Q queries that are the last of S keys; half precision ties many tokens."""
-    key_SHE = key_SGE.float().repeat_interleave(query_QHE.shape[1] // key_SGE.shape[1], dim=1)
-    scores_HQS = torch.einsum("qhe,she->hqs", query_QHE.float(), key_SHE) * scale
-    visible_QS = causal(len(query_QHE), len(key_SGE), key_SGE.device)
-    return scores_HQS.masked_fill(~visible_QS, -torch.inf).softmax(dim=-1)
 
 
 def _check_window(text_config: Any, length: int) -> None:
     """Mistral's sliding window: attention here is full, which is the same as long as nothing lies outside it."""
     window = getattr(text_config, "sliding_window", None) if getattr(text_config, "use_sliding_window", True) else None
     if window is not None and length > window:
-        raise ValueError(f"{length} tokens exceed the model's sliding window of {window}")
-
-
-def _turned(rows_RHE: Tensor, cos_RE: Tensor, sin_RE: Tensor) -> Tensor:
-    """Rotary positions applied to queries or keys."""
-    first, second = rows_RHE.chunk(2, dim=-1)
-    return rows_RHE * cos_RE[:, None] + torch.cat((-second, first), dim=-1) * sin_RE[:, None]
+        raise UsageError(f"{length} tokens exceed the model's sliding window of {window}")
 
 
 def _count_dropped(cache_layer: Any, dropped: int) -> None:

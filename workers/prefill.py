@@ -11,8 +11,10 @@ from torch import Tensor
 from workers.attention import attend, attend_groups, make_groups
 from workers.decoder import Decoder, Rotary
 from workers.families.model import Encoded
-from workers.forks import LayerRead, Placement
+from workers.forks import Placement
+from workers.packed_layer import LayerRead
 from workers.sequences import Packing, TokenSequence, new_prefix, new_trunk, to_device
+from workers.sites import InputRows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,6 +79,13 @@ def embed_trunks(
             parts.append(embedded_SD[:first])
         parts += [embedded_SD] if image_VD is None else [image_VD, embedded_SD[first:]]
     return torch.cat(parts)
+
+
+def input_rows(hidden_RD: Tensor, trunks: Sequence[TokenSequence]) -> list[InputRows]:
+    """Of each trunk the rows that ``embed_trunks`` gave; copies, because layers write over their input."""
+    packing = pack_trunks(trunks)
+    rows = ((hidden_RD[packing.own(trunk)].clone(), trunk.visual) for trunk in trunks)
+    return [InputRows(own_RD[:visual], own_RD[visual:]) for own_RD, visual in rows]
 
 
 def prefill(

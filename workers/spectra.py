@@ -34,6 +34,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from strategies import rank
+from strategies.errors import SaccadeError, UsageError
 from strategies.rank import effective_rank, numerical_rank, spectral_entropy, stable_rank, top_k_energy
 from workers.attention import visual_block
 from workers.decoder import Decoder
@@ -59,13 +60,13 @@ def check_spectra(specs: Sequence[SpectrumSpec], layers: int) -> None:
     """Whether all of them can be measured on a model of that many layers.
 
     Raises:
-        ValueError: unknown matrix, or a layer that the model does not have.
+        UsageError: unknown matrix, or a layer that the model does not have.
     """
     for spec in specs:
         if spec.matrix not in MATRICES:
-            raise ValueError(f"spectrum of '{spec.matrix}': is none of {', '.join(MATRICES)}")
+            raise UsageError(f"spectrum of '{spec.matrix}': is none of {', '.join(MATRICES)}")
         if not 0 <= spec.layer < layers:
-            raise ValueError(f"spectrum of {spec.matrix}: layer {spec.layer} is outside 0..{layers - 1}")
+            raise UsageError(f"spectrum of {spec.matrix}: layer {spec.layer} is outside 0..{layers - 1}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +77,7 @@ class _Table:
     values_SM: Tensor  # float64, a column for each of MEASURES
 
 
-class NoSpectrumError(ValueError):
+class NoSpectrumError(SaccadeError):
     """A matrix holds NaN or infinity."""
 
 
@@ -88,10 +89,12 @@ class SpectraRecorder:
     """
 
     def __init__(self, decoder: Decoder, specs: Sequence[SpectrumSpec], samples: Mapping[int, str]) -> None:
-        """Args:
-        decoder: the model's.
-        specs: what to measure.
-        samples: index within the micro-batch -> name; the others are left alone.
+        """Say what to measure; a prefill then calls this once a layer.
+
+        Args:
+            decoder: the model's.
+            specs: what to measure.
+            samples: index within the micro-batch -> name; the others are left alone.
         """
         self._decoder = decoder
         self._specs = specs

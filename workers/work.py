@@ -12,6 +12,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from strategies.errors import UsageError
+
 UNPRUNED = "none"  # the strategy name of the un-pruned model
 
 
@@ -42,7 +44,7 @@ class GridPoint:
 
     def __post_init__(self) -> None:
         if self.layer < 0 or self.rank < 0:
-            raise ValueError(f"layer and rank must be >= 0, got layer={self.layer}, rank={self.rank}")
+            raise UsageError(f"layer and rank must be >= 0, got layer={self.layer}, rank={self.rank}")
         object.__setattr__(self, "params", tuple(sorted((str(name), value) for name, value in self.params)))
 
     @property

@@ -1,9 +1,9 @@
 """Which worker answers which unit next, and what becomes of the units of a lost one. Pure: no Ray, no clock of its own.
 
-Units are taken when somebody is free. At the end, when there is nothing left to take, who is free answers once more
-what has been waited for too long, so that neither a slow nor a silent worker holds up a sweep; the first answer counts.
-A unit whose worker was lost is tried again alone, so that it is known who is to blame, then sample by sample. One that
-a worker gives no answer to within its limit is cut into samples at once; a sample that takes so long alone is given up.
+A free worker takes the next unit. When none is left, it takes one that another worker is late with, so that neither a
+slow nor a silent worker holds up a sweep; the first answer counts. If a worker is lost, its units are tried again, each
+alone on a worker, to see which one is to blame, and that one sample by sample. A unit without an answer within its
+limit is cut into samples at once; a sample that takes as long alone is given up.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import traceback
 from collections import Counter
 from collections.abc import Collection
 
-from workers.complaint import Complaint
+from strategies.errors import SaccadeError
 from workers.work import SampleFailure, UnitOutcome
 
 IN_A_ROW = 50  # failed samples without one answer between them
@@ -21,7 +21,7 @@ REMEDIES = {
 }
 
 
-class SweepError(Complaint):
+class SweepError(SaccadeError):
     """A sweep cannot go on as it is. The message names the reason and the remedy; exit code 2."""
 
 
@@ -29,9 +29,11 @@ class FaultWatch:
     """Looks at outcomes one after another."""
 
     def __init__(self, samples: int, known: Collection[str] = ()) -> None:
-        """Args:
-        samples: Of the sweep.
-        known: Samples that failed in an earlier run that answered others: they are expected to fail again.
+        """Start with no failure seen.
+
+        Args:
+            samples: Of the sweep.
+            known: Samples that failed in an earlier run that answered others: they are expected to fail again.
         """
         self._samples = samples
         self._known = frozenset(known)

@@ -18,7 +18,7 @@ from typing import Any
 
 from orchestrator.ending import own_handler
 from results.import_path import is_own_folder, protect_children, python_command, safe_environment
-from workers.complaint import Complaint
+from strategies.errors import SaccadeError
 
 CONNECT_S = 5.0  # to the head of a cluster
 OBJECT_STORE_BYTES = 200 * 2**20  # units and outcomes are small; Ray would take 30% of the memory
@@ -46,7 +46,7 @@ SLOW = "timed out during startup"
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in what `ray job submit` runs
 
 
-class PoolError(Complaint):
+class PoolError(SaccadeError):
     """The pool cannot work. The message names the cause and the remedy; exit code 2."""
 
 

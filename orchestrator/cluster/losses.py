@@ -1,4 +1,4 @@
-"""What is said of a lost worker, and what is recorded of the samples that it was lost over. Pure."""
+"""What is said of a lost worker, and what is recorded for the samples that it was answering. Pure."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def given_up(unit: WorkUnit, error: Exception) -> UnitOutcome:
     if isinstance(error, NoAnswer):
         kind, message = NO_ANSWER, f"no answer within {duration(error.limit_s)}; --sample-timeout changes that"
     else:
-        kind, message = LOST, f"worker after worker was lost over it, the last one alone with it ({reason_of(error)})"
+        kind, message = LOST, f"several workers were lost over it, the last one over nothing else ({reason_of(error)})"
     failures = tuple(SampleFailure(sample=sample, kind=kind, message=message, traceback="") for sample in unit.samples)
     return UnitOutcome(unit=unit.key, outcomes=(), failures=failures)
 

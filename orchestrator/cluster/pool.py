@@ -50,11 +50,13 @@ class Pool(AbstractContextManager["Pool"]):
         on_event: Callable[[str], None] = log.warning,
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
-        """Args:
-        spec: For every engine.
-        options: Who answers.
-        on_event: Told one line for each loss.
-        on_ready: Called when the first engine is loaded, which none is before the first unit.
+        """Say who answers; nobody is asked yet.
+
+        Args:
+            spec: For every engine.
+            options: Who answers.
+            on_event: Told one line for each loss.
+            on_ready: Called when the first engine is loaded, which none is before the first unit.
         """
         self._spec, self._options = spec, options
         self._on_event, self._on_ready = on_event, on_ready

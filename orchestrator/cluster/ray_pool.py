@@ -278,7 +278,7 @@ class RayPool(Pool):
             return
         if identity["sources_hash"] != sources_hash():
             raise PoolError(
-                f"a worker on {identity.get('host', 'another host')} runs other sources of strategies/ and workers/ "
+                f"a worker on {identity.get('host', 'another host')} runs another version of strategies/ and workers/ "
                 "than this process; install the same version there, or submit with `ray job submit --working-dir .`"
             )
         self._failed_starts = 0

@@ -1,4 +1,4 @@
-"""What a pool runs, in this process or in an actor: an engine, made where it is."""
+"""What a pool runs, in this process or in an actor: an engine, loaded where it runs."""
 
 from __future__ import annotations
 

@@ -83,18 +83,10 @@ def _user_errors(resume: bool) -> Iterator[None]:
 
 @contextmanager
 def _mendable() -> Iterator[None]:
+    from strategies.errors import SaccadeError
+
     try:
         yield
-    except ValueError as error:
-        from orchestrator.cluster.faults import SweepError
-        from orchestrator.cluster.joining import PoolError
-        from orchestrator.sweep.spec import SpecError
-        from results.disk import StoreError
-        from workers.families.config import ModelError
-        from workers.tasks.base import DataError
-
-        kinds = (SpecError, StoreError, ModelError, DataError, PoolError, SweepError)
-        if not isinstance(error, kinds):
-            raise
+    except SaccadeError as error:
         typer.echo(terminal_text(str(error)), err=True)
         raise typer.Exit(USER_ERROR) from None

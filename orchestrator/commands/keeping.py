@@ -71,7 +71,7 @@ def migrate(
     out: NewOut,
     assume_current: Annotated[
         bool,
-        typer.Option("--assume-current", help="Its version asked, judged and computed as this one does: you know it."),
+        typer.Option("--assume-current", help="You know that its version asked, judged and computed as this one does."),
     ] = False,
 ) -> None:
     """Bring an experiment of an older format into today's, to add cells to it. The original stays as it is."""
@@ -84,7 +84,7 @@ def migrate(
 def rescore(
     experiment: Place,
     out: NewOut,
-    scorer: Annotated[str | None, typer.Option(help="Another scoring rule; else the same one, as it is today.")] = None,
+    scorer: Annotated[str | None, typer.Option(help="Scoring rule; by default the same one, as it is today.")] = None,
 ) -> None:
     """Judge an experiment's answers again; no model runs. The original stays as it is."""
     from orchestrator.rewrite import rescore as rescored
@@ -99,7 +99,7 @@ def verify(
     recompute: Annotated[
         int, typer.Option(min=0, help="Compute so many cells, drawn at random, again by transformers alone.")
     ] = 0,
-    seed: Annotated[int | None, typer.Option(help="Of the draw; by default one that nobody could know.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the draw; by default one that nobody could know.")] = None,
 ) -> None:
     """Check every file of an experiment: whole, every cell once, model and data unchanged. Exit code 2 where not."""
     from rich.text import Text

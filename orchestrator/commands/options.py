@@ -122,8 +122,8 @@ class Workers(Cluster):
         typer.Option(
             min=1,
             max=10**7,
-            help="Seconds without an answer after which a worker or a sample counts as hanging: the one is replaced, "
-            "the other recorded as failed. Where units usually take long, they get more.",
+            help="Seconds without an answer after which a worker is replaced, and a sample tried alone is recorded as "
+            "failed. Units that usually take long get more.",
         ),
     ] = SAMPLE_S
     local: Annotated[bool, typer.Option("--local", help="In this process, without Ray: for debuggers.")] = False

@@ -57,8 +57,8 @@ def dashboard(
     """Look at experiments in the browser, live while they run: pictures, numbers, and every flipped answer."""
     from dashboards.app import serve
     from dashboards.live.access import is_loopback
-    from results.disk import StoreError
     from results.location import watched
+    from strategies.errors import UsageError
 
     if not is_loopback(host):
         typer.echo(
@@ -71,7 +71,7 @@ def dashboard(
             serve(folders, host, port, name or ())
     except OSError as error:
         reason = error.strerror or str(error)
-        raise StoreError(f"--host {host} --port {port}: {reason}; give another --port, or 0 for a free one") from error
+        raise UsageError(f"--host {host} --port {port}: {reason}; give another --port, or 0 for a free one") from error
 
 
 @command
@@ -90,7 +90,9 @@ def compare(
     points: Points = None,
     reference: Annotated[
         str | None,
-        typer.Option(help="Compare with the grid points of this name (of the same layer and rank), not un-pruned."),
+        typer.Option(
+            help="Compare with these grid points (words or a glob) of the same layer and rank, not with un-pruned."
+        ),
     ] = None,
     form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TABLE,
     picture: Annotated[Path | None, typer.Option(help="Draw the curves into this file, .png or .pdf.")] = None,

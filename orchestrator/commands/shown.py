@@ -90,14 +90,14 @@ def write_results(console: Console, experiment: Experiment) -> None:
 
 def draw(rows: pd.DataFrame, picture: Path) -> None:
     from dashboards.plots import write_comparison
-    from results.disk import StoreError
     from results.location import local_folder, uri_of
+    from strategies.errors import UsageError
 
     if uri_of(picture):
-        raise StoreError(f"--picture {uri_of(picture)}: a picture is written on this machine; give a path")
+        raise UsageError(f"--picture {uri_of(picture)}: a picture is written on this machine; give a path")
     if picture.suffix.lower() not in (".png", ".pdf"):
-        raise StoreError(f"--picture {picture}: the name must end in .png or .pdf")
+        raise UsageError(f"--picture {picture}: the name must end in .png or .pdf")
     try:
         write_comparison(rows, local_folder(picture))
-    except ValueError as error:
-        raise StoreError(f"--picture {picture}: {error}") from error
+    except UsageError as error:
+        raise UsageError(f"--picture {picture}: {error}") from error

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from orchestrator.tune.rungs import Metrics, News
-from workers.complaint import Complaint, one_line
+from strategies.errors import SaccadeError, one_line
 from workers.work import UnitOutcome, WorkUnit
 
 log = logging.getLogger(f"saccade.{__name__}")
@@ -82,8 +82,10 @@ class Followers:
     """The list; it has the methods of each."""
 
     def __init__(self, followers: Sequence[Follower]) -> None:
-        """Args:
-        followers: In the order in which they are told.
+        """Begin with all of them; none has failed.
+
+        Args:
+            followers: In the order in which they are told.
         """
         self._left = list(followers)
         self.notes: list[str] = []  # for the user, a line each
@@ -127,7 +129,7 @@ class Followers:
 
 def _reason(error: Exception) -> str:
     """What to tell the user of an exception; one that nobody foresaw is shown whole, now."""
-    if isinstance(error, Complaint | OSError):
+    if isinstance(error, SaccadeError | OSError):
         return one_line(str(error))
     log.exception("a follower of the sweep failed")
     return one_line(f"{type(error).__name__}: {error}")

@@ -28,10 +28,12 @@ class PictureRecorder(Follower):
     what = "pictures"
 
     def __init__(self, experiment: Experiment, samples: Sequence[Sample], limit: int) -> None:
-        """Args:
-        experiment: That is being run.
-        samples: Of the sweep.
-        limit: Pictures that the experiment may hold, those already there included; 0: none is recorded.
+        """Count the pictures that are there; none is recorded yet.
+
+        Args:
+            experiment: That is being run.
+            samples: Of the sweep.
+            limit: Pictures that the experiment may hold, those already there included; 0: none is recorded.
         """
         self._experiment = experiment
         self._samples = {sample.id: sample for sample in samples if sample.image is not None}

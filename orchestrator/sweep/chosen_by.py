@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from strategies import catalog
 from strategies.catalog import Strategy
-from strategies.view import Evidence
+from workers import evidence
 from workers.work import UNPRUNED, GridPoint
 
-LOOKS_AT = {  # the first that a strategy needs names its choice
-    Evidence.TEXT_ROWS: "the attention of the question's words",
-    Evidence.LAST_ROW: "the attention of the prompt's last token",
-    Evidence.VISUAL_ROWS: "the attention of the image's tokens",
-    Evidence.HIDDEN: "the tokens' features",
-}
 BLIND = {"random": "drawn at random", "cutoff": "every visual token is removed"}
 NO_ATTENTION = "drawn at random: there is no attention before the first layer"  # in experiments of earlier versions
 
@@ -45,8 +39,8 @@ def chosen_by(point: GridPoint) -> str:
 
 
 def _evidence(strategy: Strategy, layer: int) -> str:
-    if layer == 0 and strategy.reads_attention:
+    if layer == 0 and evidence.reads_layer_before(strategy.needs):
         return NO_ATTENTION
     if strategy.name in BLIND:
         return BLIND[strategy.name]
-    return next((words for need, words in LOOKS_AT.items() if need in strategy.needs), "a fixed pattern of places")
+    return evidence.words(strategy.needs) or "a fixed pattern of places"

@@ -15,19 +15,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails
 
 from results.yaml_text import YamlError, parse_yaml
+from strategies.errors import SaccadeError
 from strategies.suggestion import near
-from workers.complaint import one_line
 from workers.work import Scalar
 
 
-class SpecError(ValueError):
+class SpecError(SaccadeError):
     """A sweep file is wrong. One line per mistake, each with file, place and remedy; exit code 2."""
-
-    def __init__(self, *lines: str) -> None:
-        super().__init__(*map(one_line, lines))
-
-    def __str__(self) -> str:
-        return "\n".join(self.args)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""From a sweep's specification to all that planning and running need: files looked at, samples read, all named."""
+"""From a checked sweep to all that planning and running need: files checked, samples read, both fingerprinted."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ from strategies import catalog
 from strategies.budget import average_tokens, rank_for_average
 from strategies.catalog import Strategy
 from strategies.suggestion import near
+from workers import evidence
 from workers.embedded.location import DATA_DIR, MODEL_DIR
 from workers.families.base import Checkpoint
 from workers.families.catalog import open_checkpoint
@@ -273,8 +274,8 @@ def _points(
         for params in _params(entry, strategy, place, config, mistakes, len(settings)):
             for layer, rank in settings:
                 assert config is not None
-                complaint = strategy.check(
-                    dict(params), layer=layer, rank=rank, layers=config.layers, heads=config.heads
+                complaint = evidence.complaint(
+                    strategy, dict(params), layer=layer, rank=rank, layers=config.layers, heads=config.heads
                 )
                 if complaint:
                     mistakes.append(_placed(complaint, place, {"layer", *strategy.params}))

@@ -44,9 +44,11 @@ class TuneMirror(Follower):
     what = "Ray Tune's view of the experiment"
 
     def __init__(self, experiment: Experiment, callbacks: Sequence[CallbackSpec] = ()) -> None:
-        """Args:
-        experiment: Its directory becomes a Tune experiment.
-        callbacks: That the user names; see `check_callbacks`.
+        """Say of which experiment; no process is started yet.
+
+        Args:
+            experiment: Its directory becomes a Tune experiment.
+            callbacks: That the user names; see `check_callbacks`.
         """
         self._folder = experiment.path.absolute()
         self._points = experiment.points

@@ -34,10 +34,12 @@ class Standing:
     """Scores so far, by (grid point, image question)."""
 
     def __init__(self, points: Sequence[GridPoint], samples: Sequence[Sample], together: bool = False) -> None:
-        """Args:
-        points: The grid.
-        samples: In the order in which they are asked.
-        together: A rung is reached when all points that go on have reached it, so that none is ahead of the policy.
+        """Start without an answer.
+
+        Args:
+            points: The grid.
+            samples: In the order in which they are asked.
+            together: A rung is reached when all points that go on have reached it, so that none is ahead of the policy.
         """
         asked = [sample.id for sample in samples if sample.image is not None]
         self.sizes = rung_sizes(len(asked))

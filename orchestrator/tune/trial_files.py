@@ -71,9 +71,11 @@ class TrialFiles:
     """The files of one trial."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
-        """Args:
-        folder: Of the trial.
-        config: What Tune records of its grid point.
+        """Name the files; none is made yet.
+
+        Args:
+            folder: Of the trial.
+            config: What Tune records of its grid point.
         """
         self.folder, self._config = folder, config
         self._table, self._events, self._lines = folder / TABLE, folder / EVENTS, folder / RESULTS
@@ -189,7 +191,10 @@ def _event(result: Result, first: bool) -> bytes:
 
 
 def _record(content: bytes) -> bytes:
-    """TFRecord framing: length, its checksum, content, its checksum."""
+    """TFRecord framing: length, its checksum, content, its checksum.
+
+    tensorboardX's `RecordWriter` takes as long, and empties the file that it opens: no trial could be continued.
+    """
     from tensorboardX.record_writer import masked_crc32c
 
     length = struct.pack("<Q", len(content))

@@ -70,8 +70,10 @@ class TrialStates:
     """The state of trials, as Tune writes it into one file now and then."""
 
     def __init__(self, trials: Sequence[Trial]) -> None:
-        """Args:
-        trials: Of which none has begun.
+        """Ask each trial once what it says while it is pending.
+
+        Args:
+            trials: Of which none has begun.
         """
         self._trials = trials
         # Of what they say while pending only the status changes; to ask again would pickle five things of each.

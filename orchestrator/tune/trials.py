@@ -39,11 +39,13 @@ class Trials:
     """Tune's trials of an experiment and the callbacks that hear of them."""
 
     def __init__(self, folder: Path, points: Sequence[GridPoint], context: str, callbacks: Sequence[Callback]) -> None:
-        """Args:
-        folder: The experiment's directory.
-        points: The grid.
-        context: Of the experiment's cells: with the point it names a trial, so that a run continues its trials.
-        callbacks: They hear of every trial; live, if there are at most `LIVE_TRIALS`, else when it has ended.
+        """Make a record for each trial, all of them pending.
+
+        Args:
+            folder: The experiment's directory.
+            points: The grid.
+            context: Of the experiment's cells: with the point it names a trial, so that a run continues its trials.
+            callbacks: They hear of every trial; live, if there are at most `LIVE_TRIALS`, else when it has ended.
         """
         self._folder = folder
         self._callbacks = without_tunes_own(callbacks)
@@ -83,7 +85,7 @@ class Trials:
         if left := remove_trials(self._folder, keep=set(self._names.values())):
             more = f" and {len(left) - 1} others" if left[1:] else ""
             self.notes.append(
-                f"{left[0]}{more}, of an earlier grid, hold other files too and stay: move those to remove it"
+                f"{left[0]}{more}: trials of an earlier grid, kept because they hold other files; move those away"
             )
         for key, rows in reports.items():
             for row in rows[len(self._said[key]) :]:
@@ -156,7 +158,9 @@ class Trials:
             except Exception as error:  # whatever a user's class raises: the other callbacks and the files go on
                 log.exception("a Tune callback failed")
                 self._callbacks.remove(callback)
-                self.notes.append(f"{type(callback).__name__} failed in {hook} and hears no more ({error_line(error)})")
+                self.notes.append(
+                    f"{type(callback).__name__} failed in {hook} and is told nothing more ({error_line(error)})"
+                )
 
 
 def tell_all(experiment: Experiment, callbacks: Iterable[CallbackSpec] = ()) -> tuple[str, ...]:

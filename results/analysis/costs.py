@@ -14,9 +14,10 @@ import pandas as pd
 from results.analysis.matrix import CellMatrix, image_lengths
 from results.experiment import Experiment
 from strategies import catalog
-from strategies.catalog import Strategy
 from workers.cost import Cost, cost, visual_by_layer
+from workers.evidence import PROVIDERS
 from workers.families.config import ModelConfig
+from workers.sites import Site
 from workers.work import UNPRUNED, GridPoint
 
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -69,8 +70,10 @@ def count_costs(
     return pd.DataFrame(rows)
 
 
-# Of each number of visual tokens: (itself, those that each layer processes, (layer, rows of attention read) or None).
-_Work = tuple[tuple[int, tuple[int, ...], tuple[tuple[int, int], ...] | None], ...]
+# Evidence that is read: (its name, before which layer if that is where it comes from, visual tokens there are then).
+_Reading = tuple[str, int | None, int]
+# Of each number of visual tokens: (itself, those that each layer processes, what is read).
+_Work = tuple[tuple[int, tuple[int, ...], tuple[_Reading, ...]], ...]
 
 
 def answer() -> None:
@@ -86,28 +89,40 @@ def _work(point: GridPoint, config: ModelConfig, visual_N: np.ndarray) -> _Work:
     return tuple(_work_on(point, config, int(visual)) for visual in np.unique(visual_N))
 
 
-def _work_on(
-    point: GridPoint, config: ModelConfig, visual: int
-) -> tuple[int, tuple[int, ...], tuple[tuple[int, int], ...] | None]:
+def _work_on(point: GridPoint, config: ModelConfig, visual: int) -> tuple[int, tuple[int, ...], tuple[_Reading, ...]]:
     stages: list[tuple[int, int]] = []
-    probed: dict[int, int] | None = {}
+    readings: dict[_Reading, None] = {}
     if point.strategy != UNPRUNED:
         strategy = catalog.get(point.strategy)
         for stage in strategy.stages(point.layer, point.rank, dict(point.params)):
+            alive = min([visual, *(rank for _, rank in stages)])
             stages.append((stage.layer, stage.rank))
-            if probed is not None and 0 < stage.layer < config.layers:
-                alive = min([visual, *(rank for _, rank in stages[:-1])])
-                rows = _probed(catalog.get(stage.strategy), alive)
-                probed = None if rows is None else probed | ({stage.layer - 1: rows} if rows else {})
-    layers = visual_by_layer(config.layers, visual, stages)
-    return visual, layers, None if probed is None else tuple(probed.items())
+            if stage.layer < config.layers:
+                needs = catalog.get(stage.strategy).needs
+                readings |= dict.fromkeys(_reading(name, stage.layer, alive, visual) for name in sorted(needs))
+    return visual, visual_by_layer(config.layers, visual, stages), tuple(readings)
+
+
+def _reading(name: str, layer: int, alive: int, visual: int) -> _Reading:
+    """What comes from the tower or the input is read once, whatever its tokens are used for."""
+    return (name, layer, alive) if PROVIDERS[name].site is Site.DECODER else (name, None, visual)
+
+
+def _selector_flop(config: ModelConfig, readings: tuple[_Reading, ...], others: np.ndarray) -> Any:
+    """Of all evidence that is read, for prompts with some numbers of other tokens than visual ones."""
+    flop: Any = 0
+    for name, layer, visual in readings:
+        # Attention at layer 0 is in experiments of earlier versions: they drew there, and read nothing.
+        if layer != 0 or not PROVIDERS[name].layer_before:
+            flop = flop + PROVIDERS[name].flop(config, others + visual, visual)
+    return flop
 
 
 def _mean_cost(
     config: ModelConfig, work: _Work, prompt_N: np.ndarray, visual_N: np.ndarray, count_N: np.ndarray, value_bytes: int
 ) -> list[float]:
     total = np.zeros(len(COLUMNS))
-    for visual, layers, probed in work:
+    for visual, layers, readings in work:
         here = visual_N == visual
         counted = cost(
             config,
@@ -115,19 +130,9 @@ def _mean_cost(
             visual=layers,
             text=prompt_N[here] - visual,  # all lengths at once: a cost is a polynomial of them
             image_tokens=visual,
-            probed=None if probed is None else dict(probed),
+            selector_flop=_selector_flop(config, readings, prompt_N[here] - visual),
             value_bytes=value_bytes,
         )
         values = {name: getattr(counted, name) for name in COLUMNS}
-        if probed is None:
-            values["selector_tflop"] = np.nan
         total += [float(np.sum(np.broadcast_to(values[name], here.sum()) * count_N[here])) for name in COLUMNS]
     return list(total / count_N.sum())
-
-
-def _probed(strategy: Strategy, visual: int) -> int | None:
-    """Rows of attention that a strategy reads; None where that depends on the length of the text."""
-    needs = {str(evidence.value) for evidence in strategy.needs}
-    if needs & {"text_rows", "text_to_text"}:
-        return None
-    return int("last_row" in needs) + visual * ("visual_rows" in needs)

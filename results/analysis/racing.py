@@ -59,11 +59,13 @@ class Race:
     """Decides at a few numbers of questions which points go on. The same answers always lead to the same decisions."""
 
     def __init__(self, rule: RacingRule, points: int, total: int, baseline: int = 0) -> None:
-        """Args:
-        rule: What to test.
-        points: Number of grid points.
-        total: Image questions of the sweep.
-        baseline: Row of the un-pruned model, which is never stopped.
+        """Start with all points racing.
+
+        Args:
+            rule: What to test.
+            points: Number of grid points.
+            total: Image questions of the sweep.
+            baseline: Row of the un-pruned model, which is never stopped.
         """
         self._rule, self._total, self._baseline = rule, total, baseline
         self._racers = np.array([row for row in range(points) if row != baseline], dtype=int)

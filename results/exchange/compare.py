@@ -300,9 +300,11 @@ def _unpaired(rows: pd.DataFrame, reference: str | None) -> pd.DataFrame:
 
 
 def _finished(rows: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
-    """Args:
-    rows: The columns so far.
-    models: Of each row what it shares with its un-pruned model.
+    """Columns in their order, with the speed-up over each model's un-pruned row.
+
+    Args:
+        rows: The columns so far.
+        models: Of each row what it shares with its un-pruned model.
     """
     model = pd.Series(models, index=rows.index)
     base = rows["baseline"] & rows["latency_s"].notna()

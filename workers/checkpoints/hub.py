@@ -6,13 +6,11 @@ So everything works offline, and what is missing comes with the command that fet
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 from workers.families.config import ModelError
 from workers.foreign import expanded, readable
-from workers.json_file import read_text
 
 HUB_NAME = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
@@ -37,29 +35,34 @@ def find_folder(name: str, remedy: str, beside: Path | None = None) -> Path:
     match = HUB_NAME.fullmatch(name)
     if match is None:
         raise ModelError(f"model {path.absolute()}: no such directory; {remedy}")
+    from huggingface_hub import constants, snapshot_download  # half a second, which a directory does not need
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     repo, revision = match["repo"], match["revision"]
-    store = cache_folder() / f"models--{repo.replace('/', '--')}"
-    commit = _commit(store, revision or "main")
-    if (store / "snapshots" / commit).is_dir():
-        return store / "snapshots" / commit
-    pinned = f" --revision {revision}" if revision else ""
-    there = sorted(folder.name for folder in (store / "snapshots").glob("*"))
-    others = f"; of it the cache has {', '.join(f'{repo}@{commit}' for commit in there[:3])}" if there else ""
-    raise ModelError(
-        f"model {name}: no such directory, and not in the Hugging Face cache {store.parent}{others}; "
-        f"`hf download {repo}{pinned}` fetches it; or {remedy}"
+    try:
+        # No file is asked for: a checkpoint may lack some of a snapshot's, and says itself what it needs.
+        return Path(snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=[]))
+    except (LocalEntryNotFoundError, ValueError):  # the latter: the hub has no such names, or a reference is no text
+        pinned = f" --revision {revision}" if revision else ""
+        raise ModelError(
+            f"model {name}: no such directory, and not in the Hugging Face cache {constants.HF_HUB_CACHE}"
+            f"{_others(repo)}; `hf download {repo}{pinned}` fetches it; or {remedy}"
+        ) from None
+
+
+def _others(repo: str) -> str:
+    """What the cache has of a model besides the revision that was looked for."""
+    from huggingface_hub import constants, scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
+    except (CacheNotFound, ValueError):  # no folder
+        return ""
+    commits = sorted(
+        revision.commit_hash
+        for cached in repos
+        if (cached.repo_type, cached.repo_id) == ("model", repo)
+        for revision in cached.revisions
     )
-
-
-def cache_folder() -> Path:
-    """Where huggingface_hub keeps models: the same variables, in the same order."""
-    if hub := os.environ.get("HF_HUB_CACHE"):
-        return Path(hub).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return Path(os.environ.get("HF_HOME", f"{cache}/huggingface")).expanduser() / "hub"
-
-
-def _commit(store: Path, revision: str) -> str:
-    """What a branch or tag stands for in the cache; a commit stands for itself."""
-    reference = store / "refs" / revision
-    return read_text(reference).strip() if reference.is_file() else revision
+    return f"; of it the cache has {', '.join(f'{repo}@{commit}' for commit in commits[:3])}" if commits else ""

@@ -54,5 +54,5 @@ def processor_kind(settings: dict[str, Any]) -> str:
 
 
 def having(name: str, *folders: Path) -> Path:
-    """The first folder with a file of that name; the last where none has it, which its reader will complain of."""
+    """The first folder with a file of that name; else the last one, whose reader then says what is missing."""
     return next((folder for folder in folders if any(folder.glob(f"{name}*"))), folders[-1])

@@ -1,9 +1,9 @@
 """Rendering a checkpoint's chat template: a program of others, in a sandbox, bounded in steps and in size.
 
-The environment is that of transformers (``utils/chat_template_utils.py``), and tests hold it against that. Different
-are: a template that goes on for too long or writes too much is an error; and there is no ``strftime_now``, because
-prompts must not be others tomorrow. Templates that ask first whether there is one, as Llama's do, take their own fixed
-date. What a single filter makes is looked at when it is there; for what else takes long workers have time limits.
+The environment is that of transformers (``utils/chat_template_utils.py``), and tests hold it against that. It differs
+in two points: a template that runs too long or writes too much is an error; and there is no ``strftime_now``, because a
+prompt must be the same tomorrow. Templates that ask first whether there is one, as Llama's do, take their own fixed
+date. The size of what a filter makes is checked after it ran; whatever else takes long meets the workers' time limits.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "**" or (operator == "*" and _length(left) * _length(right) > MAX_TEXT):
-            raise EndlessError(f"it computes with {operator} what no prompt needs")
+            raise EndlessError(f"it computes with {operator} more than a prompt needs")
         return _bounded(super().call_binop(context, operator, left, right))
 
     def _step(self) -> None:

@@ -65,12 +65,12 @@ def _check_sentencepiece(tokenizer: Any, folder: Path) -> None:
             where = f"first {fast_ids[at : at + 1]} and {slow_ids[at : at + 1]} in {text[:30]!r}..."
             if (folder / "tokenizer.json").is_file():
                 raise ModelError(
-                    f"model {folder}: tokenizer.json and tokenizer.model give other ids, {where}; keep the one that "
-                    "the model was trained with"
+                    f"model {folder}: tokenizer.json and tokenizer.model give different ids, {where}; keep the one "
+                    "that the model was trained with"
                 )
             raise ModelError(
-                f"{place}: transformers {version('transformers')} makes a {type(tokenizer).__name__} of it, and "
-                f"sentencepiece {version('sentencepiece')} other ids, {where}; name the right tokenizer_class in "
+                f"{place}: {type(tokenizer).__name__} of transformers {version('transformers')} and sentencepiece "
+                f"{version('sentencepiece')} give different ids, {where}; name the right tokenizer_class in "
                 "tokenizer_config.json, or put a tokenizer.json beside it"
             )
 

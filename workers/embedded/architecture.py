@@ -56,10 +56,10 @@ def prompt(text: str, *, image: bool, instruction: str = SINGLE_PREDICTION) -> s
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE whose merges were learned on the words of the prompts, so a common word is one token.
+    r"""Byte-level BPE whose merges were learned on the words of the prompts, so a common word is one token.
 
     Any text can be encoded, unknown words fall into bytes. The option letters are one token each, as an answer
-    ("A") and in the list of options ("\\nA." is newline, A, full stop).
+    ("A") and in the list of options ("\nA." is newline, A, full stop).
     """
     tokenizer = Tokenizer(models.BPE(unk_token=None))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

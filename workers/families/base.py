@@ -7,7 +7,7 @@ library is imported here: planning a sweep loads no weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,8 +17,10 @@ from workers.work import ModelSpec
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
     from workers.families.model import Model
+    from workers.sites import Tower
 
 
 class Checkpoint(Protocol):
@@ -94,6 +96,8 @@ class Parts:
     decoder: Any  # the language model: ``layers``, ``rotary_emb``, ``config``
     image_token: int  # id that stands for each visual token
     visual_tokens: int  # V
+    tower_layers: Sequence[Any]  # each takes hidden states as its first argument, and gives them alone
+    read_tower: Callable[[Sequence[Tensor]], Tower]  # from what entered each of these layers, and what left the last
 
 
 class Family(Protocol):

@@ -1,9 +1,10 @@
-"""The model families, and who reads a checkpoint: found by the ``model_type`` of its config.json."""
+"""The table of model families; the ``model_type`` of a checkpoint's config.json says which one it belongs to."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from strategies.errors import UsageError
 from workers.checkpoints.hub import find_folder
 from workers.checkpoints.settings import read_json
 from workers.families.base import Checkpoint, Family, Parts
@@ -59,9 +60,9 @@ def parts_of(module: Any) -> Parts:
     """Where the parts of a model that transformers built are.
 
     Raises:
-        ValueError: it is of no family that can be hooked.
+        UsageError: it is of no family that can be hooked.
     """
     for family in FAMILIES:
         if (parts := family.parts(module)) is not None:
             return parts
-    raise ValueError(f"pruned needs a LlavaForConditionalGeneration, got {type(module).__name__}")
+    raise UsageError(f"pruned needs a LlavaForConditionalGeneration, got {type(module).__name__}")

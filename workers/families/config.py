@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workers.complaint import Complaint
+from strategies.errors import SaccadeError
 
 TEXT_MODELS = ("llama", "mistral", "qwen2")  # decoders whose layer the engine knows: norm, q/k/v/o, gate/up/down
 # What transformers takes where a configuration leaves it out; else as many key-value heads as heads, and Llama-7B's.
@@ -19,7 +19,7 @@ MOST = 2**24  # of any other size
 MOST_LAYERS = 1000  # the largest published decoder has 126; a slip of the pen is not built for hours
 
 
-class ModelError(Complaint):
+class ModelError(SaccadeError):
     """A checkpoint is missing, broken or of a kind we do not run. The message names the file or field."""
 
 

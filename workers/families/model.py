@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from workers.decoder import Decoder
 from workers.families.config import ModelConfig, ModelError
+from workers.sites import Tower
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -59,6 +60,14 @@ class Encoded:
         return self.images[0].start if self.images else 0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SeenImage:
+    """What tower and projector made of a prompt's image."""
+
+    features_VD: Tensor  # the visual tokens, in the model's dtype
+    evidence: Mapping[str, Tensor] = field(default_factory=dict)  # (V, ...) by name, what was read of the tower
+
+
 class Model(ABC):
     """A checkpoint on a device: tokenizer, image processor, tower and decoder.
 
@@ -67,11 +76,13 @@ class Model(ABC):
     """
 
     def __init__(self, module: Any, config: ModelConfig, decoder: Decoder, tokenizer: Any) -> None:
-        """Args:
-        module: as transformers built it.
-        config: its sizes.
-        decoder: its language model and head.
-        tokenizer: its own.
+        """Take over what transformers loaded.
+
+        Args:
+            module: as transformers built it.
+            config: its sizes.
+            decoder: its language model and head.
+            tokenizer: its own.
         """
         self.module = module.eval()
         self.config = config
@@ -115,8 +126,21 @@ class Model(ABC):
         """
 
     @abstractmethod
+    def see(
+        self, prompts: Sequence[Encoded], readers: Mapping[str, Callable[[Tower], Tensor]]
+    ) -> list[SeenImage | None]:
+        """Tower and projector: for each prompt its image, None where it has none.
+
+        Args:
+            prompts: whose images go through the tower together.
+            readers: what is to be read of the tower, by name: from what its forward leaves to (N, P, ...), of which the
+                rows become those of the visual tokens; 0 for a token that no row of the tower stands behind. With none
+                nothing is kept of the tower.
+        """
+
     def image_features(self, prompts: Sequence[Encoded]) -> list[Tensor | None]:
-        """Tower and projector: for each prompt (V, D) in the model's dtype; None where it has no image."""
+        """For each prompt (V, D) in the model's dtype; None where it has no image."""
+        return [None if image is None else image.features_VD for image in self.see(prompts, {})]
 
     @abstractmethod
     def inputs(self, prompt: Encoded) -> dict[str, Tensor]:

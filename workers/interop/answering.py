@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from strategies.errors import UsageError
 from strategies.suggestion import near
 from workers.families.catalog import load_model, open_checkpoint
 from workers.families.model import Encoded, default_device
@@ -55,7 +56,7 @@ class PrunedModel:
             params: the strategy's own parameters.
 
         Raises:
-            ValueError: a setting is unknown or does not fit the model.
+            UsageError: a setting is unknown or does not fit the model.
             ModelError: the checkpoint cannot be used.
         """
         _known("conversation", conversation, CONVERSATION_MODES)
@@ -64,7 +65,9 @@ class PrunedModel:
         spec = ModelSpec(path=pretrained, dtype=dtype, base=base, vision_tower=vision_tower)
         checkpoint = open_checkpoint(spec)
         if checkpoint.sizes.varies:
-            raise ValueError(f"pretrained: {pretrained} cuts images into tiles; only models of one square are offered")
+            raise UsageError(
+                f"pretrained: {pretrained} cuts images into tiles; only models that see one square are supported"
+            )
         _known("image_mode", image_mode, ("auto", *checkpoint.image_modes))
         self.model = load_model(spec, device)
         self._image_mode = checkpoint.image_mode if image_mode == "auto" else image_mode
@@ -72,7 +75,7 @@ class PrunedModel:
         self._pruning = None if strategy == UNPRUNED else {"strategy": strategy, "layer": layer, "rank": rank, **params}
         self._seed = seed
         if self._pruning is None and params:
-            raise ValueError(f"{next(iter(params))}: the un-pruned model takes no such setting; give strategy=NAME")
+            raise UsageError(f"{next(iter(params))}: the un-pruned model takes no such setting; give strategy=NAME")
         self._encode("What is it?", Image.new("RGB", (8, 8)))
         with self._pruned():
             pass  # what cannot be asked or pruned is refused before the first question
@@ -97,10 +100,10 @@ class PrunedModel:
             how: of GENERATION, for transformers' ``generate``; greedy without them.
 
         Raises:
-            ValueError: there are several images.
+            UsageError: there are several images.
         """
         if len(images) > 1:
-            raise ValueError(f"the question has {len(images)} images; one is supported")
+            raise UsageError(f"the question has {len(images)} images; one is supported")
         text = question.replace(IMAGE_MARKER, "").strip()
         prompt = self._encode(text, images[0].convert("RGB") if images else None)
         module, inputs = self.model.module, self.model.inputs(prompt)
@@ -131,7 +134,7 @@ class PrunedModel:
 
 def _known(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
-        raise ValueError(f"{name}: '{value}' is unknown{near(value, known)} (known: {', '.join(known)})")
+        raise UsageError(f"{name}: '{value}' is unknown{near(value, known)} (known: {', '.join(known)})")
 
 
 def _generation(how: dict[str, Any]) -> dict[str, Any]:

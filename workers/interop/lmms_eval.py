@@ -1,6 +1,6 @@
-"""The model `saccade` of lmms-eval: any of its tasks, with visual tokens dropped.
+r"""The model `saccade` of lmms-eval: any of its tasks, with visual tokens dropped.
 
-    python -m lmms_eval --model saccade --tasks pope --batch_size 1 --log_samples --output_path logs \\
+    python -m lmms_eval --model saccade --tasks pope --batch_size 1 --log_samples --output_path logs \
         --model_args pretrained=./llava-1.5-7b-hf,strategy=fastv,layer=2,rank=128
 
 lmms-eval (0.7) finds it by the entry point ``lmms_eval.models`` where both packages are installed. It is no dependency:
@@ -16,6 +16,7 @@ from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 
+from strategies.errors import UsageError
 from workers.interop.answering import PrunedModel
 
 MAX_NEW_TOKENS = 1024  # where a task does not say
@@ -32,20 +33,22 @@ class Saccade(lmms):
     is_simple = True
 
     def __init__(self, pretrained: str, batch_size: int | str = 1, max_batch_size: Any = None, **settings: Any) -> None:
-        """Args:
-        pretrained: checkpoint directory, or a hub id in the local cache.
-        batch_size: 1; lmms-eval always passes it.
-        max_batch_size: passed by lmms-eval, and unused.
-        settings: of `PrunedModel`.
+        """Load the model.
+
+        Args:
+            pretrained: checkpoint directory, or a hub id in the local cache.
+            batch_size: 1; lmms-eval always passes it.
+            max_batch_size: passed by lmms-eval, and unused.
+            settings: of `PrunedModel`.
 
         Raises:
-            ValueError: a setting is unknown, or batches or several processes are asked for.
+            UsageError: a setting is unknown, or batches or several processes are asked for.
         """
         super().__init__()
         if int(batch_size) != 1:
-            raise ValueError(f"batch_size {batch_size}: saccade answers one question at a time; give --batch_size 1")
+            raise UsageError(f"batch_size {batch_size}: saccade answers one question at a time; give --batch_size 1")
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            raise ValueError("saccade runs in one process inside lmms-eval; start it with python, not with accelerate")
+            raise UsageError("saccade runs in one process inside lmms-eval; start it with python, not with accelerate")
         self._model = PrunedModel(pretrained, **settings)
 
     def generate_until(self, requests: list[Instance]) -> list[str]:

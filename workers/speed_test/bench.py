@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from strategies.errors import SaccadeError, UsageError
 from workers.engine import Engine
 from workers.families.llava.loading import load_llava
 from workers.families.model import DTYPES, default_device
@@ -71,13 +72,13 @@ class BenchSpec:
     def __post_init__(self) -> None:
         unknown = sorted(set(self.workloads) - set(WORKLOADS))
         if unknown:
-            raise ValueError(f"unknown workload '{unknown[0]}' (known: {', '.join(WORKLOADS)})")
+            raise UsageError(f"unknown workload '{unknown[0]}' (known: {', '.join(WORKLOADS)})")
         if self.images not in ("memory", "disk"):
-            raise ValueError(f"images: '{self.images}' is neither memory nor disk")
+            raise UsageError(f"images: '{self.images}' is neither memory nor disk")
         if self.samples < 1:
-            raise ValueError(f"samples: {self.samples} is below 1")
+            raise UsageError(f"samples: {self.samples} is below 1")
         if self.new_tokens < 1:
-            raise ValueError(f"new_tokens: {self.new_tokens} is below 1")
+            raise UsageError(f"new_tokens: {self.new_tokens} is below 1")
 
 
 def bench(spec: BenchSpec, progress: Callable[[Report, str], None]) -> Report:
@@ -88,7 +89,7 @@ def bench(spec: BenchSpec, progress: Callable[[Report, str], None]) -> Report:
         progress: called after every step with all that is known so far, and a line for people.
 
     Raises:
-        ValueError, ModelError, DataError: the model or the questions cannot be used.
+        UsageError, ModelError, DataError: the model or the questions cannot be used.
     """
     with tempfile.TemporaryDirectory(prefix="saccade-bench-") as folder, torch.inference_mode():
         return _Bench(spec, Path(folder), progress).run()
@@ -101,7 +102,7 @@ class _Bench:
         device = spec.device or default_device()
         dtype = spec.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
         if dtype not in DTYPES:
-            raise ValueError(f"dtype '{dtype}' is unknown ({', '.join(DTYPES)})")
+            raise UsageError(f"dtype '{dtype}' is unknown ({', '.join(DTYPES)})")
         self.llava = (
             random_llava(spec.shape, DTYPES[dtype], device, spec.seed)
             if spec.model is None
@@ -332,7 +333,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         report = bench(BenchSpec(**args, micro_batches=micro_batches), progress)
-    except ValueError as error:  # ModelError and DataError are ValueErrors
+    except SaccadeError as error:
         print(error, file=sys.stderr)
         return 2
     print(f"\n{report.table()}", flush=True)

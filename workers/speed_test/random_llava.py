@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModelForImageTextToText, CLIPImageProcessorPil, CLIPVisionConfig, LlamaConfig, LlavaConfig
 from transformers.utils import logging as transformers_logging
 
+from strategies.errors import UsageError
 from workers.families.llava.config import model_config
 from workers.families.llava.model import Llava
 from workers.tasks.prompts import CONVERSATIONS, IMAGE_MARKER, SINGLE_PREDICTION
@@ -67,10 +68,10 @@ def random_llava(shape: str, dtype: torch.dtype, device: str, seed: int) -> Llav
         seed: of the weights. Other devices and dtypes draw other weights from it.
 
     Raises:
-        ValueError: unknown shape.
+        UsageError: unknown shape.
     """
     if shape not in SHAPES:
-        raise ValueError(f"unknown shape '{shape}' (known: {', '.join(SHAPES)})")
+        raise UsageError(f"unknown shape '{shape}' (known: {', '.join(SHAPES)})")
     sizes = SHAPES[shape]
     transformers_logging.set_verbosity_error()
     where = torch.device(device)

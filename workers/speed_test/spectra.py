@@ -54,8 +54,10 @@ def spectrum_rows(config: ModelConfig, device: torch.device, seconds: float, see
 
 
 def _row(what: str, blocks: Tensor, seconds: float) -> SpectrumRow:
-    """Args:
-    blocks: (batch, matrices, M, N) float32.
+    """Time the spectra of a block of matrices, ours and torch's, and compare them.
+
+    Args:
+        blocks: (batch, matrices, M, N) float32.
     """
     batch, matrices = blocks.shape[:2]
     block, device = blocks[0], blocks.device

@@ -1,4 +1,4 @@
-"""The grids that the benchmark measures, and the arithmetic that none of them can do without."""
+"""The grids that the benchmark measures, and the least arithmetic that each of them needs."""
 
 from __future__ import annotations
 

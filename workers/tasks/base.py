@@ -8,7 +8,7 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from workers.complaint import Complaint
+from strategies.errors import SaccadeError
 from workers.work import TaskSpec
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ LETTERS = ascii_uppercase
 SHORT_ANSWER = "Answer the question using a single word or phrase."  # haotian-liu/LLaVA, docs/Evaluation.md
 
 
-class DataError(Complaint):
+class DataError(SaccadeError):
     """A benchmark's files are missing or malformed. The message names the place and the remedy; exit code 2."""
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from random import Random
 from typing import TypeVar
 
+from strategies.errors import UsageError
 from workers.tasks.families import FAMILIES, Question, words
 from workers.tasks.scene import Scene, Thing, patches, random_scene, render
 
@@ -175,10 +176,10 @@ def write(folder: Path, seed: int, sizes: dict[str, int]) -> None:
         sizes: Questions per split; keys "train", "val", "test".
 
     Raises:
-        ValueError: A size is negative.
+        UsageError: A size is negative.
     """
     if min(sizes.values()) < 0:
-        raise ValueError(f"sizes must be >= 0, got {sizes}")
+        raise UsageError(f"sizes must be >= 0, got {sizes}")
     made = {split: items(seed, split, sizes[split]) for split in ("train", "val", "test")}
     folder.mkdir(parents=True, exist_ok=True)
     for item in (item for split in made.values() for item in split):
@@ -208,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         write(args.folder, args.seed, {"train": args.train, "val": args.val, "test": args.test})
-    except ValueError as error:
+    except UsageError as error:
         print(error, file=sys.stderr)
         return 2
     return 0

@@ -183,7 +183,7 @@ def draw_thing(pen: ImageDraw.ImageDraw, thing: Thing, fill: int) -> None:
     elif thing.kind == "ring":
         pen.ellipse((x - r, y - r, x + r, y + r), outline=fill, width=r // 3 + 1)
     else:
-        raise ValueError(f"unknown kind of thing: {thing.kind!r}")
+        raise AssertionError(thing.kind)
 
 
 def patches(things: tuple[Thing, ...]) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """What a checkpoint says of itself against what its files hold, looked at before anything is loaded.
 
-A tensor that nobody reads, of another number type or shape than expected, or a change that changes nothing means that
-another model would be measured than the one that was made.
+A tensor that nobody reads or that has an unexpected number type or shape, or an adapter that changes nothing, means
+that another model would be measured than the one that was trained.
 """
 
 from __future__ import annotations

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from strategies.errors import UsageError
 from workers.families.base import Checkpoint, Parts
 from workers.families.config import TEXT_MODELS
 from workers.families.llava.config import MODEL_TYPES
@@ -46,7 +48,9 @@ class LlavaFamily:
         assert config is not None
         text, vision = config.text_config, config.vision_config
         if text.model_type not in TEXT_MODELS:
-            raise ValueError(f"a LLaVA over '{text.model_type}' is not supported ({', '.join(TEXT_MODELS)})")
+            raise UsageError(f"a LLaVA over '{text.model_type}' is not supported ({', '.join(TEXT_MODELS)})")
+        from workers.families.llava.tower import ClipTower, tower_layers
+
         side = vision.image_size // vision.patch_size
         return Parts(
             tower=module.model.vision_tower,
@@ -55,6 +59,8 @@ class LlavaFamily:
             decoder=module.model.language_model,
             image_token=config.image_token_id,
             visual_tokens=side**2 + (config.vision_feature_select_strategy == "full"),
+            tower_layers=tower_layers(module),
+            read_tower=partial(ClipTower, module),
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,8 +15,10 @@ from workers.decoder import Decoder
 from workers.families.config import ModelConfig, ModelError
 from workers.families.llava.anyres import Tiling
 from workers.families.llava.pixels import to_pixels, to_tiles
-from workers.families.model import Encoded, ImageSpan, Model
+from workers.families.llava.tower import ClipTower
+from workers.families.model import Encoded, ImageSpan, Model, SeenImage
 from workers.sequences import to_device
+from workers.sites import Tower
 from workers.tasks.prompts import IMAGE_MARKER
 
 
@@ -44,9 +46,9 @@ class Llava(Model):
         return rendered(self.tokenizer, self._chat_template, question, image)
 
     def encode(self, prompt: str, image: Image.Image | None, mode: str, whole: bool = False) -> Encoded:
-        """As LLaVA was trained and evaluated (llava/mm_utils.py, ``tokenizer_image_token``) each side of the marker is
-        tokenised by itself: a SentencePiece tokenizer that is not "legacy" loses the space token after the image
-        otherwise.
+        """Tokenise each side of the image marker by itself, as LLaVA was trained (``tokenizer_image_token``).
+
+        Tokenised at once, a SentencePiece tokenizer that is not "legacy" loses the space token after the image.
         """
         before, after = self._ids(prompt, whole)
         if after is None or image is None:
@@ -78,13 +80,38 @@ class Llava(Model):
             )
         return (ids[: places[0]], ids[places[0] + 1 :]) if places else (ids, None)
 
-    def image_features(self, prompts: Sequence[Encoded]) -> list[Tensor | None]:
-        seen = [prompt for prompt in prompts if prompt.images]
-        if not seen:
+    def see(
+        self, prompts: Sequence[Encoded], readers: Mapping[str, Callable[[Tower], Tensor]]
+    ) -> list[SeenImage | None]:
+        shown = [prompt for prompt in prompts if prompt.images]
+        if not shown:
             return [None] * len(prompts)
-        made = self.module.model.get_image_features(**self._pixels(seen)).pooler_output
-        features = iter(made)
-        return [next(features) if prompt.images else None for prompt in prompts]
+        # Only if asked for: otherwise transformers keeps no more hidden states than the projector is given.
+        keep = {"output_hidden_states": True} if readers else {}
+        made = self.module.model.get_image_features(**self._pixels(shown), **keep)
+        evidence: dict[str, Sequence[Tensor]] = {}
+        if readers:
+            tower = ClipTower(self.module, made.hidden_states)
+            evidence = {name: self._of_tokens(read(tower), shown) for name, read in readers.items()}
+        images = (
+            SeenImage(features_VD, {name: rows[index] for name, rows in evidence.items()})
+            for index, features_VD in enumerate(made.pooler_output)
+        )
+        return [next(images) if prompt.images else None for prompt in prompts]
+
+    def _of_tokens(self, rows_NPX: Tensor, prompts: Sequence[Encoded]) -> Sequence[Tensor]:
+        """For each prompt (V, ...): tiles are put together as their features are, with 0 at the ends of rows."""
+        if self._tiling is None:
+            return list(rows_NPX)
+        shape = rows_NPX.shape[2:]
+        tiles_NPX = rows_NPX.flatten(2) if shape else rows_NPX[..., None]
+        packed, _ = self.module.model.pack_image_features(
+            [tiles.contiguous() for tiles in tiles_NPX.split([len(prompt.pixels) for prompt in prompts])],
+            torch.tensor([prompt.size for prompt in prompts]),
+            vision_feature_select_strategy=self.module.config.vision_feature_select_strategy,
+            image_newline=tiles_NPX.new_zeros(tiles_NPX.shape[-1]),
+        )
+        return [rows_VX.reshape(len(rows_VX), *shape) for rows_VX in packed]
 
     def inputs(self, prompt: Encoded) -> dict[str, Tensor]:
         ids_BS = torch.tensor([prompt.ids], device=self.device)

@@ -1,0 +1,66 @@
+"""A decoder layer as a place that evidence comes from, of one sequence in packed rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from workers.attention import probabilities, visual_block
+from workers.sequences import Packing, TokenSequence, gather, to_device
+from workers.sites import DecoderLayer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerRead:
+    """What the layer before a fork leaves for the strategies: its queries and keys."""
+
+    packing: Packing
+    query_RHE: Tensor
+    key_RGE: Tensor
+    scale: float
+
+
+class PackedLayer(DecoderLayer):
+    """One sequence before the layer where it forks."""
+
+    def __init__(self, sequence: TokenSequence, packing: Packing, hidden_RD: Tensor, before: LayerRead | None) -> None:
+        """Look at one sequence of a packing.
+
+        Args:
+            sequence: whose tokens are to be dropped.
+            packing: of ``hidden_RD``.
+            hidden_RD: residual stream entering the layer.
+            before: queries and keys of the layer before; None at layer 0.
+        """
+        self.system, self.visual, self.text = sequence.system, sequence.visual, sequence.text
+        self._sequence = sequence
+        self._own_RD = hidden_RD[packing.own(sequence)]
+        self._before = before
+
+    @property
+    def _read(self) -> LayerRead:
+        assert self._before is not None, "attention was asked for before the first layer"
+        return self._before
+
+    def _attention(self, count: int) -> Tensor:
+        read = self._read
+        return probabilities(read.query_RHE, read.key_RGE, read.packing, self._sequence, count, read.scale)
+
+    def visual_block(self) -> Tensor:
+        read = self._read
+        return visual_block(read.query_RHE, read.key_RGE, read.packing, self._sequence, read.scale)
+
+    def keys(self) -> Tensor:
+        return gather(self._read.key_RGE, self._read.packing.keys(self._sequence))
+
+    def visual_hidden(self) -> Tensor:
+        return self._own_RD[: self.visual]
+
+    def text_hidden(self) -> Tensor:
+        return self._own_RD[self.visual :]
+
+    def alive(self, image_VX: Tensor) -> Tensor:
+        if len(image_VX) == self.visual:
+            return image_VX
+        return image_VX[to_device(self._sequence.visual_K, image_VX.device)]

@@ -1,0 +1,94 @@
+"""A decoder layer as a place that evidence comes from, of one sample in a padded batch.
+
+Nothing here is the engine's: rotary positions, masks and softmax are applied again to what transformers' own modules
+computed, so that the two ways are a check on one another.
+
+Shape letters: see ``strategies/view.py``; here also W columns of a group of layers, E head width, G key-value heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workers.padded import Batch, causal
+from workers.sites import DecoderLayer
+
+
+@dataclass(slots=True)
+class Probe:
+    """What the layer before a drop computed: projected queries and keys (B, W, H*E and G*E), and its positions."""
+
+    module: Any  # its attention
+    query: Tensor | None = None
+    key: Tensor | None = None
+    rotary: tuple[Tensor, Tensor] | None = None
+
+
+class PaddedLayer(DecoderLayer):
+    """One sample of a batch before the layer where its tokens are dropped."""
+
+    def __init__(self, batch: Batch, sample: int, hidden_BWD: Tensor, probe: Probe | None) -> None:
+        """Look at one sample of a padded batch.
+
+        Args:
+            batch: whose last group of columns the layers before ran on.
+            sample: of the batch.
+            hidden_BWD: residual stream entering the layer.
+            probe: of the layer before; None where nothing is read of it.
+        """
+        group = batch.groups[-1]
+        self.system, self.text = batch.system[sample], batch.text[sample]
+        self.visual = len(group.visual[sample])
+        self._sample = sample
+        self._probe = probe
+        self._kept_V = group.visual[sample]
+        self._living = slice(None) if group.full else group.alive_BW[sample]
+        self._hidden_SD = hidden_BWD[sample, self._living]
+
+    def _attention(self, count: int) -> Tensor:
+        return _probabilities(self._turned("query")[-count:], self.keys(), self._scale)
+
+    def visual_block(self) -> Tensor:
+        after = self.system + self.visual
+        query_VHE = self._turned("query")[self.system : after]
+        return _probabilities(query_VHE, self.keys()[:after], self._scale)[:, :, self.system :]
+
+    def keys(self) -> Tensor:
+        return self._turned("key")
+
+    def visual_hidden(self) -> Tensor:
+        return self._hidden_SD[self.system : self.system + self.visual]
+
+    def text_hidden(self) -> Tensor:
+        return self._hidden_SD[self.system + self.visual :]
+
+    def alive(self, image_VX: Tensor) -> Tensor:
+        return image_VX[self._kept_V]
+
+    @property
+    def _scale(self) -> float:
+        assert self._probe is not None
+        scale: float = self._probe.module.scaling
+        return scale
+
+    def _turned(self, name: str) -> Tensor:
+        """Rotary positions applied to the sample's queries or keys: (S, heads, E)."""
+        probe = self._probe
+        assert probe is not None
+        assert probe.rotary is not None
+        rows_SHE = getattr(probe, name)[self._sample, self._living].unflatten(-1, (-1, probe.module.head_dim))
+        cos_SE, sin_SE = (table[self._sample if len(table) > 1 else 0, self._living] for table in probe.rotary)
+        first, second = rows_SHE.chunk(2, dim=-1)
+        return rows_SHE * cos_SE[:, None] + torch.cat((-second, first), dim=-1) * sin_SE[:, None]
+
+
+def _probabilities(query_QHE: Tensor, key_SGE: Tensor, scale: float) -> Tensor:
+    """(H, Q, S) float32 attention of Q queries that are the last of S keys; half precision ties many tokens."""
+    key_SHE = key_SGE.float().repeat_interleave(query_QHE.shape[1] // key_SGE.shape[1], dim=1)
+    scores_HQS = torch.einsum("qhe,she->hqs", query_QHE.float(), key_SHE) * scale
+    visible_QS = causal(len(query_QHE), len(key_SGE), key_SGE.device)
+    return scores_HQS.masked_fill(~visible_QS, -torch.inf).softmax(dim=-1)

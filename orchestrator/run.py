@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,16 +12,18 @@ from rich.console import Console
 
 from orchestrator.cluster.faults import NO_ANSWER, FaultWatch
 from orchestrator.cluster.joining import IN_A_JOB
-from orchestrator.cluster.limits import Limits
-from orchestrator.cluster.pool import ENGINE, EngineFactory, LocalPool, Pool, RayPool
+from orchestrator.cluster.pool import LocalPool, Pool, PoolOptions
+from orchestrator.cluster.ray_pool import RayPool
+from orchestrator.followers.base import Answered, Begun, Follower, Followers
+from orchestrator.followers.pictures import DEFAULT_LIMIT, PictureRecorder
+from orchestrator.followers.progress import SweepProgress
 from orchestrator.policy import Policy
-from orchestrator.progress import SweepProgress
-from orchestrator.recorder import DEFAULT_LIMIT, PictureRecorder
 from orchestrator.show import cells_text
 from orchestrator.sweep.plan import Plan, make_plan
 from orchestrator.sweep.prepare import Prepared
 from orchestrator.sweep.spec import SpecError
-from orchestrator.tune.tune_store import TuneMirror, check_callbacks
+from orchestrator.tune.callbacks import check_callbacks
+from orchestrator.tune.mirror import TuneMirror
 from results.experiment import Experiment, check_target
 from results.stops import Stops, write_stops
 
@@ -43,16 +43,11 @@ class RunResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
+class RunOptions(PoolOptions):
     """How to run, which decides nothing about the results."""
 
-    workers: int | None = None  # actors; None: one for each GPU, or CPU core
     local: bool = False  # in this process, without Ray
-    address: str | None = None  # of a Ray cluster
-    gpus_per_worker: float | None = None  # of an actor; None: one where there are GPUs
-    engine: EngineFactory = ENGINE
     pictures: int = DEFAULT_LIMIT  # of samples as the model saw them, recorded for the sample explorer
-    limits: Limits = field(default_factory=Limits)  # what takes longer hangs
 
 
 def plan_and_stops(prepared: Prepared, out: Path, workers: int) -> tuple[Plan, Stops | None]:
@@ -86,14 +81,14 @@ def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Conso
         raise SpecError(f"--out {out}: this Ray job's folder is thrown away at its end; give an absolute path or a URI")
     started = time.monotonic()
     check_callbacks(prepared.spec.callbacks)
-    sweep = _Sweep(prepared, out, options)
+    sweep = _Sweep(prepared, out, options, console)
     plan, stops = sweep.plan(options.workers or 1), sweep.decide()
-    if plan.missing or not sweep.is_mirrored():
+    if plan.missing or sweep.is_behind():
         console.print(f"cells: {cells_text(plan, stops)}", soft_wrap=True)
-        plan = sweep.compute(plan, console)
+        plan = sweep.compute()
         stops = sweep.decide()
     else:
-        sweep.finish_pictures()
+        sweep.followers.finish()
     return RunResult(
         experiment=sweep.experiment,
         plan=plan,
@@ -101,24 +96,23 @@ def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Conso
         failed=sweep.failed,
         seconds=time.monotonic() - started,
         peak_bytes=sweep.peak_bytes,
-        warnings=tuple(sweep.warnings),
+        warnings=(*prepared.notes, *sweep.aside, *sweep.followers.notes, *sweep.experiment.notes),
         stops=stops,
     )
 
 
 class _Sweep:
-    """A sweep under way: its directory, all that follows its cells, and what this process has done."""
+    """A sweep under way: its directory, who follows its cells, and what this process has done."""
 
-    def __init__(self, prepared: Prepared, out: Path, options: RunOptions) -> None:
+    def __init__(self, prepared: Prepared, out: Path, options: RunOptions, console: Console) -> None:
         self._prepared, self._options = prepared, options
         self.experiment = Experiment.create(out, prepared.manifest, prepared.samples)
-        aside = self.experiment.set_damaged_aside()
+        self.aside = self.experiment.set_damaged_aside()
         self._done = self.experiment.done()
         self._policy = _policy(prepared, self.experiment)
-        self._mirror = None if options.local else TuneMirror(self.experiment, prepared.spec.callbacks)
-        self._recorder = PictureRecorder(self.experiment, prepared.samples, options.pictures)
+        self._reports = self._policy.standing.reports()
+        self.followers = Followers(_followers(prepared, self.experiment, options, console))
         self.computed = self.failed = self.peak_bytes = 0
-        self.warnings = [*prepared.notes, *aside]
 
     def plan(self, workers: int) -> Plan:
         return _plan(self._prepared, self._policy, self._done, workers)
@@ -131,42 +125,31 @@ class _Sweep:
         write_stops(self.experiment, stops)
         return stops
 
-    def is_mirrored(self) -> bool:
-        """Whether Ray Tune has been told of all that is there."""
-        return self._mirror is None or self._mirror.is_complete(self._policy.standing.reports())
+    def is_behind(self) -> bool:
+        """Whether somebody has not been told of all that is there."""
+        return self.followers.lag(self._reports)
 
-    def compute(self, plan: Plan, console: Console) -> Plan:
-        """Compute the cells of a plan; returned as it was cut for the workers that there are."""
-        there = sum(map(len, self._done.values()))
-        with (
-            SweepProgress(console, there, plan.missing, len(self.experiment.points)) as progress,
-            _pool(self._prepared, self._options, progress) as pool,
-        ):
+    def compute(self) -> Plan:
+        """Compute the missing cells, by a plan that is cut for the workers that there are."""
+        kind = LocalPool if self._options.local else RayPool
+        spec, followers = self._prepared.spec.engine, self.followers
+        with kind(spec, self._options, on_event=followers.event, on_ready=followers.ready) as pool:
             plan = self.plan(pool.workers)
-            if self._mirror:
-                reports = self._policy.standing.reports()
-                self._mirror.start([(key, row) for key, rows in reports.items() for row in rows])
+            there, points = sum(map(len, self._done.values())), len(self.experiment.points)
             try:
-                self._follow(pool, plan, progress)
+                begun = Begun(points=points, there=there, missing=plan.missing, reports=self._reports)
+                followers.start(begun)
+                self._answer(pool, plan)
                 pool.release()
-                if self._mirror:
-                    self._warn(self._mirror.finish())
+                followers.finish()
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt):
-                    progress.event("stopping; every finished unit is on disk")
-                self._recorder.stop()
-                if self._mirror:
-                    self._mirror.abandon()
+                    followers.event("stopping; every finished unit is on disk")
+                followers.abandon()
                 raise
-        self.finish_pictures()
-        self.warnings += self.experiment.notes
         return plan
 
-    def finish_pictures(self) -> None:
-        """Record the pictures that are still missing."""
-        self._warn(self._recorder.finish())
-
-    def _follow(self, pool: Pool, plan: Plan, progress: SweepProgress) -> None:
+    def _answer(self, pool: Pool, plan: Plan) -> None:
         """Write what the pool answers, and tell everybody."""
         failures = self.experiment.failures()
         watch = FaultWatch(len(self._prepared.samples), failures["sample"] if self._done else ())
@@ -174,44 +157,22 @@ class _Sweep:
         policy, skipped = self._policy, 0
         for unit, outcome in pool.results(policy.units(plan.units), tried):
             self.experiment.write(unit, outcome)
-            self._recorder.offer(outcome)
-            for label in policy.add(outcome):
-                progress.event(f"racing stopped {label}")
-            if self._mirror:
-                self._mirror.publish(policy.standing.news())
             self.computed += len(outcome.outcomes)
             self.failed += len(outcome.failures)
             self.peak_bytes = max(self.peak_bytes, outcome.peak_bytes)
+            stopped = policy.add(outcome)
             left_out, skipped = policy.skipped - skipped, policy.skipped
-            cells = unit.cells + left_out
-            progress.advance(unit.cells / len(self.experiment.points), cells, len(outcome.failures))
-            for note in outcome.notes:
-                progress.event(note)
+            news = policy.standing.news()
+            answered = Answered(unit=unit, outcome=outcome, left_out=left_out, stopped=stopped, news=news)
+            self.followers.outcome(answered)
             watch.look(outcome)
 
-    def _warn(self, warning: str | None) -> None:
-        if warning:
-            self.warnings.append(warning)
 
-
-@contextmanager
-def _pool(prepared: Prepared, options: RunOptions, progress: SweepProgress) -> Iterator[Pool]:
-    if options.local:
-        with LocalPool(prepared.spec.engine, options.engine, limits=options.limits, on_event=progress.event) as pool:
-            progress.ready()
-            yield pool
-    else:
-        with RayPool(
-            prepared.spec.engine,
-            options.engine,
-            workers=options.workers,
-            address=options.address,
-            gpus_per_worker=options.gpus_per_worker,
-            limits=options.limits,
-            on_event=progress.event,
-            on_ready=progress.ready,
-        ) as pool:
-            yield pool
+def _followers(prepared: Prepared, experiment: Experiment, options: RunOptions, console: Console) -> list[Follower]:
+    """Who hears of a sweep, in the order in which they are told."""
+    pictures = PictureRecorder(experiment, prepared.samples, options.pictures)
+    mirrors = [] if options.local else [TuneMirror(experiment, prepared.spec.callbacks)]
+    return [SweepProgress(console), pictures, *mirrors]
 
 
 def _policy(prepared: Prepared, experiment: Experiment | None) -> Policy:

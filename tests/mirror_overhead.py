@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from fake_experiment import fake_manifest, fake_samples
+from orchestrator.followers.base import Answered, Begun
+from orchestrator.tune.mirror import TuneMirror
 from orchestrator.tune.rungs import Standing
-from orchestrator.tune.tune_store import TuneMirror
 from results.experiment import Experiment
-from workers.work import GridPoint, SampleOutcome, UnitOutcome, unpruned_point
+from workers.work import GridPoint, SampleOutcome, UnitOutcome, WorkUnit, unpruned_point
 
 
 def many_points(count: int) -> tuple[GridPoint, ...]:
@@ -51,9 +52,10 @@ def measure(count: int, seconds: float, samples: int, folder: Path) -> str:
     draw = np.random.default_rng(0)
     step = max(1, min(16, 4096 // count))
     started = time.monotonic()
-    mirror.start([])
+    mirror.start(Begun(points=count, there=0, missing=count * samples, reports={}))
     counting = telling = late = 0.0
     for first in range(0, samples, step):
+        unit = WorkUnit(samples=tuple(f"s{place}" for place in range(first, min(samples, first + step))), points=points)
         outcome = cells(points, first, min(samples, first + step), draw)
         wait = started + seconds * (first + step) / samples - time.monotonic()
         time.sleep(max(0.0, wait))
@@ -61,7 +63,7 @@ def measure(count: int, seconds: float, samples: int, folder: Path) -> str:
         began = time.monotonic()
         standing.add(outcome)
         counted = time.monotonic()
-        mirror.publish(standing.news())
+        mirror.outcome(Answered(unit=unit, outcome=outcome, news=standing.news()))
         counting, telling = counting + counted - began, telling + time.monotonic() - counted
     ended = time.monotonic()
     warning = mirror.finish()

@@ -95,7 +95,7 @@ def run_one(sweep: Path, out: Path, workers: int, samples: int) -> dict[str, Any
 
     import orchestrator.run
     import orchestrator.sweep.prepare
-    from orchestrator.cluster.pool import RayPool
+    from orchestrator.cluster.ray_pool import RayPool
     from orchestrator.sweep.spec import load_sweep
     from results.experiment import Experiment
 
@@ -111,10 +111,10 @@ def run_one(sweep: Path, out: Path, workers: int, samples: int) -> dict[str, Any
             super().__init__(*arguments, on_ready=ready, **options)
             at["cluster"] = time.time()
 
-        def results(self, units: Any) -> Iterator[Any]:
-            for unit, outcome in super().results(units):
+        def results(self, *arguments: Any) -> Iterator[Any]:
+            for unit, outcome in super().results(*arguments):
                 at.setdefault("first", time.time())
-                if len(self._staff) == self.workers:
+                if sum(bool(worker.name) for worker in self._workers) == self.workers:
                     at.setdefault("all_ready", time.time())
                 counts[len(unit.samples)] = counts.get(len(unit.samples), 0) + 1
                 yield unit, outcome

@@ -15,7 +15,13 @@ PACKAGES = ("strategies", "workers", "results", "dashboards", "orchestrator")
 BELOW = {package: set(PACKAGES[: place + 1]) for place, package in enumerate(PACKAGES)}
 # A heavy library lives in the files that need it; every other file must do without.
 HOMES = {
-    "ray": {"orchestrator/cluster/joining.py", "orchestrator/cluster/pool.py", "orchestrator/tune/tune_store.py"},
+    "ray": {
+        "orchestrator/cluster/joining.py",
+        "orchestrator/cluster/ray_pool.py",
+        "orchestrator/tune/callbacks.py",
+        "orchestrator/tune/trial_records.py",
+        "orchestrator/tune/trials.py",
+    },
     "transformers": {
         "workers/families/llava/model.py",
         "workers/families/llava/loading.py",

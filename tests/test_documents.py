@@ -14,7 +14,7 @@ import yaml
 from fake_experiment import write_fake_experiment
 from orchestrator.cli import app
 from orchestrator.sweep.spec import load_sweep
-from orchestrator.tune.tune_store import tell_all
+from orchestrator.tune.trials import tell_all
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import orchestrator.cli
+import orchestrator.commands.shown
 import orchestrator.run
 import stub_engine
 from conftest import write_scienceqa
@@ -41,7 +41,7 @@ def sweep(small_checkpoint: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs end with their table: what is looked at are the cells, and pictures and pages of them take seconds."""
-    monkeypatch.setattr(orchestrator.cli, "_write_results", lambda console, experiment: None)
+    monkeypatch.setattr(orchestrator.commands.shown, "write_results", lambda console, experiment: None)
 
 
 def call(*arguments: object) -> tuple[int, str, str]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
@@ -75,3 +76,12 @@ def test_a_change_on_the_command_line_must_be_readable(sweep: Path) -> None:
         result = CliRunner().invoke(app, ["plan", str(sweep), "--set", change])
         assert result.exit_code == 2
         assert message in result.stderr
+
+
+def test_an_option_of_several_commands_is_the_same_everywhere() -> None:
+    found: dict[str, set[str]] = {}
+    for command in typer.main.get_command(app).commands.values():  # type: ignore[attr-defined]
+        for parameter in command.params:
+            for name in parameter.opts:
+                found.setdefault(name, set()).add(f"{getattr(parameter, 'help', None)} {parameter.default}")
+    assert {name for name, forms in found.items() if name.startswith("--") and len(forms) > 1} == {"--out", "--format"}

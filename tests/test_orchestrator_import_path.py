@@ -13,7 +13,7 @@ import pytest
 from dashboards.gallery import Gallery
 from fake_experiment import write_fake_experiment
 from orchestrator.sweep.document import CallbackSpec
-from orchestrator.tune.tune_store import check_callbacks
+from orchestrator.tune.callbacks import check_callbacks
 from ray_cluster import ROOT
 from results.import_path import ImportPathError, check_origin, leave_out_current_folder, python_command
 from results.import_path import safe_environment as environment

@@ -21,7 +21,7 @@ from fake_experiment import (
     into_format_1,
     write_fake_experiment,
 )
-from orchestrator.tune.tune_store import tell_all
+from orchestrator.tune.trials import tell_all
 from results.analysis.metrics import summary
 from results.disk import StoreError
 from results.experiment import Experiment

@@ -15,8 +15,9 @@ from rich.console import Console
 
 import stub_engine
 from fake_experiment import fake_engine, fake_manifest, fake_outcome, fake_points, fake_samples, write_fake_experiment
-from orchestrator import recorder
-from orchestrator.recorder import PictureRecorder
+from orchestrator.followers import pictures as recorder
+from orchestrator.followers.base import Answered
+from orchestrator.followers.pictures import PictureRecorder
 from orchestrator.run import RunOptions, run_sweep
 from orchestrator.sweep.chosen_by import chosen_by
 from orchestrator.sweep.prepare import prepare
@@ -98,7 +99,7 @@ def recorded(path: Path, images: Path, model: Path, limit: int, offered: bool) -
         outcome = fake_outcome(unit)
         experiment.write(unit, outcome)
         if offered:
-            taker.offer(outcome)
+            taker.outcome(Answered(unit=unit, outcome=outcome))
     return experiment, taker.finish()
 
 
@@ -149,8 +150,9 @@ def test_a_run_that_breaks_off_leaves_whole_pictures(tmp_path, images, small_che
     samples = tuple(replace(sample, image=images / "1.png") for sample in fake_samples(10))
     experiment = Experiment.create(tmp_path / "e", fake_manifest(fake_points()), samples)
     recorder = PictureRecorder(experiment, samples, 5)
-    recorder.offer(UnitOutcome(unit="x", outcomes=()))
-    recorder.stop()
+    unit = WorkUnit(samples=("s0",), points=fake_points())
+    recorder.outcome(Answered(unit=unit, outcome=UnitOutcome(unit="x", outcomes=())))
+    recorder.abandon()
     assert Pictures(experiment).samples == frozenset()
 
 

@@ -10,11 +10,13 @@ from types import SimpleNamespace
 
 import pytest
 
-import orchestrator.cluster.pool
+import orchestrator.cluster.ray_pool
 import stub_engine
 from fake_experiment import fake_manifest, fake_points
+from orchestrator.cluster.joining import PoolError
 from orchestrator.cluster.limits import Limits
-from orchestrator.cluster.pool import LocalPool, PoolError, RayPool
+from orchestrator.cluster.pool import LocalPool, PoolOptions
+from orchestrator.cluster.ray_pool import RayPool
 from processes import alive
 from ray_cluster import local_cluster
 from waiting import wait_for
@@ -46,7 +48,7 @@ def cells(results: list[tuple[WorkUnit, UnitOutcome]]) -> list[tuple[str, str, s
 
 @pytest.fixture
 def expected(spec: EngineSpec) -> list[tuple[str, str, str]]:
-    with LocalPool(spec, stub_engine.StubEngine) as pool:
+    with LocalPool(spec, PoolOptions(engine=stub_engine.StubEngine)) as pool:
         return cells(list(pool.results(UNITS)))
 
 
@@ -59,7 +61,7 @@ def hangs(spec: EngineSpec) -> list[str]:
 def hours(spec: EngineSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     """An hour passes whenever somebody begins to hang; with one worker nothing else is under way then."""
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 3600 * len(hangs(spec)), sleep=time.sleep)
-    monkeypatch.setattr(orchestrator.cluster.pool, "time", clock)
+    monkeypatch.setattr(orchestrator.cluster.ray_pool, "time", clock)
 
 
 def test_local_pool_answers_each_unit_once_in_order(spec, expected):
@@ -69,7 +71,7 @@ def test_local_pool_answers_each_unit_once_in_order(spec, expected):
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "nonsense"])
 def test_no_cluster_at_the_address_is_said_at_once(spec, address):
     with pytest.raises(PoolError, match=f"{address}"):
-        RayPool(spec, stub_engine.StubEngine, workers=1, address=address)
+        RayPool(spec, PoolOptions(engine=stub_engine.StubEngine, workers=1, address=address))
 
 
 @pytest.mark.ray
@@ -78,7 +80,7 @@ class TestRayPool:
     def _cluster(self, cluster: None) -> None: ...
 
     def test_answers_equal_those_of_the_local_pool(self, spec, expected):
-        with RayPool(spec, "stub_engine:StubEngine", workers=2) as pool:
+        with RayPool(spec, PoolOptions(engine="stub_engine:StubEngine", workers=2)) as pool:
             assert cells(list(pool.results(UNITS))) == expected
 
     def test_units_are_taken_only_when_somebody_is_free(self, spec):
@@ -89,7 +91,7 @@ class TestRayPool:
                 taken.append(unit.key)
                 yield unit
 
-        with RayPool(spec, stub_engine.SlowEngine, workers=1) as pool:
+        with RayPool(spec, PoolOptions(engine=stub_engine.SlowEngine, workers=1)) as pool:
             results = pool.results(units())
             next(results)
             assert len(taken) <= 2
@@ -97,7 +99,7 @@ class TestRayPool:
 
     def test_a_killed_worker_changes_nothing(self, spec, expected):
         events: list[str] = []
-        with RayPool(spec, stub_engine.DyingEngine, workers=2, on_event=events.append) as pool:
+        with RayPool(spec, PoolOptions(engine=stub_engine.DyingEngine, workers=2), on_event=events.append) as pool:
             results = list(pool.results(UNITS))
         assert cells(results) == expected
         assert len(events) == 1
@@ -105,7 +107,7 @@ class TestRayPool:
 
     def test_a_poisonous_sample_fails_alone(self, spec, expected):
         events: list[str] = []
-        with RayPool(spec, stub_engine.PoisonedEngine, workers=2, on_event=events.append) as pool:
+        with RayPool(spec, PoolOptions(engine=stub_engine.PoisonedEngine, workers=2), on_event=events.append) as pool:
             results = list(pool.results(UNITS))
         failures = [failure for _, outcome in results for failure in outcome.failures]
         assert [(failure.sample, failure.kind) for failure in failures] == [("s5", "WorkerLost")]
@@ -115,7 +117,7 @@ class TestRayPool:
     @pytest.mark.usefixtures("hours")
     def test_a_sample_that_never_answers_is_a_record_and_its_worker_is_replaced(self, spec, expected):
         events: list[str] = []
-        with RayPool(spec, stub_engine.HangingEngine, workers=1, on_event=events.append) as pool:
+        with RayPool(spec, PoolOptions(engine=stub_engine.HangingEngine, workers=1), on_event=events.append) as pool:
             results = list(pool.results(UNITS))
         failures = [failure for _, outcome in results for failure in outcome.failures]
         assert [(failure.sample, failure.kind) for failure in failures] == [("s5", "NoAnswer")]
@@ -132,7 +134,7 @@ class TestRayPool:
 
     @pytest.mark.usefixtures("hours")
     def test_a_stopped_worker_is_replaced_and_no_sample_blamed(self, spec, expected):
-        with RayPool(spec, stub_engine.StoppedEngine, workers=1) as pool:
+        with RayPool(spec, PoolOptions(engine=stub_engine.StoppedEngine, workers=1)) as pool:
             assert cells(list(pool.results(UNITS))) == expected
         (mark,) = hangs(spec)
         wait_for(lambda: not alive({int(mark.removeprefix("hangs-"))}))
@@ -140,21 +142,26 @@ class TestRayPool:
     def test_a_model_that_never_loads_is_not_waited_for(self, spec, expected):
         events: list[str] = []
         limits = Limits(load_s=5)
-        with RayPool(spec, stub_engine.NeverLoaded, workers=1, limits=limits, on_event=events.append) as pool:
+        with RayPool(
+            spec, PoolOptions(engine=stub_engine.NeverLoaded, workers=1, limits=limits), on_event=events.append
+        ) as pool:
             assert cells(list(pool.results(UNITS))) == expected
         assert "a worker was lost while it loaded the model (the model was not there after 5 s)" in events[0]
 
     def test_a_model_that_does_not_fit_is_tried_again_and_then_told(self, spec):
         events: list[str] = []
         with (
-            RayPool(spec, stub_engine.NoMemory, workers=1, on_event=events.append) as pool,
+            RayPool(spec, PoolOptions(engine=stub_engine.NoMemory, workers=1), on_event=events.append) as pool,
             pytest.raises(PoolError, match=r"3 workers in a row .*MemoryError: cannot allocate 14 GB.*Fewer --workers"),
         ):
             list(pool.results(UNITS))
         assert len(events) == 3
 
     def test_a_broken_model_is_told_as_it_was_raised(self, spec):
-        with RayPool(spec, stub_engine.BrokenModel, workers=2) as pool, pytest.raises(ModelError) as caught:
+        with (
+            RayPool(spec, PoolOptions(engine=stub_engine.BrokenModel, workers=2)) as pool,
+            pytest.raises(ModelError) as caught,
+        ):
             list(pool.results(UNITS))
         assert str(caught.value) == (
             "/models/x/model.safetensors: is truncated, 12 bytes are missing; download it again"
@@ -163,7 +170,7 @@ class TestRayPool:
     def test_whatever_loading_raises_is_told_at_once(self, spec):
         events = []
         with (
-            RayPool(spec, stub_engine.FaultyLoader, workers=2, on_event=events.append) as pool,
+            RayPool(spec, PoolOptions(engine=stub_engine.FaultyLoader, workers=2), on_event=events.append) as pool,
             pytest.raises(PoolError, match=r"load the model: ZeroDivisionError: float division by zero \(.*stub_"),
         ):
             list(pool.results(UNITS))
@@ -171,18 +178,18 @@ class TestRayPool:
 
     def test_other_sources_on_a_worker_are_refused(self, spec):
         with (
-            RayPool(spec, stub_engine.OtherSources, workers=1) as pool,
+            RayPool(spec, PoolOptions(engine=stub_engine.OtherSources, workers=1)) as pool,
             pytest.raises(PoolError, match="a worker on node-7 runs another version of strategies/ and workers/"),
         ):
             list(pool.results(UNITS))
 
     def test_our_own_bugs_keep_their_type_and_traceback(self, spec):
         with (
-            RayPool(spec, stub_engine.BuggyEngine, workers=1) as pool,
+            RayPool(spec, PoolOptions(engine=stub_engine.BuggyEngine, workers=1)) as pool,
             pytest.raises(IndexError, match=r"stub_engine\.py"),
         ):
             list(pool.results(UNITS))
 
     def test_nothing_to_do_starts_no_actor(self, spec):
-        with RayPool(spec, stub_engine.BrokenModel, workers=1) as pool:
+        with RayPool(spec, PoolOptions(engine=stub_engine.BrokenModel, workers=1)) as pool:
             assert list(pool.results([])) == []

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-import orchestrator.cluster.pool
+import orchestrator.cluster.ray_pool
 from fake_experiment import fake_manifest, fake_points
 from orchestrator.cluster.joining import PoolError, has_gpu, join_named
-from orchestrator.cluster.pool import LocalPool, RayPool
+from orchestrator.cluster.pool import LocalPool, PoolOptions
+from orchestrator.cluster.ray_pool import RayPool
 from ray_cluster import machines
 from stub_engine import StubEngine
 from waiting import PATIENCE_S
@@ -62,7 +63,7 @@ class Feed:
 
     def check(self, spec: EngineSpec) -> None:
         """All units answered, each once, as an undisturbed pool answers them."""
-        with LocalPool(spec, StubEngine) as pool:
+        with LocalPool(spec, PoolOptions(engine=StubEngine)) as pool:
             assert cells(self.results) == cells(list(pool.results(self.given)))
         assert Counter(unit.key for unit, _ in self.results) == Counter(unit.key for unit in self.given)
 
@@ -80,7 +81,7 @@ def cluster() -> Iterator[Any]:
 
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(orchestrator.cluster.pool, "STAFF_S", 0.5)
+    monkeypatch.setattr(orchestrator.cluster.ray_pool, "STAFF_S", 0.5)
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_every_gpu_of_the_cluster_has_an_actor(cluster, spec):
     join_named(None)
     assert has_gpu()  # though this process, on the head, has none
     feed = Feed()
-    with RayPool(spec, "stub_engine:Seated") as pool:
+    with RayPool(spec, PoolOptions(engine="stub_engine:Seated")) as pool:
         assert pool.workers == 4
         for _ in feed.answered_by(pool):
             if len(feed.seats) == 4:
@@ -104,7 +105,7 @@ def test_every_gpu_of_the_cluster_has_an_actor(cluster, spec):
 
 def test_two_actors_share_a_gpu(cluster, spec):
     feed = Feed()
-    with RayPool(spec, "stub_engine:Seated", gpus_per_worker=0.5) as pool:
+    with RayPool(spec, PoolOptions(engine="stub_engine:Seated", gpus_per_worker=0.5)) as pool:
         assert pool.workers == 8
         for _ in feed.answered_by(pool):
             if len(feed.seats) == 8:
@@ -116,13 +117,13 @@ def test_two_actors_share_a_gpu(cluster, spec):
 @pytest.mark.parametrize("share", [0.0, 1.5])
 def test_a_share_is_a_part_of_a_gpu(cluster, spec, share):
     with pytest.raises(PoolError, match=f"--gpus-per-worker {share}: give a part of a GPU"):
-        RayPool(spec, StubEngine, gpus_per_worker=share)
+        RayPool(spec, PoolOptions(engine=StubEngine, gpus_per_worker=share))
 
 
 def test_machines_that_join_are_used_and_those_that_vanish_are_not_waited_for(cluster, spec):
     """A machine joins in the middle; when it has answered, it goes with all that it has in hand."""
     feed, events = Feed(), []
-    with RayPool(spec, "stub_engine:Seated", on_event=events.append) as pool:
+    with RayPool(spec, PoolOptions(engine="stub_engine:Seated"), on_event=events.append) as pool:
         for count in feed.answered_by(pool):
             if count == 8:
                 joined = cluster.add_node(num_cpus=4, num_gpus=2)
@@ -138,7 +139,7 @@ def test_machines_that_join_are_used_and_those_that_vanish_are_not_waited_for(cl
 
 
 def test_a_pool_that_nobody_is_left_in_says_so_and_waits(cluster, spec, monkeypatch):
-    monkeypatch.setattr(orchestrator.cluster.pool, "PATIENCE_S", 2.0)
+    monkeypatch.setattr(orchestrator.cluster.ray_pool, "PATIENCE_S", 2.0)
     feed, events = Feed(), []
 
     def hear(event: str) -> None:
@@ -148,7 +149,7 @@ def test_a_pool_that_nobody_is_left_in_says_so_and_waits(cluster, spec, monkeypa
             for _ in range(2):
                 cluster.add_node(num_cpus=4, num_gpus=2)
 
-    with RayPool(spec, "stub_engine:Seated", on_event=hear) as pool:
+    with RayPool(spec, PoolOptions(engine="stub_engine:Seated"), on_event=hear) as pool:
         for count in feed.answered_by(pool):
             if count == 4:
                 for node in list(cluster.worker_nodes):
@@ -162,6 +163,6 @@ def test_a_silent_worker_does_not_hold_up_the_end(cluster, spec, monkeypatch):
     monkeypatch.setattr("orchestrator.cluster.dispatch.SLOW_S", 1.0)
     feed = Feed()
     feed.enough()
-    with RayPool(spec, "stub_engine:SilentEngine") as pool:  # who would sleep for an hour
+    with RayPool(spec, PoolOptions(engine="stub_engine:SilentEngine")) as pool:  # who would sleep for an hour
         assert list(feed.answered_by(pool))[-1] == 24
     feed.check(spec)

@@ -10,7 +10,7 @@ import pytest
 
 from fake_experiment import fake_points, write_fake_experiment
 from orchestrator.tune.trial_files import OURS, TrialFiles, remove_trials, trial_config, trial_names
-from orchestrator.tune.tune_store import tell_all
+from orchestrator.tune.trials import tell_all
 from results.disk import StoreError, make_folder, write_whole
 from results.exchange.exports import write_exports
 from results.exchange.lmms_samples import write_lmms_samples

@@ -133,7 +133,7 @@ def test_what_was_answered_before_a_crash_is_kept(prepared, tmp_path):
 
 
 def test_progress_without_a_terminal_is_lines(prepared, tmp_path, monkeypatch):
-    monkeypatch.setattr("orchestrator.progress.LINE_EVERY_S", 0.0)
+    monkeypatch.setattr("orchestrator.followers.progress.LINE_EVERY_S", 0.0)
     out = io.StringIO()
     options = RunOptions(local=True, engine=stub_engine.StubEngine)
     run_sweep(prepared, tmp_path / "x", options, Console(file=out, width=200))

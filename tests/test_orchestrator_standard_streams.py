@@ -13,7 +13,8 @@ ROOT = Path(__file__).parent.parent
 SAY = "import sys; sys.argv = ['saccade', *{words}]; import typer, orchestrator.cli as cli\n"
 TELL = "@cli.app.command()\ndef tell(name: str = ''):\n    {body}\ncli.main()\n"
 MANY = "typer.echo('\u2014 line\\n' * 100_000)"
-FEW = "cli._console().print('[v1] \u2014 ' + name, soft_wrap=True)"
+SHOW = "from orchestrator.commands.shown import console_of_command as console; "
+FEW = SHOW + "console().print('[v1] \u2014 ' + name, soft_wrap=True)"
 
 WARNINGS = "-W error -W ignore::DeprecationWarning"  # old libraries among new ones
 

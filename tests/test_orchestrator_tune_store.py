@@ -14,10 +14,13 @@ import pytest
 
 import mirror_overhead
 from fake_experiment import fake_manifest, fake_outcome, fake_points, fake_samples
+from orchestrator.followers.base import Answered, Begun
 from orchestrator.sweep.document import CallbackSpec, SpecError
+from orchestrator.tune.callbacks import check_callbacks, make_callback
+from orchestrator.tune.mirror import TuneMirror
 from orchestrator.tune.rungs import Standing
 from orchestrator.tune.trial_files import METRICS, told, trial_names
-from orchestrator.tune.tune_store import LIVE_TRIALS, TuneMirror, check_callbacks, make_callback, tell_all
+from orchestrator.tune.trials import LIVE_TRIALS, tell_all
 from results.analysis.metrics import summary
 from results.experiment import Experiment
 from workers.work import GridPoint, UnitOutcome, WorkUnit, unpruned_point
@@ -28,7 +31,7 @@ SAMPLES = 40
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine Tune takes minutes for what it does in seconds."""
-    monkeypatch.setattr("orchestrator.tune.tune_store.FINISH_S", 600.0)
+    monkeypatch.setattr("orchestrator.tune.mirror.FINISH_S", 600.0)
 
 
 def follow(
@@ -45,21 +48,21 @@ def follow(
     standing = Standing(points, asked)
     standing.add_cells(experiment.cells(["correct", "score", "tokens_kept"]))
     mirror = TuneMirror(experiment, callbacks)
-    mirror.start([(key, row) for key, rows in standing.reports().items() for row in rows])
+    mirror.start(Begun(points=len(points), there=0, missing=0, reports=standing.reports()))
     for first in range(0, until, 10):
         unit = WorkUnit(samples=tuple(f"s{place}" for place in range(first, first + 10)), points=points)
         outcome: UnitOutcome = fake_outcome(unit)
         experiment.write(unit, outcome)
         standing.add(outcome)
-        mirror.publish(standing.news())
+        mirror.outcome(Answered(unit=unit, outcome=outcome, news=standing.news()))
     if finish:
         warning = mirror.finish()
-        assert mirror.is_complete(standing.reports()) == (until == samples)
+        assert mirror.lags(standing.reports()) == (until != samples)
         return experiment, warning
     while not all(told(folder / name) for name in trial_names(points).values()):
         time.sleep(0.1)  # on a busy machine the mirror takes a while to start
     mirror.abandon()
-    assert not mirror.is_complete({**standing.reports(), points[0].key: []})
+    assert mirror.lags({**standing.reports(), points[0].key: []})
     return experiment, None
 
 
@@ -249,7 +252,7 @@ def test_a_line_cut_in_half_is_told_again(tmp_path: Path):
     assert told(file.parent) == []
     standing = Standing(points, fake_samples(20))
     standing.add_cells(experiment.cells(["correct", "score", "tokens_kept"]))
-    assert not TuneMirror(experiment).is_complete(standing.reports())
+    assert TuneMirror(experiment).lags(standing.reports())
 
 
 def test_a_mirror_that_cannot_keep_up_tells_all_in_the_end(tmp_path: Path):

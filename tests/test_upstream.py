@@ -11,16 +11,18 @@ import inspect
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from transformers import LlavaNextModel
 
+from orchestrator.tune.trial_records import PENDING, STATE, TrialStates, _metadata, make_trials
 from workers.families.catalog import open_checkpoint, parts_of
 from workers.families.llava.loading import load_llava
 from workers.layer_calls import cache_of, check_calls
-from workers.work import ModelSpec
+from workers.work import GridPoint, ModelSpec
 
 ROOT = Path(__file__).parent.parent
 
@@ -203,9 +205,9 @@ def test_ray_losses():
     import ray
     from ray import exceptions
 
-    from orchestrator.cluster import losses, pool
+    from orchestrator.cluster import losses, ray_pool
 
-    kinds = {kind.__name__ for kind in pool._lost_errors()}
+    kinds = {kind.__name__ for kind in ray_pool._lost_errors()}
     assert kinds == {"RayActorError", "WorkerCrashedError", "NodeDiedError", "OutOfMemoryError", "ObjectLostError"}
     assert issubclass(exceptions.ActorUnavailableError, exceptions.RayError)
     for text, reason in (
@@ -220,22 +222,69 @@ def test_ray_losses():
     assert issubclass(exceptions.ActorDiedError, exceptions.RayActorError), words
 
 
-def test_ray_trials(tmp_path):
-    """Tune's own records of a trial, made without running one."""
-    from ray.train._internal.storage import StorageContext
-    from ray.tune.experiment import Trial
-    from ray.tune.utils.serialization import TuneFunctionEncoder
+def trial_of(folder: Path) -> Any:
+    """Tune's record of one grid point, as we make it."""
+    point = GridPoint(strategy="fastv", layer=2, rank=16)
+    return make_trials(folder, {point.key: "fastv_2_16"}, [point], "context")[point.key]
 
-    words = moved("ray", "Tune's Trial and StorageContext", "orchestrator/tune/tune_store.py")
-    wanted = {"config", "evaluated_params", "trial_id", "experiment_tag", "storage", "trial_name_creator", "stub",
-              "trial_dirname_creator"}  # fmt: skip
-    missing = wanted - set(inspect.signature(Trial.__init__).parameters)
-    assert not missing, f"{words}: {sorted(missing)}"
-    storage = StorageContext(storage_path=str(tmp_path), experiment_dir_name="x")
-    trial = Trial("saccade", config={}, storage=storage, stub=True)
-    assert {"local_experiment_path", "local_path"} <= set(dir(Trial)), words
-    trial.run_metadata.update_metric("n", 1, step=1)
-    assert json.loads(json.dumps(vars(trial.run_metadata), cls=TuneFunctionEncoder, skipkeys=True)), words
+
+def test_ray_trials(tmp_path):
+    """A trial without a trainable, whose name and folder are ours, even where the folder is there already."""
+    words = moved("ray", "how Tune makes a trial", "orchestrator/tune/trial_records.py")
+    try:
+        trial = trial_of(tmp_path / "x")
+    except (TypeError, AttributeError) as error:
+        pytest.fail(f"{words}: {error}")
+    (tmp_path / "x/fastv_2_16").mkdir(parents=True)
+    trial.init_local_path()  # as Tune's loggers do
+    assert Path(trial.local_path) == Path(trial.path) == tmp_path / "x/fastv_2_16", words
+    assert str(trial) == trial.experiment_tag == "fastv_2_16", words
+    assert trial.experiment_dir_name == "x", words
+    assert [path.name for path in (tmp_path / "x").iterdir() if path.is_dir()] == ["fastv_2_16"], words
+
+
+def test_ray_trial_state(tmp_path):
+    """Of what a trial says of itself nothing changes with its status but the status."""
+    words = moved("ray", "Trial.get_json_state", "orchestrator/tune/trial_records.py")
+    trial = trial_of(tmp_path / "x")
+    before = trial.get_json_state()[0]
+    assert before.count(PENDING) == 1, words
+    trial.set_status("RUNNING")
+    trial.update_last_result({"samples": 7, "training_iteration": 1})
+    assert trial.get_json_state()[0] == before.replace("PENDING", "RUNNING", 1), words
+
+
+def test_ray_trial_metadata(tmp_path):
+    """Where a trial keeps what it has reported, and that its last ten values are but a part of it."""
+    words = moved("ray", "Trial.run_metadata", "orchestrator/tune/trial_records.py")
+    trial = trial_of(tmp_path / "x")
+    for step in (1, 2):
+        trial.update_last_result({"samples": 7 * step, "training_iteration": step})
+    assert {"samples"} <= trial.run_metadata.metric_n_steps.keys(), words
+    whole, ours = json.loads(trial.get_json_state()[1]), json.loads(_metadata(trial))
+    assert whole.pop("metric_n_steps") != ours.pop("metric_n_steps") == {}, words
+    assert whole == ours, words
+    assert ours["metric_analysis"]["samples"]["max"] == ours["last_result"]["samples"] == 14, words
+
+
+def test_ray_experiment_state(tmp_path):
+    """The file in which Tune looks for trials, by its name, and what it reads there."""
+    from ray.tune import ExperimentAnalysis
+
+    words = moved("ray", "the state of an experiment", "orchestrator/tune/trial_records.py, trials.py")
+    trial = trial_of(tmp_path / "x")
+    states = TrialStates([trial])
+    states.content(started=1.0)  # what was said then is not said again
+    trial.set_status("TERMINATED")
+    trial.update_last_result({"samples": 7, "accuracy": 0.5, "training_iteration": 1, "trial_id": trial.trial_id})
+    (tmp_path / "x" / STATE).write_bytes(states.content(started=1.0))
+    (tmp_path / "x/fastv_2_16").mkdir()
+    (tmp_path / "x/fastv_2_16/result.json").write_text('{"accuracy": 0.5}\n')
+    (read,) = ExperimentAnalysis(str(tmp_path / "x")).trials
+    assert (read.status, read.trial_id, read.config) == ("TERMINATED", trial.trial_id, trial.config), words
+    assert read.last_result["samples"] == 7, words
+    assert read.metric_analysis["accuracy"]["max"] == 0.5, words
+    assert read.storage.trial_fs_path == str(tmp_path / "x/fastv_2_16"), words
 
 
 # dash and plotly

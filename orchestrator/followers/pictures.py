@@ -12,18 +12,20 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from orchestrator.cluster.limits import PICTURE_AT_END_S, PICTURE_S
+from orchestrator.followers.base import Answered, Follower
 from results.analysis.metrics import answers, flips
 from results.experiment import Experiment
 from results.pictures import Pictures, write_pictures
 from workers.tasks.base import DataError, EmbeddedImage, Sample
-from workers.work import UnitOutcome
 
 DEFAULT_LIMIT = 500  # pictures; about 10 MB of photographs, 0.2 MB of drawings
 BATCH = 64  # pictures of a file
 
 
-class PictureRecorder:
+class PictureRecorder(Follower):
     """Records the pictures of an experiment up to a limit."""
+
+    what = "pictures"
 
     def __init__(self, experiment: Experiment, samples: Sequence[Sample], limit: int) -> None:
         """Count the pictures that are there; none is recorded yet.
@@ -44,42 +46,36 @@ class PictureRecorder:
         self._problem = ""
         self._at = ("the model", 0)  # whose image was looked at last, and how often any was
 
-    def offer(self, outcome: UnitOutcome) -> None:
-        """Take note of a unit: samples that some grid points answered right and others wrong are worth a picture."""
+    def outcome(self, answered: Answered) -> None:
+        """Samples that some grid points answered right and others wrong are worth a picture."""
         right: dict[str, set[bool]] = {}
-        for cell in outcome.outcomes:
+        for cell in answered.outcome.outcomes:
             right.setdefault(cell.sample, set()).add(cell.correct)
         wanted = self._wanted(name for name, verdicts in right.items() if len(verdicts) == 2)
-        if not wanted:
-            return
-        self._ask(wanted)
+        if wanted:
+            self._ask(wanted)
 
     def finish(self) -> str | None:
-        """Record what is asked for and fill up to the limit: most flips first, then in the order of the file.
-
-        Returns:
-            A warning where pictures could not be made.
-        """
+        """Record what is asked for and fill up to the limit: most flips first, then in the order of the file."""
         if self._left and self._samples.keys() - self._taken:
             ranking = flips(answers(self._experiment)).sort_values("flips", ascending=False, kind="stable")
             wanted = self._wanted(ranking["sample"])
             for first in range(0, len(wanted), BATCH):
                 self._ask(wanted[first : first + BATCH])
-        self.stop(drain=True)
+        self._end(PICTURE_S)
         return self._problem or None
 
-    def stop(self, drain: bool = False) -> None:
-        """End the thread; what waits is dropped unless ``drain``. A disk that hangs is not waited for."""
-        self._stopped = not drain
-        thread, self._thread = self._thread, None
-        if thread is None:
-            return
+    def abandon(self) -> None:
+        self._stopped = True  # what waits is dropped
+        self._end(PICTURE_AT_END_S)
+
+    def _end(self, limit_s: float) -> None:
+        """Wait for the thread, but not for a disk that hangs."""
         self._queue.put(None)
-        limit_s = PICTURE_S if drain else PICTURE_AT_END_S
-        while thread.is_alive():
+        while self._thread and self._thread.is_alive():
             before = self._at
-            thread.join(limit_s)
-            if thread.is_alive() and self._at == before:
+            self._thread.join(limit_s)
+            if self._thread.is_alive() and self._at == before:
                 self._problem = f"pictures were not recorded: nothing moved for {limit_s:.0f} s, last at {before[0]}"
                 return
 

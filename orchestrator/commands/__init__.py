@@ -1,0 +1,1 @@
+"""The commands of `saccade`: parse, call, print."""

@@ -1,0 +1,163 @@
+"""Commands that read a sweep file: what it costs, what is missing, how fast one grid point is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.commands.calling import command, resumable
+from orchestrator.commands.options import Changes, Cluster, Out, Points, Sweep, Workers
+from orchestrator.commands.shown import console_of_command, counter, show_result, teller, write_results
+from orchestrator.standard_streams import USER_ERROR
+
+if TYPE_CHECKING:
+    from orchestrator.sweep.prepare import Prepared
+    from results.experiment import Experiment
+
+
+@command
+def plan(sweep: Sweep, changes: Changes, cluster: Cluster, out: Out = None) -> None:
+    """Say what a sweep would compute, and what that costs; nothing is computed or written."""
+    from orchestrator.run import plan_and_stops
+    from orchestrator.show import show_plan
+    from results.location import located
+
+    cluster.join()
+    prepared = changes.prepared(sweep)
+    with located(out or prepared.default_out) as folder:
+        found, stops = plan_and_stops(prepared, folder, cluster.workers or 1)
+        show_plan(console_of_command(), prepared, found, folder, stops)
+
+
+@resumable
+def run(
+    sweep: Sweep,
+    changes: Changes,
+    workers: Workers,
+    out: Out = None,
+    pictures: Annotated[
+        int, typer.Option(min=0, help="Images to keep for the sample explorer, flipped samples first; 0: none.")
+    ] = 500,
+) -> None:
+    """Compute the missing cells of a sweep and show its table. The same command again goes on where it stopped."""
+    from rich.text import Text
+
+    from orchestrator.run import run_sweep
+    from results.location import followed, uri_of
+
+    console = console_of_command()
+    workers.join()
+    prepared = changes.prepared(sweep, gpu=True if workers.gpus_per_worker else None)
+    place = out or prepared.default_out
+    title = Text.assemble((prepared.spec.name, "bold"), ":")
+    size = f"{len(prepared.spec.points)} grid points x {len(prepared.samples)} samples"
+    console.print(title, f"{size} in {uri_of(place) or place}", soft_wrap=True)
+    with followed(place, teller(console)) as folder:
+        result = run_sweep(prepared, folder, workers.options(pictures=pictures), console)
+        show_result(console, result)
+
+
+@resumable
+def ablate(
+    changes: Changes,
+    workers: Workers,
+    sweep: Sweep = "head_ablation",
+    out: Annotated[Path, typer.Option(help="Directory; each stage is an experiment in it.")] = Path(
+        "experiments/ablate"
+    ),
+) -> None:
+    """Choose a head rule, then a query rule with it, test the pair on other questions, and sort the flipped answers.
+
+    --samples says how many questions choose; the others test the choice.
+    """
+    from rich.text import Text
+
+    from orchestrator.ablate import ablate as ablated
+    from orchestrator.ablate import choice_lines
+    from orchestrator.run import run_sweep
+    from results.location import followed
+
+    console = console_of_command()
+    workers.join()
+
+    def runner(prepared: Prepared, folder: Path) -> Experiment:
+        console.print(Text.assemble((folder.name, "bold"), f": {len(prepared.spec.points)} grid points"))
+        with followed(folder, teller(console)):  # a stage is an experiment that `saccade run` may write into too
+            experiment = run_sweep(prepared, folder, workers.options(), console).experiment
+            write_results(console, experiment)
+        return experiment
+
+    overrides = changes.by_place()
+    with followed(out, teller(console)) as folder:
+        result = ablated(folder, sweep, overrides, runner)
+    for choice in (result.heads, result.queries):
+        for line in choice_lines(choice):
+            console.print(line, soft_wrap=True)
+    console.print(f"report: {result.report}", soft_wrap=True)
+
+
+@command
+def latency(
+    sweep: Sweep,
+    changes: Changes,
+    out: Out = None,
+    points: Points = None,
+    images: Annotated[int, typer.Option(min=1, help="Questions with an image to measure on.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 5,
+    warmup: Annotated[int, typer.Option(min=0, help="Rounds before them.")] = 1,
+    decode_tokens: Annotated[int, typer.Option(min=1, help="Tokens decoded after the first.")] = 16,
+) -> None:
+    """Measure grid points one at a time, with tokens really dropped; writes EXPERIMENT/latency.json."""
+    from orchestrator.latency import chosen_points, write_latency
+    from orchestrator.show import latency_text
+    from results.location import followed
+
+    console = console_of_command()
+    prepared = changes.prepared(sweep)
+    chosen = chosen_points(prepared.spec.points, points or ())
+    count = (len(chosen) + 1) * images * (repeats + warmup)
+    console.print(f"{len(chosen)} grid points and the un-pruned model: {count} measurements")
+    rounds: dict[str, int] = {
+        "images": images,
+        "repeats": repeats,
+        "warmup": warmup,
+        "decode_tokens": decode_tokens,
+    }
+    with followed(out or prepared.default_out, teller(console)) as folder:
+        path, rows = write_latency(prepared, folder, chosen, **rounds, progress=counter(console))
+    typer.echo(latency_text(rows))
+    console.print(f"medians of {images * repeats} measurements, in {path}", soft_wrap=True)
+
+
+@command
+def bench(context: typer.Context) -> None:
+    """Time the shared engine beside real Hugging Face baselines in one process; `saccade bench --help` has options."""
+    from workers.speed_test.bench import main as bench_main
+
+    raise typer.Exit(bench_main(context.args))
+
+
+@command
+def doctor(
+    changes: Changes,
+    sweep: Annotated[
+        str | None, typer.Argument(help="A sweep file, or a shipped sweep's name, to check as well.")
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Say whether a sweep would run on this machine, and what to mend if not. Exit code 2 if something stops it."""
+    from rich.text import Text
+
+    from orchestrator.doctor import examine
+
+    console = console_of_command()
+    marks = {"ok": Text("ok  ", "green"), "note": Text("note", "yellow"), "stop": Text("STOP", "red")}
+    load = None if sweep is None else lambda: changes.prepared(sweep)
+    stopped = 0
+    for check in examine(load, out):
+        stopped += check.mark == "stop"
+        console.print(marks[check.mark], Text(check.what, "bold"), check.text, soft_wrap=True)
+    if stopped:
+        raise typer.Exit(USER_ERROR)

@@ -1,0 +1,138 @@
+"""Commands that look at experiments; only tables, pictures and pages are written."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.commands.calling import command
+from orchestrator.commands.options import Place, Points
+from orchestrator.commands.shown import console_of_command, draw, write_results
+from results.escaping import terminal_text
+
+
+class Format(StrEnum):
+    """How a comparison is printed."""
+
+    TABLE = "table"
+    CSV = "csv"
+    MARKDOWN = "markdown"
+    LATEX = "latex"
+
+
+class ExportFormat(StrEnum):
+    """Whose per-sample files are written."""
+
+    LMMS_EVAL = "lmms-eval"
+
+
+@command
+def report(experiment: Place) -> None:
+    """Write tables, pictures and the folder of pages again, from the cells; nothing is computed."""
+    from orchestrator.show import show_notes
+    from results.location import opened
+
+    console = console_of_command()
+    with opened(experiment) as found:
+        write_results(console, found)
+        show_notes(console, found.notes)
+
+
+@command
+def dashboard(
+    experiments: Annotated[list[Path], typer.Argument(help="Experiment directories or URIs, finished or running.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8050,
+    host: Annotated[
+        str,
+        typer.Option(help="Address to listen on. Another than this machine's own opens the results to the network."),
+    ] = "127.0.0.1",
+    name: Annotated[
+        list[str] | None, typer.Option("--name", help="A further name that this machine is reached by; repeatable.")
+    ] = None,
+) -> None:
+    """Look at experiments in the browser, live while they run: pictures, numbers, and every flipped answer."""
+    from dashboards.app import serve
+    from dashboards.live.access import is_loopback
+    from results.location import watched
+    from strategies.errors import UsageError
+
+    if not is_loopback(host):
+        typer.echo(
+            f"warning: everybody who reaches {host} can read these experiments; there is no password. From another "
+            "machine, `ssh -L 8050:127.0.0.1:8050 THIS_MACHINE` needs no open port",
+            err=True,
+        )
+    try:
+        with watched(experiments) as folders:
+            serve(folders, host, port, name or ())
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(f"--host {host} --port {port}: {reason}; give another --port, or 0 for a free one") from error
+
+
+@command
+def status(experiment: Place) -> None:
+    """Say how far an experiment is, and what failed."""
+    from orchestrator.show import show_status
+    from results.location import driver_of, opened
+
+    with opened(experiment) as found:
+        show_status(console_of_command(), found, driver_of(experiment))
+
+
+@command
+def compare(
+    experiments: Annotated[list[Path], typer.Argument(help="Experiment directories or URIs, or imported ones.")],
+    points: Points = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare with these grid points (words or a glob) of the same layer and rank, not with un-pruned."
+        ),
+    ] = None,
+    form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TABLE,
+    picture: Annotated[Path | None, typer.Option(help="Draw the curves into this file, .png or .pdf.")] = None,
+) -> None:
+    """Put experiments or grid points side by side, with differences, intervals, cost, and a recommendation."""
+    from orchestrator.show import text_table
+    from results.exchange.compare import compare as compared
+    from results.exchange.compare import printable, rendered
+    from results.location import located
+
+    with ExitStack() as stack:
+        folders = [stack.enter_context(located(experiment, exists=True)) for experiment in experiments]
+        result = compared(folders, points or (), reference)
+    for note in result.notes:
+        typer.echo(f"note {terminal_text(note)}", err=True)  # beside a table that may go into a file
+    if picture is not None:
+        draw(result.rows, picture)
+    if form is not Format.TABLE:
+        typer.echo(rendered(result, form.value), nl=False)
+        return
+    console = console_of_command()
+    typer.echo(text_table(*printable(result.rows)))
+    for line in result.recommendation:
+        console.print(line, soft_wrap=True)
+
+
+@command
+def export(
+    experiment: Place,
+    form: Annotated[ExportFormat, typer.Option("--format", help="Whose per-sample files.")] = ExportFormat.LMMS_EVAL,
+    out: Annotated[Path | None, typer.Option(help="Directory or URI; by default EXPERIMENT/exports/lmms_eval.")] = None,
+    points: Points = None,
+) -> None:
+    """Write each grid point's answers and scores, sample by sample, in another harness's form."""
+    from orchestrator.show import named
+    from results.exchange.lmms_samples import write_lmms_samples
+    from results.location import located, opened
+
+    with ExitStack() as stack:
+        source = stack.enter_context(opened(experiment))
+        folder = stack.enter_context(located(out)) if out else source.path / "exports" / "lmms_eval"
+        files = write_lmms_samples(source, folder, points or ())
+    console_of_command().print(f"{len(files)} grid points: {named(files, folder)}", soft_wrap=True)

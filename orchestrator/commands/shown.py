@@ -1,0 +1,103 @@
+"""What commands print, and the files that they leave beside an experiment."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    from orchestrator.run import RunResult
+    from results.experiment import Experiment
+
+LOG_WIDTH = 120  # of a file or pipe, where rich would wrap the tables at 80
+COUNTED_S = 10.0  # between two lines of a command that does one thing after the other
+
+
+def console_of_command() -> Console:
+    from orchestrator.show import PlainConsole
+
+    return PlainConsole(width=shutil.get_terminal_size((LOG_WIDTH, 24)).columns)
+
+
+def teller(console: Console) -> Callable[[str], None]:
+    return partial(console.print, soft_wrap=True)
+
+
+def counter(console: Console) -> Callable[[int, int], None]:
+    """Says now and then how far a command has come that does one thing after the other."""
+    began = last = time.monotonic()
+
+    def count(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > COUNTED_S and 0 < done < total:
+            last = now
+            console.print(f"{done} of {total}, {(now - began) / done * (total - done):.0f} s left", highlight=False)
+
+    return count
+
+
+def show_result(console: Console, result: RunResult) -> None:
+    from orchestrator.show import accuracy_table, show_failures, show_notes, show_stops, show_warnings, size_text
+    from results.analysis.metrics import answers, summarise
+    from results.analysis.task_metrics import headline, task_metrics
+    from results.durations import duration
+    from results.pictures import Pictures
+
+    experiment = result.experiment
+    figures = headline(task_metrics(experiment), experiment)
+    rows = summarise(answers(experiment))
+    console.print(accuracy_table(rows, figures))
+    show_warnings(console, rows)
+    idle = "no cell was computed" if result.failed else "nothing was missing"
+    done = f"{result.computed} cells in {duration(result.seconds)}" if result.computed else idle
+    if result.peak_bytes:
+        done += f", at most {result.peak_bytes / 2**30:.3g} GiB of a GPU's memory"
+    console.print(f"{done}; results in {experiment.path}", soft_wrap=True)
+    if result.stops is not None:
+        show_stops(console, result.stops, {point.key: point.label for point in experiment.points})
+    pictures = Pictures(experiment)
+    size = size_text(pictures.size_bytes)
+    console.print(f"pictures of {len(pictures.samples)} samples: {size}")
+    write_results(console, experiment)
+    failures = experiment.failures()
+    if len(failures):
+        show_failures(console, failures)
+    show_notes(console, result.warnings)
+
+
+def write_results(console: Console, experiment: Experiment) -> None:
+    from dashboards.plots import write_plots
+    from dashboards.report import write_report
+    from orchestrator.show import named
+    from results.exchange.exports import write_exports
+
+    files = write_exports(experiment)
+    plots = write_plots(experiment)
+    page = write_report(experiment, plots, teller(console))
+    pictures = [file for file in plots if file.suffix == ".png"]
+    for what, paths in (("tables: ", files), ("plots:  ", pictures), ("pages:  ", [page])):
+        if paths:
+            console.print(what + named(paths, experiment.path / "exports"), soft_wrap=True)
+
+
+def draw(rows: pd.DataFrame, picture: Path) -> None:
+    from dashboards.plots import write_comparison
+    from results.location import local_folder, uri_of
+    from strategies.errors import UsageError
+
+    if uri_of(picture):
+        raise UsageError(f"--picture {uri_of(picture)}: a picture is written on this machine; give a path")
+    if picture.suffix.lower() not in (".png", ".pdf"):
+        raise UsageError(f"--picture {picture}: the name must end in .png or .pdf")
+    try:
+        write_comparison(rows, local_folder(picture))
+    except UsageError as error:
+        raise UsageError(f"--picture {picture}: {error}") from error

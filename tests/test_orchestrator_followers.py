@@ -1,0 +1,147 @@
+"""Followers of a sweep: one class each, told in turn, and none can end what it follows."""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import orchestrator.run
+import stub_engine
+from fake_experiment import fake_manifest, fake_points, fake_samples
+from orchestrator.followers.base import Answered, Begun, Follower, Followers, Reports
+from orchestrator.run import RunOptions, RunResult, run_sweep
+from orchestrator.sweep.prepare import Prepared, prepare
+from orchestrator.sweep.spec import load_sweep
+from orchestrator.tune.mirror import TuneMirror
+from orchestrator.tune.process import SPAWN
+from results.disk import StoreError
+from results.experiment import Experiment
+from workers.work import UnitOutcome, WorkUnit
+
+CELLS = 24 * 3
+
+
+class Noting(Follower):
+    """Writes down what it hears; fails where it is told to."""
+
+    what = "a notebook"
+
+    def __init__(self, error: Exception | None = None, at: str = "") -> None:
+        self.heard: list[str] = []
+        self.cells = 0
+        self._error, self._at = error, at
+
+    def _note(self, what: str) -> None:
+        self.heard.append(what)
+        if self._error is not None and what == self._at:
+            raise self._error
+
+    def lags(self, reports: Reports) -> bool:
+        self._note("lags")
+        return False
+
+    def start(self, begun: Begun) -> None:
+        self._note("start")
+        assert (begun.there, begun.missing, begun.points) == (0, CELLS, 3)
+
+    def ready(self) -> None:
+        self._note("ready")
+
+    def outcome(self, answered: Answered) -> None:
+        self._note("outcome")
+        self.cells += len(answered.outcome.outcomes)
+
+    def finish(self) -> str | None:
+        self._note("finish")
+        return "a notebook: is full"
+
+    def abandon(self) -> None:
+        self._note("abandon")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    path = tmp_path_factory.mktemp("sweep") / "sweep.yaml"
+    path.write_text("model: embedded\ndata: embedded\ngrid:\n  - {strategy: cutoff, layer: [2, 3]}\n")
+    return replace(prepare(load_sweep(path)), samples=fake_samples(24))  # the stub engines answer these
+
+
+def run(
+    prepared: Prepared, out: Path, monkeypatch: pytest.MonkeyPatch, *followers: Follower, engine: type | None = None
+) -> RunResult:
+    monkeypatch.setattr(orchestrator.run, "_followers", lambda *_: list(followers))
+    options = RunOptions(local=True, engine=engine or stub_engine.StubEngine)
+    return run_sweep(prepared, out, options, Console(file=io.StringIO()))
+
+
+def test_a_new_follower_is_one_class(prepared, tmp_path, monkeypatch):
+    first = Noting()
+    result = run(prepared, tmp_path / "x", monkeypatch, first)
+    units = first.heard.count("outcome")
+    assert units > 1
+    assert first.heard == ["start", "ready", *["outcome"] * units, "finish"]
+    assert first.cells == result.computed == CELLS
+    assert result.warnings == ("a notebook: is full",)
+    again = Noting()
+    assert run(prepared, tmp_path / "x", monkeypatch, again, engine=stub_engine.BrokenModel).computed == 0
+    assert again.heard == ["lags", "finish"]  # no model was loaded
+
+
+@pytest.mark.parametrize("at", ["start", "ready", "outcome", "finish"])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), StoreError("/x: is full"), KeyError("x")])
+def test_one_that_fails_costs_a_line_and_neither_cells_nor_the_others(
+    prepared, tmp_path, monkeypatch, caplog, error, at
+):
+    bad, good = Noting(error, at), Noting()
+    with caplog.at_level(logging.ERROR):
+        result = run(prepared, tmp_path / "x", monkeypatch, bad, good)
+    assert result.computed == good.cells == CELLS
+    assert good.heard[-1] == "finish"
+    assert bad.heard.count(at) == 1
+    assert bad.heard[-1] == "abandon"
+    (line,) = [warning for warning in result.warnings if "the results are complete without it" in warning]
+    assert line.startswith("a notebook: ")
+    assert str(error) in line
+    assert bool(caplog.records) == isinstance(error, KeyError)  # a bug of ours is shown whole, a full disk is not
+    assert all(record.exc_info for record in caplog.records)
+
+
+def test_one_that_cannot_even_be_given_up_is_left_behind(prepared, tmp_path, monkeypatch):
+    class Stubborn(Noting):
+        def abandon(self) -> None:
+            raise KeyError("again")
+
+    result = run(prepared, tmp_path / "x", monkeypatch, Stubborn(KeyError("x"), "outcome"))
+    assert result.computed == CELLS
+
+
+def test_a_sweep_that_breaks_off_abandons_all(prepared, tmp_path, monkeypatch):
+    class Interrupted(stub_engine.StubEngine):
+        def run(self, unit: WorkUnit) -> UnitOutcome:
+            raise KeyboardInterrupt
+
+    followers = Noting(KeyError("x"), "abandon"), Noting()
+    with pytest.raises(KeyboardInterrupt):
+        run(prepared, tmp_path / "x", monkeypatch, *followers, engine=Interrupted)
+    for follower in followers:
+        assert "abandon" in follower.heard
+        assert "finish" not in follower.heard
+
+
+def test_a_mirror_without_a_process_costs_a_line(tmp_path, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(SPAWN.Process, "start", refuse)
+    points = fake_points()
+    followers = Followers([TuneMirror(Experiment.create(tmp_path / "x", fake_manifest(points), fake_samples(4)))])
+    followers.start(Begun(points=len(points), there=0, missing=4, reports={}))
+    followers.finish()
+    (line,) = followers.notes
+    assert line.startswith("Ray Tune's view of the experiment: [Errno 11] Resource temporarily unavailable; ")

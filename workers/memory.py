@@ -25,6 +25,7 @@ ENOUGH_ROWS = (
     60_000  # matrix products gain nothing beyond, and there are two lanes of them (measured: 40,000 1.3 % slower)
 )
 CONTEXT_BYTES = 600 << 20  # that CUDA takes for itself
+WORKSPACE_BYTES = 128 << 20  # of cuBLAS, for each stream that multiplies
 PIECE_STEP = 1024  # rows: fewer leave a chip idle
 FIRST_ROOM = 4  # decoded tokens that a cache begins with; most multiple-choice answers end at the second
 DECODED_ALLOWANCE = 64  # decoded tokens a sequence that are planned for; longer answers may make waves smaller
@@ -277,8 +278,8 @@ def forecast(
     alone = footprint(least_row, points, prompt=prompt, visual=visual, system=system)
     rows = max((min(point.rank, visual) for point in points), default=0) + prompt - visual
     fork = alone.held_bytes + least_row.wave(rows * config.layers, rows, 1)
-    least = weights + CONTEXT_BYTES + int(max(alone.trunk_bytes, fork if alone.held_bytes else 0) / SAFETY)
-    free = int(SAFETY * (memory - CONTEXT_BYTES - weights))
+    least = weights + CONTEXT_BYTES + WORKSPACE_BYTES + int(max(alone.trunk_bytes, fork if alone.held_bytes else 0) / SAFETY)
+    free = int(SAFETY * (memory - CONTEXT_BYTES - WORKSPACE_BYTES - weights))
     count = lanes(free, least_row)
     budget = Budget(ENOUGH_ROWS, max(1, free // count))
     row = RowBytes.of(config, value_bytes, max_new_tokens).within(budget)
@@ -287,7 +288,7 @@ def forecast(
     while together < samples and budget.takes(total, one):
         total, together = total + one, together + 1
     waves = max(1, ceil(max(total.rows / budget.rows, total.bytes / budget.bytes)))
-    most = weights + CONTEXT_BYTES + count * min(total.bytes, budget.bytes)
+    most = weights + CONTEXT_BYTES + WORKSPACE_BYTES + count * min(total.bytes, budget.bytes)
     return Forecast(least, weights, count, together, waves, most)
 
 
@@ -310,7 +311,8 @@ def budget_bytes(device: torch.device, resident: int) -> int:
         return sys.maxsize
     free, total = torch.cuda.mem_get_info(device)
     share = _read_share(device) if _read_share else 1.0
-    return int(SAFETY * (min(free + torch.cuda.memory_reserved(device), share * total) - resident))
+    total_free = min(free + torch.cuda.memory_reserved(device), share * total) - resident
+    return int(SAFETY * (total_free - WORKSPACE_BYTES))
 
 
 def expandable_segments() -> None:

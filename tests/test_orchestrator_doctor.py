@@ -60,7 +60,7 @@ def test_gpus():
     stops(
         doctor.check_gpus([free, taken], 14 * GIB), "device 1 has less free than the 14.0 GiB needed", "end what else"
     )
-    stops(doctor.check_gpus([small], 14 * GIB), "too large for it", "CUDA_VISIBLE_DEVICES")
+    stops(doctor.check_gpus([small], 17 * GIB), "too large for it", "CUDA_VISIBLE_DEVICES")
 
 
 def test_memory(tmp_path: Path):

@@ -278,7 +278,12 @@ def forecast(
     alone = footprint(least_row, points, prompt=prompt, visual=visual, system=system)
     rows = max((min(point.rank, visual) for point in points), default=0) + prompt - visual
     fork = alone.held_bytes + least_row.wave(rows * config.layers, rows, 1)
-    least = weights + CONTEXT_BYTES + WORKSPACE_BYTES + int(max(alone.trunk_bytes, fork if alone.held_bytes else 0) / SAFETY)
+    least = (
+        weights
+        + CONTEXT_BYTES
+        + WORKSPACE_BYTES
+        + int(max(alone.trunk_bytes, fork if alone.held_bytes else 0) / SAFETY)
+    )
     free = int(SAFETY * (memory - CONTEXT_BYTES - WORKSPACE_BYTES - weights))
     count = lanes(free, least_row)
     budget = Budget(ENOUGH_ROWS, max(1, free // count))
@@ -288,7 +293,7 @@ def forecast(
     while together < samples and budget.takes(total, one):
         total, together = total + one, together + 1
     waves = max(1, ceil(max(total.rows / budget.rows, total.bytes / budget.bytes)))
-    most = weights + CONTEXT_BYTES + WORKSPACE_BYTES + count * min(total.bytes, budget.bytes)
+    most = fixed + count * min(total.bytes, budget.bytes)
     return Forecast(least, weights, count, together, waves, most)
 
 

@@ -278,13 +278,9 @@ def forecast(
     alone = footprint(least_row, points, prompt=prompt, visual=visual, system=system)
     rows = max((min(point.rank, visual) for point in points), default=0) + prompt - visual
     fork = alone.held_bytes + least_row.wave(rows * config.layers, rows, 1)
-    least = (
-        weights
-        + CONTEXT_BYTES
-        + WORKSPACE_BYTES
-        + int(max(alone.trunk_bytes, fork if alone.held_bytes else 0) / SAFETY)
-    )
-    free = int(SAFETY * (memory - CONTEXT_BYTES - WORKSPACE_BYTES - weights))
+    fixed = weights + CONTEXT_BYTES + WORKSPACE_BYTES
+    least = fixed + int(max(alone.trunk_bytes, fork if alone.held_bytes else 0) / SAFETY)
+    free = int(SAFETY * (memory - fixed))
     count = lanes(free, least_row)
     budget = Budget(ENOUGH_ROWS, max(1, free // count))
     row = RowBytes.of(config, value_bytes, max_new_tokens).within(budget)

@@ -27,12 +27,12 @@ from strategies.errors import SaccadeError
 if TYPE_CHECKING:
     from orchestrator.sweep.plan import Plan
     from orchestrator.sweep.prepare import Prepared
+    from workers.memory import Forecast
     from workers.tasks.base import Sample
 
 OLDEST_PYTHON = (3, 11)
 NEEDED = ("torch", "transformers", "ray", "pandas", "pyarrow")  # named where all is well
 LOCKS = resources.files("orchestrator") / "locks"  # the versions that `make test` tests, and `make demo` installs
-ACTIVATIONS = 1.3  # memory of a run relative to its weights, at least
 IMAGES_OPENED = 20
 SMALL_SHM = 64 << 20
 
@@ -133,9 +133,8 @@ def check_cuda(built_for: str | None, available: bool, has_driver: bool) -> Chec
     return Check("stop", "cuda", f"there is an NVIDIA driver, but {remedy}")
 
 
-def check_gpus(gpus: Sequence[Gpu], weights_bytes: int) -> Check:
-    """Whether the model fits on every device."""
-    needed = int(weights_bytes * ACTIVATIONS)
+def check_gpus(gpus: Sequence[Gpu], needed: int) -> Check:
+    """Whether every device has the bytes that the sweep needs at least."""
     text = ", ".join(f"{gpu.name} ({_gib(gpu.free_bytes)} of {_gib(gpu.total_bytes)} free)" for gpu in gpus)
     full = [place for place, gpu in enumerate(gpus) if gpu.free_bytes < needed]
     if not full:
@@ -147,6 +146,17 @@ def check_gpus(gpus: Sequence[Gpu], weights_bytes: int) -> Check:
         else "the model is too large for it: choose other devices with CUDA_VISIBLE_DEVICES, or model.dtype=bfloat16"
     )
     return Check("stop", "gpus", f"{text}; device {which} has less free than the {_gib(needed)} needed: {remedy}")
+
+
+def check_card(found: Forecast, memory: int) -> Check:
+    """Whether the sweep fits a card, and how it takes it."""
+    from orchestrator.cluster.faults import SweepError
+    from orchestrator.sweep.gpu_memory import memory_text
+
+    try:
+        return Check("ok", "gpu memory", memory_text(found, memory))
+    except SweepError as error:
+        return Check("stop", "gpu memory", str(error))
 
 
 def check_memory(available_bytes: int, weights_bytes: int, on_gpu: bool) -> Check:
@@ -246,12 +256,13 @@ def check_shared_memory(free_bytes: int | None, writable: bool = True) -> Check:
     return Check("ok", "shared memory", "no limit known" if free_bytes is None else f"{size_text(free_bytes)} free")
 
 
-def examine(load: Callable[[], Prepared] | None, out: Path | None) -> Iterator[Check]:
+def examine(load: Callable[[], Prepared] | None, out: Path | None, gpu_memory: float | None = None) -> Iterator[Check]:
     """All checks, the machine's first.
 
     Args:
         load: Reads and checks the sweep, its model and its data, or raises SaccadeError. None: no sweep.
         out: Where results would go; by default experiments/NAME.
+        gpu_memory: GiB of the card that the sweep is for; None: the one here, if there is one.
     """
     yield check_python((sys.version_info.major, sys.version_info.minor, sys.version_info.micro))
     yield check_code(Path(ROOT), _installed())
@@ -262,6 +273,8 @@ def examine(load: Callable[[], Prepared] | None, out: Path | None) -> Iterator[C
         return
     import torch
 
+    from orchestrator.sweep.gpu_memory import card_bytes, memory_forecast
+
     cuda = torch.cuda.is_available()
     yield check_cuda(torch.version.cuda, cuda, Path("/proc/driver/nvidia/version").exists())
     address = os.environ.get("RAY_ADDRESS")
@@ -269,7 +282,7 @@ def examine(load: Callable[[], Prepared] | None, out: Path | None) -> Iterator[C
     yield check_ray_token(address, os.environ.get("RAY_AUTH_MODE"), *_token())
     free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else None
     yield check_shared_memory(free, free is None or os.access(SHARED_MEMORY, os.W_OK))
-    weights = 0
+    weights = least = 0
     if load is not None:
         try:
             prepared = load()
@@ -278,9 +291,13 @@ def examine(load: Callable[[], Prepared] | None, out: Path | None) -> Iterator[C
                 yield Check("stop", "sweep", line)
         else:
             weights = _weights(prepared)
+            if (card := card_bytes(gpu_memory)) is not None:
+                found = memory_forecast(prepared, card)
+                least = found.least
+                yield check_card(found, card)
             yield from _sweep(prepared, out or prepared.default_out)
     if cuda:
-        yield check_gpus([_gpu(index) for index in range(torch.cuda.device_count())], weights)
+        yield check_gpus([_gpu(index) for index in range(torch.cuda.device_count())], least)
     yield check_memory(_available_bytes(), weights, cuda)
 
 

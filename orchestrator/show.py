@@ -48,7 +48,15 @@ class PlainConsole(Console):
         return super().render_str(terminal_text(text), **options)
 
 
-def show_plan(console: Console, prepared: Prepared, plan: Plan, folder: Path, stops: Stops | None = None) -> None:
+def show_plan(
+    console: Console,
+    prepared: Prepared,
+    plan: Plan,
+    folder: Path,
+    stops: Stops | None = None,
+    memory: str | None = None,
+) -> None:
+    """The plan as a table; ``memory`` says what the sweep takes of a GPU's, where there is one."""
     spec = prepared.spec
     strategies = sorted({point.strategy for point in spec.points[1:]})
     limited = len(prepared.samples) < prepared.available
@@ -71,6 +79,8 @@ def show_plan(console: Console, prepared: Prepared, plan: Plan, folder: Path, st
         ("work, one by one", f"{plan.work.separate / 1e6:,.1f} million, {plan.work.saving:.1f} times as much"),
         ("disk", f"about {size_text(plan.bytes_on_disk)} in {folder}"),
     ]
+    if memory is not None:
+        rows.append(("memory", memory))
     if stops is not None:
         rows.append(("racing", f"{rule_text(stops.rule)}; the work shown is an upper limit"))
     if spec.engine.measure.spectra or spec.engine.measure.quality:

@@ -68,6 +68,18 @@ def test_plan_says_what_it_costs_and_writes_nothing(sweep, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_plan_says_how_a_card_takes_the_sweep_and_refuses_one_that_is_too_small(sweep, tmp_path):
+    code, text, _ = call("plan", sweep, "--out", tmp_path / "x", "--gpu-memory", 24)
+    assert code == 0
+    assert "of 24 GiB on a GPU, 0.0 of them weights: 2 x 6 samples at a time, in 1 wave" in text
+    _, _, error = call("plan", sweep, "--out", tmp_path / "x", "--gpu-memory", 0.2)
+    assert error.startswith("a GPU of 0.2 GiB is too small: weights of 0.0 GiB, one prompt and one fork need ")
+    assert call("plan", sweep, "--gpu-memory", 0.2)[0] == 2
+    code, text, _ = call("doctor", sweep, "--out", tmp_path / "x", "--gpu-memory", 0.2)
+    assert code == 2
+    assert "STOP gpu memory a GPU of 0.2 GiB is too small" in text
+
+
 def test_run_shows_the_table_and_where_things_are_and_runs_once(sweep, tmp_path):
     out = tmp_path / "x"
     code, text, _ = call("run", sweep, "--out", out, "--local")

@@ -58,9 +58,9 @@ def test_gpus():
     small = Gpu(name="T4", free_bytes=15 * GIB, total_bytes=16 * GIB)
     assert doctor.check_gpus([free, free], 14 * GIB).mark == "ok"
     stops(
-        doctor.check_gpus([free, taken], 14 * GIB), "device 1 has less free than the 18.2 GiB needed", "end what else"
+        doctor.check_gpus([free, taken], 14 * GIB), "device 1 has less free than the 14.0 GiB needed", "end what else"
     )
-    stops(doctor.check_gpus([small], 14 * GIB), "too large for it", "CUDA_VISIBLE_DEVICES")
+    stops(doctor.check_gpus([small], 17 * GIB), "too large for it", "CUDA_VISIBLE_DEVICES")
 
 
 def test_memory(tmp_path: Path):

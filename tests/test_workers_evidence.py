@@ -28,8 +28,8 @@ from workers.evidence import CLASS_ATTENTION, PROVIDERS, TOWER_FEATURES, Provide
 from workers.families.model import Encoded, ImageSpan
 from workers.packed_layer import LayerRead, PackedLayer
 from workers.patch import pruned
-from workers.prefill import make_trunks, pack_trunks
 from workers.sites import DecoderLayer, InputRows, Site, Tower
+from workers.trunks import make_trunks, pack_trunks
 from workers.work import GridPoint, ModelSpec, WorkUnit, unpruned_point
 
 

@@ -14,8 +14,10 @@ import workers.memory
 from small_llava import make_checkpoint
 from test_workers_engine import any_point, assert_equals_naive, make_engine
 from workers.decoder import Decoder
-from workers.memory import ENOUGH_WAVES, Budget, Footprint, RowBytes, footprint
+from workers.families.config import ModelConfig
+from workers.memory import ENOUGH_WAVES, Budget, Footprint, RowBytes, footprint, forecast
 from workers.sequences import Packing
+from workers.speed_test.workloads import make_workloads
 from workers.work import GridPoint, MeasureSpec, SpectrumSpec, WorkUnit, unpruned_point
 
 LAYERS, VISUAL, HEADS = 4, 16, 4
@@ -239,3 +241,34 @@ def test_given_prefixes_lie_before_the_rows(engines):
     assert packing.keys(trunks[0]) == (slice(0, 12),)
     assert packing.keys(trunks[1]) == (slice(0, 5), slice(12, 19))
     assert [rows for rows, _ in packing.blocks()] == [slice(0, 7), slice(7, 14)]
+
+
+LLAVA_7B = ModelConfig(
+    layers=32, heads=32, kv_heads=32, head_dim=128, hidden=4096, ffn=11008, vocab=32064, image_size=336, patch_size=14,
+    visual_tokens=576, parameters=32 * (4 * 4096**2 + 3 * 4096 * 11008),
+)  # fmt: skip
+
+
+def on_a_card(points, gib: float, tokens: int = 2):
+    lengths = {"prompt": 708, "visual": 576, "system": 35}
+    return forecast(LLAVA_7B, points, int(gib * 2**30), **lengths, value_bytes=2, max_new_tokens=tokens, samples=2000)
+
+
+@pytest.mark.parametrize("name", ["cutoffs", "ranks", "strategies", "one", "grid", "grid3000"])
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_a_forecast_never_takes_more_than_the_card_and_less_memory_means_more_waves(name, tokens):
+    points = make_workloads(32, 32, 576)[name].points
+    found = [on_a_card(points, gib, tokens) for gib in (16, 24, 40, 80, 140)]
+    for gib, one in zip((16, 24, 40, 80, 140), found, strict=True):
+        assert one.least < one.peak <= gib * 2**30
+        assert one.weights == pytest.approx(13.2 * 2**30, rel=0.01)  # LLaVA-1.5-7B, tower and projector included
+    each = [one.waves / one.samples for one in found]
+    assert each == sorted(each, reverse=True)
+    assert [one.lanes for one in found] == sorted(one.lanes for one in found)
+
+
+def test_the_smallest_card_holds_one_fork():
+    points = make_workloads(32, 32, 576)["ranks"].points
+    least = on_a_card(points, 80).least
+    assert on_a_card(points, least / 2**30 + 0.1).peak <= least + 0.11 * 2**30
+    assert on_a_card(points, 80, tokens=1).least < least

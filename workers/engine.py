@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -40,15 +39,16 @@ from workers.memory import (
     lanes,
 )
 from workers.mixing import Mixer
-from workers.nvrtc import CudaBuildError
+from workers.part import Part, device_is_lost, failure_of
 from workers.prefetch import ahead
-from workers.prefill import Prefill, embed_trunks, input_rows, make_trunks, prefill
+from workers.prefill import Prefill, prefill
 from workers.sequences import TokenSequence
 from workers.singular import piece_bytes
 from workers.spectra import NoSpectrumError, SpectraRecorder, check_spectra
 from workers.tasks.base import LETTERS, DataError, Sample
 from workers.tasks.catalog import load_samples, scorer_of
 from workers.tasks.prompts import CHAT_TEMPLATE
+from workers.trunks import embed_trunks, input_rows, make_trunks
 from workers.work import (
     UNPRUNED,
     DeviceLostError,
@@ -101,7 +101,9 @@ class Engine:
         self._learned = 1.0  # share of the planned memory that has not been refused
         self._row = RowBytes.of(model.config, model.dtype.itemsize, spec.max_new_tokens)
         self._resident = torch.cuda.memory_allocated(model.device) if model.device.type == "cuda" else 0
-        self._lanes = Lanes(model.device, lanes(model.device, self._resident, self._row))
+        on_gpu = model.device.type == "cuda"
+        count = lanes(budget_bytes(model.device, self._resident), self._row) if on_gpu else 1
+        self._lanes = Lanes(model.device, count)
         self._mixer = Mixer(self._lanes, self._answer_each, self._full)
         self._preparing = ThreadPoolExecutor(PREPARING_THREADS, thread_name_prefix="saccade-prepare")
         self.spectra_samples = frozenset(with_image[: spec.measure.spectra_samples] if spec.measure.spectra else ())
@@ -142,7 +144,7 @@ class Engine:
             parts = [self._answer_or_split(unit.points, batch) for batch in batches]
         else:
             parts = self._mixer.run(unit.points, prepared)
-        whole = _Part.of(parts)
+        whole = Part.of(parts)
         on_gpu = self.model.device.type == "cuda"
         return UnitOutcome(
             unit=unit.key,
@@ -189,7 +191,7 @@ class Engine:
             return len(batch) >= self.micro_batch
         return not self._budget().takes(sum((one.need for one in batch), start=NOTHING), item.need)
 
-    def _answer_each(self, points: Sequence[GridPoint], batch: Sequence[PreparedSample]) -> list[_Part]:
+    def _answer_each(self, points: Sequence[GridPoint], batch: Sequence[PreparedSample]) -> list[Part]:
         """What became of each sample of a micro-batch, which may be of several units; notes go with the first."""
         part = self._answer_or_split(points, batch)
         outcomes: dict[str, list[SampleOutcome]] = {item.sample.id: [] for item in batch}
@@ -199,7 +201,7 @@ class Engine:
         for failure in part.failures:
             failures[failure.sample].append(failure)
         return [
-            _Part(tuple(outcomes[item.sample.id]), tuple(failures[item.sample.id]), () if number else part.notes)
+            Part(tuple(outcomes[item.sample.id]), tuple(failures[item.sample.id]), () if number else part.notes)
             for number, item in enumerate(batch)
         ]
 
@@ -243,7 +245,7 @@ class Engine:
                 raise DataError(f"the benchmark has no sample '{id}'")
             return self._prepare(points, self.samples[id])
         except Exception as error:  # whatever is wrong with one sample must not cost the others
-            return _failure(id, error)
+            return failure_of(id, error)
 
     def _prepare(self, points: Sequence[GridPoint], sample: Sample) -> PreparedSample:
         prompt = encode_sample(self.model, sample, self.spec.task, self.spec.model.image_mode)
@@ -253,7 +255,7 @@ class Engine:
 
     def _answer_or_split(
         self, points: Sequence[GridPoint], batch: Sequence[PreparedSample], alone: bool = False
-    ) -> _Part:
+    ) -> Part:
         """Answer a batch; where that fails, its halves, down to the one sample that is to blame.
 
         Where memory was too short, waves are smaller from then on. A single sample that it is too short for at their
@@ -262,13 +264,13 @@ class Engine:
         try:
             return self._answer(batch, points)
         except Exception as error:  # an unknown fault of one sample, or of the memory, must not cost the others
-            if _device_is_lost(error):
+            if device_is_lost(error):
                 raise DeviceLostError(str(error)) from error
             short = isinstance(error, torch.OutOfMemoryError)
             smaller = short and self._learn()
             crowded = short and self._lanes.count > 1 and not alone
             if len(batch) == 1 and not crowded and not smaller:
-                return _Part(failures=(_failure(batch[0].sample.id, error),))
+                return Part(failures=(failure_of(batch[0].sample.id, error),))
             how = "tried again in smaller waves" if smaller else "halved" if len(batch) > 1 else "tried again alone"
             note = f"micro-batch of {len(batch)} {how} after {type(error).__name__}: {str(error)[:200]}"
             log.warning(note)
@@ -276,15 +278,15 @@ class Engine:
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
         if smaller:
-            return _Part.of([_Part(notes=(note,)), self._answer_or_split(points, batch, alone)])
+            return Part.of([Part(notes=(note,)), self._answer_or_split(points, batch, alone)])
         if len(batch) == 1:
             again = self._lanes.alone(lambda: self._answer_or_split(points, batch, alone=True))
-            return _Part.of([_Part(notes=(note,)), again])
+            return Part.of([Part(notes=(note,)), again])
         half = (len(batch) + 1) // 2
         halves = [self._answer_or_split(points, part, alone) for part in (batch[:half], batch[half:])]
-        return _Part.of([_Part(notes=(note,)), *halves])
+        return Part.of([Part(notes=(note,)), *halves])
 
-    def _answer(self, batch: Sequence[PreparedSample], points: Sequence[GridPoint]) -> _Part:
+    def _answer(self, batch: Sequence[PreparedSample], points: Sequence[GridPoint]) -> Part:
         prompts = [item.prompt for item in batch]
         needs = evidence.needed(points)
         images = self.model.see(prompts, evidence.tower_readers(needs))
@@ -321,10 +323,10 @@ class Engine:
                     if measure.quality:
                         measures += self._quality(placement, trunk, index, sequence, features[trunk.sample])
                     outcomes.append(self._outcome(item, trunk, key, sequence, answered[sequence], measures))
-                parts.append(_Part(outcomes=tuple(outcomes)))
+                parts.append(Part(outcomes=tuple(outcomes)))
             except NoSpectrumError as error:
-                parts.append(_Part(failures=(_failure(item.sample.id, error),)))
-        return _Part.of(parts)
+                parts.append(Part(failures=(failure_of(item.sample.id, error),)))
+        return Part.of(parts)
 
     def _answers(self, start: Prefill, trunks: Sequence[TokenSequence]) -> dict[TokenSequence, _Answer]:
         """Decode all sequences. What is kept of their logits is taken on the device: a vocabulary is long."""
@@ -404,23 +406,6 @@ class Engine:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """What became of some of a unit's samples."""
-
-    outcomes: tuple[SampleOutcome, ...] = ()
-    failures: tuple[SampleFailure, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, parts: Sequence[_Part]) -> _Part:
-        return cls(
-            outcomes=tuple(outcome for part in parts for outcome in part.outcomes),
-            failures=tuple(failure for part in parts for failure in part.failures),
-            notes=tuple(note for part in parts for note in part.notes),
-        )
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Answer:
     ids: list[int]
@@ -428,23 +413,3 @@ class _Answer:
     letter_logits: tuple[float, ...]  # of the first token: A, B, ...
     margin: float
     kept_mask: bytes
-
-
-def _device_is_lost(error: Exception) -> bool:
-    """After an illegal access or a failed assertion every later CUDA call of the process fails.
-
-    Not so where memory is short, which cuBLAS words in its own way, or where a kernel cannot be built.
-    """
-    text = str(error)
-    short = "out of memory" in text or "_STATUS_ALLOC_FAILED" in text or "_STATUS_NOT_INITIALIZED" in text
-    built = not isinstance(error, CudaBuildError)
-    return isinstance(error, RuntimeError) and "CUDA error" in text and built and not short
-
-
-def _failure(id: str, error: Exception) -> SampleFailure:
-    return SampleFailure(
-        sample=id,
-        kind=type(error).__name__,
-        message=str(error),
-        traceback="".join(traceback.format_exception(error)),
-    )

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from math import ceil
 
 import torch
 
@@ -23,6 +24,8 @@ LANES = 2  # on a GPU; a third gained nothing
 ENOUGH_ROWS = (
     60_000  # matrix products gain nothing beyond, and there are two lanes of them (measured: 40,000 1.3 % slower)
 )
+CONTEXT_BYTES = 600 << 20  # that CUDA takes for itself
+WORKSPACE_BYTES = 128 << 20  # of cuBLAS, for each stream that multiplies
 PIECE_STEP = 1024  # rows: fewer leave a chip idle
 FIRST_ROOM = 4  # decoded tokens that a cache begins with; most multiple-choice answers end at the second
 DECODED_ALLOWANCE = 64  # decoded tokens a sequence that are planned for; longer answers may make waves smaller
@@ -225,12 +228,77 @@ class Room:
     _layer = 0  # about to run
 
 
-def lanes(device: torch.device, resident: int, row: RowBytes) -> int:
-    """Micro-batches side by side: two hide each other's waits, one has twice the memory for its waves."""
-    if device.type != "cuda":
-        return 1
-    busy = row.wave(BUSY_ROWS * row.layers, BUSY_ROWS, 0)
-    return LANES if LANES * busy <= budget_bytes(device, resident) else 1
+def lanes(free: int, row: RowBytes) -> int:
+    """Micro-batches side by side: two hide each other's waits, one has twice the memory for its waves.
+
+    Args:
+        free: bytes that they may take together.
+        row: bytes of rows in the model.
+    """
+    return LANES if LANES * row.wave(BUSY_ROWS * row.layers, BUSY_ROWS, 0) <= free else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """How a grid takes the memory of a card."""
+
+    least: int  # bytes of the smallest card that would do: weights, the trunk of a sample, one fork
+    weights: int
+    lanes: int  # micro-batches side by side
+    samples: int  # of a micro-batch
+    waves: int  # that it takes
+    peak: int  # bytes at most, the weights among them
+
+
+def forecast(
+    config: ModelConfig,
+    points: Sequence[GridPoint],
+    memory: int,
+    *,
+    prompt: int,
+    visual: int,
+    system: int,
+    value_bytes: int,
+    max_new_tokens: int,
+    samples: int,
+) -> Forecast:
+    """Plan a micro-batch without a card.
+
+    Args:
+        config: sizes of the model.
+        points: the grid.
+        memory: bytes of the card.
+        prompt, visual, system: tokens of a sample, of its image, and before it.
+        value_bytes: of one value, 2 in half precision.
+        max_new_tokens: decoded at most.
+        samples: that there are.
+    """
+    weights = value_bytes * (config.parameters + 2 * config.vocab * config.hidden + _tower_parameters(config))
+    least_row = RowBytes.of(config, value_bytes, max_new_tokens).within(Budget(1, 1))
+    alone = footprint(least_row, points, prompt=prompt, visual=visual, system=system)
+    rows = max((min(point.rank, visual) for point in points), default=0) + prompt - visual
+    fork = alone.held_bytes + least_row.wave(rows * config.layers, rows, 1)
+    fixed = weights + CONTEXT_BYTES + WORKSPACE_BYTES
+    least = fixed + int(max(alone.trunk_bytes, fork if alone.held_bytes else 0) / SAFETY)
+    free = int(SAFETY * (memory - fixed))
+    count = lanes(free, least_row)
+    budget = Budget(ENOUGH_ROWS, max(1, free // count))
+    row = RowBytes.of(config, value_bytes, max_new_tokens).within(budget)
+    one = footprint(row, points, prompt=prompt, visual=visual, system=system)
+    total, together = one, 1
+    while together < samples and budget.takes(total, one):
+        total, together = total + one, together + 1
+    waves = max(1, ceil(max(total.rows / budget.rows, total.bytes / budget.bytes)))
+    most = fixed + count * min(total.bytes, budget.bytes)
+    return Forecast(least, weights, count, together, waves, most)
+
+
+def _tower_parameters(config: ModelConfig) -> int:
+    """Of the vision tower's layers, as far as they are known, and of a projector of two layers."""
+    if (vision := config.vision) is None:
+        return 0
+    layer = 4 * vision.hidden**2 + 2 * vision.hidden * vision.ffn
+    return vision.stored_layers * layer + (vision.hidden * vision.features + config.hidden) * config.hidden
 
 
 def budget_bytes(device: torch.device, resident: int) -> int:
@@ -244,7 +312,8 @@ def budget_bytes(device: torch.device, resident: int) -> int:
         return sys.maxsize
     free, total = torch.cuda.mem_get_info(device)
     share = _read_share(device) if _read_share else 1.0
-    return int(SAFETY * (min(free + torch.cuda.memory_reserved(device), share * total) - resident))
+    total_free = min(free + torch.cuda.memory_reserved(device), share * total) - resident
+    return int(SAFETY * (total_free - WORKSPACE_BYTES))
 
 
 def expandable_segments() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.commands.calling import command, resumable
-from orchestrator.commands.options import Changes, Cluster, Out, Points, Sweep, Workers
+from orchestrator.commands.options import Changes, Cluster, GpuMemory, Out, Points, Sweep, Workers
 from orchestrator.commands.shown import console_of_command, counter, show_result, teller, write_results
 from orchestrator.standard_streams import USER_ERROR
 
@@ -18,17 +18,20 @@ if TYPE_CHECKING:
 
 
 @command
-def plan(sweep: Sweep, changes: Changes, cluster: Cluster, out: Out = None) -> None:
+def plan(sweep: Sweep, changes: Changes, cluster: Cluster, out: Out = None, gpu_memory: GpuMemory = None) -> None:
     """Say what a sweep would compute, and what that costs; nothing is computed or written."""
     from orchestrator.run import plan_and_stops
     from orchestrator.show import show_plan
+    from orchestrator.sweep.gpu_memory import card_bytes, memory_forecast, memory_text
     from results.location import located
 
     cluster.join()
     prepared = changes.prepared(sweep)
+    card = card_bytes(gpu_memory)
+    memory = None if card is None else memory_text(memory_forecast(prepared, card), card)
     with located(out or prepared.default_out) as folder:
         found, stops = plan_and_stops(prepared, folder, cluster.workers or 1)
-        show_plan(console_of_command(), prepared, found, folder, stops)
+        show_plan(console_of_command(), prepared, found, folder, stops, memory)
 
 
 @resumable
@@ -146,6 +149,7 @@ def doctor(
         str | None, typer.Argument(help="A sweep file, or a shipped sweep's name, to check as well.")
     ] = None,
     out: Out = None,
+    gpu_memory: GpuMemory = None,
 ) -> None:
     """Say whether a sweep would run on this machine, and what to mend if not. Exit code 2 if something stops it."""
     from rich.text import Text
@@ -156,7 +160,7 @@ def doctor(
     marks = {"ok": Text("ok  ", "green"), "note": Text("note", "yellow"), "stop": Text("STOP", "red")}
     load = None if sweep is None else lambda: changes.prepared(sweep)
     stopped = 0
-    for check in examine(load, out):
+    for check in examine(load, out, gpu_memory):
         stopped += check.mark == "stop"
         console.print(marks[check.mark], Text(check.what, "bold"), check.text, soft_wrap=True)
     if stopped:

@@ -20,6 +20,10 @@ Out = Annotated[
 ]
 NewOut = Annotated[Path, typer.Option("--out", help="Directory or URI to make.")]
 Place = Annotated[Path, typer.Argument(help="Experiment directory or URI.")]
+GpuMemory = Annotated[
+    float | None,
+    typer.Option(min=0.1, metavar="GIB", help="As on a card with so much memory, instead of the one here."),
+]
 Points = Annotated[
     list[str] | None,
     typer.Option(

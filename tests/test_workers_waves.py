@@ -8,9 +8,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from torch.multiprocessing.reductions import StorageWeakRef
 
 import workers.engine
 import workers.memory
+import workers.prefill
 from small_llava import make_checkpoint
 from test_workers_engine import any_point, assert_equals_naive, make_engine
 from workers.decoder import Decoder
@@ -163,6 +165,60 @@ def test_spectra_are_measured_in_every_wave(checkpoint, small_scienceqa):
         assert measures.keys() == found[1][key].keys()
         for name, value in measures.items():
             assert found[1][key][name] == pytest.approx(value, abs=1e-3, rel=1e-3), name
+
+
+def test_spectra_are_measured_where_no_trunk_answers(checkpoint, small_scienceqa):
+    """All forks of the first wave wait, so that it ends with shared prefixes alone."""
+    spec = SpectrumSpec(matrix="hidden_states", layer=LAYERS - 1, threshold=1e-3, power=1)
+    engine = make_engine(checkpoint, small_scienceqa, measure=MeasureSpec(spectra=(spec,)))
+    points, engine.budget = GRID[1:4], ONE_FORK
+    outcome = engine.run(WorkUnit(samples=("1",), points=tuple(points)))
+    assert outcome.failures == ()
+    assert [cell.point for cell in outcome.outcomes if cell.measures] == [point.key for point in points]
+
+
+@pytest.mark.parametrize("budget", [Budget(), ONE_FORK])
+def test_rows_go_when_they_have_been_read(engines, monkeypatch, budget):
+    """The trunks' rows when somebody forked, those that forks start from when the last has entered, logits at once."""
+    rows, starts, logits, alive = [], [], [], Counter()
+    storage = lambda tensor: StorageWeakRef(tensor.untyped_storage())  # noqa: E731
+    embed, start, prefill = workers.engine.embed_trunks, workers.prefill._Start, workers.engine.prefill
+    finish = Decoder.finish_layer
+
+    def embedded(*args):
+        made = embed(*args)
+        rows.append(storage(made))
+        return made
+
+    def started(rows_RD, nbytes):
+        starts.append(storage(rows_RD))
+        return start(rows_RD, nbytes)
+
+    def waves(*args):
+        made = prefill(*args)
+        del args
+        for done in made:
+            logits.append(storage(done.logits_NC))
+            yield done
+            del done
+
+    def finished(self, layer, *args):
+        if layer == 3:
+            alive["waves"] += 1
+            alive["rows"] += not rows[0].expired()
+            alive["logits"] += sum(not one.expired() for one in logits)
+            alive["starts"] = sum(not one.expired() for one in starts)  # in the last wave
+        return finish(self, layer, *args)
+
+    monkeypatch.setattr(workers.engine, "embed_trunks", embedded)
+    monkeypatch.setattr(workers.engine, "prefill", waves)
+    monkeypatch.setattr(workers.prefill, "_Start", started)
+    monkeypatch.setattr(Decoder, "finish_layer", finished)
+    points = (*(GridPoint(strategy="fastv", layer=2, rank=rank) for rank in (3, 9)), GRID[-len(STAGED) - 1])
+    engines[1].budget, engines[1].micro_batch = budget, 1
+    assert engines[1].run(WorkUnit(samples=("1",), points=points)).failures == ()
+    assert alive == {"waves": 1 if budget == Budget() else 3, "rows": 0, "starts": 0, "logits": 0}
+    assert bool(starts) == (budget == ONE_FORK)
 
 
 def test_a_feed_forward_in_pieces_is_the_same(engines, monkeypatch):

@@ -286,6 +286,54 @@ def test_the_plan_bounds_what_a_wave_holds(engines, tokens):
     assert (text.rows, text.held_bytes) == (60, 0)
 
 
+def test_the_plan_counts_what_strategies_choose_by_and_logits():
+    """Evidence is read while no feed-forward runs, logits are had when no layer does."""
+    row = RowBytes.of(LLAVA_7B, 2, 2)
+    choosing = row.within(Budget(), 10**9)
+    wide = row.wide * 100
+    assert choosing.wave(0, 100, 0) - row.wave(0, 100, 0) == 10**9 - wide
+    assert row.within(Budget(), wide - 1).wave(0, 100, 0) == row.wave(0, 100, 0)
+    assert row.wave(0, 1, 1000) == 1000 * (row.decoded + 32064 * (2 + 3 * 4))
+    assert RowBytes.of(LLAVA_7B, 2, 1).wave(0, 0, 1000) == 1000 * 32064 * (2 + 4)
+
+
+def test_a_micro_batch_leaves_room_for_the_evidence_of_one_sequence():
+    budget, one = Budget(10**6, 1000), Footprint(1, 100, 10, 1, evidence_bytes=350)
+    assert one + one == Footprint(2, 200, 20, 2, evidence_bytes=350)
+    total, count = one, 1
+    while budget.takes(total, one):
+        total, count = total + one, count + 1
+    assert count == 6
+
+
+@pytest.mark.parametrize("strategy", ["fastv", "image_column_sum"])
+def test_a_forecast_has_room_for_evidence(strategy):
+    """2,880 visual tokens' attention to one another, in 32 heads, is 1 GiB, and there are two of it at a time."""
+    found = {}
+    for name in ("random", strategy):
+        points = (GridPoint(strategy=name, layer=2, rank=100),)
+        lengths = {"prompt": 3012, "visual": 2880, "system": 35}
+        found[name] = [
+            forecast(LLAVA_7B, points, card << 30, **lengths, value_bytes=2, max_new_tokens=2, samples=50)
+            for card in (18, 24, 80)
+        ]
+    more = [now.least - before.least for before, now in zip(*found.values(), strict=True)]
+    assert len(set(more)) == 1
+    assert (more[0] > 2 * 2**30) == (strategy == "image_column_sum")
+    assert all(one.peak <= card << 30 for card, one in zip((18, 24, 80), found[strategy], strict=True))
+    assert found[strategy][0].samples <= found["random"][0].samples
+
+
+def test_the_engine_plans_for_what_its_strategies_choose_by(engines, monkeypatch):
+    given, engine = [], engines[1]
+    engine.budget, engine.micro_batch = Budget(), 2
+    real = workers.engine.prefill
+    monkeypatch.setattr(workers.engine, "prefill", lambda *args: (given.append(args[4].evidence), real(*args))[1])
+    for name in ("random", "fastv", "image_column_sum"):
+        engine.run(WorkUnit(samples=("1", "6"), points=(GridPoint(strategy=name, layer=1, rank=4),)))
+    assert given[0] == 0 < given[1] < given[2]
+
+
 def test_given_prefixes_lie_before_the_rows(engines):
     from workers.sequences import new_prefix, new_trunk
 

@@ -250,7 +250,8 @@ class Engine:
     def _prepare(self, points: Sequence[GridPoint], sample: Sample) -> PreparedSample:
         prompt = encode_sample(self.model, sample, self.spec.task, self.spec.model.image_mode)
         row = self._row.within(self._budget())
-        need = footprint(row, points, prompt=prompt.length, visual=prompt.visual, system=prompt.system)
+        scratch = evidence.scratch(evidence.needed(points), self.model.config, prompt.length, prompt.visual)
+        need = footprint(row, points, prompt=prompt.length, visual=prompt.visual, system=prompt.system, scratch=scratch)
         return PreparedSample(sample, prompt, need)
 
     def _answer_or_split(
@@ -306,7 +307,7 @@ class Engine:
         spectra = SpectraRecorder(self.model.decoder, measure.spectra, measured) if measured else None
         decoder, answered = self.model.decoder, dict[TokenSequence, _Answer]()
         budget = self._budget()
-        row = self._row.within(budget)
+        row = self._row.within(budget, max(item.need.evidence_bytes for item in batch))
         waves = prefill(decoder, hidden_RD, trunks, placement, row, budget, spectra)
         del hidden_RD  # layers let go of what they have read
         for start in waves:

@@ -145,6 +145,11 @@ def test_caches_go_when_their_wave_is_answered_and_at_once_without_decoding(engi
         before = prompt if tokens > 1 else 0
         assert all(layers == [before] * 2 + [system] * (LAYERS - 2) for layers in held)
         held.clear()
+        later = [GridPoint(strategy="fastv", layer=layer, rank=5) for layer in (1, 3)]
+        engine.run(WorkUnit(samples=("1",), points=(unpruned_point(LAYERS, VISUAL), *later)))
+        after = [prompt] * 3 if tokens > 1 else [0] * 3
+        assert held == [[*after[:1], *(after[1:] if tokens > 1 else [system] * 2), system], [*after, system]]
+        held.clear()
 
 
 def test_spectra_are_measured_in_every_wave(checkpoint, small_scienceqa):

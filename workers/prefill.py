@@ -282,7 +282,7 @@ class _Waves:
         room: Room,
     ) -> tuple[Packing, Tensor, bool]:
         """The packing and its rows with the new forks that have room, and with those that enter; whether it is new."""
-        alive = self._placement.prefixes()
+        alive = set() if packing.given else self._placement.prefixes()  # of later waves none is a row
         older = [one for one in packing.sequences if one in alive or self._placement.answers(one)]
         if packing.sequences and not forks and not arriving and len(older) == len(packing.sequences):
             return packing, hidden_RD, False

@@ -27,7 +27,6 @@ from strategies.errors import SaccadeError
 if TYPE_CHECKING:
     from orchestrator.sweep.plan import Plan
     from orchestrator.sweep.prepare import Prepared
-    from workers.memory import Forecast
     from workers.tasks.base import Sample
 
 OLDEST_PYTHON = (3, 11)
@@ -148,15 +147,15 @@ def check_gpus(gpus: Sequence[Gpu], needed: int) -> Check:
     return Check("stop", "gpus", f"{text}; device {which} has less free than the {_gib(needed)} needed: {remedy}")
 
 
-def check_card(found: Forecast, memory: int) -> Check:
-    """Whether the sweep fits a card, and how it takes it."""
-    from orchestrator.cluster.faults import SweepError
-    from orchestrator.sweep.gpu_memory import memory_text
+def check_card(prepared: Prepared, memory: int) -> tuple[Check, int]:
+    """Whether the sweep fits a card of so many bytes, and how; and the bytes that it needs at least, if it fits."""
+    from orchestrator.sweep.gpu_memory import memory_forecast, memory_text
 
     try:
-        return Check("ok", "gpu memory", memory_text(found, memory))
-    except SweepError as error:
-        return Check("stop", "gpu memory", str(error))
+        found = memory_forecast(prepared, memory)
+        return Check("ok", "gpu memory", memory_text(found, memory)), found.least
+    except SaccadeError as error:
+        return Check("stop", "gpu memory", str(error)), 0
 
 
 def check_memory(available_bytes: int, weights_bytes: int, on_gpu: bool) -> Check:
@@ -273,7 +272,7 @@ def examine(load: Callable[[], Prepared] | None, out: Path | None, gpu_memory: f
         return
     import torch
 
-    from orchestrator.sweep.gpu_memory import card_bytes, memory_forecast
+    from orchestrator.sweep.gpu_memory import card_bytes
 
     cuda = torch.cuda.is_available()
     yield check_cuda(torch.version.cuda, cuda, Path("/proc/driver/nvidia/version").exists())
@@ -292,9 +291,8 @@ def examine(load: Callable[[], Prepared] | None, out: Path | None, gpu_memory: f
         else:
             weights = _weights(prepared)
             if (card := card_bytes(gpu_memory)) is not None:
-                found = memory_forecast(prepared, card)
-                least = found.least
-                yield check_card(found, card)
+                check, least = check_card(prepared, card)
+                yield check
             yield from _sweep(prepared, out or prepared.default_out)
     if cuda:
         yield check_gpus([_gpu(index) for index in range(torch.cuda.device_count())], least)

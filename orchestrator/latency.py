@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def write_latency(
     if not asked:
         raise SpecError(f"{prepared.spec.name}: no question has an image, so that nothing is pruned")
     device = default_device()
-    model = load_model(spec.model, device)
+    model = load_model(replace(spec.model, offload="never"), device)  # transformers' forward needs all layers there
     prompts = prepare_prompts(model, asked, spec.task, spec.model.image_mode)
     measured = measure_latency(
         model, prompts, points, repeats=repeats, warmup=warmup, decode_tokens=decode_tokens, seed=spec.seed,

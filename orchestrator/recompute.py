@@ -137,7 +137,7 @@ def recompute(
     kept = experiment.kept().set_index(["point", "sample"])["kept_mask"]
     seed = random.SystemRandom().randrange(2**32) if seed is None else seed
     chosen = sorted(random.Random(seed).sample(range(len(cells)), min(count, len(cells))))
-    loaded = load_model(spec.model, default_device())
+    loaded = load_model(replace(spec.model, offload="never"), default_device())  # transformers' forward needs all
     score, letters = scorer_of(spec.task), loaded.letter_tokens(LETTERS)
     tolerance = TOLERANCES[spec.model.dtype]
     wrong, other_choices, near_ties = [], [], 0

@@ -27,19 +27,18 @@ HOMES = {
         "workers/families/llava/loading.py",
         "workers/speed_test/random_llava.py",
         "workers/actor.py",
-        "workers/embedded/architecture.py",
-        "workers/embedded/forward.py",
     },
     "huggingface_hub": {"workers/checkpoints/hub.py"},
     "cuda": {"workers/nvrtc.py"},
     "plotly": {"dashboards/figures.py", "dashboards/charts.py", "dashboards/report.py"},
     "matplotlib": {"dashboards/plots.py"},
 }
-# The speed test and the embedded model make a LLaVA, as a user's own code may.
+# The speed test makes a LLaVA, as a user's own code may.
 KNOW_A_FAMILY = {"workers/families/catalog.py"}
-MADE_OF_A_FAMILY = {("workers", "speed_test"), ("workers", "embedded")}
+MADE_OF_A_FAMILY = {("workers", "speed_test")}
 STARTERS = {"results/import_path.py"}  # of Python processes, which import nothing from the current folder
 STDLIB_ONLY = ("workers/work.py", "workers/families/config.py", "workers/cost.py")
+NOT_INSTALLED = {path.stem for path in (ROOT / "tests").iterdir()}
 FILES = sorted(file.relative_to(ROOT) for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
 
 
@@ -65,6 +64,7 @@ def test_imports_point_one_way(file):
     for module, _ in imports(file):
         root = module.split(".")[0]
         assert root not in PACKAGES or root in BELOW[package], f"{file} imports {module}"
+        assert root not in NOT_INSTALLED, f"{file} imports {module}, of which the wheel has nothing"
 
 
 @pytest.mark.parametrize("file", FILES, ids=str)

@@ -72,9 +72,18 @@ def test_plan_says_how_a_card_takes_the_sweep_and_refuses_one_that_is_too_small(
     code, text, _ = call("plan", sweep, "--out", tmp_path / "x", "--gpu-memory", 24)
     assert code == 0
     assert "of 24 GiB on a GPU, 0.0 of them weights: 2 x 6 samples at a time, in 1 wave" in text
-    _, _, error = call("plan", sweep, "--out", tmp_path / "x", "--gpu-memory", 0.2)
+    _, _, error = call("plan", sweep, "--gpu-memory", 0.2, "--set", "model.offload=never")
     assert error.startswith("a GPU of 0.2 GiB is too small: weights of 0.0 GiB, one prompt and one fork need ")
-    assert call("plan", sweep, "--gpu-memory", 0.2)[0] == 2
+    code, _, error = call("plan", sweep, "--gpu-memory", 0.2)
+    assert code == 2
+    assert error.startswith("a GPU of 0.2 GiB is too small for this model even with all its layers in host memory")
+    code, text, _ = call("plan", sweep, "--gpu-memory", 24, "--set", "model.offload=2")
+    assert (code, "0.0 of them weights (2 decoder layers in host memory): " in text) == (0, True)
+    code, _, error = call("plan", sweep, "--gpu-memory", 24, "--set", "model.offload=3")
+    assert (code, error.endswith("model.offload: 3 is above the model's 2 decoder layers\n")) == (2, True)
+    code, _, error = call("plan", sweep, "--set", "model.offload=often")
+    assert code == 2
+    assert error.endswith("model.offload: 'often' is not auto, never, or a number of decoder layers\n")
     code, text, _ = call("doctor", sweep, "--out", tmp_path / "x", "--gpu-memory", 0.2)
     assert code == 2
     assert "STOP gpu memory a GPU of 0.2 GiB is too small" in text

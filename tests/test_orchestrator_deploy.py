@@ -28,10 +28,12 @@ def test_cluster_yaml_is_what_ray_accepts_and_closed_to_the_world():
     (install,) = [command for command in config["setup_commands"] if command.startswith("pip install")]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     installed = {one.name: one for one in map(Requirement, shlex.split(install)[2:])}
-    for wanted in map(Requirement, project["dependencies"]):
-        given = installed[wanted.name]  # the folder of a job brings our sources, and nothing that they import
+    needed = {one.name: one for one in map(Requirement, project["dependencies"])}
+    assert installed.keys() == needed.keys()  # the folder of a job brings our sources, and nothing that they import
+    for name, wanted in needed.items():
+        given = installed[name]
         assert given.extras == wanted.extras
-        assert given.specifier == wanted.specifier or wanted.name == "ray"
+        assert given.specifier == wanted.specifier or name == "ray"
     starts = [c for c in config["head_start_ray_commands"] + config["worker_start_ray_commands"] if "ray start" in c]
     assert len(starts) == 2
     assert all("RAY_AUTH_MODE=token" in command for command in starts)

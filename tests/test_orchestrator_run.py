@@ -180,6 +180,13 @@ def test_rungs_count_the_first_questions_with_an_image_whoever_answered_when():
         assert [row["correct"] for row in rows] == [sum(right[:size]) for size in (1, 2, 3, 5, 9, 18)]
 
 
+def test_rungs_of_questions_without_an_image_count_nothing():
+    points, samples = fake_points()[:2], [sample for sample in fake_samples(20) if sample.image is None]
+    standing = Standing(points, samples)
+    standing.add(fake_outcome(WorkUnit(samples=tuple(sample.id for sample in samples), points=points)))
+    assert [[row["n"] for row in rows] for rows in standing.reports().values()] == [[0], [0]]
+
+
 def test_durations():
     assert [duration(s) for s in (0.4, 59.4, 200, 7500)] == ["0 s", "59 s", "3 min 20 s", "2 h 05 min"]
 

@@ -246,3 +246,15 @@ def test_spectra_of_the_engine_equal_the_cpu(checkpoint, small_scienceqa):
 def attention_blocks(batch: int, size: int, seed: int) -> torch.Tensor:
     scores = 2 * torch.randn(batch, size, size, generator=torch.Generator().manual_seed(seed))
     return scores.masked_fill(torch.ones(size, size).triu(1).bool(), -torch.inf).softmax(dim=-1)
+
+
+@pytest.mark.parametrize("away", [1, 3, 4])
+def test_layers_in_host_memory_change_no_bit(checkpoint, small_scienceqa, away):
+    """Copies run on a stream of their own, beside the layers that are computed."""
+    cpu = make_engine(checkpoint, small_scienceqa)
+    specs = [replace(cpu.spec, model=ModelSpec(path=str(checkpoint), offload=count)) for count in (0, away)]
+    here, there = (Engine.load(spec, device="cuda", micro_batch=3) for spec in specs)
+    assert there.model.decoder.layers.away == away
+    for budget in (None, Budget(150, 10**12)):
+        here.budget = there.budget = budget
+        assert logits(there) == logits(here)

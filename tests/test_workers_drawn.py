@@ -10,9 +10,9 @@ from random import Random
 import pytest
 from PIL import Image, ImageChops
 
-from workers.tasks.drawn import Item, items, lay_out, main, question_text, write
-from workers.tasks.families import FAMILIES
-from workers.tasks.scene import COLOURS, LETTERS, PATCH, SHAPES, SIDE, patches, random_scene, render
+from embedded_training.drawn import Item, items, lay_out, main, question_text, write
+from embedded_training.questions import FAMILIES
+from embedded_training.scene import COLOURS, LETTERS, PATCH, SHAPES, SIDE, patches, random_scene, render
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from workers.embedded.architecture import BOS, EOS, IMAGE, build_model, build_tokenizer, load, prompt, save
-from workers.embedded.curves import Look, generate, mcnemar, read, top
-from workers.embedded.forward import letter_logits
+from embedded_training.architecture import BOS, EOS, IMAGE, build_model, build_tokenizer, load, prompt, save
+from embedded_training.curves import Look, generate, mcnemar, read, top
+from embedded_training.drawn import conversation, items, problem
+from embedded_training.forward import letter_logits
+from embedded_training.scene import PALETTE, SIDE, random_scene, render
+from embedded_training.train import BARE, PREFIX, Step, Trainee, _open_arrays, prepare, random_question, take
 from workers.embedded.location import DATA_DIR, MODEL_DIR
-from workers.embedded.train import BARE, PREFIX, Step, Trainee, _open_arrays, prepare, random_question, take
-from workers.tasks.drawn import conversation, items, problem
-from workers.tasks.scene import PALETTE, SIDE, random_scene, render
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,7 @@ Shape letters: see ``strategies/view.py``; here also E head width, G key-value h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch.nn.functional import linear
 
 from workers.families.config import ModelError
 from workers.kernels import gated_silu, rms_norm, rotate
+from workers.offload import Layers
 
 Rotary = tuple[Tensor, Tensor]
 Given = tuple[Tensor, Tensor]  # keys and values (P, G, E) of rows that ran earlier
@@ -26,12 +27,13 @@ FEED_FORWARD_ROWS = 16_384  # enough to fill a chip; more only take memory
 class Decoder:
     """The language model of a loaded model, layer by layer."""
 
-    def __init__(self, module: Any, head: nn.Module) -> None:
+    def __init__(self, module: Any, head: nn.Module, away: Iterable[int] = ()) -> None:
         """Fuse the projections of each layer.
 
         Args:
             module: transformers' language model: ``embed_tokens``, ``layers``, ``norm``, ``rotary_emb``, ``config``.
             head: from hidden states to logits.
+            away: layers whose parameters lie in host memory.
 
         Raises:
             ModelError: its feed-forward is of another kind.
@@ -41,7 +43,7 @@ class Decoder:
             raise ModelError(f"text_config.hidden_act: '{text.hidden_act}' is not supported (silu)")
         self.module = module
         self.head = head
-        self.layers = [FusedLayer.of(layer) for layer in module.layers]
+        self.layers = Layers(module.layers, away, module.device)
         attention = module.layers[0].self_attn
         self.head_dim: int = attention.head_dim
         self.heads: int = text.num_attention_heads
@@ -149,27 +151,6 @@ class Decoder:
         return logits_RC
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FusedLayer:
-    """A decoder layer whose projections of the same input lie in one matrix: one product instead of two.
-
-    The layer's own modules become views of it: nothing is held twice, and the model still runs as transformers runs it.
-    Queries stay apart, because keys and values outlive them in the cache.
-    """
-
-    module: Any
-    kv: Tensor
-    kv_bias: Tensor | None
-    gate_up: Tensor
-    gate_up_bias: Tensor | None
-
-    @classmethod
-    def of(cls, module: Any) -> FusedLayer:
-        attention, mlp = module.self_attn, module.mlp
-        kv = _fuse((attention.k_proj, attention.v_proj))
-        return cls(module, *kv, *_fuse((mlp.gate_proj, mlp.up_proj)))
-
-
 def _norm(module: Any, rows_RD: Tensor) -> Tensor:
     return rms_norm(rows_RD, module.weight, module.variance_epsilon)
 
@@ -179,26 +160,3 @@ def _add_linear(residual_RD: Tensor, rows: Tensor, module: nn.Linear) -> None:
     residual_RD.addmm_(rows, module.weight.T)
     if module.bias is not None:
         residual_RD += module.bias
-
-
-def _fuse(parts: tuple[nn.Linear, ...]) -> tuple[Tensor, Tensor | None]:
-    """One matrix (and bias) for several linear layers, which are or become views of it."""
-    weight = _one(parts, "weight")
-    return weight, None if parts[0].bias is None else _one(parts, "bias")
-
-
-def _one(parts: tuple[nn.Linear, ...], name: str) -> Tensor:
-    """The parts' tensors as one. The loader lays them out one after another; others are copied together."""
-    tensors = [getattr(part, name).data for part in parts]
-    first, sizes = tensors[0], [part.shape[0] for part in tensors]
-    follows = first.data_ptr()
-    for tensor in tensors:
-        if tensor.data_ptr() != follows or tensor.untyped_storage().data_ptr() != first.untyped_storage().data_ptr():
-            break
-        follows += tensor.nbytes
-    else:
-        return first.as_strided((sum(sizes), *first.shape[1:]), first.stride())
-    joined = torch.cat(tensors)
-    for part, view in zip(parts, joined.split(sizes), strict=True):
-        setattr(part, name, nn.Parameter(view, requires_grad=False))
-    return joined

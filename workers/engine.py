@@ -101,7 +101,8 @@ class Engine:
         self._learned = 1.0  # share of the planned memory that has not been refused
         self._row = RowBytes.of(model.config, model.dtype.itemsize, spec.max_new_tokens)
         self._resident = torch.cuda.memory_allocated(model.device) if model.device.type == "cuda" else 0
-        on_gpu = model.device.type == "cuda"
+        # Layers that take turns in two buffers are asked for by one thread.
+        on_gpu = model.device.type == "cuda" and not model.decoder.layers.away
         count = lanes(budget_bytes(model.device, self._resident), self._row) if on_gpu else 1
         self._lanes = Lanes(model.device, count)
         self._mixer = Mixer(self._lanes, self._answer_each, self._full)

@@ -18,13 +18,16 @@ import torch
 from strategies import catalog
 from workers import evidence
 from workers.decoder import FEED_FORWARD_ROWS
-from workers.families.config import ModelConfig
+from workers.families.config import ModelConfig, ModelError
+from workers.offload import BUFFERS
 from workers.work import UNPRUNED, GridPoint
 
 LANES = 2  # on a GPU; a third gained nothing
 ENOUGH_ROWS = (
     60_000  # matrix products gain nothing beyond, and there are two lanes of them (measured: 40,000 1.3 % slower)
 )
+FILLED = 0.92  # of a card that weights may fill; beyond it some layers stay in host memory
+WAVES_SHARE = 0.35  # of a card that is left to the waves then: what decodes waits for copies, so waves should be large
 CONTEXT_BYTES = 600 << 20  # that CUDA takes for itself
 WORKSPACE_BYTES = 128 << 20  # of cuBLAS, for each stream that multiplies
 PIECE_STEP = 1024  # rows: fewer leave a chip idle
@@ -246,6 +249,61 @@ class Room:
     _layer = 0  # about to run
 
 
+def layers_away(config: ModelConfig, value_bytes: int, offload: int | str, free: int) -> int:
+    """Decoder layers that stay in host memory.
+
+    Args:
+        config: sizes of the model.
+        value_bytes: of one value, 2 in half precision.
+        offload: how many, or ``never``, or ``auto``: none where the card holds all, else as many as leave a part of it
+            for the waves.
+        free: bytes of the card.
+
+    Raises:
+        ModelError: there are fewer layers, or the card is too small even for two of them beside the rest.
+    """
+    if not isinstance(offload, str):
+        if not 0 <= offload <= config.layers:
+            raise ModelError(f"model.offload: {offload} is outside 0..{config.layers}, the model's decoder layers")
+        return offload
+    whole, layer = weight_bytes(config, value_bytes), layer_bytes(config, value_bytes)
+    if offload == "never" or whole + CONTEXT_BYTES <= FILLED * free:
+        return 0
+    away = ceil((whole + BUFFERS * layer + CONTEXT_BYTES - (1 - WAVES_SHARE) * free) / layer)
+    if away > config.layers:
+        least = (whole - (config.layers - BUFFERS) * layer + CONTEXT_BYTES) / (1 - WAVES_SHARE)
+        raise ModelError(
+            f"a GPU of {free / 2**30:.4g} GiB is too small for this model even with all its layers in host memory: "
+            f"that needs {ceil(10 * least / 2**30) / 10:g} GiB; take a larger card or a smaller model"
+        )
+    return max(away, 0)
+
+
+def weight_bytes(config: ModelConfig, value_bytes: int) -> int:
+    """Of all weights: decoder, embeddings and head, tower and projector."""
+    return value_bytes * (config.parameters + 2 * config.vocab * config.hidden + _tower_parameters(config))
+
+
+def layer_bytes(config: ModelConfig, value_bytes: int) -> int:
+    """Of a decoder layer's weights."""
+    return value_bytes * config.parameters // config.layers
+
+
+def resident_bytes(config: ModelConfig, value_bytes: int, away: int) -> int:
+    """Of the weights that are on the card, where some layers take turns in buffers."""
+    kept = weight_bytes(config, value_bytes) - away * layer_bytes(config, value_bytes)
+    return kept + (BUFFERS * layer_bytes(config, value_bytes) if away else 0)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of a card that this process may use; without end where there is none."""
+    if device.type != "cuda":
+        return sys.maxsize
+    free, total = torch.cuda.mem_get_info(device)
+    share = _read_share(device) if _read_share else 1.0
+    return int(min(free, share * total))
+
+
 def lanes(free: int, row: RowBytes) -> int:
     """Micro-batches side by side: two hide each other's waits, one has twice the memory for its waves.
 
@@ -261,7 +319,8 @@ class Forecast:
     """How a grid takes the memory of a card."""
 
     least: int  # bytes of the smallest card that would do: weights, the trunk of a sample, one fork
-    weights: int
+    weights: int  # on the card
+    away: int  # decoder layers in host memory
     lanes: int  # micro-batches side by side
     samples: int  # of a micro-batch
     waves: int  # that it takes
@@ -279,6 +338,7 @@ def forecast(
     value_bytes: int,
     max_new_tokens: int,
     samples: int,
+    offload: int | str = "auto",
 ) -> Forecast:
     """Plan a micro-batch without a card.
 
@@ -290,8 +350,13 @@ def forecast(
         value_bytes: of one value, 2 in half precision.
         max_new_tokens: decoded at most.
         samples: that there are.
+        offload: as ``model.offload`` says.
+
+    Raises:
+        ModelError: the card is too small for the weights, whatever is done.
     """
-    weights = value_bytes * (config.parameters + 2 * config.vocab * config.hidden + _tower_parameters(config))
+    away = layers_away(config, value_bytes, offload, memory)
+    weights = resident_bytes(config, value_bytes, away)
     scratch = evidence.scratch(evidence.needed(points), config, prompt, visual)
     least_row = RowBytes.of(config, value_bytes, max_new_tokens).within(Budget(1, 1), scratch)
     alone = footprint(least_row, points, prompt=prompt, visual=visual, system=system)
@@ -300,7 +365,7 @@ def forecast(
     fixed = weights + CONTEXT_BYTES + WORKSPACE_BYTES
     least = fixed + int(max(alone.trunk_bytes, fork if alone.held_bytes else 0) / SAFETY)
     free = int(SAFETY * (memory - fixed))
-    count = lanes(free, least_row)
+    count = 1 if away else lanes(free, least_row)
     budget = Budget(ENOUGH_ROWS, max(1, free // count))
     row = RowBytes.of(config, value_bytes, max_new_tokens).within(budget)
     one = footprint(row, points, prompt=prompt, visual=visual, system=system, scratch=scratch)
@@ -309,7 +374,7 @@ def forecast(
         total, together = total + one, together + 1
     waves = max(1, ceil(max(total.rows / budget.rows, total.bytes / max(1, budget.bytes - scratch))))
     most = fixed + count * min(total.bytes + scratch, budget.bytes)
-    return Forecast(least, weights, count, together, waves, most)
+    return Forecast(least, weights, away, count, together, waves, most)
 
 
 def _tower_parameters(config: ModelConfig) -> int:

@@ -12,7 +12,7 @@ from dataclasses import MISSING, dataclass
 from dataclasses import fields as dataclass_fields
 from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_type_hints
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from orchestrator.sweep.mistakes import Check, Mistake, SpecError
@@ -58,6 +58,12 @@ def _all_samples(value: Any) -> Any:
     return None if value == "all" else value
 
 
+def _layers_away(value: int | str) -> int | str:
+    if value not in ("auto", "never") and (isinstance(value, str) or value < 0):
+        raise ValueError
+    return value
+
+
 @_of(ModelSpec)
 class ModelSection(_Section):
     """``model:`` - a name or directory alone stands for ``{path: ...}``."""
@@ -65,6 +71,7 @@ class ModelSection(_Section):
     path: str
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # bfloat16 where there is a GPU, else float32
     image_mode: Literal["auto", "pad", "crop", "anyres"] = "auto"  # what the checkpoint was made with
+    offload: Annotated[int | str, AfterValidator(_layers_away)] = "auto"  # decoder layers kept in host memory
 
 
 @_of(TaskSpec)
@@ -301,6 +308,7 @@ def _wanted(kind: type[BaseModel], field: str, fault: str) -> str:
         }.get(field, "valid")
     return {
         "samples": "`all` or a whole number",
+        "offload": "auto, never, or a number of decoder layers",
         "grid": "a list of entries, each starting with `- strategy:`",
         "layer": "first, last, a 0-based number, or a list of them",
         "matrix": f"one of {', '.join(get_args(SpectrumMatrix))}, or a list of them",

@@ -38,6 +38,7 @@ def memory_forecast(prepared: Prepared, memory: int) -> Forecast:
         value_bytes=VALUE_BYTES[spec.engine.model.dtype],
         max_new_tokens=spec.engine.max_new_tokens,
         samples=len(prepared.samples),
+        offload=spec.engine.model.offload,
     )
 
 
@@ -55,7 +56,10 @@ def memory_text(found: Forecast, memory: int) -> str:
             f"{larger:g} GiB; take a larger card, a smaller model or, with float32, model.dtype=bfloat16"
         )
     side = "" if found.lanes == 1 else f"{found.lanes} x "
+    of = f"{found.weights / GIB:.1f} of them weights"
+    if found.away:
+        of += f" ({plural(found.away, 'decoder layer')} in host memory)"
     return (
-        f"at most {found.peak / GIB:.1f} of {size} on a GPU, {found.weights / GIB:.1f} of them weights: "
+        f"at most {found.peak / GIB:.1f} of {size} on a GPU, {of}: "
         f"{side}{plural(found.samples, 'sample')} at a time, in {plural(found.waves, 'wave')}"
     )

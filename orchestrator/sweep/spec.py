@@ -164,6 +164,9 @@ def _sections(document: Document, config: ModelConfig | None) -> Check[tuple[str
         yield Mistake("data", f"is missing: give the benchmark's directory, or `{EMBEDDED}`")
     if len(named) > 1:
         yield Mistake("task.data", "is given, and so is `data`: keep one of them")
+    away = document.model.offload
+    if config is not None and isinstance(away, int) and away > config.layers:
+        yield Mistake("model.offload", f"{away} is above the model's {config.layers} decoder layers")
     measure = yield from _measure(document.measure, config)
     data = named[0] if named else ""
     return str(DATA_DIR if data == EMBEDDED else expanded(Path(data)).absolute()), measure

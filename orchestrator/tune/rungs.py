@@ -8,12 +8,11 @@ pruned there.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from results.analysis.matrix import Matrix
 from results.analysis.metrics import scores
 from results.analysis.significance import Bools, Floats, Ints, wilson
 from workers.tasks.base import Sample
@@ -44,53 +43,52 @@ class Standing:
         asked = [sample.id for sample in samples if sample.image is not None]
         self.sizes = rung_sizes(len(asked))
         self.keys = [point.key for point in points]
-        self._points = {key: row for row, key in enumerate(self.keys)}
-        self._samples = {name: column for column, name in enumerate(asked)}
-        shape = (len(points), len(asked))
-        self.answered_PS: Bools = np.zeros(shape, dtype=bool)
-        self.correct_PS: Bools = np.zeros(shape, dtype=bool)
-        self.score_PS: Floats = np.zeros(shape)  # 0 to 1; 0 where not answered
+        self._points, self._samples = pd.Index(self.keys), pd.Index(asked)
+        self._cells = Matrix((len(points), len(asked)), correct=bool, score=float, kept=np.int32)
         self._failed_S: Bools = np.zeros(len(asked), dtype=bool)
-        self._kept_PS = np.zeros(shape, dtype=np.int32)
         self._together = together
         self._stop_P = np.zeros(len(points), dtype=int)  # samples after which a point was stopped early; 0: it goes on
         self._told_P = np.zeros(len(points), dtype=int)  # reports that `news` has given
 
     def add(self, outcome: UnitOutcome) -> None:
         """Count what an engine has answered."""
-        known = [
-            (self._points[cell.point], column, cell.correct, cell.correct if cell.score is None else cell.score,
-             cell.tokens_kept)
-            for cell in outcome.outcomes
-            if (column := self._samples.get(cell.sample)) is not None
-        ]  # fmt: skip
-        if known:
-            self._set(*map(np.array, zip(*known, strict=True)))
+        cells = outcome.outcomes
+        self._cells.enter(
+            self._points.get_indexer(pd.Index([cell.point for cell in cells])),
+            self._samples.get_indexer(pd.Index([cell.sample for cell in cells])),
+            correct=[cell.correct for cell in cells],
+            score=[cell.correct if cell.score is None else cell.score for cell in cells],
+            kept=[cell.tokens_kept for cell in cells],
+        )
         self.add_failed(failure.sample for failure in outcome.failures)
 
     def add_failed(self, samples: Iterable[str]) -> None:
         """Count samples that have no answers because they failed."""
-        for sample in samples:
-            if (column := self._samples.get(sample)) is not None:
-                self._failed_S[column] = True
+        self._failed_S |= self._samples.isin(list(samples))
 
     def add_cells(self, cells: pd.DataFrame) -> None:
         """Count cells from disk (columns point, sample, correct, score, tokens_kept)."""
-        rows = cells["point"].map(self._points)
-        columns = cells["sample"].map(self._samples)
-        known = rows.notna() & columns.notna()
-        self._set(
-            rows[known].astype(int).to_numpy(),
-            columns[known].astype(int).to_numpy(),
-            cells["correct"][known].to_numpy(dtype=bool),
-            scores(cells[known]),
-            cells["tokens_kept"][known].to_numpy(),
+        self._cells.enter(
+            self._points.get_indexer(pd.Index(cells["point"])),
+            self._samples.get_indexer(pd.Index(cells["sample"])),
+            correct=cells["correct"],
+            score=scores(cells),
+            kept=cells["tokens_kept"],
         )
 
     def stop(self, stopped: Mapping[str, int]) -> None:
         """Say which points were stopped early, and after how many image questions: their reports end there."""
         for key, samples in stopped.items():
-            self._stop_P[self._points[key]] = samples
+            self._stop_P[self._points.get_loc(key)] = samples
+
+    @property
+    def answered_PS(self) -> Bools:
+        return self._cells.known_PS
+
+    @property
+    def score_PS(self) -> Floats:
+        """0 to 1; 0 where not answered."""
+        return self._cells.values["score"]
 
     @property
     def prefix_P(self) -> Ints:
@@ -137,9 +135,9 @@ class Standing:
         """What some points report of their first ``size`` samples."""
         answered = self.answered_PS[rows, :size]
         n = answered.sum(axis=1)
-        correct = (self.correct_PS[rows, :size] & answered).sum(axis=1)
-        kept = (self._kept_PS[rows, :size] * answered).sum(axis=1)
-        total = (self.score_PS[rows, :size] * answered).sum(axis=1)
+        correct, total, kept = (
+            self._cells.values[name][rows, :size].sum(axis=1) for name in ("correct", "score", "kept")
+        )
         interval = wilson(total, n)  # of soft scores too wide, never too narrow: 0 and 1 vary most
         complete = not stopped and size == self.sizes[-1]
         return [
@@ -160,16 +158,3 @@ class Standing:
             )
             for place, row in enumerate(rows.tolist())
         ]
-
-    def _set(
-        self,
-        rows: NDArray[Any],
-        columns: NDArray[Any],
-        correct: NDArray[Any],
-        score: NDArray[Any],
-        kept: NDArray[Any],
-    ) -> None:
-        self.answered_PS[rows, columns] = True
-        self.correct_PS[rows, columns] = correct
-        self.score_PS[rows, columns] = score
-        self._kept_PS[rows, columns] = kept

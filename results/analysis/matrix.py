@@ -51,8 +51,8 @@ class Matrix:
         Returns:
             One flag a cell: it is one of these, and was not known before.
         """
-        fresh = (row >= 0) & (column >= 0)
-        fresh &= ~self.known_PS[row, column] & first_copies(row, column)
+        fresh = (row >= 0) & (column >= 0) & first_copies(row, column)
+        fresh[fresh] = ~self.known_PS[row[fresh], column[fresh]]
         place = row[fresh], column[fresh]
         self.known_PS[place] = True
         for name, value in values.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -69,7 +70,7 @@ class PrunedModel:
                 f"pretrained: {pretrained} cuts images into tiles; only models that see one square are supported"
             )
         _known("image_mode", image_mode, ("auto", *checkpoint.image_modes))
-        self.model = load_model(spec, device)
+        self.model = load_model(replace(spec, offload="never"), device)  # transformers' forward needs all layers there
         self._image_mode = checkpoint.image_mode if image_mode == "auto" else image_mode
         self._conversation = conversation
         self._pruning = None if strategy == UNPRUNED else {"strategy": strategy, "layer": layer, "rank": rank, **params}

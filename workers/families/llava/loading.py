@@ -6,7 +6,7 @@ in memory twice, neither on the host nor on the device.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,6 +36,8 @@ from workers.families.llava.model import Llava
 from workers.families.llava.names import TOWER, model_name
 from workers.families.llava.pixel_modes import MODES
 from workers.families.model import DTYPES
+from workers.memory import free_bytes, layers_away
+from workers.offload import spread
 from workers.work import ModelSpec
 
 # Projections of the same input, which the engine multiplies as one matrix: they are laid out as one from the start.
@@ -72,14 +74,16 @@ def load_llava(spec: ModelSpec, device: str) -> Llava:
             f"model {checkpoint.images}: preprocessor_config.json crops to {side}, but "
             f"config.json has vision_config.image_size {sizes.image_size}"
         )
-    model = _empty_model(checkpoint, DTYPES[spec.dtype], device)
+    dtype = DTYPES[spec.dtype]
+    away = spread(layers_away(sizes, dtype.itemsize, spec.offload, free_bytes(torch.device(device))), sizes.layers)
+    model = _empty_model(checkpoint, dtype, device, away)
     _fill(model, _all_tensors(checkpoint, device), checkpoint)
     template = chat_template(checkpoint.folder, checkpoint.images, checkpoint.tokenizer)
-    return Llava(model, sizes, tokenizer, image_processor, template, checkpoint.tiling)
+    return Llava(model, sizes, tokenizer, image_processor, template, checkpoint.tiling, away)
 
 
-def _empty_model(checkpoint: LlavaCheckpoint, dtype: torch.dtype, device: str) -> Any:
-    """The model with parameters that lie on the device and hold nothing yet."""
+def _empty_model(checkpoint: LlavaCheckpoint, dtype: torch.dtype, device: str, away: Collection[int]) -> Any:
+    """The model with parameters that hold nothing yet, on the device; of the layers that are away, in host memory."""
     with _reading(checkpoint.place, "is not a configuration that can be built"):
         kinds: Any = (LlavaConfig, LlavaForConditionalGeneration)
         if checkpoint.config["model_type"] == ANY_RESOLUTION:
@@ -91,13 +95,13 @@ def _empty_model(checkpoint: LlavaCheckpoint, dtype: torch.dtype, device: str) -
     if checkpoint.original:  # its vocabulary has no image token: one row more, whose content is never used
         rows, width = decoder.embed_tokens.weight.shape
         decoder.embed_tokens = nn.Embedding(rows + 1, width, device="meta")
-    for layer in decoder.layers:
+    on_device, on_host = _maker(dtype, device), _maker(dtype, "cpu", pinned=device != "cpu")
+    for number, layer in enumerate(decoder.layers):
+        make = on_host if number in away else on_device
         for names in JOINED:
-            _join([layer.get_submodule(name) for name in names], dtype, device)
-    for module in model.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None and parameter.is_meta:
-                module._parameters[name] = _parameter(torch.empty(parameter.shape, dtype=dtype, device=device))
+            _join([layer.get_submodule(name) for name in names], make)
+        _make_parameters(layer, make)
+    _make_parameters(model, on_device)
     _compute_buffers(model, config, device)
     place = checkpoint.tokenizer / "generation_config.json"
     if place.is_file():
@@ -122,14 +126,39 @@ def _reading(place: object, complaint: str) -> Iterator[None]:
         raise ModelError(f"{place}: {complaint}: {first_line(error)}") from error
 
 
-def _join(parts: list[nn.Linear], dtype: torch.dtype, device: str) -> None:
+def _maker(dtype: torch.dtype, device: str, pinned: bool = False) -> Callable[..., Tensor]:
+    """What makes an empty tensor of some shape in one kind of memory."""
+
+    def make(*shape: int) -> Tensor:
+        try:
+            return torch.empty(shape, dtype=dtype, device=device, pin_memory=pinned)
+        except RuntimeError as error:
+            if not pinned:
+                raise
+            raise ModelError(
+                f"host memory for the offloaded layers was refused ({first_line(error)}): raise the limit of locked "
+                "memory (ulimit -l), use a host with more, or a larger card with model.offload=never"
+            ) from error
+
+    return make
+
+
+def _make_parameters(module: nn.Module, make: Callable[..., Tensor]) -> None:
+    """Give a module those of its parameters that nobody has made yet."""
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None and parameter.is_meta:
+                part._parameters[name] = _parameter(make(*parameter.shape))
+
+
+def _join(parts: list[nn.Linear], make: Callable[..., Tensor]) -> None:
     """Lay linear layers out one after another in one matrix, and their biases in one vector."""
     sizes = [part.out_features for part in parts]
-    weight = torch.empty(sum(sizes), parts[0].in_features, dtype=dtype, device=device)
+    weight = make(sum(sizes), parts[0].in_features)
     for part, rows in zip(parts, weight.split(sizes), strict=True):
         part.weight = _parameter(rows)
     if parts[0].bias is not None:
-        bias = torch.empty(sum(sizes), dtype=dtype, device=device)
+        bias = make(sum(sizes))
         for part, rows in zip(parts, bias.split(sizes), strict=True):
             part.bias = _parameter(rows)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,8 +33,9 @@ class Llava(Model):
         image_processor: Any,
         chat_template: str | None = None,
         tiling: Tiling | None = None,
+        away: Collection[int] = (),
     ) -> None:
-        super().__init__(module, config, Decoder(module.model.language_model, module.lm_head), tokenizer)
+        super().__init__(module, config, Decoder(module.model.language_model, module.lm_head, away), tokenizer)
         self.image_processor = image_processor
         self.image_token: int = module.config.image_token_id
         self._chat_template = chat_template

@@ -1,6 +1,6 @@
 """Measure what the small LLaVA looks at: accuracy with fewer visual tokens, from which layer on, chosen how.
 
-    python -m workers.embedded.curves MODEL DATA OUT.json --split test
+    python -m embedded_training.curves MODEL DATA OUT.json --split test
 
 "Layer K, rank R": decoder layers with index below K see all visual tokens, the others only R of them, with their
 original positions. Hidden visual tokens are masked here, not dropped; for what is kept that is the same computation.
@@ -24,10 +24,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from workers.embedded.architecture import load, prompt
-from workers.embedded.forward import decoder_layer, layer_weights, letter_logits, rotary, visual_tokens
-from workers.tasks.drawn import OPTION_LETTERS, question_text
-from workers.tasks.scene import GROUNDS, SIDE
+from embedded_training.architecture import load, prompt
+from embedded_training.drawn import OPTION_LETTERS, question_text
+from embedded_training.forward import decoder_layer, layer_weights, letter_logits, rotary, visual_tokens
+from embedded_training.scene import GROUNDS, SIDE
 
 RANKS = (8, 16, 32, 64, 128, 192)
 LAYERS = (1, 2, 3, 4)
@@ -315,7 +315,7 @@ def render_table(figures: dict) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m workers.embedded.curves", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m embedded_training.curves", description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)

@@ -25,10 +25,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from embedded_training.drawn import OPTION_LETTERS
+from embedded_training.scene import COLOURS, PATCH, SHAPES, SIDE
 from workers.embedded.location import MODEL_DIR
-from workers.tasks.drawn import OPTION_LETTERS
 from workers.tasks.prompts import CONVERSATIONS, SINGLE_PREDICTION
-from workers.tasks.scene import COLOURS, PATCH, SHAPES, SIDE
 
 SPECIAL = ("<unk>", "<s>", "</s>", "<image>", "<pad>")
 UNK, BOS, EOS, IMAGE, PAD = range(5)
@@ -193,7 +193,7 @@ def load(folder: Path, device: torch.device) -> tuple[LlavaForConditionalGenerat
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m workers.embedded.architecture", description="Write an untrained checkpoint."
+        prog="python -m embedded_training.architecture", description="Write an untrained checkpoint."
     )
     parser.add_argument("folder", type=Path, nargs="?", default=MODEL_DIR)
     parser.add_argument("--seed", type=int, default=0)

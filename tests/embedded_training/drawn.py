@@ -1,10 +1,10 @@
 """A drawn benchmark in ScienceQA's file form: multiple-choice questions about scenes, made from a seed.
 
-Thirteen families of questions (`families.py`) need the picture. As in the real set, some questions with a picture can
+Thirteen families of questions (`questions.py`) need the picture. As in the real set, some questions with a picture can
 be answered from their context line, and some come without a picture: both are subject "text". Options number 2 to 5,
 and the right letter is spread evenly over the options. Written with
 
-    python -m workers.tasks.drawn OUT --seed 0 --train 0 --val 100 --test 400
+    python -m embedded_training.drawn OUT --seed 0 --train 0 --val 100 --test 400
 
 as ``problems.json``, ``pid_splits.json``, ``llava_test_CQM-A.json`` (LLaVA's evaluation form, marker first, answer a
 bare letter) and ``images/<split>/<id>/image.png``. One key goes beyond the real set: ``patches``, the visual tokens
@@ -22,9 +22,9 @@ from pathlib import Path
 from random import Random
 from typing import TypeVar
 
+from embedded_training.questions import FAMILIES, Question, words
+from embedded_training.scene import Scene, Thing, patches, random_scene, render
 from strategies.errors import UsageError
-from workers.tasks.families import FAMILIES, Question, words
-from workers.tasks.scene import Scene, Thing, patches, random_scene, render
 
 Value = TypeVar("Value")
 
@@ -201,7 +201,7 @@ def _write_json(path: Path, value: object) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m workers.tasks.drawn", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m embedded_training.drawn", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     for split, size in (("train", 0), ("val", 100), ("test", 400)):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from workers.tasks.scene import CELLS, COLOURS, LETTERS, SHAPES, Scene, Thing
+from embedded_training.scene import CELLS, COLOURS, LETTERS, SHAPES, Scene, Thing
 
 DIRECTIONS = {"left of": (0, -1), "right of": (0, 1), "above": (-1, 0), "below": (1, 0)}  # rows, columns
 MARGIN = 30  # pixels by which "further left" and the like must hold

@@ -1,7 +1,7 @@
 """Train the small LLaVA from scratch on drawn scenes.
 
-    python -m workers.embedded.train STATE --scenes 100000 --seconds 540 --decay-seconds 0
-    python -m workers.embedded.train STATE --seconds 540 --decay-seconds 300 --out workers/embedded/model
+    python -m embedded_training.train STATE --scenes 100000 --seconds 540 --decay-seconds 0
+    python -m embedded_training.train STATE --seconds 540 --decay-seconds 300 --out workers/embedded/model
 
 STATE holds the rendered scenes and the training state; a second call goes on where the first one stopped. The learning
 rate is warmed up, held, and falls to zero over the last ``--decay-seconds`` of a call that is meant to be the last.
@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from workers.embedded.architecture import (
+from embedded_training.architecture import (
     AFTER_QUESTION,
     BEFORE_QUESTION,
     BOS,
@@ -43,7 +43,8 @@ from workers.embedded.architecture import (
     build_tokenizer,
     save,
 )
-from workers.embedded.forward import (
+from embedded_training.drawn import OPTION_LETTERS, lay_out, question_text
+from embedded_training.forward import (
     LayerWeights,
     decoder_layer,
     layer_weights,
@@ -52,10 +53,9 @@ from workers.embedded.forward import (
     tower_layer,
     visual_tokens,
 )
-from workers.tasks.drawn import OPTION_LETTERS, lay_out, question_text
-from workers.tasks.families import FAMILIES, words
+from embedded_training.questions import FAMILIES, words
+from embedded_training.scene import COLOURS, LETTERS, PALETTE, PATCH, SHAPES, SIDE, Scene, patches, random_scene, render
 from workers.tasks.prompts import SINGLE_PREDICTION
-from workers.tasks.scene import COLOURS, LETTERS, PALETTE, PATCH, SHAPES, SIDE, Scene, patches, random_scene, render
 
 VISUAL = (SIDE // PATCH) ** 2
 BEFORE = 35  # tokens before the image
@@ -388,7 +388,7 @@ def _keep(path: Path, trainee: Trainee, optimizer: torch.optim.Optimizer, steps:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m workers.embedded.train", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m embedded_training.train", description=__doc__.splitlines()[0])
     parser.add_argument("state", type=Path, help="folder for rendered scenes and the training state")
     parser.add_argument("--scenes", type=int, default=100_000)
     parser.add_argument("--rows", type=int, default=256, help="images per step")

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import checkpoint_forms as forms
 from measured_experiment import write_measured
@@ -24,10 +26,21 @@ from test_workers_engine import make_engine
 from test_workers_patch import LOGIT_TOLERANCE, TEXT_ONLY, assert_equals_engine, batch_inputs
 from workers.attention import causal_mask
 from workers.encoding import encode_sample
-from workers.evidence import CLASS_ATTENTION, PROVIDERS, TOWER_FEATURES, Provider, complaint, needed, words
+from workers.evidence import (
+    CLASS_ATTENTION,
+    PROVIDERS,
+    TOWER_FEATURES,
+    Provider,
+    complaint,
+    needed,
+    scratch,
+    view,
+    words,
+)
 from workers.families.model import Encoded, ImageSpan
 from workers.packed_layer import LayerRead, PackedLayer
 from workers.patch import pruned
+from workers.sequences import Packing, new_trunk
 from workers.sites import DecoderLayer, InputRows, Site, Tower
 from workers.trunks import make_trunks, pack_trunks
 from workers.work import GridPoint, ModelSpec, WorkUnit, unpruned_point
@@ -321,3 +334,46 @@ def test_costs_and_captions_read_the_table(tmp_path, made_up, monkeypatch):
     first = 7 + visual + others + visual / 1000
     assert table["selector_tflop"].tolist() == pytest.approx([0, first, first + 16 + others + 16 / 1000])
     assert chosen_by(grid[0]) == "chosen by tower_states and state_norm"
+
+
+class Peak(TorchDispatchMode):
+    """Counts the bytes of all tensors that operations make, while they are alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        given = {one.untyped_storage().data_ptr() for one in args if isinstance(one, torch.Tensor)}
+        for one in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(one, torch.Tensor) and (place := one.untyped_storage().data_ptr()) not in given:
+                self._alive[place] = (StorageWeakRef(one.untyped_storage()), one.untyped_storage().nbytes())
+        self._alive = {place: known for place, known in self._alive.items() if not known[0].expired()}
+        self.bytes = max(self.bytes, sum(size for _, size in self._alive.values()))
+        return made
+
+
+READERS = sorted(name for name, one in CATALOG.items() if any(PROVIDERS[need].scratch for need in one.needs))
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_the_plan_bounds_what_a_strategy_takes_to_choose(name):
+    """Of one sequence of a half-precision model; and it is no more than some times that."""
+    strategy = CATALOG[name]
+    trunk = new_trunk(0, None, 200, torch.arange(260)[None], 260)
+    packing, draw = Packing([trunk]), torch.Generator().manual_seed(0)
+    hidden_RD, query_RHE, key_RGE = (
+        torch.randn(260, *size, generator=draw).bfloat16() for size in ((256,), (8, 32), (4, 32))
+    )
+    config = replace(SEVEN_B, heads=8, kv_heads=4, head_dim=32, hidden=256)
+    planned = scratch(strategy.needs, config, trunk.length, trunk.visual)
+    with Peak() as peak:
+        place = PackedLayer(trunk, packing, hidden_RD, LayerRead(packing, query_RHE, key_RGE, 32**-0.5))
+        seen = view(strategy.needs, place, {}, 1, hidden_RD.device)
+        params = {**strategy.params, "heads_kept": 3} if name == "ablation" else strategy.params
+        (kept_K,) = strategy.choose(seen, [strategy.fixed_rank or 50], params)
+        if strategy.merge is not None:
+            strategy.merge(place.visual_hidden(), kept_K)
+    assert planned / 4 < peak.bytes <= planned

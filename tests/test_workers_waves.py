@@ -8,9 +8,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from torch.multiprocessing.reductions import StorageWeakRef
 
 import workers.engine
 import workers.memory
+import workers.prefill
 from small_llava import make_checkpoint
 from test_workers_engine import any_point, assert_equals_naive, make_engine
 from workers.decoder import Decoder
@@ -143,6 +145,11 @@ def test_caches_go_when_their_wave_is_answered_and_at_once_without_decoding(engi
         before = prompt if tokens > 1 else 0
         assert all(layers == [before] * 2 + [system] * (LAYERS - 2) for layers in held)
         held.clear()
+        later = [GridPoint(strategy="fastv", layer=layer, rank=5) for layer in (1, 3)]
+        engine.run(WorkUnit(samples=("1",), points=(unpruned_point(LAYERS, VISUAL), *later)))
+        after = [prompt] * 3 if tokens > 1 else [0] * 3
+        assert held == [[*after[:1], *(after[1:] if tokens > 1 else [system] * 2), system], [*after, system]]
+        held.clear()
 
 
 def test_spectra_are_measured_in_every_wave(checkpoint, small_scienceqa):
@@ -163,6 +170,60 @@ def test_spectra_are_measured_in_every_wave(checkpoint, small_scienceqa):
         assert measures.keys() == found[1][key].keys()
         for name, value in measures.items():
             assert found[1][key][name] == pytest.approx(value, abs=1e-3, rel=1e-3), name
+
+
+def test_spectra_are_measured_where_no_trunk_answers(checkpoint, small_scienceqa):
+    """All forks of the first wave wait, so that it ends with shared prefixes alone."""
+    spec = SpectrumSpec(matrix="hidden_states", layer=LAYERS - 1, threshold=1e-3, power=1)
+    engine = make_engine(checkpoint, small_scienceqa, measure=MeasureSpec(spectra=(spec,)))
+    points, engine.budget = GRID[1:4], ONE_FORK
+    outcome = engine.run(WorkUnit(samples=("1",), points=tuple(points)))
+    assert outcome.failures == ()
+    assert [cell.point for cell in outcome.outcomes if cell.measures] == [point.key for point in points]
+
+
+@pytest.mark.parametrize("budget", [Budget(), ONE_FORK])
+def test_rows_go_when_they_have_been_read(engines, monkeypatch, budget):
+    """The trunks' rows when somebody forked, those that forks start from when the last has entered, logits at once."""
+    rows, starts, logits, alive = [], [], [], Counter()
+    storage = lambda tensor: StorageWeakRef(tensor.untyped_storage())  # noqa: E731
+    embed, start, prefill = workers.engine.embed_trunks, workers.prefill._Start, workers.engine.prefill
+    finish = Decoder.finish_layer
+
+    def embedded(*args):
+        made = embed(*args)
+        rows.append(storage(made))
+        return made
+
+    def started(rows_RD, nbytes):
+        starts.append(storage(rows_RD))
+        return start(rows_RD, nbytes)
+
+    def waves(*args):
+        made = prefill(*args)
+        del args
+        for done in made:
+            logits.append(storage(done.logits_NC))
+            yield done
+            del done
+
+    def finished(self, layer, *args):
+        if layer == 3:
+            alive["waves"] += 1
+            alive["rows"] += not rows[0].expired()
+            alive["logits"] += sum(not one.expired() for one in logits)
+            alive["starts"] = sum(not one.expired() for one in starts)  # in the last wave
+        return finish(self, layer, *args)
+
+    monkeypatch.setattr(workers.engine, "embed_trunks", embedded)
+    monkeypatch.setattr(workers.engine, "prefill", waves)
+    monkeypatch.setattr(workers.prefill, "_Start", started)
+    monkeypatch.setattr(Decoder, "finish_layer", finished)
+    points = (*(GridPoint(strategy="fastv", layer=2, rank=rank) for rank in (3, 9)), GRID[-len(STAGED) - 1])
+    engines[1].budget, engines[1].micro_batch = budget, 1
+    assert engines[1].run(WorkUnit(samples=("1",), points=points)).failures == ()
+    assert alive == {"waves": 1 if budget == Budget() else 3, "rows": 0, "starts": 0, "logits": 0}
+    assert bool(starts) == (budget == ONE_FORK)
 
 
 def test_a_feed_forward_in_pieces_is_the_same(engines, monkeypatch):
@@ -228,6 +289,54 @@ def test_the_plan_bounds_what_a_wave_holds(engines, tokens):
     assert need.held_bytes == key_values * (before + behind) + 2 * 60 * config.hidden * 4
     text = footprint(row, points, prompt=60, visual=0)
     assert (text.rows, text.held_bytes) == (60, 0)
+
+
+def test_the_plan_counts_what_strategies_choose_by_and_logits():
+    """Evidence is read while no feed-forward runs, logits are had when no layer does."""
+    row = RowBytes.of(LLAVA_7B, 2, 2)
+    choosing = row.within(Budget(), 10**9)
+    wide = row.wide * 100
+    assert choosing.wave(0, 100, 0) - row.wave(0, 100, 0) == 10**9 - wide
+    assert row.within(Budget(), wide - 1).wave(0, 100, 0) == row.wave(0, 100, 0)
+    assert row.wave(0, 1, 1000) == 1000 * (row.decoded + 32064 * (2 + 3 * 4))
+    assert RowBytes.of(LLAVA_7B, 2, 1).wave(0, 0, 1000) == 1000 * 32064 * (2 + 4)
+
+
+def test_a_micro_batch_leaves_room_for_the_evidence_of_one_sequence():
+    budget, one = Budget(10**6, 1000), Footprint(1, 100, 10, 1, evidence_bytes=350)
+    assert one + one == Footprint(2, 200, 20, 2, evidence_bytes=350)
+    total, count = one, 1
+    while budget.takes(total, one):
+        total, count = total + one, count + 1
+    assert count == 6
+
+
+@pytest.mark.parametrize("strategy", ["fastv", "image_column_sum"])
+def test_a_forecast_has_room_for_evidence(strategy):
+    """2,880 visual tokens' attention to one another, in 32 heads, is 1 GiB, and there are two of it at a time."""
+    found = {}
+    for name in ("random", strategy):
+        points = (GridPoint(strategy=name, layer=2, rank=100),)
+        lengths = {"prompt": 3012, "visual": 2880, "system": 35}
+        found[name] = [
+            forecast(LLAVA_7B, points, card << 30, **lengths, value_bytes=2, max_new_tokens=2, samples=50)
+            for card in (18, 24, 80)
+        ]
+    more = [now.least - before.least for before, now in zip(*found.values(), strict=True)]
+    assert len(set(more)) == 1
+    assert (more[0] > 2 * 2**30) == (strategy == "image_column_sum")
+    assert all(one.peak <= card << 30 for card, one in zip((18, 24, 80), found[strategy], strict=True))
+    assert found[strategy][0].samples <= found["random"][0].samples
+
+
+def test_the_engine_plans_for_what_its_strategies_choose_by(engines, monkeypatch):
+    given, engine = [], engines[1]
+    engine.budget, engine.micro_batch = Budget(), 2
+    real = workers.engine.prefill
+    monkeypatch.setattr(workers.engine, "prefill", lambda *args: (given.append(args[4].evidence), real(*args))[1])
+    for name in ("random", "fastv", "image_column_sum"):
+        engine.run(WorkUnit(samples=("1", "6"), points=(GridPoint(strategy=name, layer=1, rank=4),)))
+    assert given[0] == 0 < given[1] < given[2]
 
 
 def test_given_prefixes_lie_before_the_rows(engines):

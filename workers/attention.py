@@ -190,6 +190,6 @@ def visual_block(query_RHE: Tensor, key_RGE: Tensor, packing: Packing, sequence:
 def _softmax_rows(query_QHE: Tensor, key_SGE: Tensor, scale: float) -> Tensor:
     """(H, Q, S) float32 probabilities of Q queries that are the last of S keys."""
     key_SHE = key_SGE.float().repeat_interleave(query_QHE.shape[1] // key_SGE.shape[1], dim=1)
-    scores_HQS = torch.einsum("qhe,she->hqs", query_QHE.float(), key_SHE) * scale
+    scores_HQS = torch.einsum("qhe,she->hqs", query_QHE.float(), key_SHE).mul_(scale)
     mask_QS = causal_mask(query_QHE.shape[0], key_SGE.shape[0], key_SGE.device)
-    return scores_HQS.masked_fill(~mask_QS, -torch.inf).softmax(dim=-1)
+    return scores_HQS.masked_fill_(~mask_QS, -torch.inf).softmax(dim=-1)

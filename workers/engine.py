@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -24,7 +24,7 @@ from workers import evidence
 from workers.decode import greedy
 from workers.encoding import encode_sample
 from workers.families.catalog import load_model
-from workers.families.model import Encoded, Model, default_device
+from workers.families.model import Encoded, Model, SeenImage, default_device
 from workers.forks import Placement, packed_mask
 from workers.lanes import Lanes
 from workers.memory import (
@@ -251,7 +251,8 @@ class Engine:
     def _prepare(self, points: Sequence[GridPoint], sample: Sample) -> PreparedSample:
         prompt = encode_sample(self.model, sample, self.spec.task, self.spec.model.image_mode)
         row = self._row.within(self._budget())
-        need = footprint(row, points, prompt=prompt.length, visual=prompt.visual, system=prompt.system)
+        scratch = evidence.scratch(evidence.needed(points), self.model.config, prompt.length, prompt.visual)
+        need = footprint(row, points, prompt=prompt.length, visual=prompt.visual, system=prompt.system, scratch=scratch)
         return PreparedSample(sample, prompt, need)
 
     def _answer_or_split(
@@ -295,24 +296,24 @@ class Engine:
         trunks = make_trunks(prompts)
         self._check_window(trunks)
         hidden_RD = embed_trunks(self.model.decoder, trunks, prompts, features)
-        of_images = [image.evidence if image else {} for image in images]
-        if evidence.reads_input(needs):
-            rows = input_rows(hidden_RD, trunks)
-            of_images = [
-                {**image.evidence, **evidence.of_input(needs, own)} if image else {}
-                for image, own in zip(images, rows, strict=True)
-            ]
-        seeds = [f"{self.spec.seed}|{item.sample.id}" for item in batch]
         measure = self.spec.measure
+        if not measure.quality:
+            features = []
+        of_images = _evidence(needs, images, hidden_RD, trunks)
+        del images
+        seeds = [f"{self.spec.seed}|{item.sample.id}" for item in batch]
         placement = Placement(trunks, points, seeds, of_images, measure.quality)
         names = {index: item.sample.id for index, item in enumerate(batch)}
         measured = {index: name for index, name in names.items() if name in self.spectra_samples}
         spectra = SpectraRecorder(self.model.decoder, measure.spectra, measured) if measured else None
         decoder, answered = self.model.decoder, dict[TokenSequence, _Answer]()
         budget = self._budget()
-        row = self._row.within(budget)
-        for start in prefill(decoder, hidden_RD, trunks, placement, row, budget, spectra):
+        row = self._row.within(budget, max(item.need.evidence_bytes for item in batch))
+        waves = prefill(decoder, hidden_RD, trunks, placement, row, budget, spectra)
+        del hidden_RD  # layers let go of what they have read
+        for start in waves:
             answered |= self._answers(start, trunks)
+            del start  # and waves of their logits
         keys = [point.key for point in points]
         parts = []
         for item, trunk in zip(batch, trunks, strict=True):
@@ -405,6 +406,18 @@ class Engine:
             visual_tokens=trunk.visual,
             measures=measures,
         )
+
+
+def _evidence(
+    needs: frozenset[str], images: Sequence[SeenImage | None], hidden_RD: Tensor, trunks: Sequence[TokenSequence]
+) -> list[Mapping[str, Tensor]]:
+    """What is read of the vision tower and of the rows that enter the decoder, for each sample."""
+    if not evidence.reads_input(needs):
+        return [image.evidence if image else {} for image in images]
+    return [
+        {**image.evidence, **evidence.of_input(needs, own)} if image else {}
+        for image, own in zip(images, input_rows(hidden_RD, trunks), strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -34,6 +34,7 @@ TOWER_FEATURES = "tower_features"
 Flop = Callable[
     [ModelConfig, Any, int], Any
 ]  # of the model, from tokens and visual tokens of the sequence, per reading
+Scratch = Callable[[ModelConfig, int, int], int]  # from the same
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,7 @@ class Provider:
     give: Callable[[Any], Tensor]
     words: str  # "chosen by ...", for people
     flop: Flop  # NaN where it depends on what an experiment does not record: tokens may be an array
+    scratch: Scratch | None = None  # bytes at most while it is had and read of a decoder layer; None: next to nothing
     field: str | None = None  # of TokenView; None: it is read by its name
     layer_before: bool = False  # of a decoder layer: what layer K-1 computed, so that there is none at K = 0
 
@@ -67,6 +69,21 @@ def _nothing(config: ModelConfig, tokens: Any, visual: int) -> int:
     return 0
 
 
+def _attention_scratch(config: ModelConfig, queries: int, keys: int) -> int:
+    """Scores and probabilities in float32; of queries and keys float32 copies, for all heads and in another order."""
+    rows = config.heads * config.head_dim * 3 * (queries + keys)
+    return 4 * (2 * config.heads * queries * keys + rows)
+
+
+def _text_scratch(config: ModelConfig, tokens: int, visual: int) -> int:
+    return _attention_scratch(config, max(tokens - visual, LAST_QUERIES), tokens)
+
+
+def _feature_scratch(config: ModelConfig, tokens: int, visual: int) -> int:
+    """Two float32 copies, one of them normalised, and twice the similarity of all to all."""
+    return 4 * (2 * visual * config.hidden + 2 * visual**2)
+
+
 def _unknown(config: ModelConfig, tokens: Any, visual: int) -> float:
     """Cells do not say how many of a prompt's tokens follow the image."""
     return math.nan
@@ -82,6 +99,7 @@ PROVIDERS: dict[str, Provider] = {
             give=lambda layer: _on_image(_text_rows(layer), layer),
             words="the attention of the question's words",
             flop=_unknown,
+            scratch=_text_scratch,
             field="attention_HQV",
             layer_before=True,
         ),
@@ -91,6 +109,7 @@ PROVIDERS: dict[str, Provider] = {
             give=_text_to_text,
             words="the attention of the question's words",
             flop=_unknown,
+            scratch=_text_scratch,
             field="text_attention_HTT",
             layer_before=True,
         ),
@@ -100,6 +119,7 @@ PROVIDERS: dict[str, Provider] = {
             give=lambda layer: _on_image(layer.last_rows(1), layer),
             words="the attention of the prompt's last token",
             flop=lambda config, tokens, visual: attention_flop(config, 1, tokens),
+            scratch=lambda config, tokens, visual: _attention_scratch(config, 1, tokens),
             field="attention_HQV",
             layer_before=True,
         ),
@@ -109,6 +129,7 @@ PROVIDERS: dict[str, Provider] = {
             give=lambda layer: layer.visual_block(),
             words="the attention of the image's tokens",
             flop=lambda config, tokens, visual: attention_flop(config, visual, tokens),
+            scratch=lambda config, tokens, visual: _attention_scratch(config, visual, tokens),
             field="visual_attention_HVV",
             layer_before=True,
         ),
@@ -118,6 +139,7 @@ PROVIDERS: dict[str, Provider] = {
             give=lambda layer: layer.visual_hidden(),
             words="the tokens' features",
             flop=_nothing,
+            scratch=_feature_scratch,
             field="hidden_states_VD",
         ),
         Provider(  # (V, H) float32; 0 where any-resolution marks the end of a row
@@ -191,6 +213,19 @@ def view(
         evidence=evidence,
         **fields,
     )
+
+
+def scratch(needs: frozenset[str], config: ModelConfig, tokens: int, visual: int) -> int:
+    """Bytes that strategies with these needs take at most, beside the layers, to choose of one sequence.
+
+    Args:
+        needs: of all strategies of a grid.
+        config: sizes of the model.
+        tokens: of the sequence.
+        visual: visual tokens among them.
+    """
+    chosen = _chosen(needs, Site.DECODER).values()
+    return sum(one.scratch(config, tokens, visual) for one in chosen if one.scratch is not None) if visual else 0
 
 
 def words(needs: frozenset[str]) -> str:

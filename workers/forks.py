@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,8 @@ from workers.packed_layer import LayerRead, PackedLayer
 from workers.sequences import Packing, TokenSequence, fork, fork_rows
 from workers.work import UNPRUNED, GridPoint
 
+Merge = Callable[[Tensor, Tensor], Tensor]  # hidden_VD, kept_K -> (K, D)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NewFork:
@@ -32,7 +34,7 @@ class NewFork:
 
     sequence: TokenSequence
     source_R: Tensor  # int64 on the host: which of its parent's own rows it continues
-    merged_KD: Tensor | None  # rows that a strategy has rewritten, in place of its visual ones
+    merge: Merge | None  # makes other rows of its parent's visual ones, in place of those that it keeps
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,14 +111,10 @@ class Placement:
                 strategy = choice.strategy
                 identity = (sequence, choice.kept_K.numpy().tobytes(), strategy.positions, strategy.merge)
                 if identity not in children:
-                    merged_KD = None
-                    if strategy.merge is not None:
-                        kept_K = choice.kept_K.to(hidden_RD.device)
-                        merged_KD = strategy.merge(hidden_RD[packing.visual(sequence)], kept_K)
                     children[identity] = NewFork(
                         sequence=fork(sequence, layer, choice.kept_K, compact=strategy.positions == "compact"),
                         source_R=fork_rows(sequence, choice.kept_K),
-                        merged_KD=merged_KD,
+                        merge=strategy.merge,
                     )
                 self._assign(choice.index, sequence, children[identity].sequence)
         return list(children.values())

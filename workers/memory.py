@@ -16,6 +16,7 @@ from math import ceil
 import torch
 
 from strategies import catalog
+from workers import evidence
 from workers.decoder import FEED_FORWARD_ROWS
 from workers.families.config import ModelConfig, ModelError
 from workers.offload import BUFFERS
@@ -54,10 +55,11 @@ class Budget:
         for the waves to come, and are not enough yet for `ENOUGH_WAVES`.
         """
         both = total + another
-        if both.rows <= self.rows and both.bytes <= self.bytes:
+        bytes = max(1, self.bytes - both.evidence_bytes)
+        if both.rows <= self.rows and both.bytes <= bytes:
             return True
-        waves = max(total.rows / self.rows, total.bytes / self.bytes)
-        fit = both.trunk_bytes <= self.bytes and both.held_bytes <= HELD_SHARE * self.bytes
+        waves = max(total.rows / self.rows, total.bytes / bytes)
+        fit = both.trunk_bytes <= bytes and both.held_bytes <= HELD_SHARE * bytes
         return fit and waves < ENOUGH_WAVES and not FULL < waves <= 1
 
 
@@ -70,9 +72,11 @@ class RowBytes:
     active: int  # of a row while a layer runs
     wide: int  # of a row in the feed-forward, which takes some at a time
     start: int  # of a row that a fork starts from
-    decoded: int  # of a sequence: keys and values of what it decodes, in all layers, and its logits
+    decoded: int  # of a sequence: keys and values of what it decodes, in all layers
+    logits: int  # of a sequence, when no layer runs
     keeps: bool  # whether keys and values outlive their layer, for decoding
     piece: int = FEED_FORWARD_ROWS  # rows that the feed-forward takes at a time
+    evidence: int = 0  # that a strategy chooses by, of one sequence at a time and before a layer's feed-forward
 
     @classmethod
     def of(cls, config: ModelConfig, value_bytes: int, max_new_tokens: int) -> RowBytes:
@@ -89,12 +93,19 @@ class RowBytes:
         # The residual stream before and after a fork, its norm, queries and what they attend to; sines and cosines.
         active = value_bytes * (3 * config.hidden + 2 * config.heads * config.head_dim + 4 * config.head_dim) + cached
         wide = value_bytes * (3 * config.ffn + config.hidden)
-        return cls(config.layers, cached, active, wide, config.hidden * value_bytes, tail, keeps)
+        # As the head gives them and in float32; when decoding, also those of the first token and of the one before.
+        logits = config.vocab * (value_bytes + (3 if keeps else 1) * 4)
+        return cls(config.layers, cached, active, wide, config.hidden * value_bytes, tail, logits, keeps)
 
-    def within(self, budget: Budget) -> RowBytes:
-        """The same in smaller pieces, where the feed-forward's would take too much of a wave's budget."""
+    def within(self, budget: Budget, scratch: int = 0) -> RowBytes:
+        """The same in smaller pieces, where the feed-forward's would take too much of a wave's budget.
+
+        Args:
+            budget: of the wave.
+            scratch: bytes that the strategies of the grid choose by, see ``evidence.scratch``.
+        """
         most = int(WIDE_SHARE * budget.bytes) // self.wide // PIECE_STEP * PIECE_STEP
-        return replace(self, piece=max(PIECE_STEP, min(most, FEED_FORWARD_ROWS)))
+        return replace(self, piece=max(PIECE_STEP, min(most, FEED_FORWARD_ROWS)), evidence=scratch)
 
     def wave(self, cached_rows: int, rows: int, sequences: int) -> int:
         """Bytes of a wave.
@@ -105,7 +116,8 @@ class RowBytes:
             sequences: that are decoded.
         """
         cached = self.cached * (cached_rows if self.keeps else rows)
-        return cached + self.active * rows + self.wide * min(rows, self.piece) + self.decoded * sequences
+        layer = self.active * rows + max(self.wide * min(rows, self.piece), self.evidence)
+        return cached + max(layer, self.logits * sequences) + self.decoded * sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +128,7 @@ class Footprint:
     bytes: int  # of that wave
     trunk_bytes: int  # of the un-pruned prompt alone
     held_bytes: int  # what stays between waves: caches before the last fork, and the rows that forks start from
+    evidence_bytes: int = 0  # that strategies choose by, of one sequence at a time
 
     def __add__(self, other: Footprint) -> Footprint:
         return Footprint(
@@ -123,10 +136,13 @@ class Footprint:
             self.bytes + other.bytes,
             self.trunk_bytes + other.trunk_bytes,
             self.held_bytes + other.held_bytes,
+            max(self.evidence_bytes, other.evidence_bytes),
         )
 
 
-def footprint(row: RowBytes, points: Sequence[GridPoint], *, prompt: int, visual: int, system: int = 0) -> Footprint:
+def footprint(
+    row: RowBytes, points: Sequence[GridPoint], *, prompt: int, visual: int, system: int = 0, scratch: int = 0
+) -> Footprint:
     """An upper bound: grid points that share a fork are counted apart.
 
     Args:
@@ -135,6 +151,7 @@ def footprint(row: RowBytes, points: Sequence[GridPoint], *, prompt: int, visual
         prompt: tokens of the un-pruned prompt, visual ones included.
         visual: visual tokens among them.
         system: tokens before the image.
+        scratch: bytes that strategies choose by, see ``evidence.scratch``.
     """
     changes, sequences = [prompt] + [0] * row.layers, 1  # of the rows before each layer
     fork_layers: set[int] = set()
@@ -156,6 +173,7 @@ def footprint(row: RowBytes, points: Sequence[GridPoint], *, prompt: int, visual
         bytes=row.wave(sum(layers), max(layers), sequences),
         trunk_bytes=row.wave(prompt * row.layers, prompt, 1),
         held_bytes=held if fork_layers else 0,
+        evidence_bytes=scratch if visual else 0,
     )
 
 
@@ -339,7 +357,8 @@ def forecast(
     """
     away = layers_away(config, value_bytes, offload, memory)
     weights = resident_bytes(config, value_bytes, away)
-    least_row = RowBytes.of(config, value_bytes, max_new_tokens).within(Budget(1, 1))
+    scratch = evidence.scratch(evidence.needed(points), config, prompt, visual)
+    least_row = RowBytes.of(config, value_bytes, max_new_tokens).within(Budget(1, 1), scratch)
     alone = footprint(least_row, points, prompt=prompt, visual=visual, system=system)
     rows = max((min(point.rank, visual) for point in points), default=0) + prompt - visual
     fork = alone.held_bytes + least_row.wave(rows * config.layers, rows, 1)
@@ -349,12 +368,12 @@ def forecast(
     count = 1 if away else lanes(free, least_row)
     budget = Budget(ENOUGH_ROWS, max(1, free // count))
     row = RowBytes.of(config, value_bytes, max_new_tokens).within(budget)
-    one = footprint(row, points, prompt=prompt, visual=visual, system=system)
+    one = footprint(row, points, prompt=prompt, visual=visual, system=system, scratch=scratch)
     total, together = one, 1
     while together < samples and budget.takes(total, one):
         total, together = total + one, together + 1
-    waves = max(1, ceil(max(total.rows / budget.rows, total.bytes / budget.bytes)))
-    most = fixed + count * min(total.bytes, budget.bytes)
+    waves = max(1, ceil(max(total.rows / budget.rows, total.bytes / max(1, budget.bytes - scratch))))
+    most = fixed + count * min(total.bytes + scratch, budget.bytes)
     return Forecast(least, weights, away, count, together, waves, most)
 
 

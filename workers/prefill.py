@@ -21,7 +21,7 @@ from torch import Tensor
 
 from workers.attention import attend, attend_groups, make_groups
 from workers.decoder import Decoder, Given, Rotary
-from workers.forks import NewFork, Placement
+from workers.forks import Merge, NewFork, Placement
 from workers.memory import Budget, Room, RowBytes
 from workers.packed_layer import LayerRead
 from workers.sequences import Packing, TokenSequence, gather, to_device
@@ -103,9 +103,9 @@ def prefill(
         For each wave first-token logits and the caches of all its sequences that answer a point. The caches are
         emptied when the next wave is asked for.
     """
-    waves = _Waves(decoder, placement, row, budget, observe)
-    done = waves.run(pack_trunks(trunks), hidden_RD, [])
+    waves = _Waves(decoder, placement, row, budget, observe, hidden_RD)
     del hidden_RD
+    done = waves.run(pack_trunks(trunks))
     if done is not None:
         yield done
     while waves.waiting:
@@ -131,7 +131,7 @@ class _Waiting:
     sequence: TokenSequence
     start: _Start  # its own rows, or those of its parent, which all that wait for it share
     take_R: Tensor  # int64 on the host: which of them it begins with
-    merged_KD: Tensor | None
+    merge: Merge | None  # then they are all rows of its parent
 
 
 class _Waves:
@@ -144,8 +144,12 @@ class _Waves:
         row: RowBytes,
         budget: Budget,
         observe: Callable[[LayerRun], None] | None,
+        trunks_RD: Tensor,
     ) -> None:
         self.waiting: list[_Waiting] = []
+        # What is let go while a wave runs lies in these two: an argument would be held by whoever gave it.
+        self._first_RD = trunks_RD  # rows that the next wave begins with
+        self._arrivals: dict[int, list[_Waiting]] = {}  # forks that enter it on the way, by layer
         self._decoder = decoder
         self._placement = placement
         self._row = row
@@ -158,6 +162,13 @@ class _Waves:
 
     def next(self) -> Prefill | None:
         """Run as many of those that wait as there is room for, at least one; those that fork first go first."""
+        room = self._enter()
+        arriving = [one.sequence for some in self._arrivals.values() for one in some]
+        prefixes = dict.fromkeys(sequence.prefix for sequence in arriving if sequence.prefix)
+        return self.run(Packing([], given=list(prefixes)), room)
+
+    def _enter(self) -> Room:
+        """Choose who enters the next wave: the room that is kept for them."""
         self.waiting.sort(key=lambda one: one.sequence.layer)
         room = self._room()
         left: list[_Waiting]
@@ -167,9 +178,8 @@ class _Waves:
             fits = room.reserve(one.sequence.rows, one.sequence.layer)
             (entering if fits else left).append(one)
         self.waiting = left
-        prefixes = dict.fromkeys(one.sequence.prefix for one in entering if one.sequence.prefix)
-        nothing_RD = entering[0].start.rows_RD[:0]
-        return self.run(Packing([], given=list(prefixes)), nothing_RD, entering, room)
+        self._arrivals = {layer: list(some) for layer, some in groupby(entering, lambda one: one.sequence.layer)}
+        return room
 
     def hold(self, done: Prefill | None) -> None:
         """Keep of the caches what waiting forks read, and let the rest go."""
@@ -185,25 +195,20 @@ class _Waves:
             self._held[layer].clear()
             self._held[layer] += [kept for part in parts if part is not None and (kept := part.only(needed))]
 
-    def run(
-        self, packing: Packing, hidden_RD: Tensor, entering: Sequence[_Waiting], room: Room | None = None
-    ) -> Prefill | None:
+    def run(self, packing: Packing, room: Room | None = None) -> Prefill | None:
         """One wave.
 
         Args:
             packing: of what is there from the first layer on; the trunks, or nothing.
-            hidden_RD: its rows.
-            entering: forks that enter at their own layers, in order.
-            room: that is kept for them.
+            room: that is kept for the forks that enter; None: none do.
 
         Returns:
             Nothing, if no sequence of it answers a point: all of them have forks that wait.
         """
         decoder, last_layer = self._decoder, self._layers - 1
-        first = entering[0].sequence.layer if entering else 0
+        first = min(self._arrivals, default=0)
         room = self._room() if room is None else room
-        arrivals = {layer: list(some) for layer, some in groupby(entering, lambda one: one.sequence.layer)}
-        del entering
+        hidden_RD, self._first_RD = self._first_RD, torch.empty_like(self._first_RD[:0])
         self._caches = [None] * self._layers
         read: LayerRead | None = None
         rotary = decoder.rotary(packing.positions(hidden_RD.device)) if packing.total else None
@@ -211,10 +216,11 @@ class _Waves:
             if layer in self._fork_layers:
                 forks = self._placement.fork_at(layer, packing, hidden_RD, read)
                 read = None
-                packing, hidden_RD, moved = self._repack(
-                    layer, packing, hidden_RD, forks, arrivals.pop(layer, []), room
-                )
+                arriving = self._arrivals.pop(layer, [])
+                packing, hidden_RD, moved = self._repack(layer, packing, hidden_RD, forks, arriving, room)
+                del arriving
                 if packing.total == 0:
+                    assert not self._arrivals
                     return None  # all that is left to do waits
                 rotary = decoder.rotary(packing.positions(hidden_RD.device)) if moved else rotary
             assert rotary is not None
@@ -235,7 +241,8 @@ class _Waves:
             del attended_RHE
             room.ran(packing.total)
         sequences = self._placement.answered(packing)
-        last_N = to_device(torch.tensor([packing.last_row(one) for one in sequences]), hidden_RD.device)
+        last_rows = [packing.last_row(one) for one in sequences]
+        last_N = to_device(torch.tensor(last_rows, dtype=torch.int64), hidden_RD.device)
         if self._observe is None:
             assert rotary is not None
             hidden_ND = self._last_layer(hidden_RD, rotary, packing, sequences, last_N)
@@ -275,12 +282,12 @@ class _Waves:
         room: Room,
     ) -> tuple[Packing, Tensor, bool]:
         """The packing and its rows with the new forks that have room, and with those that enter; whether it is new."""
-        alive = self._placement.prefixes()
+        alive = set() if packing.given else self._placement.prefixes()  # of later waves none is a row
         older = [one for one in packing.sequences if one in alive or self._placement.answers(one)]
         if packing.sequences and not forks and not arriving and len(older) == len(packing.sequences):
             return packing, hidden_RD, False
-        for arrived in arriving:
-            room.enter(arrived.sequence.rows, layer)
+        for one in arriving:
+            room.enter(one.sequence.rows, layer)
         here = [*older, *(one.sequence for one in arriving)]
         room.now(layer, sum(one.rows for one in here), len(here))
         joining: list[NewFork] = []
@@ -298,21 +305,31 @@ class _Waves:
             take = to_device(torch.cat([one.take_R for one in group]), hidden_RD.device)
             parts.append(group[0].start.rows_RD[take])
         sequences = [*older, *(fork.sequence for fork in joining), *(one.sequence for one in arriving)]
-        packing = Packing(sequences, packing.given)
-        hidden_RD = parts[0] if len(parts) == 1 else torch.cat(parts) if parts else hidden_RD[:0]
-        begun: list[NewFork | _Waiting] = [*joining, *arriving]
-        for one in begun:
-            if one.merged_KD is not None:
-                hidden_RD[packing.visual(one.sequence)] = one.merged_KD
-        return packing, hidden_RD, True
+        new = Packing(sequences, packing.given)
+        new_RD = parts[0] if len(parts) == 1 else torch.cat(parts) if parts else hidden_RD[:0]
+        for fork in joining:
+            if fork.merge is not None:
+                assert fork.sequence.parent is not None
+                parent_VD = hidden_RD[packing.visual(fork.sequence.parent)]
+                new_RD[new.visual(fork.sequence)] = _merged(fork.merge, parent_VD, fork.source_R, fork.sequence)
+        for one in arriving:
+            if one.merge is not None:
+                assert one.sequence.parent is not None
+                parent_VD = one.start.rows_RD[: one.sequence.parent.visual]
+                new_RD[new.visual(one.sequence)] = _merged(one.merge, parent_VD, one.take_R, one.sequence)
+        return new, new_RD, True
 
     def _postpone(self, forks: Sequence[NewFork], packing: Packing, hidden_RD: Tensor, room: Room) -> None:
-        """Hold what forks start from: each its own rows, or their parent's once, whichever is smaller."""
+        """Hold what forks start from: each its own rows, or their parent's once, whichever is smaller.
+
+        Rows that are merged are made of all of the parent's, and are made when the fork enters.
+        """
         for parent, some in groupby(forks, lambda fork: fork.sequence.parent):
             assert parent is not None
             group = list(some)
             rows_RD = hidden_RD[packing.own(parent)]
-            if sum(fork.sequence.rows for fork in group) < parent.rows:
+            merging = any(fork.merge is not None for fork in group)
+            if not merging and sum(fork.sequence.rows for fork in group) < parent.rows:
                 takes = [fork.source_R for fork in group]
                 rows_RD = rows_RD[to_device(torch.cat(takes), hidden_RD.device)]
                 ends = torch.tensor([len(take) for take in takes]).cumsum(0).tolist()
@@ -322,7 +339,7 @@ class _Waves:
             start = _Start(rows_RD, rows_RD.nbytes)
             room.hold(start.nbytes)
             for fork, take_R in zip(group, takes, strict=True):
-                self.waiting.append(_Waiting(fork.sequence, start, take_R, fork.merged_KD))
+                self.waiting.append(_Waiting(fork.sequence, start, take_R, fork.merge))
 
     def _room(self) -> Room:
         """Of a wave beside what is held."""
@@ -358,3 +375,8 @@ class _Waves:
             (*held, *((cache,) if cache is not None else ()))
             for held, cache in zip(self._held, self._caches, strict=True)
         ]
+
+
+def _merged(merge: Merge, parent_VD: Tensor, take_R: Tensor, sequence: TokenSequence) -> Tensor:
+    """What a strategy makes of its parent's visual rows in place of those that a fork keeps, which come first."""
+    return merge(parent_VD, to_device(take_R[: sequence.visual], parent_VD.device))

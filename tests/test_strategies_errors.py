@@ -69,6 +69,7 @@ CAUGHT_BY_THE_CALLER = {
     "orchestrator/sweep/grid.py",
     "orchestrator/sweep/ranges.py",
     "results/exchange/imports.py",
+    "results/manifest.py",
     "workers/families/llava/anyres.py",
     "workers/tasks/tables.py",
 }

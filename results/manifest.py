@@ -54,6 +54,12 @@ def _recorded_fields() -> dict[str, Any]:
 _ModelFacts = create_model("_ModelFacts", **_recorded_fields())
 
 
+def _each_once(points: tuple[RecordedPoint, ...]) -> tuple[RecordedPoint, ...]:
+    if len({one.point.key for one in points}) < len(points):
+        raise ValueError("a grid point is there twice")
+    return points
+
+
 def _model_facts(value: dict[str, Any]) -> dict[str, Any]:
     _ModelFacts.model_validate(value)
     return value
@@ -112,7 +118,8 @@ class Manifest(BaseModel):
     model_facts: Annotated[dict[str, Any], AfterValidator(_model_facts)]  # as stated; `config` reads them
     sources_hash: StrictStr  # of strategies/ and workers/ together
     versions: dict[StrictStr, StrictStr]
-    points: Annotated[tuple[RecordedPoint, ...], Field(min_length=1)]  # the un-pruned baseline first
+    # The un-pruned one first.
+    points: Annotated[tuple[RecordedPoint, ...], Field(min_length=1), AfterValidator(_each_once)]
     created: StrictStr = ""  # ISO 8601, UTC
     updated: StrictStr = ""
     samples: Size  # of the sweep

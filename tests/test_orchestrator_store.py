@@ -207,6 +207,7 @@ def test_what_may_not_be_read_is_not_taken_for_missing(tmp_path, monkeypatch):
     [
         (("name",), ["a"]), (("context",), None), (("engine", "seed"), "many"), (("points",), []),
         (("samples",), "many"), (("points", 0, "layer"), "2"), (("points", 1, "key"), "0" * 16),
+        (("points", 2), {"strategy": "none", "layer": 8, "rank": 64, "key": "6c62a9e0c78ec036", "source": "none"}),
         (("points", 0), {}), (("model_facts",), 1), (("engine", "model", "path"), 3), (("versions",), 1),
         (("context_parts",), {"a": {}}),
     ],

@@ -166,6 +166,18 @@ def test_shapes_are_those_of_llava():
     assert (sizes.image_size // sizes.patch_size) ** 2 == 576
 
 
+def test_layers_in_host_memory_are_timed_without_hugging_face(tmp_path, capsys):
+    arguments = ["--shape", "tiny", "--samples", "2", "--workloads", "one", "--seconds", "0.1", "--offload", "3"]
+    assert main([*arguments, "--out", str(tmp_path / "b.json")]) == 0
+    text = capsys.readouterr().out
+    assert "3 decoder layers are in host memory: Hugging Face's forward cannot run" in text
+    report = Report.from_json(json.loads((tmp_path / "b.json").read_text()))
+    assert report.baselines == report.agreement == ()
+    assert report.engine[0].configurations == 2
+    assert main([*arguments[:-1], "5"]) == 2
+    assert "5 is outside 0..4, the model's decoder layers" in capsys.readouterr().err
+
+
 def test_workloads_are_those_of_the_goals():
     grids = make_workloads(32, 32, 576)
     assert [(p.layer, p.rank) for p in grids["cutoffs"].points[:-1]] == [(layer, 0) for layer in range(2, 32)]

@@ -62,6 +62,7 @@ class BenchSpec:
     questions: str | None = None  # a JSON list of question lengths in characters, or LLaVA's question file
     samples: int = 16
     workloads: tuple[str, ...] = WORKLOADS
+    offload: int | str = "auto"  # decoder layers in host memory, as ``model.offload`` says
     baselines: bool = True  # whether Hugging Face is timed too
     batches: tuple[int, ...] = (8, 32)  # of stock Hugging Face, besides 1
     micro_batches: tuple[int | None, ...] = (None,)  # of the engine; None: as the engine plans
@@ -110,9 +111,9 @@ class _Bench:
         if dtype not in DTYPES:
             raise UsageError(f"dtype '{dtype}' is unknown ({', '.join(DTYPES)})")
         self.llava = (
-            random_llava(spec.shape, DTYPES[dtype], device, spec.seed)
+            random_llava(spec.shape, DTYPES[dtype], device, spec.seed, spec.offload)
             if spec.model is None
-            else load_llava(ModelSpec(path=spec.model, dtype=dtype), device)
+            else load_llava(ModelSpec(path=spec.model, dtype=dtype, offload=spec.offload), device)
         )
         self.engine_spec = EngineSpec(
             model=ModelSpec(path=spec.model or f"random:{spec.shape}", dtype=dtype),
@@ -151,7 +152,9 @@ class _Bench:
 
     def run(self) -> Report:
         self._tell(f"{self.report.model} on {self.report.device}: {self.report.ceiling.tflops:.3g} TFLOP/s ceiling")
-        if self.spec.baselines:
+        if away := self.llava.decoder.layers.away:
+            self._note(f"{away} decoder layers are in host memory: Hugging Face's forward cannot run, and is left out")
+        elif self.spec.baselines:
             self._baselines()
         for name in self.spec.workloads:
             for micro_batch in self.spec.micro_batches:
@@ -160,7 +163,7 @@ class _Bench:
                         self._workload(self.workloads[name], micro_batch, cap)
         if "spectra" in self.spec.workloads:
             self._spectra()
-        if self.spec.agreement:
+        if self.spec.agreement and not self.llava.decoder.layers.away:
             self._agreement()
         return self.report
 
@@ -328,6 +331,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workloads", type=_names, default=defaults.workloads, help=f"{','.join(WORKLOADS)}; {','.join(LARGE)}"
     )
+    parser.add_argument("--offload", type=_away, default=defaults.offload, help="layers in host memory: auto, never, N")
     parser.add_argument("--no-baselines", dest="baselines", action="store_false", help="time the engine alone")
     parser.add_argument("--batches", type=_sizes, default=defaults.batches, help="of stock Hugging Face, as 8,32")
     parser.add_argument("--micro-batch", type=_sizes, default=(), help="of the engine, as 4,8; default: planned")
@@ -345,6 +349,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--out", type=Path, help="JSON file, rewritten after every step")
     return parser
+
+
+def _away(text: str) -> int | str:
+    return text if text in ("auto", "never") else int(text)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -18,7 +18,10 @@ from transformers.utils import logging as transformers_logging
 
 from strategies.errors import UsageError
 from workers.families.llava.config import model_config
+from workers.families.llava.loading import make_parameters
 from workers.families.llava.model import Llava
+from workers.memory import free_bytes, layers_away
+from workers.offload import spread
 from workers.tasks.prompts import CONVERSATIONS, IMAGE_MARKER, SINGLE_PREDICTION
 
 SYSTEM_TOKENS = 35  # of LLaVA-1.5's prompt before the image, with Vicuna's tokenizer
@@ -28,7 +31,7 @@ END = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """Sizes of the two towers; both decoders of LLaVA-1.5 have as many key-value heads as query heads."""
+    """Sizes of the two towers."""
 
     hidden: int
     ffn: int
@@ -41,6 +44,7 @@ class Shape:
     vision_heads: int
     image_size: int
     patch_size: int = 14
+    kv_heads: int | None = None  # as many as heads
 
 
 _CLIP_LARGE = {
@@ -58,11 +62,14 @@ SHAPES = {
     "llava-next-7b": Shape(
         hidden=4096, ffn=11008, layers=32, heads=32, vocab=32064, **{**_CLIP_LARGE, "image_size": 756}
     ),
+    # Decoders of LLaVA-NeXT: Nous-Hermes-2-Yi-34B and Qwen1.5-72B (with grouped heads, as Qwen2-72B has), one tile.
+    "llava-34b": Shape(hidden=7168, ffn=20480, layers=60, heads=56, kv_heads=8, vocab=64064, **_CLIP_LARGE),
+    "llava-72b": Shape(hidden=8192, ffn=29568, layers=80, heads=64, kv_heads=8, vocab=152064, **_CLIP_LARGE),
     "tiny": Shape(hidden=64, ffn=128, layers=4, heads=4, vocab=512, **_CLIP_TINY),  # 144 visual tokens; for tests
 }
 
 
-def random_llava(shape: str, dtype: torch.dtype, device: str, seed: int) -> Llava:
+def random_llava(shape: str, dtype: torch.dtype, device: str, seed: int, offload: int | str = "auto") -> Llava:
     """Make a model of a known shape with weights as transformers initialises them, N(0, 0.02).
 
     Args:
@@ -70,24 +77,36 @@ def random_llava(shape: str, dtype: torch.dtype, device: str, seed: int) -> Llav
         dtype: of weights and computation.
         device: as torch names it; the weights are drawn there.
         seed: of the weights. Other devices and dtypes draw other weights from it.
+        offload: decoder layers in host memory, as ``model.offload`` says.
 
     Raises:
         UsageError: unknown shape.
+        ModelError: the device is too small, or has fewer layers than are to stay in host memory.
     """
     if shape not in SHAPES:
         raise UsageError(f"unknown shape '{shape}' (known: {', '.join(SHAPES)})")
     sizes = SHAPES[shape]
     transformers_logging.set_verbosity_error()
-    where = torch.device(device)
-    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []), where:
-        torch.manual_seed(seed)
+    with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(_config(sizes), dtype=dtype, attn_implementation="sdpa")
-    model.requires_grad_(False)
+    sizes_of = model_config(model.config.to_dict(), Path("config.json"))
+    where = torch.device(device)
+    away = spread(layers_away(sizes_of, dtype.itemsize, offload, free_bytes(where)), sizes.layers)
+    make_parameters(model, dtype, device, away)
+    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []), torch.no_grad():
+        torch.manual_seed(seed)
+        for name, parameter in model.named_parameters():
+            values = torch.empty(parameter.shape, dtype=dtype, device=where)
+            if parameter.dim() > 1:
+                values.normal_(0, 0.02)
+            else:
+                values.fill_(float(name.endswith("weight")))  # norms; biases are 0
+            parameter.copy_(values)
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = END, 0
     side = sizes.image_size
     processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
-    sizes_of = model_config(model.config.to_dict(), Path("config.json"))
-    return Llava(model, sizes_of, StandInTokenizer(sizes.vocab, model.config.image_token_id), processor)
+    tokenizer = StandInTokenizer(sizes.vocab, model.config.image_token_id)
+    return Llava(model, sizes_of, tokenizer, processor, away=away)
 
 
 def _config(sizes: Shape) -> LlavaConfig:
@@ -104,7 +123,7 @@ def _config(sizes: Shape) -> LlavaConfig:
         intermediate_size=sizes.ffn,
         num_hidden_layers=sizes.layers,
         num_attention_heads=sizes.heads,
-        num_key_value_heads=sizes.heads,
+        num_key_value_heads=sizes.kv_heads or sizes.heads,
         vocab_size=sizes.vocab,
         max_position_embeddings=4096,
         rms_norm_eps=1e-5,

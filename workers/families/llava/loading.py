@@ -95,20 +95,32 @@ def _empty_model(checkpoint: LlavaCheckpoint, dtype: torch.dtype, device: str, a
     if checkpoint.original:  # its vocabulary has no image token: one row more, whose content is never used
         rows, width = decoder.embed_tokens.weight.shape
         decoder.embed_tokens = nn.Embedding(rows + 1, width, device="meta")
-    on_device, on_host = _maker(dtype, device), _maker(dtype, "cpu", pinned=device != "cpu")
-    for number, layer in enumerate(decoder.layers):
-        make = on_host if number in away else on_device
-        for names in JOINED:
-            _join([layer.get_submodule(name) for name in names], make)
-        _make_parameters(layer, make)
-    _make_parameters(model, on_device)
-    _compute_buffers(model, config, device)
+    make_parameters(model, dtype, device, away)
     place = checkpoint.tokenizer / "generation_config.json"
     if place.is_file():
         stated = read_json(place, "model")
         with _reading(place, "is no generation configuration"):
             model.generation_config = GenerationConfig.from_dict(stated)
     return model
+
+
+def make_parameters(model: Any, dtype: torch.dtype, device: str, away: Collection[int]) -> None:
+    """Give a model that was built without memory its parameters, which hold nothing yet, and its buffers.
+
+    Args:
+        model: transformers' LLaVA on the device ``meta``.
+        dtype: of the parameters.
+        device: where they are, but for those of decoder layers that are away: these are in host memory.
+        away: numbers of these layers.
+    """
+    on_device, on_host = _maker(dtype, device), _maker(dtype, "cpu", pinned=device != "cpu")
+    for number, layer in enumerate(model.model.language_model.layers):
+        make = on_host if number in away else on_device
+        for names in JOINED:
+            _join([layer.get_submodule(name) for name in names], make)
+        _make_parameters(layer, make)
+    _make_parameters(model, on_device)
+    _compute_buffers(model, model.config, device)
 
 
 @contextmanager

@@ -32,7 +32,10 @@ def read_description(folder: Path) -> Manifest:
     """
     place = folder / "sweep.yaml"
     if not place.exists():
-        what = "is not an experiment directory: it has no sweep.yaml" if folder.is_dir() else "does not exist"
+        if folder.is_dir():
+            what = "is not an experiment directory: it has no sweep.yaml"
+        else:
+            what = "is a file, not an experiment directory" if folder.exists() else "does not exist"
         raise StoreError(f"{folder}: {what}. `saccade run` makes one, by default under ./experiments")
     if not os.access(place, os.R_OK):  # whole, it may be, and nothing to write again
         raise StoreError(f"{place}: may not be read; see to it that this user may")

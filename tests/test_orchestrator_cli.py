@@ -158,10 +158,24 @@ def test_another_setting_does_not_mix_with_old_cells(sweep, undrawn, tmp_path):
             ("status", "/nowhere"),
             "/nowhere: does not exist. `saccade run` makes one, by default under ./experiments",
         ),
+        (
+            ("status", __file__),
+            f"{__file__}: is a file, not an experiment directory. "
+            "`saccade run` makes one, by default under ./experiments",
+        ),
+        (("latency", "/"), "/: is not a file; give a sweep file, or the name of a shipped sweep"),
     ],
 )
 def test_one_clear_line(arguments, error):
     assert refuse(*arguments) == error
+
+
+@pytest.mark.parametrize("option", [("plan", "--gpu-memory"), ("run", "--gpus-per-worker")])
+@pytest.mark.parametrize("number", ["inf", "nan", "-1", "much"])
+def test_a_size_that_is_no_number_is_refused(option, number):
+    command, name = option
+    code, _, error = call(command, "smoke", f"{name}={number}")
+    assert (code, name in error) == (2, True)
 
 
 def test_ctrl_c_says_how_to_go_on(sweep, tmp_path, monkeypatch):

@@ -250,7 +250,7 @@ def attention_blocks(batch: int, size: int, seed: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("away", [1, 3, 4])
 def test_layers_in_host_memory_change_no_bit(checkpoint, small_scienceqa, away):
-    """Copies run on a stream of their own, beside the layers that are computed."""
+    """Copies run on a sequence of their own, beside the layers that are computed."""
     cpu = make_engine(checkpoint, small_scienceqa)
     specs = [replace(cpu.spec, model=ModelSpec(path=str(checkpoint), offload=count)) for count in (0, away)]
     here, there = (Engine.load(spec, device="cuda", micro_batch=3) for spec in specs)

@@ -22,7 +22,7 @@ NewOut = Annotated[Path, typer.Option("--out", help="Directory or URI to make.")
 Place = Annotated[Path, typer.Argument(help="Experiment directory or URI.")]
 GpuMemory = Annotated[
     float | None,
-    typer.Option(min=0.1, metavar="GIB", help="As on a card with so much memory, instead of the one here."),
+    typer.Option(min=0.1, max=1e6, metavar="GIB", help="As on a card with so much memory, instead of the one here."),
 ]
 Points = Annotated[
     list[str] | None,
@@ -119,7 +119,9 @@ class Workers(Cluster):
 
     gpus_per_worker: Annotated[
         float | None,
-        typer.Option(min=0.0, help="GPUs of an actor: by default 1 where there are any; 0.5 puts two on one."),
+        typer.Option(
+            min=0.0, max=1000.0, help="GPUs of an actor: by default 1 where there are any; 0.5 puts two on one."
+        ),
     ] = None
     sample_timeout: Annotated[
         int,

@@ -109,6 +109,8 @@ def _find(source: str | Path) -> tuple[str, str]:
         raise SpecError(str(error)) from error
     except OSError as error:  # its folder may not be looked into, or the name is too long
         raise SpecError(f"{source}: {error.strerror}") from error
+    if path.exists():
+        raise SpecError(f"{source}: is not a file; give a sweep file, or the name of a shipped sweep")
     names = shipped_sweeps()
     raise SpecError(
         f"{source}: no such file, and no shipped sweep{near(path.stem, names)} (shipped: {', '.join(names)})"

@@ -187,7 +187,7 @@ def test_rows_go_when_they_have_been_read(engines, monkeypatch, budget):
     """The trunks' rows when somebody forked, those that forks start from when the last has entered, logits at once."""
     rows, starts, logits, alive = [], [], [], Counter()
     storage = lambda tensor: StorageWeakRef(tensor.untyped_storage())  # noqa: E731
-    embed, start, prefill = workers.engine.embed_trunks, workers.prefill._Start, workers.engine.prefill
+    embed, start, prefill = workers.engine.embed_trunks, workers.prefill._Waiting, workers.engine.prefill
     finish = Decoder.finish_layer
 
     def embedded(*args):
@@ -195,9 +195,9 @@ def test_rows_go_when_they_have_been_read(engines, monkeypatch, budget):
         rows.append(storage(made))
         return made
 
-    def started(rows_RD, nbytes):
-        starts.append(storage(rows_RD))
-        return start(rows_RD, nbytes)
+    def started(sequence, start_RD, *rest):
+        starts.append(storage(start_RD))
+        return start(sequence, start_RD, *rest)
 
     def waves(*args):
         made = prefill(*args)
@@ -217,7 +217,7 @@ def test_rows_go_when_they_have_been_read(engines, monkeypatch, budget):
 
     monkeypatch.setattr(workers.engine, "embed_trunks", embedded)
     monkeypatch.setattr(workers.engine, "prefill", waves)
-    monkeypatch.setattr(workers.prefill, "_Start", started)
+    monkeypatch.setattr(workers.prefill, "_Waiting", started)
     monkeypatch.setattr(Decoder, "finish_layer", finished)
     points = (*(GridPoint(strategy="fastv", layer=2, rank=rank) for rank in (3, 9)), GRID[-len(STAGED) - 1])
     engines[1].budget, engines[1].micro_batch = budget, 1

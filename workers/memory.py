@@ -29,7 +29,7 @@ ENOUGH_ROWS = (
 FILLED = 0.92  # of a card that weights may fill; beyond it some layers stay in host memory
 WAVES_SHARE = 0.35  # of a card that is left to the waves then: what decodes waits for copies, so waves should be large
 CONTEXT_BYTES = 600 << 20  # that CUDA takes for itself
-WORKSPACE_BYTES = 128 << 20  # of cuBLAS, for each sequence that multiplies
+WORKSPACE_BYTES = 128 << 20  # of cuBLAS, for each CUDA stream that multiplies
 PIECE_STEP = 1024  # rows: fewer leave a chip idle
 FIRST_ROOM = 4  # decoded tokens that a cache begins with; most multiple-choice answers end at the second
 DECODED_ALLOWANCE = 64  # decoded tokens a sequence that are planned for; longer answers may make waves smaller
@@ -192,6 +192,7 @@ class Room:
         """
         self._budget = budget
         self._row = row
+        self._layer = 0  # about to run
         self._past = 0  # rows cached so far, summed over the layers
         self._present = 0  # rows of the packing
         self._sequences = 0
@@ -246,8 +247,6 @@ class Room:
         sequences = self._sequences + self._later_sequences + 1
         return self._row.wave(cached, rows, sequences) <= self._budget.bytes
 
-    _layer = 0  # about to run
-
 
 def layers_away(config: ModelConfig, value_bytes: int, offload: int | str, free: int) -> int:
     """Decoder layers that stay in host memory.
@@ -296,12 +295,12 @@ def resident_bytes(config: ModelConfig, value_bytes: int, away: int) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory of a card that this process may use; without end where there is none."""
+    """Memory of a card that this process may use, with what it has already; without end where there is none."""
     if device.type != "cuda":
         return sys.maxsize
     free, total = torch.cuda.mem_get_info(device)
     share = _read_share(device) if _read_share else 1.0
-    return int(min(free, share * total))
+    return int(min(free + torch.cuda.memory_reserved(device), share * total))
 
 
 def lanes(free: int, row: RowBytes) -> int:
@@ -394,10 +393,7 @@ def budget_bytes(device: torch.device, resident: int) -> int:
     """
     if device.type != "cuda":
         return sys.maxsize
-    free, total = torch.cuda.mem_get_info(device)
-    share = _read_share(device) if _read_share else 1.0
-    total_free = min(free + torch.cuda.memory_reserved(device), share * total) - resident
-    return int(SAFETY * (total_free - WORKSPACE_BYTES))
+    return int(SAFETY * (free_bytes(device) - resident - WORKSPACE_BYTES))
 
 
 def expandable_segments() -> None:

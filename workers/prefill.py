@@ -117,19 +117,11 @@ def prefill(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Start:
-    """Rows that waiting forks begin with."""
-
-    rows_RD: Tensor
-    nbytes: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
     """A fork that is chosen and has not run."""
 
     sequence: TokenSequence
-    start: _Start  # its own rows, or those of its parent, which all that wait for it share
+    start_RD: Tensor  # its own rows, or those of its parent, which all that wait for it share
     take_R: Tensor  # int64 on the host: which of them it begins with
     merge: Merge | None  # then they are all rows of its parent
 
@@ -300,10 +292,10 @@ class _Waves:
             assert fork.sequence.parent is not None
             rows.append(packing.starts[fork.sequence.parent] + fork.source_R)
         parts = [hidden_RD[to_device(torch.cat(rows), hidden_RD.device)]] if rows else []
-        for _, some in groupby(arriving, lambda one: id(one.start)):
+        for _, some in groupby(arriving, lambda one: id(one.start_RD)):
             group = list(some)
             take = to_device(torch.cat([one.take_R for one in group]), hidden_RD.device)
-            parts.append(group[0].start.rows_RD[take])
+            parts.append(group[0].start_RD[take])
         sequences = [*older, *(fork.sequence for fork in joining), *(one.sequence for one in arriving)]
         new = Packing(sequences, packing.given)
         new_RD = parts[0] if len(parts) == 1 else torch.cat(parts) if parts else hidden_RD[:0]
@@ -315,7 +307,7 @@ class _Waves:
         for one in arriving:
             if one.merge is not None:
                 assert one.sequence.parent is not None
-                parent_VD = one.start.rows_RD[: one.sequence.parent.visual]
+                parent_VD = one.start_RD[: one.sequence.parent.visual]
                 new_RD[new.visual(one.sequence)] = _merged(one.merge, parent_VD, one.take_R, one.sequence)
         return new, new_RD, True
 
@@ -336,15 +328,14 @@ class _Waves:
                 takes = [torch.arange(end - len(take), end) for take, end in zip(takes, ends, strict=True)]
             else:
                 takes, rows_RD = [fork.source_R for fork in group], rows_RD.clone()
-            start = _Start(rows_RD, rows_RD.nbytes)
-            room.hold(start.nbytes)
+            room.hold(rows_RD.nbytes)
             for fork, take_R in zip(group, takes, strict=True):
-                self.waiting.append(_Waiting(fork.sequence, start, take_R, fork.merge))
+                self.waiting.append(_Waiting(fork.sequence, rows_RD, take_R, fork.merge))
 
     def _room(self) -> Room:
         """Of a wave beside what is held."""
         held = sum(part.nbytes for parts in self._held for part in parts)
-        starts = {id(one.start): one.start.nbytes for one in self.waiting}
+        starts = {id(one.start_RD): one.start_RD.nbytes for one in self.waiting}
         room = Room(self._budget, self._row)
         room.hold(held + sum(starts.values()))
         return room

@@ -30,13 +30,24 @@ from torch import Tensor
 from strategies import (
     ablation,
     baselines,
+    cdpruner,
     diversity,
+    fastervlm,
     fastv,
     fastv_advanced,
     himap,
+    hiprune,
+    holov,
     input_norm,
     merging,
+    prumerge,
+    prunesid,
+    scope,
     text_weighted,
+    trim,
+    visionzip,
+    vispruner,
+    vscan,
 )
 from strategies.errors import UsageError
 from strategies.limits import Range as Range  # known here since the first strategy
@@ -69,6 +80,8 @@ class Strategy:
     layers: Layers = "any"  # input: only before the first decoder layer
     fixed_rank: int | None = None  # the method itself says how many tokens stay
     merge: Callable[[Tensor, Tensor], Tensor] | None = None  # hidden_VD, kept_K -> (K, D), what goes on in their place
+    rows: Callable[..., Tensor] | None = None  # the same of the evidence: view, kept_K, *, params -> (K, D)
+    least: int = 1  # rows that the method keeps at least, where it keeps any
     remark: Callable[..., str | None] | None = None  # heads, *, params -> what a planner should know
     source: str
 
@@ -76,6 +89,7 @@ class Strategy:
         ways = [way for way in (self.score, self.order, self.select, self.schedule) if way is not None]
         assert len(ways) == 1, f"{self.name}: give one of score, order, select, schedule"
         assert self.positions == "keep" or self.layers == "input", f"{self.name}: one position id a token in all layers"
+        assert self.rows is None or (self.merge is None and self.layers == "input"), f"{self.name}: rows of the input"
         assert self.merge is None or Evidence.HIDDEN in self.needs, f"{self.name}: merging reads the hidden states"
 
     @property
@@ -95,9 +109,10 @@ class Strategy:
         """Hash of the code that chooses; part of a cell's address, so that a corrected strategy is run again."""
         always = ("view.py", "scores.py", "baselines.py")  # the last is in the names of cells that there are
         files = {FOLDER / name for name in always}
-        for function in filter(None, (self.function, self.merge)):
+        for function in filter(None, (self.function, self.merge, self.rows)):
             files |= _with_imports(Path(inspect.getsourcefile(function) or ""))
         traits = f"{self.function.__name__}|{self.positions}|{self.fixed_rank}|{self.merge is not None}"
+        traits += "" if self.rows is None else f"|{self.rows.__name__}"
         content = b"".join(file.read_bytes() for file in sorted(files))
         return hashlib.sha256(content + traits.encode()).hexdigest()[:16]
 
@@ -139,6 +154,8 @@ class Strategy:
             return f"layer: {self.name} chooses before the first decoder layer, so that layer is 0, not {layer}"
         if layers is not None and layer > layers:
             return f"layer: {layer} is above the model's {layers} layers"
+        if rank is not None and 0 < rank < self.least:
+            return f"rank: {rank} is below the {self.least} rows that {self.name} keeps at least; give more, or 0"
         try:
             stages = self.stages(layer, sys.maxsize if rank is None else rank, params)
         except ValueError as error:
@@ -172,7 +189,8 @@ class Strategy:
             params: values for the function's keyword-only parameters.
 
         Returns:
-            For each rank (rank,) int64 on the view's device, ascending, unique.
+            For each rank (rank,) int64 on the view's device, ascending, unique; fewer where a parameter of the strategy
+            says that its own count holds, of which the rank is then the most.
         """
         assert self.schedule is None, f"{self.name} prunes in stages; each of them chooses"
         if self.select is not None:
@@ -243,6 +261,15 @@ DIVPRUNE = "DivPrune, arXiv:2503.02175"
 HIMAP = "HiMAP, YangXu-03/Himap-based"
 SELECTORS = "HiMAP's diversity selectors, YangXu-03/Himap-based"
 
+PRUMERGE = "PruMerge, arXiv:2403.15388"
+VSCAN = "VScan, arXiv:2505.22654"
+
+
+def _tower(name: str, **how: Any) -> Strategy:
+    """A method before the decoder: what is left of the image is numbered without gaps."""
+    return Strategy(name=name, positions="compact", layers="input", **how)
+
+
 CATALOG: dict[str, Strategy] = {
     s.name: s
     for s in (
@@ -301,5 +328,53 @@ CATALOG: dict[str, Strategy] = {
             merge=merging.softmax_merge,
             source=SELECTORS,
         ),
+        # The vision tower, before the decoder
+        _tower("fastervlm", score=fastervlm.fastervlm, needs=fastervlm.NEEDS, source="FasterVLM, arXiv:2412.01818"),
+        _tower(
+            "visionzip",
+            select=visionzip.visionzip,
+            rows=visionzip.visionzip_rows,
+            needs=visionzip.NEEDS,
+            source="VisionZip, arXiv:2412.04467",
+        ),
+        _tower("vispruner", select=vispruner.vispruner, needs=vispruner.NEEDS, source="VisPruner, arXiv:2412.01818v2"),
+        _tower("cdpruner", order=cdpruner.cdpruner, needs=cdpruner.NEEDS, source="CDPruner, arXiv:2506.10967"),
+        _tower(
+            "trim",
+            select=trim.trim,
+            rows=trim.trim_rows,
+            needs=trim.NEEDS,
+            least=2,
+            source="TRIM, arXiv:2409.10994",
+        ),
+        _tower(
+            "prumerge",
+            select=prumerge.prumerge,
+            rows=prumerge.prumerge_rows,
+            needs=prumerge.NEEDS,
+            least=2,
+            source=PRUMERGE,
+        ),
+        _tower(
+            "prumerge_plus",
+            select=prumerge.prumerge_plus,
+            rows=prumerge.prumerge_plus_rows,
+            needs=prumerge.NEEDS,
+            least=2,
+            source=PRUMERGE,
+        ),
+        _tower("holov", select=holov.holov, rows=holov.holov_rows, needs=holov.NEEDS, source="HoloV, arXiv:2510.02912"),
+        _tower("scope", order=scope.scope, needs=scope.NEEDS, source="SCOPE, arXiv:2510.24214"),
+        _tower("hiprune", select=hiprune.hiprune, needs=hiprune.NEEDS, source="HiPrune, arXiv:2508.00553"),
+        _tower(
+            "prunesid",
+            select=prunesid.prunesid,
+            rows=prunesid.prunesid_rows,
+            needs=prunesid.NEEDS,
+            least=4,
+            source="PruneSID, arXiv:2603.09480",
+        ),
+        _tower("vscan_tower", select=vscan.vscan_tower, rows=vscan.vscan_rows, needs=vscan.NEEDS, source=VSCAN),
+        Strategy(name="vscan", schedule=vscan.vscan, layers="input", source=VSCAN),
     )
 }

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from strategies import catalog
 from strategies.catalog import Strategy
+from strategies.evidence import EvidenceView
 from strategies.quality import Concentration, concentration
 from strategies.stages import Stage
 from workers import evidence
@@ -45,6 +47,8 @@ class _Choice:
     strategy: Strategy
     kept_K: Tensor  # on the host
     scores: Concentration | None
+    merge: Merge | None = None
+    params: tuple = ()  # those that decide what goes on in place of the kept tokens
 
 
 class Placement:
@@ -57,6 +61,7 @@ class Placement:
         seeds: Sequence[str],
         images: Sequence[Mapping[str, Tensor]],
         quality: bool = False,
+        project: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """Start with every grid point of a sample on the sample's own sequence.
 
@@ -64,11 +69,13 @@ class Placement:
             trunks: one per sample of the micro-batch.
             points: the grid, the same for all samples.
             seeds: per sample a text that names run and sample, for strategies that draw.
-            images: per sample what was read of the vision tower and of the input, (V, ...) by name.
+            images: per sample what was read of the vision tower and of the input, (V, ...) each, and of the question.
             quality: whether the concentration of the selection scores is recorded.
+            project: the projector, for strategies that merge before it.
         """
         self.seeds = seeds
         self._images = images
+        self._project = project
         self.sequence_of = {(trunk.sample, index): trunk for trunk in trunks for index in range(len(points))}
         self.concentration: dict[tuple[int, int], Concentration] = {}  # (sample, point index): of the last stage
         self._quality = quality
@@ -100,7 +107,7 @@ class Placement:
             hidden_RD: residual stream entering the layer.
             read: queries and keys of the layer before; None at layer 0.
         """
-        children: dict[tuple[TokenSequence, bytes, str, object], NewFork] = {}
+        children: dict[tuple[object, ...], NewFork] = {}
         for sequence, waiting in self._waiting(layer, packing):
             for choice in self._choices(layer, sequence, waiting, packing, hidden_RD, read):
                 self.concentration.pop((sequence.sample, choice.index), None)
@@ -109,12 +116,13 @@ class Placement:
                 if len(choice.kept_K) == sequence.visual:
                     continue  # nothing is dropped
                 strategy = choice.strategy
-                identity = (sequence, choice.kept_K.numpy().tobytes(), strategy.positions, strategy.merge)
+                goes_on = (strategy.merge, strategy.rows, choice.params)
+                identity = (sequence, choice.kept_K.numpy().tobytes(), strategy.positions, *goes_on)
                 if identity not in children:
                     children[identity] = NewFork(
                         sequence=fork(sequence, layer, choice.kept_K, compact=strategy.positions == "compact"),
                         source_R=fork_rows(sequence, choice.kept_K),
-                        merge=strategy.merge,
+                        merge=choice.merge,
                     )
                 self._assign(choice.index, sequence, children[identity].sequence)
         return list(children.values())
@@ -161,16 +169,33 @@ class Placement:
         needs = frozenset[str]().union(*(strategy.needs for strategy, _ in groups))
         seed = draw_seed(self.seeds[sequence.sample], layer)
         place = PackedLayer(sequence, packing, hidden_RD, read)
-        view = evidence.view(needs, place, self._images[sequence.sample], seed, hidden_RD.device)
+        view = evidence.view(needs, place, self._images[sequence.sample], seed, hidden_RD.device, self._project)
         for (strategy, params), members in groups.items():
             ranks = [waiting[index].rank for index in members]
             chosen = strategy.choose(view, ranks, dict(params))
             # Of scores that look at something: a random order has no concentration worth the name.
             looks = self._quality and strategy.needs
             scores_V = strategy.score(view, **dict(params)) if looks and strategy.score else None
+            merge = merge_of(strategy, view, params)
             for index, kept_K in zip(members, chosen, strict=True):
                 scores = None if scores_V is None else concentration(scores_V, waiting[index].rank)
-                yield _Choice(index, strategy, kept_K.cpu(), scores)
+                yield _Choice(index, strategy, kept_K.cpu(), scores, merge, params if strategy.rows else ())
+
+
+def merge_of(strategy: Strategy, view: EvidenceView, params: Iterable[tuple[str, object]]) -> Merge | None:
+    """What makes the rows that go on in place of the kept tokens; None where these go on themselves.
+
+    Made when a fork enters: until then only what was read of the image is held.
+    """
+    if strategy.rows is None:
+        return strategy.merge
+    return partial(_rows, strategy.rows, replace(view, hidden_states_VD=None), dict(params))
+
+
+def _rows(
+    rows: Callable[..., Tensor], view: EvidenceView, params: Mapping[str, object], hidden_VD: Tensor, kept_K: Tensor
+) -> Tensor:
+    return rows(replace(view, hidden_states_VD=hidden_VD), kept_K, **params)
 
 
 def _stages(point: GridPoint) -> tuple[Stage, ...]:

@@ -93,6 +93,7 @@ class ModelSpec:
     image_mode: str = "pad"  # pad: to a square, as LLaVA-1.5 was trained; crop: the processor's centre crop
     base: str | None = None  # of an adapter: the model that it changes, named as ``path`` is
     vision_tower: str | None = None  # where LLaVA's own form finds its tower, if not where its config.json says
+    text_tower: str | None = None  # a CLIP, for strategies that compare the question with the image by it
     offload: int | str = "auto"  # decoder layers that stay in host memory; auto: if the card is too small; or never
 
 

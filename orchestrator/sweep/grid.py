@@ -115,10 +115,16 @@ def _points(
     for layer, rank in settings:
         assert config is not None  # else there are no layers
         complaint = evidence.complaint(
-            strategy, dict(params), layer=layer, rank=rank, layers=config.layers, heads=config.heads
+            strategy,
+            dict(params),
+            layer=layer,
+            rank=rank,
+            layers=config.layers,
+            heads=config.heads,
+            class_token=config.class_token,
         )
         if complaint:
-            yield _placed(complaint, place, {"layer", *strategy.params})
+            yield _placed(complaint, place, {"layer", "rank", *strategy.params})
             break  # the other layers and ranks would say the same
         points.append(GridPoint(strategy=strategy.name, layer=layer, rank=rank, params=params))
     return points

@@ -167,7 +167,7 @@ def needed(
             continue
         strategy = catalog.get(point.strategy)
         assert strategy.schedule is None, "a method of several stages has no single first layer"
-        identity = (cell.sample, point.layer, cell.kept_mask, strategy.positions, strategy.merge)
+        identity = (cell.sample, point.layer, cell.kept_mask, strategy.positions, strategy.merge, strategy.rows)
         rows = cell.prompt_tokens - cell.visual_tokens - system[cell.sample] + cell.tokens_kept
         sequences[identity] = (rows, point.layer, steps)
     return Needed(

@@ -50,6 +50,7 @@ from strategies import (
     vscan,
 )
 from strategies.errors import UsageError
+from strategies.evidence import EvidenceView
 from strategies.limits import Range as Range  # known here since the first strategy
 from strategies.scores import descending_order
 from strategies.stages import Stage
@@ -81,6 +82,7 @@ class Strategy:
     fixed_rank: int | None = None  # the method itself says how many tokens stay
     merge: Callable[[Tensor, Tensor], Tensor] | None = None  # hidden_VD, kept_K -> (K, D), what goes on in their place
     rows: Callable[..., Tensor] | None = None  # the same of the evidence: view, kept_K, *, params -> (K, D)
+    together: Callable[..., Tensor] | None = None  # views, keep, *, params -> (B, keep), the order or choice of each
     least: int = 1  # rows that the method keeps at least, where it keeps any
     remark: Callable[..., str | None] | None = None  # heads, *, params -> what a planner should know
     source: str
@@ -194,13 +196,29 @@ class Strategy:
         """
         assert self.schedule is None, f"{self.name} prunes in stages; each of them chooses"
         if self.select is not None:
-            return [self.select(view, rank, **params) for rank in ranks]
+            return [self._made(view, self.select, rank, params) for rank in ranks]
         if self.order is not None:
-            order_K = self.order(view, max(ranks, default=0), **params)
+            order_K = self._made(view, self.order, max(ranks, default=0), params)
         else:
             assert self.score is not None
             order_K = descending_order(self.score(view, **params))
         return [order_K[:rank].sort().values for rank in ranks]
+
+    def prepare(self, views: Sequence[EvidenceView], ranks: Sequence[int], params: Mapping[str, Any]) -> None:
+        """Make what ``choose`` will be asked for, of several images with as many tokens at once."""
+        if self.together is not None and len(views) > 1:
+            for keep in {max(ranks)} if self.order is not None else set(ranks):
+                for view, made_K in zip(views, self.together(views, keep, **params), strict=True):
+                    view.made[self._asked(keep, params)] = made_K
+
+    def _made(self, view: TokenView, make: Callable[..., Tensor], keep: int, params: Mapping[str, Any]) -> Tensor:
+        """As ``prepare`` has left it, or made now."""
+        made = view.made if isinstance(view, EvidenceView) else {}
+        found = made.get(self._asked(keep, params))
+        return make(view, keep, **params) if found is None else found
+
+    def _asked(self, keep: int, params: Mapping[str, Any]) -> tuple[object, ...]:
+        return ("prepared", self.name, keep, *sorted(params.items()))
 
 
 def get(name: str) -> Strategy:
@@ -262,6 +280,7 @@ HIMAP = "HiMAP, YangXu-03/Himap-based"
 SELECTORS = "HiMAP's diversity selectors, YangXu-03/Himap-based"
 
 PRUMERGE = "PruMerge, arXiv:2403.15388"
+PRUNESID = "PruneSID, arXiv:2603.09480"
 VSCAN = "VScan, arXiv:2505.22654"
 
 
@@ -337,8 +356,20 @@ CATALOG: dict[str, Strategy] = {
             needs=visionzip.NEEDS,
             source="VisionZip, arXiv:2412.04467",
         ),
-        _tower("vispruner", select=vispruner.vispruner, needs=vispruner.NEEDS, source="VisPruner, arXiv:2412.01818v2"),
-        _tower("cdpruner", order=cdpruner.cdpruner, needs=cdpruner.NEEDS, source="CDPruner, arXiv:2506.10967"),
+        _tower(
+            "vispruner",
+            select=vispruner.vispruner,
+            together=vispruner.together,
+            needs=vispruner.NEEDS,
+            source="VisPruner, arXiv:2412.01818v2",
+        ),
+        _tower(
+            "cdpruner",
+            order=cdpruner.cdpruner,
+            together=cdpruner.together,
+            needs=cdpruner.NEEDS,
+            source="CDPruner, arXiv:2506.10967",
+        ),
         _tower(
             "trim",
             select=trim.trim,
@@ -364,7 +395,9 @@ CATALOG: dict[str, Strategy] = {
             source=PRUMERGE,
         ),
         _tower("holov", select=holov.holov, rows=holov.holov_rows, needs=holov.NEEDS, source="HoloV, arXiv:2510.02912"),
-        _tower("scope", order=scope.scope, needs=scope.NEEDS, source="SCOPE, arXiv:2510.24214"),
+        _tower(
+            "scope", order=scope.scope, together=scope.together, needs=scope.NEEDS, source="SCOPE, arXiv:2510.24214"
+        ),
         _tower("hiprune", select=hiprune.hiprune, needs=hiprune.NEEDS, source="HiPrune, arXiv:2508.00553"),
         _tower(
             "prunesid",
@@ -372,7 +405,15 @@ CATALOG: dict[str, Strategy] = {
             rows=prunesid.prunesid_rows,
             needs=prunesid.NEEDS,
             least=4,
-            source="PruneSID, arXiv:2603.09480",
+            source=PRUNESID,
+        ),
+        _tower(
+            "prunesid_drawn",
+            select=prunesid.prunesid_drawn,
+            rows=prunesid.prunesid_drawn_rows,
+            needs=prunesid.DRAWN_NEEDS,
+            least=4,
+            source=PRUNESID,
         ),
         _tower("vscan_tower", select=vscan.vscan_tower, rows=vscan.vscan_rows, needs=vscan.NEEDS, source=VSCAN),
         Strategy(name="vscan", schedule=vscan.vscan, layers="input", source=VSCAN),

@@ -11,6 +11,7 @@ the batch. Where the kernel's rank is exhausted, relevance alone decides, and no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -42,8 +43,16 @@ def cdpruner(
     Returns:
         (keep,) int64, unique, in the order of choice.
     """
-    likeness_VV = without_nan(cosine(view.hidden_VD, view.hidden_VD), "the tokens' likeness")
-    return greedy_determinant(likeness_VV, relevance(view, long_text, sign), keep)
+    return together([view], keep, long_text=long_text, sign=sign)[0]
+
+
+def together(
+    views: Sequence[EvidenceView], keep: int, *, long_text: str = "truncate", sign: str = "negative"
+) -> Tensor:
+    """(B, keep) the same of several images with as many tokens."""
+    likeness_BVV = torch.stack([without_nan(cosine(view.hidden_VD, view.hidden_VD), "a likeness") for view in views])
+    relevance_BV = torch.stack([relevance(view, long_text, sign) for view in views])
+    return greedy_determinant(likeness_BVV, relevance_BV, keep)
 
 
 def relevance(view: EvidenceView, long_text: str, sign: str) -> Tensor:
@@ -58,22 +67,21 @@ def relevance(view: EvidenceView, long_text: str, sign: str) -> Tensor:
     return ((likeness_V - least + 1e-6) / span).where(patch_V, 0.0)
 
 
-def greedy_determinant(likeness_VV: Tensor, relevance_V: Tensor, keep: int) -> Tensor:
-    """(keep,) int64: each time the row that adds most to the determinant of ``r_i likeness_ij r_j``.
+def greedy_determinant(likeness_BVV: Tensor, relevance_BV: Tensor, keep: int) -> Tensor:
+    """(B, keep) int64: each time the row that adds most to the determinant of ``r_i likeness_ij r_j``.
 
-    That is the square of its relevance times what is new in it: one minus the squares of a Cholesky factor's column.
+    That is the square of its relevance times what is new in it: the diagonal of what is left of the likeness when the
+    rows chosen before are projected out. The likeness is written over.
     """
-    new_V = likeness_VV.diagonal()
-    weight_V = relevance_V.square()
-    factor_KV = likeness_VV.new_zeros(keep, len(likeness_VV))
-    order_K = torch.empty(keep, dtype=torch.int64, device=likeness_VV.device)
+    weight_BV = relevance_BV.square()
+    new_BV = likeness_BVV.diagonal(dim1=1, dim2=2)
+    order_BK = torch.empty(len(likeness_BVV), keep, dtype=torch.int64, device=likeness_BVV.device)
     for i in range(keep):
-        gain_V = weight_V * new_V.clamp(min=LEAST)
-        next_1 = gain_V.index_fill(0, order_K[:i], -torch.inf).argmax(dim=0, keepdim=True)
-        order_K[i : i + 1] = next_1
-        left_1 = new_V.index_select(0, next_1)
-        known_K = factor_KV.index_select(1, next_1)[:, 0]
-        row_V = likeness_VV.index_select(0, next_1)[0] - known_K @ factor_KV
-        factor_KV[i] = (row_V / left_1.clamp(min=LEAST).sqrt()).where(left_1 > LEAST, 0.0)
-        new_V = new_V - factor_KV[i].square()
-    return order_K
+        next_B1 = (weight_BV * new_BV.clamp(min=LEAST)).argmax(dim=1, keepdim=True)
+        order_BK[:, i : i + 1] = next_B1
+        row_BV = likeness_BVV.gather(1, next_B1[:, :, None].expand(-1, 1, new_BV.shape[1]))[:, 0]
+        own_B1 = row_BV.gather(1, next_B1)
+        part_BV = row_BV * (1 / own_B1).where(own_B1 > LEAST, 0.0)
+        likeness_BVV.baddbmm_(part_BV[:, :, None], row_BV[:, None], alpha=-1)
+        weight_BV = weight_BV.scatter(1, next_B1, -1.0)  # it is not chosen again
+    return order_BK

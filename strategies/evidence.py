@@ -11,11 +11,12 @@ the tower's depth, ``@8/24``, so that a method names the authors' layer of CLIP'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
+from strategies.scores import cosine, descending_order
 from strategies.view import TokenView
 
 # Of the vision tower, of the layer before the last where none is named. V rows, H heads, E head width, C tower width.
@@ -41,6 +42,7 @@ class EvidenceView(TokenView):
 
     evidence: Mapping[str, Tensor] = field(default_factory=dict)  # by name; only what was declared
     project: Callable[[Tensor], Tensor] | None = None  # (K, C) as the projector is given -> (K, D)
+    made: dict[Hashable, Tensor] = field(default_factory=dict, init=False, repr=False)  # see ``once``
 
     def read(self, name: str) -> Tensor:
         """Evidence by its name.
@@ -50,7 +52,32 @@ class EvidenceView(TokenView):
         """
         if name not in self.evidence:
             raise ValueError(f"the strategy reads {name} but did not declare it")
-        return without_nan(self.evidence[name], name)
+        return self.once(("read", name), lambda: without_nan(self.evidence[name], name))
+
+    def once(self, what: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """What is made of the evidence alone, whatever the rank: made for the first who asks.
+
+        Args:
+            what: names it, and all that it depends on besides the evidence.
+            make: makes it.
+        """
+        if what not in self.made:
+            self.made[what] = make()
+        return self.made[what]
+
+    def holding(self, hidden_VD: Tensor | None) -> EvidenceView:
+        """The same evidence with other hidden states, or none; of what was made of it only what is small is kept."""
+        other = replace(self, hidden_states_VD=hidden_VD)
+        other.made.update({what: values for what, values in self.made.items() if values.dim() < 2})
+        return other
+
+    def by_falling(self, name: str) -> Tensor:
+        """(V,) int64 tokens by falling mean over heads of an attention (V, H)."""
+        return self.once(("by_falling", name), lambda: descending_order(self.read(name).mean(dim=1)))
+
+    def likeness(self, name: str) -> Tensor:
+        """(V, V) cosines of all rows of some evidence."""
+        return self.once(("likeness", name), lambda: cosine(self.read(name), self.read(name)))
 
     def projected(self, features_KC: Tensor) -> Tensor:
         """(K, D) what the projector makes of features that a method has merged before it."""

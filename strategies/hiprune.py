@@ -45,7 +45,7 @@ def hiprune(
         (keep,) int64, ascending, unique.
     """
     anchors = min(round(keep * alpha / GROUP), keep // GROUP)
-    anchor_A = descending_order(view.read(MIDDLE).mean(dim=1))[:anchors]
+    anchor_A = view.by_falling(MIDDLE)[:anchors]
     square_V, row_V, column_V = view.read(PLACES).long().unbind(dim=1)
     width, last = column_V.amax(), row_V.amax() * column_V.amax() - 1
     place_V = ((row_V - 1) * width + column_V - 1).where(square_V > 0, -1)

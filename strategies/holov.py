@@ -11,15 +11,17 @@ does, which feeds the decoder zero vectors at the end instead; in a picture the 
 
 from __future__ import annotations
 
-from itertools import accumulate, cycle
+from dataclasses import dataclass
+from itertools import cycle
 from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from strategies.evidence import CLASS_ATTENTION, EvidenceView
+from strategies.evidence import CLASS_ATTENTION, EvidenceView, without_nan
 from strategies.limits import Range
-from strategies.scores import cosine, descending_order
+from strategies.scores import lifted
 from strategies.view import Evidence
 
 NEEDS = frozenset({CLASS_ATTENTION, Evidence.HIDDEN})
@@ -46,7 +48,7 @@ def holov(
     """
     chosen_K = _chosen(view, keep, stretches, form)
     free_V = torch.ones(view.visual, device=view.device).index_fill(0, chosen_K, 0)
-    zeros_N = descending_order(free_V)[: keep - len(chosen_K)]
+    zeros_N = free_V.sort(descending=True, stable=True).indices[: keep - len(chosen_K)]
     return torch.cat((chosen_K, zeros_N)).sort().values
 
 
@@ -59,32 +61,63 @@ def holov_rows(
     return torch.cat((rows_KD, rows_KD.new_zeros(len(kept_K) - len(chosen_K), rows_KD.shape[1])))
 
 
+@dataclass(frozen=True, slots=True)
+class _Stretches:
+    """Consecutive runs of tokens, as even as can be; the first ones may have one more."""
+
+    visual: int
+    count: int
+    device: torch.device
+
+    @property
+    def sizes(self) -> list[int]:
+        return [self.visual // self.count + (i < self.visual % self.count) for i in range(self.count)]
+
+    @property
+    def starts_G(self) -> Tensor:
+        number_G = torch.arange(self.count, device=self.device)
+        return number_G * (self.visual // self.count) + number_G.clamp(max=self.visual % self.count)
+
+    @property
+    def own_V(self) -> Tensor:
+        """Which one a token is in."""
+        place_V = torch.arange(self.visual, device=self.device)
+        return torch.searchsorted(self.starts_G, place_V, right=True) - 1
+
+
 def _chosen(view: EvidenceView, keep: int, stretches: int, form: str) -> Tensor:
     """Stretch by stretch, each by falling score, or as it lies where it is kept whole."""
-    attention_V = SCALE * view.read(CLASS_ATTENTION).mean(dim=1)
-    count = min(stretches, view.visual)
-    sizes = [view.visual // count + (i < view.visual % count) for i in range(count)]
-    features = view.hidden_VD.split(sizes)
-    variety_V = torch.cat([_variety(part_ND) for part_ND in features])
-    score_V = attention_V + VARIETY * variety_V * attention_V.mean() / (variety_V.mean() + 1e-6)
-    heaviness = torch.stack([part_N.mean() for part_N in score_V.split(sizes)]).tolist()
-    budgets = _budgets(heaviness, sizes, keep, pass_on=form != "literal")
-    by_V = score_V if form == "paper" else attention_V
-    starts = [0, *accumulate(sizes)]
-    return torch.cat(
-        [
-            start + _best(part_N, budget)
-            for start, part_N, budget in zip(starts, by_V.split(sizes), budgets, strict=False)
-        ]
-    )
+    runs = _Stretches(view.visual, min(stretches, view.visual), view.device)
+    own_V, attention_V = runs.own_V, SCALE * view.read(CLASS_ATTENTION).mean(dim=1)
+    score_V = view.once(("holov", stretches), lambda: _scores(view, attention_V, runs))
+    sizes_G = torch.bincount(own_V, minlength=runs.count)
+    weights = (torch.zeros_like(score_V[: runs.count]).index_add(0, own_V, score_V) / sizes_G).tolist()
+    budgets_G = torch.tensor(_budgets(weights, runs.sizes, keep, pass_on=form != "literal"), device=view.device)
+    by_V = (score_V if form == "paper" else attention_V).masked_fill((budgets_G >= sizes_G)[own_V], torch.inf)
+    order_V = by_V.sort(descending=True, stable=True).indices
+    order_V = order_V[own_V[order_V].sort(stable=True).indices]
+    place_V = torch.arange(view.visual, device=view.device) - runs.starts_G[own_V]
+    return order_V[place_V < budgets_G[own_V]]
 
 
-def _variety(features_ND: Tensor) -> Tensor:
-    """(N,) variance of a patch's likeness to the others of its stretch; its own counts as 0, by N - 1 is divided."""
-    likeness_NN = cosine(features_ND, features_ND).fill_diagonal_(0)
-    others = max(len(features_ND) - 1, 1)
-    mean_N1 = likeness_NN.sum(dim=1, keepdim=True) / others
-    return (likeness_NN - mean_N1).square().sum(dim=1) / others
+def _scores(view: EvidenceView, attention_V: Tensor, runs: _Stretches) -> Tensor:
+    """(V,) attention, and variety scaled to its mean: the variance of a patch's likeness to the others of its stretch.
+
+    Its likeness to itself counts as 0, and by the number of others is divided.
+    """
+    own_V, longest = runs.own_V, runs.sizes[0]
+    flat_V = own_V * longest + torch.arange(view.visual, device=view.device) - runs.starts_G[own_V]
+    unit_VD = normalize(lifted(view.hidden_VD), dim=-1)
+    padded_GND = unit_VD.new_zeros(runs.count * longest, unit_VD.shape[1]).index_copy(0, flat_V, unit_VD)
+    padded_GND = padded_GND.unflatten(0, (runs.count, longest))
+    there_GN = unit_VD.new_zeros(runs.count * longest).index_fill(0, flat_V, 1).unflatten(0, (runs.count, longest))
+    likeness_GNN = padded_GND @ padded_GND.transpose(1, 2)
+    likeness_GNN = likeness_GNN * (1 - torch.eye(longest, dtype=unit_VD.dtype, device=view.device))
+    others_G1 = (there_GN.sum(dim=1, keepdim=True) - 1).clamp(min=1)
+    mean_GN = likeness_GNN.sum(dim=2) / others_G1
+    apart_GNN = (likeness_GNN - mean_GN[:, :, None]) * there_GN[:, None]
+    variety_V = (apart_GNN.square().sum(dim=2) / others_G1).flatten()[flat_V]
+    return without_nan(attention_V + VARIETY * variety_V * attention_V.mean() / (variety_V.mean() + 1e-6), "a score")
 
 
 def _budgets(heaviness: list[float], sizes: list[int], keep: int, pass_on: bool) -> list[int]:
@@ -101,7 +134,3 @@ def _budgets(heaviness: list[float], sizes: list[int], keep: int, pass_on: bool)
                 break
             budgets[i] += budgets[i] < sizes[i]
     return budgets
-
-
-def _best(values_N: Tensor, count: int) -> Tensor:
-    return torch.arange(count, device=values_N.device) if count == len(values_N) else descending_order(values_N)[:count]

@@ -60,10 +60,9 @@ def prumerge_plus_rows(view: EvidenceView, kept_K: Tensor, *, count: Count = "ex
 
 def _attended(view: EvidenceView, most: int, count: str) -> Tensor:
     """Patches by falling attention."""
-    attention_V = view.read(ATTENTION)
     if count == "adaptive":
-        most = min(most, max(1, int(outliers(attention_V))))
-    return descending_order(attention_V)[: max(most, 0)]
+        most = min(most, max(1, int(outliers(view.read(ATTENTION)))))
+    return view.once("by attention", lambda: descending_order(view.read(ATTENTION)))[: max(most, 0)]
 
 
 def _sampled(view: EvidenceView, most: int, count: str) -> Tensor:

@@ -7,6 +7,7 @@ We differ on one point: of equal gains the lower index wins.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -14,7 +15,6 @@ from torch import Tensor
 
 from strategies.evidence import CLASS_ATTENTION, TOWER_FEATURES, EvidenceView
 from strategies.limits import Range
-from strategies.scores import cosine
 
 NEEDS = frozenset({CLASS_ATTENTION, TOWER_FEATURES})
 
@@ -30,14 +30,21 @@ def scope(view: EvidenceView, keep: int, *, alpha: Annotated[float, Range(0)] = 
     Returns:
         (keep,) int64, unique, in the order of choice.
     """
-    weight_V = view.read(CLASS_ATTENTION).sum(dim=1) ** alpha
-    features_VC = view.read(TOWER_FEATURES)
-    likeness_VV = cosine(features_VC, features_VC)
-    covered_V = torch.zeros_like(likeness_VV[0])
-    order_K = torch.empty(keep, dtype=torch.int64, device=view.device)
+    return together([view], keep, alpha=alpha)[0]
+
+
+def together(views: Sequence[EvidenceView], keep: int, *, alpha: float = 1.0) -> Tensor:
+    """(B, keep) the same of several images with as many tokens."""
+    weight_BV = torch.stack([view.read(CLASS_ATTENTION).sum(dim=1) for view in views]) ** alpha
+    likeness_BVV = torch.stack([view.likeness(TOWER_FEATURES) for view in views])
+    covered_BV = torch.zeros_like(likeness_BVV[:, 0])
+    order_BK = torch.empty(len(views), keep, dtype=torch.int64, device=likeness_BVV.device)
+    chosen_BV = torch.zeros_like(covered_BV)  # 0, or minus infinity where it is chosen already
     for i in range(keep):
-        gain_V = weight_V * (likeness_VV - covered_V).clamp(min=0).sum(dim=1)  # symmetric: row j is of candidate j
-        next_1 = gain_V.index_fill(0, order_K[:i], -torch.inf).argmax(dim=0, keepdim=True)
-        order_K[i : i + 1] = next_1
-        covered_V = covered_V.maximum(likeness_VV.index_select(0, next_1)[0])
-    return order_K
+        gain_BV = (likeness_BVV - covered_BV[:, None]).clamp(min=0).sum(dim=2)  # symmetric: row j is of candidate j
+        next_B1 = torch.addcmul(chosen_BV, weight_BV, gain_BV).argmax(dim=1, keepdim=True)
+        order_BK[:, i : i + 1] = next_B1
+        chosen_BV = chosen_BV.scatter(1, next_B1, -torch.inf)
+        row_B1V = likeness_BVV.gather(1, next_B1[:, :, None].expand(-1, 1, chosen_BV.shape[1]))
+        covered_BV = covered_BV.maximum(row_B1V[:, 0])
+    return order_BK

@@ -41,16 +41,15 @@ def trim(
     Returns:
         (keep,) int64, ascending, unique; fewer where the count is adaptive.
     """
-    score_V = _scores(view, similarity)
     if count == "adaptive" and keep:
-        keep = min(keep, 1 + max(1, int(outliers(score_V.softmax(dim=0)))))
-    return descending_order(score_V)[:keep].sort().values
+        keep = min(keep, 1 + max(1, int(outliers(_scores(view, similarity).softmax(dim=0)))))
+    return _by_relevance(view, similarity)[:keep].sort().values
 
 
 def trim_rows(view: EvidenceView, kept_K: Tensor, *, similarity: str = "dot", count: str = "exact") -> Tensor:
     """(K, D) the patches in raster order, and the mean of those that were not kept."""
     patches = len(kept_K) - 1
-    kept = descending_order(_scores(view, similarity))[:patches].sort().values
+    kept = _by_relevance(view, similarity)[:patches].sort().values
     features_VC = view.read(TOWER_FEATURES)
     removed_V = torch.ones(view.visual, dtype=lifted(features_VC).dtype, device=view.device).index_fill(0, kept, 0)
     removed_V = removed_V * (features_VC != 0).any(dim=1)
@@ -62,6 +61,10 @@ def outliers(values_V: Tensor) -> Tensor:
     """How many are above the third quartile by more than 1.5 times the distance of the quartiles."""
     low, high = values_V.quantile(values_V.new_tensor([0.25, 0.75]))
     return (values_V > high + 1.5 * (high - low)).sum()
+
+
+def _by_relevance(view: EvidenceView, similarity: str) -> Tensor:
+    return view.once(("by relevance", similarity), lambda: descending_order(_scores(view, similarity)))
 
 
 def _scores(view: EvidenceView, similarity: str) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from strategies.evidence import CLASS_ATTENTION, CLASS_FEATURES, TOWER_FEATURES, TOWER_KEYS, EvidenceView
 from strategies.limits import Range
-from strategies.scores import cosine, descending_order, lifted
+from strategies.scores import cosine, lifted
 
 SHARE = 10 / 64
 NEEDS = frozenset({CLASS_ATTENTION, CLASS_FEATURES, TOWER_FEATURES, TOWER_KEYS})
@@ -38,7 +38,7 @@ def visionzip(view: EvidenceView, keep: int, *, contextual: Annotated[float, Ran
     """
     if keep == 0:
         return torch.arange(0, device=view.device)
-    order_V = _by_attention(view)
+    order_V = view.by_falling(CLASS_ATTENTION)
     dominant_K, target_K, _ = _roles(order_V, keep, contextual)
     taken_V = torch.zeros_like(order_V).index_fill(0, torch.cat((dominant_K, target_K)), 1)
     free_V = 1 - taken_V[order_V]  # by falling attention
@@ -52,12 +52,12 @@ def visionzip_rows(view: EvidenceView, kept_K: Tensor, *, contextual: float = SH
         (K, D): class token, dominant patches, and of each target the sum of its own features and the mean of those
         patches whose keys are nearest to its own.
     """
-    dominant_K, target_K, rest_M = _roles(_by_attention(view), len(kept_K), contextual)
+    dominant_K, target_K, rest_M = _roles(view.by_falling(CLASS_ATTENTION), len(kept_K), contextual)
     features_VC = view.read(TOWER_FEATURES)
     parts = [view.read(CLASS_FEATURES)[:1], features_VC[dominant_K]]
     if len(target_K):
         member_M = rest_M[(rest_M[:, None] != target_K).all(dim=1).nonzero()[:, 0]]
-        key_VE = lifted(view.read(TOWER_KEYS)).mean(dim=1)
+        key_VE = view.once("mean keys", lambda: lifted(view.read(TOWER_KEYS)).mean(dim=1))
         nearest_M = cosine(key_VE[member_M], key_VE[target_K]).argmax(dim=1)
         member_KM = lifted(
             (nearest_M == torch.arange(len(target_K), device=view.device)[:, None]).to(features_VC.dtype)
@@ -65,10 +65,6 @@ def visionzip_rows(view: EvidenceView, kept_K: Tensor, *, contextual: float = SH
         mean_KC = member_KM @ lifted(features_VC[member_M]) / member_KM.sum(dim=1, keepdim=True).clamp(min=1)
         parts.append((features_VC[target_K] + mean_KC).to(features_VC.dtype))
     return view.projected(torch.cat(parts))
-
-
-def _by_attention(view: EvidenceView) -> Tensor:
-    return descending_order(view.read(CLASS_ATTENTION).sum(dim=1))
 
 
 def _roles(order_V: Tensor, keep: int, contextual: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,6 +12,7 @@ diverse ones: compare them between devices with care.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -19,7 +20,6 @@ from torch import Tensor
 
 from strategies.evidence import CLASS_ATTENTION, TOWER_FEATURES, EvidenceView
 from strategies.limits import Range
-from strategies.scores import cosine, descending_order
 
 NEEDS = frozenset({CLASS_ATTENTION, TOWER_FEATURES})
 REMOVED = 8  # at most, in a round
@@ -39,17 +39,29 @@ def vispruner(view: EvidenceView, keep: int, *, important: Annotated[float, Rang
     Returns:
         (keep,) int64, ascending, unique.
     """
-    order_V = descending_order(view.read(CLASS_ATTENTION).mean(dim=1))
-    features_VC = view.read(TOWER_FEATURES)
+    return together([view], keep, important=important)[0]
+
+
+def together(views: Sequence[EvidenceView], keep: int, *, important: float = 0.5) -> Tensor:
+    """(B, keep) the same of several images with as many tokens."""
+    order_BV = torch.stack([view.by_falling(CLASS_ATTENTION) for view in views])
+    likeness_BVV = torch.stack([view.likeness(TOWER_FEATURES) for view in views])
     chosen = int(keep * important)
-    diverse = keep - chosen
-    patches = int((features_VC != 0).any(dim=1).sum())  # nobody attends to what is none, so that these come first
-    list_N = order_V[chosen : max(patches, keep)] if diverse else order_V[:0]
-    likeness_VV = cosine(features_VC, features_VC)
-    while len(list_N) > diverse:
-        even_N, odd_N = list_N[::2], list_N[1::2]
-        removed = min(REMOVED, len(list_N) - diverse, len(even_N))
-        nearest_N = likeness_VV[even_N][:, odd_N].amax(dim=1)
-        by_likeness_N = nearest_N.sort(descending=True, stable=True).indices  # what was read holds no NaN
-        list_N = torch.cat((even_N[by_likeness_N[removed:]], odd_N))
-    return torch.cat((order_V[:chosen], list_N)).sort().values
+    counts = set(torch.stack([_patches(view) for view in views]).tolist())
+    if len(counts) > 1:
+        return torch.cat([together([view], keep, important=important) for view in views])
+    # Nobody attends to what is no patch, so that these come last.
+    list_BN = order_BV[:, chosen : max(max(counts), keep)] if keep > chosen else order_BV[:, :0]
+    image_B = torch.arange(len(views), device=order_BV.device)[:, None]
+    while list_BN.shape[1] > keep - chosen:
+        even_BN, odd_BN = list_BN[:, ::2], list_BN[:, 1::2]
+        removed = min(REMOVED, list_BN.shape[1] - (keep - chosen), even_BN.shape[1])
+        nearest_BN = likeness_BVV[image_B[:, :, None], even_BN[:, :, None], odd_BN[:, None]].amax(dim=2)
+        by_likeness_BN = nearest_BN.sort(dim=1, descending=True, stable=True).indices  # what was read holds no NaN
+        list_BN = torch.cat((even_BN.gather(1, by_likeness_BN[:, removed:]), odd_BN), dim=1)
+    return torch.cat((order_BV[:, :chosen], list_BN), dim=1).sort(dim=1).values
+
+
+def _patches(view: EvidenceView) -> Tensor:
+    """() how many tokens a patch stands behind."""
+    return (view.read(TOWER_FEATURES) != 0).any(dim=1).sum()

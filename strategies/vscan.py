@@ -40,7 +40,7 @@ def vscan_tower(view: EvidenceView, keep: int) -> Tensor:
     Returns:
         (keep,) int64, ascending, unique.
     """
-    global_K = descending_order(view.read(CLASS_ATTENTION).mean(dim=1))[: keep // 2]
+    global_K = view.by_falling(CLASS_ATTENTION)[: keep // 2]
     local_V = view.read(SHALLOW).mean(dim=1).index_fill(0, global_K, -1.0)
     order_V = descending_order(local_V)
     square_V, row_V, column_V = view.read(PLACES).long().unbind(dim=1)

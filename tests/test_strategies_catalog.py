@@ -166,6 +166,18 @@ def test_rows_stand_for_exactly_the_kept_tokens(name, visual, distinct, keep):
     assert all(torch.equal(a, b) for a, b in zip(before, (view.hidden_states_VD, *view.evidence.values()), strict=True))
 
 
+@pytest.mark.parametrize("name", [name for name in CHOOSING if get(name).together])
+def test_images_that_choose_together_choose_as_each_alone(name):
+    strategy, ranks = get(name), [5, 17]
+    views = [make_view(32, seed=seed) for seed in range(3)]
+    strategy.prepare(views, ranks, {})
+    for seed, view in enumerate(views):
+        taken = strategy.choose(view, ranks, {})
+        alone = strategy.choose(make_view(32, seed=seed), ranks, {})
+        assert [kept.tolist() for kept in taken] == [kept.tolist() for kept in alone]
+        assert any(what[0] == "prepared" for what in view.made if isinstance(what, tuple))
+
+
 @pytest.mark.parametrize("name", ["trim", "prumerge", "prumerge_plus"])
 def test_an_adaptive_count_is_at_most_the_rank(name):
     strategy, view = get(name), make_view(64)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -189,13 +189,13 @@ def merge_of(strategy: Strategy, view: EvidenceView, params: Iterable[tuple[str,
     """
     if strategy.rows is None:
         return strategy.merge
-    return partial(_rows, strategy.rows, replace(view, hidden_states_VD=None), dict(params))
+    return partial(_rows, strategy.rows, view.holding(None), dict(params))
 
 
 def _rows(
     rows: Callable[..., Tensor], view: EvidenceView, params: Mapping[str, object], hidden_VD: Tensor, kept_K: Tensor
 ) -> Tensor:
-    return rows(replace(view, hidden_states_VD=hidden_VD), kept_K, **params)
+    return rows(view.holding(hidden_VD), kept_K, **params)
 
 
 def _stages(point: GridPoint) -> tuple[Stage, ...]:

@@ -27,6 +27,7 @@ from workers.packed_layer import LayerRead, PackedLayer
 from workers.sequences import Packing, TokenSequence, fork, fork_rows
 from workers.work import UNPRUNED, GridPoint
 
+TOGETHER = 2**24  # likenesses of tokens to one another that images choosing together may have
 Merge = Callable[[Tensor, Tensor], Tensor]  # hidden_VD, kept_K -> (K, D)
 
 
@@ -108,8 +109,10 @@ class Placement:
             read: queries and keys of the layer before; None at layer 0.
         """
         children: dict[tuple[object, ...], NewFork] = {}
-        for sequence, waiting in self._waiting(layer, packing):
-            for choice in self._choices(layer, sequence, waiting, packing, hidden_RD, read):
+        waiting_here = self._waiting(layer, packing)
+        views = self._prepared(waiting_here, packing, hidden_RD) if layer == 0 else {}
+        for sequence, waiting in waiting_here:
+            for choice in self._choices(layer, sequence, waiting, packing, hidden_RD, read, views.pop(sequence, None)):
                 self.concentration.pop((sequence.sample, choice.index), None)
                 if choice.scores is not None:
                     self.concentration[sequence.sample, choice.index] = choice.scores
@@ -154,22 +157,20 @@ class Placement:
         packing: Packing,
         hidden_RD: Tensor,
         read: LayerRead | None,
+        view: EvidenceView | None,
     ) -> Iterable[_Choice]:
         """One choice for every waiting point; a strategy scores once for all its ranks.
 
         Where nothing or everything is kept there is nothing to score.
         """
-        groups: dict[tuple[Strategy, tuple], list[int]] = defaultdict(list)
+        groups = _choosing(sequence, waiting)
+        chosen_here = {index for members in groups.values() for index in members}
         for index, stage in waiting.items():
-            strategy = catalog.get(stage.strategy)
-            if stage.rank == 0 or stage.rank >= sequence.visual:
-                yield _Choice(index, strategy, torch.arange(min(stage.rank, sequence.visual)), None)
-                continue
-            groups[strategy, stage.params].append(index)
-        needs = frozenset[str]().union(*(strategy.needs for strategy, _ in groups))
-        seed = draw_seed(self.seeds[sequence.sample], layer)
-        place = PackedLayer(sequence, packing, hidden_RD, read)
-        view = evidence.view(needs, place, self._images[sequence.sample], seed, hidden_RD.device, self._project)
+            if index not in chosen_here:
+                rank = min(stage.rank, sequence.visual)
+                yield _Choice(index, catalog.get(stage.strategy), torch.arange(rank), None)
+        if view is None:
+            view = self._view(layer, sequence, groups, packing, hidden_RD, read)
         for (strategy, params), members in groups.items():
             ranks = [waiting[index].rank for index in members]
             chosen = strategy.choose(view, ranks, dict(params))
@@ -180,6 +181,50 @@ class Placement:
             for index, kept_K in zip(members, chosen, strict=True):
                 scores = None if scores_V is None else concentration(scores_V, waiting[index].rank)
                 yield _Choice(index, strategy, kept_K.cpu(), scores, merge, params if strategy.rows else ())
+
+    def _view(
+        self,
+        layer: int,
+        sequence: TokenSequence,
+        groups: Iterable[tuple[Strategy, tuple]],
+        packing: Packing,
+        hidden_RD: Tensor,
+        read: LayerRead | None,
+    ) -> EvidenceView:
+        """All that the strategies that choose of a sequence may look at."""
+        needs = frozenset[str]().union(*(strategy.needs for strategy, _ in groups))
+        seed = draw_seed(self.seeds[sequence.sample], layer)
+        place = PackedLayer(sequence, packing, hidden_RD, read)
+        return evidence.view(needs, place, self._images[sequence.sample], seed, hidden_RD.device, self._project)
+
+    def _prepared(
+        self, waiting: Sequence[tuple[TokenSequence, dict[int, Stage]]], packing: Packing, hidden_RD: Tensor
+    ) -> dict[TokenSequence, EvidenceView]:
+        """Views of the input in which greedy strategies have left what they choose for several images at once."""
+        views: dict[TokenSequence, EvidenceView] = {}
+        asking: dict[tuple[Strategy, tuple, tuple[int, ...], int], list[EvidenceView]] = defaultdict(list)
+        for sequence, stages in waiting:
+            groups = _choosing(sequence, stages)
+            if any(strategy.together for strategy, _ in groups):
+                views[sequence] = self._view(0, sequence, groups, packing, hidden_RD, None)
+            for (strategy, params), members in groups.items():
+                if strategy.together:
+                    ranks = tuple(stages[index].rank for index in members)
+                    asking[strategy, params, ranks, sequence.visual].append(views[sequence])
+        for (strategy, params, ranks, visual), some in asking.items():
+            step = max(1, TOGETHER // visual**2)
+            for first in range(0, len(some), step):
+                strategy.prepare(some[first : first + step], ranks, dict(params))
+        return views
+
+
+def _choosing(sequence: TokenSequence, stages: Mapping[int, Stage]) -> dict[tuple[Strategy, tuple], list[int]]:
+    """The points of each strategy that has something to choose: neither nothing nor everything is kept."""
+    groups: dict[tuple[Strategy, tuple], list[int]] = defaultdict(list)
+    for index, stage in stages.items():
+        if 0 < stage.rank < sequence.visual:
+            groups[catalog.get(stage.strategy), stage.params].append(index)
+    return groups
 
 
 def merge_of(strategy: Strategy, view: EvidenceView, params: Iterable[tuple[str, object]]) -> Merge | None:

@@ -41,6 +41,11 @@ class TextTower:
         self._projections, self._norm_eps = projections, norm_eps
         self.longest: int = text_model.config.max_position_embeddings
 
+    @property
+    def nbytes(self) -> int:
+        """Of all that it holds."""
+        return sum(one.nbytes for one in (*self._model.parameters(), *self._projections.values()))
+
     def embeddings(self, texts: Sequence[str]) -> list[Tensor]:
         """(1 + S, E) float32 of each text: cut to what CLIP reads, and its S segments of that length.
 

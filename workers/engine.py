@@ -188,7 +188,7 @@ class Engine:
 
     def _need(self, needs: frozenset[str]) -> None:
         """Load what is no part of the model and some point reads."""
-        if not evidence.reads_text_tower(needs):
+        if not evidence.reads_text_tower(needs) or self.model.text_tower is not None:
             return
         if (name := self.spec.model.text_tower) is None:
             raise UsageError(f"model.text_tower: {NO_TEXT_TOWER}")

@@ -31,7 +31,7 @@ from workers.families.model import DTYPES, default_device
 from workers.memory import expandable_segments
 from workers.speed_test.agreement import eager_against_sdpa, engine_against_huggingface
 from workers.speed_test.baselines import NEW_TOKENS, attention_of, make_baselines
-from workers.speed_test.random_llava import SHAPES, random_llava
+from workers.speed_test.random_llava import SHAPES, random_llava, random_text_tower
 from workers.speed_test.report import BaselineRow, EngineRow, Report, describe
 from workers.speed_test.samples import drawn_samples, hand_out_pixels, make_cases, read_samples
 from workers.speed_test.spectra import spectrum_rows
@@ -49,7 +49,7 @@ from workers.work import (
 )
 
 WORKLOADS = ("cutoffs", "ranks", "spectra", "strategies", "one")
-LARGE = ("grid", "grid3000")  # timed where they are asked for
+LARGE = ("grid", "grid3000", "towers")  # timed where they are asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +115,8 @@ class _Bench:
             if spec.model is None
             else load_llava(ModelSpec(path=spec.model, dtype=dtype, offload=spec.offload), device)
         )
+        if "towers" in spec.workloads and spec.model is None:
+            self.llava.text_tower = random_text_tower(spec.shape, DTYPES[dtype], device, spec.seed)
         self.engine_spec = EngineSpec(
             model=ModelSpec(path=spec.model or f"random:{spec.shape}", dtype=dtype),
             task=TaskSpec(name="scienceqa", data=spec.data or ""),

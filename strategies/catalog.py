@@ -30,24 +30,14 @@ from torch import Tensor
 from strategies import (
     ablation,
     baselines,
-    cdpruner,
     diversity,
-    fastervlm,
     fastv,
     fastv_advanced,
     himap,
-    hiprune,
-    holov,
     input_norm,
     merging,
-    prumerge,
-    prunesid,
-    scope,
     text_weighted,
-    trim,
-    visionzip,
-    vispruner,
-    vscan,
+    tower_methods,
 )
 from strategies.errors import UsageError
 from strategies.evidence import EvidenceView
@@ -84,6 +74,8 @@ class Strategy:
     rows: Callable[..., Tensor] | None = None  # the same of the evidence: view, kept_K, *, params -> (K, D)
     together: Callable[..., Tensor] | None = None  # views, keep, *, params -> (B, keep), the order or choice of each
     least: int = 1  # rows that the method keeps at least, where it keeps any
+    # Ranks that its authors give figures for, of LLaVA-1.5's 576, each with the parameters that they set for it.
+    published: tuple[tuple[int, tuple[tuple[str, float], ...]], ...] = ()
     remark: Callable[..., str | None] | None = None  # heads, *, params -> what a planner should know
     source: str
 
@@ -274,20 +266,10 @@ FASTV = "FastV, arXiv:2403.06764"
 FASTV_ADVANCED = "HiMAP's FastV Advanced, YangXu-03/Himap-based"
 TEXT_WEIGHTED = "HiMAP's text-weighted experiment, YangXu-03/Himap-based"
 FINEPRUNER = "FinePruner ablations A and B, EasonAI-5589/LLaVA-FinePruner-Head"
-INPUT_NORM = "HiMAP's pruning experiment, YangXu-03/Himap-based"
+IN_NORM = "HiMAP's pruning experiment, YangXu-03/Himap-based"
 DIVPRUNE = "DivPrune, arXiv:2503.02175"
 HIMAP = "HiMAP, YangXu-03/Himap-based"
 SELECTORS = "HiMAP's diversity selectors, YangXu-03/Himap-based"
-
-PRUMERGE = "PruMerge, arXiv:2403.15388"
-PRUNESID = "PruneSID, arXiv:2603.09480"
-VSCAN = "VScan, arXiv:2505.22654"
-
-
-def _tower(name: str, **how: Any) -> Strategy:
-    """A method before the decoder: what is left of the image is numbered without gaps."""
-    return Strategy(name=name, positions="compact", layers="input", **how)
-
 
 CATALOG: dict[str, Strategy] = {
     s.name: s
@@ -327,7 +309,7 @@ CATALOG: dict[str, Strategy] = {
             needs=HIDDEN,
             positions="compact",
             layers="input",
-            source=INPUT_NORM,
+            source=IN_NORM,
         ),
         Strategy(
             name="divprune",
@@ -348,74 +330,6 @@ CATALOG: dict[str, Strategy] = {
             source=SELECTORS,
         ),
         # The vision tower, before the decoder
-        _tower("fastervlm", score=fastervlm.fastervlm, needs=fastervlm.NEEDS, source="FasterVLM, arXiv:2412.01818"),
-        _tower(
-            "visionzip",
-            select=visionzip.visionzip,
-            rows=visionzip.visionzip_rows,
-            needs=visionzip.NEEDS,
-            source="VisionZip, arXiv:2412.04467",
-        ),
-        _tower(
-            "vispruner",
-            select=vispruner.vispruner,
-            together=vispruner.together,
-            needs=vispruner.NEEDS,
-            source="VisPruner, arXiv:2412.01818v2",
-        ),
-        _tower(
-            "cdpruner",
-            order=cdpruner.cdpruner,
-            together=cdpruner.together,
-            needs=cdpruner.NEEDS,
-            source="CDPruner, arXiv:2506.10967",
-        ),
-        _tower(
-            "trim",
-            select=trim.trim,
-            rows=trim.trim_rows,
-            needs=trim.NEEDS,
-            least=2,
-            source="TRIM, arXiv:2409.10994",
-        ),
-        _tower(
-            "prumerge",
-            select=prumerge.prumerge,
-            rows=prumerge.prumerge_rows,
-            needs=prumerge.NEEDS,
-            least=2,
-            source=PRUMERGE,
-        ),
-        _tower(
-            "prumerge_plus",
-            select=prumerge.prumerge_plus,
-            rows=prumerge.prumerge_plus_rows,
-            needs=prumerge.NEEDS,
-            least=2,
-            source=PRUMERGE,
-        ),
-        _tower("holov", select=holov.holov, rows=holov.holov_rows, needs=holov.NEEDS, source="HoloV, arXiv:2510.02912"),
-        _tower(
-            "scope", order=scope.scope, together=scope.together, needs=scope.NEEDS, source="SCOPE, arXiv:2510.24214"
-        ),
-        _tower("hiprune", select=hiprune.hiprune, needs=hiprune.NEEDS, source="HiPrune, arXiv:2508.00553"),
-        _tower(
-            "prunesid",
-            select=prunesid.prunesid,
-            rows=prunesid.prunesid_rows,
-            needs=prunesid.NEEDS,
-            least=4,
-            source=PRUNESID,
-        ),
-        _tower(
-            "prunesid_drawn",
-            select=prunesid.prunesid_drawn,
-            rows=prunesid.prunesid_drawn_rows,
-            needs=prunesid.DRAWN_NEEDS,
-            least=4,
-            source=PRUNESID,
-        ),
-        _tower("vscan_tower", select=vscan.vscan_tower, rows=vscan.vscan_rows, needs=vscan.NEEDS, source=VSCAN),
-        Strategy(name="vscan", schedule=vscan.vscan, layers="input", source=VSCAN),
+        *(Strategy(**how) for how in tower_methods.METHODS),
     )
 }

@@ -21,6 +21,9 @@ from workers.evidence import provider_of
 from workers.families.catalog import open_checkpoint
 from workers.families.config import ModelError
 from workers.fingerprint import model_fingerprint
+from workers.latency import measure_latency, prepare_prompts
+from workers.patch import pruned
+from workers.slow_path import slow_answer
 from workers.tasks.base import Sample
 from workers.text_tower import load_text_tower
 from workers.work import GridPoint, ModelSpec, TaskSpec, WorkUnit
@@ -128,6 +131,23 @@ def test_another_question_keeps_other_tokens_of_the_same_image(engine):
         for id in ("1", "other"):
             (alone,) = engine.run(WorkUnit(samples=(id,), points=(point,))).outcomes
             assert alone.kept_mask == kept[id, point.key]
+
+
+def test_the_slow_path_and_latency_read_it_too(engine):
+    """What `saccade compare` and `saccade latency` run: transformers' own forward, with the question beside it."""
+    cells = {cell.point: cell for cell in engine.run(WorkUnit(samples=("1",), points=POINTS)).outcomes}
+    for point in POINTS:
+        slow = slow_answer(engine.model, engine.spec, engine.samples["1"], point, [])
+        assert slow.kept_mask == cells[point.key].kept_mask
+    prompts = prepare_prompts(engine.model, [engine.samples["1"]], engine.spec.task, "pad")
+    measured = measure_latency(engine.model, prompts, POINTS, repeats=1, warmup=0, decode_tokens=1)
+    assert [one.point for one in measured[1:]] == list(POINTS)
+
+
+def test_pruned_without_the_question_is_refused(engine):
+    said = "asked: is missing, and trim compares the question with the image by CLIP; give both"
+    with pytest.raises(UsageError, match=said), pruned(engine.model.module, "trim", 0, 5):
+        pass
 
 
 def test_the_question_goes_without_its_conversation():

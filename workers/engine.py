@@ -21,6 +21,7 @@ from torch import Tensor
 
 from strategies import catalog
 from strategies.errors import UsageError
+from strategies.evidence import LOADINGS, TOWER_FEATURES
 from strategies.quality import diversity
 from workers import evidence
 from workers.answers import Answer, Answers
@@ -72,6 +73,7 @@ PREPARING_THREADS = min(8, os.cpu_count() or 1)
 PREPARED_AHEAD = 64  # samples that may wait: a few micro-batches of pixels, 87 MB at 336 x 336
 LESS = 0.75  # of the planned memory, after some was refused
 LEAST_SHARE = 0.1  # of it; a device that refuses that has no room for a wave
+SOLVED = frozenset({LOADINGS, TOWER_FEATURES})  # evidence of which somebody makes a decomposition
 Measures = tuple[tuple[str, float], ...]
 
 
@@ -188,6 +190,9 @@ class Engine:
 
     def _need(self, needs: frozenset[str]) -> None:
         """Load what is no part of the model and some point reads."""
+        if needs & SOLVED and self.model.device.type == "cuda":
+            with self._loading:  # the first call loads a library, which two lanes must not do at a time
+                torch.linalg.eigh(torch.eye(2, dtype=torch.float64, device=self.model.device))
         if not evidence.reads_text_tower(needs) or self.model.text_tower is not None:
             return
         if (name := self.spec.model.text_tower) is None:

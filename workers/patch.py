@@ -376,23 +376,26 @@ class _Pruner:
         if rank in (0, visual):
             return torch.arange(rank, device=hidden_BWD.device), None
         if self.kept is not None and strategy.rows is None:
-            return self._given(sample, rank, visual).to(hidden_BWD.device), strategy.merge
+            return self._given(stage, sample, rank, visual).to(hidden_BWD.device), strategy.merge
         place = PaddedLayer(batch, sample, hidden_BWD, self.probes.get(stage.layer))
         seed = draw_seed(self.names[sample], stage.layer)
         view = evidence.view(strategy.needs, place, self.images[sample], seed, hidden_BWD.device, self.parts.projector)
         merge = merge_of(strategy, view, stage.params)
         if self.kept is not None:
-            return self._given(sample, rank, visual).to(hidden_BWD.device), merge
+            return self._given(stage, sample, rank, visual).to(hidden_BWD.device), merge
         return strategy.choose(view, [rank], dict(stage.params))[0], merge
 
-    def _given(self, sample: int, rank: int, visual: int) -> Tensor:
+    def _given(self, stage: Stage, sample: int, rank: int, visual: int) -> Tensor:
         """A sample's tokens from those that the caller chose; copies of a sample (beams) share them."""
         kept, batch = self.kept, len(self._running().groups[-1].visual)
         if not kept or batch % len(kept):
             raise UsageError(f"kept: {len(kept or ())} choices were given for a batch of {batch}")
         kept_K = kept[sample * len(kept) // batch]
+        fewer = dict(stage.params).get("count") == "adaptive" and 0 < len(kept_K) < rank
         if not (
-            len(kept_K) == rank and bool((kept_K.diff() > 0).all()) and 0 <= int(kept_K[0]) <= int(kept_K[-1]) < visual
+            (fewer or len(kept_K) == rank)
+            and bool((kept_K.diff() > 0).all())
+            and 0 <= int(kept_K[0]) <= int(kept_K[-1]) < visual
         ):
             raise UsageError(f"kept: give {rank} ascending indices below {visual}")
         return kept_K

@@ -20,7 +20,6 @@ from workers.families.config import ModelError
 from workers.families.model import Model
 from workers.forks import packed_mask
 from workers.patch import pruned
-from workers.sites import Questions
 from workers.tasks.base import Sample
 from workers.work import UNPRUNED, EngineSpec, GridPoint
 
@@ -67,11 +66,9 @@ def slow_answer(
     block: AbstractContextManager[Any] = nullcontext()
     if point.strategy != UNPRUNED and prompt.visual:
         kept = None if kept_K is None else [kept_K]
-        asked = None
         if evidence.reads_text_tower(evidence.needed([point])):
-            assert spec.model.text_tower is not None
-            assert prompt.question is not None
-            asked = Questions([prompt.question], model.load_text_tower(spec.model.text_tower))
+            assert spec.model.text_tower is not None, "a point was let through without its text tower"
+            model.load_text_tower(spec.model.text_tower)
         block = pruned(
             model.module,
             point.strategy,
@@ -80,7 +77,7 @@ def slow_answer(
             seed=spec.seed,
             sample_ids=[sample.id],
             kept=kept,
-            asked=asked,
+            asked=model.asked([prompt]),
             **dict(point.params),
         )
     module: Any = model.module

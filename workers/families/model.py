@@ -14,7 +14,7 @@ from torch import Tensor
 from workers.checkpoints.hub import find_folder
 from workers.decoder import Decoder
 from workers.families.config import ModelConfig, ModelError
-from workers.sites import Question, Tower
+from workers.sites import Question, Questions, Tower
 from workers.text_tower import TextTower, load_text_tower
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -155,6 +155,12 @@ class Model(ABC):
             folder = find_folder(name, "name a CLIP with model.text_tower")
             self.text_tower = load_text_tower(folder, self.dtype, self.device)
         return self.text_tower
+
+    def asked(self, prompts: Sequence[Encoded]) -> Questions | None:
+        """The prompts' questions, for ``workers.patch``; None where no text tower is loaded."""
+        if self.text_tower is None:
+            return None
+        return Questions([one.question or Question("", "") for one in prompts], self.text_tower)
 
     @abstractmethod
     def project(self, features_PC: Tensor) -> Tensor:

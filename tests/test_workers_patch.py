@@ -152,6 +152,37 @@ def test_every_strategy_equals_engine(deep_engine, ids):
     assert_equals_engine(deep_engine, ids, EVERY)
 
 
+NAMED_FORMS = [
+    GridPoint(strategy=name, layer=0, rank=10, params=(params,))
+    for name, params in (
+        ("visionzip", ("contextual", 0.4)),
+        ("vispruner", ("important", 0.2)),
+        ("cdpruner", ("long_text", "segments")),
+        ("cdpruner", ("sign", "positive")),
+        ("trim", ("similarity", "cosine")),
+        ("trim", ("count", "adaptive")),
+        ("prumerge", ("count", "adaptive")),
+        ("prumerge_plus", ("count", "adaptive")),
+        ("holov", ("form", "literal")),
+        ("holov", ("form", "paper")),
+        ("holov", ("fed", "raster")),
+        ("scope", ("alpha", 0.5)),
+        ("hiprune", ("edges", "drop")),
+    )
+]
+
+
+def test_every_named_form_equals_engine(deep_engine):
+    """Literal forms, and counts of the method's own, which may be fewer than the rank; none is taken for another."""
+    ids = ["2", TEXT_ONLY, "3"]
+    assert_equals_engine(deep_engine, ids, NAMED_FORMS)
+    cells = deep_engine.run(WorkUnit(samples=("2",), points=tuple(NAMED_FORMS))).outcomes
+    kept = {cell.point: cell.tokens_kept for cell in cells}
+    adaptive = [point for point in NAMED_FORMS if ("count", "adaptive") in point.params]
+    assert all(2 <= kept[point.key] <= 10 for point in adaptive)
+    assert all(kept[point.key] == 10 for point in NAMED_FORMS if point not in adaptive)
+
+
 def test_eager_equals_engine(deep_engine):
     model = deep_engine.model.module
     points = [GridPoint(strategy=name, layer=layer, rank=4) for name in ("fastv", "text_sum") for layer in (1, 2)]

@@ -15,6 +15,7 @@ from small_llava import make_checkpoint
 from strategies import evidence as names
 from strategies.catalog import CATALOG
 from strategies.errors import UsageError
+from test_workers_cost import SEVEN_B
 from test_workers_engine import make_engine
 from workers import sites
 from workers.encoding import encode_sample
@@ -103,6 +104,13 @@ def test_places_are_row_by_row(run):
     place = read(run[1], names.PLACES)
     assert place[0, :6].tolist() == [[1, 1, 1], [1, 1, 2], [1, 1, 3], [1, 1, 4], [1, 2, 1], [1, 2, 2]]
     assert place[1, -1].tolist() == [2, 4, 4]
+
+
+@pytest.mark.parametrize("name", TOWER_METHODS)
+def test_every_method_has_its_cost(name):
+    """Of a 7B model's tower, in FLOPs that are known: below a hundredth of the prefill's 9 TFLOP."""
+    flops = [provider_of(need).flop(SEVEN_B, 691, 576) for need in CATALOG[name].needs]
+    assert 0 <= sum(flops) < 9e10
 
 
 def test_a_layer_of_what_has_none_is_nobodys():

@@ -112,9 +112,12 @@ class Tower(ABC):
         Of the sigmoid of the features, patches as variables, channels as observations. Exact, by the eigenvectors of
         the patches' products in float64.
         """
-        rows_NPC = self.features().double().sigmoid()
-        rows_NPC = rows_NPC - rows_NPC.mean(dim=2, keepdim=True)
-        return torch.linalg.eigh(rows_NPC @ rows_NPC.transpose(1, 2)).eigenvectors.flip(dims=(2,)).abs().float()
+        found = []
+        for features_PC in self.features():  # one by one: a batch of them in float64 would take as much as a wave
+            rows_PC = features_PC.double().sigmoid()
+            rows_PC = rows_PC - rows_PC.mean(dim=1, keepdim=True)
+            found.append(torch.linalg.eigh(rows_PC @ rows_PC.T).eigenvectors.flip(dims=(1,)).abs().float())
+        return torch.stack(found)
 
     def places(self) -> Tensor:
         """(N, P, 3) float32 number of the square, and row and column in it, from 1; 0 for a row that is no patch."""

@@ -23,6 +23,7 @@ from orchestrator.cluster.joining import SHARED_MEMORY, check_reachable, private
 from orchestrator.show import size_text
 from results.import_path import PACKAGES, ROOT
 from strategies.errors import SaccadeError
+from workers.host_memory import available_bytes
 
 if TYPE_CHECKING:
     from orchestrator.sweep.plan import Plan
@@ -158,10 +159,10 @@ def check_card(prepared: Prepared, memory: int) -> tuple[Check, int]:
         return Check("stop", "gpu memory", str(error)), 0
 
 
-def check_memory(available_bytes: int, weights_bytes: int, on_gpu: bool) -> Check:
+def check_memory(available: int, weights_bytes: int, on_gpu: bool) -> Check:
     needed = int(weights_bytes * (1 if on_gpu else 2)) + (1 << 30)  # a process of its own, and weights in a wider type
-    text = f"{_gib(available_bytes)} available, about {_gib(needed)} needed by one worker"
-    if available_bytes < needed:
+    text = f"{_gib(available)} available, about {_gib(needed)} needed by one worker"
+    if available < needed:
         return Check("stop", "memory", f"{text}: end other programs, or use a machine with more")
     return Check("ok", "memory", text)
 
@@ -296,7 +297,7 @@ def examine(load: Callable[[], Prepared] | None, out: Path | None, gpu_memory: f
             yield from _sweep(prepared, out or prepared.default_out)
     if cuda:
         yield check_gpus([_gpu(index) for index in range(torch.cuda.device_count())], least)
-    yield check_memory(_available_bytes(), weights, cuda)
+    yield check_memory(available_bytes(), weights, cuda)
 
 
 def _sweep(prepared: Prepared, out: Path) -> Iterator[Check]:
@@ -392,20 +393,6 @@ def _token() -> tuple[int | None, int | None]:
         return file.stat().st_size, stat.S_IMODE(file.stat().st_mode)
     except OSError:
         return None, None
-
-
-def _available_bytes(memory: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> int:
-    """What a new process may take: of the machine, and of the container where it has a limit."""
-    try:
-        fields = dict(line.split(":", 1) for line in memory.read_text().splitlines())
-        available = int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, ValueError, KeyError):  # not Linux
-        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-    except (OSError, ValueError):  # no such file, or the word "max"
-        return available
-    return min(available, limit - used)
 
 
 def _gib(count: int) -> str:

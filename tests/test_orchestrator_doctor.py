@@ -12,6 +12,7 @@ from orchestrator import doctor
 from orchestrator.cluster.joining import PoolError, check_reachable
 from orchestrator.doctor import Check, Gpu
 from test_orchestrator_cli import call
+from workers.host_memory import available_bytes, cache_bytes
 
 GIB = 1 << 30
 
@@ -67,12 +68,20 @@ def test_memory(tmp_path: Path):
     assert doctor.check_memory(64 * GIB, 14 * GIB, on_gpu=False).mark == "ok"
     stops(doctor.check_memory(16 * GIB, 14 * GIB, on_gpu=False), "29.0 GiB needed", "more")
     (tmp_path / "meminfo").write_text("MemTotal: 100 kB\nMemAvailable:   2048 kB\n")
-    assert doctor._available_bytes(tmp_path / "meminfo", tmp_path) == 2048 * 1024
+    assert available_bytes(tmp_path / "meminfo", tmp_path) == 2048 * 1024
     (tmp_path / "memory.max").write_text("3000\n")
     (tmp_path / "memory.current").write_text("1000\n")
-    assert doctor._available_bytes(tmp_path / "meminfo", tmp_path) == 2000  # what the container has left
+    assert available_bytes(tmp_path / "meminfo", tmp_path) == 2000  # what the container has left
     (tmp_path / "memory.max").write_text("max\n")
-    assert doctor._available_bytes(tmp_path / "meminfo", tmp_path) == 2048 * 1024
+    assert available_bytes(tmp_path / "meminfo", tmp_path) == 2048 * 1024
+
+
+def test_the_engines_of_a_host_share_its_memory(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("workers.host_memory.available_bytes", lambda: 64 * GIB)
+    assert cache_bytes(tmp_path) == 32 * GIB
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert cache_bytes(tmp_path) == 16 * GIB
 
 
 def test_a_cluster_that_is_not_there():

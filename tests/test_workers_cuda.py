@@ -248,6 +248,18 @@ def attention_blocks(batch: int, size: int, seed: int) -> torch.Tensor:
     return scores.masked_fill(torch.ones(size, size).triu(1).bool(), -torch.inf).softmax(dim=-1)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("rows", [150, 400, 10**6])
+def test_caches_in_host_memory_change_no_bit(checkpoint, small_scienceqa, dtype, rows):
+    """Copied both ways beside what is computed; each wave but the last decodes beside the next one's prefill."""
+    engine = cuda_engine(checkpoint, small_scienceqa, dtype)
+    engine.budget = Budget(rows, 10**12, 10**12)
+    here = logits(engine)
+    engine.row = engine.row.in_host_memory()
+    for _ in range(3):  # host memory is used again
+        assert logits(engine) == here
+
+
 @pytest.mark.parametrize("away", [1, 3, 4])
 def test_layers_in_host_memory_change_no_bit(checkpoint, small_scienceqa, away):
     """Copies run on a sequence of their own, beside the layers that are computed."""

@@ -75,7 +75,7 @@ def test_a_text_only_question_is_one_sequence_for_all_points(engine, monkeypatch
     monkeypatch.setattr(
         Decoding,
         "__init__",
-        lambda self, llava, start: (sequences.append(len(start.sequences)), begin(self, llava, start))[1],
+        lambda self, llava, start, room: (sequences.append(len(start.sequences)), begin(self, llava, start, room))[1],
     )
     cells = engine.run(WorkUnit(samples=("6",), points=tuple(POINTS))).outcomes
     assert sequences == [1]

@@ -15,7 +15,7 @@ from strategies.catalog import CATALOG, Strategy
 from strategies.view import Evidence
 from test_strategies_catalog import CHOOSING, make_view, some_params
 from test_workers_engine import any_point, assert_equals_naive, make_engine
-from test_workers_waves import GRID, HEADS, LAYERS, ONE_FORK, VISUAL
+from test_workers_waves import GRID, HEADS, LAYERS, ONE_FORK, VISUAL, caches_away
 from workers.decoder import Decoder
 from workers.engine import Engine
 from workers.evidence import CLASS_ATTENTION, complaint, reads_question
@@ -80,7 +80,9 @@ def test_any_questions_points_and_budget_equal_naive(engines, data):
         budget = Budget(rows, data.draw(st.sampled_from([1, 10**6, 3 * 10**6, 10**9]), label="bytes"))
     engine = engines[tokens]
     engine.micro_batch, engine.budget = len(ids), budget
-    assert_equals_naive(engine, ids, points)
+    away = tokens > 1 and (data is None or data.draw(st.booleans(), label="caches in host memory"))
+    with caches_away(engine, away):
+        assert_equals_naive(engine, ids, points)
 
 
 @pytest.mark.parametrize("name", sorted(CATALOG))

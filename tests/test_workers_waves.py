@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -15,9 +16,10 @@ import workers.memory
 import workers.prefill
 from small_llava import make_checkpoint
 from test_workers_engine import any_point, assert_equals_naive, make_engine
+from workers.decode import Decoding
 from workers.decoder import Decoder
 from workers.families.config import ModelConfig
-from workers.memory import ENOUGH_WAVES, Budget, Footprint, RowBytes, footprint, forecast
+from workers.memory import ENOUGH_WAVES, Budget, Footprint, RowBytes, arrange, footprint, forecast
 from workers.sequences import Packing
 from workers.speed_test.workloads import make_workloads
 from workers.work import GridPoint, MeasureSpec, SpectrumSpec, WorkUnit, unpruned_point
@@ -78,10 +80,23 @@ def test_any_budget_equals_naive(engines, data):
             label="points",
         )
         rows = data.draw(st.sampled_from([1, 60, 130, 300, 10**9]), label="rows")
-        budget = Budget(rows, data.draw(st.sampled_from([1, 10**5, 10**6, 3 * 10**6, 10**9]), label="bytes"))
+        bytes, host = (st.sampled_from([1, 10**5, 10**6, 3 * 10**6, 10**9]) for _ in range(2))
+        budget = Budget(rows, data.draw(bytes, label="bytes"), data.draw(host, label="host bytes"))
     engine = engines[tokens]
     engine.micro_batch, engine.budget = micro_batch, budget
-    assert_equals_naive(engine, ["1", "3", "6"], points)
+    away = tokens > 1 and (data is None or data.draw(st.booleans(), label="caches in host memory"))
+    with caches_away(engine, away):
+        assert_equals_naive(engine, ["1", "3", "6"], points)
+
+
+@contextmanager
+def caches_away(engine, away: bool = True):
+    own = engine.row
+    engine.row = own.in_host_memory() if away else own
+    try:
+        yield
+    finally:
+        engine.row = own
 
 
 @pytest.mark.parametrize("tokens", [1, 4])
@@ -120,36 +135,62 @@ def test_one_budget_gives_the_same_bits_again(engines):
     assert engine.run(unit).outcomes == engine.run(unit).outcomes
 
 
-def test_caches_go_when_their_wave_is_answered_and_at_once_without_decoding(engines, monkeypatch):
+@pytest.mark.parametrize("budget", [Budget(), Budget(200, 10**9), ONE_FORK])
+def test_caches_in_host_memory_change_no_bit(engines, monkeypatch, budget):
+    """The same kernels on the same rows. Each wave but the last decodes beside the next one's prefill, a token long."""
+    engine, steps = engines[4], []
+    reach = Decoding.reach
+    monkeypatch.setattr(
+        Decoding, "reach", lambda self, layer: (steps.append((self._reached, layer)), reach(self, layer))[1]
+    )
+    engine.micro_batch, engine.budget = 3, budget
+    unit = WorkUnit(samples=("1", "2", "3"), points=tuple(GRID))
+    here = engine.run(unit).outcomes
+    assert {layer for _, layer in steps} == {LAYERS - 1}
+    steps.clear()
+    with caches_away(engine):
+        assert engine.run(unit).outcomes == here
+    beside = [layer for reached, layer in steps if layer < LAYERS - 1 and reached <= layer]
+    assert bool(beside) == (budget != Budget())
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_caches_go_when_their_wave_is_answered_and_at_once_without_decoding(engines, monkeypatch, away):
     """What is held between waves is what the forks to come read: trunks before their layers, prefixes behind."""
     from workers.prefill import _Waves
 
     held: list[list[int]] = []
+    prefixes: list[list[int]] = []
     hold = _Waves.hold
 
     def look(self, done):
         hold(self, done)
         held.append([sum(part.packing.total for part in parts) for parts in self._held])
-        assert self._caches == [None] * LAYERS
+        prefixes.append([part.packing.total if part else 0 for part in self._prefixes])
+        assert self._caches == [[]] * LAYERS
         assert done is None or done.caches == []
+        assert not away or all(part.nbytes == 0 for parts in self._held for part in parts)
 
     monkeypatch.setattr(_Waves, "hold", look)
     points = tuple(GridPoint(strategy="fastv", layer=2, rank=rank) for rank in range(1, 12))
-    for tokens in (1, 4):
+    for tokens in (4,) if away else (1, 4):
         engine = engines[tokens]
         engine.micro_batch, engine.budget = 1, ONE_FORK
-        engine.run(WorkUnit(samples=("1",), points=points))
-        prompt = engine.run(WorkUnit(samples=("1",), points=points[:1])).outcomes[0].prompt_tokens
-        system = held[0][-1]
-        assert 0 < system < prompt
-        before = prompt if tokens > 1 else 0
-        assert all(layers == [before] * 2 + [system] * (LAYERS - 2) for layers in held)
-        held.clear()
-        later = [GridPoint(strategy="fastv", layer=layer, rank=5) for layer in (1, 3)]
-        engine.run(WorkUnit(samples=("1",), points=(unpruned_point(LAYERS, VISUAL), *later)))
-        after = [prompt] * 3 if tokens > 1 else [0] * 3
-        assert held == [[*after[:1], *(after[1:] if tokens > 1 else [system] * 2), system], [*after, system]]
-        held.clear()
+        with caches_away(engine, away):
+            engine.run(WorkUnit(samples=("1",), points=points))
+            prompt = engine.run(WorkUnit(samples=("1",), points=points[:1])).outcomes[0].prompt_tokens
+            system = prefixes[0][-1]
+            assert 0 < system < prompt
+            before = prompt if tokens > 1 else 0
+            assert all(layers == [before] * 2 + [0] * (LAYERS - 2) for layers in held)
+            assert all(layers == [0] * 2 + [system] * (LAYERS - 2) for layers in prefixes)
+            held.clear(), prefixes.clear()
+            later = [GridPoint(strategy="fastv", layer=layer, rank=5) for layer in (1, 3)]
+            engine.run(WorkUnit(samples=("1",), points=(unpruned_point(LAYERS, VISUAL), *later)))
+            after = prompt if tokens > 1 else 0
+            assert held == [[after] * 3 + [0], [after] * 3 + [0]]
+            assert prefixes == [[0] + [system] * 3] * 2
+            held.clear(), prefixes.clear()
 
 
 def test_spectra_are_measured_in_every_wave(checkpoint, small_scienceqa):
@@ -319,7 +360,7 @@ def test_a_forecast_has_room_for_evidence(strategy):
         points = (GridPoint(strategy=name, layer=2, rank=100),)
         lengths = {"prompt": 3012, "visual": 2880, "system": 35}
         found[name] = [
-            forecast(LLAVA_7B, points, card << 30, **lengths, value_bytes=2, max_new_tokens=2, samples=50)
+            forecast(LLAVA_7B, points, card << 30, host=0, **lengths, value_bytes=2, max_new_tokens=2, samples=50)
             for card in (18, 24, 80)
         ]
     more = [now.least - before.least for before, now in zip(*found.values(), strict=True)]
@@ -358,22 +399,44 @@ LLAVA_7B = ModelConfig(
 )  # fmt: skip
 
 
-def on_a_card(points, gib: float, tokens: int = 2):
+def on_a_card(points, gib: float, tokens: int = 2, host: float = 0):
     lengths = {"prompt": 708, "visual": 576, "system": 35}
-    return forecast(LLAVA_7B, points, int(gib * 2**30), **lengths, value_bytes=2, max_new_tokens=tokens, samples=2000)
+    room = {"host": int(host * 2**30), "value_bytes": 2, "max_new_tokens": tokens, "samples": 2000}
+    return forecast(LLAVA_7B, points, int(gib * 2**30), **lengths, **room)
 
 
+@pytest.mark.parametrize("host", [0, 8, 64])
 @pytest.mark.parametrize("name", ["cutoffs", "ranks", "strategies", "one", "grid", "grid3000"])
 @pytest.mark.parametrize("tokens", [1, 2])
-def test_a_forecast_never_takes_more_than_the_card_and_less_memory_means_more_waves(name, tokens):
+def test_a_forecast_never_takes_more_than_the_card_and_less_memory_means_more_waves(name, tokens, host):
     points = make_workloads(32, 32, 576)[name].points
-    found = [on_a_card(points, gib, tokens) for gib in (16, 24, 40, 80, 140)]
+    found = [on_a_card(points, gib, tokens, host) for gib in (16, 24, 40, 80, 140)]
     for gib, one in zip((16, 24, 40, 80, 140), found, strict=True):
         assert one.least < one.peak <= gib * 2**30
         assert one.weights == pytest.approx(13.2 * 2**30, rel=0.01)  # LLaVA-1.5-7B, tower and projector included
-    each = [one.waves / one.samples for one in found]
-    assert each == sorted(each, reverse=True)
-    assert [one.lanes for one in found] == sorted(one.lanes for one in found)
+        assert one.host <= host << 30
+        assert not one.host or tokens > 1
+    if host == 0:
+        each = [one.waves / one.samples for one in found]
+        assert each == sorted(each, reverse=True)
+        assert [one.lanes for one in found] == sorted(one.lanes for one in found)
+
+
+def test_caches_go_to_host_memory_where_the_card_is_small_and_the_host_is_not():
+    """That of 8,000 rows is 4 GiB in the 7B model; there are three of it in each of two lanes."""
+    row = RowBytes.of(LLAVA_7B, 2, 2)
+
+    def found(free: float, host: float, streamed: bool = False) -> tuple[int, bool]:
+        count, made = arrange(int(free * 2**30), int(host * 2**30), row, streamed)
+        return count, made.away
+
+    assert found(60, 64) == (2, False)
+    assert found(8, 64) == (1, False)
+    assert found(4, 25) == (2, True)
+    assert found(4, 20) == (1, False)
+    assert found(60, 64, streamed=True) == (1, False)
+    assert found(4, 64, streamed=True) == (1, True)
+    assert not arrange(2**30, 2**40, RowBytes.of(LLAVA_7B, 2, 1), False)[1].away  # nothing outlives its layer
 
 
 def test_the_smallest_card_holds_one_fork():

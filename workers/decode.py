@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from workers.attention import Attended, Groups, attend_groups, make_groups
+from workers.attention import Groups, attend_groups, make_groups
+from workers.caches import Cache
 from workers.decoder import Decoder
 from workers.families.config import ModelError
 from workers.memory import FIRST_ROOM
@@ -23,68 +24,114 @@ from workers.sequences import Packing, to_device
 LEAVE_TOGETHER = 0.25  # share of the batch that has ended before it is packed anew, which costs the host some time
 
 
-def greedy(decoder: Decoder, start: Prefill, max_new_tokens: int, end_tokens: frozenset[int]) -> list[list[int]]:
-    """Decode every sequence of a prefill.
+class Greedy:
+    """The answers of a wave's sequences, token by token, each the most likely."""
 
-    Args:
-        decoder: the model's.
-        start: first-token logits and caches.
-        max_new_tokens: >= 1, the first token included.
-        end_tokens: ids that end an answer.
+    def __init__(self, decoder: Decoder, start: Prefill, max_new_tokens: int, end_tokens: frozenset[int]) -> None:
+        """Take the first token of each.
 
-    Returns:
-        Per sequence the generated ids; the last is an end token unless ``max_new_tokens`` was reached.
-    """
-    answers: list[list[int]] = [[] for _ in start.sequences]
-    running = list(range(len(answers)))  # sequences in the batch; some may have ended
-    ended: set[int] = set()
-    decoding = Decoding(decoder, start) if max_new_tokens > 1 else None
-    logits_NC = start.logits_NC
-    for step in range(1, max_new_tokens + 1):
+        Args:
+            decoder: the model's.
+            start: first-token logits and caches.
+            max_new_tokens: >= 1, the first token included.
+            end_tokens: ids that end an answer.
+        """
+        self._answers: list[list[int]] = [[] for _ in start.sequences]
+        self._running = list(range(len(self._answers)))  # sequences in the batch; some may have ended
+        self._ended: set[int] = set()
+        self._max_new_tokens = max_new_tokens
+        self._end_tokens = end_tokens
+        self._taken = 0  # tokens of each that runs
+        self._decoding = Decoding(decoder, start, max_new_tokens - 1) if max_new_tokens > 1 else None
+        self._take(start.logits_NC)
+
+    def reach(self, layer: int) -> None:
+        """Take the next token through the layers as far as this one, which are on the device now."""
+        if self._decoding is not None:
+            self._decoding.reach(layer)
+
+    def finish(self) -> list[list[int]]:
+        """Go on to the end.
+
+        Returns:
+            Per sequence the generated ids; the last is an end token unless ``max_new_tokens`` was reached.
+        """
+        while self._decoding is not None:
+            self._take(self._decoding.logits())
+        return self._answers
+
+    def _take(self, logits_NC: Tensor) -> None:
+        """One token of each, and the next step unless all have ended."""
         highest_N, tokens_N = logits_NC.max(dim=-1)
         if not highest_N.isfinite().all():
             raise ModelError("the model's logits are not finite; try dtype bfloat16 or float32")
-        tokens = tokens_N.tolist()
+        tokens, running = tokens_N.tolist(), self._running
         for n, token in zip(running, tokens, strict=True):
-            if n not in ended:
-                answers[n].append(token)
-        ended |= {n for n, token in zip(running, tokens, strict=True) if token in end_tokens}
-        still = [place for place, n in enumerate(running) if n not in ended]
-        if not still or decoding is None or step == max_new_tokens:
-            break
+            if n not in self._ended:
+                self._answers[n].append(token)
+        self._taken += 1
+        self._ended |= {n for n, token in zip(running, tokens, strict=True) if token in self._end_tokens}
+        still = [place for place, n in enumerate(running) if n not in self._ended]
+        if not still or self._decoding is None or self._taken == self._max_new_tokens:
+            self._decoding = None
+            return
         if len(running) - len(still) >= LEAVE_TOGETHER * len(running):
-            running, tokens = [running[place] for place in still], [tokens[place] for place in still]
-            decoding.keep(still)
-        logits_NC = decoding.step(tokens)
-    return answers
+            self._running, tokens = [running[place] for place in still], [tokens[place] for place in still]
+            self._decoding.keep(still)
+        self._decoding.begin(tokens)
 
 
 class Decoding:
     """The sequences that are still decoding, and the keys and values of what they have decoded."""
 
-    def __init__(self, decoder: Decoder, start: Prefill) -> None:
-        """Begin with all sequences of a prefill. Bookkeeping is done here, while a GPU still works on the prefill."""
+    def __init__(self, decoder: Decoder, start: Prefill, room: int) -> None:
+        """Begin with all sequences of a prefill. Bookkeeping is done here, while a GPU still works on the prefill.
+
+        Args:
+            decoder: the model's.
+            start: what the prefill left.
+            room: tokens that each may be fed.
+        """
+        self._room = room
         self._decoder = decoder
-        self._caches = start.caches
+        self._caches = list(start.caches)  # the prefill's own are emptied when it goes on
+        self._layers = len(self._caches)
+        self._reached = self._layers  # of this step
         self._sequences = list(start.sequences)
         self._decoded_caches: list[tuple[Tensor, Tensor]] = []  # a layer: (N, room, G, E) keys and values
         self._steps = 0
         self._groups: dict[Packing, Groups] = {}
-        for layer in range(len(start.caches)):
-            self._prompts(layer)
+        for layer in range(self._layers):
+            self._attended(layer)
 
-    def step(self, tokens: Sequence[int]) -> Tensor:
-        """Feed one token to each sequence: (N, C) logits of the next."""
+    def begin(self, tokens: Sequence[int]) -> None:
+        """Feed one token to each sequence."""
+        assert self._reached == self._layers
+        self._hidden_ND = self._decoder.embed(to_device(torch.tensor(tokens), self._decoder.device))
+        self._rotary = self._decoder.rotary(to_device(self._positions(), self._decoder.device))
+        self._reached = 0
+        for cache, _ in self._attended(0):
+            cache.fetch()
+
+    def reach(self, last: int) -> None:
+        """Go through the layers up to and with this one, as far as that is still to do."""
         decoder = self._decoder
-        hidden_ND = decoder.embed(to_device(torch.tensor(tokens), decoder.device))
-        rotary = decoder.rotary(to_device(self._positions(), decoder.device))
-        for layer in range(len(self._caches)):
-            query_NHE, key_NGE, value_NGE = decoder.attention_inputs(layer, hidden_ND, rotary)
+        while self._reached <= min(last, self._layers - 1):
+            layer = self._reached
+            prompts = [(*cache.here(), groups) for cache, groups in self._attended(layer)]
+            for cache, _ in self._attended(layer + 1) if layer + 1 < self._layers else ():
+                cache.fetch()
+            query_NHE, key_NGE, value_NGE = decoder.attention_inputs(layer, self._hidden_ND, self._rotary)
             decoded_caches = self._append(layer, key_NGE, value_NGE)
-            attended_NHE = attend_groups(query_NHE, self._prompts(layer), decoder.scale, decoded_caches)
-            hidden_ND = decoder.finish_layer(layer, hidden_ND, attended_NHE)
+            attended_NHE = attend_groups(query_NHE, prompts, decoder.scale, decoded_caches)
+            self._hidden_ND = decoder.finish_layer(layer, self._hidden_ND, attended_NHE)
+            self._reached += 1
+
+    def logits(self) -> Tensor:
+        """(N, C) of the next tokens, after all layers."""
+        self.reach(self._layers - 1)
         self._steps += 1
-        return decoder.logits(hidden_ND)
+        return self._decoder.logits(self._hidden_ND)
 
     def _positions(self) -> Tensor:
         """(P, N) position ids of this step's tokens; what is decoded is text, whose P rows are alike."""
@@ -101,7 +148,7 @@ class Decoding:
     def _append(self, layer: int, key_NGE: Tensor, value_NGE: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of all tokens decoded so far, (N, T, G, E) each, in buffers that double when full."""
         if len(self._decoded_caches) == layer:
-            shape = (key_NGE.shape[0], FIRST_ROOM, *key_NGE.shape[1:])
+            shape = (key_NGE.shape[0], min(FIRST_ROOM, self._room), *key_NGE.shape[1:])
             self._decoded_caches.append((key_NGE.new_empty(shape), value_NGE.new_empty(shape)))
         keys, values = self._decoded_caches[layer]
         if self._steps == keys.shape[1]:
@@ -110,14 +157,14 @@ class Decoding:
         keys[:, self._steps], values[:, self._steps] = key_NGE, value_NGE
         return keys[:, : self._steps + 1], values[:, : self._steps + 1]
 
-    def _prompts(self, layer: int) -> list[Attended]:
+    def _attended(self, layer: int) -> list[tuple[Cache, Groups]]:
         """The prompts' keys and values of a layer, by the wave that made them, and who attends to which."""
-        prompts = []
+        attended = []
         for cache in self._caches[layer]:
             if cache.packing not in self._groups:  # groups change where somebody forked, so one packing has one
                 groups = make_groups(self._sequences, layer, cache.packing, self._decoder.device)
                 self._groups[cache.packing] = groups
             groups = self._groups[cache.packing]
             if groups.counts:
-                prompts.append((cache.key_RGE, cache.value_RGE, groups))
-        return prompts
+                attended.append((cache, groups))
+        return attended

@@ -22,21 +22,22 @@ from strategies import catalog
 from strategies.errors import UsageError
 from strategies.quality import diversity
 from workers import evidence
-from workers.decode import greedy
+from workers.decode import Greedy
 from workers.encoding import encode_sample
 from workers.families.catalog import load_model
 from workers.families.model import Model, SeenImage, default_device
 from workers.filling import Filling, PreparedSample
 from workers.forks import Placement, packed_mask
+from workers.host_memory import cache_bytes
 from workers.lanes import Lanes
 from workers.memory import (
-    ENOUGH_ROWS,
     Budget,
     RowBytes,
+    arrange,
     budget_bytes,
     expandable_segments,
     footprint,
-    lanes,
+    lane_budget,
 )
 from workers.mixing import Mixer
 from workers.part import Part, device_is_lost, failure_of
@@ -92,11 +93,12 @@ class Engine:
             torch.linalg.eigvalsh(torch.eye(2, dtype=torch.float64, device=model.device))
         self.budget: Budget | None = None  # of a wave; None: as the device's memory allows
         self._learned = 1.0  # share of the planned memory that has not been refused
-        self._row = RowBytes.of(model.config, model.dtype.itemsize, spec.max_new_tokens)
-        self._resident = torch.cuda.memory_allocated(model.device) if model.device.type == "cuda" else 0
-        # Layers that take turns in two buffers are asked for by one thread.
-        on_gpu = model.device.type == "cuda" and not model.decoder.layers.away
-        count = lanes(budget_bytes(model.device, self._resident), self._row) if on_gpu else 1
+        self.row = RowBytes.of(model.config, model.dtype.itemsize, spec.max_new_tokens)
+        self._resident, self._host, count = 0, 0, 1
+        if model.device.type == "cuda":
+            self._resident, self._host = torch.cuda.memory_allocated(model.device), cache_bytes()
+            free = budget_bytes(model.device, self._resident)
+            count, self.row = arrange(free, self._host, self.row, streamed=model.decoder.layers.away > 0)
         self._lanes = Lanes(model.device, count)
         self._seen = SeenImages(model)
         self._mixer = Mixer(self._lanes, self._answer_each, self._filling)
@@ -210,10 +212,10 @@ class Engine:
         if self.model.device.type != "cuda":
             return Budget()
         kept = SeenImages.planned_bytes(self.model.config, self.model.dtype.itemsize)
-        most = (budget_bytes(self.model.device, self._resident) - kept) // self._lanes.count
+        most = budget_bytes(self.model.device, self._resident) - kept
         if self.spectra_samples:
-            most -= 2 * piece_bytes(self.model.device)
-        return Budget(ENOUGH_ROWS, int(most * self._learned))
+            most -= 2 * piece_bytes(self.model.device) * self._lanes.count
+        return lane_budget(most, self._host, self._lanes.count, self._learned)
 
     def _prepared(self, unit: WorkUnit, failures: list[SampleFailure]) -> Iterator[PreparedSample]:
         """Decode and pre-process images ahead of the device, in threads: Pillow lets go of the interpreter's lock.
@@ -243,7 +245,7 @@ class Engine:
 
     def _prepare(self, points: Sequence[GridPoint], sample: Sample, image: str) -> PreparedSample:
         prompt = encode_sample(self.model, sample, self.spec.task, self.spec.model.image_mode)
-        row = self._row.within(self._budget())
+        row = self.row.within(self._budget())
         scratch = evidence.scratch(evidence.needed(points), self.model.config, prompt.length, prompt.visual)
         need, further = (
             footprint(
@@ -314,14 +316,26 @@ class Engine:
         names = {index: item.sample.id for index, item in enumerate(batch)}
         measured = {index: name for index, name in names.items() if name in self.spectra_samples}
         spectra = SpectraRecorder(self.model.decoder, measure.spectra, measured) if measured else None
-        decoder, answered = self.model.decoder, dict[TokenSequence, _Answer]()
+        answered = dict[TokenSequence, _Answer]()
         budget = self._budget()
-        row = self._row.within(budget, max(item.need.evidence_bytes for item in batch))
-        waves = prefill(decoder, hidden_RD, trunks, placement, row, budget, spectra)
+        row = self.row.within(budget, max(item.need.evidence_bytes for item in batch))
+        riding: list[_Wave] = []  # decodes beside the next one's prefill
+
+        def beside(layer: int) -> None:
+            for wave in riding:
+                wave.greedy.reach(layer)
+
+        waves = prefill(self.model.decoder, hidden_RD, trunks, placement, row, budget, spectra, beside)
         del hidden_RD  # layers let go of what they have read
         for start in waves:
-            answered |= self._answers(start, trunks)
+            if riding:
+                answered |= self._answers(riding.pop(), trunks)
+            riding.append(self._begin(start))
             del start  # and waves of their logits
+            if not row.away:  # its caches go before the next wave has any
+                answered |= self._answers(riding.pop(), trunks)
+        if riding:
+            answered |= self._answers(riding.pop(), trunks)
         keys = [point.key for point in points]
         parts = []
         for item, trunk in zip(batch, trunks, strict=True):
@@ -338,12 +352,17 @@ class Engine:
                 parts.append(Part(failures=(failure_of(item.sample.id, error),)))
         return Part.of(parts)
 
-    def _answers(self, start: Prefill, trunks: Sequence[TokenSequence]) -> dict[TokenSequence, _Answer]:
-        """Decode all sequences. What is kept of their logits is taken on the device: a vocabulary is long."""
+    def _begin(self, start: Prefill) -> _Wave:
+        """Take first tokens. What is kept of their logits is taken on the device: a vocabulary is long."""
         highest_N2 = start.logits_NC.topk(2, dim=-1).values
         margins = highest_N2[:, 0] - highest_N2[:, 1]
         letters = start.logits_NC[:, self.letter_tokens]
-        decoded = greedy(self.model.decoder, start, self.spec.max_new_tokens, self.model.end_tokens)
+        greedy = Greedy(self.model.decoder, start, self.spec.max_new_tokens, self.model.end_tokens)
+        return _Wave(start.sequences, greedy, letters.tolist(), margins.tolist())
+
+    def _answers(self, wave: _Wave, trunks: Sequence[TokenSequence]) -> dict[TokenSequence, _Answer]:
+        """Decode all sequences of a wave to their ends."""
+        decoded = wave.greedy.finish()
         texts = {
             ids: self.model.text(ids) for ids in set(map(tuple, decoded))
         }  # most sequences of a sample say the same
@@ -356,7 +375,7 @@ class Engine:
                 kept_mask=packed_mask(sequence.visual_K, trunks[sequence.sample].visual),
             )
             for sequence, ids, letter_logits, margin in zip(
-                start.sequences, decoded, letters.tolist(), margins.tolist(), strict=True
+                wave.sequences, decoded, wave.letter_logits, wave.margins, strict=True
             )
         }
 
@@ -426,6 +445,16 @@ def _evidence(
         {**image.evidence, **evidence.of_input(needs, own)} if image else {}
         for image, own in zip(images, input_rows(hidden_RD, trunks), strict=True)
     ]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Wave:
+    """Sequences that are answered together."""
+
+    sequences: Sequence[TokenSequence]
+    greedy: Greedy
+    letter_logits: Sequence[Sequence[float]]  # of each one's first token: A, B, ...
+    margins: Sequence[float]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

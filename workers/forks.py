@@ -41,6 +41,11 @@ class NewFork:
     kept_K: Tensor  # int64 on the host: which of them are kept
 
     @property
+    def sample(self) -> int:
+        """The first that it is of."""
+        return self.sequences[0].sample
+
+    @property
     def layer(self) -> int:
         return self.sequences[0].layer
 

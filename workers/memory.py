@@ -36,9 +36,12 @@ DECODED_ALLOWANCE = 64  # decoded tokens a sequence that are planned for; longer
 SAFETY = 0.9  # of the free memory: fragments, scoring and the vision tower take the rest
 WIDE_SHARE = 0.125  # of a wave's memory that one piece of the feed-forward may take
 BUSY_ROWS = 16_000  # where two lanes with so many rows each do not fit, one with more is faster
-ENOUGH_WAVES = 4  # of a micro-batch: the last, which is not full, is then a small part
+FEW_ROWS = 8_000  # where one lane's caches do not fit for so many, they go to host memory
+ENOUGH_WAVES = 8  # of a micro-batch: the last, which is not full and has none to decode beside, is then a small part
 FULL = 0.75  # of a wave that need not be filled by breaking its last sample up
 HELD_SHARE = 0.4  # of a lane's memory that trunks may hold for the waves to come
+CACHES = 3  # that a lane has in host memory: of a wave, of the one before, and of the trunks of all
+IN_FLIGHT = 4  # layers of a wave's caches on the device then: one more than is on its way, in each direction
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class Budget:
 
     rows: int = sys.maxsize
     bytes: int = sys.maxsize
+    host_bytes: int = sys.maxsize  # for caches that are not on the device
 
     def takes(self, total: Footprint, another: Footprint) -> bool:
         """Whether a micro-batch should have another sample.
@@ -56,10 +60,11 @@ class Budget:
         """
         both = total + another
         bytes = max(1, self.bytes - both.evidence_bytes)
-        if both.rows <= self.rows and both.bytes <= bytes:
+        if both.rows <= self.rows and both.bytes <= bytes and both.host_bytes <= self.host_bytes:
             return True
-        waves = max(total.rows / self.rows, total.bytes / bytes)
+        waves = max(total.rows / self.rows, total.bytes / bytes, total.host_bytes / self.host_bytes)
         fit = both.trunk_bytes <= bytes and both.held_bytes <= HELD_SHARE * bytes
+        fit = fit and both.held_host_bytes <= self.host_bytes
         return fit and waves < ENOUGH_WAVES and not FULL < waves <= 1
 
 
@@ -75,6 +80,7 @@ class RowBytes:
     decoded: int  # of a sequence: keys and values of what it decodes, in all layers
     logits: int  # of a sequence, when no layer runs
     keeps: bool  # whether keys and values outlive their layer, for decoding
+    away: bool = False  # and wait for it in host memory
     piece: int = FEED_FORWARD_ROWS  # rows that the feed-forward takes at a time
     evidence: int = 0  # that a strategy chooses by, of one sequence at a time and before a layer's feed-forward
 
@@ -89,7 +95,7 @@ class RowBytes:
         """
         cached = 2 * config.kv_heads * config.head_dim * value_bytes
         keeps = max_new_tokens > 1
-        tail = min(max(max_new_tokens, FIRST_ROOM), DECODED_ALLOWANCE) * config.layers * cached if keeps else 0
+        tail = min(max_new_tokens - 1, DECODED_ALLOWANCE) * config.layers * cached if keeps else 0
         # The residual stream before and after a fork, its norm, queries and what they attend to; sines and cosines.
         active = value_bytes * (3 * config.hidden + 2 * config.heads * config.head_dim + 4 * config.head_dim) + cached
         wide = value_bytes * (3 * config.ffn + config.hidden)
@@ -107,17 +113,25 @@ class RowBytes:
         most = int(WIDE_SHARE * budget.bytes) // self.wide // PIECE_STEP * PIECE_STEP
         return replace(self, piece=max(PIECE_STEP, min(most, FEED_FORWARD_ROWS)), evidence=scratch)
 
+    def in_host_memory(self) -> RowBytes:
+        """The same with the caches there; then two waves are decoding or about to, see ``engine.py``."""
+        return replace(self, away=True, decoded=2 * self.decoded)
+
     def wave(self, cached_rows: int, rows: int, sequences: int) -> int:
-        """Bytes of a wave.
+        """Bytes of a wave on the device.
 
         Args:
             cached_rows: summed over the layers, of all keys and values that it makes.
             rows: of the layer that has most.
             sequences: that are decoded.
         """
-        cached = self.cached * (cached_rows if self.keeps else rows)
+        cached = self.cached * (IN_FLIGHT * rows if self.away else cached_rows if self.keeps else rows)
         layer = self.active * rows + max(self.wide * min(rows, self.piece), self.evidence)
         return cached + max(layer, self.logits * sequences) + self.decoded * sequences
+
+    def on_host(self, cached_rows: int) -> int:
+        """Bytes of host memory that so many rows take, summed over the layers."""
+        return self.cached * cached_rows if self.away else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +143,8 @@ class Footprint:
     trunk_bytes: int  # of the un-pruned prompt alone
     held_bytes: int  # what stays between waves: caches before the last fork, and the rows that forks start from
     evidence_bytes: int = 0  # that strategies choose by, of one sequence at a time
+    host_bytes: int = 0  # of host memory in that wave
+    held_host_bytes: int = 0  # and between waves
 
     def __add__(self, other: Footprint) -> Footprint:
         return Footprint(
@@ -137,6 +153,8 @@ class Footprint:
             self.trunk_bytes + other.trunk_bytes,
             self.held_bytes + other.held_bytes,
             max(self.evidence_bytes, other.evidence_bytes),
+            self.host_bytes + other.host_bytes,
+            self.held_host_bytes + other.held_host_bytes,
         )
 
 
@@ -177,7 +195,7 @@ def footprint(
                 changes[stage.layer] += kept + prompt - visual - rows
                 rows = kept + prompt - visual
     layers = list(accumulate(changes[:-1]))
-    before = max(fork_layers, default=0) if row.keeps else 0
+    before = max(fork_layers, default=0) if row.keeps and not row.away else 0
     held = row.cached * (own * before + system * (row.layers - before)) + row.start * own * len(fork_layers)
     return Footprint(
         rows=max(layers),
@@ -185,6 +203,8 @@ def footprint(
         trunk_bytes=row.wave(own * row.layers, own, 1),
         held_bytes=held if fork_layers else 0,
         evidence_bytes=scratch if visual else 0,
+        host_bytes=row.on_host(sum(layers)),
+        held_host_bytes=row.on_host(own * row.layers) if fork_layers else 0,
     )
 
 
@@ -246,7 +266,7 @@ class Room:
 
     def hold(self, bytes: int) -> None:
         """Something else takes a part of the budget."""
-        self._budget = Budget(self._budget.rows, self._budget.bytes - bytes)
+        self._budget = replace(self._budget, bytes=self._budget.bytes - bytes)
 
     def _fits(self, present: int, later: int, later_cached: int, more: int) -> bool:
         rows = self._present + present + self._later + later
@@ -255,7 +275,8 @@ class Room:
         ahead = (self._present + present) * (self._row.layers - self._layer)
         cached = self._past + ahead + self._later_cached + later_cached
         sequences = self._sequences + self._later_sequences + more
-        return self._row.wave(cached, rows, sequences) <= self._budget.bytes
+        on_host = self._row.on_host(cached) <= self._budget.host_bytes
+        return on_host and self._row.wave(cached, rows, sequences) <= self._budget.bytes
 
 
 def layers_away(config: ModelConfig, value_bytes: int, offload: int | str, free: int) -> int:
@@ -309,18 +330,40 @@ def free_bytes(device: torch.device) -> int:
     if device.type != "cuda":
         return sys.maxsize
     free, total = torch.cuda.mem_get_info(device)
-    share = _read_share(device) if _read_share else 1.0
+    index = torch.cuda.current_device() if device.index is None else device.index
+    share = _read_share(index) if _read_share else 1.0
     return int(min(free + torch.cuda.memory_reserved(device), share * total))
 
 
-def lanes(free: int, row: RowBytes) -> int:
-    """Micro-batches side by side: two hide each other's waits, one has twice the memory for its waves.
+def arrange(free: int, host: int, row: RowBytes, streamed: bool) -> tuple[int, RowBytes]:
+    """How micro-batches share a card: lanes, and where their caches are.
+
+    Two lanes hide each other's waits; one has twice the memory for its waves. Where even that is too little for the
+    caches they go to host memory, if it has room for them, and the rows of two lanes fit again.
 
     Args:
-        free: bytes that they may take together.
+        free: bytes of the card that all micro-batches may take together.
+        host: bytes of host memory that they may take.
         row: bytes of rows in the model.
+        streamed: whether layers take turns in buffers, which one lane at a time can ask for.
     """
-    return LANES if LANES * row.wave(BUSY_ROWS * row.layers, BUSY_ROWS, 0) <= free else 1
+    most = 1 if streamed else LANES
+    if row.keeps and row.wave(FEW_ROWS * row.layers, FEW_ROWS, 0) > free:
+        away = row.in_host_memory()
+        if most * CACHES * away.on_host(FEW_ROWS * row.layers) <= host:
+            return most, away
+    return (most if LANES * row.wave(BUSY_ROWS * row.layers, BUSY_ROWS, 0) <= free else 1), row
+
+
+def lane_budget(free: int, host: int, count: int, learned: float = 1.0) -> Budget:
+    """Of a wave in one of the lanes.
+
+    Args:
+        free, host: as of ``arrange``.
+        count: lanes.
+        learned: share of the planned memory that has not been refused.
+    """
+    return Budget(ENOUGH_ROWS, max(1, int(free // count * learned)), max(1, host // (CACHES * count)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,6 +373,7 @@ class Forecast:
     least: int  # bytes of the smallest card that would do: weights, the trunk of a sample, one fork
     weights: int  # on the card
     away: int  # decoder layers in host memory
+    host: int  # bytes of host memory that caches take at most
     lanes: int  # micro-batches side by side
     samples: int  # of a micro-batch
     waves: int  # that it takes
@@ -341,6 +385,7 @@ def forecast(
     points: Sequence[GridPoint],
     memory: int,
     *,
+    host: int,
     prompt: int,
     visual: int,
     system: int,
@@ -355,6 +400,7 @@ def forecast(
         config: sizes of the model.
         points: the grid.
         memory: bytes of the card.
+        host: bytes of host memory that caches may take, see ``host_memory.cache_bytes``.
         prompt, visual, system: tokens of a sample, of its image, and before it.
         value_bytes: of one value, 2 in half precision.
         max_new_tokens: decoded at most.
@@ -367,23 +413,26 @@ def forecast(
     away = layers_away(config, value_bytes, offload, memory)
     weights = resident_bytes(config, value_bytes, away)
     scratch = evidence.scratch(evidence.needed(points), config, prompt, visual)
-    least_row = RowBytes.of(config, value_bytes, max_new_tokens).within(Budget(1, 1), scratch)
+    row = RowBytes.of(config, value_bytes, max_new_tokens)
+    least_row = arrange(0, host, row, streamed=away > 0)[1].within(Budget(1, 1), scratch)
     alone = footprint(least_row, points, prompt=prompt, visual=visual, system=system)
     rows = max((min(point.rank, visual) for point in points), default=0) + prompt - visual
     fork = alone.held_bytes + least_row.wave(rows * config.layers, rows, 1)
     fixed = weights + CONTEXT_BYTES + WORKSPACE_BYTES
     least = fixed + int(max(alone.trunk_bytes, fork if alone.held_bytes else 0) / SAFETY)
     free = int(SAFETY * (memory - fixed))
-    count = 1 if away else lanes(free, least_row)
-    budget = Budget(ENOUGH_ROWS, max(1, free // count))
-    row = RowBytes.of(config, value_bytes, max_new_tokens).within(budget)
+    count, row = arrange(free, host, row, streamed=away > 0)
+    budget = lane_budget(free, host, count)
+    row = row.within(budget)
     one = footprint(row, points, prompt=prompt, visual=visual, system=system, scratch=scratch)
     total, together = one, 1
     while together < samples and budget.takes(total, one):
         total, together = total + one, together + 1
-    waves = max(1, ceil(max(total.rows / budget.rows, total.bytes / max(1, budget.bytes - scratch))))
+    on_card = total.bytes / max(1, budget.bytes - scratch)
+    waves = max(1, ceil(max(total.rows / budget.rows, on_card, total.host_bytes / budget.host_bytes)))
     most = fixed + count * min(total.bytes + scratch, budget.bytes)
-    return Forecast(least, weights, away, count, together, waves, most)
+    on_host = count * min(CACHES * budget.host_bytes, 2 * total.host_bytes + total.held_host_bytes)
+    return Forecast(least, weights, away, on_host, count, together, waves, most)
 
 
 def _tower_parameters(config: ModelConfig) -> int:

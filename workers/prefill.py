@@ -13,7 +13,7 @@ of rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -21,41 +21,13 @@ import torch
 from torch import Tensor
 
 from workers.attention import attend, attend_groups, make_groups
+from workers.caches import Cache, HostLink, LayerCache
 from workers.decoder import Decoder, Given, Rotary
 from workers.forks import NewFork, Placement
 from workers.memory import Budget, Room, RowBytes
 from workers.packed_layer import LayerRead
 from workers.sequences import Packing, TokenSequence, gather, numbers, to_device
 from workers.trunks import pack_trunks
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LayerCache:
-    """Keys and values of one layer, positions applied, and whose they are."""
-
-    packing: Packing
-    key_RGE: Tensor
-    value_RGE: Tensor
-
-    @property
-    def nbytes(self) -> int:
-        return self.key_RGE.nbytes + self.value_RGE.nbytes
-
-    def has(self, sequence: TokenSequence) -> bool:
-        return sequence in self.packing.starts or sequence in self.packing.given
-
-    def only(self, sequences: Collection[TokenSequence]) -> LayerCache | None:
-        """Those of some sequences and their prefixes, so that the rest can go; a copy, unless these are all."""
-        wanted = {run for one in self.packing.sequences if one in sequences for run in one.chain}
-        if not wanted:
-            return None
-        every = (*self.packing.given, *self.packing.sequences)
-        kept = [sequence for sequence in every if sequence in wanted]
-        if len(kept) == len(every):
-            return self
-        rows = tuple(self.packing.own_keys(sequence) for sequence in kept)
-        keys, values = (gather(part, rows) for part in (self.key_RGE, self.value_RGE))
-        return LayerCache(Packing(kept), *((keys.clone(), values.clone()) if len(rows) == 1 else (keys, values)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +48,7 @@ class Prefill:
 
     sequences: tuple[TokenSequence, ...]  # those that answer at least one grid point
     logits_NC: Tensor  # float32, first token of each of them
-    caches: list[tuple[LayerCache, ...]]  # for each layer; empty where one token is decoded
+    caches: list[tuple[Cache, ...]]  # for each layer; empty where one token is decoded
 
 
 def prefill(
@@ -87,6 +59,7 @@ def prefill(
     row: RowBytes,
     budget: Budget = Budget(),  # noqa: B008 (frozen)
     observe: Callable[[LayerRun], None] | None = None,
+    beside: Callable[[int], None] | None = None,
 ) -> Iterator[Prefill]:
     """Run all decoder layers for the trunks and for every fork that the placement makes on the way.
 
@@ -98,12 +71,14 @@ def prefill(
         row: bytes of rows in the model, and whether caches are kept for decoding.
         budget: of a wave; the trunks, and one fork a wave, run whether there is room or not.
         observe: called after every layer with what it computed.
+        beside: called after every layer of a wave with its number, in order; what it asks of that layer's weights, and
+            has come from the host, is there.
 
     Yields:
         For each wave first-token logits and the caches of all its sequences that answer a point. The caches are
-        emptied when the next wave is asked for.
+        emptied when the next wave is asked for, but for those in host memory, which whoever decodes may hold on to.
     """
-    waves = _Waves(decoder, placement, row, budget, observe, hidden_RD)
+    waves = _Waves(decoder, placement, row, budget, observe, beside, hidden_RD)
     del hidden_RD
     done = waves.run(pack_trunks(trunks))
     if done is not None:
@@ -134,6 +109,7 @@ class _Waves:
         row: RowBytes,
         budget: Budget,
         observe: Callable[[LayerRun], None] | None,
+        beside: Callable[[int], None] | None,
         trunks_RD: Tensor,
     ) -> None:
         self.waiting: list[_Waiting] = []
@@ -145,13 +121,16 @@ class _Waves:
         self._row = row
         self._budget = budget
         self._observe = observe
+        self._beside = beside or (lambda layer: None)
         self._layers = len(decoder.layers)
         self._fork_layers = placement.fork_layers(self._layers)
-        self._held: list[list[LayerCache]] = [[] for _ in range(self._layers)]  # of earlier waves
-        self._caches: list[LayerCache | None] = []  # of this wave
+        self._link = HostLink(decoder.device) if row.away else None
+        self._prefixes: list[LayerCache | None] = [None] * self._layers  # that waiting forks have
+        self._held: list[list[Cache]] = [[] for _ in range(self._layers)]  # what they decode by, of earlier waves
+        self._caches: list[list[Cache]] = []  # of this wave
 
     def next(self) -> Prefill | None:
-        """Run as many of those that wait as there is room for, at least one; those that fork first go first."""
+        """Run as many of those that wait as there is room for, at least one."""
         room = self._enter()
         arriving = [one.fork for some in self._arrivals.values() for one in some]
         prefixes = dict.fromkeys(prefix for fork in arriving for prefix in fork.given)
@@ -159,7 +138,10 @@ class _Waves:
 
     def _enter(self) -> Room:
         """Choose who enters the next wave: the room that is kept for them."""
-        self.waiting.sort(key=lambda one: one.fork.layer)
+        if self._row.away:  # by sample: a wave decodes by few of the trunks, which have to come from the host
+            self.waiting.sort(key=lambda one: (one.fork.sample, one.fork.layer))
+        else:  # those that fork first go first: rows stay as many in all layers of a wave
+            self.waiting.sort(key=lambda one: one.fork.layer)
         room = self._room()
         left: list[_Waiting]
         entering, left = self.waiting[:1], []
@@ -167,22 +149,20 @@ class _Waves:
         for one in self.waiting[1:]:
             (entering if room.reserve(*one.fork.size) else left).append(one)
         self.waiting = left
+        entering.sort(key=lambda one: one.fork.layer)
         self._arrivals = {layer: list(some) for layer, some in groupby(entering, lambda one: one.fork.layer)}
         return room
 
     def hold(self, done: Prefill | None) -> None:
-        """Keep of the caches what waiting forks read, and let the rest go."""
+        """Keep of the caches what waiting forks decode by, and let the rest go."""
         if done is not None:
             done.caches.clear()
         parents = {(sequence.parent, one.fork.layer) for one in self.waiting for sequence in one.fork.sequences}
-        prefixes = {(prefix, one.fork.layer) for one in self.waiting for prefix in one.fork.given}
         for layer in range(self._layers):
-            needed = {prefix for prefix, first in prefixes if first <= layer}
-            if self._row.keeps:
-                needed |= {parent.at(layer) for parent, first in parents if parent and first > layer}
-            parts, self._caches[layer] = (*self._held[layer], self._caches[layer]), None
+            needed = {parent.at(layer) for parent, first in parents if parent and first > layer}
+            parts, self._caches[layer] = (*self._held[layer], *self._caches[layer]), []
             self._held[layer].clear()
-            self._held[layer] += [kept for part in parts if part is not None and (kept := part.only(needed))]
+            self._held[layer] += [kept for part in parts if (kept := part.only(needed))]
 
     def run(self, packing: Packing, room: Room | None = None) -> Prefill | None:
         """One wave.
@@ -198,7 +178,7 @@ class _Waves:
         first = min(self._arrivals, default=0)
         room = self._room() if room is None else room
         hidden_RD, self._first_RD = self._first_RD, torch.empty_like(self._first_RD[:0])
-        self._caches = [None] * self._layers
+        self._caches = [[] for _ in range(self._layers)]
         read: LayerRead | None = None
         rotary = decoder.rotary(packing.positions(hidden_RD.device)) if packing.total else None
         for layer in range(first, self._layers):
@@ -229,12 +209,14 @@ class _Waves:
                 del query_RHE, key_RGE, value_RGE
             del attended_RHE
             room.ran(packing.total)
+            self._beside(layer)
         sequences = self._placement.answered(packing)
         last_rows = [packing.last_row(one) for one in sequences]
         last_N = to_device(torch.tensor(last_rows, dtype=torch.int64), hidden_RD.device)
         if self._observe is None:
             assert rotary is not None
             hidden_ND = self._last_layer(hidden_RD, rotary, packing, sequences, last_N)
+            self._beside(last_layer)
         else:
             hidden_ND = hidden_RD[last_N]
         if not sequences:
@@ -320,34 +302,29 @@ class _Waves:
     def _room(self) -> Room:
         """Of a wave beside what is held."""
         held = sum(part.nbytes for parts in self._held for part in parts)
+        prefixes = sum(part.nbytes for part in self._prefixes if part)
         starts = {id(one.start_RD): one.start_RD.nbytes for one in self.waiting}
         room = Room(self._budget, self._row)
-        room.hold(held + sum(starts.values()))
+        room.hold(held + prefixes + sum(starts.values()))
         return room
 
     def _keep(self, layer: int, cache: LayerCache) -> None:
-        """For decoding all of it; else what waiting forks read, the keys of their prefixes."""
+        """All of it for decoding, and the keys of their prefixes for the forks that wait."""
         if self._row.keeps:
-            self._caches[layer] = cache
-        elif self.waiting and not cache.packing.given:
-            self._caches[layer] = cache.only({prefix for one in self.waiting for prefix in one.fork.given})
+            self._caches[layer] = self._link.send(cache) if self._link else [cache]
+        if self.waiting and not cache.packing.given:
+            self._prefixes[layer] = cache.only({prefix for one in self.waiting for prefix in one.fork.given})
 
     def _given(self, layer: int, packing: Packing) -> Given | None:
         """Keys and values of the prefixes that ran in an earlier wave."""
         if not packing.given:
             return None
-        parts = []
-        for prefix in packing.given:
-            cache = next(cache for cache in self._held[layer] if cache.has(prefix))
-            rows = cache.packing.own_keys(prefix)
-            parts.append((cache.key_RGE[rows], cache.value_RGE[rows]))
-        keys, values = zip(*parts, strict=True)
-        return (keys[0], values[0]) if len(parts) == 1 else (torch.cat(keys), torch.cat(values))
+        cache = self._prefixes[layer]
+        assert cache is not None
+        rows = tuple(cache.packing.own_keys(prefix) for prefix in packing.given)
+        return gather(cache.key_RGE, rows), gather(cache.value_RGE, rows)
 
-    def _for_decoding(self) -> list[tuple[LayerCache, ...]]:
+    def _for_decoding(self) -> list[tuple[Cache, ...]]:
         if not self._row.keeps:
             return []
-        return [
-            (*held, *((cache,) if cache is not None else ()))
-            for held, cache in zip(self._held, self._caches, strict=True)
-        ]
+        return [(*held, *own) for held, own in zip(self._held, self._caches, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,14 @@ if TYPE_CHECKING:
     from orchestrator.run import RunOptions
     from orchestrator.sweep.prepare import Prepared
 
+
+def _number(value: float | None) -> float | None:
+    """NaN is outside no range; not every click refuses it."""
+    if value is not None and isnan(value):
+        raise typer.BadParameter(f"{value} is no number")
+    return value
+
+
 Sweep = Annotated[str, typer.Argument(help="A sweep file, or a shipped sweep's name: layer_cutoff, text_weighted, ...")]
 Out = Annotated[
     Path | None, typer.Option(help="Experiment: a directory or s3://, gs://, abfs:// URI; by default experiments/NAME.")
@@ -22,7 +31,13 @@ NewOut = Annotated[Path, typer.Option("--out", help="Directory or URI to make.")
 Place = Annotated[Path, typer.Argument(help="Experiment directory or URI.")]
 GpuMemory = Annotated[
     float | None,
-    typer.Option(min=0.1, max=1e6, metavar="GIB", help="As on a card with so much memory, instead of the one here."),
+    typer.Option(
+        min=0.1,
+        max=1e6,
+        metavar="GIB",
+        callback=_number,
+        help="As on a card with so much memory, instead of the one here.",
+    ),
 ]
 Points = Annotated[
     list[str] | None,
@@ -120,7 +135,10 @@ class Workers(Cluster):
     gpus_per_worker: Annotated[
         float | None,
         typer.Option(
-            min=0.0, max=1000.0, help="GPUs of an actor: by default 1 where there are any; 0.5 puts two on one."
+            min=0.0,
+            max=1000.0,
+            callback=_number,
+            help="GPUs of an actor: by default 1 where there are any; 0.5 puts two on one.",
         ),
     ] = None
     sample_timeout: Annotated[

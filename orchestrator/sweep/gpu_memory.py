@@ -8,6 +8,7 @@ from dashboards.wording import plural
 from orchestrator.cluster.faults import SweepError
 from orchestrator.sweep.plan import prompt_lengths
 from orchestrator.sweep.prepare import Prepared
+from workers.host_memory import cache_bytes
 from workers.memory import Forecast, forecast
 
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -32,6 +33,7 @@ def memory_forecast(prepared: Prepared, memory: int) -> Forecast:
         spec.config,
         spec.points,
         memory,
+        host=cache_bytes(),
         prompt=system + visual + text,
         visual=visual,
         system=system,
@@ -59,7 +61,8 @@ def memory_text(found: Forecast, memory: int) -> str:
     of = f"{found.weights / GIB:.1f} of them weights"
     if found.away:
         of += f" ({plural(found.away, 'decoder layer')} in host memory)"
+    caches = f"; keys and values in up to {found.host / GIB:.1f} GiB of host memory" if found.host else ""
     return (
         f"at most {found.peak / GIB:.1f} of {size} on a GPU, {of}: "
-        f"{side}{plural(found.samples, 'sample')} at a time, in {plural(found.waves, 'wave')}"
+        f"{side}{plural(found.samples, 'sample')} at a time, in {plural(found.waves, 'wave')}{caches}"
     )

@@ -1,0 +1,191 @@
+"""Keys and values that outlive their layer, because tokens are decoded: on the device, or in host memory.
+
+They are most of what a wave takes, 512 KiB a row in a 7B model. Where a card could hold too few such rows, each layer's
+go to pinned host memory while the next layer is computed, and come back, a layer at a time and one ahead, to what
+decodes: a copy takes half as long as computing the same rows.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from workers.sequences import Packing, TokenSequence, gather
+
+KeysValues = tuple[Tensor, Tensor]  # (R, G, E) each
+BLOCK_BYTES = 32 << 20  # of host memory; the allocator rounds each up to a power of two
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerCache:
+    """Keys and values of one layer on the device, positions applied, and whose they are."""
+
+    packing: Packing
+    key_RGE: Tensor
+    value_RGE: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Of the device."""
+        return self.key_RGE.nbytes + self.value_RGE.nbytes
+
+    def only(self, sequences: Collection[TokenSequence]) -> LayerCache | None:
+        """Those of some sequences and their prefixes, so that the rest can go; a copy, unless these are all."""
+        kept = _with_prefixes(self.packing, sequences)
+        if not kept:
+            return None
+        if len(kept) == len(self.packing.given) + len(self.packing.sequences):
+            return self
+        rows = tuple(self.packing.own_keys(sequence) for sequence in kept)
+        keys, values = (gather(part, rows) for part in (self.key_RGE, self.value_RGE))
+        return LayerCache(Packing(kept), *((keys.clone(), values.clone()) if len(rows) == 1 else (keys, values)))
+
+    def fetch(self) -> None:
+        """Nothing to do."""
+
+    def here(self) -> KeysValues:
+        """On the device."""
+        return self.key_RGE, self.value_RGE
+
+
+class HostCache:
+    """Keys and values of one layer in host memory. One thread asks for them, in its own stream."""
+
+    nbytes = 0  # of the device
+
+    def __init__(self, packing: Packing, cache: LayerCache, rows: Sequence[slice], link: HostLink) -> None:
+        """Copy the rows of a cache, in the link's stream.
+
+        Args:
+            packing: of these rows.
+            cache: on the device.
+            rows: of its keys and values.
+            link: to the host.
+        """
+        self.packing = packing
+        self._link = link
+        together_RJE = _together(cache.key_RGE, cache.value_RGE)
+        self._groups = cache.key_RGE.shape[1]
+        step = max(1, BLOCK_BYTES // max(1, together_RJE[:1].nbytes))
+        pinned = together_RJE.device.type == "cuda"
+        self._blocks = []
+        for run in rows:
+            for part_RJE in together_RJE[run].split(step):
+                block = torch.empty(part_RJE.shape, dtype=part_RJE.dtype, pin_memory=pinned)
+                block.copy_(part_RJE, non_blocking=True)
+                self._blocks.append(block)
+        self._device = together_RJE.device
+        self._sent = link.sending.record_event() if link.sending else None
+        self._coming: tuple[Tensor, torch.cuda.Event | None] | None = None
+
+    def only(self, sequences: Collection[TokenSequence]) -> HostCache | None:
+        """All of it where some sequence is wanted: host memory is not what is short."""
+        return self if _with_prefixes(self.packing, sequences) else None
+
+    def fetch(self) -> None:
+        """Have them come to the device, beside what is computed there; `here` must follow."""
+        if self._coming is not None:
+            return
+        first = self._blocks[0]
+        rows_RJE = torch.empty((sum(map(len, self._blocks)), *first.shape[1:]), dtype=first.dtype, device=self._device)
+        if (fetching := self._link.fetching) is None:
+            self._copy(rows_RJE)
+            self._coming = rows_RJE, None
+            return
+        fetching.wait_stream(torch.cuda.current_stream())  # whoever had this memory is done with it
+        assert self._sent is not None
+        with torch.cuda.stream(fetching):
+            fetching.wait_event(self._sent)
+            self._copy(rows_RJE)
+            rows_RJE.record_stream(fetching)
+            self._coming = rows_RJE, fetching.record_event()
+
+    def here(self) -> KeysValues:
+        """On the device, and no longer held by this."""
+        self.fetch()
+        assert self._coming is not None
+        (rows_RJE, arrived), self._coming = self._coming, None
+        if arrived is not None:
+            torch.cuda.current_stream().wait_event(arrived)
+        return rows_RJE[:, : self._groups], rows_RJE[:, self._groups :]
+
+    def _copy(self, rows_RJE: Tensor) -> None:
+        for target, block in zip(rows_RJE.split([len(block) for block in self._blocks]), self._blocks, strict=True):
+            target.copy_(block, non_blocking=True)
+
+
+Cache = LayerCache | HostCache
+
+
+class HostLink:
+    """The way of one micro-batch's caches to host memory and back: a stream each way, beside what is computed."""
+
+    def __init__(self, device: torch.device) -> None:
+        on_gpu = device.type == "cuda"
+        self.sending = torch.cuda.Stream(device) if on_gpu else None
+        self.fetching = torch.cuda.Stream(device) if on_gpu else None
+        self._flying: tuple[LayerCache, torch.cuda.Event] | None = None  # held until it has been sent
+        self._parts: dict[Packing, list[tuple[Packing, list[slice]]]] = {}
+
+    def send(self, cache: LayerCache) -> list[Cache]:
+        """The trunks of each image and all forks apart, because later waves read those of trunks, and some of them.
+
+        No more than one layer is on its way: the next waits for it.
+        """
+        if self._flying is not None:
+            torch.cuda.current_stream().wait_event(self._flying[1])
+        self._flying = None
+        parts = self._parts.get(cache.packing)
+        if parts is None:
+            parts = self._parts[cache.packing] = _parts(cache.packing)
+        if self.sending is None:
+            return [HostCache(packing, cache, rows, self) for packing, rows in parts]
+        self.sending.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.sending):
+            sent: list[Cache] = [HostCache(packing, cache, rows, self) for packing, rows in parts]
+            self._flying = cache, self.sending.record_event()
+        return sent
+
+
+def _parts(packing: Packing) -> list[tuple[Packing, list[slice]]]:
+    """Each image's trunks with their prefixes, all forks with theirs: a packing of each, and its rows among all."""
+    trunks: dict[TokenSequence, set[TokenSequence]] = defaultdict(set)
+    for one in packing.sequences:
+        if one.parent is None and one.sample >= 0:
+            trunks[one.image].add(one)
+    forks = {one for one in packing.sequences if one.parent is not None}
+    parts = []
+    for some in (*trunks.values(), forks):
+        if kept := _with_prefixes(packing, some):
+            parts.append((Packing(kept), _joined(packing.own_keys(sequence) for sequence in kept)))
+    return parts
+
+
+def _with_prefixes(packing: Packing, sequences: Collection[TokenSequence]) -> list[TokenSequence]:
+    """Which of a packing's sequences these are, and the prefixes that they attend to, in the packing's order."""
+    wanted = {run for sequence in packing.sequences if sequence in sequences for run in sequence.chain}
+    return [sequence for sequence in (*packing.given, *packing.sequences) if sequence in wanted]
+
+
+def _joined(rows: Iterable[slice]) -> list[slice]:
+    """Runs that touch are one."""
+    runs: list[slice] = []
+    for run in rows:
+        if runs and runs[-1].stop == run.start:
+            runs[-1] = slice(runs[-1].start, run.stop)
+        else:
+            runs.append(run)
+    return runs
+
+
+def _together(key_RGE: Tensor, value_RGE: Tensor) -> Tensor:
+    """(R, 2 G, E): a view where they are halves of one buffer, as the decoder makes them on a GPU."""
+    rows, groups, width = key_RGE.shape
+    halves = value_RGE.data_ptr() == key_RGE.data_ptr() + groups * width * key_RGE.element_size()
+    if halves and key_RGE.stride() == value_RGE.stride() == (2 * groups * width, width, 1):
+        return key_RGE.as_strided((rows, 2 * groups, width), key_RGE.stride())
+    return torch.cat((key_RGE, value_RGE), dim=1)

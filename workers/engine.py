@@ -152,6 +152,10 @@ class Engine:
             notes=whole.notes,
         )
 
+    def forget_images(self) -> None:
+        """Make anew what is kept of the last images, as an engine does that has seen none."""
+        self._seen.clear()
+
     def _check(self, points: Sequence[GridPoint]) -> None:
         """The planner checks sweep files; whoever builds points in code learns of a mistake here."""
         layers, visual = self.model.config.layers, self.model.visual_tokens

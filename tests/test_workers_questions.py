@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from itertools import takewhile
 
 import pytest
@@ -15,13 +16,13 @@ from strategies.catalog import CATALOG, Strategy
 from strategies.view import Evidence
 from test_strategies_catalog import CHOOSING, make_view, some_params
 from test_workers_engine import any_point, assert_equals_naive, make_engine
-from test_workers_waves import GRID, HEADS, LAYERS, ONE_FORK, VISUAL, caches_away
+from test_workers_waves import GRID, HEADS, LAYERS, LLAVA_7B, ONE_FORK, VISUAL, caches_away
 from workers.decoder import Decoder
 from workers.engine import Engine
 from workers.evidence import CLASS_ATTENTION, complaint, reads_question
 from workers.families.model import Encoded
 from workers.filling import Filling, PreparedSample
-from workers.memory import Budget, RowBytes, footprint
+from workers.memory import Budget, RowBytes, footprint, forecast
 from workers.tasks.base import Sample
 from workers.work import GridPoint, MeasureSpec, SpectrumSpec, WorkUnit, unpruned_point
 
@@ -305,3 +306,12 @@ def test_rows_that_questions_share_leave_room_for_more_of_them(engines):
     assert taken([""] * 200) == taken([str(place) for place in range(200)]) == 8
     assert taken(["one"] * 200) == 45
     assert taken([str(place // 4) for place in range(200)]) == 20
+
+
+def test_a_forecast_takes_more_questions_of_one_image():
+    room = {"host": 0, "prompt": 641, "visual": 576, "system": 35, "value_bytes": 2, "max_new_tokens": 2}
+    points = (unpruned_point(32, 576), GridPoint(strategy="divprune", layer=0, rank=64))
+    on_card = partial(forecast, LLAVA_7B, points, 80 << 30, **room, samples=10_000)
+    one, six, more = (on_card(questions=questions) for questions in (1.0, 6.5, 31.0))
+    assert 3 * one.samples < six.samples < more.samples
+    assert max(one.peak, six.peak, more.peak) <= 80 << 30

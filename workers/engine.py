@@ -251,22 +251,20 @@ class Engine:
         prompt = encode_sample(self.model, sample, self.spec.task, self.spec.model.image_mode)
         row = self.row.within(self._budget())
         scratch = evidence.scratch(evidence.needed(points), self.model.config, prompt.length, prompt.visual)
-        need, further = (
-            footprint(
-                row,
-                points,
-                prompt=prompt.length,
-                visual=prompt.visual,
-                system=prompt.system,
-                scratch=scratch,
-                further=further,
-            )
-            for further in (False, True)
+        asked = partial(
+            footprint,
+            row,
+            points,
+            prompt=prompt.length,
+            visual=prompt.visual,
+            system=prompt.system,
+            scratch=scratch,
         )
+        need = asked()
         if not prompt.visual or not self.shares_images:
             return PreparedSample(sample, prompt, "", need, need)
         # Where nobody has looked at the pixels, images are the same only if they are the same file.
-        return PreparedSample(sample, prompt, image or str(sample.image), need, further)
+        return PreparedSample(sample, prompt, image or str(sample.image), need, asked(further=True))
 
     def _answer_or_split(
         self, points: Sequence[GridPoint], batch: Sequence[PreparedSample], alone: bool = False

@@ -242,9 +242,20 @@ def reads_layer_before(needs: frozenset[str]) -> bool:
 
 
 def reads_question(strategy: Strategy) -> bool:
-    """Whether two questions about one image may have it keep other tokens; what draws does so for each sample."""
+    """Whether two questions about one image may have it keep other tokens; what draws does so for each sample.
+
+    Of a method of several stages each has to be asked.
+    """
     provided = (PROVIDERS[name] for name in strategy.needs)
     return strategy.draws or any(one.site is not Site.TOWER and not one.image_only for one in provided)
+
+
+def point_reads_question(point: GridPoint) -> bool:
+    """The same of a grid point, in any of its stages; of the un-pruned model never."""
+    if point.strategy == UNPRUNED:
+        return False
+    stages = catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params))
+    return any(reads_question(catalog.get(stage.strategy)) for stage in stages)
 
 
 def complaint(

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 from math import ceil
 
@@ -392,6 +393,7 @@ def forecast(
     value_bytes: int,
     max_new_tokens: int,
     samples: int,
+    questions: float = 1.0,
     offload: int | str = "auto",
 ) -> Forecast:
     """Plan a micro-batch without a card.
@@ -405,6 +407,7 @@ def forecast(
         value_bytes: of one value, 2 in half precision.
         max_new_tokens: decoded at most.
         samples: that there are.
+        questions: about each image, on average.
         offload: as ``model.offload`` says.
 
     Raises:
@@ -424,9 +427,10 @@ def forecast(
     count, row = arrange(free, host, row, streamed=away > 0)
     budget = lane_budget(free, host, count)
     row = row.within(budget)
-    one = footprint(row, points, prompt=prompt, visual=visual, system=system, scratch=scratch)
-    total, together = one, 1
-    while together < samples and budget.takes(total, one):
+    asked = partial(footprint, row, points, prompt=prompt, visual=visual, system=system, scratch=scratch)
+    first, further = asked(), asked(further=True)
+    total, together = first, 1
+    while together < samples and budget.takes(total, one := further if together % int(questions) else first):
         total, together = total + one, together + 1
     on_card = total.bytes / max(1, budget.bytes - scratch)
     waves = max(1, ceil(max(total.rows / budget.rows, on_card, total.host_bytes / budget.host_bytes)))

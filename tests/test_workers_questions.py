@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+import workers.encoding
 from small_llava import make_checkpoint
 from strategies.catalog import CATALOG, Strategy
 from strategies.view import Evidence
@@ -228,7 +229,9 @@ def test_spectra_and_quality_do_not_depend_on_who_shares_an_image(checkpoint, sm
 
 def test_an_image_goes_through_the_tower_once(checkpoint, small_scienceqa, monkeypatch):
     """Within a micro-batch, for those that follow, and again only where something else is to be read of the tower."""
-    engine, seen = asking(checkpoint, small_scienceqa), []
+    engine, seen, read = asking(checkpoint, small_scienceqa), [], []
+    load = workers.encoding.load_image
+    monkeypatch.setattr(workers.encoding, "load_image", lambda source: (read.append(source), load(source))[1])
     see = engine.model.see
     monkeypatch.setattr(
         engine.model, "see", lambda prompts, readers: (seen.append(len(prompts)), see(prompts, readers))[1]
@@ -251,6 +254,10 @@ def test_an_image_goes_through_the_tower_once(checkpoint, small_scienceqa, monke
     assert (len(masks), seen) == (1, [2, 1])
     answered(engine, ["c1", "b1"], points)
     assert seen == [2, 1, 1]
+    assert len(read) == len(set(read)) == 3
+    engine.forget_images()
+    answered(engine, ["b1", "b2"], points)
+    assert (seen, len(read)) == ([2, 1, 1, 1], 4)
 
 
 def test_images_are_the_same_by_their_pixels(engines, rows):

@@ -25,7 +25,7 @@ from workers import evidence
 from workers.decode import Greedy
 from workers.encoding import encode_sample
 from workers.families.catalog import load_model
-from workers.families.model import Model, SeenImage, default_device
+from workers.families.model import Model, Pixels, SeenImage, default_device
 from workers.filling import Filling, PreparedSample
 from workers.forks import Placement, packed_mask
 from workers.host_memory import cache_bytes
@@ -43,6 +43,7 @@ from workers.mixing import Mixer
 from workers.part import Part, device_is_lost, failure_of
 from workers.prefetch import ahead
 from workers.prefill import Prefill, prefill
+from workers.recent import Recent
 from workers.seen_images import SeenImages
 from workers.sequences import TokenSequence
 from workers.singular import piece_bytes
@@ -66,6 +67,7 @@ log = logging.getLogger(f"saccade.{__name__}")
 
 PREPARING_THREADS = min(8, os.cpu_count() or 1)
 PREPARED_AHEAD = 64  # samples that may wait: a few micro-batches of pixels, 87 MB at 336 x 336
+PIXELS_KEPT = 2 * PREPARING_THREADS  # images, for the questions about them that come soon
 LESS = 0.75  # of the planned memory, after some was refused
 LEAST_SHARE = 0.1  # of it; a device that refuses that has no room for a wave
 Measures = tuple[tuple[str, float], ...]
@@ -100,6 +102,7 @@ class Engine:
             free = budget_bytes(model.device, self._resident)
             count, self.row = arrange(free, self._host, self.row, streamed=model.decoder.layers.away > 0)
         self._lanes = Lanes(model.device, count)
+        self._pixels: Recent[str, Pixels] = Recent(PIXELS_KEPT)
         self._seen = SeenImages(model)
         self._mixer = Mixer(self._lanes, self._answer_each, self._filling)
         self._preparing = ThreadPoolExecutor(PREPARING_THREADS, thread_name_prefix="saccade-prepare")
@@ -154,6 +157,7 @@ class Engine:
 
     def forget_images(self) -> None:
         """Make anew what is kept of the last images, as an engine does that has seen none."""
+        self._pixels.clear()
         self._seen.clear()
 
     def _check(self, points: Sequence[GridPoint]) -> None:
@@ -248,7 +252,10 @@ class Engine:
             return failure_of(id, error)
 
     def _prepare(self, points: Sequence[GridPoint], sample: Sample, image: str) -> PreparedSample:
-        prompt = encode_sample(self.model, sample, self.spec.task, self.spec.model.image_mode)
+        # Where nobody has looked at the pixels, images are the same only if they are the same file.
+        image = (image or str(sample.image)) if sample.image is not None and self.shares_images else ""
+        once = partial(self._pixels.get, image) if image else None
+        prompt = encode_sample(self.model, sample, self.spec.task, self.spec.model.image_mode, once)
         row = self.row.within(self._budget())
         scratch = evidence.scratch(evidence.needed(points), self.model.config, prompt.length, prompt.visual)
         asked = partial(
@@ -260,11 +267,8 @@ class Engine:
             system=prompt.system,
             scratch=scratch,
         )
-        need = asked()
-        if not prompt.visual or not self.shares_images:
-            return PreparedSample(sample, prompt, "", need, need)
-        # Where nobody has looked at the pixels, images are the same only if they are the same file.
-        return PreparedSample(sample, prompt, image or str(sample.image), need, asked(further=True))
+        image = image if prompt.visual else ""
+        return PreparedSample(sample, prompt, image, need=asked(), further=asked(further=bool(image)))
 
     def _answer_or_split(
         self, points: Sequence[GridPoint], batch: Sequence[PreparedSample], alone: bool = False

@@ -294,9 +294,9 @@ def test_rows_that_questions_share_leave_room_for_more_of_them(engines):
     )
     first, further = (footprint(row, points, prompt=60, visual=16, system=10, further=one) for one in (False, True))
     assert first.rows == 60 + (4 + 44) + (5 + 44) + (9 + 44)
-    assert further.rows == 44 + (4 + 44) + 44 + (9 + 44)
+    assert further.rows == 34 + (4 + 34) + 34 + (9 + 34)
     assert further.bytes < first.bytes
-    assert further.trunk_bytes == row.wave(44 * LAYERS, 44, 1)
+    assert further.trunk_bytes == row.wave(34 * LAYERS, 34, 1)
     samples = [f"s{place}" for place in range(200)]
 
     def taken(images: list[str]) -> int:

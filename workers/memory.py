@@ -178,9 +178,12 @@ def footprint(
         visual: visual tokens among them.
         system: tokens before the image.
         scratch: bytes that strategies choose by, see ``evidence.scratch``.
-        further: it asks about an image that another question shows too, whose rows are counted there.
+        further: it asks about an image that another question asks about; rows of this and before it are counted there.
     """
-    own = prompt - visual if further else prompt  # rows of its trunk
+    if further:
+        prompt, system = prompt - system, 0
+    after = prompt - visual  # rows of a fork beside those that are kept
+    own = after if further else prompt  # rows of its trunk
     changes, sequences = [own] + [0] * row.layers, 1  # of the rows before each layer
     fork_layers: set[int] = set()
     for point in points:
@@ -193,8 +196,8 @@ def footprint(
             if stage.layer < row.layers:
                 shares = shares and not evidence.reads_question(catalog.get(stage.strategy))
                 kept = 0 if shares else min(stage.rank, visual)
-                changes[stage.layer] += kept + prompt - visual - rows
-                rows = kept + prompt - visual
+                changes[stage.layer] += kept + after - rows
+                rows = kept + after
     layers = list(accumulate(changes[:-1]))
     before = max(fork_layers, default=0) if row.keeps and not row.away else 0
     held = row.cached * (own * before + system * (row.layers - before)) + row.start * own * len(fork_layers)

@@ -434,7 +434,8 @@ def test_caches_go_to_host_memory_where_the_card_is_small_and_the_host_is_not():
     assert found(8, 64) == (1, False)
     assert found(4, 25) == (2, True)
     assert found(4, 20) == (1, False)
-    assert found(60, 64, streamed=True) == (1, False)
+    assert found(60, 64, streamed=True) == (1, True)
+    assert found(60, 8, streamed=True) == (1, False)
     assert found(4, 64, streamed=True) == (1, True)
     assert not arrange(2**30, 2**40, RowBytes.of(LLAVA_7B, 2, 1), False)[1].away  # nothing outlives its layer
 

@@ -52,6 +52,7 @@ class Budget:
     rows: int = sys.maxsize
     bytes: int = sys.maxsize
     host_bytes: int = sys.maxsize  # for caches that are not on the device
+    alone: bool = False  # whether waves hide their decoding beside one another, there being no other lane
 
     def takes(self, total: Footprint, another: Footprint) -> bool:
         """Whether a micro-batch should have another sample.
@@ -66,7 +67,7 @@ class Budget:
         waves = max(total.rows / self.rows, total.bytes / bytes, total.host_bytes / self.host_bytes)
         fit = both.trunk_bytes <= bytes and both.held_bytes <= HELD_SHARE * bytes
         fit = fit and both.held_host_bytes <= self.host_bytes
-        return fit and waves < ENOUGH_WAVES and not FULL < waves <= 1
+        return fit and waves < ENOUGH_WAVES and (self.alone or not FULL < waves <= 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,7 +344,8 @@ def arrange(free: int, host: int, row: RowBytes, streamed: bool) -> tuple[int, R
     """How micro-batches share a card: lanes, and where their caches are.
 
     Two lanes hide each other's waits; one has twice the memory for its waves. Where even that is too little for the
-    caches they go to host memory, if it has room for them, and the rows of two lanes fit again.
+    caches they go to host memory, if it has room for them, and the rows of two lanes fit again. They go there too where
+    layers are streamed: what decodes then goes through them beside the prefill of the next wave.
 
     Args:
         free: bytes of the card that all micro-batches may take together.
@@ -352,22 +354,24 @@ def arrange(free: int, host: int, row: RowBytes, streamed: bool) -> tuple[int, R
         streamed: whether layers take turns in buffers, which one lane at a time can ask for.
     """
     most = 1 if streamed else LANES
-    if row.keeps and row.wave(FEW_ROWS * row.layers, FEW_ROWS, 0) > free:
+    if row.keeps and (streamed or row.wave(FEW_ROWS * row.layers, FEW_ROWS, 0) > free):
         away = row.in_host_memory()
         if most * CACHES * away.on_host(FEW_ROWS * row.layers) <= host:
             return most, away
     return (most if LANES * row.wave(BUSY_ROWS * row.layers, BUSY_ROWS, 0) <= free else 1), row
 
 
-def lane_budget(free: int, host: int, count: int, learned: float = 1.0) -> Budget:
+def lane_budget(free: int, host: int, count: int, row: RowBytes, learned: float = 1.0) -> Budget:
     """Of a wave in one of the lanes.
 
     Args:
         free, host: as of ``arrange``.
         count: lanes.
+        row: bytes of rows in the model.
         learned: share of the planned memory that has not been refused.
     """
-    return Budget(ENOUGH_ROWS, max(1, int(free // count * learned)), max(1, host // (CACHES * count)))
+    on_host = max(1, host // (CACHES * count))
+    return Budget(ENOUGH_ROWS, max(1, int(free // count * learned)), on_host, alone=row.away and count == 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -428,7 +432,7 @@ def forecast(
     least = fixed + int(max(alone.trunk_bytes, fork if alone.held_bytes else 0) / SAFETY)
     free = int(SAFETY * (memory - fixed))
     count, row = arrange(free, host, row, streamed=away > 0)
-    budget = lane_budget(free, host, count)
+    budget = lane_budget(free, host, count, row)
     row = row.within(budget)
     asked = partial(footprint, row, points, prompt=prompt, visual=visual, system=system, scratch=scratch)
     first, further = asked(), asked(further=True)

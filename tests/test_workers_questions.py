@@ -23,7 +23,9 @@ from workers.engine import Engine
 from workers.evidence import CLASS_ATTENTION, complaint, reads_question
 from workers.families.model import Encoded
 from workers.filling import Filling, PreparedSample
+from workers.flash import tiles
 from workers.memory import Budget, RowBytes, footprint, forecast
+from workers.sequences import numbers
 from workers.tasks.base import Sample
 from workers.work import GridPoint, MeasureSpec, SpectrumSpec, WorkUnit, unpruned_point
 
@@ -322,3 +324,24 @@ def test_a_forecast_takes_more_questions_of_one_image():
     one, six, more = (on_card(questions=questions) for questions in (1.0, 6.5, 31.0))
     assert 3 * one.samples < six.samples < more.samples
     assert max(one.peak, six.peak, more.peak) <= 80 << 30
+
+
+@pytest.mark.parametrize("most", [2, 3])
+def test_tiles_say_where_each_key_of_a_chain_lies(most):
+    """What the kernel reads of a tile, done by hand: the n-th key's row, of one, two or three runs."""
+    chains = [(slice(40, 47),), (slice(0, 5), slice(20, 31)), (slice(0, 5), slice(9, 12), slice(90, 97))][:most]
+    blocks = [(slice(runs[-1].start + 2, runs[-1].stop), runs) for runs in chains]
+    table = tiles(blocks, 3).tolist()
+    assert {len(tile) for tile in table} == {6 if most == 2 else 8}
+    answered = []
+    for start, count, seen, first, length, second, *more in table:
+        both, third = more or (10**6, 0)
+        for query in range(count):
+            rows = [
+                first + key if key < length else second + key - length if key < both else third + key - both
+                for key in range(seen + query + 1)
+            ]
+            (runs,) = (runs for queries, runs in blocks if queries.start <= start + query < queries.stop)
+            assert rows == [row for row in numbers(*runs).tolist() if row <= start + query]
+            answered.append(start + query)
+    assert sorted(answered) == sorted(numbers(*(queries for queries, _ in blocks)).tolist())

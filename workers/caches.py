@@ -8,13 +8,13 @@ decodes: a copy takes half as long as computing the same rows.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from workers.sequences import Packing, TokenSequence, gather
+from workers.sequences import Packing, TokenSequence, gather, joined
 
 KeysValues = tuple[Tensor, Tensor]  # (R, G, E) each
 BLOCK_BYTES = 32 << 20  # of host memory; the allocator rounds each up to a power of two
@@ -161,7 +161,7 @@ def _parts(packing: Packing) -> list[tuple[Packing, list[slice]]]:
     parts = []
     for some in (*trunks.values(), forks):
         if kept := _with_prefixes(packing, some):
-            parts.append((Packing(kept), _joined(packing.own_keys(sequence) for sequence in kept)))
+            parts.append((Packing(kept), joined(packing.own_keys(sequence) for sequence in kept)))
     return parts
 
 
@@ -169,17 +169,6 @@ def _with_prefixes(packing: Packing, sequences: Collection[TokenSequence]) -> li
     """Which of a packing's sequences these are, and the prefixes that they attend to, in the packing's order."""
     wanted = {run for sequence in packing.sequences if sequence in sequences for run in sequence.chain}
     return [sequence for sequence in (*packing.given, *packing.sequences) if sequence in wanted]
-
-
-def _joined(rows: Iterable[slice]) -> list[slice]:
-    """Runs that touch are one."""
-    runs: list[slice] = []
-    for run in rows:
-        if runs and runs[-1].stop == run.start:
-            runs[-1] = slice(runs[-1].start, run.stop)
-        else:
-            runs.append(run)
-    return runs
 
 
 def _together(key_RGE: Tensor, value_RGE: Tensor) -> Tensor:

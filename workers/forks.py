@@ -64,7 +64,7 @@ class NewFork:
     @property
     def given(self) -> tuple[TokenSequence, ...]:
         """The prefixes that its sequences attend to and that ran before, each before those that have it."""
-        return self.sequences[0].chain[:-1]
+        return self.sequences[0].prefixes
 
 
 @dataclass(frozen=True, slots=True, eq=False)

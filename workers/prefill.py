@@ -26,7 +26,7 @@ from workers.decoder import Decoder, Given, Rotary
 from workers.forks import NewFork, Placement
 from workers.memory import Budget, Room, RowBytes
 from workers.packed_layer import LayerRead
-from workers.sequences import Packing, TokenSequence, gather, numbers, to_device
+from workers.sequences import Packing, TokenSequence, gather, joined, numbers, to_device
 from workers.trunks import pack_trunks
 
 
@@ -267,7 +267,8 @@ class _Waves:
         for fork in forks:
             (joining if room.admit(*fork.size) else later).append(fork)
         self._postpone(later, hidden_RD, room)
-        rows = [*(numbers(packing.own(one)) for one in older), *(fork.source_R for fork in joining)]
+        rows = [numbers(run) for run in joined(packing.own(one) for one in older)]
+        rows += [fork.source_R for fork in joining]
         parts = [hidden_RD[to_device(torch.cat(rows), hidden_RD.device)]] if rows else []
         for _, some in groupby(arriving, lambda one: id(one.start_RD)):
             group = list(some)

@@ -26,7 +26,7 @@ packings live on the host; what a device needs of a packing goes there once, so 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -53,15 +53,17 @@ class TokenSequence:
     next_position: int  # position id of the first decoded token
     visual: int = field(init=False)  # visual tokens it keeps, its prefix's included
     rows: int = field(init=False)  # rows of its own
+    prefixes: tuple[TokenSequence, ...] = field(init=False)  # its prefix's, and its prefix
 
     def __post_init__(self) -> None:
         self.visual = self.visual_K.shape[0]
         self.rows = self.positions_PR.shape[1]
+        self.prefixes = (*self.prefix.prefixes, self.prefix) if self.prefix else ()
 
     @property
     def chain(self) -> tuple[TokenSequence, ...]:
         """The runs of rows that it stands for, in the order of its tokens; it is the last."""
-        return (*self.prefix.chain, self) if self.prefix else (self,)
+        return (*self.prefixes, self)
 
     @property
     def image(self) -> TokenSequence:
@@ -172,17 +174,19 @@ class Packing:
     given: Sequence[TokenSequence] = ()
     starts: dict[TokenSequence, int] = field(init=False)
     total: int = field(init=False)
-    given_rows: int = field(init=False)
+    _key_starts: dict[TokenSequence, int] = field(init=False)
+    _keys: dict[TokenSequence, tuple[slice, ...]] = field(init=False)
     _positions: Tensor | None = field(init=False, default=None)
     _tiles: Tensor | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self.starts, place = {}, 0
-        for sequence in self.sequences:
-            self.starts[sequence] = place
+        self._key_starts, self._keys, place = {}, {}, 0
+        for sequence in (*self.given, *self.sequences):
+            self._key_starts[sequence] = place
             place += sequence.rows
-        self.total = place
-        self.given_rows = sum(prefix.rows for prefix in self.given)
+        given = sum(prefix.rows for prefix in self.given)
+        self.starts = {sequence: self._key_starts[sequence] - given for sequence in self.sequences}
+        self.total = place - given
 
     def own(self, sequence: TokenSequence) -> slice:
         return slice(self.starts[sequence], self.starts[sequence] + sequence.rows)
@@ -201,21 +205,13 @@ class Packing:
 
     def own_keys(self, sequence: TokenSequence) -> slice:
         """Where the keys and values of its own rows lie."""
-        if sequence in self.starts:
-            start = self.given_rows + self.starts[sequence]
-        else:
-            start = sum(prefix.rows for prefix in self.given[: self.given.index(sequence)])
-        return slice(start, start + sequence.rows)
+        return slice(start := self._key_starts[sequence], start + sequence.rows)
 
     def keys(self, sequence: TokenSequence) -> tuple[slice, ...]:
         """The keys it attends to, in the order of its tokens: those of its chain; runs that touch are one."""
-        runs: list[slice] = []
-        for run in sequence.chain:
-            own = self.own_keys(run)
-            if runs and runs[-1].stop == own.start:
-                own = slice(runs.pop().start, own.stop)
-            runs.append(own)
-        return tuple(runs)
+        if sequence not in self._keys:
+            self._keys[sequence] = tuple(joined(map(self.own_keys, sequence.chain)))
+        return self._keys[sequence]
 
     def blocks(self) -> list[tuple[slice, tuple[slice, ...]]]:
         """Query rows and their keys, those of the queries last; what lies right behind its prefix is one with it."""
@@ -252,6 +248,17 @@ def to_device(host: Tensor, device: torch.device) -> Tensor:
 def numbers(*slices: slice) -> Tensor:
     """int64 on the host, the rows of some slices by their numbers."""
     return torch.cat([torch.arange(part.start, part.stop) for part in slices])
+
+
+def joined(slices: Iterable[slice]) -> list[slice]:
+    """The same rows in the same order; slices that touch are one."""
+    runs: list[slice] = []
+    for run in slices:
+        if runs and runs[-1].stop == run.start:
+            runs[-1] = slice(runs[-1].start, run.stop)
+        else:
+            runs.append(run)
+    return runs
 
 
 def gather(rows: Tensor, slices: Sequence[slice]) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from functools import partial
-from itertools import takewhile
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -17,16 +16,15 @@ from strategies.catalog import CATALOG, Strategy
 from strategies.view import Evidence
 from test_strategies_catalog import CHOOSING, make_view, some_params
 from test_workers_engine import any_point, assert_equals_naive, make_engine
-from test_workers_waves import GRID, HEADS, LAYERS, LLAVA_7B, ONE_FORK, VISUAL, caches_away
+from test_workers_waves import GRID, HEADS, LAYERS, LLAVA_7B, ONE_FORK, VISUAL, caches_away, prepared, taken
 from workers.decoder import Decoder
 from workers.engine import Engine
 from workers.evidence import CLASS_ATTENTION, complaint, reads_question
-from workers.families.model import Encoded
-from workers.filling import Filling, PreparedSample
+from workers.filling import Filling
 from workers.flash import tiles
-from workers.memory import Budget, RowBytes, footprint, forecast
+from workers.forecast import forecast
+from workers.memory import Budget, RowBytes, footprint
 from workers.sequences import numbers
-from workers.tasks.base import Sample
 from workers.work import GridPoint, MeasureSpec, SpectrumSpec, WorkUnit, unpruned_point
 
 SHOWN = {"a1": "1", "b1": "2", "a2": "1", "c1": "3", "a3": "1", "b2": "2", "text": "6"}  # question -> whose image
@@ -72,7 +70,7 @@ def rows(monkeypatch) -> Counter[int]:
 @example(data=None)
 def test_any_questions_points_and_budget_equal_naive(engines, data):
     if data is None:  # every fork in a wave of its own
-        points, tokens, ids, budget = GRID, 4, list(SHOWN), ONE_FORK
+        points, tokens, ids, budget, micro_batch = GRID, 4, list(SHOWN), ONE_FORK, len(SHOWN)
     else:
         tokens = data.draw(st.sampled_from([1, 4]), label="max_new_tokens")
         ids = data.draw(st.lists(st.sampled_from(list(SHOWN)), min_size=2, max_size=5, unique=True), label="ids")
@@ -82,8 +80,9 @@ def test_any_questions_points_and_budget_equal_naive(engines, data):
         )
         rows = data.draw(st.sampled_from([1, 60, 130, 300, 10**9]), label="rows")
         budget = Budget(rows, data.draw(st.sampled_from([1, 10**6, 3 * 10**6, 10**9]), label="bytes"))
+        micro_batch = data.draw(st.sampled_from([len(ids), None]), label="micro batch")  # None: as the budget says
     engine = engines[tokens]
-    engine.micro_batch, engine.budget = len(ids), budget
+    engine.micro_batch, engine.budget = micro_batch, budget
     away = tokens > 1 and (data is None or data.draw(st.booleans(), label="caches in host memory"))
     with caches_away(engine, away):
         assert_equals_naive(engine, ids, points)
@@ -299,22 +298,16 @@ def test_rows_that_questions_share_leave_room_for_more_of_them(engines):
     assert further.rows == 34 + (4 + 34) + 34 + (9 + 34)
     assert further.bytes < first.bytes
     assert further.trunk_bytes == row.wave(34 * LAYERS, 34, 1)
-    samples = [f"s{place}" for place in range(200)]
 
-    def taken(images: list[str]) -> int:
-        filling, points = Filling(Budget(500, 10**9), None), (unpruned_point(LAYERS, VISUAL),)
+    def asked(images: list[str]) -> int:
+        filling, points = Filling(Budget(500, 10**9)), (unpruned_point(LAYERS, VISUAL),)
         need, more = (footprint(row, points, prompt=60, visual=50, further=one) for one in (False, True))
-        items = (
-            PreparedSample(
-                Sample(id=id, question="", label="A", image=None), Encoded.in_order((), ()), image, need, more
-            )
-            for id, image in zip(samples, images, strict=True)
-        )
-        return sum(1 for _ in takewhile(filling.takes, items))
+        items = prepared(need, len(images), more)
+        return len(taken(filling, [replace(item, image=image) for item, image in zip(items, images, strict=True)]))
 
-    assert taken([""] * 200) == taken([str(place) for place in range(200)]) == 8
-    assert taken(["one"] * 200) == 45
-    assert taken([str(place // 4) for place in range(200)]) == 20
+    assert asked([""] * 200) == asked([str(place) for place in range(200)]) == 8
+    assert asked(["one"] * 200) == 45
+    assert asked([str(place // 4) for place in range(200)]) == 20
 
 
 def test_a_forecast_takes_more_questions_of_one_image():

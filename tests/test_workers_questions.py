@@ -65,12 +65,13 @@ def rows(monkeypatch) -> Counter[int]:
     return seen
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @example(data=None)
 def test_any_questions_points_and_budget_equal_naive(engines, data):
     if data is None:  # every fork in a wave of its own
-        points, tokens, ids, budget, micro_batch = GRID, 4, list(SHOWN), ONE_FORK, len(SHOWN)
+        ids = ["a1", "text", "b1", "a2"]
+        points, tokens, budget, micro_batch = GRID, 4, ONE_FORK, len(ids)
     else:
         tokens = data.draw(st.sampled_from([1, 4]), label="max_new_tokens")
         ids = data.draw(st.lists(st.sampled_from(list(SHOWN)), min_size=2, max_size=5, unique=True), label="ids")
@@ -219,9 +220,8 @@ def test_spectra_and_quality_do_not_depend_on_who_shares_an_image(checkpoint, sm
     engine, found = asking(checkpoint, small_scienceqa, measure=measure), []
     ids, engine.micro_batch = ["a3", "a1", "b1", "a2", "c1"], 5
     engine.spectra_samples = frozenset({"a1", "a2", "c1"})  # not of the first that shows the image
-    for engine.shares_images in (False, True):
-        for engine.budget in (Budget(), ONE_FORK):
-            found.append({key: dict(cell.measures) for key, cell in answered(engine, ids, GRID).items()})
+    for engine.shares_images, engine.budget in ((False, Budget()), (True, Budget()), (True, ONE_FORK)):
+        found.append({key: dict(cell.measures) for key, cell in answered(engine, ids, GRID[::2]).items()})
     assert len(found[0]["a1", GRID[0].key]) > 9 * 5 > len(found[0]["a3", GRID[0].key])
     for other in found[1:]:
         for key, measures in found[0].items():

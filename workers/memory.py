@@ -372,15 +372,17 @@ def arrange(free: int, host: int, row: RowBytes, streamed: bool) -> tuple[int, R
     return 1, away if CACHES * away.on_host(FEW_ROWS * row.layers) <= host else here
 
 
-def lane_budget(free: int, host: int, count: int, learned: float = 1.0) -> Budget:
+def lane_budget(free: int, host: int, count: int, row: RowBytes, learned: float = 1.0) -> Budget:
     """Of a wave in one of the lanes.
 
     Args:
         free, host: as of ``arrange``.
         count: lanes.
+        row: bytes of rows in the model.
         learned: share of the planned memory that has not been refused.
     """
-    return Budget(ENOUGH_ROWS, max(1, int(free // count * learned)), max(1, host // (CACHES * count)))
+    rows = BUSY_ROWS if row.rides else ENOUGH_ROWS  # the last wave has none to decode beside, so it should be small
+    return Budget(rows, max(1, int(free // count * learned)), max(1, host // (CACHES * count)))
 
 
 def _tower_parameters(config: ModelConfig) -> int:

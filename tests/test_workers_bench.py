@@ -248,6 +248,8 @@ def test_questions_of_an_image_are_timed_with_and_without_sharing(tmp_path, caps
     assert "l2_norm at layer 0, ranks 48, 32, 16 + un-pruned" in printed
     with pytest.raises(ValueError, match="questions_per_image: 0 is below 1"):
         BenchSpec(questions_per_image=(0,))
+    with pytest.raises(ValueError, match="unknown question workload 'blin'"):
+        BenchSpec(question_workloads=("blin",))
 
 
 def test_needed_work_is_counted_by_hand():

@@ -256,7 +256,8 @@ class _Bench:
         self.llava.image_processor = self.image_processor
         samples = drawn_questions(*asked, self.spec.samples, questions, self.spec.seed, folder, in_memory)
         for micro_batch in self.spec.micro_batches:
-            for row in question_rows(*asked, samples, lambda run: self._timed(run)[0], micro_batch):
+            names = self.spec.question_workloads
+            for row in question_rows(*asked, samples, names, lambda run: self._timed(run)[0], micro_batch):
                 if isinstance(row, str):
                     self._note(row)
                 else:

@@ -12,6 +12,7 @@ from workers.speed_test.baselines import NEW_TOKENS
 from workers.speed_test.random_llava import SHAPES
 
 WORKLOADS = ("cutoffs", "ranks", "spectra", "strategies", "one")
+QUESTION_WORKLOADS = ("unpruned", "blind", "fastv", "cutoffs")
 LARGE = ("grid", "grid3000")  # timed where they are asked for
 
 
@@ -32,6 +33,7 @@ class BenchSpec:
     gpu_memory: tuple[int, ...] = ()  # GiB: the engine's rows once more as on cards of these sizes
     images: str = "memory"  # memory: pixels prepared before the clock starts; disk: PNG files, decoded within it
     questions_per_image: tuple[int, ...] = ()  # the engine with and without sharing the rows of an image
+    question_workloads: tuple[str, ...] = QUESTION_WORKLOADS  # on these
     agreement: int = 16  # samples compared with Hugging Face; 0: none
     new_tokens: int = NEW_TOKENS  # decoded at most; random weights hardly ever end before
     seconds: float = 120.0  # for each timing (with and without decoding); one run is always finished
@@ -43,6 +45,9 @@ class BenchSpec:
         unknown = sorted(set(self.workloads) - {*WORKLOADS, *LARGE})
         if unknown:
             raise UsageError(f"unknown workload '{unknown[0]}' (known: {', '.join((*WORKLOADS, *LARGE))})")
+        unknown = sorted(set(self.question_workloads) - {*QUESTION_WORKLOADS})
+        if unknown:
+            raise UsageError(f"unknown question workload '{unknown[0]}' (known: {', '.join(QUESTION_WORKLOADS)})")
         if self.images not in ("memory", "disk"):
             raise UsageError(f"images: '{self.images}' is neither memory nor disk")
         if self.samples < 1:
@@ -73,6 +78,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--questions-per-image", type=int, nargs="+", default=(), metavar="N", help="also with N short ones an image"
+    )
+    parser.add_argument(
+        "--question-workloads", type=_names, default=defaults.question_workloads, help=",".join(QUESTION_WORKLOADS)
     )
     parser.add_argument("--images", choices=("memory", "disk"), default=defaults.images)
     parser.add_argument("--agreement", type=int, default=defaults.agreement, help="samples to compare, 0: none")

@@ -53,7 +53,7 @@ class QuestionsRow:
         return self.ratio / self.limit
 
 
-def question_workloads(layers: int, heads: int, visual: int) -> tuple[Workload, ...]:
+def question_workloads(layers: int, heads: int, visual: int) -> dict[str, Workload]:
     """Nothing pruned; pruned by a rule that reads no question, by one that does, and layer by layer."""
     baseline, layer = unpruned_point(layers, visual), min(2, layers)
     average = [scaled(rank, visual) for rank in BUDGETS]
@@ -65,8 +65,8 @@ def question_workloads(layers: int, heads: int, visual: int) -> tuple[Workload, 
         ("blind", f"{BLIND} at layer 0, ranks {', '.join(map(str, average))} + un-pruned", blind),
         ("fastv", f"fastv at layer {layer}, ranks {', '.join(map(str, kept))} + un-pruned", reading),
     )
-    made = (Workload(name=name, what=what, points=(*points, baseline)) for name, what, points in named)
-    return (*made, make_workloads(layers, heads, visual)["cutoffs"])
+    made = {name: Workload(name=name, what=what, points=(*points, baseline)) for name, what, points in named}
+    return made | {"cutoffs": make_workloads(layers, heads, visual)["cutoffs"]}
 
 
 def drawn_questions(
@@ -93,6 +93,7 @@ def question_rows(
     llava: Llava,
     spec: EngineSpec,
     samples: Sequence[Sample],
+    names: Sequence[str],
     timed: Callable[[Callable[[], object]], Timing],
     micro_batch: int | None,
 ) -> Iterator[QuestionsRow | str]:
@@ -102,13 +103,15 @@ def question_rows(
         llava: the model.
         spec: how samples are asked.
         samples: as ``drawn_questions`` gives them.
+        names: of the workloads.
         timed: runs something by the clock.
         micro_batch: of the engine; None: as it plans.
     """
     images = {sample.id: str(sample.image) for sample in samples}
     first = encode_sample(llava, samples[0], spec.task, spec.model.image_mode)
     system, sizes = dict.fromkeys(images, first.system), LinearSizes.of(llava.config)
-    for workload in question_workloads(llava.config.layers, llava.config.heads, llava.config.visual_tokens):
+    workloads = question_workloads(llava.config.layers, llava.config.heads, llava.config.visual_tokens)
+    for workload in map(workloads.__getitem__, names):
         unit = WorkUnit(samples=tuple(images), points=workload.points, images=tuple(images.values()))
         engine = Engine(spec, llava, samples, micro_batch)
         engine.shares_images = False

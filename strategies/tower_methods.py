@@ -116,6 +116,7 @@ METHODS: tuple[dict[str, Any], ...] = (
     ),
     _tower(
         "prunesid_drawn",
+        draws=True,
         ranks=TABLES,
         select=prunesid.prunesid_drawn,
         rows=prunesid.prunesid_drawn_rows,

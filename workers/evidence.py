@@ -107,6 +107,7 @@ PROVIDERS: dict[str, Provider] = {
             scratch=lambda config, tokens, visual: _attention_scratch(config, visual, tokens),
             field="visual_attention_HVV",
             layer_before=True,
+            image_only=True,
         ),
         Provider(
             name=Evidence.HIDDEN,
@@ -116,6 +117,7 @@ PROVIDERS: dict[str, Provider] = {
             flop=nothing,
             scratch=feature_scratch,
             field="hidden_states_VD",
+            image_only=True,
         ),
         *TOWER_PROVIDERS,
     )
@@ -240,6 +242,22 @@ def words(needs: frozenset[str]) -> str:
 def reads_layer_before(needs: frozenset[str]) -> bool:
     """Whether the decoder layer before must have run."""
     return any(one.layer_before for one in _all(needs))
+
+
+def reads_question(strategy: Strategy) -> bool:
+    """Whether two questions about one image may have it keep other tokens; what draws does so for each sample.
+
+    Of a method of several stages each has to be asked.
+    """
+    return strategy.draws or any(one.site is not Site.TOWER and not one.image_only for one in _all(strategy.needs))
+
+
+def point_reads_question(point: GridPoint) -> bool:
+    """The same of a grid point, in any of its stages; of the un-pruned model never."""
+    if point.strategy == UNPRUNED:
+        return False
+    stages = catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params))
+    return any(reads_question(catalog.get(stage.strategy)) for stage in stages)
 
 
 def complaint(

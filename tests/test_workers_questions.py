@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import workers.encoding
+from examples import few
 from small_llava import make_checkpoint
 from strategies.catalog import CATALOG, Strategy
 from strategies.view import Evidence
@@ -65,7 +66,7 @@ def rows(monkeypatch) -> Counter[int]:
     return seen
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=few(20), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @example(data=None)
 def test_any_questions_points_and_budget_equal_naive(engines, data):

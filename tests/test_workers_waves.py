@@ -15,6 +15,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 import workers.engine
 import workers.memory
 import workers.prefill
+from examples import few
 from small_clip import make_clip
 from small_llava import make_checkpoint
 from test_workers_engine import any_point, assert_equals_naive, make_engine
@@ -76,7 +77,7 @@ def waves(monkeypatch) -> list[int]:
     return seen
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=few(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @example(data=None)
 def test_any_budget_equals_naive(engines, data):

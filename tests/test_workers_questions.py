@@ -15,13 +15,14 @@ from examples import few
 from small_clip import make_clip
 from small_llava import make_checkpoint
 from strategies.catalog import CATALOG, Strategy
+from strategies.evidence import CLASS_ATTENTION
 from strategies.view import Evidence
 from test_strategies_catalog import CHOOSING, make_view, some_params
 from test_workers_engine import any_point, assert_equals_naive, make_engine
 from test_workers_waves import GRID, HEADS, LAYERS, LLAVA_7B, ONE_FORK, VISUAL, caches_away, prepared, taken
 from workers.decoder import Decoder
 from workers.engine import Engine
-from workers.evidence import CLASS_ATTENTION, complaint, reads_question
+from workers.evidence import complaint, reads_question
 from workers.filling import Filling
 from workers.flash import tiles
 from workers.forecast import forecast

@@ -84,6 +84,17 @@ class _Stretches:
         place_V = torch.arange(self.visual, device=self.device)
         return torch.searchsorted(self.starts_G, place_V, right=True) - 1
 
+    @property
+    def flat_V(self) -> Tensor:
+        """Where a token stands when all are as long as the longest."""
+        own_V = self.own_V
+        return own_V * self.sizes[0] + torch.arange(self.visual, device=self.device) - self.starts_G[own_V]
+
+    def side_by_side(self, rows_VX: Tensor) -> Tensor:
+        """(G, N, ...) the rows of each, 0 behind those of the shorter ones."""
+        padded = rows_VX.new_zeros(self.count * self.sizes[0], *rows_VX.shape[1:])
+        return padded.index_copy(0, self.flat_V, rows_VX).unflatten(0, (self.count, self.sizes[0]))
+
 
 def _chosen(view: EvidenceView, keep: int, stretches: int, form: str) -> Tensor:
     """Stretch by stretch, each by falling score, or as it lies where it is kept whole."""
@@ -91,7 +102,7 @@ def _chosen(view: EvidenceView, keep: int, stretches: int, form: str) -> Tensor:
     own_V, attention_V = runs.own_V, SCALE * view.read(CLASS_ATTENTION).mean(dim=1)
     score_V = view.once(("holov", stretches), lambda: _scores(view, attention_V, runs))
     sizes_G = torch.bincount(own_V, minlength=runs.count)
-    weights = (torch.zeros_like(score_V[: runs.count]).index_add(0, own_V, score_V) / sizes_G).tolist()
+    weights = (runs.side_by_side(score_V).sum(dim=1) / sizes_G).tolist()
     budgets_G = torch.tensor(_budgets(weights, runs.sizes, keep, pass_on=form != "literal"), device=view.device)
     by_V = (score_V if form == "paper" else attention_V).masked_fill((budgets_G >= sizes_G)[own_V], torch.inf)
     order_V = by_V.sort(descending=True, stable=True).indices
@@ -105,18 +116,14 @@ def _scores(view: EvidenceView, attention_V: Tensor, runs: _Stretches) -> Tensor
 
     Its likeness to itself counts as 0, and by the number of others is divided.
     """
-    own_V, longest = runs.own_V, runs.sizes[0]
-    flat_V = own_V * longest + torch.arange(view.visual, device=view.device) - runs.starts_G[own_V]
-    unit_VD = normalize(lifted(view.hidden_VD), dim=-1)
-    padded_GND = unit_VD.new_zeros(runs.count * longest, unit_VD.shape[1]).index_copy(0, flat_V, unit_VD)
-    padded_GND = padded_GND.unflatten(0, (runs.count, longest))
-    there_GN = unit_VD.new_zeros(runs.count * longest).index_fill(0, flat_V, 1).unflatten(0, (runs.count, longest))
-    likeness_GNN = padded_GND @ padded_GND.transpose(1, 2)
-    likeness_GNN = likeness_GNN * (1 - torch.eye(longest, dtype=unit_VD.dtype, device=view.device))
+    unit_GND = runs.side_by_side(normalize(lifted(view.hidden_VD), dim=-1))
+    there_GN = runs.side_by_side(torch.ones_like(unit_GND[0, 0, :1]).expand(view.visual))
+    likeness_GNN = unit_GND @ unit_GND.transpose(1, 2)
+    likeness_GNN = likeness_GNN * (1 - torch.eye(runs.sizes[0], dtype=unit_GND.dtype, device=view.device))
     others_G1 = (there_GN.sum(dim=1, keepdim=True) - 1).clamp(min=1)
     mean_GN = likeness_GNN.sum(dim=2) / others_G1
     apart_GNN = (likeness_GNN - mean_GN[:, :, None]) * there_GN[:, None]
-    variety_V = (apart_GNN.square().sum(dim=2) / others_G1).flatten()[flat_V]
+    variety_V = (apart_GNN.square().sum(dim=2) / others_G1).flatten()[runs.flat_V]
     return without_nan(attention_V + VARIETY * variety_V * attention_V.mean() / (variety_V.mean() + 1e-6), "a score")
 
 

@@ -149,10 +149,14 @@ class WorkUnit:
 
     samples: tuple[str, ...]
     points: tuple[GridPoint, ...]
+    images: tuple[str, ...] = ()  # digest of each sample's decoded pixels, '' where it has none; empty: not known
+
+    def __post_init__(self) -> None:
+        assert len(self.images) in (0, len(self.samples))
 
     @property
     def key(self) -> str:
-        """Content address; names the files its cells are written to."""
+        """Content address; names the files its cells are written to. What its images are follows from its samples."""
         return content_key({"samples": self.samples, "points": [point.key for point in self.points]})
 
     @property

@@ -11,7 +11,7 @@ from small_llava import make_checkpoint
 from test_workers_engine import assert_equals_naive, make_engine
 from test_workers_waves import GRID, LLAVA_7B, ONE_FORK
 from workers.families.config import ModelError
-from workers.memory import layer_bytes, layers_away, resident_bytes, weight_bytes
+from workers.memory import free_bytes, layer_bytes, layers_away, resident_bytes, weight_bytes
 from workers.offload import Layers, spread
 from workers.work import GridPoint, ModelSpec, WorkUnit
 
@@ -121,3 +121,15 @@ def test_how_many_layers_are_away():
         away(2)
     with pytest.raises(ModelError, match=r"model.offload: 33 is outside 0..32, the model's decoder layers"):
         away(24, 33)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_the_memory_of_a_card_is_found_with_and_without_its_number(monkeypatch, device):
+    """PyTorch's share of a process takes a number only."""
+    asked: list[object] = []
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * GIB, 24 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 4 * GIB)
+    monkeypatch.setattr("workers.memory._read_share", lambda index: asked.append(index) or 0.5)
+    assert free_bytes(torch.device(device)) == 12 * GIB
+    assert asked == [1 if device == "cuda:1" else 0]

@@ -19,7 +19,8 @@ from test_workers_engine import any_point, assert_equals_naive, make_engine
 from workers.decode import Decoding
 from workers.decoder import Decoder
 from workers.families.config import ModelConfig
-from workers.memory import ENOUGH_WAVES, Budget, Footprint, RowBytes, arrange, footprint, forecast
+from workers.forecast import forecast
+from workers.memory import ENOUGH_WAVES, Budget, Footprint, RowBytes, arrange, enters, footprint, rounds
 from workers.sequences import Packing
 from workers.speed_test.workloads import make_workloads
 from workers.work import GridPoint, MeasureSpec, SpectrumSpec, WorkUnit, unpruned_point
@@ -92,7 +93,7 @@ def test_any_budget_equals_naive(engines, data):
 @contextmanager
 def caches_away(engine, away: bool = True):
     own = engine.row
-    engine.row = own.in_host_memory() if away else own
+    engine.row = own.riding(away=True) if away else own
     try:
         yield
     finally:
@@ -152,6 +153,35 @@ def test_caches_in_host_memory_change_no_bit(engines, monkeypatch, budget):
         assert engine.run(unit).outcomes == here
     beside = [layer for reached, layer in steps if layer < LAYERS - 1 and reached <= layer]
     assert bool(beside) == (budget != Budget())
+
+
+@pytest.mark.parametrize("tokens", [1, 4])
+def test_rounds_of_a_micro_batch_ride_on_one_another(engines, waves, tokens):
+    """Trunks of all samples would not fit one wave; those of each round do, and all are answered as alone."""
+    engine = engines[tokens]
+    engine.budget, samples = Budget(200, 10**9), ["1", "2", "3", "6"]
+    engine.micro_batch = 1
+    unit = WorkUnit(samples=tuple(samples), points=tuple(GRID[:4]))
+    alone = engine.run(unit).outcomes
+    engine.micro_batch = None
+    waves.clear()
+    with caches_away(engine):
+        outcomes = engine.run(unit).outcomes
+        assert len(waves) > 2
+        assert_equals_naive(engine, samples, GRID[:4])
+    for cell, other in zip(outcomes, alone, strict=True):
+        assert (cell.sample, cell.point, cell.answer, cell.kept_mask) == (
+            *(other.sample, other.point, other.answer, other.kept_mask),
+        )
+
+
+def test_a_micro_batch_whose_waves_ride_has_several_rounds():
+    budget, one, needs = Budget(1000, 1000), Footprint(450, 450, 450, 0), []
+    while enters(budget, needs, one):
+        needs.append(one)
+    assert rounds(budget, needs) == [2] * ENOUGH_WAVES
+    assert rounds(budget, [Footprint(1500, 1500, 600, 0)] * 3) == [1] * 3  # trunks that no wave holds together
+    assert rounds(budget, []) == []
 
 
 @pytest.mark.parametrize("away", [False, True])
@@ -423,20 +453,20 @@ def test_a_forecast_never_takes_more_than_the_card_and_less_memory_means_more_wa
 
 
 def test_caches_go_to_host_memory_where_the_card_is_small_and_the_host_is_not():
-    """That of 8,000 rows is 4 GiB in the 7B model; there are three of it in each of two lanes."""
+    """Those of 8,000 rows take 4 GiB in the 7B model; there are three of them."""
     row = RowBytes.of(LLAVA_7B, 2, 2)
 
-    def found(free: float, host: float, streamed: bool = False) -> tuple[int, bool]:
+    def found(free: float, host: float, streamed: bool = False) -> tuple[int, bool, bool]:
         count, made = arrange(int(free * 2**30), int(host * 2**30), row, streamed)
-        return count, made.away
+        return count, made.rides, made.away
 
-    assert found(60, 64) == (2, False)
-    assert found(8, 64) == (1, False)
-    assert found(4, 25) == (2, True)
-    assert found(4, 20) == (1, False)
-    assert found(60, 64, streamed=True) == (1, True)
-    assert found(60, 8, streamed=True) == (1, False)
-    assert found(4, 64, streamed=True) == (1, True)
+    assert found(60, 64) == (2, False, False)
+    assert found(8, 64) == (1, False, False)
+    assert found(4, 13) == (1, True, True)
+    assert found(4, 10) == (1, False, False)
+    assert found(60, 64, streamed=True) == (1, True, False)
+    assert found(8, 64, streamed=True) == (1, True, True)
+    assert found(8, 10, streamed=True) == (1, True, False)
     assert not arrange(2**30, 2**40, RowBytes.of(LLAVA_7B, 2, 1), False)[1].away  # nothing outlives its layer
 
 

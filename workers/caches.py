@@ -16,7 +16,7 @@ from torch import Tensor
 from workers.sequences import Packing, TokenSequence, gather
 
 KeysValues = tuple[Tensor, Tensor]  # (R, G, E) each
-BLOCK_BYTES = 32 << 20  # of host memory; the allocator rounds each up to a power of two
+BLOCK_BYTES = 32 << 20  # of host memory; all alike, so that one that is free serves again: pinning takes a second a GiB
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,14 +69,12 @@ class HostCache:
         self._link = link
         together_RJE = _together(cache.key_RGE, cache.value_RGE)
         self._groups = cache.key_RGE.shape[1]
-        step = max(1, BLOCK_BYTES // max(1, together_RJE[:1].nbytes))
-        pinned = together_RJE.device.type == "cuda"
-        self._blocks = []
+        self._blocks: list[Tensor] = []
         for run in rows:
-            for part_RJE in together_RJE[run].split(step):
-                block = torch.empty(part_RJE.shape, dtype=part_RJE.dtype, pin_memory=pinned)
-                block.copy_(part_RJE, non_blocking=True)
-                self._blocks.append(block)
+            parts = link.room(together_RJE[run])
+            for target, part_RJE in zip(parts, together_RJE[run].split([len(part) for part in parts]), strict=True):
+                target.copy_(part_RJE, non_blocking=True)
+            self._blocks += parts
         self._device = together_RJE.device
         self._sent = link.sending.record_event() if link.sending else None
         self._coming: tuple[Tensor, torch.cuda.Event | None] | None = None
@@ -129,6 +127,20 @@ class HostLink:
         self.fetching = torch.cuda.Stream(device) if on_gpu else None
         self._flying: tuple[LayerCache, torch.cuda.Event] | None = None  # held until it has been sent
         self._parts: dict[Packing, list[tuple[Packing, list[slice]]]] = {}
+        self._block = torch.empty(0, dtype=torch.uint8)  # what is left of it
+
+    def room(self, rows_RJE: Tensor) -> list[Tensor]:
+        """Host memory for so many rows, in parts of blocks, which are free again when all parts are."""
+        parts, wanted, size = [], len(rows_RJE), rows_RJE[:1].nbytes
+        while wanted:
+            if len(self._block) < size:
+                pinned = self.sending is not None
+                self._block = torch.empty(max(BLOCK_BYTES, size), dtype=torch.uint8, pin_memory=pinned)
+            count = min(wanted, len(self._block) // size)
+            part, self._block = self._block[: count * size], self._block[count * size :]
+            parts.append(part.view(rows_RJE.dtype).view(count, *rows_RJE.shape[1:]))
+            wanted -= count
+        return parts
 
     def send(self, cache: LayerCache) -> list[Cache]:
         """Each trunk and all forks apart, because later waves read those of trunks, and some of them.

@@ -8,9 +8,7 @@ decoded itself is attended to apart, and the two parts are joined.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -96,7 +94,6 @@ class Decoding:
         """
         self._room = room
         self._decoder = decoder
-        self._stream = _urgent(decoder)
         self._caches = list(start.caches)  # the prefill's own are emptied when it goes on
         self._layers = len(self._caches)
         self._reached = self._layers  # of this step
@@ -110,38 +107,31 @@ class Decoding:
     def begin(self, tokens: Sequence[int]) -> None:
         """Feed one token to each sequence."""
         assert self._reached == self._layers
-        with _after(self._stream):
-            self._hidden_ND = self._decoder.embed(to_device(torch.tensor(tokens), self._decoder.device))
-            self._rotary = self._decoder.rotary(to_device(self._positions(), self._decoder.device))
-            for cache, _ in self._attended(0):
-                cache.fetch()
+        self._hidden_ND = self._decoder.embed(to_device(torch.tensor(tokens), self._decoder.device))
+        self._rotary = self._decoder.rotary(to_device(self._positions(), self._decoder.device))
         self._reached = 0
+        for cache, _ in self._attended(0):
+            cache.fetch()
 
     def reach(self, last: int) -> None:
         """Go through the layers up to and with this one, as far as that is still to do."""
-        with torch.cuda.stream(self._stream):
-            while self._reached <= min(last, self._layers - 1):
-                self._run(self._reached)
-                self._reached += 1
+        decoder = self._decoder
+        while self._reached <= min(last, self._layers - 1):
+            layer = self._reached
+            prompts = [(*cache.here(), groups) for cache, groups in self._attended(layer)]
+            for cache, _ in self._attended(layer + 1) if layer + 1 < self._layers else ():
+                cache.fetch()
+            query_NHE, key_NGE, value_NGE = decoder.attention_inputs(layer, self._hidden_ND, self._rotary)
+            decoded_caches = self._append(layer, key_NGE, value_NGE)
+            attended_NHE = attend_groups(query_NHE, prompts, decoder.scale, decoded_caches)
+            self._hidden_ND = decoder.finish_layer(layer, self._hidden_ND, attended_NHE)
+            self._reached += 1
 
     def logits(self) -> Tensor:
         """(N, C) of the next tokens, after all layers."""
         self.reach(self._layers - 1)
         self._steps += 1
-        with torch.cuda.stream(self._stream):
-            logits_NC = self._decoder.logits(self._hidden_ND)
-        _wait_for(self._stream)
-        return logits_NC
-
-    def _run(self, layer: int) -> None:
-        decoder = self._decoder
-        prompts = [(*cache.here(), groups) for cache, groups in self._attended(layer)]
-        for cache, _ in self._attended(layer + 1) if layer + 1 < self._layers else ():
-            cache.fetch()
-        query_NHE, key_NGE, value_NGE = decoder.attention_inputs(layer, self._hidden_ND, self._rotary)
-        decoded_caches = self._append(layer, key_NGE, value_NGE)
-        attended_NHE = attend_groups(query_NHE, prompts, decoder.scale, decoded_caches)
-        self._hidden_ND = decoder.finish_layer(layer, self._hidden_ND, attended_NHE)
+        return self._decoder.logits(self._hidden_ND)
 
     def _positions(self) -> Tensor:
         """(P, N) position ids of this step's tokens; what is decoded is text, whose P rows are alike."""
@@ -178,33 +168,3 @@ class Decoding:
             if groups.counts:
                 attended.append((cache, groups))
         return attended
-
-
-def _urgent(decoder: Decoder) -> torch.cuda.Stream | None:
-    """Where small kernels do not wait behind the large ones of a prefill; None: in the stream at hand.
-
-    There run layers that take turns in buffers, which know of one stream.
-    """
-    if decoder.device.type != "cuda" or decoder.layers.away:
-        return None
-    return _urgent_beside(torch.cuda.current_stream(decoder.device))
-
-
-@functools.cache
-def _urgent_beside(stream: torch.cuda.Stream) -> torch.cuda.Stream:
-    """One for each lane: what is freed serves the stream again that it was allocated in."""
-    return torch.cuda.Stream(stream.device, priority=-1)
-
-
-@contextmanager
-def _after(stream: torch.cuda.Stream | None) -> Iterator[None]:
-    """In a stream, when what is queued here has been done."""
-    if stream is not None:
-        stream.wait_stream(torch.cuda.current_stream(stream.device))
-    with torch.cuda.stream(stream):
-        yield
-
-
-def _wait_for(stream: torch.cuda.Stream | None) -> None:
-    if stream is not None:
-        torch.cuda.current_stream(stream.device).wait_stream(stream)

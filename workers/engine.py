@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from strategies import catalog
 from strategies.errors import UsageError
 from strategies.quality import diversity
 from workers import evidence
-from workers.decode import Greedy
+from workers.answers import Answer, Answers
 from workers.encoding import encode_sample
 from workers.families.catalog import load_model
 from workers.families.model import Encoded, Model, SeenImage, default_device
@@ -35,14 +36,16 @@ from workers.memory import (
     RowBytes,
     arrange,
     budget_bytes,
+    enters,
     expandable_segments,
     footprint,
     lane_budget,
+    rounds,
 )
 from workers.mixing import Mixer
 from workers.part import Part, device_is_lost, failure_of
 from workers.prefetch import ahead
-from workers.prefill import Prefill, prefill
+from workers.prefill import prefill
 from workers.sequences import TokenSequence
 from workers.singular import piece_bytes
 from workers.spectra import NoSpectrumError, SpectraRecorder, check_spectra
@@ -192,7 +195,10 @@ class Engine:
             return True  # asked by two units: each has its own answer
         if self.micro_batch is not None:
             return len(batch) >= self.micro_batch
-        return not self._budget().takes(sum((one.need for one in batch), start=NOTHING), item.need)
+        needs = [one.need for one in batch]
+        if self.row.rides:
+            return not enters(self._budget(), needs, item.need)
+        return not self._budget().takes(sum(needs, start=NOTHING), item.need)
 
     def _answer_each(self, points: Sequence[GridPoint], batch: Sequence[PreparedSample]) -> list[Part]:
         """What became of each sample of a micro-batch, which may be of several units; notes go with the first."""
@@ -291,6 +297,18 @@ class Engine:
         return Part.of([Part(notes=(note,)), *halves])
 
     def _answer(self, batch: Sequence[PreparedSample], points: Sequence[GridPoint]) -> Part:
+        answers = Answers(self.model, self.spec.max_new_tokens, self.letter_tokens, self.row.rides)
+        rounds = [self._run(part, points, answers) for part in self._rounds(batch)]
+        answers.finish()
+        return Part.of([part for one in rounds for part in self._parts(one, points, answers)])
+
+    def _rounds(self, batch: Sequence[PreparedSample]) -> Iterator[Sequence[PreparedSample]]:
+        """Those whose trunks go through the decoder together; the next decode beside them, where waves ride."""
+        one_round = self.micro_batch is not None or not self.row.rides
+        ends = accumulate([len(batch)] if one_round else rounds(self._budget(), [item.need for item in batch]))
+        return (batch[start:end] for start, end in pairwise((0, *ends)))
+
+    def _run(self, batch: Sequence[PreparedSample], points: Sequence[GridPoint], answers: Answers) -> _Round:
         prompts = [item.prompt for item in batch]
         needs = evidence.needed(points)
         images = self.model.see(prompts, evidence.tower_readers(needs))
@@ -308,68 +326,30 @@ class Engine:
         names = {index: item.sample.id for index, item in enumerate(batch)}
         measured = {index: name for index, name in names.items() if name in self.spectra_samples}
         spectra = SpectraRecorder(self.model.decoder, measure.spectra, measured) if measured else None
-        answered = dict[TokenSequence, _Answer]()
         budget = self._budget()
         row = self.row.within(budget, max(item.need.evidence_bytes for item in batch))
-        riding: list[_Wave] = []  # decodes beside the next one's prefill
-
-        def beside(layer: int) -> None:
-            for wave in riding:
-                wave.greedy.reach(layer)
-
-        waves = prefill(self.model.decoder, hidden_RD, trunks, placement, row, budget, spectra, beside)
+        waves = prefill(self.model.decoder, hidden_RD, trunks, placement, row, budget, spectra, answers.reach)
         del hidden_RD  # layers let go of what they have read
         for start in waves:
-            if riding:
-                answered |= self._answers(riding.pop(), trunks)
-            riding.append(self._begin(start))
+            answers.add(start)
             del start  # and waves of their logits
-            if not row.away:  # its caches go before the next wave has any
-                answered |= self._answers(riding.pop(), trunks)
-        if riding:
-            answered |= self._answers(riding.pop(), trunks)
-        keys = [point.key for point in points]
-        parts = []
-        for item, trunk in zip(batch, trunks, strict=True):
+        return _Round(batch, trunks, placement, features, spectra)
+
+    def _parts(self, done: _Round, points: Sequence[GridPoint], answers: Answers) -> Iterator[Part]:
+        """Of each sample of a round."""
+        keys, placement = [point.key for point in points], done.placement
+        for item, trunk in zip(done.batch, done.trunks, strict=True):
             outcomes = []
             try:
                 for index, key in enumerate(keys):
                     sequence = placement.sequence_of[trunk.sample, index]
-                    measures = spectra.measures(sequence) if spectra else ()
-                    if measure.quality:
-                        measures += self._quality(placement, trunk, index, sequence, features[trunk.sample])
-                    outcomes.append(self._outcome(item, trunk, key, sequence, answered[sequence], measures))
-                parts.append(Part(outcomes=tuple(outcomes)))
+                    measures = done.spectra.measures(sequence) if done.spectra else ()
+                    if self.spec.measure.quality:
+                        measures += self._quality(placement, trunk, index, sequence, done.features[trunk.sample])
+                    outcomes.append(self._outcome(item, trunk, key, sequence, answers.of[sequence], measures))
+                yield Part(outcomes=tuple(outcomes))
             except NoSpectrumError as error:
-                parts.append(Part(failures=(failure_of(item.sample.id, error),)))
-        return Part.of(parts)
-
-    def _begin(self, start: Prefill) -> _Wave:
-        """Take first tokens. What is kept of their logits is taken on the device: a vocabulary is long."""
-        highest_N2 = start.logits_NC.topk(2, dim=-1).values
-        margins = highest_N2[:, 0] - highest_N2[:, 1]
-        letters = start.logits_NC[:, self.letter_tokens]
-        greedy = Greedy(self.model.decoder, start, self.spec.max_new_tokens, self.model.end_tokens)
-        return _Wave(start.sequences, greedy, letters.tolist(), margins.tolist())
-
-    def _answers(self, wave: _Wave, trunks: Sequence[TokenSequence]) -> dict[TokenSequence, _Answer]:
-        """Decode all sequences of a wave to their ends."""
-        decoded = wave.greedy.finish()
-        texts = {
-            ids: self.model.text(ids) for ids in set(map(tuple, decoded))
-        }  # most sequences of a sample say the same
-        return {
-            sequence: _Answer(
-                ids=ids,
-                text=texts[tuple(ids)],
-                letter_logits=tuple(letter_logits),
-                margin=margin,
-                kept_mask=packed_mask(sequence.visual_K, trunks[sequence.sample].visual),
-            )
-            for sequence, ids, letter_logits, margin in zip(
-                wave.sequences, decoded, wave.letter_logits, wave.margins, strict=True
-            )
-        }
+                yield Part(failures=(failure_of(item.sample.id, error),))
 
     def _quality(
         self,
@@ -403,7 +383,7 @@ class Engine:
         trunk: TokenSequence,
         point: str,
         sequence: TokenSequence,
-        answer: _Answer,
+        answer: Answer,
         measures: Measures,
     ) -> SampleOutcome:
         sample = item.sample
@@ -419,7 +399,7 @@ class Engine:
             option_logits=answer.letter_logits[: len(sample.choices)],
             margin=answer.margin,
             tokens_kept=sequence.visual,
-            kept_mask=answer.kept_mask,
+            kept_mask=packed_mask(sequence.visual_K, trunk.visual),
             decoded_tokens=len(answer.ids),
             prompt_tokens=item.prompt.length,
             visual_tokens=trunk.visual,
@@ -440,19 +420,11 @@ def _evidence(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Wave:
-    """Sequences that are answered together."""
+class _Round:
+    """Samples that went through the decoder together."""
 
-    sequences: Sequence[TokenSequence]
-    greedy: Greedy
-    letter_logits: Sequence[Sequence[float]]  # of each one's first token: A, B, ...
-    margins: Sequence[float]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Answer:
-    ids: list[int]
-    text: str
-    letter_logits: tuple[float, ...]  # of the first token: A, B, ...
-    margin: float
-    kept_mask: bytes
+    batch: Sequence[PreparedSample]
+    trunks: Sequence[TokenSequence]
+    placement: Placement
+    features: Sequence[Tensor | None]  # none of them where no quality is measured
+    spectra: SpectraRecorder | None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import ceil
@@ -16,7 +16,6 @@ from math import ceil
 import torch
 
 from strategies import catalog
-from workers import evidence
 from workers.decoder import FEED_FORWARD_ROWS
 from workers.families.config import ModelConfig, ModelError
 from workers.offload import BUFFERS
@@ -51,7 +50,6 @@ class Budget:
     rows: int = sys.maxsize
     bytes: int = sys.maxsize
     host_bytes: int = sys.maxsize  # for caches that are not on the device
-    alone: bool = False  # whether waves hide their decoding beside one another, there being no other lane
 
     def takes(self, total: Footprint, another: Footprint) -> bool:
         """Whether a micro-batch should have another sample.
@@ -63,10 +61,15 @@ class Budget:
         bytes = max(1, self.bytes - both.evidence_bytes)
         if both.rows <= self.rows and both.bytes <= bytes and both.host_bytes <= self.host_bytes:
             return True
-        waves = max(total.rows / self.rows, total.bytes / bytes, total.host_bytes / self.host_bytes)
+        waves = self.waves(total, both.evidence_bytes)
         fit = both.trunk_bytes <= bytes and both.held_bytes <= HELD_SHARE * bytes
         fit = fit and both.held_host_bytes <= self.host_bytes
-        return fit and waves < ENOUGH_WAVES and (self.alone or not FULL < waves <= 1)
+        return fit and waves < ENOUGH_WAVES and not FULL < waves <= 1
+
+    def waves(self, total: Footprint, evidence_bytes: int = 0) -> float:
+        """That a micro-batch fills."""
+        bytes = max(1, self.bytes - max(total.evidence_bytes, evidence_bytes))
+        return max(total.rows / self.rows, total.bytes / bytes, total.host_bytes / self.host_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,8 @@ class RowBytes:
     decoded: int  # of a sequence: keys and values of what it decodes, in all layers
     logits: int  # of a sequence, when no layer runs
     keeps: bool  # whether keys and values outlive their layer, for decoding
-    away: bool = False  # and wait for it in host memory
+    rides: bool = False  # which goes on beside the prefill of the next wave
+    away: bool = False  # with keys and values in host memory
     piece: int = FEED_FORWARD_ROWS  # rows that the feed-forward takes at a time
     evidence: int = 0  # that a strategy chooses by, of one sequence at a time and before a layer's feed-forward
 
@@ -114,9 +118,13 @@ class RowBytes:
         most = int(WIDE_SHARE * budget.bytes) // self.wide // PIECE_STEP * PIECE_STEP
         return replace(self, piece=max(PIECE_STEP, min(most, FEED_FORWARD_ROWS)), evidence=scratch)
 
-    def in_host_memory(self) -> RowBytes:
-        """The same with the caches there; then two waves are decoding or about to, see ``engine.py``."""
-        return replace(self, away=True, decoded=2 * self.decoded)
+    def riding(self, away: bool) -> RowBytes:
+        """The same where two waves have caches at a time: one decodes beside the next one's prefill.
+
+        Args:
+            away: whether they wait in host memory.
+        """
+        return replace(self, rides=True, away=away, decoded=2 * self.decoded)
 
     def wave(self, cached_rows: int, rows: int, sequences: int) -> int:
         """Bytes of a wave on the device.
@@ -126,7 +134,8 @@ class RowBytes:
             rows: of the layer that has most.
             sequences: that are decoded.
         """
-        cached = self.cached * (IN_FLIGHT * rows if self.away else cached_rows if self.keeps else rows)
+        cached = (2 if self.rides else 1) * cached_rows if self.keeps else rows
+        cached = self.cached * (IN_FLIGHT * rows if self.away else cached)
         layer = self.active * rows + max(self.wide * min(rows, self.piece), self.evidence)
         return cached + max(layer, self.logits * sequences) + self.decoded * sequences
 
@@ -326,25 +335,52 @@ def free_bytes(device: torch.device) -> int:
     return int(min(free + torch.cuda.memory_reserved(device), share * total))
 
 
+def rounds(budget: Budget, needs: Iterable[Footprint]) -> list[int]:
+    """How many samples go through the decoder together, round after round."""
+    sizes: list[int] = []
+    total = NOTHING
+    for need in needs:
+        if sizes and budget.takes(total, need):
+            sizes[-1], total = sizes[-1] + 1, total + need
+        else:
+            sizes.append(1)
+            total = need
+    return sizes
+
+
+def enters(budget: Budget, needs: Sequence[Footprint], another: Footprint) -> bool:
+    """Whether a micro-batch whose waves ride should have another sample: until it has `ENOUGH_WAVES` in its rounds.
+
+    Only the last of them has none to decode beside.
+    """
+    waves, start = 0, 0
+    for size in rounds(budget, (*needs, another)):
+        total = sum((*needs, another)[start : start + size], start=NOTHING)
+        waves, start = waves + max(1, ceil(budget.waves(total))), start + size
+    return waves <= ENOUGH_WAVES
+
+
 def arrange(free: int, host: int, row: RowBytes, streamed: bool) -> tuple[int, RowBytes]:
     """How micro-batches share a card: lanes, and where their caches are.
 
     Two lanes hide each other's waits; one has twice the memory for its waves. Where even that is too little for the
-    caches they go to host memory, if it has room for them, and the rows of two lanes fit again. They go there too where
-    layers are streamed: what decodes then goes through them beside the prefill of the next wave.
+    caches they go to host memory, if it has room for them, and a wave decodes beside the next one's prefill, which
+    hides the copies. So it does where layers are streamed, which one lane at a time can ask for.
 
     Args:
         free: bytes of the card that all micro-batches may take together.
         host: bytes of host memory that they may take.
         row: bytes of rows in the model.
-        streamed: whether layers take turns in buffers, which one lane at a time can ask for.
+        streamed: whether layers take turns in buffers.
     """
-    most = 1 if streamed else LANES
-    if row.keeps and (streamed or row.wave(FEW_ROWS * row.layers, FEW_ROWS, 0) > free):
-        away = row.in_host_memory()
-        if most * CACHES * away.on_host(FEW_ROWS * row.layers) <= host:
-            return most, away
-    return (most if LANES * row.wave(BUSY_ROWS * row.layers, BUSY_ROWS, 0) <= free else 1), row
+    if not row.keeps:
+        return (1 if streamed else LANES if LANES * row.wave(BUSY_ROWS, BUSY_ROWS, 0) <= free else 1), row
+    few, here = (BUSY_ROWS, row.riding(away=False)) if streamed else (FEW_ROWS, row)
+    if here.wave(few * row.layers, few, 0) <= free:
+        busy = LANES * row.wave(BUSY_ROWS * row.layers, BUSY_ROWS, 0) <= free
+        return (LANES if busy and not streamed else 1), here
+    away = row.riding(away=True)
+    return 1, away if CACHES * away.on_host(FEW_ROWS * row.layers) <= host else here
 
 
 def lane_budget(free: int, host: int, count: int, row: RowBytes, learned: float = 1.0) -> Budget:
@@ -356,77 +392,8 @@ def lane_budget(free: int, host: int, count: int, row: RowBytes, learned: float 
         row: bytes of rows in the model.
         learned: share of the planned memory that has not been refused.
     """
-    on_host = max(1, host // (CACHES * count))
-    return Budget(ENOUGH_ROWS, max(1, int(free // count * learned)), on_host, alone=row.away and count == 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """How a grid takes the memory of a card."""
-
-    least: int  # bytes of the smallest card that would do: weights, the trunk of a sample, one fork
-    weights: int  # on the card
-    away: int  # decoder layers in host memory
-    host: int  # bytes of host memory that caches take at most
-    lanes: int  # micro-batches side by side
-    samples: int  # of a micro-batch
-    waves: int  # that it takes
-    peak: int  # bytes at most, the weights among them
-
-
-def forecast(
-    config: ModelConfig,
-    points: Sequence[GridPoint],
-    memory: int,
-    *,
-    host: int,
-    prompt: int,
-    visual: int,
-    system: int,
-    value_bytes: int,
-    max_new_tokens: int,
-    samples: int,
-    offload: int | str = "auto",
-) -> Forecast:
-    """Plan a micro-batch without a card.
-
-    Args:
-        config: sizes of the model.
-        points: the grid.
-        memory: bytes of the card.
-        host: bytes of host memory that caches may take, see ``host_memory.cache_bytes``.
-        prompt, visual, system: tokens of a sample, of its image, and before it.
-        value_bytes: of one value, 2 in half precision.
-        max_new_tokens: decoded at most.
-        samples: that there are.
-        offload: as ``model.offload`` says.
-
-    Raises:
-        ModelError: the card is too small for the weights, whatever is done.
-    """
-    away = layers_away(config, value_bytes, offload, memory)
-    weights = resident_bytes(config, value_bytes, away)
-    scratch = evidence.scratch(evidence.needed(points), config, prompt, visual)
-    row = RowBytes.of(config, value_bytes, max_new_tokens)
-    least_row = arrange(0, host, row, streamed=away > 0)[1].within(Budget(1, 1), scratch)
-    alone = footprint(least_row, points, prompt=prompt, visual=visual, system=system)
-    rows = max((min(point.rank, visual) for point in points), default=0) + prompt - visual
-    fork = alone.held_bytes + least_row.wave(rows * config.layers, rows, 1)
-    fixed = weights + CONTEXT_BYTES + WORKSPACE_BYTES
-    least = fixed + int(max(alone.trunk_bytes, fork if alone.held_bytes else 0) / SAFETY)
-    free = int(SAFETY * (memory - fixed))
-    count, row = arrange(free, host, row, streamed=away > 0)
-    budget = lane_budget(free, host, count, row)
-    row = row.within(budget)
-    one = footprint(row, points, prompt=prompt, visual=visual, system=system, scratch=scratch)
-    total, together = one, 1
-    while together < samples and budget.takes(total, one):
-        total, together = total + one, together + 1
-    on_card = total.bytes / max(1, budget.bytes - scratch)
-    waves = max(1, ceil(max(total.rows / budget.rows, on_card, total.host_bytes / budget.host_bytes)))
-    most = fixed + count * min(total.bytes + scratch, budget.bytes)
-    on_host = count * min(CACHES * budget.host_bytes, 2 * total.host_bytes + total.held_host_bytes)
-    return Forecast(least, weights, away, on_host, count, together, waves, most)
+    rows = BUSY_ROWS if row.rides else ENOUGH_ROWS  # the last wave has none to decode beside, so it should be small
+    return Budget(rows, max(1, int(free // count * learned)), max(1, host // (CACHES * count)))
 
 
 def _tower_parameters(config: ModelConfig) -> int:

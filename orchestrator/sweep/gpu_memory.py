@@ -8,8 +8,8 @@ from dashboards.wording import plural
 from orchestrator.cluster.faults import SweepError
 from orchestrator.sweep.plan import prompt_lengths
 from orchestrator.sweep.prepare import Prepared
+from workers.forecast import Forecast, forecast
 from workers.host_memory import cache_bytes
-from workers.memory import Forecast, forecast
 
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 GIB = 1 << 30

@@ -30,8 +30,9 @@ from orchestrator.sweep.spec import load_sweep
 from racing_simulation import alike
 from racing_simulation import simulate as race
 from results.analysis.clusters import clusters_of
+from results.analysis.measured import measure_summary
 from results.analysis.metrics import answers as answers_of
-from results.analysis.metrics import measure_summary, summarise, summary
+from results.analysis.metrics import summarise, summary
 from results.analysis.racing import Race, RacingRule, shuffled
 from results.analysis.significance import (
     bootstrap_mean,

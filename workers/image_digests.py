@@ -46,9 +46,11 @@ def image_digests(
     identity = {id: _identity(source) for id, source in sources.items()}
     found = {identity[id]: digest for id, digest in known.items() if digest and id in identity}
     missing = {identity[id]: source for id, source in sources.items() if identity[id] not in found}
-    with ThreadPoolExecutor(min(READERS, os.cpu_count() or 1)) as pool:
-        taken = watch(pool.map(_Taking(), missing.values()), len(missing))
-        found |= zip(missing, taken, strict=True)
+    pool = ThreadPoolExecutor(min(READERS, os.cpu_count() or 1))
+    try:
+        found |= zip(missing, watch(pool.map(_Taking(), missing.values()), len(missing)), strict=True)
+    finally:
+        pool.shutdown(cancel_futures=True)  # who breaks it off does not wait for thousands of images
     return tuple(found[identity[sample.id]] if sample.id in identity else "" for sample in samples)
 
 

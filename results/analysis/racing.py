@@ -117,7 +117,7 @@ class Race:
         if not images:
             return []
         start_G = np.append(0, self._end_G[: images - 1])
-        margin = self._rule.margin * self._total / (self._most * len(self._end_G))
+        margin = self._rule.margin * (self._total / (self._most * len(self._end_G)))
         whole = slice(self._end_G[images - 1])
         score_PS, answered_PS = score_PS[:, whole], answered_PS[:, whole]
         stake_P = np.zeros(live.size)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.sweep.plan import questions_per_image
 from results.analysis.metrics import is_soft, share_images, spoken
 from results.disk import stamp
 from results.durations import since
@@ -75,7 +76,7 @@ def show_plan(
         ("grid", f"{len(spec.points)} points: un-pruned, {', '.join(strategies)}"),
         ("samples", f"{len(prepared.samples)}{of} of {spec.engine.task.name}"),
         ("cells", cells_text(plan, stops)),
-        ("work, shared", f"{plan.work.shared / 1e6:,.1f} million token-layers (estimate)"),
+        ("work, shared", f"{plan.work.shared / 1e6:,.1f} million token-layers (estimate){_questions_text(prepared)}"),
         ("work, one by one", f"{plan.work.separate / 1e6:,.1f} million, {plan.work.saving:.1f} times as much"),
         ("disk", f"about {size_text(plan.bytes_on_disk)} in {folder}"),
     ]
@@ -97,6 +98,12 @@ def show_plan(
         )
     notes = (catalog.get(p.strategy).note(dict(p.params), spec.config.heads) for p in spec.points[1:])
     show_notes(console, dict.fromkeys(part for note in notes if note for part in note.split("; ")))
+
+
+def _questions_text(prepared: Prepared) -> str:
+    """That images are asked about more than once, where they are."""
+    mean = questions_per_image(prepared.samples)
+    return f", with {mean:.3g} questions an image" if mean > 1 else ""
 
 
 def cells_text(plan: Plan, stops: Stops | None) -> str:

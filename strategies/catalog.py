@@ -68,6 +68,7 @@ class Strategy:
     positions: Positions = "keep"  # position ids of what is kept: the original ones, or renumbered without gaps
     layers: Layers = "any"  # input: only before the first decoder layer
     fixed_rank: int | None = None  # the method itself says how many tokens stay
+    draws: bool = False  # it reads the view's seed, which is another for each sample
     merge: Callable[[Tensor, Tensor], Tensor] | None = None  # hidden_VD, kept_K -> (K, D), what goes on in their place
     remark: Callable[..., str | None] | None = None  # heads, *, params -> what a planner should know
     source: str
@@ -250,7 +251,7 @@ CATALOG: dict[str, Strategy] = {
         Strategy(name="cutoff", score=baselines.cutoff, fixed_rank=0, source="HiMAP layer cut-off"),
         Strategy(name="evenly_spaced", select=baselines.evenly_spaced, source="control"),
         Strategy(name="first_k", score=baselines.first_k, source="control"),
-        Strategy(name="random", score=baselines.random, source="control"),
+        Strategy(name="random", score=baselines.random, draws=True, source="control"),
         # The last query's attention
         Strategy(name="fastv", score=fastv.fastv, needs=LAST_ROW, source=FASTV),
         Strategy(name="avg_all_heads", score=fastv.fastv, needs=LAST_ROW, source=FASTV_ADVANCED),

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fake_experiment import fake_points, fake_samples
-from orchestrator.sweep.plan import MAX_CELLS, MAX_SHARD, UNITS_PER_WORKER, estimate_work, make_units
+from orchestrator.sweep.plan import (
+    MAX_CELLS,
+    MAX_SHARD,
+    UNITS_PER_WORKER,
+    estimate_work,
+    make_units,
+    questions_per_image,
+)
 from workers.families.config import ModelConfig
 from workers.work import GridPoint, TaskSpec, WorkUnit, unpruned_point
 
@@ -81,3 +89,29 @@ def test_a_question_without_image_costs_one_trunk():
     sample = fake_samples(10)[9]
     work = estimate_work((WorkUnit(samples=(sample.id,), points=POINTS),), (sample,), FACTS, TASK)
     assert work.separate == len(POINTS) * work.shared
+
+
+def test_questions_about_an_image_share_its_rows():
+    """Three of it and one of another, by their files or by their pixels: what reads no question is counted once."""
+    first, *others = fake_samples(4)
+    samples = (first, *(replace(sample, image=first.image) for sample in others[:2]), others[2])
+    points = (
+        unpruned_point(8, 64),
+        GridPoint(strategy="divprune", layer=0, rank=20),
+        GridPoint(strategy="image_column_sum", layer=5, rank=10),
+        GridPoint(strategy="fastv", layer=2, rank=30),  # reads the question
+        GridPoint(strategy="himap", layer=2, rank=30, params=(("second_layer", 5), ("second_rank", 3))),  # so does it
+        GridPoint(strategy="random", layer=2, rank=30),  # draws for each sample
+        GridPoint(strategy="cutoff", layer=3, rank=0),
+    )
+    ids = tuple(sample.id for sample in samples)
+    unit = WorkUnit(samples=ids, points=points)
+    apart = [estimate_work((WorkUnit(samples=(id,), points=points),), samples, FACTS, TASK) for id in ids]
+    together = estimate_work((unit,), samples, FACTS, TASK)
+    again = 8 * 64 + 8 * 20 + 3 * 10
+    assert together.shared == sum(work.shared for work in apart) - 2 * again
+    assert together.separate == sum(work.separate for work in apart)
+    known = replace(unit, images=("a", "a", "a", "a"))
+    assert estimate_work((known,), samples, FACTS, TASK).shared == together.shared - again
+    assert questions_per_image(samples) == 2
+    assert questions_per_image(fake_samples(9)) == questions_per_image(fake_samples(10)[9:]) == 1

@@ -14,7 +14,8 @@ from strategies import catalog
 from workers.families.model import Encoded, ImageSpan
 from workers.speed_test.agreement import huggingface_answer
 from workers.speed_test.baselines import attention_of, batched, generate, make_case, masked
-from workers.speed_test.bench import BenchSpec, bench, main
+from workers.speed_test.bench import bench, main
+from workers.speed_test.options import BenchSpec
 from workers.speed_test.random_llava import SHAPES, random_llava, text_tokens
 from workers.speed_test.report import Report
 from workers.speed_test.samples import QUESTION_LENGTHS
@@ -221,6 +222,34 @@ def cell(point, *, kept: int, mask: bytes, decoded: int = 2) -> SampleOutcome:
         prompt_tokens=20,
         visual_tokens=8,
     )
+
+
+def test_questions_of_an_image_are_timed_with_and_without_sharing(tmp_path, capsys):
+    out = tmp_path / "bench.json"
+    words = "--shape tiny --device cpu --samples 4 --agreement 0 --seconds 0 --no-baselines --micro-batch 4"
+    assert main([*words.split(), "--workloads", "", "--questions-per-image", "1", "4", "--out", str(out)]) == 0
+    report = Report.from_json(json.loads(out.read_text()))
+    assert [(row.workload, row.questions, row.images) for row in report.questions] == [
+        (name, questions, 4 // questions) for questions in (1, 4) for name in ("unpruned", "blind", "fastv", "cutoffs")
+    ]
+    alone, shared = report.questions[:4], report.questions[4:]
+    layers, visual, text = 4, 144, 30
+    for row in alone:
+        assert (row.limit, row.rows) == (1, row.rows_apart)
+    assert [row.rows_apart for row in alone] == [row.rows_apart for row in shared]
+    assert [(row.rows, row.rows_apart) for row in shared[:1]] == [
+        (layers * (visual + 4 * text), 4 * layers * (visual + text))
+    ]
+    kept = 48 + 32 + 16
+    assert shared[1].rows == shared[0].rows + layers * (kept + 4 * 3 * text)
+    assert all(1 < row.limit < 4 and row.limit_share == row.ratio / row.limit for row in shared)
+    printed = capsys.readouterr().out
+    assert report.table() in printed
+    assert "l2_norm at layer 0, ranks 48, 32, 16 + un-pruned" in printed
+    with pytest.raises(ValueError, match="questions_per_image: 0 is below 1"):
+        BenchSpec(questions_per_image=(0,))
+    with pytest.raises(ValueError, match="unknown question workload 'blin'"):
+        BenchSpec(question_workloads=("blin",))
 
 
 def test_needed_work_is_counted_by_hand():

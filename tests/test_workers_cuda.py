@@ -92,16 +92,32 @@ def test_kernels_equal_their_plain_form():
     assert torch.equal(strided[:, 4:], untouched)
 
 
-SEQUENCES = ((None, 70), (None, 150), ((0, 5), 65), ((1, 35), 94), ((1, 35), 1), ((0, 64), 64), (None, 1))
+# What each attends to before rows of its own, as (whose first rows, how many), and how many are its own.
+TWO_RUNS = (
+    ((), 70),
+    ((), 150),
+    (((0, 5),), 65),
+    (((1, 35),), 94),
+    (((1, 35),), 1),
+    (((0, 64),), 64),
+    ((), 1),
+)
+THREE_RUNS = (
+    *TWO_RUNS,
+    (((0, 5), (1, 150)), 30),
+    (((1, 35), (3, 94)), 94),
+    (((1, 35), (2, 1)), 1),
+    (((0, 64), (5, 64)), 70),
+)
 
 
-def packed(heads: int, groups: int, width: int, dtype: torch.dtype = torch.bfloat16):
-    """Rows of ``SEQUENCES``, each (trunk whose first rows it shares, rows of its own), and where their keys lie."""
-    starts = [sum(own for _, own in SEQUENCES[:place]) for place in range(len(SEQUENCES))]
-    own = [slice(start, start + rows) for start, (_, rows) in zip(starts, SEQUENCES, strict=True)]
+def packed(sequences, heads: int, groups: int, width: int, dtype: torch.dtype = torch.bfloat16):
+    """Rows of some sequences, and where their keys lie."""
+    starts = [sum(own for _, own in sequences[:place]) for place in range(len(sequences))]
+    own = [slice(start, start + rows) for start, (_, rows) in zip(starts, sequences, strict=True)]
     runs = [
-        (rows,) if shared is None else (slice(starts[shared[0]], starts[shared[0]] + shared[1]), rows)
-        for rows, (shared, _) in zip(own, SEQUENCES, strict=True)
+        (*(slice(starts[whose], starts[whose] + count) for whose, count in shared), rows)
+        for rows, (shared, _) in zip(own, sequences, strict=True)
     ]
     query = torch.randn(own[-1].stop, heads, width, device="cuda", dtype=dtype)
     keys_values = torch.randn(own[-1].stop, 2 * groups, width, device="cuda", dtype=dtype)
@@ -110,10 +126,11 @@ def packed(heads: int, groups: int, width: int, dtype: torch.dtype = torch.bfloa
 
 @pytest.mark.parametrize(("heads", "groups", "width"), [(2, 2, 16), (4, 2, 32), (32, 32, 128), (28, 4, 128)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_flash_prefill_equals_sdpa(heads, groups, width, dtype):
+@pytest.mark.parametrize("sequences", [TWO_RUNS, THREE_RUNS])
+def test_flash_prefill_equals_sdpa(heads, groups, width, dtype, sequences):
     """Weights are rounded to 8 (11) bits before the second product, as in any flash kernel: 0.02 for values near 1."""
     torch.manual_seed(0)
-    query, key, value, own, runs = packed(heads, groups, width, dtype)
+    query, key, value, own, runs = packed(sequences, heads, groups, width, dtype)
     table = flash.tiles(list(zip(own, runs, strict=True)), flash.PREFILL_TILE).cuda()
     out = flash.flash_prefill(query, key, value, table, width**-0.5)
     for rows, keys in zip(own, runs, strict=True):
@@ -123,10 +140,11 @@ def test_flash_prefill_equals_sdpa(heads, groups, width, dtype):
 
 
 @pytest.mark.parametrize("decoded", [0, 1, 5])
-def test_flash_decode_equals_sdpa(decoded):
+@pytest.mark.parametrize("sequences", [TWO_RUNS, THREE_RUNS])
+def test_flash_decode_equals_sdpa(decoded, sequences):
     torch.manual_seed(0)
     heads, groups, width = 8, 4, 64
-    _, key, value, _, runs = packed(heads, groups, width)
+    _, key, value, _, runs = packed(sequences, heads, groups, width)
     counts = [7 * place % 37 + 1 for place in range(len(runs))]
     total = sum(counts)
     order = torch.randperm(total)
@@ -201,6 +219,33 @@ def test_waves_equal_one_wave(checkpoint, small_scienceqa, rows):
     for key, cell in logits(engine).items():
         assert (cell.kept_mask, cell.answer) == (whole[key].kept_mask, whole[key].answer)
         assert cell.option_logits == pytest.approx(whole[key].option_logits, abs=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("rows", [1, 200, None])
+def test_questions_about_an_image_answer_as_if_each_showed_its_own(checkpoint, small_scienceqa, dtype, rows):
+    """In one wave and in many, by the kernels of half precision too; images go through the tower in either lane."""
+    engine = cuda_engine(checkpoint, small_scienceqa, dtype)
+    of_image = engine.samples
+    engine.samples = {
+        f"{id}{number}": replace(of_image[id], id=f"{id}{number}", question=of_image[id].question + " square" * number)
+        for id in ("1", "2", "6")
+        for number in range(4)
+    }
+    engine.micro_batch, engine.budget = 5, None if rows is None else Budget(rows, 10**12)
+    unit, found = WorkUnit(samples=tuple(engine.samples), points=POINTS), []
+    for engine.shares_images in (False, True):
+        outcome = engine.run(unit)
+        assert outcome.failures == ()
+        found.append({(cell.sample, cell.point): cell for cell in outcome.outcomes})
+    apart, shared = found
+    same = [key for key in apart if apart[key].kept_mask == shared[key].kept_mask]
+    assert len(same) >= (1 if dtype == "float32" else 0.95) * len(apart)
+    for key in same:
+        scale = max(map(abs, apart[key].option_logits)) if dtype == "bfloat16" else 0
+        tolerance = 1e-3 if dtype == "float32" else 0.04 * scale + 0.05
+        assert shared[key].option_logits == pytest.approx(apart[key].option_logits, abs=tolerance)
+        assert dtype == "bfloat16" or shared[key].answer == apart[key].answer
 
 
 def test_spectra_equal_float64_svds():

@@ -13,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from examples import few
 from naive import naive_answer
 from small_llava import make_checkpoint
 from strategies.catalog import CATALOG
@@ -124,7 +125,7 @@ def deeper_engine(tmp_path_factory, small_scienceqa) -> Engine:
     return make_engine(make_checkpoint(tmp_path_factory.mktemp("deeper"), seed=5, layers=4), small_scienceqa)
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=few(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_mix_of_points_equals_naive(deeper_engine, data):
     """Every strategy x layer x rank, in any company."""

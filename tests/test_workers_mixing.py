@@ -15,6 +15,17 @@ from workers.lanes import Lanes
 from workers.mixing import Mixer
 
 
+class Counted:
+    """Takes so many items."""
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+
+    def takes(self, item: int) -> bool:
+        self.left -= 1
+        return self.left >= 0
+
+
 class Doubling:
     """Answers twice what is asked, and remembers the micro-batches."""
 
@@ -22,7 +33,7 @@ class Doubling:
         self.batches: list[tuple[str, list[int]]] = []
         self.open = threading.Event()
         self.open.set()
-        self.mixer = Mixer(Lanes(torch.device("cpu"), lanes), self.answer, lambda key, batch, item: len(batch) >= size)
+        self.mixer = Mixer(Lanes(torch.device("cpu"), lanes), self.answer, lambda: Counted(size))
 
     def answer(self, key: str, batch: Sequence[int]) -> list[int]:
         assert self.open.wait(60)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager
+from itertools import takewhile
 
 import pytest
 import torch
@@ -14,15 +15,19 @@ from torch.multiprocessing.reductions import StorageWeakRef
 import workers.engine
 import workers.memory
 import workers.prefill
+from examples import few
 from small_llava import make_checkpoint
 from test_workers_engine import any_point, assert_equals_naive, make_engine
 from workers.decode import Decoding
 from workers.decoder import Decoder
 from workers.families.config import ModelConfig
+from workers.families.model import Encoded
+from workers.filling import Filling, PreparedSample, rounds
 from workers.forecast import forecast
-from workers.memory import ENOUGH_WAVES, Budget, Footprint, RowBytes, arrange, enters, footprint, rounds
+from workers.memory import ENOUGH_WAVES, Budget, Footprint, RowBytes, arrange, footprint
 from workers.sequences import Packing
 from workers.speed_test.workloads import make_workloads
+from workers.tasks.base import Sample
 from workers.work import GridPoint, MeasureSpec, SpectrumSpec, WorkUnit, unpruned_point
 
 LAYERS, VISUAL, HEADS = 4, 16, 4
@@ -67,7 +72,7 @@ def waves(monkeypatch) -> list[int]:
     return seen
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=few(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @example(data=None)
 def test_any_budget_equals_naive(engines, data):
@@ -175,13 +180,33 @@ def test_rounds_of_a_micro_batch_ride_on_one_another(engines, waves, tokens):
         )
 
 
+def prepared(need: Footprint, count: int, further: Footprint | None = None, image: str = "") -> list[PreparedSample]:
+    """Samples with other names that ask for so much."""
+    samples = (Sample(id=str(number), question="", label="A", image=None) for number in range(count))
+    return [PreparedSample(sample, Encoded.in_order((), ()), image, need, further or need) for sample in samples]
+
+
+def taken(filling: Filling, items: list[PreparedSample]) -> list[PreparedSample]:
+    return list(takewhile(filling.takes, items))
+
+
 def test_a_micro_batch_whose_waves_ride_has_several_rounds():
-    budget, one, needs = Budget(1000, 1000), Footprint(450, 450, 450, 0), []
-    while enters(budget, needs, one):
-        needs.append(one)
-    assert rounds(budget, needs) == [2] * ENOUGH_WAVES
-    assert rounds(budget, [Footprint(1500, 1500, 600, 0)] * 3) == [1] * 3  # trunks that no wave holds together
+    budget, small, large = Budget(1000, 1000), Footprint(450, 450, 450, 0), Footprint(1500, 1500, 600, 0)
+    together = taken(Filling(budget, rides=True), prepared(small, 50))
+    assert rounds(budget, together) == [2] * ENOUGH_WAVES
+    assert len(taken(Filling(budget), prepared(small, 50))) == 2
+    assert rounds(budget, prepared(large, 3)) == [1] * 3  # trunks that no wave holds together
+    assert len(taken(Filling(budget, rides=True), prepared(large, 50))) == ENOUGH_WAVES // 2
     assert rounds(budget, []) == []
+
+
+def test_a_round_counts_an_image_once():
+    """And the next one again."""
+    budget, further = Budget(1000, 1000), Footprint(100, 100, 100, 0)
+    items = prepared(Footprint(450, 450, 450, 0), 50, further, image="one")
+    together = taken(Filling(budget, rides=True), items)
+    assert rounds(budget, together) == [6] * ENOUGH_WAVES
+    assert len(taken(Filling(budget), items)) == 6
 
 
 @pytest.mark.parametrize("away", [False, True])

@@ -168,10 +168,9 @@ def probabilities(
     Returns:
         (H, Q, S) float32, keys in the order of the sequence's tokens.
     """
-    own, keys = packing.own(sequence), packing.keys(sequence)
-    whole = queries > sequence.rows  # some of them are the prefix's
-    query_QHE = gather(query_RHE, keys)[-queries:] if whole else query_RHE[own.stop - queries : own.stop]
-    return _softmax_rows(query_QHE, gather(key_RGE, keys), scale)
+    runs = (sequence,) if queries <= sequence.rows else sequence.chain  # some of them are a prefix's
+    query_QHE = gather(query_RHE, [packing.own(run) for run in runs])[-queries:]
+    return _softmax_rows(query_QHE, gather(key_RGE, packing.keys(sequence)), scale)
 
 
 def visual_block(query_RHE: Tensor, key_RGE: Tensor, packing: Packing, sequence: TokenSequence, scale: float) -> Tensor:

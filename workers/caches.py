@@ -7,13 +7,14 @@ decodes: a copy takes half as long as computing the same rows.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from workers.sequences import Packing, TokenSequence, gather
+from workers.sequences import Packing, TokenSequence, gather, joined
 
 KeysValues = tuple[Tensor, Tensor]  # (R, G, E) each
 BLOCK_BYTES = 32 << 20  # of host memory; all alike, so that one that is free serves again: pinning takes a second a GiB
@@ -143,7 +144,7 @@ class HostLink:
         return parts
 
     def send(self, cache: LayerCache) -> list[Cache]:
-        """Each trunk and all forks apart, because later waves read those of trunks, and some of them.
+        """The trunks of each image and all forks apart, because later waves read those of trunks, and some of them.
 
         No more than one layer is on its way: the next waits for it.
         """
@@ -163,32 +164,23 @@ class HostLink:
 
 
 def _parts(packing: Packing) -> list[tuple[Packing, list[slice]]]:
-    """Each trunk with its prefix, and all forks with theirs: the packing of each, and its rows among all keys."""
-    trunks = [{one} for one in packing.sequences if one.parent is None and one.sample >= 0]
+    """Each image's trunks with their prefixes, all forks with theirs: a packing of each, and its rows among all."""
+    trunks: dict[TokenSequence, set[TokenSequence]] = defaultdict(set)
+    for one in packing.sequences:
+        if one.parent is None and one.sample >= 0:
+            trunks[one.image].add(one)
     forks = {one for one in packing.sequences if one.parent is not None}
     parts = []
-    for some in (*trunks, forks):
+    for some in (*trunks.values(), forks):
         if kept := _with_prefixes(packing, some):
-            parts.append((Packing(kept), _joined(packing.own_keys(sequence) for sequence in kept)))
+            parts.append((Packing(kept), joined(packing.own_keys(sequence) for sequence in kept)))
     return parts
 
 
 def _with_prefixes(packing: Packing, sequences: Collection[TokenSequence]) -> list[TokenSequence]:
     """Which of a packing's sequences these are, and the prefixes that they attend to, in the packing's order."""
-    wanted = {sequence for sequence in packing.sequences if sequence in sequences}
-    wanted |= {sequence.prefix for sequence in wanted if sequence.prefix}
+    wanted = {run for sequence in packing.sequences if sequence in sequences for run in sequence.chain}
     return [sequence for sequence in (*packing.given, *packing.sequences) if sequence in wanted]
-
-
-def _joined(rows: Iterable[slice]) -> list[slice]:
-    """Runs that touch are one."""
-    runs: list[slice] = []
-    for run in rows:
-        if runs and runs[-1].stop == run.start:
-            runs[-1] = slice(runs[-1].start, run.stop)
-        else:
-            runs.append(run)
-    return runs
 
 
 def _together(key_RGE: Tensor, value_RGE: Tensor) -> Tensor:

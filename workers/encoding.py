@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-from workers.families.model import Encoded, Model
+from collections.abc import Callable
+
+from workers.families.model import Encoded, Model, Pixels
 from workers.images import load_image
 from workers.tasks.base import Sample
 from workers.tasks.prompts import CHAT_TEMPLATE, build_prompt
 from workers.work import TaskSpec
 
 
-def encode_sample(model: Model, sample: Sample, task: TaskSpec, image_mode: str) -> Encoded:
+def encode_sample(
+    model: Model,
+    sample: Sample,
+    task: TaskSpec,
+    image_mode: str,
+    once: Callable[[Callable[[], Pixels]], Pixels] | None = None,
+) -> Encoded:
     """Read a sample's image and tokenise its prompt.
 
     Conversations are tokenised as their authors do it, the chat template as transformers does.
+
+    Args:
+        model: whose prompt it is.
+        sample: of a benchmark.
+        task: how it is asked.
+        image_mode: one of the checkpoint's.
+        once: calls what reads the image, or has what it gave for another sample; None: there is no other.
 
     Raises:
         DataError: unknown conversation mode, or the image is missing, damaged or too large.
         ModelError: the checkpoint has no usable chat template, or its tokenizer does not belong to it.
     """
     text = build_prompt(sample, task, model.chat)
-    image = None if sample.image is None else load_image(sample.image)
-    return model.encode(text, image, image_mode, whole=task.conversation == CHAT_TEMPLATE)
+    pixels, source = None, sample.image
+    if source is not None:
+        look = lambda: model.look(load_image(source), image_mode)  # noqa: E731
+        pixels = look() if once is None else once(look)
+    return model.encode(text, pixels, image_mode, whole=task.conversation == CHAT_TEMPLATE)

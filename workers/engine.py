@@ -1,7 +1,8 @@
 """The engine: a unit of work in, a cell for every (sample, grid point) out. No Ray, no result files.
 
 For one sample all grid points share the vision tower, the projector, the system part and every decoder layer before
-their own; see ``sequences.py``, ``forks.py`` and ``prefill.py``.
+their own, and samples that show the same image all that does not depend on the question; see ``sequences.py``,
+``forks.py`` and ``prefill.py``.
 """
 
 from __future__ import annotations
@@ -25,27 +26,26 @@ from workers import evidence
 from workers.answers import Answer, Answers
 from workers.encoding import encode_sample
 from workers.families.catalog import load_model
-from workers.families.model import Encoded, Model, SeenImage, default_device
+from workers.families.model import Model, Pixels, SeenImage, default_device
+from workers.filling import Filling, PreparedSample, rounds
 from workers.forks import Placement, packed_mask
 from workers.host_memory import cache_bytes
 from workers.lanes import Lanes
 from workers.memory import (
-    NOTHING,
     Budget,
-    Footprint,
     RowBytes,
     arrange,
     budget_bytes,
-    enters,
     expandable_segments,
     footprint,
     lane_budget,
-    rounds,
 )
 from workers.mixing import Mixer
 from workers.part import Part, device_is_lost, failure_of
 from workers.prefetch import ahead
 from workers.prefill import prefill
+from workers.recent import Recent
+from workers.seen_images import SeenImages
 from workers.sequences import TokenSequence
 from workers.singular import piece_bytes
 from workers.spectra import NoSpectrumError, SpectraRecorder, check_spectra
@@ -68,18 +68,10 @@ log = logging.getLogger(f"saccade.{__name__}")
 
 PREPARING_THREADS = min(8, os.cpu_count() or 1)
 PREPARED_AHEAD = 64  # samples that may wait: a few micro-batches of pixels, 87 MB at 336 x 336
+PIXELS_KEPT = 2 * PREPARING_THREADS  # images, for the questions about them that come soon
 LESS = 0.75  # of the planned memory, after some was refused
 LEAST_SHARE = 0.1  # of it; a device that refuses that has no room for a wave
 Measures = tuple[tuple[str, float], ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PreparedSample:
-    """A sample ready for the model."""
-
-    sample: Sample
-    prompt: Encoded
-    need: Footprint
 
 
 class Engine:
@@ -90,6 +82,7 @@ class Engine:
         self.model = model
         self.samples = {sample.id: sample for sample in samples}
         self.micro_batch = micro_batch
+        self.shares_images = True  # False: as if no two samples showed the same, to measure what that costs
         self.score = scorer_of(spec.task)
         self.letter_tokens = model.letter_tokens(LETTERS)
         with_image = [sample.id for sample in samples if sample.image is not None]
@@ -110,7 +103,9 @@ class Engine:
             free = budget_bytes(model.device, self._resident)
             count, self.row = arrange(free, self._host, self.row, streamed=model.decoder.layers.away > 0)
         self._lanes = Lanes(model.device, count)
-        self._mixer = Mixer(self._lanes, self._answer_each, self._full)
+        self._pixels: Recent[str, Pixels] = Recent(PIXELS_KEPT)
+        self._seen = SeenImages(model)
+        self._mixer = Mixer(self._lanes, self._answer_each, self._filling)
         self._preparing = ThreadPoolExecutor(PREPARING_THREADS, thread_name_prefix="saccade-prepare")
         self.spectra_samples = frozenset(with_image[: spec.measure.spectra_samples] if spec.measure.spectra else ())
 
@@ -146,7 +141,7 @@ class Engine:
         unprepared: list[SampleFailure] = []
         prepared = self._prepared(unit, unprepared)
         if self.model.device.type == "cpu":  # by the caller, who may be interrupted
-            batches = self._batches(unit.points, prepared)
+            batches = self._batches(prepared)
             parts = [self._answer_or_split(unit.points, batch) for batch in batches]
         else:
             parts = self._mixer.run(unit.points, prepared)
@@ -160,6 +155,11 @@ class Engine:
             peak_bytes=torch.cuda.max_memory_allocated(self.model.device) if on_gpu else 0,
             notes=whole.notes,
         )
+
+    def forget_images(self) -> None:
+        """Make anew what is kept of the last images, as an engine does that has seen none."""
+        self._pixels.clear()
+        self._seen.clear()
 
     def _check(self, points: Sequence[GridPoint]) -> None:
         """The planner checks sweep files; whoever builds points in code learns of a mistake here."""
@@ -176,29 +176,22 @@ class Engine:
             if complaint:
                 raise UsageError(f"{point.label}: {complaint}")
 
-    def _batches(
-        self, points: Sequence[GridPoint], prepared: Iterator[PreparedSample]
-    ) -> Iterator[list[PreparedSample]]:
+    def _batches(self, prepared: Iterator[PreparedSample]) -> Iterator[list[PreparedSample]]:
         """Micro-batches of one unit."""
         batch: list[PreparedSample] = []
+        filling = self._filling()
         for item in prepared:
-            if batch and self._full(points, batch, item):
+            if not filling.takes(item):
                 yield batch
-                batch = []
+                batch, filling = [], self._filling()
+                filling.takes(item)
             batch.append(item)
         if batch:
             yield batch
 
-    def _full(self, points: Sequence[GridPoint], batch: Sequence[PreparedSample], item: PreparedSample) -> bool:
-        """Whether a sample has to go with the next micro-batch: of fixed size, or what the device's memory takes."""
-        if any(one.sample is item.sample for one in batch):
-            return True  # asked by two units: each has its own answer
-        if self.micro_batch is not None:
-            return len(batch) >= self.micro_batch
-        needs = [one.need for one in batch]
-        if self.row.rides:
-            return not enters(self._budget(), needs, item.need)
-        return not self._budget().takes(sum(needs, start=NOTHING), item.need)
+    def _filling(self) -> Filling:
+        """A micro-batch that begins: of fixed size, or what the device's memory takes."""
+        return Filling(self._budget(), self.micro_batch, self.row.rides)
 
     def _answer_each(self, points: Sequence[GridPoint], batch: Sequence[PreparedSample]) -> list[Part]:
         """What became of each sample of a micro-batch, which may be of several units; notes go with the first."""
@@ -227,7 +220,8 @@ class Engine:
             return self.budget
         if self.model.device.type != "cuda":
             return Budget()
-        most = budget_bytes(self.model.device, self._resident)
+        kept = SeenImages.planned_bytes(self.model.config, self.model.dtype.itemsize)
+        most = budget_bytes(self.model.device, self._resident) - kept
         if self.spectra_samples:
             most -= 2 * piece_bytes(self.model.device) * self._lanes.count
         return lane_budget(most, self._host, self._lanes.count, self.row, self._learned)
@@ -238,30 +232,44 @@ class Engine:
         On a CPU the model's own threads use all cores, so samples are prepared when they are needed.
         """
         prepare = partial(self._try_prepare, unit.points)
+        asked = tuple(zip(unit.samples, unit.images or ("",) * len(unit.samples), strict=True))
         if self.model.device.type == "cpu":
-            pending: Iterator[PreparedSample | SampleFailure] = map(prepare, unit.samples)
+            pending: Iterator[PreparedSample | SampleFailure] = map(prepare, asked)
         else:
-            pending = ahead(self._preparing, prepare, unit.samples, PREPARED_AHEAD)
+            pending = ahead(self._preparing, prepare, asked, PREPARED_AHEAD)
         for item in pending:
             if isinstance(item, SampleFailure):
                 failures.append(item)
             else:
                 yield item
 
-    def _try_prepare(self, points: Sequence[GridPoint], id: str) -> PreparedSample | SampleFailure:
+    def _try_prepare(self, points: Sequence[GridPoint], asked: tuple[str, str]) -> PreparedSample | SampleFailure:
+        id, image = asked
         try:
             if id not in self.samples:
                 raise DataError(f"the benchmark has no sample '{id}'")
-            return self._prepare(points, self.samples[id])
+            return self._prepare(points, self.samples[id], image)
         except Exception as error:  # whatever is wrong with one sample must not cost the others
             return failure_of(id, error)
 
-    def _prepare(self, points: Sequence[GridPoint], sample: Sample) -> PreparedSample:
-        prompt = encode_sample(self.model, sample, self.spec.task, self.spec.model.image_mode)
+    def _prepare(self, points: Sequence[GridPoint], sample: Sample, image: str) -> PreparedSample:
+        # Where nobody has looked at the pixels, images are the same only if they are the same file.
+        image = (image or str(sample.image)) if sample.image is not None and self.shares_images else ""
+        once = partial(self._pixels.get, image) if image else None
+        prompt = encode_sample(self.model, sample, self.spec.task, self.spec.model.image_mode, once)
         row = self.row.within(self._budget())
         scratch = evidence.scratch(evidence.needed(points), self.model.config, prompt.length, prompt.visual)
-        need = footprint(row, points, prompt=prompt.length, visual=prompt.visual, system=prompt.system, scratch=scratch)
-        return PreparedSample(sample, prompt, need)
+        asked = partial(
+            footprint,
+            row,
+            points,
+            prompt=prompt.length,
+            visual=prompt.visual,
+            system=prompt.system,
+            scratch=scratch,
+        )
+        image = image if prompt.visual else ""
+        return PreparedSample(sample, prompt, image, need=asked(), further=asked(further=bool(image)))
 
     def _answer_or_split(
         self, points: Sequence[GridPoint], batch: Sequence[PreparedSample], alone: bool = False
@@ -305,15 +313,16 @@ class Engine:
     def _rounds(self, batch: Sequence[PreparedSample]) -> Iterator[Sequence[PreparedSample]]:
         """Those whose trunks go through the decoder together; the next decode beside them, where waves ride."""
         one_round = self.micro_batch is not None or not self.row.rides
-        ends = accumulate([len(batch)] if one_round else rounds(self._budget(), [item.need for item in batch]))
+        ends = accumulate([len(batch)] if one_round else rounds(self._budget(), batch))
         return (batch[start:end] for start, end in pairwise((0, *ends)))
 
     def _run(self, batch: Sequence[PreparedSample], points: Sequence[GridPoint], answers: Answers) -> _Round:
         prompts = [item.prompt for item in batch]
         needs = evidence.needed(points)
-        images = self.model.see(prompts, evidence.tower_readers(needs))
+        shown = [item.image for item in batch]
+        images = self._seen.see(shown, prompts, evidence.tower_readers(needs))
         features = [image.features_VD if image else None for image in images]
-        trunks = make_trunks(prompts)
+        trunks = make_trunks(prompts, shown)
         self._check_window(trunks)
         hidden_RD = embed_trunks(self.model.decoder, trunks, prompts, features)
         measure = self.spec.measure

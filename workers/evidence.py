@@ -50,6 +50,7 @@ class Provider:
     scratch: Scratch | None = None  # bytes at most while it is had and read of a decoder layer; None: next to nothing
     field: str | None = None  # of TokenView; None: it is read by its name
     layer_before: bool = False  # of a decoder layer: what layer K-1 computed, so that there is none at K = 0
+    image_only: bool = False  # outside of the tower: no token after the image is read, so all questions have it alike
 
 
 def _text_rows(layer: DecoderLayer) -> Tensor:
@@ -132,6 +133,7 @@ PROVIDERS: dict[str, Provider] = {
             scratch=lambda config, tokens, visual: _attention_scratch(config, visual, tokens),
             field="visual_attention_HVV",
             layer_before=True,
+            image_only=True,
         ),
         Provider(
             name=Evidence.HIDDEN,
@@ -141,6 +143,7 @@ PROVIDERS: dict[str, Provider] = {
             flop=_nothing,
             scratch=_feature_scratch,
             field="hidden_states_VD",
+            image_only=True,
         ),
         Provider(  # (V, H) float32; 0 where any-resolution marks the end of a row
             name=CLASS_ATTENTION,
@@ -236,6 +239,23 @@ def words(needs: frozenset[str]) -> str:
 def reads_layer_before(needs: frozenset[str]) -> bool:
     """Whether the decoder layer before must have run."""
     return any(PROVIDERS[name].layer_before for name in needs)
+
+
+def reads_question(strategy: Strategy) -> bool:
+    """Whether two questions about one image may have it keep other tokens; what draws does so for each sample.
+
+    Of a method of several stages each has to be asked.
+    """
+    provided = (PROVIDERS[name] for name in strategy.needs)
+    return strategy.draws or any(one.site is not Site.TOWER and not one.image_only for one in provided)
+
+
+def point_reads_question(point: GridPoint) -> bool:
+    """The same of a grid point, in any of its stages; of the un-pruned model never."""
+    if point.strategy == UNPRUNED:
+        return False
+    stages = catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params))
+    return any(reads_question(catalog.get(stage.strategy)) for stage in stages)
 
 
 def complaint(

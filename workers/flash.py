@@ -1,6 +1,6 @@
 """Attention of packed rows as one Triton kernel a layer: keys are read where they lie, nothing is gathered or padded.
 
-A sequence attends to two runs of rows, its prefix's and its own, so a key's row follows from its number.
+A sequence attends to two or three runs of rows, its prefixes' and its own, so a key's row follows from its number.
 Library kernels want each sequence's keys in one piece: gathering them cost as much as half of the attention itself
 (``docs/performance.md``). Softmax and sums are float32, products half precision, as in FlashAttention (Dao et al.,
 arXiv 2205.14135), whose online softmax this is.
@@ -27,7 +27,8 @@ LOG2_E = 1.4426950408889634
 PREFILL_OPTIONS: dict[str, Any] = {"num_warps": 4, "num_stages": 3}
 DECODE_OPTIONS: dict[str, Any] = {"num_warps": 4, "num_stages": 3}
 
-Block = tuple[slice, Sequence[slice]]  # query rows, and one or two runs of key rows in the order of the tokens
+RUNS = 3  # of keys at most: system, image, question
+Block = tuple[slice, Sequence[slice]]  # query rows, and one to `RUNS` runs of key rows in the order of the tokens
 
 
 def uses_flash(rows: Tensor) -> bool:
@@ -47,27 +48,30 @@ def tiles(blocks: Sequence[Block], tile: int, causal: bool = True) -> Tensor:
 
     Returns:
         (tiles, 6) int32 on the host: first query, queries, keys that the first query sees besides itself (all that it
-        sees, if not causal), start of the first run of keys, its length, start of the second run. Those that see most
-        come first, so that the last programs to run are short ones.
+        sees, if not causal), start of the first run of keys, its length, start of the second run; (tiles, 8) where a
+        block has three: also the length of the first two, and the start of the third. Those that see most come first,
+        so that the last programs to run are short ones.
     """
+    most = max((len(runs) for _, runs in blocks), default=0)
+    assert most <= RUNS
+    columns = 6 if most < RUNS else 8
     table = []
     for queries, runs in blocks:
         count = queries.stop - queries.start
-        keys = sum(run.stop - run.start for run in runs)
-        first, second = runs[0], runs[1].start if len(runs) > 1 else 0
+        first, second, third = [*runs, slice(0, 0), slice(0, 0)][:RUNS]  # no key has a number of those that are not
+        both = (length := first.stop - first.start) + second.stop - second.start
+        keys = both + third.stop - third.start
         table += [
             (
                 queries.start + at,
                 min(tile, count - at),
                 keys - count + at if causal else keys,
-                first.start,
-                first.stop - first.start,
-                second,
+                *(first.start, length, second.start, both, third.start)[: columns - 3],
             )
             for at in range(0, count, tile)
         ]
     table.sort(key=lambda row: -row[2])
-    return torch.tensor(table, dtype=torch.int32).view(-1, 6)
+    return torch.tensor(table, dtype=torch.int32).view(-1, columns)
 
 
 def flash_prefill(query_RHE: Tensor, key_RGE: Tensor, value_RGE: Tensor, table: Tensor, scale: float) -> Tensor:
@@ -76,7 +80,7 @@ def flash_prefill(query_RHE: Tensor, key_RGE: Tensor, value_RGE: Tensor, table: 
     Args:
         query_RHE: (R, H, E), rows without gaps.
         key_RGE, value_RGE: (R, G, E), possibly halves of one buffer; H a multiple of G.
-        table: (tiles, 6) int32 on the device, of ``PREFILL_TILE`` queries.
+        table: (tiles, 6 or 8) int32 on the device, of ``PREFILL_TILE`` queries.
         scale: factor on the dot products.
     """
     heads, width = query_RHE.shape[1:]
@@ -91,6 +95,7 @@ def flash_prefill(query_RHE: Tensor, key_RGE: Tensor, value_RGE: Tensor, table: 
         query_RHE.stride(0),
         *_strides(key_RGE, value_RGE),
         scale * LOG2_E,
+        columns=table.shape[1],
         shares=heads // groups,
         width=width,
         tile=PREFILL_TILE,
@@ -116,7 +121,7 @@ def flash_decode(
         query_NHE: (N, H, E), rows without gaps.
         order_N: (N,) int64, the queries in the order in which tiles count them.
         key_RGE, value_RGE: the prompt's, as in `flash_prefill`.
-        table: (tiles, 6) int32 on the device, of ``DECODE_TILE`` queries; ``seen`` is the number of all keys.
+        table: (tiles, 6 or 8) int32 on the device, of ``DECODE_TILE`` queries; ``seen`` is the number of all keys.
         decoded_caches: keys and values (N, T, G, E) of what each has decoded itself; None: there is nothing yet.
         scale: factor on the dot products.
         out_NHE: (N, H, E), where the queries of this order are answered.
@@ -142,6 +147,7 @@ def flash_decode(
         tail_keys.stride(1),
         decoded,
         scale * LOG2_E,
+        columns=table.shape[1],
         shares=heads // groups,
         width=width,
         tile=DECODE_TILE,
@@ -158,9 +164,12 @@ def _strides(key_RGE: Tensor, value_RGE: Tensor) -> tuple[int, int]:
 if triton is not None:
 
     @triton.jit
-    def _key_rows(number, first, length, rest):  # type: ignore[no-untyped-def]
+    def _key_rows(number, first, length, second, both, third, columns: tl.constexpr):  # type: ignore[no-untyped-def]
         """The packed row of a sequence's n-th key."""
-        return tl.where(number < length, first + number, rest + number - length).to(tl.int64)
+        row = tl.where(number < length, first + number, second + number - length)
+        if columns == 8:
+            row = tl.where(number < both, row, third + number - both)
+        return row.to(tl.int64)
 
     @triton.jit
     def _absorb(q, k, v, visible, scale2, top, total, acc):  # type: ignore[no-untyped-def]
@@ -184,14 +193,18 @@ if triton is not None:
         key_stride,
         value_stride,
         scale2,
+        columns: tl.constexpr,
         shares: tl.constexpr,
         width: tl.constexpr,
         tile: tl.constexpr,
         keys: tl.constexpr,
     ):
-        place = table + tl.program_id(0) * 6
+        place = table + tl.program_id(0) * columns
         start, count, seen = tl.load(place), tl.load(place + 1), tl.load(place + 2)
-        first, length, rest = tl.load(place + 3), tl.load(place + 4), tl.load(place + 5)
+        first, length, second = tl.load(place + 3), tl.load(place + 4), tl.load(place + 5)
+        both, third = length, second  # of two runs these are not looked at
+        if columns == 8:
+            both, third = tl.load(place + 6), tl.load(place + 7)
         head = tl.program_id(1)
         at_e = tl.arange(0, width)
         number = tl.arange(0, keys)
@@ -206,12 +219,12 @@ if triton is not None:
         acc = tl.zeros((tile, width), tl.float32)
         seen_by_all = (seen + 1) // keys * keys
         for begin in range(0, seen_by_all, keys):
-            rows = _key_rows(begin + number, first, length, rest)[:, None]
+            rows = _key_rows(begin + number, first, length, second, both, third, columns)[:, None]
             k = tl.load(key + rows * key_stride + at_e[None, :])
             v = tl.load(value + rows * value_stride + at_e[None, :])
             top, total, acc = _absorb(q, k, v, True, scale2, top, total, acc)
         for begin in range(seen_by_all, seen + count, keys):
-            rows = _key_rows(begin + number, first, length, rest)[:, None]
+            rows = _key_rows(begin + number, first, length, second, both, third, columns)[:, None]
             exists = (begin + number < seen + count)[:, None]
             k = tl.load(key + rows * key_stride + at_e[None, :], mask=exists, other=0.0)
             v = tl.load(value + rows * value_stride + at_e[None, :], mask=exists, other=0.0)
@@ -236,14 +249,18 @@ if triton is not None:
         step_stride,
         decoded,
         scale2,
+        columns: tl.constexpr,
         shares: tl.constexpr,
         width: tl.constexpr,
         tile: tl.constexpr,
         keys: tl.constexpr,
     ):
-        place = table + tl.program_id(0) * 6
+        place = table + tl.program_id(0) * columns
         start, count, seen = tl.load(place), tl.load(place + 1), tl.load(place + 2)
-        first, length, rest = tl.load(place + 3), tl.load(place + 4), tl.load(place + 5)
+        first, length, second = tl.load(place + 3), tl.load(place + 4), tl.load(place + 5)
+        both, third = length, second  # of two runs these are not looked at
+        if columns == 8:
+            both, third = tl.load(place + 6), tl.load(place + 7)
         head = tl.program_id(1)
         at_e = tl.arange(0, width)
         number = tl.arange(0, keys)
@@ -258,7 +275,7 @@ if triton is not None:
         total = tl.zeros((tile,), tl.float32)
         acc = tl.zeros((tile, width), tl.float32)
         for begin in range(0, seen, keys):
-            rows = _key_rows(begin + number, first, length, rest)[:, None]
+            rows = _key_rows(begin + number, first, length, second, both, third, columns)[:, None]
             exists = begin + number < seen
             k = tl.load(key + rows * key_stride + at_e[None, :], mask=exists[:, None], other=0.0)
             v = tl.load(value + rows * value_stride + at_e[None, :], mask=exists[:, None], other=0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 
 from workers import evidence
@@ -50,6 +51,7 @@ def forecast(
     value_bytes: int,
     max_new_tokens: int,
     samples: int,
+    questions: float = 1.0,
     offload: int | str = "auto",
 ) -> Forecast:
     """Plan a micro-batch without a card.
@@ -63,6 +65,7 @@ def forecast(
         value_bytes: of one value, 2 in half precision.
         max_new_tokens: decoded at most.
         samples: that there are.
+        questions: about each image, on average.
         offload: as ``model.offload`` says.
 
     Raises:
@@ -82,9 +85,10 @@ def forecast(
     count, row = arrange(free, host, row, streamed=away > 0)
     budget = lane_budget(free, host, count, row)
     row = row.within(budget)
-    one = footprint(row, points, prompt=prompt, visual=visual, system=system, scratch=scratch)
-    total, together = one, 1
-    while together < samples and budget.takes(total, one):
+    asked = partial(footprint, row, points, prompt=prompt, visual=visual, system=system, scratch=scratch)
+    first, further = asked(), asked(further=True)
+    total, together = first, 1
+    while together < samples and budget.takes(total, one := further if together % int(questions) else first):
         total, together = total + one, together + 1
     waves = max(1, ceil(budget.waves(total, scratch)))
     most = fixed + count * min(total.bytes + scratch, budget.bytes)

@@ -1,16 +1,18 @@
 """Where sequences fork: which tokens each grid point keeps, and which grid points share a fork.
 
-Grid points that keep the same tokens of the same sequence at the same layer are one fork, answered for all of them. A
-point that keeps every token, or prunes after the last layer, stays with its sequence. A method of several stages
-(HiMAP) forks again from its own fork.
+Grid points that keep the same tokens of the same sequence at the same layer are one fork, answered for all of them.
+Questions that share the rows of their image go on sharing those of the tokens that they keep alike, whether by a rule
+that reads no question, which then chooses once for all of them, or by chance. A point that keeps every token, or prunes
+after the last layer, stays with its sequence. A method of several stages (HiMAP) forks again from its own fork.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,7 +24,7 @@ from strategies.quality import Concentration, concentration
 from strategies.stages import Stage
 from workers import evidence
 from workers.packed_layer import LayerRead, PackedLayer
-from workers.sequences import Packing, TokenSequence, fork, fork_rows
+from workers.sequences import Packing, TokenSequence, fork, numbers
 from workers.work import UNPRUNED, GridPoint
 
 Merge = Callable[[Tensor, Tensor], Tensor]  # hidden_VD, kept_K -> (K, D)
@@ -30,18 +32,45 @@ Merge = Callable[[Tensor, Tensor], Tensor]  # hidden_VD, kept_K -> (K, D)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NewFork:
-    """A sequence that begins now, and what it begins with."""
+    """Sequences that begin now, one behind the other: a fork, or what is kept of an image and those that share it."""
 
-    sequence: TokenSequence
-    source_R: Tensor  # int64 on the host: which of its parent's own rows it continues
-    merge: Merge | None  # makes other rows of its parent's visual ones, in place of those that it keeps
+    sequences: tuple[TokenSequence, ...]
+    source_R: Tensor  # int64 on the host: which rows of the packing they continue
+    merge: Merge | None  # makes other rows of the parent's visual ones, in place of the first of these
+    visual_V: Tensor  # int64 on the host: the parent's visual rows, where there is something to merge
+    kept_K: Tensor  # int64 on the host: which of them are kept
+
+    @property
+    def sample(self) -> int:
+        """The first that it is of."""
+        return self.sequences[0].sample
+
+    @property
+    def layer(self) -> int:
+        return self.sequences[0].layer
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Rows, first layer and sequences: what it takes of a wave's room."""
+        return len(self.source_R), self.layer, len(self.sequences)
+
+    @property
+    def image(self) -> TokenSequence:
+        """What it forked from, or the run of its image that others fork from too."""
+        parent = self.sequences[0].parent
+        assert parent is not None
+        return parent.image
+
+    @property
+    def given(self) -> tuple[TokenSequence, ...]:
+        """The prefixes that its sequences attend to and that ran before, each before those that have it."""
+        return self.sequences[0].prefixes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Choice:
-    """What one stage of one grid point keeps of a sequence."""
+    """What one stage keeps of a sequence."""
 
-    index: int  # of the grid point
     strategy: Strategy
     kept_K: Tensor  # on the host
     scores: Concentration | None
@@ -79,13 +108,9 @@ class Placement:
         """Layers before which somebody may fork."""
         return frozenset(layer for stages in self._stages for layer in stages if layer < layers)
 
-    def answers(self, sequence: TokenSequence) -> bool:
-        """Whether it answers at least one point now."""
-        return sequence in self._points_of
-
-    def prefixes(self) -> set[TokenSequence]:
-        """Shared prefixes of all sequences that answer a point, whether they have run or not."""
-        return {sequence.prefix for sequence in self._points_of if sequence.prefix}
+    def needed(self) -> set[TokenSequence]:
+        """All sequences that answer a point, whether they have run or not, and their prefixes."""
+        return {run for sequence in self._points_of for run in sequence.chain}
 
     def answered(self, packing: Packing) -> tuple[TokenSequence, ...]:
         """The sequences of a packing that answer at least one point, in the order of samples and points."""
@@ -100,24 +125,26 @@ class Placement:
             hidden_RD: residual stream entering the layer.
             read: queries and keys of the layer before; None at layer 0.
         """
-        children: dict[tuple[TokenSequence, bytes, str, object], NewFork] = {}
-        for sequence, waiting in self._waiting(layer, packing):
-            for choice in self._choices(layer, sequence, waiting, packing, hidden_RD, read):
-                self.concentration.pop((sequence.sample, choice.index), None)
-                if choice.scores is not None:
-                    self.concentration[sequence.sample, choice.index] = choice.scores
-                if len(choice.kept_K) == sequence.visual:
-                    continue  # nothing is dropped
-                strategy = choice.strategy
-                identity = (sequence, choice.kept_K.numpy().tobytes(), strategy.positions, strategy.merge)
-                if identity not in children:
-                    children[identity] = NewFork(
-                        sequence=fork(sequence, layer, choice.kept_K, compact=strategy.positions == "compact"),
-                        source_R=fork_rows(sequence, choice.kept_K),
-                        merge=strategy.merge,
-                    )
-                self._assign(choice.index, sequence, children[identity].sequence)
-        return list(children.values())
+        alike: dict[tuple[TokenSequence, bytes, str, object], tuple[_Choice, dict[TokenSequence, list[int]]]] = {}
+        for sequence, index, choice in self._chosen(layer, packing, hidden_RD, read):
+            self.concentration.pop((sequence.sample, index), None)
+            if choice.scores is not None:
+                self.concentration[sequence.sample, index] = choice.scores
+            if len(choice.kept_K) == sequence.visual:
+                continue  # nothing is dropped
+            strategy = choice.strategy
+            identity = (sequence.image, choice.kept_K.numpy().tobytes(), strategy.positions, strategy.merge)
+            alike.setdefault(identity, (choice, {}))[1].setdefault(sequence, []).append(index)
+        forks = []
+        for choice, indices in alike.values():
+            # Those that keep nothing of their image have no rows in common.
+            together = [tuple(indices)] if len(choice.kept_K) else [(parent,) for parent in indices]
+            for parents in together:
+                forks.append(_new_fork(parents, layer, packing, choice))
+                for parent, child in zip(parents, forks[-1].sequences[-len(parents) :], strict=True):
+                    for index in indices[parent]:
+                        self._assign(index, parent, child)
+        return forks
 
     def _assign(self, index: int, old: TokenSequence, new: TokenSequence) -> None:
         """Let another sequence of the same sample answer a point."""
@@ -138,39 +165,79 @@ class Placement:
                     groups.append((sequence, stages))
         return groups
 
+    def _chosen(
+        self, layer: int, packing: Packing, hidden_RD: Tensor, read: LayerRead | None
+    ) -> Iterator[tuple[TokenSequence, int, _Choice]]:
+        """What every waiting point keeps of its sequence; where no question is read, chosen once for an image's all."""
+        waiting = self._waiting(layer, packing)
+        asked: dict[TokenSequence, dict[Stage, None]] = defaultdict(dict)
+        for sequence, stages in waiting:
+            for stage in stages.values():
+                reads = evidence.reads_question(catalog.get(stage.strategy))
+                asked[sequence if reads else sequence.image][stage] = None
+        choices = partial(self._choices, layer, packing=packing, hidden_RD=hidden_RD, read=read)
+        chosen = {place: dict(choices(place, stages)) for place, stages in asked.items()}
+        for sequence, stages in waiting:
+            points: dict[Stage, list[int]] = defaultdict(list)
+            for index, stage in stages.items():
+                points[stage].append(index)
+            for place in dict.fromkeys((sequence.image, sequence)):
+                for stage, choice in chosen.get(place, {}).items():
+                    for index in points.get(stage, ()):
+                        yield sequence, index, choice
+
     def _choices(
         self,
         layer: int,
         sequence: TokenSequence,
-        waiting: Mapping[int, Stage],
+        stages: Iterable[Stage],
         packing: Packing,
         hidden_RD: Tensor,
         read: LayerRead | None,
-    ) -> Iterable[_Choice]:
-        """One choice for every waiting point; a strategy scores once for all its ranks.
+    ) -> Iterator[tuple[Stage, _Choice]]:
+        """One choice for every stage; a strategy scores once for all its ranks.
 
         Where nothing or everything is kept there is nothing to score.
         """
-        groups: dict[tuple[Strategy, tuple], list[int]] = defaultdict(list)
-        for index, stage in waiting.items():
+        groups: dict[tuple[Strategy, tuple], list[Stage]] = defaultdict(list)
+        for stage in stages:
             strategy = catalog.get(stage.strategy)
             if stage.rank == 0 or stage.rank >= sequence.visual:
-                yield _Choice(index, strategy, torch.arange(min(stage.rank, sequence.visual)), None)
+                yield stage, _Choice(strategy, torch.arange(min(stage.rank, sequence.visual)), None)
                 continue
-            groups[strategy, stage.params].append(index)
+            groups[strategy, stage.params].append(stage)
         needs = frozenset[str]().union(*(strategy.needs for strategy, _ in groups))
         seed = draw_seed(self.seeds[sequence.sample], layer)
         place = PackedLayer(sequence, packing, hidden_RD, read)
         view = evidence.view(needs, place, self._images[sequence.sample], seed, hidden_RD.device)
         for (strategy, params), members in groups.items():
-            ranks = [waiting[index].rank for index in members]
+            ranks = [stage.rank for stage in members]
             chosen = strategy.choose(view, ranks, dict(params))
             # Of scores that look at something: a random order has no concentration worth the name.
             looks = self._quality and strategy.needs
             scores_V = strategy.score(view, **dict(params)) if looks and strategy.score else None
-            for index, kept_K in zip(members, chosen, strict=True):
-                scores = None if scores_V is None else concentration(scores_V, waiting[index].rank)
-                yield _Choice(index, strategy, kept_K.cpu(), scores)
+            for stage, kept_K in zip(members, chosen, strict=True):
+                scores = None if scores_V is None else concentration(scores_V, stage.rank)
+                yield stage, _Choice(strategy, kept_K.cpu(), scores)
+
+
+def _new_fork(parents: tuple[TokenSequence, ...], layer: int, packing: Packing, choice: _Choice) -> NewFork:
+    """The fork of a sequence, or of several that share the rows of their image."""
+    strategy, kept_K = choice.strategy, choice.kept_K
+    compact = strategy.positions == "compact"
+    if len(parents) == 1:
+        sequences = [fork(parents[0], layer, kept_K, compact)]
+    else:
+        image = fork(parents[0].image, layer, kept_K, compact)
+        sequences = [image, *(fork(parent, layer, kept_K, compact, image) for parent in parents)]
+    visual_V = numbers(packing.visual(parents[0]))
+    return NewFork(
+        sequences=tuple(sequences),
+        source_R=torch.cat((visual_V[kept_K], numbers(*(packing.text(parent) for parent in parents)))),
+        merge=strategy.merge,
+        visual_V=visual_V if strategy.merge else visual_V[:0],
+        kept_K=kept_K,
+    )
 
 
 def _stages(point: GridPoint) -> tuple[Stage, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import ceil
@@ -16,6 +16,7 @@ from math import ceil
 import torch
 
 from strategies import catalog
+from workers import evidence
 from workers.decoder import FEED_FORWARD_ROWS
 from workers.families.config import ModelConfig, ModelError
 from workers.offload import BUFFERS
@@ -169,7 +170,14 @@ class Footprint:
 
 
 def footprint(
-    row: RowBytes, points: Sequence[GridPoint], *, prompt: int, visual: int, system: int = 0, scratch: int = 0
+    row: RowBytes,
+    points: Sequence[GridPoint],
+    *,
+    prompt: int,
+    visual: int,
+    system: int = 0,
+    scratch: int = 0,
+    further: bool = False,
 ) -> Footprint:
     """An upper bound: grid points that share a fork are counted apart.
 
@@ -180,30 +188,37 @@ def footprint(
         visual: visual tokens among them.
         system: tokens before the image.
         scratch: bytes that strategies choose by, see ``evidence.scratch``.
+        further: it asks about an image that another question asks about; rows of this and before it are counted there.
     """
-    changes, sequences = [prompt] + [0] * row.layers, 1  # of the rows before each layer
+    if further:
+        prompt, system = prompt - system, 0
+    after = prompt - visual  # rows of a fork beside those that are kept
+    own = after if further else prompt  # rows of its trunk
+    changes, sequences = [own] + [0] * row.layers, 1  # of the rows before each layer
     fork_layers: set[int] = set()
     for point in points:
         if point.strategy == UNPRUNED or point.rank >= visual or point.layer >= row.layers:
             continue  # answered by the trunk
         sequences += 1
         fork_layers.add(point.layer)
-        rows = 0
+        rows, shares = 0, further
         for stage in catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params)):
             if stage.layer < row.layers:
-                changes[stage.layer] += min(stage.rank, visual) + prompt - visual - rows
-                rows = min(stage.rank, visual) + prompt - visual
+                shares = shares and not evidence.reads_question(catalog.get(stage.strategy))
+                kept = 0 if shares else min(stage.rank, visual)
+                changes[stage.layer] += kept + after - rows
+                rows = kept + after
     layers = list(accumulate(changes[:-1]))
     before = max(fork_layers, default=0) if row.keeps and not row.away else 0
-    held = row.cached * (prompt * before + system * (row.layers - before)) + row.start * prompt * len(fork_layers)
+    held = row.cached * (own * before + system * (row.layers - before)) + row.start * own * len(fork_layers)
     return Footprint(
         rows=max(layers),
         bytes=row.wave(sum(layers), max(layers), sequences),
-        trunk_bytes=row.wave(prompt * row.layers, prompt, 1),
+        trunk_bytes=row.wave(own * row.layers, own, 1),
         held_bytes=held if fork_layers else 0,
         evidence_bytes=scratch if visual else 0,
         host_bytes=row.on_host(sum(layers)),
-        held_host_bytes=row.on_host(prompt * row.layers) if fork_layers else 0,
+        held_host_bytes=row.on_host(own * row.layers) if fork_layers else 0,
     )
 
 
@@ -228,36 +243,35 @@ class Room:
         self._sequences = 0
         self._later, self._later_cached, self._later_sequences = 0, 0, 0  # of forks that will enter
 
-    def reserve(self, rows: int, layer: int) -> bool:
+    def reserve(self, rows: int, layer: int, sequences: int = 1) -> bool:
         """Keep room for a fork that enters before ``layer``; whether there is any."""
         cached = rows * (self._row.layers - layer)
-        if not self._fits(0, rows, cached):
+        if not self._fits(0, rows, cached, sequences):
             return False
-        self.expect(rows, layer)
+        self.expect(rows, layer, sequences)
         return True
 
-    def expect(self, rows: int, layer: int) -> None:
+    def expect(self, rows: int, layer: int, sequences: int = 1) -> None:
         """Keep room for a fork, whether there is any or not."""
         self._later += rows
         self._later_cached += rows * (self._row.layers - layer)
-        self._later_sequences += 1
+        self._later_sequences += sequences
 
-    def enter(self, rows: int, layer: int) -> None:
+    def enter(self, rows: int, layer: int, sequences: int = 1) -> None:
         """A fork that room was kept for enters now."""
-        self._later -= rows
-        self._later_cached -= rows * (self._row.layers - layer)
-        self._later_sequences -= 1
+        self.expect(-rows, layer, -sequences)
 
     def now(self, layer: int, rows: int, sequences: int) -> None:
         """Before ``layer`` the packing has so many rows and sequences."""
         self._layer, self._present, self._sequences = layer, rows, sequences
 
-    def admit(self, rows: int) -> bool:
-        """Take a new fork into the packing, if it fits."""
-        if not self._fits(rows, 0, 0):
+    def admit(self, rows: int, layer: int, sequences: int = 1) -> bool:
+        """Take a new fork into the packing before ``layer``, if it fits."""
+        assert layer == self._layer
+        if not self._fits(rows, 0, 0, sequences):
             return False
         self._present += rows
-        self._sequences += 1
+        self._sequences += sequences
         return True
 
     def ran(self, key_rows: int) -> None:
@@ -268,13 +282,13 @@ class Room:
         """Something else takes a part of the budget."""
         self._budget = replace(self._budget, bytes=self._budget.bytes - bytes)
 
-    def _fits(self, present: int, later: int, later_cached: int) -> bool:
+    def _fits(self, present: int, later: int, later_cached: int, more: int) -> bool:
         rows = self._present + present + self._later + later
         if rows > self._budget.rows:
             return False
         ahead = (self._present + present) * (self._row.layers - self._layer)
         cached = self._past + ahead + self._later_cached + later_cached
-        sequences = self._sequences + self._later_sequences + 1
+        sequences = self._sequences + self._later_sequences + more
         on_host = self._row.on_host(cached) <= self._budget.host_bytes
         return on_host and self._row.wave(cached, rows, sequences) <= self._budget.bytes
 
@@ -333,31 +347,6 @@ def free_bytes(device: torch.device) -> int:
     index = torch.cuda.current_device() if device.index is None else device.index
     share = _read_share(index) if _read_share else 1.0
     return int(min(free + torch.cuda.memory_reserved(device), share * total))
-
-
-def rounds(budget: Budget, needs: Iterable[Footprint]) -> list[int]:
-    """How many samples go through the decoder together, round after round."""
-    sizes: list[int] = []
-    total = NOTHING
-    for need in needs:
-        if sizes and budget.takes(total, need):
-            sizes[-1], total = sizes[-1] + 1, total + need
-        else:
-            sizes.append(1)
-            total = need
-    return sizes
-
-
-def enters(budget: Budget, needs: Sequence[Footprint], another: Footprint) -> bool:
-    """Whether a micro-batch whose waves ride should have another sample: until it has `ENOUGH_WAVES` in its rounds.
-
-    Only the last of them has none to decode beside.
-    """
-    waves, start = 0, 0
-    for size in rounds(budget, (*needs, another)):
-        total = sum((*needs, another)[start : start + size], start=NOTHING)
-        waves, start = waves + max(1, ceil(budget.waves(total))), start + size
-    return waves <= ENOUGH_WAVES
 
 
 def arrange(free: int, host: int, row: RowBytes, streamed: bool) -> tuple[int, RowBytes]:

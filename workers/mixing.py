@@ -7,12 +7,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from workers.lanes import Lanes
 
 Key = TypeVar("Key", bound=Hashable)
 Item = TypeVar("Item")
+Taken = TypeVar("Taken", contravariant=True)
 Result = TypeVar("Result")
 
 READY = 1  # full micro-batches that may wait for a lane; whoever brings more waits too
@@ -22,6 +23,14 @@ READY = 1  # full micro-batches that may wait for a lane; whoever brings more wa
 class _Asked(Generic[Item, Result]):
     item: Item
     answer: Future[Result]
+
+
+class Filling(Protocol[Taken]):
+    """A micro-batch while it is being filled."""
+
+    def takes(self, item: Taken, /) -> bool:
+        """Take an item, always the first, or leave it to the next micro-batch."""
+        ...
 
 
 class Mixer(Generic[Key, Item, Result]):
@@ -34,19 +43,19 @@ class Mixer(Generic[Key, Item, Result]):
         self,
         lanes: Lanes,
         answer: Callable[[Key, Sequence[Item]], Sequence[Result]],
-        full: Callable[[Key, Sequence[Item], Item], bool],
+        begin: Callable[[], Filling[Item]],
     ) -> None:
         """Begin with nothing in flight.
 
         Args:
             lanes: where micro-batches are answered.
             answer: a key and a micro-batch; one result for each item.
-            full: a key, the micro-batch so far, and an item: whether that has to go with the next one.
+            begin: a new micro-batch, without items.
         """
         self._lanes = lanes
         self._answer = answer
-        self._full = full
-        self._open: dict[Key, list[_Asked[Item, Result]]] = {}
+        self._begin = begin
+        self._open: dict[Key, tuple[Filling[Item], list[_Asked[Item, Result]]]] = {}
         self._ready: deque[tuple[Key, list[_Asked[Item, Result]]]] = deque()
         self._feeding: Counter[Key] = Counter()  # callers that may bring more
         self._running = 0
@@ -70,11 +79,13 @@ class Mixer(Generic[Key, Item, Result]):
         return [one.answer.result() for one in asked]
 
     def _add(self, key: Key, one: _Asked[Item, Result]) -> None:
-        batch = self._open.setdefault(key, [])
-        if batch and self._full(key, [other.item for other in batch], one.item):
-            self._ready.append((key, self._open.pop(key)))
-            batch = self._open.setdefault(key, [])
+        filling, batch = self._open.get(key) or (self._begin(), [])
+        if not filling.takes(one.item):
+            self._ready.append((key, batch))
+            filling, batch = self._begin(), []
+            filling.takes(one.item)
         batch.append(one)
+        self._open[key] = filling, batch
         self._start()
 
     def _start(self) -> None:
@@ -83,7 +94,7 @@ class Mixer(Generic[Key, Item, Result]):
             if self._ready:
                 key, batch = self._ready.popleft()
             elif (left := next((key for key in self._open if not self._feeding[key]), None)) is not None:
-                key, batch = left, self._open.pop(left)
+                key, (_, batch) = left, self._open.pop(left)
             else:
                 break
             self._running += 1

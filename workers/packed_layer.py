@@ -28,14 +28,14 @@ class PackedLayer(DecoderLayer):
         """Look at one sequence of a packing.
 
         Args:
-            sequence: whose tokens are to be dropped.
+            sequence: whose tokens are to be dropped; an image that several questions share has no tokens after it.
             packing: of ``hidden_RD``.
             hidden_RD: residual stream entering the layer.
             before: queries and keys of the layer before; None at layer 0.
         """
         self.system, self.visual, self.text = sequence.system, sequence.visual, sequence.text
         self._sequence = sequence
-        self._own_RD = hidden_RD[packing.own(sequence)]
+        self._visual_RD, self._text_RD = hidden_RD[packing.visual(sequence)], hidden_RD[packing.text(sequence)]
         self._before = before
 
     @property
@@ -55,10 +55,10 @@ class PackedLayer(DecoderLayer):
         return gather(self._read.key_RGE, self._read.packing.keys(self._sequence))
 
     def visual_hidden(self) -> Tensor:
-        return self._own_RD[: self.visual]
+        return self._visual_RD
 
     def text_hidden(self) -> Tensor:
-        return self._own_RD[self.visual :]
+        return self._text_RD
 
     def alive(self, image_VX: Tensor) -> Tensor:
         if len(image_VX) == self.visual:

@@ -3,8 +3,9 @@
 The trunks go first, and each fork joins them at its own layer, in one packed matrix. Where that would take more memory
 than there is, or more rows than keep a chip busy, the rest of the forks wait: what they start from is held, and they
 run in later **waves**, forks of all samples and layers together, each entering at its own layer. Nothing of a trunk is
-computed twice: of earlier waves a fork reads the keys of its shared prefix and, when tokens are decoded, those of its
-trunk in the layers before its own. A wave's caches go when its answers are known.
+computed twice: of earlier waves a fork reads the keys of its prefixes and, when tokens are decoded, those of its trunk
+in the layers before its own. What is kept of an image enters together with all that share it. A wave's caches go when
+its answers are known.
 
 A fork's numbers do not depend on the wave that it is in, but for the last bits of matrix products with other numbers
 of rows.
@@ -13,7 +14,7 @@ of rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import torch
@@ -22,10 +23,10 @@ from torch import Tensor
 from workers.attention import attend, attend_groups, make_groups
 from workers.caches import Cache, HostLink, LayerCache
 from workers.decoder import Decoder, Given, Rotary
-from workers.forks import Merge, NewFork, Placement
+from workers.forks import NewFork, Placement
 from workers.memory import Budget, Room, RowBytes
 from workers.packed_layer import LayerRead
-from workers.sequences import Packing, TokenSequence, gather, to_device
+from workers.sequences import Packing, TokenSequence, gather, joined, numbers, to_device
 from workers.trunks import pack_trunks
 
 
@@ -94,10 +95,8 @@ def prefill(
 class _Waiting:
     """A fork that is chosen and has not run."""
 
-    sequence: TokenSequence
-    start_RD: Tensor  # its own rows, or those of its parent, which all that wait for it share
-    take_R: Tensor  # int64 on the host: which of them it begins with
-    merge: Merge | None  # then they are all rows of its parent
+    fork: NewFork  # of these rows, not of the packing's
+    start_RD: Tensor  # what it starts from, and all that wait with it for the same image
 
 
 class _Waves:
@@ -133,33 +132,32 @@ class _Waves:
     def next(self) -> Prefill | None:
         """Run as many of those that wait as there is room for, at least one."""
         room = self._enter()
-        arriving = [one.sequence for some in self._arrivals.values() for one in some]
-        prefixes = dict.fromkeys(sequence.prefix for sequence in arriving if sequence.prefix)
+        arriving = [one.fork for some in self._arrivals.values() for one in some]
+        prefixes = dict.fromkeys(prefix for fork in arriving for prefix in fork.given)
         return self.run(Packing([], given=list(prefixes)), room)
 
     def _enter(self) -> Room:
         """Choose who enters the next wave: the room that is kept for them."""
         if self._row.away:  # by sample: a wave decodes by few of the trunks, which have to come from the host
-            self.waiting.sort(key=lambda one: (one.sequence.sample, one.sequence.layer))
+            self.waiting.sort(key=lambda one: (one.fork.sample, one.fork.layer))
         else:  # those that fork first go first: rows stay as many in all layers of a wave
-            self.waiting.sort(key=lambda one: one.sequence.layer)
+            self.waiting.sort(key=lambda one: one.fork.layer)
         room = self._room()
         left: list[_Waiting]
         entering, left = self.waiting[:1], []
-        room.expect(entering[0].sequence.rows, entering[0].sequence.layer)
+        room.expect(*entering[0].fork.size)
         for one in self.waiting[1:]:
-            fits = room.reserve(one.sequence.rows, one.sequence.layer)
-            (entering if fits else left).append(one)
+            (entering if room.reserve(*one.fork.size) else left).append(one)
         self.waiting = left
-        entering.sort(key=lambda one: one.sequence.layer)
-        self._arrivals = {layer: list(some) for layer, some in groupby(entering, lambda one: one.sequence.layer)}
+        entering.sort(key=lambda one: one.fork.layer)
+        self._arrivals = {layer: list(some) for layer, some in groupby(entering, lambda one: one.fork.layer)}
         return room
 
     def hold(self, done: Prefill | None) -> None:
         """Keep of the caches what waiting forks decode by, and let the rest go."""
         if done is not None:
             done.caches.clear()
-        parents = {(one.sequence.parent, one.sequence.layer) for one in self.waiting}
+        parents = {(sequence.parent, one.fork.layer) for one in self.waiting for sequence in one.fork.sequences}
         for layer in range(self._layers):
             needed = {parent.at(layer) for parent, first in parents if parent and first > layer}
             parts, self._caches[layer] = (*self._held[layer], *self._caches[layer]), []
@@ -255,63 +253,52 @@ class _Waves:
         room: Room,
     ) -> tuple[Packing, Tensor, bool]:
         """The packing and its rows with the new forks that have room, and with those that enter; whether it is new."""
-        alive = set() if packing.given else self._placement.prefixes()  # of later waves none is a row
-        older = [one for one in packing.sequences if one in alive or self._placement.answers(one)]
+        needed = self._placement.needed()
+        older = [one for one in packing.sequences if one in needed]
         if packing.sequences and not forks and not arriving and len(older) == len(packing.sequences):
             return packing, hidden_RD, False
         for one in arriving:
-            room.enter(one.sequence.rows, layer)
-        here = [*older, *(one.sequence for one in arriving)]
+            room.enter(*one.fork.size)
+        entering = [sequence for one in arriving for sequence in one.fork.sequences]
+        here = [*older, *entering]
         room.now(layer, sum(one.rows for one in here), len(here))
         joining: list[NewFork] = []
         later: list[NewFork] = []
         for fork in forks:
-            (joining if room.admit(fork.sequence.rows) else later).append(fork)
-        self._postpone(later, packing, hidden_RD, room)
-        rows = [torch.arange(packing.starts[one], packing.starts[one] + one.rows) for one in older]
-        for fork in joining:
-            assert fork.sequence.parent is not None
-            rows.append(packing.starts[fork.sequence.parent] + fork.source_R)
+            (joining if room.admit(*fork.size) else later).append(fork)
+        self._postpone(later, hidden_RD, room)
+        rows = [numbers(run) for run in joined(packing.own(one) for one in older)]
+        rows += [fork.source_R for fork in joining]
         parts = [hidden_RD[to_device(torch.cat(rows), hidden_RD.device)]] if rows else []
         for _, some in groupby(arriving, lambda one: id(one.start_RD)):
             group = list(some)
-            take = to_device(torch.cat([one.take_R for one in group]), hidden_RD.device)
+            take = to_device(torch.cat([one.fork.source_R for one in group]), hidden_RD.device)
             parts.append(group[0].start_RD[take])
-        sequences = [*older, *(fork.sequence for fork in joining), *(one.sequence for one in arriving)]
-        new = Packing(sequences, packing.given)
+        new = Packing([*older, *(one for fork in joining for one in fork.sequences), *entering], packing.given)
         new_RD = parts[0] if len(parts) == 1 else torch.cat(parts) if parts else hidden_RD[:0]
-        for fork in joining:
+        begun = [*((fork, hidden_RD) for fork in joining), *((one.fork, one.start_RD) for one in arriving)]
+        for fork, source_RD in begun:
             if fork.merge is not None:
-                assert fork.sequence.parent is not None
-                parent_VD = hidden_RD[packing.visual(fork.sequence.parent)]
-                new_RD[new.visual(fork.sequence)] = _merged(fork.merge, parent_VD, fork.source_R, fork.sequence)
-        for one in arriving:
-            if one.merge is not None:
-                assert one.sequence.parent is not None
-                parent_VD = one.start_RD[: one.sequence.parent.visual]
-                new_RD[new.visual(one.sequence)] = _merged(one.merge, parent_VD, one.take_R, one.sequence)
+                parent_VD, kept_K = (to_device(rows, hidden_RD.device) for rows in (fork.visual_V, fork.kept_K))
+                new_RD[new.visual(fork.sequences[0])] = fork.merge(source_RD[parent_VD], kept_K)
         return new, new_RD, True
 
-    def _postpone(self, forks: Sequence[NewFork], packing: Packing, hidden_RD: Tensor, room: Room) -> None:
-        """Hold what forks start from: each its own rows, or their parent's once, whichever is smaller.
+    def _postpone(self, forks: Sequence[NewFork], hidden_RD: Tensor, room: Room) -> None:
+        """Hold what forks start from: of all that wait for the same image each row once.
 
         Rows that are merged are made of all of the parent's, and are made when the fork enters.
         """
-        for parent, some in groupby(forks, lambda fork: fork.sequence.parent):
-            assert parent is not None
+        for _, some in groupby(forks, lambda fork: fork.image):
             group = list(some)
-            rows_RD = hidden_RD[packing.own(parent)]
-            merging = any(fork.merge is not None for fork in group)
-            if not merging and sum(fork.sequence.rows for fork in group) < parent.rows:
-                takes = [fork.source_R for fork in group]
-                rows_RD = rows_RD[to_device(torch.cat(takes), hidden_RD.device)]
-                ends = torch.tensor([len(take) for take in takes]).cumsum(0).tolist()
-                takes = [torch.arange(end - len(take), end) for take, end in zip(takes, ends, strict=True)]
-            else:
-                takes, rows_RD = [fork.source_R for fork in group], rows_RD.clone()
-            room.hold(rows_RD.nbytes)
-            for fork, take_R in zip(group, takes, strict=True):
-                self.waiting.append(_Waiting(fork.sequence, rows_RD, take_R, fork.merge))
+            place_R = torch.zeros(hidden_RD.shape[0], dtype=torch.int64)
+            for fork in group:
+                place_R[fork.source_R] = place_R[fork.visual_V] = 1
+            start_RD = hidden_RD[to_device(place_R.nonzero()[:, 0], hidden_RD.device)]
+            place_R = place_R.cumsum(0) - 1
+            room.hold(start_RD.nbytes)
+            for fork in group:
+                moved = replace(fork, source_R=place_R[fork.source_R], visual_V=place_R[fork.visual_V])
+                self.waiting.append(_Waiting(moved, start_RD))
 
     def _room(self) -> Room:
         """Of a wave beside what is held."""
@@ -327,7 +314,7 @@ class _Waves:
         if self._row.keeps:
             self._caches[layer] = self._link.send(cache) if self._link else [cache]
         if self.waiting and not cache.packing.given:
-            self._prefixes[layer] = cache.only({one.sequence.prefix for one in self.waiting if one.sequence.prefix})
+            self._prefixes[layer] = cache.only({prefix for one in self.waiting for prefix in one.fork.given})
 
     def _given(self, layer: int, packing: Packing) -> Given | None:
         """Keys and values of the prefixes that ran in an earlier wave."""
@@ -342,8 +329,3 @@ class _Waves:
         if not self._row.keeps:
             return []
         return [(*held, *own) for held, own in zip(self._held, self._caches, strict=True)]
-
-
-def _merged(merge: Merge, parent_VD: Tensor, take_R: Tensor, sequence: TokenSequence) -> Tensor:
-    """What a strategy makes of its parent's visual rows in place of those that a fork keeps, which come first."""
-    return merge(parent_VD, to_device(take_R[: sequence.visual], parent_VD.device))

@@ -1,15 +1,24 @@
-"""Which packed rows belong to whom: the trunks of the samples and the forks that prune them.
+"""Which packed rows belong to whom: runs of rows, each owned once, and the chains of them that sequences attend to.
 
-A **sequence** is the un-pruned **trunk** of a sample, or a **fork** that dropped visual tokens at some layer; its own
-tokens are a run of rows. All sequences of a micro-batch lie in one packed matrix of R rows. The system rows
-before the image see neither image nor question (causality), so all samples with the same system prompt share them: they
-are a sequence of their own, the **shared prefix**, which the others only attend to.
+A **sequence** is the un-pruned **trunk** of a sample, or a **fork** that dropped visual tokens at some layer. All rows
+of a micro-batch lie in one packed matrix of R rows, and what several sequences have in common is a run of rows of its
+own, which they only attend to. By causality the system rows before the image see neither image nor question, and the
+image's rows do not see the question: so all samples with the same system prompt share the first, and all questions
+about one image the second, as long as they keep the same of its tokens. Such a run is a **prefix**; a sequence attends
+to a **chain**: its prefix's prefix, its prefix, itself.
 
-    shared prefix          [system]
-    trunk of sample 0              [visual . . . . . . . | text]
-    fork of 0 at layer 2               [visual kept | text]
-    fork of 0 at layer 3                    [visual kept | text]
-    trunk of sample 1              [visual . . . . . . . | text]
+    prefix of all               [system]
+    trunk of sample 0                   [visual . . . . . . . | text]
+    fork of 0 at layer 2                    [visual kept | text]
+    prefix of samples 1 and 2           [visual . . . . . . .]
+    trunk of sample 1                                         [text]
+    trunk of sample 2                                         [text]
+    prefix of 1 and 2 at layer 3            [visual kept]
+    fork of 1 at layer 3                                 [text]
+    fork of 2 at layer 3                                 [text]
+    fork of 2 at layer 3 alone              [visual kept | text]
+
+An image that only one question is asked about has no run of its own.
 
 A **packing** says where each sequence's rows lie; it changes only at layers where somebody forks. Sequences and
 packings live on the host; what a device needs of a packing goes there once, so that bookkeeping never makes it wait.
@@ -17,7 +26,7 @@ packings live on the host; what a device needs of a packing goes there once, so 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -28,50 +37,71 @@ from workers.flash import PREFILL_TILE, tiles
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class TokenSequence:
-    """One sequence of a micro-batch, called so because ``Sequence`` is Python's.
+    """One sequence or prefix of a micro-batch, called so because ``Sequence`` is Python's.
 
     Identity matters, not content: two sequences are the same only if they are one.
     """
 
-    sample: int  # index within the micro-batch; -1 for a prefix
-    prefix: TokenSequence | None  # whose rows are its system rows; None: it has none, or is a prefix
-    parent: TokenSequence | None  # what it forked from; None for a trunk or prefix
+    sample: int  # index within the micro-batch, the first of those that share it; -1 for system rows
+    prefix: TokenSequence | None  # whose rows come right before its own; None: it has none
+    parent: TokenSequence | None  # what it forked from; None for what begins with the first layer
     layer: int  # first layer in which it has rows of its own
     system: int  # tokens before the image
-    text: int  # tokens after the image
+    text: int  # tokens after the image; 0 for a prefix
     visual_K: Tensor  # (K,) int64 on the host, the kept visual tokens as indices into the sample's image tokens
     positions_PR: Tensor  # int64 on the host, position ids of its own rows; P is 1 or 3
     next_position: int  # position id of the first decoded token
-    visual: int = field(init=False)  # visual tokens it keeps
+    visual: int = field(init=False)  # visual tokens it keeps, its prefix's included
     rows: int = field(init=False)  # rows of its own
+    prefixes: tuple[TokenSequence, ...] = field(init=False)  # its prefix's, and its prefix
 
     def __post_init__(self) -> None:
         self.visual = self.visual_K.shape[0]
         self.rows = self.positions_PR.shape[1]
+        self.prefixes = (*self.prefix.prefixes, self.prefix) if self.prefix else ()
+
+    @property
+    def chain(self) -> tuple[TokenSequence, ...]:
+        """The runs of rows that it stands for, in the order of its tokens; it is the last."""
+        return (*self.prefixes, self)
+
+    @property
+    def image(self) -> TokenSequence:
+        """The run that its visual tokens are rows of: its prefix, where several questions share them, or itself."""
+        return self.prefix if self.prefix and self.prefix.visual else self
 
     @property
     def length(self) -> int:
-        """Tokens it stands for, those of its prefix included."""
-        return self.rows + (self.prefix.rows if self.prefix else 0)
+        """Tokens it stands for, those of its prefixes included."""
+        return sum(run.rows for run in self.chain)
 
     def at(self, layer: int) -> TokenSequence:
         """The ancestor, or itself, whose rows stand for it in ``layer``."""
         return self if self.layer <= layer or self.parent is None else self.parent.at(layer)
 
 
-def new_prefix(positions_PR: Tensor) -> TokenSequence:
-    """The tokens before an image, at least one."""
-    system = positions_PR.shape[1]
+def new_prefix(
+    positions_PR: Tensor, visual: int = 0, prefix: TokenSequence | None = None, sample: int = -1
+) -> TokenSequence:
+    """Rows that several samples have in common: tokens before an image, at least one, or those of an image.
+
+    Args:
+        positions_PR: of these rows.
+        visual: how many they are, if they are an image's; else 0.
+        prefix: what comes before an image.
+        sample: index within the micro-batch of the first that shows an image.
+    """
+    system = prefix.rows if prefix else positions_PR.shape[1] - visual
     return TokenSequence(
-        sample=-1,
-        prefix=None,
+        sample=sample,
+        prefix=prefix,
         parent=None,
         layer=0,
         system=system,
         text=0,
-        visual_K=torch.arange(0),
+        visual_K=torch.arange(visual),
         positions_PR=positions_PR,
-        next_position=system,
+        next_position=system + visual,
     )
 
 
@@ -82,12 +112,13 @@ def new_trunk(
 
     Args:
         sample: index within the micro-batch.
-        prefix: whose rows its first tokens are.
-        visual: tokens of its image, which follow.
-        positions_PS: of all its tokens, the prefix's included.
+        prefix: whose rows its first tokens are, those of its image among them or not.
+        visual: tokens of its image.
+        positions_PS: of all its tokens, the prefixes' included.
         next_position: of the first decoded token.
     """
-    system = prefix.rows if prefix else 0
+    shared = prefix.length if prefix else 0
+    system = prefix.system if prefix else 0
     return TokenSequence(
         sample=sample,
         prefix=prefix,
@@ -96,65 +127,66 @@ def new_trunk(
         system=system,
         text=positions_PS.shape[1] - system - visual,
         visual_K=torch.arange(visual),
-        positions_PR=positions_PS[:, system:],
+        positions_PR=positions_PS[:, shared:],
         next_position=next_position,
     )
 
 
-def fork(parent: TokenSequence, layer: int, kept_K: Tensor, compact: bool) -> TokenSequence:
+def fork(
+    parent: TokenSequence, layer: int, kept_K: Tensor, compact: bool, image: TokenSequence | None = None
+) -> TokenSequence:
     """A continuation of ``parent`` from ``layer`` on with some of its visual tokens.
 
     Args:
-        parent: a trunk or a fork.
+        parent: a trunk, a fork, or the prefix that an image is.
         layer: first layer that runs without the dropped tokens.
         kept_K: (K,) int64 on the host, ascending, indices into the parent's visual tokens.
         compact: renumber positions without gaps (methods that prune before the decoder), or keep the original ids.
+        image: the prefix that these tokens are rows of, which forked from the parent's; None: they are rows of its own.
     """
-    positions_PR = parent.positions_PR[:, fork_rows(parent, kept_K)]
+    after_PT = parent.positions_PR[:, parent.rows - parent.text :]
+    positions_PR = torch.cat((parent.image.positions_PR[:, kept_K], after_PT), dim=1)
     next_position = parent.next_position
     if compact:
         next_position = parent.system + positions_PR.shape[1]
         positions_PR = torch.arange(parent.system, next_position).expand_as(positions_PR)
     return TokenSequence(
         sample=parent.sample,
-        prefix=parent.prefix,
+        prefix=image or parent.image.prefix,
         parent=parent,
         layer=layer,
         system=parent.system,
         text=parent.text,
         visual_K=parent.visual_K[kept_K],
-        positions_PR=positions_PR,
+        positions_PR=positions_PR[:, image.rows :] if image else positions_PR,
         next_position=next_position,
     )
-
-
-def fork_rows(parent: TokenSequence, kept_K: Tensor) -> Tensor:
-    """The parent's own rows that a fork takes over: kept visual tokens, then the text."""
-    return torch.cat((kept_K, torch.arange(parent.visual, parent.rows)))
 
 
 @dataclass(eq=False)
 class Packing:
     """Where the rows of each sequence lie in the packed matrix. A prefix comes before the sequences that have it.
 
-    Keys and values lie in the same order, behind those that are ``given``: of shared prefixes that ran earlier.
+    Keys and values lie in the same order, behind those that are ``given``: of prefixes that ran earlier.
     """
 
     sequences: Sequence[TokenSequence]
     given: Sequence[TokenSequence] = ()
     starts: dict[TokenSequence, int] = field(init=False)
     total: int = field(init=False)
-    given_rows: int = field(init=False)
+    _key_starts: dict[TokenSequence, int] = field(init=False)
+    _keys: dict[TokenSequence, tuple[slice, ...]] = field(init=False)
     _positions: Tensor | None = field(init=False, default=None)
     _tiles: Tensor | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self.starts, place = {}, 0
-        for sequence in self.sequences:
-            self.starts[sequence] = place
+        self._key_starts, self._keys, place = {}, {}, 0
+        for sequence in (*self.given, *self.sequences):
+            self._key_starts[sequence] = place
             place += sequence.rows
-        self.total = place
-        self.given_rows = sum(prefix.rows for prefix in self.given)
+        given = sum(prefix.rows for prefix in self.given)
+        self.starts = {sequence: self._key_starts[sequence] - given for sequence in self.sequences}
+        self.total = place - given
 
     def own(self, sequence: TokenSequence) -> slice:
         return slice(self.starts[sequence], self.starts[sequence] + sequence.rows)
@@ -163,33 +195,34 @@ class Packing:
         return self.starts[sequence] + sequence.rows - 1
 
     def visual(self, sequence: TokenSequence) -> slice:
-        return slice(self.starts[sequence], self.starts[sequence] + sequence.visual)
+        """The rows of its visual tokens, which may be its prefix's."""
+        return slice(start := self.starts[sequence.image], start + sequence.visual)
+
+    def text(self, sequence: TokenSequence) -> slice:
+        """The rows of its tokens after the image."""
+        own = self.own(sequence)
+        return slice(own.stop - sequence.text, own.stop)
 
     def own_keys(self, sequence: TokenSequence) -> slice:
         """Where the keys and values of its own rows lie."""
-        if sequence in self.starts:
-            start = self.given_rows + self.starts[sequence]
-        else:
-            start = sum(prefix.rows for prefix in self.given[: self.given.index(sequence)])
-        return slice(start, start + sequence.rows)
+        return slice(start := self._key_starts[sequence], start + sequence.rows)
 
     def keys(self, sequence: TokenSequence) -> tuple[slice, ...]:
-        """The keys it attends to, in the order of its tokens: the prefix's, then its own; one run where they touch."""
-        own = self.own_keys(sequence)
-        if sequence.prefix is None:
-            return (own,)
-        system = self.own_keys(sequence.prefix)
-        return (slice(system.start, own.stop),) if system.stop == own.start else (system, own)
+        """The keys it attends to, in the order of its tokens: those of its chain; runs that touch are one."""
+        if sequence not in self._keys:
+            self._keys[sequence] = tuple(joined(map(self.own_keys, sequence.chain)))
+        return self._keys[sequence]
 
     def blocks(self) -> list[tuple[slice, tuple[slice, ...]]]:
-        """Query rows and their keys, those of the queries last; a prefix and a trunk that touches it are one block."""
+        """Query rows and their keys, those of the queries last; what lies right behind its prefix is one with it."""
         blocks: list[tuple[slice, tuple[slice, ...]]] = []
+        before: TokenSequence | None = None
         for sequence in self.sequences:
-            keys = self.keys(sequence)
-            if sequence.prefix in self.starts and len(keys) == 1:
-                blocks[-1] = (keys[0], keys)  # in the prefix's place, which lies right before it
-            else:
-                blocks.append((self.own(sequence), keys))
+            own = self.own(sequence)
+            if before is not None and sequence.prefix is before:
+                own = slice(blocks.pop()[0].start, own.stop)
+            before = sequence
+            blocks.append((own, self.keys(sequence)))
         return blocks
 
     def positions(self, device: torch.device) -> Tensor:
@@ -212,6 +245,22 @@ def to_device(host: Tensor, device: torch.device) -> Tensor:
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
 
 
-def gather(rows: Tensor, slices: tuple[slice, ...]) -> Tensor:
+def numbers(*slices: slice) -> Tensor:
+    """int64 on the host, the rows of some slices by their numbers."""
+    return torch.cat([torch.arange(part.start, part.stop) for part in slices])
+
+
+def joined(slices: Iterable[slice]) -> list[slice]:
+    """The same rows in the same order; slices that touch are one."""
+    runs: list[slice] = []
+    for run in slices:
+        if runs and runs[-1].stop == run.start:
+            runs[-1] = slice(runs[-1].start, run.stop)
+        else:
+            runs.append(run)
+    return runs
+
+
+def gather(rows: Tensor, slices: Sequence[slice]) -> Tensor:
     """The rows of a sequence's keys as one tensor; a view where they already lie together."""
     return rows[slices[0]] if len(slices) == 1 else torch.cat([rows[part] for part in slices])

@@ -104,11 +104,12 @@ class SpectraRecorder:
     def __call__(self, run: LayerRun) -> None:
         """Measure what is asked of this layer."""
         specs = [spec for spec in self._specs if spec.layer == run.layer]
-        sequences = [sequence for sequence in run.packing.sequences if sequence.sample in self._samples]
-        if not specs or not sequences:
+        measured = (sequence for sequence in run.packing.sequences if sequence.sample in self._samples)
+        images = list(dict.fromkeys(sequence.image for sequence in measured))
+        if not specs or not images:
             return
         for spec in specs:
-            self._tables[spec].append(self._measure(spec, run, sequences))
+            self._tables[spec].append(self._measure(spec, run, images))
 
     def measures(self, sequence: TokenSequence) -> tuple[tuple[str, float], ...]:
         """``matrix.layer.measure`` of a sequence, for everything that was asked; what is not defined is left out.
@@ -120,7 +121,7 @@ class SpectraRecorder:
             return ()
         named: list[tuple[str, float]] = []
         for spec in self._specs:
-            own = sequence.at(spec.layer)
+            own = sequence.at(spec.layer).image
             table = self._settled(spec, own)
             place = f"{spec.matrix}.{spec.layer}"
             values = table.values_SM[table.rows[own]].tolist()

@@ -6,7 +6,7 @@ from math import ceil
 
 from dashboards.wording import plural
 from orchestrator.cluster.faults import SweepError
-from orchestrator.sweep.plan import prompt_lengths
+from orchestrator.sweep.plan import prompt_lengths, questions_per_image
 from orchestrator.sweep.prepare import Prepared
 from workers.forecast import Forecast, forecast
 from workers.host_memory import cache_bytes
@@ -40,6 +40,7 @@ def memory_forecast(prepared: Prepared, memory: int) -> Forecast:
         value_bytes=VALUE_BYTES[spec.engine.model.dtype],
         max_new_tokens=spec.engine.max_new_tokens,
         samples=len(prepared.samples),
+        questions=questions_per_image(prepared.samples),
         offload=spec.engine.model.offload,
     )
 

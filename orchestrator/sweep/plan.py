@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from workers.evidence import point_reads_question
 from workers.families.config import ModelConfig
 from workers.tasks.base import Sample
 from workers.tasks.prompts import IMAGE_MARKER, build_prompt
@@ -31,7 +32,7 @@ Done = Mapping[str, frozenset[str]]  # sample -> keys of the points that have a 
 class Work:
     """An amount of work, counted for the two ways of doing it."""
 
-    shared: int  # token-layers: one trunk a sample, and a fork for each point
+    shared: int  # token-layers: one trunk a sample, a fork for each point, and what is shared of an image once
     separate: int  # token-layers: each point on its own, from the first layer
 
     @property
@@ -160,7 +161,9 @@ def shard_size(samples: int, points: int, workers: int) -> int:
 def estimate_work(units: Sequence[WorkUnit], samples: Sequence[Sample], config: ModelConfig, task: TaskSpec) -> Work:
     """Token-layers of the prefill of some units, shared and separate.
 
-    A point that prunes nothing (rank N, layer L, or a sample without an image) is answered by the trunk.
+    A point that prunes nothing (rank N, layer L, or a sample without an image) is answered by the trunk. Questions of a
+    unit about the same image share its rows, and those of what is kept by points that read no question: on a GPU, where
+    they go through the model together.
     """
     by_id = {sample.id: sample for sample in samples}
     shared = separate = 0
@@ -169,7 +172,10 @@ def estimate_work(units: Sequence[WorkUnit], samples: Sequence[Sample], config: 
         full_layers = sum(point.layer for point in pruning)
         fork_layers = config.layers * len(pruning) - full_layers
         fork_visual = sum((config.layers - point.layer) * point.rank for point in pruning)
-        for sample_id in unit.samples:
+        of_image = [point for point in pruning if not point_reads_question(point)]
+        blind_visual = sum((config.layers - point.layer) * point.rank for point in of_image)
+        seen: set[str] = set()
+        for sample_id, image in zip(unit.samples, images_of(unit, by_id), strict=True):
             system, visual, text = prompt_lengths(by_id[sample_id], config, task)
             full = system + visual + text
             trunk = config.layers * full
@@ -179,9 +185,23 @@ def estimate_work(units: Sequence[WorkUnit], samples: Sequence[Sample], config: 
                 continue
             # The system part of a fork is read from the trunk's keys and values; run alone it has to be computed.
             forks = fork_visual + fork_layers * text
-            shared += trunk + forks
+            again = config.layers * visual + blind_visual if image in seen else 0
+            seen.add(image)
+            shared += trunk + forks - again
             separate += trunk * (len(unit.points) - len(pruning)) + full_layers * full + forks + fork_layers * system
     return Work(shared=shared, separate=separate)
+
+
+def images_of(unit: WorkUnit, samples: Mapping[str, Sample]) -> tuple[str, ...]:
+    """What each sample of a unit shows, '' for nothing: by its pixels where they are known, else by its file."""
+    files = (samples[id].image for id in unit.samples)
+    return unit.images or tuple("" if file is None else str(file) for file in files)
+
+
+def questions_per_image(samples: Sequence[Sample]) -> float:
+    """Mean over the images that are asked about, by their files; 1 where there are none."""
+    files = [str(sample.image) for sample in samples if sample.image is not None]
+    return len(files) / len(set(files)) if files else 1.0
 
 
 def estimate_bytes(units: Sequence[WorkUnit], config: ModelConfig) -> int:

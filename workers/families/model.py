@@ -26,6 +26,15 @@ class ImageSpan:
     tokens: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Pixels:
+    """An image as the model takes it, whatever is asked about it; on the host."""
+
+    values: Any  # what the family makes features of
+    tokens: int  # V
+    size: tuple[int, int]  # height and width of the image itself
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Encoded:
     """A prompt with its images, ready for the model; all on the host."""
@@ -112,12 +121,16 @@ class Model(ABC):
         """
 
     @abstractmethod
-    def encode(self, prompt: str, image: Image.Image | None, mode: str, whole: bool = False) -> Encoded:
+    def look(self, image: Image.Image, mode: str) -> Pixels:
+        """Pre-process an RGB image in one of the checkpoint's image modes."""
+
+    @abstractmethod
+    def encode(self, prompt: str, image: Image.Image | Pixels | None, mode: str, whole: bool = False) -> Encoded:
         """Tokenise a prompt and pre-process its image.
 
         Args:
             prompt: text, with one ``<image>`` marker where the image belongs.
-            image: RGB; None for text alone.
+            image: RGB, or what ``look`` made of it; None for text alone.
             mode: one of the checkpoint's image modes.
             whole: give the tokenizer the whole text, as transformers' processors do; else as the family's authors do.
 

@@ -8,7 +8,6 @@ with what is in ``baselines.py``, the grids are in ``workloads.py``.
 
 from __future__ import annotations
 
-import argparse
 import platform
 import statistics
 import sys
@@ -16,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -30,8 +29,10 @@ from workers.families.llava.loading import load_llava
 from workers.families.model import DTYPES, default_device
 from workers.memory import expandable_segments
 from workers.speed_test.agreement import eager_against_sdpa, engine_against_huggingface
-from workers.speed_test.baselines import NEW_TOKENS, attention_of, make_baselines
-from workers.speed_test.random_llava import SHAPES, random_llava
+from workers.speed_test.baselines import attention_of, make_baselines
+from workers.speed_test.options import BenchSpec, build_parser
+from workers.speed_test.questions import drawn_questions, question_rows
+from workers.speed_test.random_llava import random_llava
 from workers.speed_test.report import BaselineRow, EngineRow, Report, describe
 from workers.speed_test.samples import drawn_samples, hand_out_pixels, make_cases, read_samples
 from workers.speed_test.spectra import spectrum_rows
@@ -47,44 +48,6 @@ from workers.work import (
     WorkUnit,
     unpruned_point,
 )
-
-WORKLOADS = ("cutoffs", "ranks", "spectra", "strategies", "one")
-LARGE = ("grid", "grid3000")  # timed where they are asked for
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BenchSpec:
-    """What is measured."""
-
-    shape: str = "llava-1.5-7b"  # a name of random_llava.SHAPES; unused where there is a checkpoint
-    model: str | None = None  # a checkpoint directory instead of random weights
-    data: str | None = None  # a ScienceQA directory with images; needs ``model``, else prompts are drawn anyway
-    questions: str | None = None  # a JSON list of question lengths in characters, or LLaVA's question file
-    samples: int = 16
-    workloads: tuple[str, ...] = WORKLOADS
-    offload: int | str = "auto"  # decoder layers in host memory, as ``model.offload`` says
-    baselines: bool = True  # whether Hugging Face is timed too
-    batches: tuple[int, ...] = (8, 32)  # of stock Hugging Face, besides 1
-    micro_batches: tuple[int | None, ...] = (None,)  # of the engine; None: as the engine plans
-    gpu_memory: tuple[int, ...] = ()  # GiB: the engine's rows once more as on cards of these sizes
-    images: str = "memory"  # memory: pixels prepared before the clock starts; disk: PNG files, decoded within it
-    agreement: int = 16  # samples compared with Hugging Face; 0: none
-    new_tokens: int = NEW_TOKENS  # decoded at most; random weights hardly ever end before
-    seconds: float = 120.0  # for each timing (with and without decoding); one run is always finished
-    dtype: str | None = None  # None: bfloat16 on CUDA, else float32
-    device: str | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        unknown = sorted(set(self.workloads) - {*WORKLOADS, *LARGE})
-        if unknown:
-            raise UsageError(f"unknown workload '{unknown[0]}' (known: {', '.join((*WORKLOADS, *LARGE))})")
-        if self.images not in ("memory", "disk"):
-            raise UsageError(f"images: '{self.images}' is neither memory nor disk")
-        if self.samples < 1:
-            raise UsageError(f"samples: {self.samples} is below 1")
-        if self.new_tokens < 1:
-            raise UsageError(f"new_tokens: {self.new_tokens} is below 1")
 
 
 def bench(spec: BenchSpec, progress: Callable[[Report, str], None]) -> Report:
@@ -121,6 +84,7 @@ class _Bench:
             max_new_tokens=spec.new_tokens,
             seed=spec.seed,
         )
+        self.folder, self.image_processor = folder, self.llava.image_processor
         side = self.llava.config.image_size
         self.samples = (
             read_samples(spec.data, spec.samples)
@@ -165,6 +129,8 @@ class _Bench:
             self._spectra()
         if self.spec.agreement and not self.llava.decoder.layers.away:
             self._agreement()
+        for questions in self.spec.questions_per_image:
+            self._questions(questions)
         return self.report
 
     def _tell(self, line: str, **changes: Any) -> None:
@@ -225,6 +191,7 @@ class _Bench:
         answered: list[UnitOutcome] = []
 
         def answer() -> None:
+            engine.forget_images()
             answered[:] = [engine.run(unit)]
 
         timing, peak = self._timed(answer)
@@ -280,6 +247,22 @@ class _Bench:
                 spectra=(*self.report.spectra, row),
             )
 
+    def _questions(self, questions: int) -> None:
+        """Last of all: the images of the other workloads are no longer handed out."""
+        folder = self.folder / f"{questions}-questions"
+        folder.mkdir()
+        in_memory = self.spec.images == "memory"
+        asked = (self.llava, self.engine_spec)
+        self.llava.image_processor = self.image_processor
+        samples = drawn_questions(*asked, self.spec.samples, questions, self.spec.seed, folder, in_memory)
+        for micro_batch in self.spec.micro_batches:
+            names = self.spec.question_workloads
+            for row in question_rows(*asked, samples, names, lambda run: self._timed(run)[0], micro_batch):
+                if isinstance(row, str):
+                    self._note(row)
+                else:
+                    self._tell(row.line, questions=(*self.report.questions, row))
+
     def _agreement(self) -> None:
         config = self.llava.config
         baseline = unpruned_point(config.layers, config.visual_tokens)
@@ -320,49 +303,6 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or device.type
 
 
-def build_parser() -> argparse.ArgumentParser:
-    defaults = BenchSpec()
-    parser = argparse.ArgumentParser(prog="python -m workers.speed_test", description="Engine against Hugging Face.")
-    parser.add_argument("--shape", default=defaults.shape, choices=sorted(SHAPES))
-    parser.add_argument("--model", help="checkpoint directory, instead of random weights of --shape")
-    parser.add_argument("--data", help="ScienceQA directory with images")
-    parser.add_argument("--questions", help="JSON list of question lengths in characters, or LLaVA's question file")
-    parser.add_argument("--samples", type=int, default=defaults.samples)
-    parser.add_argument(
-        "--workloads", type=_names, default=defaults.workloads, help=f"{','.join(WORKLOADS)}; {','.join(LARGE)}"
-    )
-    parser.add_argument("--offload", type=_away, default=defaults.offload, help="layers in host memory: auto, never, N")
-    parser.add_argument("--no-baselines", dest="baselines", action="store_false", help="time the engine alone")
-    parser.add_argument("--batches", type=_sizes, default=defaults.batches, help="of stock Hugging Face, as 8,32")
-    parser.add_argument("--micro-batch", type=_sizes, default=(), help="of the engine, as 4,8; default: planned")
-    parser.add_argument(
-        "--gpu-memory", type=_sizes, default=(), help="the engine again with so many GiB, as on smaller cards: 24,16"
-    )
-    parser.add_argument("--images", choices=("memory", "disk"), default=defaults.images)
-    parser.add_argument("--agreement", type=int, default=defaults.agreement, help="samples to compare, 0: none")
-    parser.add_argument(
-        "--seconds", type=float, default=defaults.seconds, help="for each timing; one run is always finished"
-    )
-    parser.add_argument("--new-tokens", type=int, default=defaults.new_tokens, help="decoded at most, by everybody")
-    parser.add_argument("--dtype", choices=sorted(DTYPES))
-    parser.add_argument("--device")
-    parser.add_argument("--seed", type=int, default=defaults.seed)
-    parser.add_argument("--out", type=Path, help="JSON file, rewritten after every step")
-    return parser
-
-
-def _away(text: str) -> int | str:
-    return text if text in ("auto", "never") else int(text)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name for name in text.split(",") if name)
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    return tuple(int(size) for size in text.split(",") if size)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     args = vars(build_parser().parse_args(argv))
     out: Path | None = args.pop("out")
@@ -375,7 +315,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             report.write(out)
 
     try:
-        report = bench(BenchSpec(**args, micro_batches=micro_batches), progress)
+        questions = tuple(args.pop("questions_per_image"))
+        report = bench(BenchSpec(**args, questions_per_image=questions, micro_batches=micro_batches), progress)
     except SaccadeError as error:
         print(error, file=sys.stderr)
         return 2

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.speed_test.agreement import Agreement, Disagreement
+from workers.speed_test.questions import QuestionsRow
 from workers.speed_test.spectra import SpectrumRow
 from workers.speed_test.timing import Ceiling, Timing
 
@@ -67,6 +68,7 @@ class Report:
     baselines: tuple[BaselineRow, ...] = ()
     engine: tuple[EngineRow, ...] = ()
     spectra: tuple[SpectrumRow, ...] = ()
+    questions: tuple[QuestionsRow, ...] = ()
     agreement: tuple[Agreement, ...] = ()
     notes: tuple[str, ...] = ()  # what was left out or failed, and why
 
@@ -89,6 +91,7 @@ class Report:
                 "spectra": tuple(
                     SpectrumRow(**{**row, "timing": Timing(**row["timing"])}) for row in value.get("spectra", ())
                 ),
+                "questions": tuple(_questions(row) for row in value.get("questions", ())),
                 "agreement": tuple(_agreement(row) for row in value["agreement"]),
                 "notes": tuple(value["notes"]),
             }
@@ -102,8 +105,8 @@ class Report:
 
     def table(self) -> str:
         """Everything but the disagreements beyond the first ten of each comparison."""
-        parts = (self._head, self._baseline_lines, self._engine_lines, self._spectra_lines, self._agreement_lines)
-        return "\n".join(line for part in parts for line in part())
+        parts = (self._head, self._baseline_lines, self._engine_lines, self._spectra_lines, self._question_lines)
+        return "\n".join(line for part in (*parts, self._agreement_lines) for line in part())
 
     def _head(self) -> Iterable[str]:
         yield f"{self.model}, {self.dtype}, {self.device}; " + ", ".join(f"{k} {v}" for k, v in self.versions.items())
@@ -219,6 +222,44 @@ class Report:
             if row.spectra_share is not None
         )
 
+    def _question_lines(self) -> Iterable[str]:
+        if not self.questions:
+            return
+        yield ""
+        yield from _grid(
+            (
+                "questions an image",
+                "workload",
+                "images",
+                "ms/cell",
+                "spread",
+                "x apart",
+                "limit",
+                "reached",
+                "rows",
+                "apart",
+            ),
+            [
+                (
+                    str(row.questions),
+                    row.workload,
+                    str(row.images),
+                    f"{row.ms_per_cell:.3g}",
+                    _spread(row.timing),
+                    f"{row.ratio:.3g}",
+                    f"{row.limit:.3g}",
+                    f"{row.limit_share:.2f}",
+                    f"{row.rows:,}",
+                    f"{row.rows_apart:,}",
+                )
+                for row in self.questions
+            ],
+        )
+        yield from dict.fromkeys(f"  {row.workload}: {row.what}" for row in self.questions)
+        yield from (f"  {row.workload}: {note}" for row in self.questions for note in row.notes)
+        yield "  'x apart': how many times longer the engine takes for a cell without sharing; 'limit': by the linear"
+        yield "  maps of the decoder. Rows are summed over its layers and all samples."
+
     def _agreement_lines(self) -> Iterable[str]:
         if not self.agreement:
             return
@@ -253,6 +294,11 @@ def describe(found: Disagreement) -> str:
         f"first-token margin {found.margin:.3g}, reference {found.reference_margin:.3g}, "
         f"gap there {found.reference_gap:.3g}{kept}"
     )
+
+
+def _questions(row: dict[str, Any]) -> QuestionsRow:
+    timings = {name: Timing(**row[name]) for name in ("timing", "apart")}
+    return QuestionsRow(**{**row, **timings, "notes": tuple(row["notes"])})
 
 
 def _agreement(row: dict[str, Any]) -> Agreement:

@@ -57,16 +57,21 @@ def drawn_samples(questions: str | None, count: int, side: int, seed: int, folde
         DataError: the file cannot be used.
     """
     texts = sorted(_question_texts(questions), key=len)
+    images = drawn_images(count, side, seed, folder)
+    return [
+        Sample(id=f"bench-{index}", question=texts[place], choices=tuple(LETTERS[:4]), label="A", image=images[index])
+        for index, place in enumerate(_spread(len(texts), count))
+    ]
+
+
+def drawn_images(count: int, side: int, seed: int, folder: Path) -> list[Path]:
+    """PNG files of random pixels in a folder."""
     draw = torch.Generator().manual_seed(seed)
-    samples = []
-    for index, place in enumerate(_spread(len(texts), count)):
-        image = folder / f"{index}.png"
+    images = [folder / f"{index}.png" for index in range(count)]
+    for image in images:
         pixels = torch.randint(256, (side, side, 3), generator=draw, dtype=torch.uint8)
         Image.fromarray(pixels.numpy()).save(image)
-        samples.append(
-            Sample(id=f"bench-{index}", question=texts[place], choices=tuple(LETTERS[:4]), label="A", image=image)
-        )
-    return samples
+    return images
 
 
 def make_cases(model: Model, spec: EngineSpec, samples: Sequence[Sample]) -> list[Case]:
@@ -79,13 +84,14 @@ def make_cases(model: Model, spec: EngineSpec, samples: Sequence[Sample]) -> lis
 
 def hand_out_pixels(llava: Llava, spec: EngineSpec, samples: Sequence[Sample], folder: Path) -> list[Sample]:
     """Prepare all pixels now, and let the model's image processor hand them out: the engine decodes no image then."""
-    prompts = [encode_sample(llava, sample, spec.task, spec.model.image_mode) for sample in samples]
+    first = {sample.image: sample for sample in reversed(samples)}  # that shows an image
+    prompts = [encode_sample(llava, sample, spec.task, spec.model.image_mode) for sample in first.values()]
     pixels = [prompt.pixels for prompt in prompts]
     llava.image_processor = PreparedPixels(pixels, llava.image_processor.image_mean)
-    tokens = [folder / f"{index}.bmp" for index in range(len(samples))]
-    for index, token in enumerate(tokens):
+    tokens = {image: folder / f"{index}.bmp" for index, image in enumerate(first)}
+    for index, token in enumerate(tokens.values()):
         Image.new("RGB", (1, 1), PreparedPixels.colour(index)).save(token)
-    return [replace(sample, image=token) for sample, token in zip(samples, tokens, strict=True)]
+    return [replace(sample, image=tokens[sample.image]) for sample in samples]
 
 
 def _spread(total: int, count: int) -> list[int]:
@@ -95,11 +101,11 @@ def _spread(total: int, count: int) -> list[int]:
 
 def _question_texts(questions: str | None) -> list[str]:
     if questions is None:
-        return [_filler(length) for length in QUESTION_LENGTHS]
+        return [filler(length) for length in QUESTION_LENGTHS]
     try:
         found = json.loads(Path(questions).read_text(encoding="utf-8"))
         if all(isinstance(item, int) for item in found):
-            texts = [_filler(item) for item in found]
+            texts = [filler(item) for item in found]
         else:
             shown = [item["conversations"][0]["value"] for item in found]
             texts = [text.replace(IMAGE_MARKER, "").strip() for text in shown if IMAGE_MARKER in text]
@@ -110,7 +116,7 @@ def _question_texts(questions: str | None) -> list[str]:
     return texts
 
 
-def _filler(length: int) -> str:
+def filler(length: int) -> str:
     """A text that makes a question of so many characters once the image marker and a newline stand before it."""
     wanted = max(1, length - len(f"{IMAGE_MARKER}\n"))
     return (FILLER * (wanted // len(FILLER) + 1))[:wanted].strip().ljust(wanted, ".")

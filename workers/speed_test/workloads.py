@@ -125,10 +125,14 @@ class LinearSizes:
             layers=config.layers, keys_values=keys_values, others=config.parameters // config.layers - keys_values
         )
 
+    def rows_flop(self, rows: int, first_layer: int) -> int:
+        """Of rows that exist from ``first_layer`` on and are only attended to in the last one."""
+        inner = max(0, self.layers - 1 - first_layer)
+        return 2 * (inner * rows * (self.keys_values + self.others) + rows * self.keys_values)
+
     def prefill_flop(self, rows: int, first_layer: int) -> int:
         """Of rows that exist from ``first_layer`` on and answer with their last one."""
-        inner = max(0, self.layers - 1 - first_layer)
-        return 2 * (inner * rows * (self.keys_values + self.others) + rows * self.keys_values + self.others)
+        return self.rows_flop(rows, first_layer) + 2 * self.others
 
     def decode_flop(self, steps: int) -> int:
         return 2 * steps * self.layers * (self.keys_values + self.others)
@@ -139,12 +143,17 @@ class Needed:
     """What the cells of a workload need at least, nothing computed twice."""
 
     sequences: int  # different continuations, the un-pruned one of each sample included
+    rows: int  # summed over the layers
     prefill_flop: int
     decode_flop: int
 
 
 def needed(
-    sizes: LinearSizes, points: Sequence[GridPoint], cells: Iterable[SampleOutcome], system: Mapping[str, int]
+    sizes: LinearSizes,
+    points: Sequence[GridPoint],
+    cells: Iterable[SampleOutcome],
+    system: Mapping[str, int],
+    images: Mapping[str, str] | None = None,
 ) -> Needed:
     """Count the decoder's linear maps for the tokens that were really kept; points with equal tokens count once.
 
@@ -156,22 +165,26 @@ def needed(
         points: the grid, each pruning at one layer.
         cells: what the engine answered.
         system: per sample the tokens before the image.
+        images: per sample which one it shows; the same tokens of one image then count once. None: none is shown twice.
     """
     of_key = {point.key: point for point in points}
-    sequences: dict[tuple, tuple[int, int, int]] = {}  # identity -> rows, first layer, decoding steps
+    text: dict[tuple, tuple[int, int, int]] = {}  # what a sample goes on with -> its own rows, first layer, steps
+    visual: dict[tuple, tuple[int, int]] = {}  # what is kept of an image -> rows, first layer
     for cell in cells:
-        point = of_key[cell.point]
-        steps = cell.decoded_tokens - 1
-        if cell.tokens_kept == cell.visual_tokens or point.layer >= sizes.layers:
-            sequences[cell.sample,] = (cell.prompt_tokens - system[cell.sample], 0, steps)
-            continue
-        strategy = catalog.get(point.strategy)
-        assert strategy.schedule is None, "a method of several stages has no single first layer"
-        identity = (cell.sample, point.layer, cell.kept_mask, strategy.positions, strategy.merge)
-        rows = cell.prompt_tokens - cell.visual_tokens - system[cell.sample] + cell.tokens_kept
-        sequences[identity] = (rows, point.layer, steps)
+        point, kept = of_key[cell.point], tuple[object, ...]()
+        first = 0
+        if cell.tokens_kept < cell.visual_tokens and point.layer < sizes.layers:
+            strategy = catalog.get(point.strategy)
+            assert strategy.schedule is None, "a method of several stages has no single first layer"
+            kept = (first := point.layer, cell.kept_mask, strategy.positions, strategy.merge)
+        shown = images[cell.sample] if images else cell.sample
+        visual[shown, *kept] = (cell.tokens_kept, first)
+        rows = cell.prompt_tokens - cell.visual_tokens - system[cell.sample]
+        text[cell.sample, *kept] = (rows, first, cell.decoded_tokens - 1)
+    runs = [*visual.values(), *((rows, first) for rows, first, _ in text.values())]
     return Needed(
-        sequences=len(sequences),
-        prefill_flop=sum(sizes.prefill_flop(rows, layer) for rows, layer, _ in sequences.values()),
-        decode_flop=sum(sizes.decode_flop(steps) for _, _, steps in sequences.values()),
+        sequences=len(text),
+        rows=sum(rows * (sizes.layers - first) for rows, first in runs),
+        prefill_flop=sum(sizes.rows_flop(rows, first) for rows, first in runs) + 2 * sizes.others * len(text),
+        decode_flop=sum(sizes.decode_flop(steps) for _, _, steps in text.values()),
     )

@@ -16,7 +16,7 @@ from workers.families.config import ModelConfig, ModelError
 from workers.families.llava.anyres import Tiling
 from workers.families.llava.pixels import to_pixels, to_tiles
 from workers.families.llava.tower import ClipTower
-from workers.families.model import Encoded, ImageSpan, Model, SeenImage
+from workers.families.model import Encoded, ImageSpan, Model, Pixels, SeenImage
 from workers.sequences import to_device
 from workers.sites import Tower
 from workers.tasks.prompts import IMAGE_MARKER
@@ -46,7 +46,13 @@ class Llava(Model):
             raise ModelError("the checkpoint has no chat template; set task.conversation to vicuna_v1 or llava_v1")
         return rendered(self.tokenizer, self._chat_template, question, image)
 
-    def encode(self, prompt: str, image: Image.Image | None, mode: str, whole: bool = False) -> Encoded:
+    def look(self, image: Image.Image, mode: str) -> Pixels:
+        size = (image.height, image.width)
+        if self._tiling is None:
+            return Pixels(to_pixels(image, mode, self.image_processor), self.visual_tokens, size)
+        return Pixels(to_tiles(image, self._tiling, self.image_processor), self._tiling.tokens(size), size)
+
+    def encode(self, prompt: str, image: Image.Image | Pixels | None, mode: str, whole: bool = False) -> Encoded:
         """Tokenise each side of the image marker by itself, as LLaVA was trained (``tokenizer_image_token``).
 
         Tokenised at once, a SentencePiece tokenizer that is not "legacy" loses the space token after the image.
@@ -54,14 +60,10 @@ class Llava(Model):
         before, after = self._ids(prompt, whole)
         if after is None or image is None:
             return Encoded.in_order(before, ())
-        if self._tiling is None:
-            pixels, visual = to_pixels(image, mode, self.image_processor), self.visual_tokens
-        else:
-            pixels = to_tiles(image, self._tiling, self.image_processor)
-            visual = self._tiling.tokens((image.height, image.width))
-        ids = (*before, *[self.image_token] * visual, *after)
-        span = ImageSpan(len(before), visual)
-        return Encoded.in_order(ids, (span,), pixels=pixels, size=(image.height, image.width))
+        seen = image if isinstance(image, Pixels) else self.look(image, mode)
+        ids = (*before, *[self.image_token] * seen.tokens, *after)
+        span = ImageSpan(len(before), seen.tokens)
+        return Encoded.in_order(ids, (span,), pixels=seen.values, size=seen.size)
 
     def _ids(self, prompt: str, whole: bool) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
         """Ids before and after the image; None for the latter where there is none."""

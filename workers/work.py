@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from strategies.errors import UsageError
@@ -163,6 +164,12 @@ class WorkUnit:
     @property
     def cells(self) -> int:
         return len(self.samples) * len(self.points)
+
+    def of(self, samples: Iterable[str]) -> WorkUnit:
+        """Only some of its samples, in this order."""
+        chosen = tuple(samples)
+        image = dict(zip(self.samples, self.images, strict=True)) if self.images else {}
+        return replace(self, samples=chosen, images=tuple(image[sample] for sample in chosen) if image else ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

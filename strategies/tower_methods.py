@@ -7,6 +7,7 @@ from typing import Any
 
 from strategies import (
     cdpruner,
+    divprune_unsorted,
     fastervlm,
     hiprune,
     holov,
@@ -18,6 +19,7 @@ from strategies import (
     vispruner,
     vscan,
 )
+from strategies.view import Evidence
 
 PRUMERGE = "PruMerge, arXiv:2403.15388"
 PRUNESID = "PruneSID, arXiv:2603.09480"
@@ -123,6 +125,13 @@ METHODS: tuple[dict[str, Any], ...] = (
         needs=prunesid.DRAWN_NEEDS,
         least=4,
         source=PRUNESID,
+    ),
+    _tower(
+        "divprune_unsorted",
+        select=divprune_unsorted.divprune_unsorted,
+        rows=divprune_unsorted.divprune_unsorted_rows,
+        needs=frozenset({Evidence.HIDDEN}),
+        source="DivPrune, arXiv:2503.02175",
     ),
     _tower("vscan_tower", select=vscan.vscan_tower, rows=vscan.vscan_rows, needs=vscan.NEEDS, source=VSCAN),
     dict(

@@ -127,10 +127,16 @@ def test_vispruner(view):
 def test_cdpruner(view):
     relevance = cdpruner.relevance(view, "truncate", "negative")
     np.testing.assert_allclose(relevance, FEATURES["cdpruner_relevance"], atol=1e-8)
-    own = golden_view()
-    object.__setattr__(own, "hidden_states_VD", closed_form.features_VD())
+    own = view.holding(closed_form.features_VD())
     assert cdpruner.cdpruner(own, 6).tolist() == FEATURES["cdpruner_order"]
     assert choose(own, "cdpruner", 6) == FEATURES["cdpruner_kept"]
+
+
+def test_divprune_as_its_authors_feed_it(view):
+    own = view.holding(closed_form.features_VD())
+    assert choose(own, "divprune_unsorted", 6) == FEATURES["divprune_kept"]
+    made = get("divprune_unsorted").rows(own, torch.tensor(FEATURES["divprune_kept"]))
+    assert torch.equal(made, closed_form.features_VD()[FEATURES["divprune_order"]])
 
 
 def test_cdpruner_is_the_greedy_largest_determinant(view):

@@ -179,9 +179,18 @@ def test_questions_that_keep_the_same_tokens_by_chance_share_them(engines, rows,
 
 def test_what_reads_no_question_is_said_by_its_evidence():
     looking_at_nothing = {"cutoff", "evenly_spaced", "first_k"}
-    at_the_image = {"image_column_sum", "l2_norm", "divprune", "fps", "fps_merged", "tome_centres", "tome_merged"}
+    at_the_image = {
+        "image_column_sum",
+        "l2_norm",
+        "divprune",
+        "divprune_unsorted",
+        "fps",
+        "fps_merged",
+        "tome_centres",
+        "tome_merged",
+    }
     at_the_tower = {"fastervlm", "visionzip", "vispruner", "prumerge", "prumerge_plus", "holov", "scope", "hiprune"}
-    expected = looking_at_nothing | at_the_image | at_the_tower | {"prunesid", "vscan_tower"}
+    expected = looking_at_nothing | at_the_image | at_the_tower | {"prunesid", "vscan_tower", "divprune_unsorted"}
     assert {name for name in CHOOSING if not reads_question(CATALOG[name])} == expected
     of_tower = Strategy(name="t", score=lambda view: view, needs=frozenset({CLASS_ATTENTION}), source="test")
     assert not reads_question(of_tower)

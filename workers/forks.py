@@ -28,7 +28,7 @@ from workers.packed_layer import LayerRead, PackedLayer
 from workers.sequences import Packing, TokenSequence, fork, numbers
 from workers.work import UNPRUNED, GridPoint
 
-TOGETHER = 2**24  # likenesses of tokens to one another that images choosing together may have
+TOGETHER = 2**23  # likenesses of tokens to one another that images choosing together may have
 Merge = Callable[[Tensor, Tensor], Tensor]  # hidden_VD, kept_K -> (K, D)
 
 

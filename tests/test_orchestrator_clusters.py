@@ -24,7 +24,7 @@ from fake_experiment import fake_points, fake_samples
 from orchestrator.policy import Policy, policy_of
 from orchestrator.run import RunOptions, run_sweep
 from orchestrator.show import accuracy_table
-from orchestrator.sweep.plan import MAX_SHARD, by_image, make_units
+from orchestrator.sweep.plan import MAX_CELLS, MAX_SHARD, by_image, make_units
 from orchestrator.sweep.prepare import Prepared, prepare
 from orchestrator.sweep.spec import load_sweep
 from racing_simulation import alike
@@ -204,6 +204,16 @@ def test_orders_keep_images_together(images, seed):
 # -- plans -------------------------------------------------------------------------------------------------------------
 
 
+def test_units_hold_as_many_images_however_many_questions_each_has():
+    """Questions of an image share its rows, so that a micro-batch takes as many images."""
+    for questions in (1, 6, 31):
+        names = [f"s{place}" for place in range(200 * questions)]
+        shown = {name: str(place // questions) for place, name in enumerate(names)}
+        units = make_units(POINTS[:2], names, {}, 1, shown)
+        assert {len(set(unit.images)) for unit in units[:-1]} == {MAX_SHARD}
+        assert max(unit.cells for unit in units) <= MAX_CELLS
+
+
 @settings(deadline=None)
 @given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12), workers=st.integers(1, 3))
 def test_units_are_cut_between_images(sizes, workers):
@@ -217,7 +227,7 @@ def test_units_are_cut_between_images(sizes, workers):
         if unit.images[-1] == following.images[0]:  # cut: nothing else is in it, and it has more than two units hold
             assert len(set(unit.images)) == 1
             assert sizes[int(unit.images[0])] > len(unit.samples)
-        assert len(unit.samples) <= 2 * MAX_SHARD
+        assert len(unit.samples) <= 2 * MAX_SHARD * (len(names) // len(sizes))
     bare = make_units(POINTS[:2], names, {}, workers)
     assert [unit.key for unit in bare] == [replace(unit, images=()).key for unit in bare]
     if workers == 1 and max(sizes) <= max(len(unit.samples) for unit in bare):

@@ -19,7 +19,7 @@ from workers.tasks.prompts import IMAGE_MARKER, build_prompt
 from workers.work import GridPoint, TaskSpec, WorkUnit
 
 UNITS_PER_WORKER = 4  # at least, of what is left: progress shows, a lost unit costs little, all end together
-MAX_SHARD = 16  # samples: one micro-batch on a GPU
+MAX_SHARD = 16  # images, or samples without: one micro-batch on a GPU
 MAX_CELLS = 4096  # of a unit: seconds on a GPU, and a file of a few hundred kB
 CHARACTERS_PER_TOKEN = 4  # of English text, with LLaMA's vocabulary
 CELL_BYTES = 21  # zstd, without its mask: measured on 50 files of the embedded model's layer cut-off
@@ -108,6 +108,7 @@ def make_units(
         if missing := tuple(place for place, key in enumerate(keys) if key not in have):
             lacking[sample] = missing
             waiting.setdefault(missing, deque()).append(sample)
+    questions = len(lacking) // len({images.get(one) or one for one in lacking}) if lacking else 1  # an image
     units: list[WorkUnit] = []
     left = len(lacking)
     for sample, missing in lacking.items():
@@ -115,7 +116,7 @@ def make_units(
         if not alike or alike[0] != sample:
             continue  # taken along with an earlier one
         # A worker alone has nobody to wait for: its units stay as large as they begin.
-        size = shard_size(left if workers > 1 else len(lacking), len(missing), workers)
+        size = shard_size(left if workers > 1 else len(lacking), len(missing), workers, questions)
         most = min(2 * size, max(size, MAX_CELLS // len(missing)))
         count = _between_images([images.get(one, "") for one in islice(alike, most + 1)], size, most)
         taken = tuple(alike.popleft() for _ in range(count))
@@ -152,10 +153,17 @@ def by_image(samples: Sequence[Sample], images: Sequence[str]) -> tuple[Sample, 
     return tuple(sample for group in together.values() for sample in group)
 
 
-def shard_size(samples: int, points: int, workers: int) -> int:
-    """Samples of a unit: what a micro-batch takes, fewer where those left would make too few or too large units."""
+def shard_size(samples: int, points: int, workers: int, questions: int = 1) -> int:
+    """Samples of a unit: what a micro-batch takes, fewer where those left would make too few or too large units.
+
+    Args:
+        samples: That are left.
+        points: Of each.
+        workers: That share them.
+        questions: About an image, whose rows they share in a micro-batch.
+    """
     fair = math.ceil(samples / (UNITS_PER_WORKER * workers))
-    return max(1, min(MAX_SHARD, fair, MAX_CELLS // max(1, points)))
+    return max(1, min(MAX_SHARD * questions, fair, MAX_CELLS // max(1, points)))
 
 
 def estimate_work(units: Sequence[WorkUnit], samples: Sequence[Sample], config: ModelConfig, task: TaskSpec) -> Work:

@@ -14,8 +14,9 @@ from orchestrator.sweep.mistakes import SpecError
 from orchestrator.sweep.spec import load_sweep
 from small_clip import LONGEST, make_clip
 from small_llava import make_checkpoint
+from strategies.catalog import CATALOG, Strategy
 from strategies.errors import UsageError
-from test_workers_engine import make_engine
+from test_workers_engine import assert_equals_naive, make_engine
 from workers.encoding import encode_sample, question_of
 from workers.evidence import provider_of
 from workers.families.catalog import open_checkpoint
@@ -131,6 +132,30 @@ def test_another_question_keeps_other_tokens_of_the_same_image(engine):
         for id in ("1", "other"):
             (alone,) = engine.run(WorkUnit(samples=(id,), points=(point,))).outcomes
             assert alone.kept_mask == kept[id, point.key]
+
+
+def test_rows_made_with_a_look_at_the_question_are_not_shared(engine, monkeypatch):
+    """Two questions about one image keep the same tokens, and what stands in their place is each one's own."""
+
+    def rows(view, kept_K):
+        return view.hidden_VD[kept_K] * view.read("prompt_embedding").sum()
+
+    strategy = Strategy(
+        name="told",
+        select=lambda view, keep: torch.arange(keep),
+        rows=rows,
+        needs=frozenset({"hidden", "prompt_embedding"}),
+        positions="compact",
+        layers="input",
+        source="test",
+    )
+    monkeypatch.setitem(CATALOG, "told", strategy)
+    engine.samples["other"] = replace(engine.samples["1"], id="other", question="left of red ?")
+    engine.micro_batch = 2
+    point = GridPoint(strategy="told", layer=0, rank=5)
+    first, other = engine.run(WorkUnit(samples=("1", "other"), points=(point,))).outcomes
+    assert first.kept_mask == other.kept_mask
+    assert_equals_naive(engine, ["1", "other"], [point])
 
 
 def test_the_slow_path_and_latency_read_it_too(engine):

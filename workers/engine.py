@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import accumulate, pairwise
 from threading import Lock
@@ -23,15 +22,14 @@ from torch import Tensor
 from strategies import catalog
 from strategies.errors import UsageError
 from strategies.evidence import LOADINGS, TOWER_FEATURES
-from strategies.quality import diversity
 from workers import evidence
-from workers.answers import Answer, Answers
+from workers.answers import Answers
 from workers.encoding import encode_sample
 from workers.families.catalog import load_model
 from workers.families.config import NO_TEXT_TOWER
 from workers.families.model import Model, Pixels, SeenImage, default_device
 from workers.filling import Filling, PreparedSample, rounds
-from workers.forks import Placement, packed_mask
+from workers.forks import Placement
 from workers.host_memory import cache_bytes
 from workers.lanes import Lanes
 from workers.memory import (
@@ -44,6 +42,7 @@ from workers.memory import (
     lane_budget,
 )
 from workers.mixing import Mixer
+from workers.outcomes import Answered
 from workers.part import Part, device_is_lost, failure_of
 from workers.prefetch import ahead
 from workers.prefill import prefill
@@ -51,7 +50,7 @@ from workers.recent import Recent
 from workers.seen_images import SeenImages
 from workers.sequences import TokenSequence
 from workers.singular import piece_bytes
-from workers.spectra import NoSpectrumError, SpectraRecorder, check_spectra
+from workers.spectra import SpectraRecorder, check_spectra
 from workers.tasks.base import LETTERS, DataError, Sample
 from workers.tasks.catalog import load_samples, scorer_of
 from workers.tasks.prompts import CHAT_TEMPLATE
@@ -75,7 +74,6 @@ PIXELS_KEPT = 2 * PREPARING_THREADS  # images, for the questions about them that
 LESS = 0.75  # of the planned memory, after some was refused
 LEAST_SHARE = 0.1  # of it; a device that refuses that has no room for a wave
 SOLVED = frozenset({LOADINGS, TOWER_FEATURES})  # evidence of which somebody makes a decomposition
-Measures = tuple[tuple[str, float], ...]
 
 
 class Engine:
@@ -333,7 +331,7 @@ class Engine:
         answers = Answers(self.model, self.spec.max_new_tokens, self.letter_tokens, self.row.rides)
         rounds = [self._run(part, points, answers) for part in self._rounds(batch)]
         answers.finish()
-        return Part.of([part for one in rounds for part in self._parts(one, points, answers)])
+        return Part.of([part for one in rounds for part in one.parts(points, answers, self.score)])
 
     def _rounds(self, batch: Sequence[PreparedSample]) -> Iterator[Sequence[PreparedSample]]:
         """Those whose trunks go through the decoder together; the next decode beside them, where waves ride."""
@@ -341,7 +339,7 @@ class Engine:
         ends = accumulate([len(batch)] if one_round else rounds(self._budget(), batch))
         return (batch[start:end] for start, end in pairwise((0, *ends)))
 
-    def _run(self, batch: Sequence[PreparedSample], points: Sequence[GridPoint], answers: Answers) -> _Round:
+    def _run(self, batch: Sequence[PreparedSample], points: Sequence[GridPoint], answers: Answers) -> Answered:
         prompts = [item.prompt for item in batch]
         needs = evidence.needed(points)
         shown = [item.image for item in batch]
@@ -369,41 +367,7 @@ class Engine:
         for start in waves:
             answers.add(start)
             del start  # and waves of their logits
-        return _Round(batch, trunks, placement, features, spectra)
-
-    def _parts(self, done: _Round, points: Sequence[GridPoint], answers: Answers) -> Iterator[Part]:
-        """Of each sample of a round."""
-        keys, placement = [point.key for point in points], done.placement
-        for item, trunk in zip(done.batch, done.trunks, strict=True):
-            outcomes = []
-            try:
-                for index, key in enumerate(keys):
-                    sequence = placement.sequence_of[trunk.sample, index]
-                    measures = done.spectra.measures(sequence) if done.spectra else ()
-                    if self.spec.measure.quality:
-                        measures += self._quality(placement, trunk, index, sequence, done.features[trunk.sample])
-                    outcomes.append(self._outcome(item, trunk, key, sequence, answers.of[sequence], measures))
-                yield Part(outcomes=tuple(outcomes))
-            except NoSpectrumError as error:
-                yield Part(failures=(failure_of(item.sample.id, error),))
-
-    def _quality(
-        self,
-        placement: Placement,
-        trunk: TokenSequence,
-        index: int,
-        sequence: TokenSequence,
-        features_VD: Tensor | None,
-    ) -> Measures:
-        """Concentration of the scores that chose, and diversity of the projector's features that were kept."""
-        named: list[tuple[str, float]] = []
-        scores = placement.concentration.get((trunk.sample, index))
-        if scores is not None:
-            named += [(f"concentration.{name}", value) for name, value in asdict(scores).items()]
-        if features_VD is not None and sequence.visual > 1:
-            kept = diversity(features_VD[sequence.visual_K.to(features_VD.device)])
-            named += [(f"diversity.{name}", value) for name, value in asdict(kept).items()]
-        return tuple(named)
+        return Answered(batch, trunks, placement, features, spectra)
 
     def _check_window(self, trunks: Sequence[TokenSequence]) -> None:
         """Mistral's sliding window: attention here is full, which is the same as long as nothing lies outside it."""
@@ -412,35 +376,6 @@ class Engine:
             raise DataError(
                 f"{longest} tokens, max_new_tokens included, exceed the sliding window {self.model.decoder.window}"
             )
-
-    def _outcome(
-        self,
-        item: PreparedSample,
-        trunk: TokenSequence,
-        point: str,
-        sequence: TokenSequence,
-        answer: Answer,
-        measures: Measures,
-    ) -> SampleOutcome:
-        sample = item.sample
-        verdict = self.score(answer.text, sample)
-        return SampleOutcome(
-            point=point,
-            sample=sample.id,
-            answer=answer.text,
-            parsed=verdict.parsed,
-            correct=verdict.correct,
-            score=float(verdict.score),
-            first_token=answer.ids[0],
-            option_logits=answer.letter_logits[: len(sample.choices)],
-            margin=answer.margin,
-            tokens_kept=sequence.visual,
-            kept_mask=packed_mask(sequence.visual_K, trunk.visual),
-            decoded_tokens=len(answer.ids),
-            prompt_tokens=item.prompt.length,
-            visual_tokens=trunk.visual,
-            measures=measures,
-        )
 
 
 def _evidence(
@@ -458,14 +393,3 @@ def _evidence(
         {**seen, **evidence.of_input(needs, own)} if image else {}
         for image, seen, own in zip(images, known, input_rows(hidden_RD, trunks), strict=True)
     ]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Round:
-    """Samples that went through the decoder together."""
-
-    batch: Sequence[PreparedSample]
-    trunks: Sequence[TokenSequence]
-    placement: Placement
-    features: Sequence[Tensor | None]  # none of them where no quality is measured
-    spectra: SpectraRecorder | None

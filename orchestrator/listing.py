@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-from strategies import catalog
+from strategies import catalog, own
 from strategies.catalog import REQUIRED, Strategy
 from strategies.limits import AtMostHeads, Range
 from workers import evidence
@@ -46,6 +46,19 @@ class TaskRow(NamedTuple):
     splits: str
     scorers: str
     figures: str
+
+
+def every_strategy() -> tuple[list[Strategy], list[str]]:
+    """Ours, and those of installed packages, which are imported; and a line for each of these that cannot be used."""
+    found, notes = list(catalog.CATALOG.values()), own.collisions()
+    for name in dict.fromkeys(point.name for point in own.packaged()):
+        try:
+            rule = own.from_package(name)
+        except own.RuleError as error:
+            notes.append(str(error))
+        else:
+            found += [] if rule is None else [rule]
+    return found, notes
 
 
 def strategy_rows(strategies: Iterable[Strategy]) -> list[StrategyRow]:
@@ -86,12 +99,11 @@ def parameters(strategy: Strategy, many: int = sys.maxsize) -> list[tuple[str, s
 
 def in_full(strategy: Strategy) -> list[tuple[str, str]]:
     """All that is known of a strategy: what, and in which words."""
-    row, text = strategy_rows([strategy])[0], inspect.getdoc(strategy.function) or ""
-    file = inspect.getmodule(strategy.function)
+    row, module = strategy_rows([strategy])[0], inspect.getmodule(strategy.function)
     lines = [("strategy", row.name), ("family", row.family), ("reads", row.reads), ("acts", row.acts)]
     lines += [(f"parameter {name}", said) for name, said in parameters(strategy)]
-    lines += [("source", row.source), ("hash", strategy.source_hash), ("", text)]
-    return [*lines, ("", inspect.getdoc(file) or "")] if file is not None else lines
+    lines += [("source", row.source), ("hash", strategy.source_hash)]
+    return lines + [("", text) for what in (strategy.function, module) if (text := inspect.getdoc(what))]
 
 
 def renewed(text: str) -> str:

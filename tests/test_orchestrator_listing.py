@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from orchestrator.cli import app
 from orchestrator.listing import DOCUMENTS, parameters, renewed, strategy_rows, task_rows
+from own_rules import PEAKED, forgotten
 from strategies.catalog import CATALOG, Strategy, get
 from strategies.limits import AtMostHeads, Range
 from workers.tasks.catalog import CATALOG as TASKS
@@ -86,4 +87,38 @@ def test_an_unknown_name_is_one_line(what: str, near: str) -> None:
     result = CliRunner().invoke(app, [what, near])
     assert result.exit_code == 2
     assert f"Did you mean '{near[:-1]}'?" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_rule_of_ones_own_is_shown_and_tried(tmp_path, monkeypatch, small_checkpoint, small_scienceqa) -> None:
+    monkeypatch.setattr("workers.embedded.location.MODEL_DIR", small_checkpoint)
+    monkeypatch.setattr("workers.embedded.location.DATA_DIR", small_scienceqa)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_rule.py").write_text(
+        PEAKED + "\n\ndef odd(view):\n    import torch\n    return torch.rand(view.visual)\n"
+    )
+    with forgotten():
+        assert "parameter power: 0..4, default 2.0" in printed("strategies", "./my_rule.py:my_rule")
+        lines = printed("strategies", "check", "./my_rule.py:my_rule").splitlines()
+        assert lines[0] == "ok   chooses by the evidence that it declares"
+        assert all(line.startswith("ok   ") for line in lines)
+        result = CliRunner().invoke(app, ["strategies", "check", "./my_rule.py:odd"])
+        assert result.exit_code == 2, result.stdout
+        assert "FAIL chooses the same again, whatever else is drawn: it chooses otherwise" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["check"], "strategies check: write"),
+        (["fastv", "random"], "strategies fastv: write"),
+        (["check", "fastvv"], "unknown strategy 'fastvv'. Did you mean 'fastv'?"),
+        (["check", "ablation"], "ablation: strategy 'ablation' needs the parameter 'heads_kept'"),
+        (["./nowhere.py:x"], "nowhere.py: no such file"),
+    ],
+)
+def test_what_cannot_be_shown_or_tried_is_one_line(arguments, said) -> None:
+    result = CliRunner().invoke(app, ["strategies", *arguments])
+    assert result.exit_code == 2
+    assert said in result.stderr
     assert len(result.stderr.splitlines()) == 1

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from orchestrator.sweep.document import Entry
 from orchestrator.sweep.mistakes import Check, Mistake
-from strategies import own
-from strategies.catalog import CATALOG, Strategy
+from strategies import catalog, own
+from strategies.catalog import Strategy
 from workers.foreign import expanded
 from workers.json_file import UnreadableError, read_text
 from workers.work import UNPRUNED
@@ -40,13 +40,18 @@ def with_own_rules(entries: Iterable[tuple[str, Entry]], folder: Path) -> Check[
     return found
 
 
-def rule_of(reference: str, folder: Path) -> Strategy:
-    """The rule that ``./my_rule.py:my_rule`` stands for, its file seen from a folder; the file is run.
+def rule_of(name: str, folder: Path) -> Strategy:
+    """The strategy of a name: ours, of a package, or in a file, which is run.
+
+    Args:
+        name: As a sweep file gives it.
+        folder: From which a file is seen.
 
     Raises:
-        RuleError: There is none, or its file does not run.
+        RuleError: Its file or package does not run, or has no such rule.
+        UnknownStrategy: Nobody has it.
     """
-    return _read(reference, folder)[0]
+    return catalog.get(_known_name(name, folder, {}))
 
 
 def is_reference(name: str) -> bool:
@@ -60,7 +65,7 @@ def _known_name(name: str, folder: Path, named: dict[str, Path]) -> str:
         if named.setdefault(strategy.name, file) != file:
             raise own.RuleError(f"{name}: another file of this name has a rule of this name; rename one of them")
         return strategy.name
-    if name not in CATALOG and name != UNPRUNED:
+    if name not in catalog.CATALOG and name != UNPRUNED:
         own.from_package(name)  # where there is none, the grid says so
     return name
 

@@ -32,6 +32,8 @@ test-all: test test-systems
 # Damaged files of each kind, twenty times as many as in the tests, and others each time: a quarter of an hour.
 fuzz: .venv/.dev
 	$(BIN)/python -m pytest -q tests/test_fuzz_files.py --hypothesis-profile=long --timeout=3600 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q tests/test_workers_engine.py tests/test_workers_waves.py tests/test_workers_questions.py \
+	  -k test_any --hypothesis-profile=long --timeout=36000 $(PYTEST_ARGS)
 
 # The tables of strategies and benchmarks in docs/, from the catalogs.
 docs: .venv/.dev

@@ -22,7 +22,8 @@ import numpy as np
 import pandas as pd
 
 from results.analysis.matrix import Answers, CellMatrix, UnitFile, image_lengths
-from results.analysis.metrics import answers_of, measure_summary, open_failures, summarise
+from results.analysis.measured import measure_summary
+from results.analysis.metrics import answers_of, open_failures, summarise
 from results.disk import StoreError, stamp
 from results.experiment import Experiment, names_apart
 from results.import_path import python_command, safe_environment
@@ -46,7 +47,7 @@ class Source:
     notes: tuple[str, ...]  # files that could not be read
     units: tuple[UnitFile, ...]  # files of cells, oldest first
     running: bool
-    measured: Callable[[], pd.DataFrame]  # `results.analysis.metrics.measure_summary`, read when first asked for
+    measured: Callable[[], pd.DataFrame]  # `results.analysis.measured.measure_summary`, read when first asked for
     costed: Callable[[], pd.DataFrame | None]  # `results.analysis.costs.costs`, likewise
     latency: dict[str, float]  # seconds per sample by key, of what `saccade latency` has measured
 

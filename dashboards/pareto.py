@@ -86,7 +86,8 @@ def _with_front(rows: pd.DataFrame, axis: CostAxis, table: Answers, keys: pd.Ser
     images = table.of_images(True)
     leader = own[np.maximum(ahead, 0)]
     both = images.answered_PS[own] & images.answered_PS[leader]
-    tested = paired_test(np.where(both, images.score_PS[own] - images.score_PS[leader], 0.0), images.binary)
+    change_PS = np.where(both, images.score_PS[own] - images.score_PS[leader], 0.0)
+    tested = paired_test(change_PS, images.binary, images.cluster_S)
     near = ~on_front & (ahead >= 0) & (tested.p >= ALPHA)
     return rows.assign(x=x, y=100 * accuracy, front=on_front, near=near, front_test=tested.by)
 

@@ -24,7 +24,7 @@ from dashboards.wording import (
     shortened,
 )
 from results.analysis.matrix import Answers
-from results.analysis.metrics import is_soft, spoken
+from results.analysis.metrics import is_soft, share_images, spoken
 from results.experiment import Experiment
 
 MAX_FLIPS = 8  # examples shown
@@ -89,9 +89,10 @@ def grid(summary: pd.DataFrame) -> str:
     """
     texts = bool(summary["n_text_only"].any())
     flags = bool((summary["flags"] != "").any())
-    names = ["configuration", "n", "right", "accuracy", "95 % interval", "change, points", "95 % interval",
-             "lost", "gained", "p", "p Holm", "rel. drop"]  # fmt: skip
-    kinds = ["text", *[""] * 11]
+    images = share_images(summary)
+    names = ["configuration", "n", *["images"] * images, "right", "accuracy", "95 % interval", "change, points",
+             "95 % interval", "lost", "gained", "p", "p Holm", "rel. drop"]  # fmt: skip
+    kinds = ["text", *[""] * (11 + images)]
     names += (["text-only accuracy"] if texts else []) + (["flags"] if flags else [])
     kinds += ([""] if texts else []) + (["text"] if flags else [])
     body = []
@@ -100,6 +101,7 @@ def grid(summary: pd.DataFrame) -> str:
         cells = [
             ("text name", escape(row["label"]) + state),
             ("", count(row["n"]) if row["state"] == "complete" else f"{count(row['n'])} of {count(row['n_expected'])}"),
+            *[("", count(row["n_images"]))] * images,
             ("", count(row["correct"]) if row["n"] else MISSING),
             ("", percent(row["accuracy"])),
             ("", percent_span(row["ci_low"], row["ci_high"])),

@@ -33,7 +33,7 @@ def token_rows(curve: pd.DataFrame, measured: pd.DataFrame, kinds: Sequence[str]
 
     Args:
         curve: Rows of a summary with one series and one layer, each with its own ``rank``.
-        measured: From `results.analysis.metrics.measure_summary`.
+        measured: From `results.analysis.measured.measure_summary`.
         kinds: Of `KINDS`, what to show of each spectrum.
 
     Returns:

@@ -38,6 +38,7 @@ SIZES = {
     "image_size": 336, "patch_size": 14, "visual_tokens": VISUAL, "parameters": 7_063_427_072,
 }  # fmt: skip
 SHARD = 10  # samples per file
+QUESTIONS = 4  # about an image
 PATHS = ("/", "/layer", "/tokens", "/heat", "/pareto", "/run")
 FIRST_PLOT_S, FILTER_S, RSS_MB = 3.0, 0.5, 600.0  # what is promised
 DRAWN = "() => document.querySelector('.js-plotly-plot .scatterlayer, .js-plotly-plot .heatmaplayer image, .bars path')"
@@ -115,7 +116,11 @@ def _share(point: GridPoint) -> float:
 def _samples(count: int) -> tuple[Sample, ...]:
     return tuple(
         Sample(
-            id=f"s{place}", question=f"Question {place}?", choices=("red", "green"), label="A", image=Path("made up")
+            id=f"s{place}",
+            question=f"Question {place}?",
+            choices=("red", "green"),
+            label="A",
+            image=Path(f"made up {place // QUESTIONS}"),
         )
         for place in range(count)
     )

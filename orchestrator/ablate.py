@@ -27,7 +27,7 @@ from orchestrator.sweep.prepare import Prepared, prepare
 from orchestrator.sweep.spec import SpecError, SweepSpec, load_sweep
 from results.analysis.matrix import Answers
 from results.analysis.metrics import answers, flip_matrices, spoken, summarise
-from results.analysis.significance import Floats, Ints, mcnemar
+from results.analysis.significance import Floats, Ints, paired_test
 from results.disk import write_whole
 from results.escaping import csv_text, markdown_cell
 from results.exchange.originals import ABLATION
@@ -96,15 +96,15 @@ def choose(table: Answers, keys: Sequence[str], plain: Mapping[str, Scalar]) -> 
     winner, others = ranking[0], ranking[1:]
     wanted = dict(winner) | dict(plain)
     rival = tuple((key, wanted[key]) for key in keys)
-    best = int(right[winner].sum())
+    best, clusters = int(right[winner].sum()), table.cluster_S[used]
     return Choice(
         winner=winner,
         accuracy=best / SCORE / (len(groups[winner]) * int(used.sum())),
         candidates=len(ranking),
         ties=sum(int(score.sum()) == best for score in right.values()),
         questions=int(used.sum()),
-        runner_up=_duel(right, winner, others[0], len(others)) if others else None,
-        plain=_duel(right, winner, rival, len(others)) if rival in right and rival != winner else None,
+        runner_up=_duel(right, winner, others[0], clusters, len(others)) if others else None,
+        plain=_duel(right, winner, rival, clusters, len(others)) if rival in right and rival != winner else None,
     )
 
 
@@ -113,10 +113,10 @@ def _points(score_PS: Floats) -> Ints:
     return np.rint(SCORE * score_PS.sum(axis=0, dtype=np.float64)).astype(np.int64)
 
 
-def _duel(right: Mapping[Settings, np.ndarray], winner: Settings, other: Settings, tests: int) -> Duel:
+def _duel(right: Mapping[Settings, np.ndarray], winner: Settings, other: Settings, cluster_S: Ints, tests: int) -> Duel:
     change = right[winner] - right[other]
     better, worse = int((change > 0).sum()), int((change < 0).sum())
-    p = float(mcnemar(np.array([worse]), np.array([better]))[0])
+    p = float(paired_test(np.sign(change)[None].astype(np.float64), True, cluster_S).p[0])
     return Duel(other=_text(other), better=better, worse=worse, p=p, p_adjusted=min(1.0, p * tests))
 
 

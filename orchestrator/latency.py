@@ -15,6 +15,7 @@ from results.disk import write_whole
 from results.exchange.point_names import is_chosen
 from results.experiment import Experiment
 from results.latencies import LATENCY_FILE, latency_record
+from workers import evidence
 from workers.families.catalog import load_model
 from workers.families.model import default_device
 from workers.latency import Latency, measure_latency, prepare_prompts
@@ -65,6 +66,8 @@ def write_latency(
         raise SpecError(f"{prepared.spec.name}: no question has an image, so that nothing is pruned")
     device = default_device()
     model = load_model(replace(spec.model, offload="never"), device)  # transformers' forward needs all layers there
+    if spec.model.text_tower is not None and evidence.reads_text_tower(evidence.needed(points)):
+        model.load_text_tower(spec.model.text_tower)
     prompts = prepare_prompts(model, asked, spec.task, spec.model.image_mode)
     measured = measure_latency(
         model, prompts, points, repeats=repeats, warmup=warmup, decode_tokens=decode_tokens, seed=spec.seed,

@@ -163,7 +163,9 @@ def _acts(strategy: Strategy) -> str:
     more = [
         (strategy.schedule is not None, "and again later"),
         (strategy.fixed_rank is not None, f"keeps {strategy.fixed_rank}"),
+        (strategy.least > 1, f"keeps {strategy.least} at least"),
         (strategy.merge is not None, "merges what goes"),
+        (strategy.rows is not None, "makes rows of its own"),
         (strategy.positions == "compact", "positions renumbered"),
     ]
     return ", ".join([acts, *(words for so, words in more if so)])
@@ -185,7 +187,7 @@ def _values(hint: Any, many: int) -> str:
 
 
 def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

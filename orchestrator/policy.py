@@ -7,11 +7,14 @@ same points, and a run without ``racing`` computes what they lack. `racing.json`
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
+from orchestrator.sweep.plan import by_image
 from orchestrator.tune.rungs import Standing
+from results.analysis.clusters import image_names
 from results.analysis.racing import Race, RacingRule, shuffled
 from results.experiment import Experiment
 from results.stops import Stops, read_stops
@@ -30,6 +33,7 @@ class Policy:
         seed: int,
         cells: pd.DataFrame,
         failed: Iterable[str] = (),
+        images: Sequence[str] = (),
     ) -> None:
         """Start from the cells that exist.
 
@@ -40,14 +44,18 @@ class Policy:
             seed: Of the order in which racing asks them.
             cells: That exist already (columns point, sample, correct, score, tokens_kept).
             failed: Samples that have failed so far.
+            images: What each sample's image is recognised by, "" for none; empty: each has its own.
         """
-        self.samples = tuple(samples) if rule is None else shuffled(samples, seed)  # in the order of asking
-        self.standing = Standing(points, self.samples, together=rule is not None)
+        names = images or [""] * len(samples)
+        self.images = {sample.id: name for sample, name in zip(samples, names, strict=True)}  # by sample
+        # In the order of asking: questions about an image come one after the other.
+        self.samples = by_image(samples, names) if rule is None else shuffled(samples, seed, names)
+        self.standing = Standing(points, self.samples, together=rule is not None, images=self.images)
         self.skipped = 0  # cells that `units` was given and left out
         self._rule, self._points = rule, tuple(points)
         baseline = next((row for row, point in enumerate(points) if point.strategy == UNPRUNED), 0)
         questions = self.standing.score_PS.shape[1]
-        self._race = None if rule is None else Race(rule, len(points), questions, baseline)
+        self._race = None if rule is None else Race(rule, len(points), questions, baseline, self.standing.cluster_S)
         self.stopped: dict[str, int] = {}
         self.standing.add_cells(cells)
         self.standing.add_failed(failed)
@@ -68,7 +76,7 @@ class Policy:
             points = tuple(point for point in unit.points if point.key not in self.stopped)
             self.skipped += (len(unit.points) - len(points)) * len(unit.samples)
             if points:
-                yield WorkUnit(samples=unit.samples, points=points)
+                yield replace(unit, points=points)
 
     def settled(self, done: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
         """``done``, with the cells that need not be computed as if they were there."""
@@ -110,4 +118,5 @@ def policy_of(experiment: Experiment) -> Policy:
     stops = read_stops(experiment)
     cells = experiment.cells(["correct", "score", "tokens_kept"])
     failed = experiment.failures()["sample"]
-    return Policy(stops.rule if stops else None, experiment.points, samples, experiment.spec.seed, cells, failed)
+    rule, images = stops.rule if stops else None, image_names(frame)[0]
+    return Policy(rule, experiment.points, samples, experiment.spec.seed, cells, failed, images)

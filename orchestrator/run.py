@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
+from rich.progress import track
 
 from orchestrator.cluster.faults import NO_ANSWER, FaultWatch
 from orchestrator.cluster.joining import IN_A_JOB
@@ -26,7 +28,11 @@ from orchestrator.sweep.spec import SpecError
 from orchestrator.tune.callbacks import check_callbacks
 from orchestrator.tune.mirror import TuneMirror
 from results.experiment import Experiment, check_target
+from results.image_digests import known_digests
 from results.stops import Stops, write_stops
+from workers.image_digests import image_digests
+
+MANY = 500  # images whose digests take long enough to say so
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +64,10 @@ def plan_and_stops(prepared: Prepared, out: Path, workers: int) -> tuple[Plan, S
         StoreError: ``out`` cannot take this sweep.
     """
     old = check_target(out, prepared.manifest)
+    known = known_digests(out, old)
+    prepared = replace(prepared, images=tuple(known.get(sample.id, "") for sample in prepared.samples))
     # Not its own file of samples, which may still be that of a smaller sweep.
-    experiment = Experiment(out, prepared.manifest, prepared.samples) if old else None
+    experiment = Experiment(out, prepared.manifest, prepared.samples, prepared.images) if old else None
     done = experiment.done() if experiment else {}
     policy = _policy(prepared, experiment)
     plan = _plan(prepared, policy, done, workers)
@@ -106,8 +114,9 @@ class _Sweep:
     """A sweep under way: its directory, who follows its cells, and what this process has done."""
 
     def __init__(self, prepared: Prepared, out: Path, options: RunOptions, console: Console) -> None:
+        prepared = replace(prepared, images=_images(prepared, out, console))
         self._prepared, self._options = prepared, options
-        self.experiment = Experiment.create(out, prepared.manifest, prepared.samples)
+        self.experiment = Experiment.create(out, prepared.manifest, prepared.samples, prepared.images)
         self.aside = self.experiment.set_damaged_aside()
         self._done = self.experiment.done()
         self._policy = _policy(prepared, self.experiment)
@@ -184,9 +193,20 @@ def _policy(prepared: Prepared, experiment: Experiment | None) -> Policy:
     columns = ["point", "sample", "correct", "score", "tokens_kept"]
     cells = experiment.cells(columns[2:]) if experiment else pd.DataFrame(columns=columns)
     failed = experiment.failures()["sample"] if experiment else ()
-    return Policy(spec.racing, spec.points, prepared.samples, spec.engine.seed, cells, failed)
+    return Policy(spec.racing, spec.points, prepared.samples, spec.engine.seed, cells, failed, prepared.image_names)
 
 
 def _plan(prepared: Prepared, policy: Policy, done: dict[str, frozenset[str]], workers: int) -> Plan:
     spec = prepared.spec
-    return make_plan(spec.points, policy.samples, policy.settled(done), spec.config, spec.engine.task, workers)
+    settled = policy.settled(done)
+    return make_plan(spec.points, policy.samples, settled, spec.config, spec.engine.task, workers, policy.images)
+
+
+def _images(prepared: Prepared, out: Path, console: Console) -> tuple[str, ...]:
+    """The digest of each sample's image, taken where an earlier run has not left it."""
+    known = known_digests(out, check_target(out, prepared.manifest))
+
+    def watched(found: Iterator[str], count: int) -> Iterable[str]:
+        return track(found, "looking at images", total=count, console=console, transient=True, disable=count < MANY)
+
+    return image_digests(prepared.samples, known, watched)

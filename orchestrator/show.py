@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.sweep.plan import questions_per_image
-from results.analysis.metrics import is_soft, spoken
+from results.analysis.metrics import is_soft, share_images, spoken
 from results.disk import stamp
 from results.durations import since
 from results.escaping import terminal_text
@@ -156,7 +156,8 @@ def accuracy_table(rows: pd.DataFrame, figures: pd.DataFrame | None = None) -> o
     title = f"{what} on questions with an image ({spoken(rows['interval'])} 95 %)"
     table = Table(title=title, title_justify="left")
     table.add_column("grid point")
-    names = ["accuracy", "95 %", "n", "change", "p (Holm)"]
+    several = share_images(rows)
+    names = ["accuracy", "95 %", "n", *["images"] * several, "change", "p (Holm)"]
     names += ["text-only"] * texts + ([str(figures["name"].iloc[0])] if figures is not None and own else [])
     for name in names:
         table.add_column(name, justify="right")
@@ -166,7 +167,7 @@ def accuracy_table(rows: pd.DataFrame, figures: pd.DataFrame | None = None) -> o
         )
         more = [without_image] * texts + [own.get(row["key"], "-")] * bool(own)
         if not row["n"]:
-            table.add_row(row["label"], "-", "", "0", "", "", *more)
+            table.add_row(row["label"], "-", "", "0", *["0"] * several, "", "", *more)
             continue
         change = p = ""
         if not row["baseline"] and row["n_paired"]:
@@ -175,7 +176,8 @@ def accuracy_table(rows: pd.DataFrame, figures: pd.DataFrame | None = None) -> o
         interval = f"{100 * row['ci_low']:.1f} .. {100 * row['ci_high']:.1f}"
         n = f"{row['n']}" if row["n"] == row["n_expected"] else f"{row['n']} of {row['n_expected']}"
         n += ", stopped early" if row["state"] == STOPPED else ""
-        table.add_row(row["label"], f"{100 * row['accuracy']:.1f} %", interval, n, change, p, *more)
+        images = [str(row["n_images"])] * several
+        table.add_row(row["label"], f"{100 * row['accuracy']:.1f} %", interval, n, *images, change, p, *more)
     return table
 
 

@@ -30,6 +30,7 @@ from results.copies import first_copies, in_turn
 from results.damage import BESIDE, UNREADABLE, damage, set_aside
 from results.description import DamagedDescriptionError, read_description, write_description
 from results.disk import StoreError, is_vacant, make_folder, stamp
+from results.image_digests import known_digests
 from results.manifest import FORMAT, Manifest
 from results.seals import DamagedError
 from results.tables import (
@@ -54,16 +55,19 @@ from workers.work import UnitOutcome, WorkUnit, content_key
 class Experiment:
     """An experiment directory: open one to read it, create one to write to it."""
 
-    def __init__(self, path: Path, manifest: Manifest, samples: Sequence[Sample] | None = None) -> None:
+    def __init__(
+        self, path: Path, manifest: Manifest, samples: Sequence[Sample] | None = None, images: Sequence[str] = ()
+    ) -> None:
         """Take what `open` and `create` have read; use those.
 
         Args:
             path: Directory.
             manifest: What its sweep.yaml says.
             samples: Of the sweep, where they are known; else those of samples.parquet count, read when they are needed.
+            images: The digest of each sample's image, where they are known.
         """
         self.path = path
-        self._own = None if samples is None else _frame(samples_table(samples))
+        self._own = None if samples is None else _frame(samples_table(samples, images))
         self.manifest = manifest
         self.name, self.context, self.spec = manifest.name, manifest.context, manifest.engine
         self.points = tuple(entry.point for entry in manifest.points)
@@ -85,26 +89,31 @@ class Experiment:
         return cls(path, read_description(path))
 
     @classmethod
-    def create(cls, path: str | Path, manifest: Manifest, samples: Sequence[Sample]) -> Experiment:
+    def create(
+        cls, path: str | Path, manifest: Manifest, samples: Sequence[Sample], images: Sequence[str] = ()
+    ) -> Experiment:
         """Write the sweep's description into a new or an existing directory; cells already there stay.
 
         Args:
             path: Directory, made where it is missing.
             manifest: The resolved sweep.
             samples: The samples of the sweep, in the order of the benchmark's file.
+            images: The digest of each sample's image; by default those that are there already.
 
         Raises:
             StoreError: The directory holds cells of another context, or something that is not an experiment.
         """
         path = Path(path)
         old = check_target(path, manifest)
+        if not images and (known := known_digests(path, old)):
+            images = [known.get(sample.id, "") for sample in samples]
         now = datetime.now(UTC).isoformat(timespec="seconds")
         manifest = manifest.changed(created=(old and old.created) or now, updated=now, samples=len(samples))
         for folder in ("cells", "kept", "failures", "measures"):
             make_folder(path / folder)
-        write_table(path / "samples.parquet", samples_table(samples))
+        write_table(path / "samples.parquet", samples_table(samples, images))
         write_description(path, manifest, "run")
-        return cls(path, manifest, samples)
+        return cls(path, manifest, samples, images)
 
     # -- writing ------------------------------------------------------------------------------------------------
 

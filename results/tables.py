@@ -55,17 +55,25 @@ SAMPLES = pa.schema(
         ("skill", pa.string()),
         ("group", pa.string()),  # questions that count together; empty or null: it counts alone
         ("image", pa.string()),  # path, or file and row, where the run saw it; null: a text-only question
+        ("pixels", pa.string()),  # digest of the decoded image; empty: cannot be decoded; null: not looked at
         ("patches", pa.list_(pa.int32())),  # visual tokens that hold the answer; null: unknown
         ("position", pa.int32()),  # 0-based, in the order of the benchmark's file
     ]
 )
 PICTURES = pa.schema([("context", pa.string()), ("sample", pa.string()), ("webp", pa.binary())])
 SCHEMAS = {"cells": CELLS, "kept": KEPT, "measures": MEASURES, "failures": FAILURES, "pictures": PICTURES}  # by folder
-ADDED = frozenset({"score", "group", "answers"})  # columns that files of earlier versions do not have
+ADDED = frozenset({"score", "group", "answers", "pixels"})  # columns that files of earlier versions do not have
 HOLES = ADDED | {"parsed", "image", "patches"}  # columns in which a value may be missing
 
 
-def samples_table(samples: Sequence[Sample]) -> pa.Table:
+def samples_table(samples: Sequence[Sample], images: Sequence[str] = ()) -> pa.Table:
+    """Samples as an experiment keeps them.
+
+    Args:
+        samples: In the order of the benchmark's file.
+        images: Of each the digest of its decoded image, "" where it has none; empty: not known.
+    """
+    digests: Sequence[str | None] = images or [None] * len(samples)
     rows = [
         {
             **{name: getattr(sample, name) for name in ("id", "label", "question", "subject", "topic")},
@@ -76,10 +84,11 @@ def samples_table(samples: Sequence[Sample]) -> pa.Table:
             "choices": list(sample.choices),
             "answers": list(sample.answers),
             "image": None if sample.image is None else str(sample.image),
+            "pixels": None if sample.image is None else digest,
             "patches": None if sample.patches is None else list(sample.patches),
             "position": place,
         }
-        for place, sample in enumerate(samples)
+        for place, (sample, digest) in enumerate(zip(samples, digests, strict=True))
     ]
     return pa.Table.from_pylist(rows, schema=SAMPLES)
 

@@ -37,8 +37,10 @@ from strategies import (
     input_norm,
     merging,
     text_weighted,
+    tower_methods,
 )
 from strategies.errors import UsageError
+from strategies.evidence import EvidenceView
 from strategies.limits import Range as Range  # known here since the first strategy
 from strategies.scores import descending_order
 from strategies.stages import Stage
@@ -70,6 +72,11 @@ class Strategy:
     fixed_rank: int | None = None  # the method itself says how many tokens stay
     draws: bool = False  # it reads the view's seed, which is another for each sample
     merge: Callable[[Tensor, Tensor], Tensor] | None = None  # hidden_VD, kept_K -> (K, D), what goes on in their place
+    rows: Callable[..., Tensor] | None = None  # the same of the evidence: view, kept_K, *, params -> (K, D)
+    together: Callable[..., Tensor] | None = None  # views, keep, *, params -> (B, keep), the order or choice of each
+    least: int = 1  # rows that the method keeps at least, where it keeps any
+    # Ranks that its authors give figures for, of LLaVA-1.5's 576, each with the parameters that they set for it.
+    published: tuple[tuple[int, tuple[tuple[str, float], ...]], ...] = ()
     remark: Callable[..., str | None] | None = None  # heads, *, params -> what a planner should know
     origin: str | None = None  # source text of a rule that is not of this package, see own.py; None: read from its file
     source: str
@@ -78,6 +85,7 @@ class Strategy:
         ways = [way for way in (self.score, self.order, self.select, self.schedule) if way is not None]
         assert len(ways) == 1, f"{self.name}: give one of score, order, select, schedule"
         assert self.positions == "keep" or self.layers == "input", f"{self.name}: one position id a token in all layers"
+        assert self.rows is None or (self.merge is None and self.layers == "input"), f"{self.name}: rows of the input"
         assert self.merge is None or Evidence.HIDDEN in self.needs, f"{self.name}: merging reads the hidden states"
 
     @property
@@ -99,10 +107,11 @@ class Strategy:
         files = {FOLDER / name for name in always}
         if self.origin is not None:
             files |= _imported(self.origin)
-        for function in filter(None, (self.function, self.merge)):
+        for function in filter(None, (self.function, self.merge, self.rows)):
             file = Path(inspect.getsourcefile(function) or "")
             files |= _with_imports(file) if self.origin is None or file.parent == FOLDER else set()
         traits = f"{self.function.__name__}|{self.positions}|{self.fixed_rank}|{self.merge is not None}"
+        traits += "" if self.rows is None else f"|{self.rows.__name__}"
         content = b"".join(file.read_bytes() for file in sorted(files)) + (self.origin or "").encode()
         return hashlib.sha256(content + traits.encode()).hexdigest()[:16]
 
@@ -144,6 +153,8 @@ class Strategy:
             return f"layer: {self.name} chooses before the first decoder layer, so that layer is 0, not {layer}"
         if layers is not None and layer > layers:
             return f"layer: {layer} is above the model's {layers} layers"
+        if rank is not None and 0 < rank < self.least:
+            return f"rank: {rank} is below the {self.least} rows that {self.name} keeps at least; give more, or 0"
         try:
             stages = self.stages(layer, sys.maxsize if rank is None else rank, params)
         except ValueError as error:
@@ -177,17 +188,34 @@ class Strategy:
             params: values for the function's keyword-only parameters.
 
         Returns:
-            For each rank (rank,) int64 on the view's device, ascending, unique.
+            For each rank (rank,) int64 on the view's device, ascending, unique; fewer where a parameter of the strategy
+            says that its own count holds, of which the rank is then the most.
         """
         assert self.schedule is None, f"{self.name} prunes in stages; each of them chooses"
         if self.select is not None:
-            return [self.select(view, rank, **params) for rank in ranks]
+            return [self._made(view, self.select, rank, params) for rank in ranks]
         if self.order is not None:
-            order_K = self.order(view, max(ranks, default=0), **params)
+            order_K = self._made(view, self.order, max(ranks, default=0), params)
         else:
             assert self.score is not None
             order_K = descending_order(self.score(view, **params))
         return [order_K[:rank].sort().values for rank in ranks]
+
+    def prepare(self, views: Sequence[EvidenceView], ranks: Sequence[int], params: Mapping[str, Any]) -> None:
+        """Make what ``choose`` will be asked for, of several images with as many tokens at once."""
+        if self.together is not None and len(views) > 1:
+            for keep in {max(ranks)} if self.order is not None else set(ranks):
+                for view, made_K in zip(views, self.together(views, keep, **params), strict=True):
+                    view.made[self._asked(keep, params)] = made_K
+
+    def _made(self, view: TokenView, make: Callable[..., Tensor], keep: int, params: Mapping[str, Any]) -> Tensor:
+        """As ``prepare`` has left it, or made now."""
+        made = view.made if isinstance(view, EvidenceView) else {}
+        found = made.get(self._asked(keep, params))
+        return make(view, keep, **params) if found is None else found
+
+    def _asked(self, keep: int, params: Mapping[str, Any]) -> tuple[object, ...]:
+        return ("prepared", self.name, keep, *sorted(params.items()))
 
 
 def get(name: str) -> Strategy:
@@ -258,7 +286,7 @@ FASTV = "FastV, arXiv:2403.06764"
 FASTV_ADVANCED = "HiMAP's FastV Advanced, YangXu-03/Himap-based"
 TEXT_WEIGHTED = "HiMAP's text-weighted experiment, YangXu-03/Himap-based"
 FINEPRUNER = "FinePruner ablations A and B, EasonAI-5589/LLaVA-FinePruner-Head"
-INPUT_NORM = "HiMAP's pruning experiment, YangXu-03/Himap-based"
+IN_NORM = "HiMAP's pruning experiment, YangXu-03/Himap-based"
 DIVPRUNE = "DivPrune, arXiv:2503.02175"
 HIMAP = "HiMAP, YangXu-03/Himap-based"
 SELECTORS = "HiMAP's diversity selectors, YangXu-03/Himap-based"
@@ -301,7 +329,7 @@ CATALOG: dict[str, Strategy] = {
             needs=HIDDEN,
             positions="compact",
             layers="input",
-            source=INPUT_NORM,
+            source=IN_NORM,
         ),
         Strategy(
             name="divprune",
@@ -321,6 +349,8 @@ CATALOG: dict[str, Strategy] = {
             merge=merging.softmax_merge,
             source=SELECTORS,
         ),
+        # The vision tower, before the decoder
+        *(Strategy(**how) for how in tower_methods.METHODS),
     )
 }
 ADMITTED: dict[str, Strategy] = {}  # what a user adds to it in this process, see own.py

@@ -27,7 +27,8 @@ from measured_experiment import write_measured
 from mutations import ODD, Raw, altered, refitted
 from orchestrator.sweep.spec import load_sweep
 from orchestrator.tune.trial_files import RESULTS, told
-from results.analysis.metrics import answers, measure_summary, summarise
+from results.analysis.measured import measure_summary
+from results.analysis.metrics import answers, summarise
 from results.analysis.racing import RacingRule
 from results.exchange.imports import IMPORTED_FILE, import_files, imported_summary
 from results.experiment import Experiment

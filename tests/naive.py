@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from strategies import catalog
-from strategies.view import TokenView
+from strategies.evidence import EvidenceView
+from workers import evidence
 from workers.families.model import Encoded, Model
 from workers.work import UNPRUNED, GridPoint
 
@@ -35,7 +36,7 @@ def naive_answer(llava: Model, encoded: Encoded, point: GridPoint, seed: str, ma
         ((span,), (image,)) = encoded.images, llava.image_features([encoded])
         start, visual = span.start, span.tokens
         embedded = torch.cat((embedded[:start], image, embedded[start + visual :]))
-    run = _Sample(llava, seed, embedded.shape[0], start, visual)
+    run = _Sample(llava, seed, embedded.shape[0], start, visual, _tower(llava, encoded, point))
     tokens: list[int] = []
     first = None
     for _ in range(max_new_tokens):
@@ -55,7 +56,18 @@ class _Sample:
     prompt_length: int
     start: int
     visual: int
+    tower: dict[str, Tensor]  # evidence of the vision tower and of the question, for all visual tokens
     chosen: dict[int, list[int]] = field(default_factory=dict)  # layer -> kept visual tokens, fixed at prefill
+    views: dict[int, EvidenceView] = field(default_factory=dict)  # what they were chosen by
+
+
+def _tower(llava: Model, encoded: Encoded, point: GridPoint) -> dict[str, Tensor]:
+    needs = evidence.needed([point])
+    ((image,), (words,)) = (
+        llava.see([encoded], evidence.tower_readers(needs)),
+        evidence.of_questions(needs, [encoded.question], llava.text_tower),
+    )
+    return {**image.evidence, **words} if image else {}
 
 
 def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, list[int]]:
@@ -79,11 +91,15 @@ def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, li
                 if index not in run.chosen:
                     run.chosen[index] = _choose(run, stage, index, weights, hidden[0], alive, where)
                 kept = run.chosen[index]
-                if strategy.merge is not None and len(kept) < len(alive):
+                if (strategy.merge or strategy.rows) and 0 < len(kept) < len(alive):
                     before = hidden[0, [where[v] for v in alive]]
                     hidden = hidden.clone()
                     places = torch.tensor([alive.index(v) for v in kept], dtype=torch.int64)
-                    hidden[0, [where[v] for v in kept]] = strategy.merge(before, places)
+                    if strategy.merge is not None:
+                        rows = strategy.merge(before, places)
+                    else:
+                        rows = strategy.rows(run.views[index], places, **dict(stage.params))
+                    hidden[0, [where[v] for v in kept]] = rows
                 gone = [where[v] for v in alive if v not in set(kept)]
                 if strategy.positions == "compact" and gone:
                     rows = [row for row in range(hidden.shape[1]) if row not in set(gone)]
@@ -121,7 +137,7 @@ def _choose(run, stage, layer, weights, hidden, alive, where) -> list[int]:
         text_attention = probabilities[:, text][:, :, text]
         visual_attention = probabilities[:, rows][:, :, rows]
     digest = hashlib.sha256(f"{run.seed}|{layer}".encode()).digest()
-    view = TokenView(
+    view = run.views[layer] = EvidenceView(
         visual=len(alive),
         system=run.start,
         text=len(text),
@@ -131,5 +147,9 @@ def _choose(run, stage, layer, weights, hidden, alive, where) -> list[int]:
         text_attention_HTT=text_attention,
         visual_attention_HVV=visual_attention,
         hidden_states_VD=hidden[rows],
+        evidence={
+            name: rows_VX if len(rows_VX) != run.visual else rows_VX[alive] for name, rows_VX in run.tower.items()
+        },
+        project=run.llava.module.model.multi_modal_projector,
     )
     return [alive[k] for k in strategy.choose(view, [stage.rank], params)[0].tolist()]

@@ -56,7 +56,15 @@ def answers(draw: Draw, accuracies: np.ndarray, questions: int, exact: bool) -> 
     return right_PS
 
 
-def simulate(rule: RacingRule, make: Callable[[Draw], Bools], sweeps: int, seed: int = 0, lag: int = 0) -> Outcome:
+def simulate(
+    rule: RacingRule,
+    make: Callable[[Draw], Bools],
+    sweeps: int,
+    seed: int = 0,
+    lag: int = 0,
+    an_image: int = 1,
+    told: bool = True,
+) -> Outcome:
     """Race many sweeps; row 0 is the un-pruned model.
 
     Args:
@@ -65,15 +73,19 @@ def simulate(rule: RacingRule, make: Callable[[Draw], Bools], sweeps: int, seed:
         sweeps: How many.
         seed: Of all draws.
         lag: Questions under way at a decision: they are answered too.
+        an_image: Questions about each image, which come one after the other.
+        told: Whether the race knows of them.
     """
     draw = np.random.default_rng(seed)
     erred = best_kept = 0
     saved = 0.0
     for _ in range(sweeps):
         right_PS = make(draw)
-        right_PS = right_PS[:, draw.permutation(right_PS.shape[1])]
         points, questions = right_PS.shape
-        race = Race(rule, points, questions)
+        cluster_S = np.arange(questions) // an_image
+        order_G = draw.permutation(questions // an_image)
+        right_PS = right_PS.reshape(points, -1, an_image)[:, order_G].reshape(points, questions)
+        race = Race(rule, points, questions, cluster_S=cluster_S if told else None)
         race.decide(right_PS.astype(float), np.ones_like(right_PS), questions)
         final_P = right_PS.mean(axis=1)
         best = final_P[1:].max() if rule.against == "best" else final_P[0]
@@ -91,6 +103,16 @@ def null(points: int, questions: int, rule: RacingRule) -> Callable[[Draw], Bool
     return lambda draw: answers(draw, accuracies, questions, exact=True)
 
 
+def alike(points: int, images: int, an_image: int) -> Callable[[Draw], Bools]:
+    """All tied, and each right or wrong on all questions about an image: the order of the questions knows a lot."""
+
+    def make(draw: Draw) -> Bools:
+        right_PG = np.stack([draw.permutation(images) < 0.7 * images for _ in range(points + 1)])
+        return np.repeat(right_PG, an_image, axis=1)
+
+    return make
+
+
 def spread(points: int, questions: int, low: float, high: float) -> Callable[[Draw], Bools]:
     """Accuracies evenly from ``low`` to ``high``, the un-pruned model above them."""
     accuracies = np.concatenate([[min(0.99, high + 0.02)], np.linspace(low, high, points)])
@@ -106,6 +128,11 @@ def main(sweeps: int) -> None:
                 result = simulate(rule, null(points, questions, rule), sweeps)
                 print(f"null, {against}, margin {margin}, {points} points x {questions}: {result} "
                       f"[{time.monotonic() - began:.0f} s]", flush=True)  # fmt: skip
+    for against in ("best", "baseline"):
+        for an_image, told in ((6, True), (6, False)):
+            rule = RacingRule(against=against)
+            result = simulate(rule, alike(8, 100, an_image), sweeps, an_image=an_image, told=told)
+            print(f"null, {against}, 8 points x 100 images x {an_image}, known: {told}: {result}", flush=True)
     for against, margin, points, questions, low, high in (
         ("best", 0.0, 30, 400, 0.50, 0.95),
         ("best", 0.0, 30, 2000, 0.50, 0.95),

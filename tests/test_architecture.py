@@ -27,6 +27,7 @@ HOMES = {
         "workers/families/llava/loading.py",
         "workers/speed_test/random_llava.py",
         "workers/actor.py",
+        "workers/text_tower.py",
     },
     "huggingface_hub": {"workers/checkpoints/hub.py"},
     "cuda": {"workers/nvrtc.py"},

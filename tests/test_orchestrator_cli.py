@@ -78,7 +78,7 @@ def test_plan_says_how_a_card_takes_the_sweep_and_refuses_one_that_is_too_small(
     assert code == 2
     assert error.startswith("a GPU of 0.2 GiB is too small for this model even with all its layers in host memory")
     code, text, _ = call("plan", sweep, "--gpu-memory", 24, "--set", "model.offload=2")
-    assert (code, "0.0 of them weights (2 decoder layers in host memory): " in text) == (0, True)
+    assert (code, "0.0 of them weights (2 decoder layers, 0.0 GiB, in host memory): " in text) == (0, True)
     code, _, error = call("plan", sweep, "--gpu-memory", 24, "--set", "model.offload=3")
     assert (code, error.endswith("model.offload: 3 is above the model's 2 decoder layers\n")) == (2, True)
     code, _, error = call("plan", sweep, "--set", "model.offload=often")

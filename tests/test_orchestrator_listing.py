@@ -98,7 +98,7 @@ def test_a_rule_of_ones_own_is_shown_and_tried(tmp_path, monkeypatch, small_chec
         PEAKED + "\n\ndef odd(view):\n    import torch\n    return torch.rand(view.visual)\n"
     )
     with forgotten():
-        assert "parameter power: 0..4, default 2.0" in printed("strategies", "./my_rule.py:my_rule")
+        assert "parameter power: 0..4, default 2" in printed("strategies", "./my_rule.py:my_rule")
         lines = printed("strategies", "check", "./my_rule.py:my_rule").splitlines()
         assert lines[0] == "ok   chooses by the evidence that it declares"
         assert all(line.startswith("ok   ") for line in lines)

@@ -13,7 +13,7 @@ from fake_experiment import fake_engine, fake_manifest, fake_points, write_fake_
 from measured_experiment import LAYERS, VISUAL, write_measured
 from results.analysis.costs import costs
 from results.analysis.kept_quality import agreement, kept_masks, overlap
-from results.analysis.metrics import measure_summary
+from results.analysis.measured import measure_summary
 from results.experiment import Experiment
 from workers.work import GridPoint, MeasureSpec, SpectrumSpec
 

@@ -87,6 +87,19 @@ def test_baseline_first_and_equal_points_once(tmp_path):
     assert (spec.engine.model.dtype, spec.engine.max_new_tokens, spec.engine.seed) == ("float32", 1024, 0)
 
 
+def test_ranks_of_the_papers(tmp_path):
+    """With what the authors set for each of them, unless the sweep says otherwise."""
+    entry = "  - {strategy: [vispruner, visionzip], layer: 0, rank: paper}\n"
+    spec = load_sweep(write(tmp_path, f"{HEAD}grid:\n{entry}"))
+    found = {(point.strategy, point.rank, *dict(point.params).values()) for point in spec.points[1:]}
+    zipped = {("visionzip", rank, 10 / 64) for rank in (192, 128, 64)}
+    assert found == {("vispruner", 128, 0.5), ("vispruner", 64, 0.75)} | zipped
+    spec = load_sweep(
+        write(tmp_path, f"{HEAD}grid:\n{entry.replace('[vispruner, visionzip]', 'vispruner, important: 1')}")
+    )
+    assert {(point.rank, *dict(point.params).values()) for point in spec.points[1:]} == {(128, 1.0), (64, 1.0)}
+
+
 def test_shipped_sweeps_are_valid():
     assert {"layer_cutoff", "smoke"} <= set(shipped_sweeps())
     assert [point.layer for point in load_sweep("layer_cutoff").points[1:]] == list(range(2, L + 1))
@@ -178,6 +191,8 @@ def test_numbers_are_compared_with_the_model(tmp_path):
         (f"{HEAD}grid: [{{strategy: himap, layer: 0, rank: 288}}]\n",
          "grid[0].layer: himap reads the attention of the question's words, which there is from layer 1 on; "
          "at layer 0 take `random`"),
+        (f"{HEAD}grid: [{{strategy: [fastervlm, trim], layer: 0, rank: paper}}]\n",
+         "grid[0].rank: paper: of trim no published ranks are known; give numbers"),
         (f"{HEAD}grid: [{{strategy: [], layer: 2}}]\n", "grid[0].strategy: is an empty list"),
         (f"{HEAD}grid: [{{strategy: cutoff, layer: true}}]\n",
          "grid[0].layer: True is not a whole number, a list of them, or a range such as 2..L"),

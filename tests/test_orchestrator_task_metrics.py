@@ -71,7 +71,7 @@ def write_cells(folder, score_PS, samples=None, task="textvqa") -> Experiment:
     """An experiment with these scores; columns are samples s0, s1, ..., the first row is the un-pruned model's."""
     count = score_PS.shape[1]
     samples = samples or tuple(
-        Sample(id=f"s{n}", question="?", label="x", image=folder / "x.png") for n in range(count)
+        Sample(id=f"s{n}", question="?", label="x", image=folder / f"{n}.png") for n in range(count)
     )
     manifest = fake_manifest(POINTS)
     object.__setattr__(manifest.engine.task, "name", task)
@@ -164,7 +164,7 @@ def test_the_bootstrap_test_finds_nothing_where_nothing_is():
 def test_text_only_questions_stand_apart_in_the_table(tmp_path):
     score_PS = np.array([[1.0, 1.0, 0.0, 1.0], [0.0, 1.0, 0.0, 1.0]])
     samples = tuple(
-        Sample(id=f"s{n}", question="?", choices=("a", "b"), label="A", image=tmp_path / "x" if n < 2 else None)
+        Sample(id=f"s{n}", question="?", choices=("a", "b"), label="A", image=tmp_path / f"{n}" if n < 2 else None)
         for n in range(4)
     )
     experiment = write_cells(tmp_path, score_PS, samples, task="scienceqa")

@@ -9,20 +9,24 @@ import torch
 
 from strategies import catalog
 from strategies.catalog import CATALOG, REQUIRED, Range, UnknownStrategy, get
+from strategies.evidence import CLASS_FEATURES, IMAGE_EMBEDDINGS, TOWER_FEATURES, TOWER_KEYS, EvidenceView
 from strategies.scores import descending_order, top_k
 from strategies.stages import Stage
-from strategies.view import Evidence, TokenView
+from strategies.view import Evidence
+from tower_evidence import projector, tower_evidence
 
 HEADS, TEXT, SYSTEM = 4, 7, 3
+WIDTH = 12
+READ = frozenset[str]().union(*(strategy.needs for strategy in CATALOG.values()))
 CHOOSING = sorted(name for name, strategy in CATALOG.items() if strategy.schedule is None)
 
 
-def make_view(visual: int, distinct: int | None = None, seed: int = 0, text: int = TEXT) -> TokenView:
+def make_view(visual: int, distinct: int | None = None, seed: int = 0, text: int = TEXT) -> EvidenceView:
     """A view with all evidence; ``distinct`` below ``visual`` repeats tokens, so that scores tie."""
     generator = torch.Generator().manual_seed(seed)
     origin = torch.arange(visual) % (distinct or visual)
     attention = torch.rand(HEADS, text, distinct or visual, generator=generator)[:, :, origin] / (2 * visual)
-    return TokenView(
+    return EvidenceView(
         visual=visual,
         system=SYSTEM,
         text=text,
@@ -31,7 +35,9 @@ def make_view(visual: int, distinct: int | None = None, seed: int = 0, text: int
         attention_HQV=attention,
         text_attention_HTT=(torch.rand(HEADS, text, text, generator=generator) / (2 * text)).tril(),
         visual_attention_HVV=attention[:, -1:].expand(HEADS, visual, visual).tril(),
-        hidden_states_VD=torch.randn(distinct or visual, 12, generator=generator)[origin],
+        hidden_states_VD=torch.randn(distinct or visual, WIDTH, generator=generator)[origin],
+        evidence=tower_evidence(READ, visual, distinct, seed),
+        project=lambda features_KC: features_KC @ projector(WIDTH).to(features_KC.dtype),
     )
 
 
@@ -57,7 +63,8 @@ def test_keeps_exactly_k_distinct_ascending_tokens(name, visual, distinct, keep)
 @pytest.mark.parametrize("name", CHOOSING)
 def test_is_pure_and_repeatable(name):
     strategy, view = get(name), make_view(32)
-    tensors = (view.attention_HQV, view.text_attention_HTT, view.visual_attention_HVV, view.hidden_states_VD)
+    fields = (view.attention_HQV, view.text_attention_HTT, view.visual_attention_HVV, view.hidden_states_VD)
+    tensors = (*fields, *view.evidence.values())
     before = [tensor.clone() for tensor in tensors]
     torch.manual_seed(1)
     first = strategy.choose(view, [5, 9], some_params(name))
@@ -73,7 +80,7 @@ def test_reads_only_the_evidence_it_declares(name):
     strategy, full = get(name), make_view(32)
     whole_text = strategy.needs & {Evidence.TEXT_ROWS, Evidence.TEXT_TO_TEXT}
     rows = full.attention_HQV if whole_text else full.attention_HQV[:, -1:]
-    lean = TokenView(
+    lean = EvidenceView(
         visual=32,
         system=SYSTEM,
         text=TEXT,
@@ -83,10 +90,11 @@ def test_reads_only_the_evidence_it_declares(name):
         text_attention_HTT=full.text_attention_HTT if Evidence.TEXT_TO_TEXT in strategy.needs else None,
         visual_attention_HVV=full.visual_attention_HVV if Evidence.VISUAL_ROWS in strategy.needs else None,
         hidden_states_VD=full.hidden_states_VD if Evidence.HIDDEN in strategy.needs else None,
+        evidence={name: rows for name, rows in full.evidence.items() if name in strategy.needs},
     )
     (kept,) = strategy.choose(lean, [6], some_params(name))
     assert torch.equal(kept, strategy.choose(full, [6], some_params(name))[0])
-    bare = TokenView(visual=32, system=SYSTEM, text=TEXT, seed=0, device=full.device)
+    bare = EvidenceView(visual=32, system=SYSTEM, text=TEXT, seed=0, device=full.device)
     if strategy.needs:
         with pytest.raises(ValueError, match="did not declare"):
             strategy.choose(bare, [6], some_params(name))
@@ -108,10 +116,19 @@ def test_documents_itself(name):
 def test_takes_a_half_precision_model(name, dtype):
     """Attention arrives in float32; hidden states come in the model's own type."""
     view = make_view(32)
-    half = dataclasses.replace(view, hidden_states_VD=view.hidden_states_VD.to(dtype))
-    exact = dataclasses.replace(view, hidden_states_VD=half.hidden_states_VD.float())
+    models = (TOWER_FEATURES, TOWER_KEYS, CLASS_FEATURES, IMAGE_EMBEDDINGS)  # the rest is made in float32
+    cut = {name: rows.to(dtype) for name, rows in view.evidence.items() if name.partition("@")[0] in models}
+    half = dataclasses.replace(
+        view, hidden_states_VD=view.hidden_states_VD.to(dtype), evidence={**view.evidence, **cut}
+    )
+    whole = {name: rows.float() for name, rows in half.evidence.items()}
+    exact = dataclasses.replace(view, hidden_states_VD=half.hidden_states_VD.float(), evidence=whole)
     (kept,) = get(name).choose(half, [9] if get(name).fixed_rank is None else [0], some_params(name))
     assert torch.equal(kept, get(name).choose(exact, [len(kept)], some_params(name))[0])
+    if (rows := get(name).rows) is not None:
+        made = rows(half, kept)
+        assert made.dtype == dtype
+        torch.testing.assert_close(made.float(), rows(exact, kept), rtol=0.1, atol=0.1)
 
 
 @pytest.mark.parametrize("name", [name for name in CHOOSING if get(name).needs])
@@ -121,6 +138,10 @@ def test_refuses_nan(name):
     for field in ("attention_HQV", "text_attention_HTT", "visual_attention_HVV", "hidden_states_VD"):
         spoilt[field] = getattr(view, field).clone()
         spoilt[field][..., -1, 0] = float("nan")
+    evidence = {name: rows.clone() for name, rows in view.evidence.items()}
+    for rows in evidence.values():
+        rows[-1] = float("nan")
+    spoilt["evidence"] = evidence
     with pytest.raises(ValueError, match="NaN"):
         get(name).choose(dataclasses.replace(view, **spoilt), [4], some_params(name))
 
@@ -129,6 +150,42 @@ def test_refuses_nan(name):
 def test_ranks_of_one_score_or_order_nest(name):
     small, large = get(name).choose(make_view(32), [6, 17], some_params(name))
     assert set(small.tolist()) <= set(large.tolist())
+
+
+@pytest.mark.parametrize("name", [name for name in CHOOSING if get(name).rows])
+@pytest.mark.parametrize(("visual", "distinct", "keep"), [(8, 8, 5), (64, 1, 40), (64, 20, 40), (64, 64, 16)])
+def test_rows_stand_for_exactly_the_kept_tokens(name, visual, distinct, keep):
+    """As many as are kept, of the model's width and dtype, the same each time, and nothing is written to."""
+    strategy, view = get(name), make_view(visual, distinct)
+    (kept,) = strategy.choose(view, [keep], {})
+    before = [rows.clone() for rows in (view.hidden_states_VD, *view.evidence.values())]
+    made = strategy.rows(view, kept)
+    assert made.shape == (keep, WIDTH)
+    assert made.isfinite().all()
+    assert torch.equal(made, strategy.rows(view, kept))
+    assert all(torch.equal(a, b) for a, b in zip(before, (view.hidden_states_VD, *view.evidence.values()), strict=True))
+
+
+@pytest.mark.parametrize("name", [name for name in CHOOSING if get(name).together])
+def test_images_that_choose_together_choose_as_each_alone(name):
+    strategy, ranks = get(name), [5, 17]
+    views = [make_view(32, seed=seed) for seed in range(3)]
+    strategy.prepare(views, ranks, {})
+    for seed, view in enumerate(views):
+        taken = strategy.choose(view, ranks, {})
+        alone = strategy.choose(make_view(32, seed=seed), ranks, {})
+        assert [kept.tolist() for kept in taken] == [kept.tolist() for kept in alone]
+        assert any(what[0] == "prepared" for what in view.made if isinstance(what, tuple))
+
+
+@pytest.mark.parametrize("name", ["trim", "prumerge", "prumerge_plus"])
+def test_an_adaptive_count_is_at_most_the_rank(name):
+    strategy, view = get(name), make_view(64)
+    view.evidence["joined_class_attention@-1"][[3, 40]] = 5.0  # two stand out
+    own, most = strategy.choose(view, [60, 3], {"count": "adaptive"})
+    assert 2 <= len(own) < 60
+    assert len(most) == min(3, len(own))
+    assert strategy.rows(view, own, count="adaptive").shape == (len(own), WIDTH)
 
 
 def test_an_empty_list_of_ranks_is_answered_with_none():

@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import LlavaNextModel
 
 from orchestrator.tune.trial_records import PENDING, STATE, TrialStates, _metadata, make_trials
+from small_clip import make_clip
 from workers.families.catalog import open_checkpoint, parts_of
 from workers.families.llava.loading import load_llava
 from workers.layer_calls import cache_of, check_calls
+from workers.text_tower import WHOLE, load_text_tower
 from workers.work import GridPoint, ModelSpec
 
 ROOT = Path(__file__).parent.parent
@@ -131,6 +134,24 @@ def test_transformers_empty_model(small_checkpoint):
     assert all(parameter.is_meta for parameter in model.parameters()), words
     held = {name.rpartition(".")[2] for name, _ in model.named_buffers()}
     assert held <= {"position_ids", "inv_freq", "original_inv_freq"}, f"{words}: buffers {sorted(held)}"
+
+
+def test_transformers_text_tower(tmp_path):
+    """Its tensors by the names in a CLIP's files, its buffers, and what it gives."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    words = moved("transformers", "CLIP's text tower", "workers/text_tower.py")
+    stored = {name for name in load_file(make_clip(tmp_path) / "model.safetensors") if name.startswith(WHOLE)}
+    config = CLIPTextConfig.from_pretrained(tmp_path)
+    with torch.device("meta"):
+        model = CLIPTextModel._from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+    assert {f"{WHOLE}{name.removeprefix(WHOLE)}" for name, _ in model.named_parameters()} == stored, words
+    assert {name.rpartition(".")[2] for name, _ in model.named_buffers()} <= {"position_ids"}, words
+    tower = load_text_tower(tmp_path, torch.float32, "cpu")
+    states = tower._model(input_ids=torch.tensor([[1, 2]])).last_hidden_state
+    norm = next(part for name, part in tower._model.named_modules() if name.endswith("final_layer_norm"))
+    centred = (states - norm.bias) / norm.weight
+    assert centred.mean(dim=-1).abs().max() < 1e-4, words
 
 
 def test_transformers_pixels():

@@ -192,6 +192,7 @@ def test_workloads_are_those_of_the_goals():
         "ranks": 58,
         "spectra": 58,
         "strategies": 55,
+        "towers": 37,
         "one": 2,
         "grid": 581,
         "grid3000": 3001,
@@ -204,6 +205,14 @@ def test_workloads_are_those_of_the_goals():
                 dict(point.params), layer=point.layer, rank=point.rank, layers=32, heads=32
             )
             assert complaint is None
+
+
+def test_methods_before_the_decoder_are_timed():
+    """With a random text tower for those that read the question; nothing fails, and every point is answered."""
+    report = bench(replace(TINY, workloads=("towers",), batches=(), agreement=0), lambda report, line: None)
+    (row,) = report.engine
+    assert (row.workload, row.configurations) == ("towers", 37)
+    assert not report.notes
 
 
 def cell(point, *, kept: int, mask: bytes, decoded: int = 2) -> SampleOutcome:

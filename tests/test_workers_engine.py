@@ -13,7 +13,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from examples import few
 from naive import naive_answer
+from small_clip import make_clip
 from small_llava import make_checkpoint
 from strategies.catalog import CATALOG
 from strategies.heads import HeadProbability, HeadRule
@@ -101,6 +103,7 @@ def any_point(draw, layers: int, visual: int, heads: int) -> GridPoint:
     first = 0 if complaint(strategy, {}, layer=0) is None else 1
     layer = 0 if strategy.layers == "input" else draw(st.integers(first, last))
     rank = draw(st.integers(0, visual)) if strategy.fixed_rank is None else strategy.fixed_rank
+    rank = 0 if 0 < rank < strategy.least else rank
     params: dict = {}
     if strategy.name == "ablation":
         params = {
@@ -111,6 +114,8 @@ def any_point(draw, layers: int, visual: int, heads: int) -> GridPoint:
         }
     elif strategy.name == "himap":
         params = {"second_layer": draw(st.integers(layer + 1, layers)), "second_rank": draw(st.integers(0, rank))}
+    elif strategy.name == "vscan":
+        params = {"second_layer": draw(st.integers(1, layers)), "second_share": draw(st.floats(0, 1))}
     elif "alpha" in strategy.params:
         params = {"alpha": draw(st.floats(0, 1))}
     elif "normalise_by_visible_queries" in strategy.params:
@@ -121,10 +126,12 @@ def any_point(draw, layers: int, visual: int, heads: int) -> GridPoint:
 @pytest.fixture(scope="module")
 def deeper_engine(tmp_path_factory, small_scienceqa) -> Engine:
     """Four layers, so that a method of two stages has room."""
-    return make_engine(make_checkpoint(tmp_path_factory.mktemp("deeper"), seed=5, layers=4), small_scienceqa)
+    checkpoint = make_checkpoint(tmp_path_factory.mktemp("deeper"), seed=5, layers=4)
+    clip = make_clip(tmp_path_factory.mktemp("clip"), seed=5)
+    return make_engine(checkpoint, small_scienceqa, model=ModelSpec(path=str(checkpoint), text_tower=str(clip)))
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=few(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_mix_of_points_equals_naive(deeper_engine, data):
     """Every strategy x layer x rank, in any company."""
@@ -140,9 +147,13 @@ def test_every_strategy_equals_naive(deeper_engine, name):
     """Each at two layers and three ranks, so that none depends on Hypothesis' luck."""
     strategy = CATALOG[name]
     deeper_engine.micro_batch = 2
-    params = {"ablation": {"heads_kept": 2}, "himap": {"second_layer": 3, "second_rank": 2}}.get(name, {})
+    params = {
+        "ablation": {"heads_kept": 2},
+        "himap": {"second_layer": 3, "second_rank": 2},
+        "vscan": {"second_layer": 2},
+    }.get(name, {})
     layers = [layer for layer in (0, 1, 2) if complaint(strategy, params, layer=layer) is None]
-    ranks = (2, 7, 15) if strategy.fixed_rank is None else (strategy.fixed_rank,)
+    ranks = (max(2, strategy.least), 7, 15) if strategy.fixed_rank is None else (strategy.fixed_rank,)
     points = [
         GridPoint(strategy=name, layer=layer, rank=rank, params=tuple(params.items()))
         for layer in layers

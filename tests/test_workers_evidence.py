@@ -18,21 +18,29 @@ from orchestrator.sweep.chosen_by import chosen_by
 from results.analysis.costs import costs
 from small_llava import make_checkpoint
 from strategies.catalog import CATALOG, Strategy
-from strategies.evidence import EvidenceView
+from strategies.evidence import (
+    CLASS_ATTENTION,
+    CLASS_FEATURES,
+    LOADINGS,
+    PLACES,
+    RECEIVED_ATTENTION,
+    TOWER_FEATURES,
+    TOWER_STATES,
+    EvidenceView,
+)
 from strategies.stages import Stage
 from strategies.view import Evidence
 from test_workers_cost import SEVEN_B
 from test_workers_engine import make_engine
 from test_workers_patch import LOGIT_TOLERANCE, TEXT_ONLY, assert_equals_engine, batch_inputs
+from tower_evidence import tower_evidence
 from workers.attention import causal_mask
 from workers.encoding import encode_sample
 from workers.evidence import (
-    CLASS_ATTENTION,
     PROVIDERS,
-    TOWER_FEATURES,
-    Provider,
     complaint,
     needed,
+    provider_of,
     scratch,
     view,
     words,
@@ -40,17 +48,18 @@ from workers.evidence import (
 from workers.families.model import Encoded, ImageSpan
 from workers.packed_layer import LayerRead, PackedLayer
 from workers.patch import pruned
+from workers.provider import Provider
 from workers.sequences import Packing, new_trunk
 from workers.sites import DecoderLayer, InputRows, Site, Tower
 from workers.trunks import make_trunks, pack_trunks
 from workers.work import GridPoint, ModelSpec, WorkUnit, unpruned_point
 
 
-def tower_states(tower: Tower) -> torch.Tensor:
+def some_states(tower: Tower) -> torch.Tensor:
     return tower.hidden(1)[:, tower.given].norm(dim=-1)
 
 
-def tower_keys(tower: Tower) -> torch.Tensor:
+def some_keys(tower: Tower) -> torch.Tensor:
     return tower.keys(-1)[:, tower.given].flatten(2).norm(dim=-1)
 
 
@@ -74,8 +83,8 @@ def key_norm(layer: DecoderLayer) -> torch.Tensor:
 
 
 MADE_UP = {
-    "tower_states": (Site.TOWER, tower_states),
-    "tower_keys": (Site.TOWER, tower_keys),
+    "some_states": (Site.TOWER, some_states),
+    "some_keys": (Site.TOWER, some_keys),
     "likeness": (Site.INPUT, likeness),
     "first_numbers": (Site.INPUT, first_numbers),
     "state_norm": (Site.DECODER, state_norm),
@@ -146,7 +155,7 @@ def test_other_evidence_keeps_other_tokens(engine):
 
 def test_right_padding_and_beams_share_the_image(engine):
     module = engine.model.module
-    ids, names = ["2", TEXT_ONLY, "3"], ("tower_states", "likeness")
+    ids, names = ["2", TEXT_ONLY, "3"], ("some_states", "likeness")
     grid = tuple(GridPoint(strategy=name, layer=1, rank=4) for name in names)
     cells = {(cell.sample, cell.point): cell for cell in engine.run(WorkUnit(samples=tuple(ids), points=grid)).outcomes}
     for point in grid:
@@ -208,16 +217,16 @@ def test_tiles_are_put_together_as_their_features_are(tmp_path, small_scienceqa,
     prompts = [
         encode_sample(engine.model, engine.samples[id], engine.spec.task, "anyres") for id in ("1", TEXT_ONLY, "3")
     ]
-    readers = {name: PROVIDERS[name].give for name in (TOWER_FEATURES, "tower_keys")}
+    readers = {name: PROVIDERS[name].give for name in (TOWER_FEATURES, "some_keys")}
     module = engine.model.module.model
     for prompt, image in zip(prompts, engine.model.see(prompts, readers), strict=True):
         if image is None:
             assert not prompt.images
             continue
-        assert image.evidence["tower_keys"].shape == (prompt.visual,)
+        assert image.evidence["some_keys"].shape == (prompt.visual,)
         ends_V = (image.features_VD == module.image_newline).all(dim=1)
         assert ends_V.any()
-        assert not image.evidence["tower_keys"][ends_V].any()
+        assert not image.evidence["some_keys"][ends_V].any()
         projected = module.multi_modal_projector(image.evidence[TOWER_FEATURES])
         torch.testing.assert_close(projected[~ends_V], image.features_VD[~ends_V], **LOGIT_TOLERANCE)
     point = GridPoint(strategy="class_mean", layer=1, rank=7)
@@ -276,7 +285,7 @@ def test_what_reads_the_layer_before_begins_after_one(name):
     """No draw at random under a method's name; a method of several stages counts by its first."""
     strategy, params = CATALOG[name], {"ablation": {"heads_kept": 2}}.get(name, {})
     reads = "the attention of the question's words" if name == "himap" else words(strategy.needs)
-    if "attention" in reads:
+    if "attention" in reads and strategy.layers != "input":
         said = f"layer: {name} reads {reads}, which there is from layer 1 on; at layer 0 take `random`"
         assert complaint(strategy, params, layer=0, rank=100) == said
         assert complaint(strategy, params, layer=1, rank=100) is None
@@ -309,18 +318,21 @@ def test_every_provider_has_its_words_and_its_cost():
         assert provider.words
         flop = provider.flop(SEVEN_B, 691, 576)
         assert math.isnan(flop) == (name in {Evidence.TEXT_ROWS, Evidence.TEXT_TO_TEXT})
-        assert flop != 0 or name in {Evidence.HIDDEN, TOWER_FEATURES}
+        assert flop != 0 or name in {Evidence.HIDDEN, TOWER_FEATURES, TOWER_STATES, CLASS_FEATURES, PLACES}
     assert PROVIDERS.keys() >= set(Evidence)
     # The keys of 577 rows and one query again, and one row of scores.
     assert PROVIDERS[CLASS_ATTENTION].flop(SEVEN_B, 691, 576) == 2 * 578 * 1024**2 + 2 * 577 * 1024
     assert math.isnan(PROVIDERS[CLASS_ATTENTION].flop(replace(SEVEN_B, vision=None), 691, 576))
+    # Queries and keys of 577 rows again, and all their scores; products of the patches' features, and their spectrum.
+    assert PROVIDERS[RECEIVED_ATTENTION].flop(SEVEN_B, 691, 576) == 2 * 577 * 2 * 1024**2 + 2 * 577**2 * 1024
+    assert PROVIDERS[LOADINGS].flop(SEVEN_B, 691, 576) == 2 * 576**2 * 1024 + 9 * 576**3
 
 
 def test_costs_and_captions_read_the_table(tmp_path, made_up, monkeypatch):
-    monkeypatch.setitem(PROVIDERS, "tower_states", replace(PROVIDERS["tower_states"], flop=lambda *_: 7e12))
+    monkeypatch.setitem(PROVIDERS, "some_states", replace(PROVIDERS["some_states"], flop=lambda *_: 7e12))
     spent = {"state_norm": lambda config, tokens, visual: 1e12 * tokens + visual * 1e9}
     monkeypatch.setitem(PROVIDERS, "state_norm", replace(PROVIDERS["state_norm"], flop=spent["state_norm"]))
-    both = frozenset({"tower_states", "state_norm"})
+    both = frozenset({"some_states", "state_norm"})
     monkeypatch.setitem(CATALOG, "both", Strategy(name="both", score=by("state_norm"), needs=both, source="test"))
 
     def again(layer: int, rank: int) -> tuple[Stage, ...]:
@@ -333,7 +345,7 @@ def test_costs_and_captions_read_the_table(tmp_path, made_up, monkeypatch):
     visual, others = 64, 40
     first = 7 + visual + others + visual / 1000
     assert table["selector_tflop"].tolist() == pytest.approx([0, first, first + 16 + others + 16 / 1000])
-    assert chosen_by(grid[0]) == "chosen by tower_states and state_norm"
+    assert chosen_by(grid[0]) == "chosen by some_states and state_norm"
 
 
 class Peak(TorchDispatchMode):
@@ -355,7 +367,7 @@ class Peak(TorchDispatchMode):
         return made
 
 
-READERS = sorted(name for name, one in CATALOG.items() if any(PROVIDERS[need].scratch for need in one.needs))
+READERS = sorted(name for name, one in CATALOG.items() if any(provider_of(need).scratch for need in one.needs))
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -369,11 +381,14 @@ def test_the_plan_bounds_what_a_strategy_takes_to_choose(name):
     )
     config = replace(SEVEN_B, heads=8, kv_heads=4, head_dim=32, hidden=256)
     planned = scratch(strategy.needs, config, trunk.length, trunk.visual)
+    tower = tower_evidence(strategy.needs, trunk.visual, width=config.hidden)
     with Peak() as peak:
         place = PackedLayer(trunk, packing, hidden_RD, LayerRead(packing, query_RHE, key_RGE, 32**-0.5))
-        seen = view(strategy.needs, place, {}, 1, hidden_RD.device)
+        seen = view(strategy.needs, place, tower, 1, hidden_RD.device, lambda features_KC: features_KC)
         params = {**strategy.params, "heads_kept": 3} if name == "ablation" else strategy.params
         (kept_K,) = strategy.choose(seen, [strategy.fixed_rank or 50], params)
         if strategy.merge is not None:
             strategy.merge(place.visual_hidden(), kept_K)
-    assert planned / 4 < peak.bytes <= planned
+        if strategy.rows is not None:
+            strategy.rows(seen, kept_K, **strategy.params)
+    assert planned / (16 if tower else 4) < peak.bytes <= planned

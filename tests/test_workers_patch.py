@@ -14,13 +14,16 @@ import numpy as np
 import pytest
 import torch
 
+from small_clip import make_clip
 from small_llava import make_checkpoint
 from strategies import catalog
 from test_workers_engine import make_engine
-from workers.encoding import encode_sample
+from workers import evidence
+from workers.encoding import encode_sample, question_of
 from workers.layer_calls import CACHE_NAMES, UnknownCallError, cache_of, go_on
 from workers.patch import pruned
-from workers.work import GridPoint, WorkUnit, unpruned_point
+from workers.sites import Questions
+from workers.work import GridPoint, ModelSpec, WorkUnit, unpruned_point
 
 # Kernels differ in the order of their sums only; the weights are scaled up, so logits reach 1e2.
 LOGIT_TOLERANCE = {"atol": 1e-4, "rtol": 1e-5}
@@ -36,7 +39,8 @@ def engine(small_checkpoint, small_scienceqa):
 def deep_engine(tmp_path_factory, small_scienceqa):
     """Three layers, and answers that run to the end of the budget."""
     checkpoint = make_checkpoint(tmp_path_factory.mktemp("deep"), seed=3, layers=3, end_bias=-0.9)
-    return make_engine(checkpoint, small_scienceqa, max_new_tokens=12)
+    model = ModelSpec(path=str(checkpoint), text_tower=str(make_clip(tmp_path_factory.mktemp("clip"), seed=3)))
+    return make_engine(checkpoint, small_scienceqa, max_new_tokens=12, model=model)
 
 
 def batch_inputs(engine, ids, side: str = "left", extra: int = 0) -> dict[str, torch.Tensor]:
@@ -63,8 +67,12 @@ def patched_answers(engine, ids, point: GridPoint, **changes):
     """(texts, first-token logits, kept) of the model's own generate inside the block."""
     inputs = batch_inputs(engine, ids)
     arguments = {"do_sample": False, "max_new_tokens": engine.spec.max_new_tokens, "pad_token_id": 0} | changes
+    asked = None
+    if evidence.reads_text_tower(evidence.needed([point])):
+        words = [question_of(engine.samples[id], engine.spec.task) for id in ids]
+        asked = Questions(words, engine.model.text_tower)
     with pruned(
-        engine.model.module, point.strategy, point.layer, point.rank, sample_ids=ids, **dict(point.params)
+        engine.model.module, point.strategy, point.layer, point.rank, sample_ids=ids, asked=asked, **dict(point.params)
     ) as report:
         out = engine.model.module.generate(**inputs, **arguments, output_logits=True, return_dict_in_generate=True)
     answers = out.sequences[:, inputs["input_ids"].shape[1] :]
@@ -131,7 +139,7 @@ def test_other_decoders_equal_engine(tmp_path, small_scienceqa, heads, kv_heads,
 EVERY = [
     GridPoint(strategy=name, layer=0 if strategy.layers == "input" else 1, rank=6, params=params)
     for name, strategy in catalog.CATALOG.items()
-    for params in [{"himap": (("second_layer", 2), ("second_rank", 3))}.get(name, ())]
+    for params in [{"himap": (("second_layer", 2), ("second_rank", 3)), "vscan": (("second_layer", 2),)}.get(name, ())]
     if strategy.check(dict(params)) is None
 ]
 
@@ -139,8 +147,40 @@ EVERY = [
 @pytest.mark.parametrize("ids", [["1"], ["2", TEXT_ONLY, "3"]], ids=["alone", "padded"])
 def test_every_strategy_equals_engine(deep_engine, ids):
     """Scores, greedy orders, several stages, merged tokens, renumbered positions."""
-    assert {"himap", "fps_merged", "divprune", "text_weighted"} <= {point.strategy for point in EVERY}
+    named = {"himap", "fps_merged", "divprune", "text_weighted", "visionzip", "trim", "vscan"}
+    assert named <= {point.strategy for point in EVERY}
     assert_equals_engine(deep_engine, ids, EVERY)
+
+
+NAMED_FORMS = [
+    GridPoint(strategy=name, layer=0, rank=10, params=(params,))
+    for name, params in (
+        ("visionzip", ("contextual", 0.4)),
+        ("vispruner", ("important", 0.2)),
+        ("cdpruner", ("long_text", "segments")),
+        ("cdpruner", ("sign", "positive")),
+        ("trim", ("similarity", "cosine")),
+        ("trim", ("count", "adaptive")),
+        ("prumerge", ("count", "adaptive")),
+        ("prumerge_plus", ("count", "adaptive")),
+        ("holov", ("form", "literal")),
+        ("holov", ("form", "paper")),
+        ("holov", ("fed", "raster")),
+        ("scope", ("alpha", 0.5)),
+        ("hiprune", ("edges", "drop")),
+    )
+]
+
+
+def test_every_named_form_equals_engine(deep_engine):
+    """Literal forms, and counts of the method's own, which may be fewer than the rank; none is taken for another."""
+    ids = ["2", TEXT_ONLY, "3"]
+    assert_equals_engine(deep_engine, ids, NAMED_FORMS)
+    cells = deep_engine.run(WorkUnit(samples=("2",), points=tuple(NAMED_FORMS))).outcomes
+    kept = {cell.point: cell.tokens_kept for cell in cells}
+    adaptive = [point for point in NAMED_FORMS if ("count", "adaptive") in point.params]
+    assert all(2 <= kept[point.key] <= 10 for point in adaptive)
+    assert all(kept[point.key] == 10 for point in NAMED_FORMS if point not in adaptive)
 
 
 def test_eager_equals_engine(deep_engine):

@@ -11,21 +11,24 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import workers.encoding
+from examples import few
+from small_clip import make_clip
 from small_llava import make_checkpoint
 from strategies.catalog import CATALOG, Strategy
+from strategies.evidence import CLASS_ATTENTION
 from strategies.view import Evidence
 from test_strategies_catalog import CHOOSING, make_view, some_params
 from test_workers_engine import any_point, assert_equals_naive, make_engine
 from test_workers_waves import GRID, HEADS, LAYERS, LLAVA_7B, ONE_FORK, VISUAL, caches_away, prepared, taken
 from workers.decoder import Decoder
 from workers.engine import Engine
-from workers.evidence import CLASS_ATTENTION, complaint, reads_question
+from workers.evidence import complaint, reads_question
 from workers.filling import Filling
 from workers.flash import tiles
 from workers.forecast import forecast
 from workers.memory import Budget, RowBytes, footprint
 from workers.sequences import numbers
-from workers.work import GridPoint, MeasureSpec, SpectrumSpec, WorkUnit, unpruned_point
+from workers.work import GridPoint, MeasureSpec, ModelSpec, SpectrumSpec, WorkUnit, unpruned_point
 
 SHOWN = {"a1": "1", "b1": "2", "a2": "1", "c1": "3", "a3": "1", "b2": "2", "text": "6"}  # question -> whose image
 
@@ -47,8 +50,9 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def engines(checkpoint, small_scienceqa) -> dict[int, Engine]:
-    return {tokens: asking(checkpoint, small_scienceqa, max_new_tokens=tokens) for tokens in (1, 4)}
+def engines(checkpoint, small_scienceqa, tmp_path_factory) -> dict[int, Engine]:
+    model = ModelSpec(path=str(checkpoint), text_tower=str(make_clip(tmp_path_factory.mktemp("clip"))))
+    return {tokens: asking(checkpoint, small_scienceqa, max_new_tokens=tokens, model=model) for tokens in (1, 4)}
 
 
 @pytest.fixture
@@ -65,7 +69,7 @@ def rows(monkeypatch) -> Counter[int]:
     return seen
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=few(20), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @example(data=None)
 def test_any_questions_points_and_budget_equal_naive(engines, data):
@@ -93,12 +97,16 @@ def test_any_questions_points_and_budget_equal_naive(engines, data):
 def test_every_strategy_equals_naive(engines, name):
     engine = engines[4]
     engine.micro_batch, engine.budget = 3, Budget()
-    params = {"ablation": (("heads_kept", 2),), "himap": (("second_layer", 3), ("second_rank", 2))}.get(name, ())
+    params = {
+        "ablation": (("heads_kept", 2),),
+        "himap": (("second_layer", 3), ("second_rank", 2)),
+        "vscan": (("second_layer", 2),),
+    }.get(name, ())
     points = [
         GridPoint(strategy=name, layer=layer, rank=rank, params=params)
         for layer in (0, 2)
         if complaint(CATALOG[name], dict(params), layer=layer) is None
-        for rank in ((2, 9) if CATALOG[name].fixed_rank is None else (0,))
+        for rank in ((max(2, CATALOG[name].least), 9) if CATALOG[name].fixed_rank is None else (0,))
     ]
     assert_equals_naive(engine, ["a1", "a2", "a3"], points)
 
@@ -171,8 +179,19 @@ def test_questions_that_keep_the_same_tokens_by_chance_share_them(engines, rows,
 
 def test_what_reads_no_question_is_said_by_its_evidence():
     looking_at_nothing = {"cutoff", "evenly_spaced", "first_k"}
-    at_the_image = {"image_column_sum", "l2_norm", "divprune", "fps", "fps_merged", "tome_centres", "tome_merged"}
-    assert {name for name in CHOOSING if not reads_question(CATALOG[name])} == looking_at_nothing | at_the_image
+    at_the_image = {
+        "image_column_sum",
+        "l2_norm",
+        "divprune",
+        "divprune_unsorted",
+        "fps",
+        "fps_merged",
+        "tome_centres",
+        "tome_merged",
+    }
+    at_the_tower = {"fastervlm", "visionzip", "vispruner", "prumerge", "prumerge_plus", "holov", "scope", "hiprune"}
+    expected = looking_at_nothing | at_the_image | at_the_tower | {"prunesid", "vscan_tower", "divprune_unsorted"}
+    assert {name for name in CHOOSING if not reads_question(CATALOG[name])} == expected
     of_tower = Strategy(name="t", score=lambda view: view, needs=frozenset({CLASS_ATTENTION}), source="test")
     assert not reads_question(of_tower)
     assert reads_question(replace(of_tower, needs=of_tower.needs | {Evidence.LAST_ROW}))

@@ -15,6 +15,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 import workers.engine
 import workers.memory
 import workers.prefill
+from examples import few
+from small_clip import make_clip
 from small_llava import make_checkpoint
 from test_workers_engine import any_point, assert_equals_naive, make_engine
 from workers.decode import Decoding
@@ -27,7 +29,7 @@ from workers.memory import ENOUGH_WAVES, Budget, Footprint, RowBytes, arrange, f
 from workers.sequences import Packing
 from workers.speed_test.workloads import make_workloads
 from workers.tasks.base import Sample
-from workers.work import GridPoint, MeasureSpec, SpectrumSpec, WorkUnit, unpruned_point
+from workers.work import GridPoint, MeasureSpec, ModelSpec, SpectrumSpec, WorkUnit, unpruned_point
 
 LAYERS, VISUAL, HEADS = 4, 16, 4
 STAGED = [
@@ -41,6 +43,9 @@ GRID = [
     *(GridPoint(strategy="random", layer=layer, rank=6) for layer in range(LAYERS)),
     GridPoint(strategy="l2_norm", layer=0, rank=5),  # positions are renumbered
     GridPoint(strategy="fps_merged", layer=2, rank=4),  # rows are rewritten
+    # Rows are made of the tower's features, and of the parent's in another order, when a fork enters.
+    *(GridPoint(strategy=name, layer=0, rank=rank) for name in ("visionzip", "holov") for rank in (4, 9)),
+    *(GridPoint(strategy="scope", layer=0, rank=rank) for rank in (3, 7)),  # chosen for several images at once
     *STAGED,
 ]
 ONE_FORK = Budget(1, 1)
@@ -52,8 +57,9 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def engines(checkpoint, small_scienceqa):
-    return {tokens: make_engine(checkpoint, small_scienceqa, max_new_tokens=tokens) for tokens in (1, 4)}
+def engines(checkpoint, small_scienceqa, tmp_path_factory):
+    model = ModelSpec(path=str(checkpoint), text_tower=str(make_clip(tmp_path_factory.mktemp("clip"))))
+    return {tokens: make_engine(checkpoint, small_scienceqa, max_new_tokens=tokens, model=model) for tokens in (1, 4)}
 
 
 @pytest.fixture
@@ -71,7 +77,7 @@ def waves(monkeypatch) -> list[int]:
     return seen
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=few(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @example(data=None)
 def test_any_budget_equals_naive(engines, data):

@@ -41,15 +41,17 @@ class _BrokenError(Exception):
     """A promise is not kept."""
 
 
-def laboratory(model: Path, data: Path) -> Engine:
+def laboratory(model: Path, data: Path, text_tower: Path | None = None) -> Engine:
     """An engine on this machine's CPU with three questions, two of them about one image.
 
     Args:
         model: a checkpoint.
         data: ScienceQA's files, two questions with an image at least.
+        text_tower: a CLIP, for strategies that compare the question with the image by it.
     """
     task = TaskSpec(name="scienceqa", data=str(data))
-    spec = EngineSpec(model=ModelSpec(path=str(model)), task=task, max_new_tokens=2)
+    named = ModelSpec(path=str(model), text_tower=None if text_tower is None else str(text_tower))
+    spec = EngineSpec(model=named, task=task, max_new_tokens=2)
     first, second = [sample for sample in load_samples(task) if sample.image is not None][:2]
     again = replace(second, id=f"{first.id} again", image=first.image)
     return Engine(spec, load_model(spec.model, "cpu"), (first, again, second), 1)

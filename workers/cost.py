@@ -16,6 +16,7 @@ from strategies.errors import UsageError
 from workers.families.config import ModelConfig
 
 TERA = 1e12
+CLIP_TEXT_LAYERS, CLIP_TEXT_TOKENS, CLIP_TEXT_WIDTH = 12, 77, 768  # of CLIP ViT-L/14's text tower
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +147,36 @@ def class_attention_flop(config: ModelConfig) -> float:
         return math.nan
     tokens, width = (config.image_size // config.patch_size) ** 2 + 1, config.vision.hidden
     return 2 * (tokens + 1) * width**2 + 2 * tokens * width
+
+
+def tower_flop(config: ModelConfig, *, projections: int = 0, scores: bool = False, components: bool = False) -> float:
+    """What is computed again of a tower layer, or made of its features. NaN as ``vision_tflop`` is.
+
+    Args:
+        config: sizes of the model.
+        projections: of queries and keys how many, for all rows.
+        scores: whether all rows' attention to all is.
+        components: whether the patches' principal components are: their products, and about 9 P^3 for a decomposition.
+    """
+    if config.vision is None or config.varies:
+        return math.nan
+    patches, width = (config.image_size // config.patch_size) ** 2, config.vision.hidden
+    tokens = patches + 1
+    attention = 2 * tokens * projections * width**2 + 2 * tokens**2 * width * scores
+    return attention + (2 * patches**2 * width + 9 * patches**3) * components
+
+
+def image_embedding_flop(config: ModelConfig) -> float:
+    """CLIP's projection of all patches into the space that its towers share. NaN as ``vision_tflop`` is."""
+    if config.vision is None or config.varies:
+        return math.nan
+    return 2 * (config.image_size // config.patch_size) ** 2 * config.vision.hidden * CLIP_TEXT_WIDTH
+
+
+def text_embedding_flop() -> float:
+    """One text through CLIP ViT-L/14's text tower; experiments do not record the sizes of others."""
+    layer = 2 * CLIP_TEXT_TOKENS * 12 * CLIP_TEXT_WIDTH**2 + 2 * 2 * CLIP_TEXT_TOKENS**2 * CLIP_TEXT_WIDTH
+    return CLIP_TEXT_LAYERS * layer + 2 * CLIP_TEXT_WIDTH**2
 
 
 def _vision_flop(config: ModelConfig) -> float:

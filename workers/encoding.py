@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from workers.families.model import Encoded, Model, Pixels
 from workers.images import load_image
+from workers.sites import Question
 from workers.tasks.base import Sample
-from workers.tasks.prompts import CHAT_TEMPLATE, build_prompt
+from workers.tasks.prompts import CHAT_TEMPLATE, asked, build_prompt
 from workers.work import TaskSpec
 
 
@@ -38,4 +40,10 @@ def encode_sample(
     if source is not None:
         look = lambda: model.look(load_image(source), image_mode)  # noqa: E731
         pixels = look() if once is None else once(look)
-    return model.encode(text, pixels, image_mode, whole=task.conversation == CHAT_TEMPLATE)
+    encoded = model.encode(text, pixels, image_mode, whole=task.conversation == CHAT_TEMPLATE)
+    return replace(encoded, question=question_of(sample, task))
+
+
+def question_of(sample: Sample, task: TaskSpec) -> Question:
+    """A sample's words for those who read the question by itself, without the conversation around it."""
+    return Question(plain=asked(sample, instructed=False), whole=asked(sample, instructed=task.single_prediction))

@@ -15,17 +15,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import accumulate, pairwise
+from threading import Lock
 
 import torch
 from torch import Tensor
 
 from strategies import catalog
 from strategies.errors import UsageError
+from strategies.evidence import LOADINGS, TOWER_FEATURES
 from strategies.quality import diversity
 from workers import evidence
 from workers.answers import Answer, Answers
 from workers.encoding import encode_sample
 from workers.families.catalog import load_model
+from workers.families.config import NO_TEXT_TOWER
 from workers.families.model import Model, Pixels, SeenImage, default_device
 from workers.filling import Filling, PreparedSample, rounds
 from workers.forks import Placement, packed_mask
@@ -71,6 +74,7 @@ PREPARED_AHEAD = 64  # samples that may wait: a few micro-batches of pixels, 87 
 PIXELS_KEPT = 2 * PREPARING_THREADS  # images, for the questions about them that come soon
 LESS = 0.75  # of the planned memory, after some was refused
 LEAST_SHARE = 0.1  # of it; a device that refuses that has no room for a wave
+SOLVED = frozenset({LOADINGS, TOWER_FEATURES})  # evidence of which somebody makes a decomposition
 Measures = tuple[tuple[str, float], ...]
 
 
@@ -95,6 +99,7 @@ class Engine:
             # The first call loads a library, which two lanes must not do at a time.
             torch.linalg.eigvalsh(torch.eye(2, dtype=torch.float64, device=model.device))
         self.budget: Budget | None = None  # of a wave; None: as the device's memory allows
+        self._loading = Lock()
         self._learned = 1.0  # share of the planned memory that has not been refused
         self.row = RowBytes.of(model.config, model.dtype.itemsize, spec.max_new_tokens)
         self._resident, self._host, count = 0, 0, 1
@@ -137,6 +142,7 @@ class Engine:
             DeviceLostError: the GPU answers nothing any more; this process has to end.
         """
         self._check(unit.points)
+        self._need(evidence.needed(unit.points))
         began = time.perf_counter()
         unprepared: list[SampleFailure] = []
         prepared = self._prepared(unit, unprepared)
@@ -171,10 +177,29 @@ class Engine:
                 raise UsageError(f"{point.label}: the model has {layers} layers and {visual} visual tokens")
             strategy, params = catalog.get(point.strategy), dict(point.params)
             complaint = evidence.complaint(
-                strategy, params, layer=point.layer, rank=point.rank, layers=layers, heads=self.model.config.heads
+                strategy,
+                params,
+                layer=point.layer,
+                rank=point.rank,
+                layers=layers,
+                heads=self.model.config.heads,
+                class_token=self.model.config.class_token,
             )
             if complaint:
                 raise UsageError(f"{point.label}: {complaint}")
+
+    def _need(self, needs: frozenset[str]) -> None:
+        """Load what is no part of the model and some point reads."""
+        if needs & SOLVED and self.model.device.type == "cuda":
+            with self._loading:  # the first call loads a library, which two lanes must not do at a time
+                torch.linalg.eigh(torch.eye(2, dtype=torch.float64, device=self.model.device))
+        if not evidence.reads_text_tower(needs) or self.model.text_tower is not None:
+            return
+        if (name := self.spec.model.text_tower) is None:
+            raise UsageError(f"model.text_tower: {NO_TEXT_TOWER}")
+        with self._loading:
+            if self.model.text_tower is None:
+                self._resident += self.model.load_text_tower(name).nbytes
 
     def _batches(self, prepared: Iterator[PreparedSample]) -> Iterator[list[PreparedSample]]:
         """Micro-batches of one unit."""
@@ -328,10 +353,12 @@ class Engine:
         measure = self.spec.measure
         if not measure.quality:
             features = []
-        of_images = _evidence(needs, images, hidden_RD, trunks)
+        questions = [prompt.question if prompt.images else None for prompt in prompts]
+        asked = evidence.of_questions(needs, questions, self.model.text_tower)
+        of_images = _evidence(needs, images, asked, hidden_RD, trunks)
         del images
         seeds = [f"{self.spec.seed}|{item.sample.id}" for item in batch]
-        placement = Placement(trunks, points, seeds, of_images, measure.quality)
+        placement = Placement(trunks, points, seeds, of_images, measure.quality, self.model.project)
         names = {index: item.sample.id for index, item in enumerate(batch)}
         measured = {index: name for index, name in names.items() if name in self.spectra_samples}
         spectra = SpectraRecorder(self.model.decoder, measure.spectra, measured) if measured else None
@@ -417,14 +444,19 @@ class Engine:
 
 
 def _evidence(
-    needs: frozenset[str], images: Sequence[SeenImage | None], hidden_RD: Tensor, trunks: Sequence[TokenSequence]
+    needs: frozenset[str],
+    images: Sequence[SeenImage | None],
+    asked: Sequence[Mapping[str, Tensor]],
+    hidden_RD: Tensor,
+    trunks: Sequence[TokenSequence],
 ) -> list[Mapping[str, Tensor]]:
-    """What is read of the vision tower and of the rows that enter the decoder, for each sample."""
+    """What is read of the vision tower, of the question and of the rows that enter the decoder, for each sample."""
+    known = [{**image.evidence, **words} if image else {} for image, words in zip(images, asked, strict=True)]
     if not evidence.reads_input(needs):
-        return [image.evidence if image else {} for image in images]
+        return list(known)
     return [
-        {**image.evidence, **evidence.of_input(needs, own)} if image else {}
-        for image, own in zip(images, input_rows(hidden_RD, trunks), strict=True)
+        {**seen, **evidence.of_input(needs, own)} if image else {}
+        for image, seen, own in zip(images, known, input_rows(hidden_RD, trunks), strict=True)
     ]
 
 

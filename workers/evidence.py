@@ -2,7 +2,9 @@
 
 A new signal from anywhere in the model is one ``Provider`` here; a strategy names it in its ``needs`` and reads it with
 ``EvidenceView.read``. The engine and ``workers/patch.py`` give the same providers what a site offers (``sites.py``);
-only what a grid point needs is computed.
+only what a grid point needs is computed. What a provider has ``of_layer`` is had of any tower layer that a name gives.
+
+Those of the vision tower and of the question stand in ``tower_evidence.py``.
 
 Shape letters: see ``strategies/view.py`` and ``workers/sites.py``.
 """
@@ -11,8 +13,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,35 +25,15 @@ from strategies import catalog
 from strategies.catalog import Strategy
 from strategies.evidence import EvidenceView
 from strategies.view import Evidence
-from workers.cost import attention_flop, class_attention_flop
+from workers.cost import attention_flop
 from workers.families.config import ModelConfig
-from workers.sites import DecoderLayer, InputRows, Site, Tower
+from workers.provider import Provider, feature_scratch, nothing
+from workers.sites import DecoderLayer, InputRows, Question, Questions, Site, Tower
+from workers.text_tower import TextTower
+from workers.tower_evidence import TOWER_PROVIDERS
 from workers.work import UNPRUNED, GridPoint
 
 LAST_QUERIES = 5  # the longest window of last queries that a strategy reads where the text itself is shorter
-CLASS_ATTENTION = "class_attention"
-TOWER_FEATURES = "tower_features"
-
-Flop = Callable[
-    [ModelConfig, Any, int], Any
-]  # of the model, from tokens and visual tokens of the sequence, per reading
-Scratch = Callable[[ModelConfig, int, int], int]  # from the same
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Provider:
-    """How one kind of evidence is had."""
-
-    name: str
-    site: Site
-    # Tower -> (N, P, ...); InputRows -> (V, ...); DecoderLayer -> any shape. Of the first two each row is of a token.
-    give: Callable[[Any], Tensor]
-    words: str  # "chosen by ...", for people
-    flop: Flop  # NaN where it depends on what an experiment does not record: tokens may be an array
-    scratch: Scratch | None = None  # bytes at most while it is had and read of a decoder layer; None: next to nothing
-    field: str | None = None  # of TokenView; None: it is read by its name
-    layer_before: bool = False  # of a decoder layer: what layer K-1 computed, so that there is none at K = 0
-    image_only: bool = False  # outside of the tower: no token after the image is read, so all questions have it alike
 
 
 def _text_rows(layer: DecoderLayer) -> Tensor:
@@ -66,10 +49,6 @@ def _on_image(rows_HQS: Tensor, layer: DecoderLayer) -> Tensor:
     return rows_HQS[:, :, layer.system : layer.system + layer.visual]
 
 
-def _nothing(config: ModelConfig, tokens: Any, visual: int) -> int:
-    return 0
-
-
 def _attention_scratch(config: ModelConfig, queries: int, keys: int) -> int:
     """Scores and probabilities in float32; of queries and keys float32 copies, for all heads and in another order."""
     rows = config.heads * config.head_dim * 3 * (queries + keys)
@@ -78,11 +57,6 @@ def _attention_scratch(config: ModelConfig, queries: int, keys: int) -> int:
 
 def _text_scratch(config: ModelConfig, tokens: int, visual: int) -> int:
     return _attention_scratch(config, max(tokens - visual, LAST_QUERIES), tokens)
-
-
-def _feature_scratch(config: ModelConfig, tokens: int, visual: int) -> int:
-    """Two float32 copies, one of them normalised, and twice the similarity of all to all."""
-    return 4 * (2 * visual * config.hidden + 2 * visual**2)
 
 
 def _unknown(config: ModelConfig, tokens: Any, visual: int) -> float:
@@ -140,27 +114,29 @@ PROVIDERS: dict[str, Provider] = {
             site=Site.DECODER,
             give=lambda layer: layer.visual_hidden(),
             words="the tokens' features",
-            flop=_nothing,
-            scratch=_feature_scratch,
+            flop=nothing,
+            scratch=feature_scratch,
             field="hidden_states_VD",
             image_only=True,
         ),
-        Provider(  # (V, H) float32; 0 where any-resolution marks the end of a row
-            name=CLASS_ATTENTION,
-            site=Site.TOWER,
-            give=lambda tower: tower.class_attention(-2),
-            words="the attention of the vision tower's class token",
-            flop=lambda config, tokens, visual: class_attention_flop(config),
-        ),
-        Provider(  # (V, C) in the model's dtype; 0 where any-resolution marks the end of a row
-            name=TOWER_FEATURES,
-            site=Site.TOWER,
-            give=lambda tower: tower.features(),
-            words="the vision tower's features",
-            flop=_nothing,
-        ),
+        *TOWER_PROVIDERS,
     )
 }
+
+
+def provider_of(name: str) -> Provider | None:
+    """Who gives evidence of a name, ``NAME`` or ``NAME@LAYER``; None where nobody does."""
+    base, _, layer = name.partition("@")
+    provider = PROVIDERS.get(base)
+    if provider is None or not layer:
+        return provider
+    if (of_layer := provider.of_layer) is None:
+        return None
+    return replace(provider, name=name, give=partial(_at, of_layer, layer))
+
+
+def _at(of_layer: Callable[[Tower, int], Tensor], layer: str, tower: Tower) -> Tensor:
+    return of_layer(tower, tower.layer(layer))
 
 
 def needed(points: Iterable[GridPoint]) -> frozenset[str]:
@@ -179,6 +155,26 @@ def tower_readers(needs: frozenset[str]) -> dict[str, Callable[[Tower], Tensor]]
     return {name: provider.give for name, provider in _chosen(needs, Site.TOWER).items()}
 
 
+def reads_text_tower(needs: frozenset[str]) -> bool:
+    """Whether CLIP's text tower must be there."""
+    return any(one.text_tower for one in _all(needs))
+
+
+def of_questions(
+    needs: frozenset[str], asked: Sequence[Question | None], text_tower: TextTower | None
+) -> list[dict[str, Tensor]]:
+    """What is read of each question; nothing where none is given."""
+    found: list[dict[str, Tensor]] = [{} for _ in asked]
+    there = {index: question for index, question in enumerate(asked) if question is not None}
+    if (chosen := _chosen(needs, Site.QUESTION)) and there:
+        assert text_tower is not None, "a point was let through without its text tower"
+        questions = Questions(list(there.values()), text_tower)
+        for name, provider in chosen.items():
+            for index, embedding in zip(there, provider.give(questions), strict=True):
+                found[index][name] = embedding
+    return found
+
+
 def reads_input(needs: frozenset[str]) -> bool:
     return bool(_chosen(needs, Site.INPUT))
 
@@ -189,19 +185,26 @@ def of_input(needs: frozenset[str], rows: InputRows) -> dict[str, Tensor]:
 
 
 def view(
-    needs: frozenset[str], layer: DecoderLayer, image: Mapping[str, Tensor], seed: int, device: torch.device
+    needs: frozenset[str],
+    layer: DecoderLayer,
+    image: Mapping[str, Tensor],
+    seed: int,
+    device: torch.device,
+    project: Callable[[Tensor], Tensor] | None = None,
 ) -> EvidenceView:
     """All that strategies with these needs may look at, of one sequence at one layer.
 
     Args:
         needs: of all strategies that are to choose here.
         layer: where tokens are dropped.
-        image: what was read of the tower and the input, for all visual tokens of the image.
+        image: what was read of the tower and the input, for all visual tokens of the image, and of the question.
         seed: of strategies that draw.
         device: of the evidence.
+        project: the projector, for strategies that merge before it.
     """
     fields: dict[str, Any] = {}
-    evidence = {name: layer.alive(image[name]) for name in needs & image.keys()}
+    asked = _chosen(needs, Site.QUESTION)
+    evidence = {name: image[name] if name in asked else layer.alive(image[name]) for name in needs & image.keys()}
     for name, provider in _chosen(needs, Site.DECODER).items():
         if provider.field is None:
             evidence[name] = provider.give(layer)
@@ -214,6 +217,7 @@ def view(
         seed=seed,
         device=device,
         evidence=evidence,
+        project=project,
         **fields,
     )
 
@@ -227,18 +231,17 @@ def scratch(needs: frozenset[str], config: ModelConfig, tokens: int, visual: int
         tokens: of the sequence.
         visual: visual tokens among them.
     """
-    chosen = _chosen(needs, Site.DECODER).values()
-    return sum(one.scratch(config, tokens, visual) for one in chosen if one.scratch is not None) if visual else 0
+    return sum(one.scratch(config, tokens, visual) for one in _all(needs) if one.scratch is not None) if visual else 0
 
 
 def words(needs: frozenset[str]) -> str:
     """What a choice goes by, for people; empty where it looks at nothing."""
-    return " and ".join(dict.fromkeys(provider.words for name, provider in PROVIDERS.items() if name in needs))
+    return " and ".join(dict.fromkeys(provider.words for provider in _all(needs)))
 
 
 def reads_layer_before(needs: frozenset[str]) -> bool:
     """Whether the decoder layer before must have run."""
-    return any(PROVIDERS[name].layer_before for name in needs)
+    return any(one.layer_before for one in _all(needs))
 
 
 def reads_question(strategy: Strategy) -> bool:
@@ -246,8 +249,7 @@ def reads_question(strategy: Strategy) -> bool:
 
     Of a method of several stages each has to be asked.
     """
-    provided = (PROVIDERS[name] for name in strategy.needs)
-    return strategy.draws or any(one.site is not Site.TOWER and not one.image_only for one in provided)
+    return strategy.draws or any(one.site is not Site.TOWER and not one.image_only for one in _all(strategy.needs))
 
 
 def point_reads_question(point: GridPoint) -> bool:
@@ -266,6 +268,7 @@ def complaint(
     rank: int | None = None,
     layers: int | None = None,
     heads: int | None = None,
+    class_token: bool | None = None,
 ) -> str | None:
     """Say in one line why a strategy cannot run so; None where it can.
 
@@ -274,13 +277,17 @@ def complaint(
         params: values for its parameters.
         layer, rank: of the point; a rank that is not given is not checked.
         layers, heads: of the model; what depends on one that is not given is not checked.
+        class_token: whether the model's vision tower has one.
     """
     if said := strategy.check(params, layer=layer, rank=rank, layers=layers, heads=heads):
         return said
     for stage in strategy.stages(layer, sys.maxsize if rank is None else rank, params):
         needs = catalog.get(stage.strategy).needs
-        if unknown := needs - PROVIDERS.keys():
-            return f"strategy '{strategy.name}' reads '{min(unknown)}', which nothing provides (workers/evidence.py)"
+        if unknown := [name for name in sorted(needs) if provider_of(name) is None]:
+            return f"strategy '{strategy.name}' reads '{unknown[0]}', which nothing provides (workers/evidence.py)"
+        if class_token is False and any(one.class_token for one in _all(needs)):
+            reads = f"{strategy.name} reads {words(needs)}"
+            return f"{reads}, and this model's tower has no class token; take `divprune` or `hiprune`, which do without"
         if stage.layer == 0 and reads_layer_before(needs):
             # FastV's code draws at random there; a draw under a method's name would be taken for the method's.
             reads = f"{strategy.name} reads {words(needs)}"
@@ -290,4 +297,11 @@ def complaint(
 
 def _chosen(needs: frozenset[str], site: Site) -> dict[str, Provider]:
     """In the order of the table."""
-    return {name: provider for name, provider in PROVIDERS.items() if provider.site is site and name in needs}
+    return {provider.name: provider for provider in _all(needs) if provider.site is site}
+
+
+def _all(needs: frozenset[str]) -> list[Provider]:
+    """In the order of the table, of each first that of the layer that is not named."""
+    places = {name: place for place, name in enumerate(PROVIDERS)}
+    known = [provider for name in sorted(needs) if (provider := provider_of(name)) is not None]
+    return sorted(known, key=lambda provider: places[provider.name.partition("@")[0]])

@@ -46,13 +46,15 @@ def model_fingerprint(checkpoint: Checkpoint) -> str:
     """Hash of a checkpoint: configuration, tokenizer and small weights whole, of large files evenly spaced blocks.
 
     Reading 14 GB would take longer than many a sweep. The first block holds the header with every tensor's name and
-    shape, and 64 blocks a shard meet any training that touches more than a few tensors.
+    shape, and 64 blocks a shard meet any training that touches more than a few tensors. A text tower that is named is
+    part of it.
 
     Raises:
         ModelError: the checkpoint has no weights, or a file of it may not be read.
     """
     digest = hashlib.sha256()
-    folders = dict.fromkeys((checkpoint.folder, checkpoint.base, checkpoint.tokenizer, checkpoint.images))
+    text_tower = (checkpoint.text_tower,) if checkpoint.text_tower else ()
+    folders = dict.fromkeys((checkpoint.folder, checkpoint.base, checkpoint.tokenizer, checkpoint.images, *text_tower))
     for file in [*(file for folder in folders for file in _settings(folder)), *checkpoint.files]:
         digest.update(f"{file.name}\0{file.stat().st_size}\0".encode() + _content_digest(file))
     return digest.hexdigest()[:16]

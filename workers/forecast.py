@@ -19,6 +19,7 @@ from workers.memory import (
     arrange,
     footprint,
     lane_budget,
+    layer_bytes,
     layers_away,
     resident_bytes,
 )
@@ -32,6 +33,7 @@ class Forecast:
     least: int  # bytes of the smallest card that would do: weights, the trunk of a sample, one fork
     weights: int  # on the card
     away: int  # decoder layers in host memory
+    away_bytes: int  # of them
     host: int  # bytes of host memory that caches take at most
     lanes: int  # micro-batches side by side
     samples: int  # of a micro-batch
@@ -93,4 +95,6 @@ def forecast(
     waves = max(1, ceil(budget.waves(total, scratch)))
     most = fixed + count * min(total.bytes + scratch, budget.bytes)
     on_host = count * min(CACHES * budget.host_bytes, 2 * total.host_bytes + total.held_host_bytes)
-    return Forecast(least, weights, away, on_host, count, together, waves, most)
+    return Forecast(
+        least, weights, away, away * layer_bytes(config, value_bytes), on_host, count, together, waves, most
+    )

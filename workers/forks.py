@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from strategies import catalog
 from strategies.catalog import Strategy
+from strategies.evidence import EvidenceView
 from strategies.quality import Concentration, concentration
 from strategies.stages import Stage
 from workers import evidence
@@ -27,6 +28,7 @@ from workers.packed_layer import LayerRead, PackedLayer
 from workers.sequences import Packing, TokenSequence, fork, numbers
 from workers.work import UNPRUNED, GridPoint
 
+TOGETHER = 2**23  # likenesses of tokens to one another that images choosing together may have
 Merge = Callable[[Tensor, Tensor], Tensor]  # hidden_VD, kept_K -> (K, D)
 
 
@@ -74,6 +76,8 @@ class _Choice:
     strategy: Strategy
     kept_K: Tensor  # on the host
     scores: Concentration | None
+    merge: Merge | None = None
+    params: tuple = ()  # those that decide what goes on in place of the kept tokens
 
 
 class Placement:
@@ -86,6 +90,7 @@ class Placement:
         seeds: Sequence[str],
         images: Sequence[Mapping[str, Tensor]],
         quality: bool = False,
+        project: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """Start with every grid point of a sample on the sample's own sequence.
 
@@ -93,11 +98,13 @@ class Placement:
             trunks: one per sample of the micro-batch.
             points: the grid, the same for all samples.
             seeds: per sample a text that names run and sample, for strategies that draw.
-            images: per sample what was read of the vision tower and of the input, (V, ...) by name.
+            images: per sample what was read of the vision tower and of the input, (V, ...) each, and of the question.
             quality: whether the concentration of the selection scores is recorded.
+            project: the projector, for strategies that merge before it.
         """
         self.seeds = seeds
         self._images = images
+        self._project = project
         self.sequence_of = {(trunk.sample, index): trunk for trunk in trunks for index in range(len(points))}
         self.concentration: dict[tuple[int, int], Concentration] = {}  # (sample, point index): of the last stage
         self._quality = quality
@@ -125,7 +132,7 @@ class Placement:
             hidden_RD: residual stream entering the layer.
             read: queries and keys of the layer before; None at layer 0.
         """
-        alike: dict[tuple[TokenSequence, bytes, str, object], tuple[_Choice, dict[TokenSequence, list[int]]]] = {}
+        alike: dict[tuple[object, ...], tuple[_Choice, dict[TokenSequence, list[int]]]] = {}
         for sequence, index, choice in self._chosen(layer, packing, hidden_RD, read):
             self.concentration.pop((sequence.sample, index), None)
             if choice.scores is not None:
@@ -133,7 +140,10 @@ class Placement:
             if len(choice.kept_K) == sequence.visual:
                 continue  # nothing is dropped
             strategy = choice.strategy
-            identity = (sequence.image, choice.kept_K.numpy().tobytes(), strategy.positions, strategy.merge)
+            # Rows that are made with a look at the question are this question's own, whichever tokens are kept.
+            owner = sequence if strategy.rows and evidence.reads_question(strategy) else sequence.image
+            goes_on = (strategy.positions, strategy.merge, strategy.rows, choice.params)
+            identity = (owner, choice.kept_K.numpy().tobytes(), *goes_on)
             alike.setdefault(identity, (choice, {}))[1].setdefault(sequence, []).append(index)
         forks = []
         for choice, indices in alike.values():
@@ -176,7 +186,8 @@ class Placement:
                 reads = evidence.reads_question(catalog.get(stage.strategy))
                 asked[sequence if reads else sequence.image][stage] = None
         choices = partial(self._choices, layer, packing=packing, hidden_RD=hidden_RD, read=read)
-        chosen = {place: dict(choices(place, stages)) for place, stages in asked.items()}
+        views = self._prepared(asked, packing, hidden_RD) if layer == 0 else {}
+        chosen = {place: dict(choices(place, stages, views.pop(place, None))) for place, stages in asked.items()}
         for sequence, stages in waiting:
             points: dict[Stage, list[int]] = defaultdict(list)
             for index, stage in stages.items():
@@ -190,7 +201,8 @@ class Placement:
         self,
         layer: int,
         sequence: TokenSequence,
-        stages: Iterable[Stage],
+        stages: Collection[Stage],
+        view: EvidenceView | None,
         packing: Packing,
         hidden_RD: Tensor,
         read: LayerRead | None,
@@ -199,26 +211,83 @@ class Placement:
 
         Where nothing or everything is kept there is nothing to score.
         """
-        groups: dict[tuple[Strategy, tuple], list[Stage]] = defaultdict(list)
         for stage in stages:
-            strategy = catalog.get(stage.strategy)
-            if stage.rank == 0 or stage.rank >= sequence.visual:
-                yield stage, _Choice(strategy, torch.arange(min(stage.rank, sequence.visual)), None)
-                continue
-            groups[strategy, stage.params].append(stage)
-        needs = frozenset[str]().union(*(strategy.needs for strategy, _ in groups))
-        seed = draw_seed(self.seeds[sequence.sample], layer)
-        place = PackedLayer(sequence, packing, hidden_RD, read)
-        view = evidence.view(needs, place, self._images[sequence.sample], seed, hidden_RD.device)
+            if not 0 < stage.rank < sequence.visual:
+                kept_K = torch.arange(min(stage.rank, sequence.visual))
+                yield stage, _Choice(catalog.get(stage.strategy), kept_K, None)
+        groups = _choosing(sequence, stages)
+        if view is None:
+            view = self._view(layer, sequence, groups, packing, hidden_RD, read)
         for (strategy, params), members in groups.items():
             ranks = [stage.rank for stage in members]
             chosen = strategy.choose(view, ranks, dict(params))
             # Of scores that look at something: a random order has no concentration worth the name.
             looks = self._quality and strategy.needs
             scores_V = strategy.score(view, **dict(params)) if looks and strategy.score else None
+            merge = merge_of(strategy, view, params)
             for stage, kept_K in zip(members, chosen, strict=True):
                 scores = None if scores_V is None else concentration(scores_V, stage.rank)
-                yield stage, _Choice(strategy, kept_K.cpu(), scores)
+                yield stage, _Choice(strategy, kept_K.cpu(), scores, merge, params if strategy.rows else ())
+
+    def _view(
+        self,
+        layer: int,
+        sequence: TokenSequence,
+        groups: Iterable[tuple[Strategy, tuple]],
+        packing: Packing,
+        hidden_RD: Tensor,
+        read: LayerRead | None,
+    ) -> EvidenceView:
+        """All that the strategies that choose of a sequence may look at."""
+        needs = frozenset[str]().union(*(strategy.needs for strategy, _ in groups))
+        seed = draw_seed(self.seeds[sequence.sample], layer)
+        place = PackedLayer(sequence, packing, hidden_RD, read)
+        return evidence.view(needs, place, self._images[sequence.sample], seed, hidden_RD.device, self._project)
+
+    def _prepared(
+        self, asked: Mapping[TokenSequence, Collection[Stage]], packing: Packing, hidden_RD: Tensor
+    ) -> dict[TokenSequence, EvidenceView]:
+        """Views of the input in which greedy strategies have left what they choose for several images at once."""
+        views: dict[TokenSequence, EvidenceView] = {}
+        asking: dict[tuple[Strategy, tuple, tuple[int, ...], int], list[EvidenceView]] = defaultdict(list)
+        for sequence, stages in asked.items():
+            groups = _choosing(sequence, stages)
+            if any(strategy.together for strategy, _ in groups):
+                views[sequence] = self._view(0, sequence, groups, packing, hidden_RD, None)
+            for (strategy, params), members in groups.items():
+                if strategy.together:
+                    ranks = tuple(stage.rank for stage in members)
+                    asking[strategy, params, ranks, sequence.visual].append(views[sequence])
+        for (strategy, params, ranks, visual), some in asking.items():
+            step = max(1, TOGETHER // visual**2)
+            for first in range(0, len(some), step):
+                strategy.prepare(some[first : first + step], ranks, dict(params))
+        return views
+
+
+def _choosing(sequence: TokenSequence, stages: Iterable[Stage]) -> dict[tuple[Strategy, tuple], list[Stage]]:
+    """The stages of each strategy that has something to choose: neither nothing nor everything is kept."""
+    groups: dict[tuple[Strategy, tuple], list[Stage]] = defaultdict(list)
+    for stage in stages:
+        if 0 < stage.rank < sequence.visual:
+            groups[catalog.get(stage.strategy), stage.params].append(stage)
+    return groups
+
+
+def merge_of(strategy: Strategy, view: EvidenceView, params: Iterable[tuple[str, object]]) -> Merge | None:
+    """What makes the rows that go on in place of the kept tokens; None where these go on themselves.
+
+    Made when a fork enters: until then only what was read of the image is held.
+    """
+    if strategy.rows is None:
+        return strategy.merge
+    return partial(_rows, strategy.rows, view.holding(None), dict(params))
+
+
+def _rows(
+    rows: Callable[..., Tensor], view: EvidenceView, params: Mapping[str, object], hidden_VD: Tensor, kept_K: Tensor
+) -> Tensor:
+    return rows(view.holding(hidden_VD), kept_K, **params)
 
 
 def _new_fork(parents: tuple[TokenSequence, ...], layer: int, packing: Packing, choice: _Choice) -> NewFork:
@@ -234,8 +303,8 @@ def _new_fork(parents: tuple[TokenSequence, ...], layer: int, packing: Packing, 
     return NewFork(
         sequences=tuple(sequences),
         source_R=torch.cat((visual_V[kept_K], numbers(*(packing.text(parent) for parent in parents)))),
-        merge=strategy.merge,
-        visual_V=visual_V if strategy.merge else visual_V[:0],
+        merge=choice.merge,
+        visual_V=visual_V if choice.merge else visual_V[:0],
         kept_K=kept_K,
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -23,7 +25,17 @@ SCAN = b"\xff\xda"  # inside of compressed data a zero follows 0xFF; embedded pr
 DRAWING_COLOURS = 2048  # more than that after resizing, and the image is a photograph
 
 
-def load_image(source: Path | EmbeddedImage) -> Image.Image:
+def image_content(source: Path | EmbeddedImage) -> bytes:
+    """An image file's bytes.
+
+    Raises:
+        DataError: they cannot be had.
+    """
+    with _told(source):
+        return read_bytes(source, MAX_BYTES) if isinstance(source, Path) else source.read()
+
+
+def load_image(source: Path | EmbeddedImage, content: bytes | None = None) -> Image.Image:
     """Decode an image to RGB, as LLaVA's ``Image.open(path).convert("RGB")`` does, except for 16-bit grey.
 
     So of an animation the first frame counts; an orientation in the EXIF data is ignored; transparency is dropped,
@@ -31,23 +43,30 @@ def load_image(source: Path | EmbeddedImage) -> Image.Image:
 
     Args:
         source: a file, or a place inside a table's file.
+        content: its bytes, where they have been read.
 
     Raises:
         DataError: the file is missing, no image of ``FORMATS``, damaged, of a number type without a known range, or too
             large or too long (``MAX_PIXELS``, ``MAX_ASPECT``).
     """
+    content = image_content(source) if content is None else content
+    with _told(source), Image.open(BytesIO(content), formats=FORMATS) as image:
+        size = f"image {source}: {image.width} x {image.height}"
+        longer, shorter = max(image.size), max(min(image.size), 1)
+        if longer**2 > MAX_PIXELS:
+            raise DataError(f"{size} makes a square above {MAX_PIXELS} pixels")
+        if longer > MAX_ASPECT * shorter:
+            raise DataError(f"{size} is more than {MAX_ASPECT} times as long as wide")
+        if image.format in ("JPEG", "MPO") and (scans := content.count(SCAN)) > MAX_SCANS:
+            raise DataError(f"{size} in {scans} scans, more than {MAX_SCANS}; save it anew")
+        return _eight_bits(image, source).convert("RGB")
+
+
+@contextmanager
+def _told(source: Path | EmbeddedImage) -> Iterator[None]:
+    """Tell whatever is wrong with an image as a DataError."""
     try:
-        content = read_bytes(source, MAX_BYTES) if isinstance(source, Path) else source.read()
-        with Image.open(BytesIO(content), formats=FORMATS) as image:
-            size = f"image {source}: {image.width} x {image.height}"
-            longer, shorter = max(image.size), max(min(image.size), 1)
-            if longer**2 > MAX_PIXELS:
-                raise DataError(f"{size} makes a square above {MAX_PIXELS} pixels")
-            if longer > MAX_ASPECT * shorter:
-                raise DataError(f"{size} is more than {MAX_ASPECT} times as long as wide")
-            if image.format in ("JPEG", "MPO") and (scans := content.count(SCAN)) > MAX_SCANS:
-                raise DataError(f"{size} in {scans} scans, more than {MAX_SCANS}; save it anew")
-            return _eight_bits(image, source).convert("RGB")
+        yield
     except UnidentifiedImageError as error:
         raise DataError(f"image {source}: is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}") from error
     except (DataError, MemoryError):

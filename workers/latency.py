@@ -145,7 +145,7 @@ def measure_latency(
     for turn in range(warmup + repeats):
         for item, asked in zip(prompts, inputs, strict=True):
             for point in ordered:
-                run = _measure(model, point, item.id, asked, decode_tokens, seed)
+                run = _measure(model, point, item, asked, decode_tokens, seed)
                 if turn >= warmup:
                     runs[point.key].append(run)
                 done += 1
@@ -194,15 +194,16 @@ def _latency(point: GridPoint, runs: Sequence[_Run], unpruned: Sequence[_Run], d
 
 @torch.inference_mode()
 def _measure(
-    model: Model, point: GridPoint, id: str, inputs: Mapping[str, Tensor], decode_tokens: int, seed: int
+    model: Model, point: GridPoint, item: TimedPrompt, inputs: Mapping[str, Tensor], decode_tokens: int, seed: int
 ) -> _Run:
     """One configuration on one prompt."""
     module: Any = model.module
     params: dict[str, Any] = dict(point.params)
+    params["asked"] = model.asked([item.prompt])
     block = (
         nullcontext()
         if point.strategy == UNPRUNED
-        else pruned(module, point.strategy, point.layer, point.rank, seed=seed, sample_ids=[id], **params)
+        else pruned(module, point.strategy, point.layer, point.rank, seed=seed, sample_ids=[item.id], **params)
     )
     counted = model.device.type == "cuda"
     with block, _vision_clock(model) as vision:

@@ -34,10 +34,11 @@ from strategies.stages import Stage
 from workers import evidence
 from workers.families.base import Parts
 from workers.families.catalog import parts_of
-from workers.forks import draw_seed
+from workers.forks import Merge, draw_seed, merge_of
 from workers.layer_calls import cache_argument, cache_of, check_calls
 from workers.padded import Batch, Group, drop, input_rows, mask, new_batch, positions, spread
 from workers.padded_layer import PaddedLayer, Probe
+from workers.sites import Questions
 
 IMPLEMENTATIONS = ("sdpa", "eager")
 PIXEL_STRIDE = 8  # every eighth pixel of every eighth line names a picture well enough for a draw
@@ -64,6 +65,7 @@ def pruned(
     seed: int = 0,
     sample_ids: Sequence[str] | None = None,
     kept: Sequence[Tensor] | None = None,
+    asked: Questions | None = None,
     **params: Any,
 ) -> Iterator[Pruning]:
     """Let a LLaVA drop visual tokens until the block ends.
@@ -84,6 +86,8 @@ def pruned(
         kept: tokens that stay, chosen elsewhere, instead of what the strategy would choose: per sample of a prompt's
             batch (K,) int64 indices into its image tokens, ascending, K = min(rank, V). What the strategy does with
             them - merging, new positions - stays. Not for methods of several stages.
+        asked: the questions of a prompt's batch, and CLIP's text tower, for strategies that read them by it: for each
+            sample one, also where it has no image.
         params: the strategy's own parameters.
 
     Yields:
@@ -97,7 +101,9 @@ def pruned(
     stages = _checked(model, parts, strategy, layer, rank, params)
     if kept is not None and len(stages) > 1:
         raise UsageError(f"kept: '{strategy}' chooses in {len(stages)} stages, and one choice was given")
-    pruner = _Pruner(parts, stages, seed, sample_ids, kept)
+    pruner = _Pruner(parts, stages, seed, sample_ids, kept, asked)
+    if asked is None and evidence.reads_text_tower(pruner.needs):
+        raise UsageError(f"asked: is missing, and {strategy} compares the question with the image by CLIP; give both")
     with ExitStack() as stack:
         _patched.add(model)
         stack.callback(_patched.discard, model)
@@ -138,6 +144,7 @@ class _Pruner:
         seed: int,
         sample_ids: Sequence[str] | None,
         kept: Sequence[Tensor] | None,
+        asked: Questions | None,
     ) -> None:
         self.parts = parts
         self.decoder = parts.decoder
@@ -145,6 +152,7 @@ class _Pruner:
         self.seed = seed
         self.sample_ids = sample_ids
         self.kept = kept
+        self.asked = asked
         self.report = Pruning()
         self.ids_BS: Tensor | None = None
         self.pixels: Tensor | None = None
@@ -262,13 +270,16 @@ class _Pruner:
         readers = evidence.tower_readers(self.needs)
         tower = self.parts.read_tower(self.tower_states) if readers and self.tower_states else None
         self.tower_states = []
+        if tower is not None and self.asked is not None:
+            tower.text_tower = self.asked.tower
+        words = self._read_questions(len(batch.groups[0].visual))
         seen = {} if tower is None else {name: read(tower) for name, read in readers.items()}
         found: list[dict[str, Tensor]] = []
         for sample, visual_V in enumerate(batch.groups[0].visual):
             if not len(visual_V):
                 found.append({})
                 continue
-            own: dict[str, Tensor] = {}
+            own = words[sample]
             for name in readers:
                 place = batch.picture(sample, len(seen.get(name, ())))
                 if place is None:
@@ -276,6 +287,16 @@ class _Pruner:
                 own[name] = seen[name][place]
             found.append(own | evidence.of_input(self.needs, input_rows(batch, inputs_BSD, sample)))
         return found
+
+    def _read_questions(self, size: int) -> list[dict[str, Tensor]]:
+        """Per sample what is read of its question; beams and further sequences of a sample share it."""
+        if self.asked is None:
+            return [{} for _ in range(size)]
+        asked = self.asked.asked
+        if not asked or size % len(asked):
+            raise UsageError(f"asked: {len(asked)} questions were given for a batch of {size}")
+        found = evidence.of_questions(self.needs, asked, self.asked.tower)
+        return [dict(words) for words in found for _ in range(size // len(asked))]
 
     def _end(self, module: Any, args: tuple, output: Any) -> Any:
         batch, self.batch, self.ids_BS = self._running(), None, None
@@ -334,42 +355,50 @@ class _Pruner:
         if all(rank == len(visual_V) for rank, visual_V in zip(ranks, before.visual, strict=True)):
             return hidden_BWD
         strategy = catalog.get(stage.strategy)
-        kept = [self._choose(stage, strategy, sample, rank, hidden_BWD) for sample, rank in enumerate(ranks)]
+        choices = [self._choose(stage, strategy, sample, rank, hidden_BWD) for sample, rank in enumerate(ranks)]
+        kept = [kept_K for kept_K, _ in choices]
         left_BWD = drop(batch, stage.layer, kept, strategy.positions == "compact", hidden_BWD)
-        if strategy.merge is not None:
-            after = batch.groups[-1]
-            for sample, kept_K in enumerate(kept):
-                if len(kept_K) < len(before.visual[sample]):
-                    old, new = before.visual_at[sample], after.visual_at[sample]
-                    all_VD = hidden_BWD[sample, old : old + len(before.visual[sample])]
-                    left_BWD[sample, new : new + len(kept_K)] = strategy.merge(all_VD, kept_K)
+        after = batch.groups[-1]
+        for sample, (kept_K, merge) in enumerate(choices):
+            if merge is not None and len(kept_K) < len(before.visual[sample]):
+                old, new = before.visual_at[sample], after.visual_at[sample]
+                all_VD = hidden_BWD[sample, old : old + len(before.visual[sample])]
+                left_BWD[sample, new : new + len(kept_K)] = merge(all_VD, kept_K)
         return left_BWD
 
-    def _choose(self, stage: Stage, strategy: Strategy, sample: int, rank: int, hidden_BWD: Tensor) -> Tensor:
-        """(rank,) int64: which of the sample's living visual tokens stay."""
+    def _choose(
+        self, stage: Stage, strategy: Strategy, sample: int, rank: int, hidden_BWD: Tensor
+    ) -> tuple[Tensor, Merge | None]:
+        """(rank,) int64: which of the sample's living visual tokens stay, and what makes the rows in their place."""
         batch = self._running()
         group = batch.groups[-1]
         visual = len(group.visual[sample])
         if rank in (0, visual):
-            return torch.arange(rank, device=hidden_BWD.device)
-        if self.kept is not None:
-            return _given(self.kept, sample, len(group.visual), rank, visual).to(hidden_BWD.device)
+            return torch.arange(rank, device=hidden_BWD.device), None
+        if self.kept is not None and strategy.rows is None:
+            return self._given(stage, sample, rank, visual).to(hidden_BWD.device), strategy.merge
         place = PaddedLayer(batch, sample, hidden_BWD, self.probes.get(stage.layer))
         seed = draw_seed(self.names[sample], stage.layer)
-        view = evidence.view(strategy.needs, place, self.images[sample], seed, hidden_BWD.device)
-        return strategy.choose(view, [rank], dict(stage.params) if strategy.name == stage.strategy else {})[0]
+        view = evidence.view(strategy.needs, place, self.images[sample], seed, hidden_BWD.device, self.parts.projector)
+        merge = merge_of(strategy, view, stage.params)
+        if self.kept is not None:
+            return self._given(stage, sample, rank, visual).to(hidden_BWD.device), merge
+        return strategy.choose(view, [rank], dict(stage.params))[0], merge
 
-
-def _given(kept: Sequence[Tensor], sample: int, batch: int, rank: int, visual: int) -> Tensor:
-    """A sample's tokens from those that the caller chose; copies of a sample (beams) share them."""
-    if not kept or batch % len(kept):
-        raise UsageError(f"kept: {len(kept)} choices were given for a batch of {batch}")
-    kept_K = kept[sample * len(kept) // batch]
-    if not (
-        len(kept_K) == rank and bool((kept_K.diff() > 0).all()) and 0 <= int(kept_K[0]) <= int(kept_K[-1]) < visual
-    ):
-        raise UsageError(f"kept: give {rank} ascending indices below {visual}")
-    return kept_K
+    def _given(self, stage: Stage, sample: int, rank: int, visual: int) -> Tensor:
+        """A sample's tokens from those that the caller chose; copies of a sample (beams) share them."""
+        kept, batch = self.kept, len(self._running().groups[-1].visual)
+        if not kept or batch % len(kept):
+            raise UsageError(f"kept: {len(kept or ())} choices were given for a batch of {batch}")
+        kept_K = kept[sample * len(kept) // batch]
+        fewer = dict(stage.params).get("count") == "adaptive" and 0 < len(kept_K) < rank
+        if not (
+            (fewer or len(kept_K) == rank)
+            and bool((kept_K.diff() > 0).all())
+            and 0 <= int(kept_K[0]) <= int(kept_K[-1]) < visual
+        ):
+            raise UsageError(f"kept: give {rank} ascending indices below {visual}")
+        return kept_K
 
 
 def _check_window(text_config: Any, length: int) -> None:

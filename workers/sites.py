@@ -10,18 +10,27 @@ that the projector is given, E head width, G key-value heads, C width of the tow
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from workers.families.config import ModelError
+
+if TYPE_CHECKING:
+    from workers.text_tower import TextTower
+
+ATTENTION_VALUES = 2**24  # of a tower's attention that are made at a time, where all of its rows are asked for
 
 
 class Site(StrEnum):
     """A place in the model, by when it is passed."""
 
     TOWER = "tower"  # the vision tower: once an image
+    QUESTION = "question"  # its words, as CLIP's text tower reads them: once a sample
     INPUT = "input"  # the rows that enter the first decoder layer: once a sample
     DECODER = "decoder"  # the layer where tokens are dropped: once for each sequence that is pruned there
 
@@ -34,6 +43,9 @@ class Tower(ABC):
 
     given: slice  # of the tower's S rows those that the projector is given
     class_token: int | None  # which of the S rows; None: the tower has none
+    layers: int
+    grid: tuple[int, int]  # rows and columns of patches, which are the last of the S rows
+    text_tower: TextTower | None = None  # which knows the space that CLIP's two towers share; None: nobody named it
 
     @abstractmethod
     def hidden(self, index: int) -> Tensor:
@@ -44,12 +56,20 @@ class Tower(ABC):
         """(N, S, H, E) keys of a layer."""
 
     @abstractmethod
+    def queries(self, layer: int, rows: slice) -> Tensor:
+        """(N, Q, H, E) queries of some rows of a layer."""
+
+    @abstractmethod
     def attention(self, layer: int, queries: slice) -> Tensor:
         """(N, H, Q, S) float32 attention of some rows to all, after softmax."""
 
     @abstractmethod
+    def selected(self, rows: slice) -> Tensor:
+        """(N, rows, C) hidden states that go to the projector; C times as wide where it is given several layers."""
+
     def features(self) -> Tensor:
-        """(N, P, C) what the projector is given; C times as wide where it is given several layers."""
+        """(N, P, C) what the projector is given."""
+        return self.selected(self.given)
 
     def class_attention(self, layer: int) -> Tensor:
         """(N, P, H) float32 attention of the class token to each row that the projector is given.
@@ -57,10 +77,97 @@ class Tower(ABC):
         Raises:
             ModelError: the tower has no class token.
         """
+        row_NHS = self.attention(layer, self._class_row())[:, :, 0]
+        return row_NHS[:, :, self.given].transpose(1, 2)
+
+    def joined_class_attention(self, layer: int) -> Tensor:
+        """(N, P) float32 the same with all heads taken as one, scaled by their joined width.
+
+        Raises:
+            ModelError: the tower has no class token.
+        """
+        query_NC = self.queries(layer, self._class_row()).float().flatten(1)
+        key_NSC = self.keys(layer).float().flatten(2)
+        scores_NS = torch.einsum("nc,nsc->ns", query_NC, key_NSC) * query_NC.shape[1] ** -0.5
+        return scores_NS.softmax(dim=1)[:, self.given]
+
+    def class_features(self) -> Tensor:
+        """(N, P, C) the class token's row of ``selected``, once for each row that the projector is given.
+
+        Raises:
+            ModelError: the tower has no class token.
+        """
+        return self.selected(self._class_row()).expand(-1, self.hidden(0)[:, self.given].shape[1], -1)
+
+    def received_attention(self, layer: int) -> Tensor:
+        """(N, P, H) float32 attention of all rows to each that the projector is given, mean over the rows."""
+        squares, rows, heads = self.keys(layer).shape[:3]
+        step = max(1, ATTENTION_VALUES // (squares * heads * rows))
+        parts = (self.attention(layer, slice(first, first + step)).sum(dim=2) for first in range(0, rows, step))
+        return (sum(parts, start=torch.zeros(())) / rows)[:, :, self.given].transpose(1, 2)
+
+    def loadings(self) -> Tensor:
+        """(N, P, P) float32 absolute loadings of the patches on the components of a square, the largest first.
+
+        Of the sigmoid of the features, patches as variables, channels as observations. Exact, by the eigenvectors of
+        the patches' products in float64.
+        """
+        found = []
+        for features_PC in self.features():  # one by one: a batch of them in float64 would take as much as a wave
+            rows_PC = features_PC.double().sigmoid()
+            rows_PC = rows_PC - rows_PC.mean(dim=1, keepdim=True)
+            found.append(torch.linalg.eigh(rows_PC @ rows_PC.T).eigenvectors.flip(dims=(1,)).abs().float())
+        return torch.stack(found)
+
+    def places(self) -> Tensor:
+        """(N, P, 3) float32 number of the square, and row and column in it, from 1; 0 for a row that is no patch."""
+        states_NSC = self.hidden(0)
+        squares, columns = len(states_NSC), self.grid[1]
+        patch_P = torch.arange(self.grid[0] * columns, device=states_NSC.device)
+        place_P2 = torch.stack((patch_P // columns, patch_P % columns), dim=1) + 1
+        number_N = torch.arange(1, squares + 1, device=states_NSC.device)[:, None, None]
+        place_NP3 = torch.cat((number_N.expand(-1, len(patch_P), -1), place_P2.expand(squares, -1, -1)), dim=2).float()
+        others = states_NSC.shape[1] - len(patch_P)
+        return torch.cat((place_NP3.new_zeros(squares, others, 3), place_NP3), dim=1)[:, self.given]
+
+    def image_embeddings(self) -> Tensor:
+        """(N, P, E) of the layer before the last, in the space that CLIP's two towers share."""
+        assert self.text_tower is not None, "a point was let through without its text tower"
+        return self.text_tower.image_embeddings(self.hidden(-2)[:, self.given])
+
+    def layer(self, named: str) -> int:
+        """A layer as evidence names it: counted from 0 or from the end, or as a share of the depth, ``8/24``."""
+        part, _, whole = named.partition("/")
+        return int(part) * self.layers // int(whole) if whole else int(part)
+
+    def _class_row(self) -> slice:
         if self.class_token is None:
             raise ModelError("the vision tower has no class token whose attention could be read")
-        row_NHS = self.attention(layer, slice(self.class_token, self.class_token + 1))[:, :, 0]
-        return row_NHS[:, :, self.given].transpose(1, 2)
+        return slice(self.class_token, self.class_token + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of an image."""
+
+    plain: str  # without the instruction that asks for a short answer
+    whole: str  # with it, where there is one
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Questions:
+    """The questions of some samples, and who embeds them."""
+
+    asked: Sequence[Question]
+    tower: TextTower
+
+    def embeddings(self) -> list[Tensor]:
+        """(1 + S, E) of each, without the instruction: cut to what CLIP reads, and in S segments of that length."""
+        return self.tower.embeddings([one.plain for one in self.asked])
+
+    def whole_embeddings(self) -> list[Tensor]:
+        """(1, E) of each, with the instruction, cut to what CLIP reads."""
+        return [embedding_SE[:1] for embedding_SE in self.tower.embeddings([one.whole for one in self.asked])]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

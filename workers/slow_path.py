@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workers import evidence
 from workers.encoding import encode_sample
 from workers.families.config import ModelError
 from workers.families.model import Model
@@ -65,6 +66,9 @@ def slow_answer(
     block: AbstractContextManager[Any] = nullcontext()
     if point.strategy != UNPRUNED and prompt.visual:
         kept = None if kept_K is None else [kept_K]
+        if evidence.reads_text_tower(evidence.needed([point])):
+            assert spec.model.text_tower is not None, "a point was let through without its text tower"
+            model.load_text_tower(spec.model.text_tower)
         block = pruned(
             model.module,
             point.strategy,
@@ -73,6 +77,7 @@ def slow_answer(
             seed=spec.seed,
             sample_ids=[sample.id],
             kept=kept,
+            asked=model.asked([prompt]),
             **dict(point.params),
         )
     module: Any = model.module

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from strategies.errors import UsageError
@@ -93,6 +94,7 @@ class ModelSpec:
     image_mode: str = "pad"  # pad: to a square, as LLaVA-1.5 was trained; crop: the processor's centre crop
     base: str | None = None  # of an adapter: the model that it changes, named as ``path`` is
     vision_tower: str | None = None  # where LLaVA's own form finds its tower, if not where its config.json says
+    text_tower: str | None = None  # a CLIP, for strategies that compare the question with the image by it
     offload: int | str = "auto"  # decoder layers that stay in host memory; auto: if the card is too small; or never
 
 
@@ -162,6 +164,12 @@ class WorkUnit:
     @property
     def cells(self) -> int:
         return len(self.samples) * len(self.points)
+
+    def of(self, samples: Iterable[str]) -> WorkUnit:
+        """Only some of its samples, in this order."""
+        chosen = tuple(samples)
+        image = dict(zip(self.samples, self.images, strict=True)) if self.images else {}
+        return replace(self, samples=chosen, images=tuple(image[sample] for sample in chosen) if image else ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

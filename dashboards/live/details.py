@@ -80,10 +80,11 @@ def drawer(source: Source, row: pd.Series, state: UrlState) -> list[Any]:
 def facts_of(row: pd.Series) -> list[tuple[str, str]]:
     """What there is to say of a configuration in numbers."""
     asked = "" if row["n"] == row["n_expected"] else f" of {count(row['n_expected'])}"
+    about = "" if row["n_images"] == row["n"] else f", about {plural(row['n_images'], 'image')}"
     facts = [
         ("accuracy", percent(row["accuracy"])),
         (f"95 % interval ({row['interval']})", percent_span(row["ci_low"], row["ci_high"])),
-        ("answers", f"{count(row['n'])}{asked}"),
+        ("answers", f"{count(row['n'])}{asked}{about}"),
     ]
     if row["no_option"] > 0:
         facts.append(("answers without an option", percent(row["no_option"])))

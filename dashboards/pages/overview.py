@@ -102,6 +102,7 @@ def _columns(several: bool) -> list[dict[str, Any]]:
         {"field": "experiment", "headerName": "experiment", "hide": not several, "width": 120},
         {"field": "status", "headerName": "state", "width": 92},
         _number("n", "n", COUNT),
+        _number("n_images", "images", COUNT, width=84, headerTooltip="images that these questions are about"),
         _number("accuracy", "acc. %", SHARE, width=84),
         _number("ci_low", "from", SHARE, headerTooltip=interval, tooltipField="interval"),
         _number("ci_high", "to", SHARE, headerTooltip=interval, tooltipField="interval"),

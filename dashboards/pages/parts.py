@@ -14,7 +14,7 @@ from dashboards.rows import Measure, Slice, curves, focus, significant
 from dashboards.spectra import impossible_ranks
 from dashboards.view import CONFIG, View
 from dashboards.wording import MISSING, count, p_value, percent, percent_span, plural, points, points_span
-from results.analysis.metrics import spoken
+from results.analysis.metrics import share_images, spoken
 from results.stops import STOPPED
 
 MAX_ROWS = 40  # of a table under a picture; the CSV has all
@@ -24,14 +24,16 @@ MAX_NOTICES = 4
 def numbers(rows: pd.DataFrame, view: View, against: str = "un-pruned", label: str = "label") -> Any:
     """The numbers under a picture, folded: intervals, paired differences and tests of the rows that it shows."""
     interval, of_change, test = (spoken(rows[name]) for name in ("interval", "diff_interval", "test"))
-    names = ["configuration", "state", "n", "accuracy", f"{interval} 95 %", f"change to {against}",
-             f"{of_change} 95 %", "lost", "gained", f"p {test}", "p Holm"]  # fmt: skip
+    images = share_images(rows)
+    names = ["configuration", "state", "n", *["images"] * images, "accuracy", f"{interval} 95 %",
+             f"change to {against}", f"{of_change} 95 %", "lost", "gained", f"p {test}", "p Holm"]  # fmt: skip
     body = []
     for row, sure in zip(rows.head(MAX_ROWS).to_dict("records"), significant(rows.head(MAX_ROWS)), strict=True):
         link = html.A(row[label], href=view.state.with_(CONFIG, row["id"]).search or "?")
         change = points(row["difference"])
         texts = (
-            count(row["n"]), percent(row["accuracy"]), percent_span(row["ci_low"], row["ci_high"]),
+            count(row["n"]), *[count(row["n_images"])] * images,
+            percent(row["accuracy"]), percent_span(row["ci_low"], row["ci_high"]),
             html.B(change) if sure else change, points_span(row["diff_low"], row["diff_high"]),
             *(MISSING if pd.isna(row[name]) else count(int(row[name])) for name in ("lost", "gained")),
             p_value(row["p"]), p_value(row["p_holm"]),

@@ -175,8 +175,7 @@ class Dispatch(Generic[Worker]):
                 if job.losses == MAX_LOSSES - 1 and len(job.unit.samples) > 1:
                     singly = True  # one bad sample must not take its neighbours along
                     parts = [
-                        Job(WorkUnit(samples=(sample,), points=job.unit.points), losses=job.losses, moves=job.moves)
-                        for sample in job.unit.samples
+                        Job(job.unit.of([sample]), losses=job.losses, moves=job.moves) for sample in job.unit.samples
                     ]
                 self._suspects.extend(parts)
             again += len(job.unit.samples)
@@ -188,9 +187,9 @@ class Dispatch(Generic[Worker]):
         for unit in self.units:
             fresh = tuple(sample for sample in unit.samples if sample not in self.tried)
             alone = [sample for sample in unit.samples if sample in self.tried]
-            last += (Job(WorkUnit(samples=(one,), points=unit.points), losses=MAX_LOSSES - 1) for one in alone)
+            last += [Job(unit.of([one]), losses=MAX_LOSSES - 1) for one in alone]
             if fresh:
-                yield Job(WorkUnit(samples=fresh, points=unit.points))
+                yield Job(unit.of(fresh))
         yield from last
 
     def _take_next(self) -> None:

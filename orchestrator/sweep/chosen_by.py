@@ -33,6 +33,8 @@ def chosen_by(point: GridPoint) -> str:
     words = words if words in (NO_ATTENTION, *BLIND.values()) else f"chosen by {words}"
     if strategy.merge is not None:
         words += "; each kept place also holds a weighted mean of all the others"
+    if strategy.rows is not None:
+        words += "; what the decoder sees there is the method's own: merged rows, and an order that may be another"
     if strategy.positions == "compact":
         words += "; position ids are renumbered without gaps"
     return words

@@ -61,7 +61,7 @@ def memory_text(found: Forecast, memory: int) -> str:
     side = "" if found.lanes == 1 else f"{found.lanes} x "
     of = f"{found.weights / GIB:.1f} of them weights"
     if found.away:
-        of += f" ({plural(found.away, 'decoder layer')} in host memory)"
+        of += f" ({plural(found.away, 'decoder layer')}, {found.away_bytes / GIB:.1f} GiB, in host memory)"
     caches = f"; keys and values in up to {found.host / GIB:.1f} GiB of host memory" if found.host else ""
     return (
         f"at most {found.peak / GIB:.1f} of {size} on a GPU, {of}: "

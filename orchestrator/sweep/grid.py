@@ -19,6 +19,7 @@ from workers import evidence
 from workers.families.config import ModelConfig
 from workers.work import UNPRUNED, GridPoint, Scalar
 
+PAPER = "paper"  # in place of a rank: those that a method's authors publish
 MAX_POINTS = 100_000  # of a grid entry; 3,000 points make a large sweep
 
 
@@ -62,7 +63,10 @@ def _entry(entry: Entry, place: str, config: ModelConfig | None) -> Check[tuple[
         yield Mistake(f"{place}.tokens", "is given, and so is `rank`: keep one of them")
         return (), ()
     layers = yield from _numbers(entry.layer, f"{place}.layer", "layer", config)
-    ranks = None if entry.rank is None else (yield from _numbers(entry.rank, f"{place}.rank", "rank", config))
+    published = entry.rank == PAPER
+    ranks = (
+        None if entry.rank is None or published else (yield from _numbers(entry.rank, f"{place}.rank", "rank", config))
+    )
     budgets = None if entry.tokens is None else (yield from _budgets(entry, f"{place}.tokens", layers, config))
     if not entry.strategies:
         yield Mistake(f"{place}.strategy", "is an empty list")
@@ -71,12 +75,36 @@ def _entry(entry: Entry, place: str, config: ModelConfig | None) -> Check[tuple[
         strategy = yield from _strategy(name, f"{place}.strategy")
         if strategy is None:
             continue
-        settings = yield from _settings(strategy, place, layers, ranks, budgets)
+        if published:
+            settings = yield from _published(strategy, place, layers, config)
+        else:
+            settings = yield from _settings(strategy, place, layers, ranks, budgets)
         if settings is None:
             continue
         for params in (yield from _params(entry, strategy, place, config, len(settings))):
-            points += yield from _points(strategy, params, settings, place, config)
+            if not published:
+                points += yield from _points(strategy, params, settings, place, config)
+                continue
+            for layer, rank in settings:
+                theirs = {name: value for name, value in dict(strategy.published)[rank] if name not in entry.params}
+                own = tuple({**dict(params), **theirs}.items())
+                points += yield from _points(strategy, own, [(layer, rank)], place, config)
     return points, budgets or ()
+
+
+def _published(
+    strategy: Strategy, place: str, layers: Sequence[int], config: ModelConfig | None
+) -> Check[list[tuple[int, int]] | None]:
+    """(layer, rank) of the points that a method's authors give figures for; None where they cannot be said."""
+    if not strategy.published:
+        yield Mistake(f"{place}.rank", f"{PAPER}: of {strategy.name} no published ranks are known; give numbers")
+        return None
+    ranks = [rank for rank, _ in strategy.published]
+    if config is not None and max(ranks) > config.visual_tokens:
+        what = f"{PAPER}: {max(ranks)} is above the model's {config.visual_tokens} visual tokens; give numbers"
+        yield Mistake(f"{place}.rank", what)
+        return None
+    return list(itertools.product(layers, ranks))
 
 
 def _settings(
@@ -115,10 +143,16 @@ def _points(
     for layer, rank in settings:
         assert config is not None  # else there are no layers
         complaint = evidence.complaint(
-            strategy, dict(params), layer=layer, rank=rank, layers=config.layers, heads=config.heads
+            strategy,
+            dict(params),
+            layer=layer,
+            rank=rank,
+            layers=config.layers,
+            heads=config.heads,
+            class_token=config.class_token,
         )
         if complaint:
-            yield _placed(complaint, place, {"layer", *strategy.params})
+            yield _placed(complaint, place, {"layer", "rank", *strategy.params})
             break  # the other layers and ranks would say the same
         points.append(GridPoint(strategy=strategy.name, layer=layer, rank=rank, params=params))
     return points

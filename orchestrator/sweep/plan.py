@@ -10,6 +10,7 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from workers.evidence import point_reads_question
 from workers.families.config import ModelConfig
@@ -18,7 +19,7 @@ from workers.tasks.prompts import IMAGE_MARKER, build_prompt
 from workers.work import GridPoint, TaskSpec, WorkUnit
 
 UNITS_PER_WORKER = 4  # at least, of what is left: progress shows, a lost unit costs little, all end together
-MAX_SHARD = 16  # samples: one micro-batch on a GPU
+MAX_SHARD = 16  # images, or samples without: one micro-batch on a GPU
 MAX_CELLS = 4096  # of a unit: seconds on a GPU, and a file of a few hundred kB
 CHARACTERS_PER_TOKEN = 4  # of English text, with LLaMA's vocabulary
 CELL_BYTES = 21  # zstd, without its mask: measured on 50 files of the embedded model's layer cut-off
@@ -59,18 +60,20 @@ def make_plan(
     config: ModelConfig,
     task: TaskSpec,
     workers: int,
+    images: Mapping[str, str] | None = None,
 ) -> Plan:
     """Plan a sweep.
 
     Args:
         points: The grid, baseline first, each once.
-        samples: In the order of the benchmark's file.
+        samples: In the order in which they are asked, those about an image next to each other.
         done: Cells that exist.
         config: Sizes of the model.
         task: How samples are asked, for the length of prompts.
         workers: Number of engines.
+        images: By sample what its image is recognised by, "" for none.
     """
-    units = make_units(points, [sample.id for sample in samples], done, workers)
+    units = make_units(points, [sample.id for sample in samples], done, workers, images)
     missing = sum(unit.cells for unit in units)
     return Plan(
         units=units,
@@ -81,15 +84,22 @@ def make_plan(
     )
 
 
-def make_units(points: Sequence[GridPoint], samples: Sequence[str], done: Done, workers: int) -> tuple[WorkUnit, ...]:
+def make_units(
+    points: Sequence[GridPoint],
+    samples: Sequence[str],
+    done: Done,
+    workers: int,
+    images: Mapping[str, str] | None = None,
+) -> tuple[WorkUnit, ...]:
     """Cut the missing cells into units: shards of samples that lack the same points, with all these points.
 
     Units come in the order of their first sample, so that the curves of all grid points grow together, and become
     smaller towards the end, so that all workers end together. Every missing (sample, point) is in exactly one unit, and
-    no other is in any.
+    no other is in any. They are cut between images; an image with more questions than two units take is cut as well.
 
     Source: Polychronopoulos and Kuck, Guided self-scheduling, IEEE Transactions on Computers 36 (1987).
     """
+    images = images or {}
     keys = [point.key for point in points]
     lacking: dict[str, tuple[int, ...]] = {}  # sample -> indices of its missing points
     waiting: dict[tuple[int, ...], deque[str]] = {}
@@ -98,6 +108,7 @@ def make_units(points: Sequence[GridPoint], samples: Sequence[str], done: Done, 
         if missing := tuple(place for place, key in enumerate(keys) if key not in have):
             lacking[sample] = missing
             waiting.setdefault(missing, deque()).append(sample)
+    questions = len(lacking) // len({images.get(one) or one for one in lacking}) if lacking else 1  # an image
     units: list[WorkUnit] = []
     left = len(lacking)
     for sample, missing in lacking.items():
@@ -105,17 +116,54 @@ def make_units(points: Sequence[GridPoint], samples: Sequence[str], done: Done, 
         if not alike or alike[0] != sample:
             continue  # taken along with an earlier one
         # A worker alone has nobody to wait for: its units stay as large as they begin.
-        size = shard_size(left if workers > 1 else len(lacking), len(missing), workers)
-        taken = tuple(alike.popleft() for _ in range(min(size, len(alike))))
-        units.append(WorkUnit(samples=taken, points=tuple(points[place] for place in missing)))
+        size = shard_size(left if workers > 1 else len(lacking), len(missing), workers, questions)
+        most = min(2 * size, max(size, MAX_CELLS // len(missing)))
+        count = _between_images([images.get(one, "") for one in islice(alike, most + 1)], size, most)
+        taken = tuple(alike.popleft() for _ in range(count))
+        shown = tuple(images[one] for one in taken) if images else ()
+        units.append(WorkUnit(samples=taken, points=tuple(points[place] for place in missing), images=shown))
         left -= len(taken)
     return tuple(units)
 
 
-def shard_size(samples: int, points: int, workers: int) -> int:
-    """Samples of a unit: what a micro-batch takes, fewer where those left would make too few or too large units."""
+def _between_images(images: Sequence[str], size: int, most: int) -> int:
+    """How many of the first samples make a unit that ends with an image.
+
+    Args:
+        images: Of the first ``most`` samples, and of the one after them if there is one; "" for none.
+        size: So many, or fewer; more only where they all show one image.
+        most: No more than these; an image that has more is cut after ``size``.
+    """
+    ends = [place for place in range(1, len(images)) if images[place] == "" or images[place] != images[place - 1]]
+    ends += [len(images)] * (len(images) <= most)
+    fitting = [place for place in ends if place <= size]
+    return fitting[-1] if fitting else ends[0] if ends else size
+
+
+def by_image(samples: Sequence[Sample], images: Sequence[str]) -> tuple[Sample, ...]:
+    """Samples in the order of the first one about each image, those about an image next to each other.
+
+    Args:
+        samples: In the order of the benchmark's file.
+        images: What each one's image is recognised by; "" for none.
+    """
+    together: dict[str, list[Sample]] = {}
+    for sample, image in zip(samples, images, strict=True):
+        together.setdefault(image or f"\0{sample.id}", []).append(sample)
+    return tuple(sample for group in together.values() for sample in group)
+
+
+def shard_size(samples: int, points: int, workers: int, questions: int = 1) -> int:
+    """Samples of a unit: what a micro-batch takes, fewer where those left would make too few or too large units.
+
+    Args:
+        samples: That are left.
+        points: Of each.
+        workers: That share them.
+        questions: About an image, whose rows they share in a micro-batch.
+    """
     fair = math.ceil(samples / (UNITS_PER_WORKER * workers))
-    return max(1, min(MAX_SHARD, fair, MAX_CELLS // max(1, points)))
+    return max(1, min(MAX_SHARD * questions, fair, MAX_CELLS // max(1, points)))
 
 
 def estimate_work(units: Sequence[WorkUnit], samples: Sequence[Sample], config: ModelConfig, task: TaskSpec) -> Work:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import zip_longest
 from pathlib import Path
 from platform import python_version
 
@@ -31,6 +32,13 @@ class Prepared:
     available: int  # samples that the benchmark has
     manifest: Manifest
     notes: tuple[str, ...] = ()  # what is to be known of the benchmark's files, and what was asked of them
+    images: tuple[str, ...] = ()  # digest of each sample's image, "" for none; empty: not looked at yet
+
+    @property
+    def image_names(self) -> tuple[str, ...]:
+        """What each sample's image is recognised by: its pixels, else its file; "" for none."""
+        files = ("" if sample.image is None else str(sample.image) for sample in self.samples)
+        return tuple(digest or file for digest, file in zip_longest(self.images, files, fillvalue=""))
 
     @property
     def default_out(self) -> Path:

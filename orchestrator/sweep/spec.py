@@ -18,10 +18,11 @@ from results.analysis.racing import RacingRule
 from results.yaml_text import MAX_BYTES
 from strategies.own import OwnRule, travelling
 from strategies.suggestion import near
+from workers import evidence
 from workers.embedded.location import DATA_DIR, MODEL_DIR
 from workers.families.base import Checkpoint
 from workers.families.catalog import open_checkpoint
-from workers.families.config import ModelConfig, ModelError
+from workers.families.config import NO_TEXT_TOWER, ModelConfig, ModelError
 from workers.foreign import expanded
 from workers.json_file import UnreadableError, read_text
 from workers.tasks.base import DataError
@@ -72,6 +73,8 @@ def load_sweep(source: str | Path, overrides: Mapping[str, Any] | None = None, g
     if document is not None:
         (data, measure), more = checked(_sections(document, config))
         mistakes += more
+        if document.model.text_tower is None and evidence.reads_text_tower(evidence.needed(grid.points)):
+            mistakes.append(Mistake("model.text_tower", NO_TEXT_TOWER))
     if mistakes:
         mistakes += [] if model_error is None else [Mistake("model", str(model_error))]
         raise SpecError(*(f"{place}: {where}: {what}" for where, what in in_file_order(mistakes)))
@@ -156,6 +159,7 @@ def _engine(
                 "image_mode": checkpoint.image_mode if wanted.image_mode == "auto" else wanted.image_mode,
                 "base": None if checkpoint.base == checkpoint.folder else str(checkpoint.base),
                 "vision_tower": None if checkpoint.tower is None else str(checkpoint.tower),
+                "text_tower": None if checkpoint.text_tower is None else str(checkpoint.text_tower),
             }
         ),
         task=task,

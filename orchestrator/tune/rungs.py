@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from results.analysis.clusters import clusters_of
 from results.analysis.matrix import Matrix
 from results.analysis.metrics import scores
-from results.analysis.significance import Bools, Floats, Ints, wilson
+from results.analysis.significance import Bools, Floats, Ints, wilson_mean
 from workers.tasks.base import Sample
 from workers.work import GridPoint, UnitOutcome
 
@@ -32,15 +33,23 @@ def rung_sizes(samples: int, rungs: int = RUNGS) -> tuple[int, ...]:
 class Standing:
     """Scores so far, by (grid point, image question)."""
 
-    def __init__(self, points: Sequence[GridPoint], samples: Sequence[Sample], together: bool = False) -> None:
+    def __init__(
+        self,
+        points: Sequence[GridPoint],
+        samples: Sequence[Sample],
+        together: bool = False,
+        images: Mapping[str, str] | None = None,
+    ) -> None:
         """Start without an answer.
 
         Args:
             points: The grid.
             samples: In the order in which they are asked.
             together: A rung is reached when all points that go on have reached it, so that none is ahead of the policy.
+            images: By sample what its image is recognised by; by default each has its own.
         """
         asked = [sample.id for sample in samples if sample.image is not None]
+        self.cluster_S: Ints = clusters_of([(images or {}).get(id, "") for id in asked], asked)
         self.sizes = rung_sizes(len(asked))
         self.keys = [point.key for point in points]
         self._points, self._samples = pd.Index(self.keys), pd.Index(asked)
@@ -138,7 +147,7 @@ class Standing:
         correct, total, kept = (
             self._cells.values[name][rows, :size].sum(axis=1) for name in ("correct", "score", "kept")
         )
-        interval = wilson(total, n)  # of soft scores too wide, never too narrow: 0 and 1 vary most
+        interval = wilson_mean(self.score_PS[rows, :size], answered, self.cluster_S[:size])
         complete = not stopped and size == self.sizes[-1]
         return [
             (

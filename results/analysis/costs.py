@@ -15,8 +15,9 @@ from results.analysis.matrix import CellMatrix, image_lengths
 from results.experiment import Experiment
 from strategies import catalog
 from workers.cost import Cost, cost, visual_by_layer
-from workers.evidence import PROVIDERS
+from workers.evidence import provider_of
 from workers.families.config import ModelConfig
+from workers.provider import Provider
 from workers.sites import Site
 from workers.work import UNPRUNED, GridPoint
 
@@ -109,7 +110,13 @@ def _work_on(point: GridPoint, config: ModelConfig, visual: int) -> tuple[int, t
 
 def _reading(name: str, layer: int, alive: int, visual: int) -> _Reading:
     """What comes from the tower or the input is read once, whatever its tokens are used for."""
-    return (name, layer, alive) if PROVIDERS[name].site is Site.DECODER else (name, None, visual)
+    return (name, layer, alive) if _provider(name).site is Site.DECODER else (name, None, visual)
+
+
+def _provider(name: str) -> Provider:
+    provider = provider_of(name)
+    assert provider is not None, f"a strategy reads {name}, which nothing provides"
+    return provider
 
 
 def _selector_flop(config: ModelConfig, readings: tuple[_Reading, ...], others: np.ndarray) -> Any:
@@ -119,8 +126,9 @@ def _selector_flop(config: ModelConfig, readings: tuple[_Reading, ...], others: 
         if name == UNKNOWN:
             return np.full(others.shape, np.nan)
         # Attention at layer 0 is in experiments of earlier versions: they drew there, and read nothing.
-        if layer != 0 or not PROVIDERS[name].layer_before:
-            flop = flop + PROVIDERS[name].flop(config, others + visual, visual)
+        provider = _provider(name)
+        if layer != 0 or not provider.layer_before:
+            flop = flop + provider.flop(config, others + visual, visual)
     return flop
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import DTypeLike, NDArray
 
+from results.analysis.clusters import BY_FILE, BY_IMAGE
 from results.analysis.significance import Bools, Floats, Ints
 from results.copies import first_copies
 from results.damage import UNREADABLE
@@ -72,6 +73,8 @@ class Answers:
     unread_PS: Bools  # the scorer found no option, number or word in the answer; False where not answered
     image_S: Bools  # False: a text-only question, which no strategy can prune
     failed_S: Bools  # the sample has a failure record
+    cluster_S: Ints  # the image that is asked about, see `results.analysis.clusters`
+    clustered_by: str = BY_IMAGE  # what tells images apart
     stopped: frozenset[str] = frozenset()  # keys of the points that racing stopped
 
     @property
@@ -110,16 +113,23 @@ def stacked(tables: Sequence[Answers]) -> Answers:
     points = tuple(point for table in tables for point in table.points)
     shape = len(points), len(samples)
     values: dict[str, Any] = {name: np.zeros(shape, float if name == "score_PS" else bool) for name in _BY_CELL}
-    values |= {name: np.zeros(len(samples), bool) for name in _BY_SAMPLE}
+    values |= {name: np.zeros(len(samples), int if name == "cluster_S" else bool) for name in _BY_SAMPLE}
     first = 0
     for table in tables:
         columns = [place[name] for name in table.samples]
         for name in _BY_CELL:
             values[name][first : first + len(table.points), columns] = getattr(table, name)
         for name in _BY_SAMPLE:
-            values[name][columns] |= getattr(table, name)
+            if name != "cluster_S":
+                values[name][columns] |= getattr(table, name)
+        values["cluster_S"][columns] = table.cluster_S
         first += len(table.points)
-    return Answers(points=points, samples=samples, **values)
+    return Answers(points=points, samples=samples, clustered_by=_weakest(tables), **values)
+
+
+def _weakest(tables: Sequence[Answers]) -> str:
+    """By which name images are told apart in all tables."""
+    return BY_FILE if any(table.clustered_by == BY_FILE for table in tables) else BY_IMAGE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

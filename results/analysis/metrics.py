@@ -18,8 +18,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from results.analysis.clusters import BY_IMAGE, clusters_of, image_names
+from results.analysis.effective_size import design_effect
 from results.analysis.matrix import UNKNOWN, Answers, CellMatrix
 from results.analysis.significance import (
+    CLUSTERED,
     WILSON,
     Bools,
     Floats,
@@ -28,7 +31,7 @@ from results.analysis.significance import (
     holm,
     paired_bootstrap,
     paired_test,
-    wilson,
+    wilson_mean,
 )
 from results.experiment import Experiment
 from results.stops import STOPPED, stopped_points
@@ -58,6 +61,7 @@ def answers_of(experiment: Experiment, matrix: CellMatrix, failures: pd.DataFram
     samples = experiment.samples
     # What the model saw decides; the sample's own image is the word only where nothing has been answered yet.
     image = np.where(matrix.visual_S == UNKNOWN, samples["image"].notna(), matrix.visual_S > 0).astype(bool)
+    names, clustered_by = image_names(samples)
     return Answers(
         points=experiment.points,
         samples=tuple(samples["id"]),
@@ -67,6 +71,8 @@ def answers_of(experiment: Experiment, matrix: CellMatrix, failures: pd.DataFram
         unread_PS=matrix.unread_PS.copy(),
         image_S=image,
         failed_S=samples["id"].isin(failures["sample"]).to_numpy(),
+        cluster_S=clusters_of(names, samples["id"].tolist()),
+        clustered_by=clustered_by,
         stopped=stopped_points(experiment),
     )
 
@@ -103,7 +109,10 @@ def summarise(table: Answers, references: Sequence[int | None] = ()) -> pd.DataF
         ("complete": every sample has its answer or has failed, "partial", "missing",
         or "stopped early" by racing);
         accuracy, ci_low, ci_high (mean score, 0 to 1; 95 %), interval (what made the latter: "Wilson", for soft scores
-        "bootstrap", where these are all equal "rule of three"; "" without answers);
+        "bootstrap", where these are all equal "rule of three"; "" without answers; where an image has several questions
+        ", clustered by image" is added, or ", clustered by image file" if only names of files tell images apart);
+        n_images (images that these answers are about), design_effect (by how much the variance of the accuracy is
+        greater than if each question had an image of its own, at least 1);
         n_paired, lost, gained (samples shared with the baseline; those with a lower and a higher score than it has),
         difference, diff_low, diff_high (-1 to 1, 95 %), diff_interval ("paired bootstrap", or "rule of three" where
         nothing flipped), relative_drop, drop_low, drop_high (percent of the baseline's accuracy, on the shared
@@ -125,7 +134,9 @@ def summarise(table: Answers, references: Sequence[int | None] = ()) -> pd.DataF
     state = _states(images, n, failed)
     asked_S = images.answered_PS[state != STOPPED].any(axis=0)
     lacking = (asked_S & ~images.answered_PS).sum(axis=1)
-    interval = wilson(correct, n) if images.binary else bootstrap_mean(images.score_PS, images.answered_PS)
+    found = images.score_PS, images.answered_PS
+    interval = (wilson_mean if images.binary else bootstrap_mean)(*found, cluster_S=images.cluster_S)
+    effect, seen = design_effect(*found, images.cluster_S)
     rows = pd.DataFrame(
         {
             "key": [point.key for point in table.points],
@@ -144,7 +155,9 @@ def summarise(table: Answers, references: Sequence[int | None] = ()) -> pd.DataF
             "accuracy": _share(images.score_PS.sum(axis=1), n),
             "ci_low": interval.low,
             "ci_high": interval.high,
-            "interval": interval.by,
+            "interval": _by(interval.by, images),
+            "n_images": seen,
+            "design_effect": effect,
             **compared(images, references or [table.baseline] * len(table.points)),
             "lacking": lacking,
             "short": (lacking > LITTLE * asked_S.sum()) & (state != STOPPED) & (n > 0),
@@ -154,24 +167,6 @@ def summarise(table: Answers, references: Sequence[int | None] = ()) -> pd.DataF
         }
     )
     rows["flags"] = suspicions(rows)
-    return rows
-
-
-def measure_summary(experiment: Experiment) -> pd.DataFrame:
-    """What was measured on the forward, mean over image questions.
-
-    Returns:
-        One row per grid point and name, in the order of the grid: point (key), label, name, mean, se (standard error of
-        the mean, missing for a single sample), n. Undefined values of a sample (NaN) are left out.
-    """
-    table = experiment.measures()
-    label = {point.key: point.label for point in experiment.points}
-    groups = table.dropna(subset=["value"]).groupby(["point", "name"], sort=False)["value"]
-    rows = groups.agg(["mean", "sem", "count"]).reset_index()
-    rows.columns = pd.Index(["point", "name", "mean", "se", "n"])
-    order = {key: place for place, key in enumerate(label)}
-    rows = rows.sort_values("point", key=lambda keys: keys.map(order), kind="stable", ignore_index=True)
-    rows.insert(1, "label", rows["point"].map(label))
     return rows
 
 
@@ -249,8 +244,8 @@ def _against(table: Answers, reference: int, rows: Sequence[int]) -> dict[str, N
     change_PS = np.where(shared_PS, score_PS - score_PS[0], 0.0)
     base = np.where(shared_PS, score_PS[0], 0.0).sum(axis=1)
     change, n = change_PS.sum(axis=1), shared_PS.sum(axis=1)
-    bands = paired_bootstrap(score_PS, answered_PS, 0)
-    tested = paired_test(change_PS, table.binary)
+    bands = paired_bootstrap(score_PS, answered_PS, 0, cluster_S=table.cluster_S)
+    tested = paired_test(change_PS, table.binary, table.cluster_S)
     values = {
         "n_paired": n,
         "lost": (change_PS < 0).sum(axis=1),
@@ -265,7 +260,13 @@ def _against(table: Answers, reference: int, rows: Sequence[int]) -> dict[str, N
     }
     numbers = {name: np.where(n > 0, value, np.nan)[1:] for name, value in values.items()}
     tests = np.where(n > 0, tested.by, "")
-    return {**numbers, "diff_interval": bands.difference.by[1:], "test": tests[1:]}
+    return {**numbers, "diff_interval": _by(bands.difference.by[1:], table), "test": _by(tests[1:], table)}
+
+
+def _by(names: Iterable[str], table: Answers) -> NDArray[Any]:
+    """What numbers were made by, with what told the images apart."""
+    said = CLUSTERED.replace(BY_IMAGE, table.clustered_by)
+    return np.array([str(name).replace(CLUSTERED, said) for name in names], dtype=object)
 
 
 def contrast(table: Answers, rows: Sequence[int], reference: int) -> pd.DataFrame:
@@ -290,17 +291,23 @@ def spoken(names: Iterable[str]) -> str:
     return " or ".join(dict.fromkeys(name for name in names if name)) or "-"
 
 
+def share_images(rows: pd.DataFrame) -> bool:
+    """Whether some of a summary's questions are about the same image, so that n is not all there is to say."""
+    return bool((rows["n_images"] < rows["n"]).any())
+
+
 def is_soft(rows: pd.DataFrame) -> bool:
     """Whether scores of a summary lie between 0 and 1, so that its accuracy is no share of right answers."""
-    return not rows["interval"].isin([WILSON, ""]).all()
+    return not rows["interval"].map(lambda by: not by or by.startswith(WILSON)).all()
 
 
 def suspicions(rows: pd.DataFrame) -> list[str]:
     """What cannot be, or hardly can, of each row: a broken run looks like a result until somebody says so.
 
     Args:
-        rows: With baseline, strategy, params, layer, rank, n, correct, accuracy, interval, lost and gained, and of our
-            own runs lacking, short and failed; may come from a file that states accuracies without counts behind them.
+        rows: With baseline, strategy, params, layer, rank, n, correct, accuracy, interval, lost, gained and
+            design_effect, and of our own runs lacking, short and failed; may come from a file that states accuracies
+            without counts behind them.
 
     Returns:
         One text per row, empty where nothing is suspicious.
@@ -335,7 +342,9 @@ def suspicions(rows: pd.DataFrame) -> list[str]:
             if len(curve) >= FLAT_POINTS and curve["accuracy"].nunique() == 1:
                 for place in place_of[curve.index]:
                     found[place].append(f"the same accuracy to the last digit at {len(curve)} settings")
-    ordered = pruned.assign(place=place_of[pruned.index]).sort_values("rank", ascending=False, kind="stable")
+    worth = pruned["n"] / pruned["design_effect"]
+    pruned = pruned.assign(place=place_of[pruned.index], worth=worth)
+    ordered = pruned.sort_values("rank", ascending=False, kind="stable")
     for _, curve in ordered.groupby(["strategy", "params", "layer"], sort=False):
         for place, text in _rises(curve):
             found[place].append(f"accuracy rises as tokens are dropped, beyond chance: {text}")
@@ -346,14 +355,15 @@ def _rises(curve: pd.DataFrame) -> list[tuple[int, str]]:
     """Points of a curve that lie far above one with more tokens: by `RISE_Z` standard errors of the difference.
 
     Args:
-        curve: Rows of one strategy and layer, from many tokens to few, with their place.
+        curve: Rows of one strategy and layer, from many tokens to few, with their place and how many independent
+            answers theirs are worth.
 
     Returns:
         Place, and what is above what.
     """
     found = []
-    worst: tuple[float, int, int] | None = None  # accuracy, n and rank of the lowest point so far
-    for place, share, n, rank in zip(curve["place"], curve["accuracy"], curve["n"], curve["rank"], strict=True):
+    worst: tuple[float, float, int] | None = None  # accuracy, worth and rank of the lowest point so far
+    for place, share, n, rank in zip(curve["place"], curve["accuracy"], curve["worth"], curve["rank"], strict=True):
         if worst is not None and rank < worst[2]:
             pooled = (share * n + worst[0] * worst[1]) / (n + worst[1])
             error = math.sqrt(max(pooled * (1 - pooled), 0.0) * (1 / n + 1 / worst[1]))
@@ -361,7 +371,7 @@ def _rises(curve: pd.DataFrame) -> list[tuple[int, str]]:
                 text = f"{100 * share:.1f} % with {rank} tokens, but only {100 * worst[0]:.1f} % with {worst[2]}"
                 found.append((int(place), text))
         if worst is None or share < worst[0]:
-            worst = float(share), int(n), int(rank)
+            worst = float(share), float(n), int(rank)
     return found
 
 

@@ -8,7 +8,9 @@ however often it is looked at (Ville). So points may be stopped at any time, and
 decisions.
 
 - The bet is on drawing without replacement: the mean of what is still to come follows from what was seen. Nothing is
-  assumed about how questions resemble each other, only that their order is random (`shuffled`).
+  assumed about how images resemble each other, only that their order is random (`shuffled`).
+- Questions about one image are one draw: what they changed together, divided by the most questions that an image has,
+  so that it lies between -1 and +1. The order is one of images, and a look counts those that are settled whole.
 - It is spread over several stakes (`BETS`), because how far a point is behind is not known; on the questions whose
   answer changed this is McNemar's test as a likelihood ratio, mixed over the share of changes for the worse.
 - ``against: best``: the rivals are all pruned points; their E are averaged, of which only the leaders' are computed
@@ -31,7 +33,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from results.analysis.significance import Bools, Floats
+from results.analysis.significance import Bools, Floats, Ints
 from workers.tasks.base import Sample
 
 BETS = (0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.95)  # shares of the highest stake allowed
@@ -59,7 +61,9 @@ class RacingRule:
 class Race:
     """Decides at a few numbers of questions which points go on. The same answers always lead to the same decisions."""
 
-    def __init__(self, rule: RacingRule, points: int, total: int, baseline: int = 0) -> None:
+    def __init__(
+        self, rule: RacingRule, points: int, total: int, baseline: int = 0, cluster_S: Ints | None = None
+    ) -> None:
         """Start with all points racing.
 
         Args:
@@ -67,7 +71,13 @@ class Race:
             points: Number of grid points.
             total: Image questions of the sweep.
             baseline: Row of the un-pruned model, which is never stopped.
+            cluster_S: The image that each question is about, those about an image next to each other; by default each
+                has its own.
         """
+        own_S = np.arange(total) if cluster_S is None else cluster_S
+        self._end_G = np.append(np.flatnonzero(np.diff(own_S)) + 1, [total] * (total > 0)).astype(np.int64)
+        assert len(self._end_G) == len(np.unique(own_S)), "questions about an image are asked one after the other"
+        self._most = int(np.diff(self._end_G, prepend=0).max(initial=1))  # questions of an image
         self._rule, self._total, self._baseline = rule, total, baseline
         self._racers = np.array([row for row in range(points) if row != baseline], dtype=int)
         self._looks = looks(total)
@@ -103,14 +113,22 @@ class Race:
         else:
             order = np.argsort(-score_PS[live].sum(axis=1), kind="stable")
             rivals, weight = live[order[:LEADERS]].tolist(), 1 / self._racers.size
+        images = int(np.searchsorted(self._end_G, score_PS.shape[1], side="right"))  # that are settled whole
+        if not images:
+            return []
+        start_G = np.append(0, self._end_G[: images - 1])
+        margin = self._rule.margin * (self._total / (self._most * len(self._end_G)))
+        whole = slice(self._end_G[images - 1])
+        score_PS, answered_PS = score_PS[:, whole], answered_PS[:, whole]
         stake_P = np.zeros(live.size)
         for chunk in np.array_split(np.arange(live.size), max(1, live.size * score_PS.shape[1] // 200_000)):
             rows = live[chunk]
-            stakes = np.zeros((rows.size, score_PS.shape[1]))
+            stakes = np.zeros((rows.size, images))
             for rival in rivals:
                 change = score_PS[rows] - score_PS[rival]
                 change[~(answered_PS[rows] & answered_PS[rival])] = 0
-                stakes += weight * stakes_on_the_way(change, self._total, self._rule.margin)
+                change = np.add.reduceat(change, start_G, axis=1) / self._most
+                stakes += weight * stakes_on_the_way(change, len(self._end_G), margin)
             stake_P[chunk] = stakes.max(axis=1, initial=0.0)
         losers: list[int] = []
         for place in np.argsort(-stake_P, kind="stable"):
@@ -156,6 +174,25 @@ def looks(total: int) -> tuple[int, ...]:
     return tuple(size for size in sizes if size <= (1 - LEAST_SAVED) * total)
 
 
-def shuffled(samples: Sequence[Sample], seed: int) -> tuple[Sample, ...]:
-    """In random order: benchmark files are sorted by who knows what, and the test needs an order that knows nothing."""
-    return tuple(sorted(samples, key=lambda sample: hashlib.sha256(f"{seed}\0{sample.id}".encode()).digest()))
+def shuffled(samples: Sequence[Sample], seed: int, images: Sequence[str] = ()) -> tuple[Sample, ...]:
+    """Images in random order, and the questions of each: a file is sorted by who knows what, the test needs chance.
+
+    Args:
+        samples: Of the sweep.
+        seed: Of the order.
+        images: What each sample's image is recognised by, "" for none; empty: each question has its own.
+    """
+    names = images or [""] * len(samples)
+    first: dict[str, str] = {}  # of each image the question that is its name here
+    for sample, image in zip(samples, names, strict=True):
+        first[image] = min(sample.id, first.get(image, sample.id))
+    named = [first[image] if image else sample.id for sample, image in zip(samples, names, strict=True)]
+
+    def place(pair: tuple[Sample, str]) -> tuple[bytes, str, bytes]:
+        return _drawn(seed, pair[1]), pair[1], _drawn(seed, pair[0].id)
+
+    return tuple(sample for sample, _ in sorted(zip(samples, named, strict=True), key=place))
+
+
+def _drawn(seed: int, name: str) -> bytes:
+    return hashlib.sha256(f"{seed}\0{name}".encode()).digest()

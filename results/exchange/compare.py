@@ -42,9 +42,9 @@ NEWCOMBE = "Newcombe"
 IMPORTED_FLOPS = ("flops_ratio", "FLOPs", "of the un-pruned")
 TOLERATED_LOSS = 0.01  # of accuracy; the documents' threshold for a recommendation
 COLUMNS = (
-    "experiment", "label", "n", "n_paired", "accuracy", "ci_low", "ci_high", "interval", "lost", "gained", "difference",
-    "diff_low", "diff_high", "diff_interval", "test", "p_holm", "prefill_tflop", "flops_ratio", "fastv_ratio",
-    "average_visual_tokens", "latency_s", "speedup", "flags",
+    "experiment", "label", "n", "n_images", "n_paired", "accuracy", "ci_low", "ci_high", "interval", "lost", "gained",
+    "difference", "diff_low", "diff_high", "diff_interval", "test", "p_holm", "prefill_tflop", "flops_ratio",
+    "fastv_ratio", "average_visual_tokens", "latency_s", "speedup", "flags",
 )  # fmt: skip
 
 
@@ -180,6 +180,7 @@ def printable(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
             for owner, label in zip(rows["experiment"], rows["label"], strict=True)
         ],
         "n": _counts(rows["n"].replace(0, pd.NA)),
+        "images": _images(rows),
         "paired": _paired(rows),
         "accuracy %": _texts(rows["accuracy"], "{:.1f}", 100),
         "95 %": _spans(rows["ci_low"], rows["ci_high"], "{:.1f}"),
@@ -294,6 +295,13 @@ def _paired(rows: pd.DataFrame) -> list[str]:
     paired, asked = (rows[name].astype("Float64").fillna(0) for name in ("n_paired", "n"))
     fewer = ~rows["baseline"] & rows["difference"].notna() & (paired > 0) & (paired < asked)
     return [str(int(n)) if shown else "" for n, shown in zip(paired, fewer, strict=True)]
+
+
+def _images(rows: pd.DataFrame) -> list[str]:
+    """Images behind the accuracy, where they are fewer than the questions."""
+    return [
+        "" if pd.isna(n) or images >= n else str(images) for images, n in zip(rows["n_images"], rows["n"], strict=True)
+    ]
 
 
 def _counts(values: pd.Series) -> list[str]:

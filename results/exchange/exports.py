@@ -22,7 +22,8 @@ import pandas as pd
 from results.analysis.costs import costs
 from results.analysis.kept_quality import agreement, kept_masks, overlap
 from results.analysis.matrix import Answers
-from results.analysis.metrics import answers, measure_summary, summarise
+from results.analysis.measured import measure_summary
+from results.analysis.metrics import answers, summarise
 from results.analysis.task_metrics import task_metrics
 from results.disk import make_folder, write_whole
 from results.escaping import csv_text

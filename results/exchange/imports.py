@@ -212,6 +212,8 @@ def _table(figures: Sequence[Figure]) -> pd.DataFrame:
             "ci_low": interval.low,
             "ci_high": interval.high,
             "interval": interval.by,
+            "n_images": n,  # as if each question had its own: files of others do not say
+            "design_effect": 1.0,
             **compared_with_none(len(n)),
             "metric": [figure.metric for figure in figures],
             "value": [figure.value for figure in figures],

@@ -43,6 +43,10 @@ class Checkpoint(Protocol):
         """The folder of a vision tower that lies apart."""
 
     @property
+    def text_tower(self) -> Path | None:
+        """The folder of the CLIP whose text tower strategies may read; no part of the model."""
+
+    @property
     def tokenizer(self) -> Path:
         """The folder of tokenizer and generation settings."""
 

@@ -17,6 +17,10 @@ TEXT_MODELS = ("llama", "mistral", "qwen2")  # decoders whose layer the engine k
 KV_HEADS, FFN = {"mistral": 8, "qwen2": 32}, {"mistral": 14336, "qwen2": 22016}
 MOST = 2**24  # of any other size
 MOST_LAYERS = 1000  # the largest published decoder has 126; a slip of the pen is not built for hours
+NO_TEXT_TOWER = (  # what a sweep is told that needs one
+    "is missing, and a strategy compares the question with the image by CLIP; name the CLIP that the model's tower is "
+    "of, for LLaVA openai/clip-vit-large-patch14-336"
+)
 
 
 class ModelError(SaccadeError):
@@ -52,6 +56,7 @@ class ModelConfig:
     vision: VisionConfig | None = VisionConfig()  # None: a tower whose cost is not counted
     grid: tuple[int, int] | None = None  # rows and columns of the image that the first visual tokens are, row by row
     varies: bool = False  # whether images have tokens in differing number
+    class_token: bool = True  # whether the vision tower has one, whose attention methods go by
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

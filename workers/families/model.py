@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from workers.checkpoints.hub import find_folder
 from workers.decoder import Decoder
 from workers.families.config import ModelConfig, ModelError
-from workers.sites import Tower
+from workers.sites import Question, Questions, Tower
+from workers.text_tower import TextTower, load_text_tower
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -45,6 +47,7 @@ class Encoded:
     next_position: int  # of the first decoded token, the same in all P rows
     pixels: Any = None  # what the family makes features of; None without an image
     size: tuple[int, int] = (0, 0)  # height and width of the image itself
+    question: Question | None = None  # its words, for those who read them; None: nobody said
 
     @classmethod
     def in_order(cls, ids: Sequence[int], images: tuple[ImageSpan, ...], **image: Any) -> Encoded:
@@ -98,6 +101,7 @@ class Model(ABC):
         self.decoder = decoder
         self.tokenizer = tokenizer
         self.end_tokens = _end_tokens(module, tokenizer)
+        self.text_tower: TextTower | None = None  # of CLIP; loaded only where a strategy reads the question by it
 
     @property
     def visual_tokens(self) -> int:
@@ -150,6 +154,30 @@ class Model(ABC):
                 rows become those of the visual tokens; 0 for a token that no row of the tower stands behind. With none
                 nothing is kept of the tower.
         """
+
+    def load_text_tower(self, name: str) -> TextTower:
+        """Load what strategies compare question and image by, unless that was done.
+
+        Args:
+            name: directory or hub id of a CLIP.
+
+        Raises:
+            ModelError: it is none that can be used.
+        """
+        if self.text_tower is None:
+            folder = find_folder(name, "name a CLIP with model.text_tower")
+            self.text_tower = load_text_tower(folder, self.dtype, self.device)
+        return self.text_tower
+
+    def asked(self, prompts: Sequence[Encoded]) -> Questions | None:
+        """The prompts' questions, for ``workers.patch``; None where no text tower is loaded."""
+        if self.text_tower is None:
+            return None
+        return Questions([one.question or Question("", "") for one in prompts], self.text_tower)
+
+    @abstractmethod
+    def project(self, features_PC: Tensor) -> Tensor:
+        """(P, D) visual tokens of rows as the projector is given them: of patches, or of what was merged of some."""
 
     def image_features(self, prompts: Sequence[Encoded]) -> list[Tensor | None]:
         """For each prompt (V, D) in the model's dtype; None where it has no image."""

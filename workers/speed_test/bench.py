@@ -32,7 +32,7 @@ from workers.speed_test.agreement import eager_against_sdpa, engine_against_hugg
 from workers.speed_test.baselines import attention_of, make_baselines
 from workers.speed_test.options import BenchSpec, build_parser
 from workers.speed_test.questions import drawn_questions, question_rows
-from workers.speed_test.random_llava import random_llava
+from workers.speed_test.random_llava import random_llava, random_text_tower
 from workers.speed_test.report import BaselineRow, EngineRow, Report, describe
 from workers.speed_test.samples import drawn_samples, hand_out_pixels, make_cases, read_samples
 from workers.speed_test.spectra import spectrum_rows
@@ -78,6 +78,8 @@ class _Bench:
             if spec.model is None
             else load_llava(ModelSpec(path=spec.model, dtype=dtype, offload=spec.offload), device)
         )
+        if "towers" in spec.workloads and spec.model is None:
+            self.llava.text_tower = random_text_tower(spec.shape, DTYPES[dtype], device, spec.seed)
         self.engine_spec = EngineSpec(
             model=ModelSpec(path=spec.model or f"random:{spec.shape}", dtype=dtype),
             task=TaskSpec(name="scienceqa", data=spec.data or ""),

@@ -13,7 +13,7 @@ from workers.speed_test.random_llava import SHAPES
 
 WORKLOADS = ("cutoffs", "ranks", "spectra", "strategies", "one")
 QUESTION_WORKLOADS = ("unpruned", "blind", "fastv", "cutoffs")
-LARGE = ("grid", "grid3000")  # timed where they are asked for
+LARGE = ("grid", "grid3000", "towers")  # timed where they are asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

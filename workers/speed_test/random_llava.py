@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, CLIPImageProcessorPil, CLIPVisionConfig, LlamaConfig, LlavaConfig
+from transformers import (
+    AutoModelForImageTextToText,
+    CLIPImageProcessorPil,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+)
 from transformers.utils import logging as transformers_logging
 
 from strategies.errors import UsageError
@@ -23,10 +31,12 @@ from workers.families.llava.model import Llava
 from workers.memory import free_bytes, layers_away
 from workers.offload import spread
 from workers.tasks.prompts import CONVERSATIONS, IMAGE_MARKER, SINGLE_PREDICTION
+from workers.text_tower import TextTower
 
 SYSTEM_TOKENS = 35  # of LLaVA-1.5's prompt before the image, with Vicuna's tokenizer
 FIRST_WORD = 3  # ids below are unknown, begin and end
 END = 2
+CLIP_BEGIN = 49406  # the end mark follows, and is the largest id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +117,39 @@ def random_llava(shape: str, dtype: torch.dtype, device: str, seed: int, offload
     processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     tokenizer = StandInTokenizer(sizes.vocab, model.config.image_token_id)
     return Llava(model, sizes_of, tokenizer, processor, away=away)
+
+
+def random_text_tower(shape: str, dtype: torch.dtype, device: str, seed: int) -> TextTower:
+    """A CLIP's text tower with random weights, as large as that of ViT-L/14, or tiny beside a tiny model.
+
+    Args:
+        shape: a name of ``SHAPES``, whose image tower it is beside.
+        dtype: of weights and computation.
+        device: as torch names it.
+        seed: of the weights.
+    """
+    width, where = SHAPES[shape].vision_hidden, torch.device(device)
+    config, space = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12), 768
+    if width <= _CLIP_TINY["vision_hidden"]:
+        config = CLIPTextConfig(hidden_size=32, intermediate_size=64, num_attention_heads=2, num_hidden_layers=2)
+        space = 16
+    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []), where:
+        torch.manual_seed(seed)
+        model = CLIPTextModel(config).to(dtype).requires_grad_(False)
+        projections = {
+            "text_projection.weight": torch.randn(space, config.hidden_size, dtype=dtype),
+            "visual_projection.weight": torch.randn(space, width, dtype=dtype),
+            "vision_model.post_layernorm.weight": torch.ones(width, dtype=dtype),
+            "vision_model.post_layernorm.bias": torch.zeros(width, dtype=dtype),
+        }
+    return TextTower(model, _words, projections, norm_eps=1e-5)
+
+
+def _words(text: str, truncation: bool = False, max_length: int = 77) -> dict[str, list[int]]:
+    """Ids drawn from the text itself between begin and end mark, about as many as CLIP's tokenizer gives."""
+    draw = random.Random(text)
+    words = [draw.randrange(1, CLIP_BEGIN) for _ in range(max(1, len(text) // 4))]
+    return {"input_ids": [CLIP_BEGIN, *(words[: max_length - 2] if truncation else words), CLIP_BEGIN + 1]}
 
 
 def _config(sizes: Shape) -> LlavaConfig:

@@ -11,6 +11,10 @@ from workers.work import GridPoint, MeasureSpec, SampleOutcome, Scalar, Spectrum
 
 FULL = 576  # ranks are named for LLaVA-1.5's visual tokens and scaled to the model's
 BUDGETS = {192: 166, 128: 98, 64: 30}  # average visual tokens over 32 layers -> kept from layer 2 on
+TOWER_METHODS = (
+    *("fastervlm", "visionzip", "vispruner", "cdpruner", "trim", "prumerge", "prumerge_plus", "holov", "scope"),
+    *("hiprune", "prunesid", "vscan_tower"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +55,9 @@ def make_workloads(layers: int, heads: int, visual: int) -> dict[str, Workload]:
             for rank in dict.fromkeys(scaled(rank, visual) for rank in range(576, 0, -step))
         ]
 
+    towers = [
+        GridPoint(strategy=name, layer=0, rank=scaled(rank, visual)) for name in TOWER_METHODS for rank in BUDGETS
+    ]
     one = [GridPoint(strategy="fastv", layer=pruning_layer, rank=scaled(128, visual))]
     baseline = unpruned_point(layers, visual)
     named = "; ".join(_label(name, params) for name, params in choices)
@@ -77,6 +84,12 @@ def make_workloads(layers: int, heads: int, visual: int) -> dict[str, Workload]:
                 f"{len(choices)} strategies x ranks {budgets} at layer {pruning_layer} "
                 f"(averages {'/'.join(map(str, BUDGETS))} of 32 layers): {named}",
                 forks,
+            ),
+            (
+                "towers",
+                f"{len(TOWER_METHODS)} methods before the decoder x ranks "
+                f"{', '.join(str(scaled(rank, visual)) for rank in BUDGETS)}: {', '.join(TOWER_METHODS)}",
+                towers,
             ),
             ("one", f"fastv, rank {one[0].rank}, layer {pruning_layer}", one),
             ("grid", f"20 alphas x 29 ranks, weighted_combination, layer {pruning_layer}", grid(20, 20, 1)),
@@ -176,7 +189,7 @@ def needed(
         if cell.tokens_kept < cell.visual_tokens and point.layer < sizes.layers:
             strategy = catalog.get(point.strategy)
             assert strategy.schedule is None, "a method of several stages has no single first layer"
-            kept = (first := point.layer, cell.kept_mask, strategy.positions, strategy.merge)
+            kept = (first := point.layer, cell.kept_mask, strategy.positions, strategy.merge, strategy.rows)
         shown = images[cell.sample] if images else cell.sample
         visual[shown, *kept] = (cell.tokens_kept, first)
         rows = cell.prompt_tokens - cell.visual_tokens - system[cell.sample]

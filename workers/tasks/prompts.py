@@ -48,13 +48,17 @@ def build_prompt(sample: Sample, task: TaskSpec, chat: Chat | None = None) -> st
     if conversation not in CONVERSATION_MODES:
         hint = near(conversation, CONVERSATION_MODES)
         raise DataError(f"unknown conversation '{conversation}'{hint} (known: {', '.join(CONVERSATION_MODES)})")
-    question, instruction = sample.question, sample.instruction or SINGLE_PREDICTION
-    if IMAGE_MARKER in question:  # it would be taken for a further image
-        question = question.replace(IMAGE_MARKER, "").strip()
-    if task.single_prediction and not question.endswith(instruction):
-        question += f"\n{instruction}"
+    question = asked(sample, task.single_prediction)
     image = sample.image is not None
     if conversation == CHAT_TEMPLATE and chat is not None:
         return chat(question, image)
     marked = f"{IMAGE_MARKER}\n{question}" if image else question
     return CONVERSATIONS.get(conversation, _LIKE_CHAT).format(question=marked)
+
+
+def asked(sample: Sample, instructed: bool) -> str:
+    """A sample's question, with its instruction if that is wanted and the question does not end with it already."""
+    question, instruction = sample.question, sample.instruction or SINGLE_PREDICTION
+    if IMAGE_MARKER in question:  # it would be taken for a further image
+        question = question.replace(IMAGE_MARKER, "").strip()
+    return f"{question}\n{instruction}" if instructed and not question.endswith(instruction) else question

@@ -9,6 +9,7 @@ from workers.families.config import MOST_LAYERS, ModelConfig, ModelError, Vision
 from workers.families.llava.anyres import Size, Tiling, read_pinpoints
 
 ANY_RESOLUTION = "llava_next"  # the model type that cuts images into tiles
+CLASS_TOKEN_TOWERS = ("clip", "clip_vision_model")
 MODEL_TYPES = ("llava", ANY_RESOLUTION)
 
 
@@ -34,6 +35,7 @@ def model_config(config: dict[str, Any], place: Path) -> ModelConfig:
         vision=_vision_config(config, vision, place),
         grid=None if _class_token(config) else (side, side),
         varies=tiling is not None,
+        class_token=vision.get("model_type", "clip_vision_model") in CLASS_TOKEN_TOWERS,
     )
 
 

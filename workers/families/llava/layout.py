@@ -12,7 +12,7 @@ from typing import Any
 from workers.checkpoints.files import ADAPTER, holds_weights, weight_files
 from workers.checkpoints.hub import find_folder
 from workers.checkpoints.settings import having, processor_kind, processor_settings, read_json
-from workers.families.config import ModelConfig, ModelError
+from workers.families.config import ModelConfig, ModelError, section
 from workers.families.llava.anyres import Tiling
 from workers.families.llava.config import ANY_RESOLUTION, model_config, tiling_of
 from workers.families.llava.original import image_mode, is_original, llava_config
@@ -20,6 +20,7 @@ from workers.families.llava.pixel_modes import SQUARE_MODES
 from workers.foreign import readable
 from workers.work import ModelSpec
 
+TEXT_TOWER = "for LLaVA openai/clip-vit-large-patch14-336"
 NON_LORA, PROJECTOR = "non_lora_trainables.bin", "mm_projector.bin"  # beside LLaVA's adapters, or instead of one
 
 
@@ -37,6 +38,7 @@ class LlavaCheckpoint:
     extras: tuple[Path, ...]  # files with tensors that replace or adapt those of ``base``
     tokenizer: Path  # folder of tokenizer and generation settings
     images: Path  # folder of the image processor's settings
+    text_tower: Path | None = None  # folder of the CLIP whose text tower strategies may read
 
     @property
     def sizes(self) -> ModelConfig:
@@ -69,7 +71,8 @@ class LlavaCheckpoint:
     @property
     def files(self) -> tuple[Path, ...]:
         """All files with tensors."""
-        return (*self.weights, *(weight_files(self.tower) if self.tower else ()), *self.extras)
+        apart = [folder for folder in (self.tower, self.text_tower) if folder is not None]
+        return (*self.weights, *(file for folder in apart for file in weight_files(folder)), *self.extras)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -122,6 +125,7 @@ def open_llava(spec: ModelSpec) -> LlavaCheckpoint:
             extras=extras,
             tokenizer=having("tokenizer", folder, base),
             images=tower,
+            text_tower=_text_tower(spec, llava_config(config, vision, place)),
         )
     kind = config.get("model_type")
     if kind not in ("llava", ANY_RESOLUTION):
@@ -140,7 +144,24 @@ def open_llava(spec: ModelSpec) -> LlavaCheckpoint:
         extras=extras,
         tokenizer=having("tokenizer", folder, base),
         images=images,
+        text_tower=_text_tower(spec, config),
     )
+
+
+def _text_tower(spec: ModelSpec, config: dict[str, Any]) -> Path | None:
+    """A whole CLIP, whose image tower is as wide as the model's."""
+    if spec.text_tower is None:
+        return None
+    folder = find_folder(spec.text_tower, f"name a CLIP, {TEXT_TOWER}: --set model.text_tower=DIR")
+    place = folder / "config.json"
+    settings = read_json(place, "text tower")
+    if (kind := settings.get("model_type")) != "clip":
+        raise ModelError(f"{place}: model_type: '{kind}' is no CLIP with both towers; name one, {TEXT_TOWER}")
+    width = section(settings, "vision_config", place).get("hidden_size", 768)
+    own = section(config, "vision_config", place).get("hidden_size", 1024)
+    if width != own:
+        raise ModelError(f"{place}: its image tower is {width} wide and the model's {own}; name the CLIP it is made of")
+    return folder
 
 
 def _extras(folder: Path) -> tuple[Path, ...]:

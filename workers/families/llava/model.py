@@ -94,13 +94,17 @@ class Llava(Model):
         made = self.module.model.get_image_features(**self._pixels(shown), **keep)
         evidence: dict[str, Sequence[Tensor]] = {}
         if readers:
-            tower = ClipTower(self.module, made.hidden_states)
+            tower = ClipTower(self.module, made.hidden_states, self.text_tower)
             evidence = {name: self._of_tokens(read(tower), shown) for name, read in readers.items()}
         images = (
             SeenImage(features_VD, {name: rows[index] for name, rows in evidence.items()})
             for index, features_VD in enumerate(made.pooler_output)
         )
         return [next(images) if prompt.images else None for prompt in prompts]
+
+    def project(self, features_PC: Tensor) -> Tensor:
+        projected_PD: Tensor = self.module.model.multi_modal_projector(features_PC)
+        return projected_PD
 
     def _of_tokens(self, rows_NPX: Tensor, prompts: Sequence[Encoded]) -> Sequence[Tensor]:
         """For each prompt (V, ...): tiles are put together as their features are, with 0 at the ends of rows."""

@@ -7,12 +7,15 @@ layer that is a hundredth of its forward.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from workers.sites import Tower
+
+if TYPE_CHECKING:
+    from workers.text_tower import TextTower
 
 
 def tower_layers(module: Any) -> Sequence[Any]:
@@ -27,14 +30,18 @@ class ClipTower(Tower):
 
     class_token = 0
 
-    def __init__(self, module: Any, hidden_states: Sequence[Tensor]) -> None:
+    def __init__(self, module: Any, hidden_states: Sequence[Tensor], text_tower: TextTower | None = None) -> None:
         """Take what one forward of the tower left.
 
         Args:
             module: the LLaVA.
             hidden_states: (N, S, C) each, what entered every layer, and what left the last one.
+            text_tower: of the CLIP that the tower is of, where one is named.
         """
         self._layers = tower_layers(module)
+        self.layers, self.text_tower = len(self._layers), text_tower
+        side = module.config.vision_config.image_size // module.config.vision_config.patch_size
+        self.grid = (side, side)
         self._hidden_states = hidden_states
         chosen = module.config.vision_feature_layer
         self._chosen = chosen if isinstance(chosen, list) else [chosen]
@@ -47,15 +54,17 @@ class ClipTower(Tower):
         attention = self._layers[layer].self_attn
         return _heads(attention.k_proj, self._normed(layer), attention.head_dim)
 
+    def queries(self, layer: int, rows: slice) -> Tensor:
+        attention = self._layers[layer].self_attn
+        return _heads(attention.q_proj, self._normed(layer)[:, rows], attention.head_dim)
+
     def attention(self, layer: int, queries: slice) -> Tensor:
-        attention, normed_NSC = self._layers[layer].self_attn, self._normed(layer)
-        query_NQHE = _heads(attention.q_proj, normed_NSC[:, queries], attention.head_dim)
-        key_NSHE = _heads(attention.k_proj, normed_NSC, attention.head_dim)
-        scores_NHQS = torch.einsum("nqhe,nshe->nhqs", query_NQHE.float(), key_NSHE.float()) * attention.scale
+        query_NQHE, key_NSHE = self.queries(layer, queries).float(), self.keys(layer).float()
+        scores_NHQS = torch.einsum("nqhe,nshe->nhqs", query_NQHE, key_NSHE) * self._layers[layer].self_attn.scale
         return scores_NHQS.softmax(dim=-1)
 
-    def features(self) -> Tensor:
-        return torch.cat([self.hidden(index)[:, self.given] for index in self._chosen], dim=-1)
+    def selected(self, rows: slice) -> Tensor:
+        return torch.cat([self.hidden(index)[:, rows] for index in self._chosen], dim=-1)
 
     def _normed(self, layer: int) -> Tensor:
         normed_NSC: Tensor = self._layers[layer].layer_norm1(self._hidden_states[:-1][layer])

@@ -1,0 +1,81 @@
+"""VScan: half of the tokens by a global, half by a local scan of the tower, the others merged; a further cut inside.
+
+Source: Zhang et al., VScan: Rethinking Visual Token Reduction for Efficient Large Vision-Language Models, TMLR 2026,
+arXiv:2505.22654; Tencent/SelfEvolvingAgent, VScan.
+The global scan goes by the class token's attention in the tower's layer before the last, the local one by that of the
+authors' index 5 of CLIP's 24 (in other towers at the same depth), best in each of 4 x 4 windows first. What neither
+keeps is averaged into the kept token that is nearest after the projector. At layer 16 of the decoder a third is left,
+by the last token's attention: 96 and 32 tokens are 64 on average over 32 layers, as the authors count.
+We differ: the local scan leaves out what the global one has chosen, so that the number is exact; the decoder's cut
+reads layer K-1 as FastV does and keeps the position ids. In any-resolution each tile has windows of its own, and all
+share one budget.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from strategies.evidence import CLASS_ATTENTION, PLACES, EvidenceView
+from strategies.limits import Range
+from strategies.scores import cosine, descending_order, lifted
+from strategies.stages import Stage
+from strategies.view import Evidence
+
+SHALLOW = f"{CLASS_ATTENTION}@5/24"
+NEEDS = frozenset({CLASS_ATTENTION, SHALLOW, PLACES, Evidence.HIDDEN})
+WINDOWS = 4  # along each side of a square
+
+
+def vscan_tower(view: EvidenceView, keep: int) -> Tensor:
+    """The half of the method before the decoder.
+
+    Args:
+        view: the class token's attention in two layers, and where patches lie, are read.
+        keep: tokens to keep, 0 <= keep <= V.
+
+    Returns:
+        (keep,) int64, ascending, unique.
+    """
+    global_K = view.by_falling(CLASS_ATTENTION)[: keep // 2]
+    local_V = view.read(SHALLOW).mean(dim=1).index_fill(0, global_K, -1.0)
+    order_V = descending_order(local_V)
+    square_V, row_V, column_V = view.read(PLACES).long().unbind(dim=1)
+    side = row_V.amax()
+    window_V = (square_V * WINDOWS + (row_V - 1) * WINDOWS // side) * WINDOWS + (column_V - 1) * WINDOWS // side
+    same_VV = window_V[order_V][:, None] == window_V[order_V]
+    better_V = same_VV.tril(diagonal=-1).sum(dim=1)  # of its window, in the order of scores
+    better_V = better_V + (local_V[order_V] < 0) * view.visual  # what is chosen already comes last
+    local_K = order_V[better_V.sort(stable=True).indices][: keep - len(global_K)]
+    return torch.cat((global_K, local_K)).sort().values
+
+
+def vscan_rows(view: EvidenceView, kept_K: Tensor) -> Tensor:
+    """(K, D) each kept token's mean with those that were dropped and are nearest to it, after the projector."""
+    hidden_VD = view.hidden_VD
+    nearest_V = cosine(hidden_VD, hidden_VD[kept_K]).argmax(dim=1)
+    slot_K = torch.arange(len(kept_K), device=kept_K.device)
+    nearest_V = nearest_V.index_copy(0, kept_K, slot_K)  # a kept token stays its own
+    member_KV = lifted((nearest_V == slot_K[:, None]).to(hidden_VD.dtype))
+    return (member_KV @ lifted(hidden_VD) / member_KV.sum(dim=1, keepdim=True)).to(hidden_VD.dtype)
+
+
+def vscan(
+    layer: int,
+    rank: int,
+    *,
+    second_layer: Annotated[int, Range(1)] = 16,
+    second_share: Annotated[float, Range(0, 1)] = 1 / 3,
+) -> tuple[Stage, ...]:
+    """The stages of the method.
+
+    Args:
+        layer: 0, where the tower has chosen.
+        rank: tokens that enter the decoder.
+        second_layer: where it is cut once more; half of the decoder's layers in the original.
+        second_share: of these tokens that are left then, to the nearest whole number.
+    """
+    return (Stage("vscan_tower", layer, rank), Stage("fastv", second_layer, math.floor(second_share * rank + 0.5)))

@@ -71,15 +71,6 @@ def test_local_pool_answers_each_unit_once_in_order(spec, expected):
     assert len(expected) == len(set(expected)) == 15 * len(POINTS)
 
 
-@pytest.mark.ray
-def test_a_rule_of_a_users_own_goes_to_the_workers_with_the_job(cluster, spec):
-    with forgotten():
-        from_text("my_rule.py", PEAKED, "my_rule")
-        engine = WithRules(travelling(["my_rule.py:my_rule"]), f"{stub_engine.MODULE}:KnowingEngine")
-    with RayPool(spec, PoolOptions(engine=engine, workers=1)) as pool:
-        assert len(list(pool.results(UNITS[:1]))) == 1
-
-
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "nonsense"])
 def test_no_cluster_at_the_address_is_said_at_once(spec, address):
     with pytest.raises(PoolError, match=f"{address}"):
@@ -205,3 +196,12 @@ class TestRayPool:
     def test_nothing_to_do_starts_no_actor(self, spec):
         with RayPool(spec, PoolOptions(engine=stub_engine.BrokenModel, workers=1)) as pool:
             assert list(pool.results([])) == []
+
+
+@pytest.mark.ray
+def test_a_rule_of_a_users_own_goes_to_the_workers_with_the_job(cluster, spec):
+    with forgotten():
+        from_text("my_rule.py", PEAKED, "my_rule")
+        engine = WithRules(travelling(["my_rule.py:my_rule"]), f"{stub_engine.MODULE}:KnowingEngine")
+    with RayPool(spec, PoolOptions(engine=engine, workers=1)) as pool:
+        assert len(list(pool.results(UNITS[:1]))) == 1

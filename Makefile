@@ -13,7 +13,7 @@ AT_ONCE := -n $(shell $(PYTHON) -c "import os; print(min(8, os.cpu_count() or 1)
 # Tests start many processes, and each would compile our modules anew where the machine keeps no bytecode.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test test-systems test-all fuzz lint wheel lock test-newest test-oldest clean
+.PHONY: demo test test-systems test-all fuzz docs lint wheel lock test-newest test-oldest clean
 
 demo: .venv/.runtime
 	$(BIN)/saccade run layer_cutoff --out $(DEMO)
@@ -34,6 +34,10 @@ fuzz: .venv/.dev
 	$(BIN)/python -m pytest -q tests/test_fuzz_files.py --hypothesis-profile=long --timeout=3600 $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -q tests/test_workers_engine.py tests/test_workers_waves.py tests/test_workers_questions.py \
 	  -k test_any --hypothesis-profile=long --timeout=36000 $(PYTEST_ARGS)
+
+# The tables of strategies and benchmarks in docs/, from the catalogs.
+docs: .venv/.dev
+	$(BIN)/python -m orchestrator.listing
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from orchestrator.commands import computing, keeping, reading
+from orchestrator.commands import catalogs, computing, keeping, reading
 from orchestrator.standard_streams import standard_streams
 from results.import_path import leave_out_current_folder
 
@@ -20,6 +20,8 @@ COMMANDS = {
     "bench": computing.bench,
     "ablate": computing.ablate,
     "status": reading.status,
+    "strategies": catalogs.strategies,
+    "tasks": catalogs.tasks,
     "merge": keeping.merge,
     "migrate": keeping.migrate,
     "rescore": keeping.rescore,

@@ -67,6 +67,7 @@ class Recomputed:
     tolerance: Tolerance
     near_ties: int  # answers that differ where two tokens are as good as equal
     refused: tuple[str, ...] = ()  # labels of grid points that earlier versions ran and this one does not
+    foreign: tuple[str, ...] = ()  # of those whose rule is a user's own
 
     def findings(self) -> Iterator[Finding]:
         """For people, the probability of overlooking included."""
@@ -88,6 +89,13 @@ class Recomputed:
                 well=True,
                 text=f"not checked: {self.refused[0]}{more}, whose tokens an earlier version drew at random under the "
                 "name of a method; today only `random` draws",
+            )
+        if self.foreign:
+            more = f" and {len(self.foreign) - 1} others" if self.foreign[1:] else ""
+            yield Finding(
+                well=True,
+                text=f"not checked: {self.foreign[0]}{more}, by a rule that Saccade does not have: no rule of an "
+                "experiment is run",
             )
         for line in self.wrong:
             yield Finding(well=False, text=line)
@@ -170,14 +178,20 @@ def recompute(
         other_choices=tuple(other_choices),
         tolerance=tolerance,
         near_ties=near_ties,
-        refused=tuple(point.label for point in experiment.points if not _runs(point)),
+        refused=tuple(point.label for point in experiment.points if _is_ours(point) and not _runs(point)),
+        foreign=tuple(point.label for point in experiment.points if not _is_ours(point)),
     )
+
+
+def _is_ours(point: GridPoint) -> bool:
+    """Whether Saccade has the rule; else it is a user's own."""
+    return point.strategy in (UNPRUNED, *catalog.CATALOG)
 
 
 def _runs(point: GridPoint) -> bool:
     """Whether this version would take the grid point into a sweep."""
-    if point.strategy == UNPRUNED:
-        return True
+    if point.strategy == UNPRUNED or not _is_ours(point):
+        return point.strategy == UNPRUNED
     strategy, params = catalog.get(point.strategy), dict(point.params)
     return evidence.complaint(strategy, params, layer=point.layer, rank=point.rank) is None
 

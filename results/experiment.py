@@ -47,6 +47,7 @@ from results.tables import (
     write_table,
 )
 from strategies.errors import UsageError
+from strategies.own_names import in_file
 from workers.tasks.base import Sample
 from workers.work import UnitOutcome, WorkUnit, content_key
 
@@ -408,6 +409,7 @@ def check_target(path: Path, manifest: Manifest) -> Manifest | None:
             f"`saccade migrate {path} --out {path}.{FORMAT}` makes a directory to go on with; reading needs none"
         )
     if old.context == manifest.context:
+        _check_own_rules(path, old, manifest)
         return old
     before, now = old.context_parts, manifest.context_parts
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
@@ -418,6 +420,21 @@ def check_target(path: Path, manifest: Manifest) -> Manifest | None:
     raise StoreError(
         f"{path}: holds cells of another sweep ({details}); results of the two must not be mixed: {remedy}"
     )
+
+
+def _check_own_rules(path: Path, old: Manifest, new: Manifest) -> None:
+    """A file of a user's own may be edited at any time, and its cells go by a name that stays.
+
+    Raises:
+        StoreError: One is not the file any more that the cells were computed with.
+    """
+    before = {point.strategy: point.source for point in old.points if in_file(point.strategy)}
+    for point in new.points:
+        if (was := before.get(point.strategy, point.source)) != point.source:
+            raise StoreError(
+                f"{path}: holds cells of {point.strategy} as it was before (hash {was}, now {point.source}); put that "
+                "file back, or give the rule another name, or --out another directory"
+            )
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:

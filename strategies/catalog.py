@@ -78,6 +78,7 @@ class Strategy:
     # Ranks that its authors give figures for, of LLaVA-1.5's 576, each with the parameters that they set for it.
     published: tuple[tuple[int, tuple[tuple[str, float], ...]], ...] = ()
     remark: Callable[..., str | None] | None = None  # heads, *, params -> what a planner should know
+    origin: str | None = None  # source text of a rule that is not of this package, see own.py; None: read from its file
     source: str
 
     def __post_init__(self) -> None:
@@ -104,11 +105,14 @@ class Strategy:
         """Hash of the code that chooses; part of a cell's address, so that a corrected strategy is run again."""
         always = ("view.py", "scores.py", "baselines.py")  # the last is in the names of cells that there are
         files = {FOLDER / name for name in always}
+        if self.origin is not None:
+            files |= _imported(self.origin)
         for function in filter(None, (self.function, self.merge, self.rows)):
-            files |= _with_imports(Path(inspect.getsourcefile(function) or ""))
+            file = Path(inspect.getsourcefile(function) or "")
+            files |= _with_imports(file) if self.origin is None or file.parent == FOLDER else set()
         traits = f"{self.function.__name__}|{self.positions}|{self.fixed_rank}|{self.merge is not None}"
         traits += "" if self.rows is None else f"|{self.rows.__name__}"
-        content = b"".join(file.read_bytes() for file in sorted(files))
+        content = b"".join(file.read_bytes() for file in sorted(files)) + (self.origin or "").encode()
         return hashlib.sha256(content + traits.encode()).hexdigest()[:16]
 
     def check(
@@ -220,9 +224,17 @@ def get(name: str) -> Strategy:
     Raises:
         UnknownStrategy: with a suggestion and the known names.
     """
-    if name not in CATALOG:
-        raise UnknownStrategy(f"unknown strategy '{name}'{near(name, CATALOG)} (known: {', '.join(sorted(CATALOG))})")
-    return CATALOG[name]
+    known = {**CATALOG, **ADMITTED}
+    if name not in known:
+        raise UnknownStrategy(f"unknown strategy '{name}'{near(name, known)} (known: {', '.join(sorted(known))})")
+    return known[name]
+
+
+def admit(strategy: Strategy) -> Strategy:
+    """Know a rule that is not of this package, in this process; one of the same name from before is forgotten."""
+    assert strategy.name not in CATALOG
+    ADMITTED[strategy.name] = strategy
+    return strategy
 
 
 def _complaint(hint: Any, value: Any, heads: int | None) -> str | None:
@@ -248,13 +260,20 @@ def _complaint(hint: Any, value: Any, heads: int | None) -> str | None:
 @cache
 def _with_imports(file: Path) -> frozenset[Path]:
     """A file of this package and all that it imports from it, however indirectly."""
+    return frozenset({file}) | _imported(file.read_text(encoding="utf-8"))
+
+
+def _imported(text: str) -> frozenset[Path]:
+    """The files of this package that a text imports, however indirectly; not this one, which decides no choice."""
     names = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and node.module == FOLDER.name:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(f"{FOLDER.name}."):
             names.add(node.module.split(".")[1])
-    return frozenset({file}).union(*(_with_imports(FOLDER / f"{name}.py") for name in names))
+        elif isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith(f"{FOLDER.name}.")}
+    return frozenset[Path]().union(*(_with_imports(FOLDER / f"{name}.py") for name in names - {"catalog"}))
 
 
 LAST_ROW = frozenset({Evidence.LAST_ROW})
@@ -334,3 +353,4 @@ CATALOG: dict[str, Strategy] = {
         *(Strategy(**how) for how in tower_methods.METHODS),
     )
 }
+ADMITTED: dict[str, Strategy] = {}  # what a user adds to it in this process, see own.py

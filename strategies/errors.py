@@ -3,6 +3,7 @@
     SaccadeError                        strategies/errors.py
         UsageError                      strategies/errors.py             an argument or option does not fit
             UnknownStrategy             strategies/catalog.py
+            RuleError                   strategies/own.py                a rule of a user's own cannot be used
         SpecError                       orchestrator/sweep/mistakes.py   a sweep file is wrong
         ModelError                      workers/families/config.py       a checkpoint cannot be used
         DataError                       workers/tasks/base.py            a benchmark's files cannot be used

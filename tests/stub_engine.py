@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fake_experiment import fake_outcome
+from strategies import catalog
 from workers.families.config import ModelError
 from workers.fingerprint import sources_hash
 from workers.work import EngineSpec, UnitOutcome, WorkUnit
@@ -29,6 +30,14 @@ class StubEngine:
 
     def run(self, unit: WorkUnit) -> UnitOutcome:
         return fake_outcome(unit)
+
+
+class KnowingEngine(StubEngine):
+    """Knows a rule that its process was sent, or cannot be made."""
+
+    def __init__(self, spec: EngineSpec, device: str | None = None, threads: int | None = None) -> None:
+        super().__init__(spec)
+        catalog.get("my_rule.py:my_rule")
 
 
 class SlowEngine(StubEngine):

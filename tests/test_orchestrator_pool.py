@@ -17,8 +17,11 @@ from orchestrator.cluster.joining import PoolError
 from orchestrator.cluster.limits import Limits
 from orchestrator.cluster.pool import LocalPool, PoolOptions
 from orchestrator.cluster.ray_pool import RayPool
+from orchestrator.cluster.seat import WithRules
+from own_rules import PEAKED, forgotten
 from processes import alive
 from ray_cluster import local_cluster
+from strategies.own import from_text, travelling
 from waiting import wait_for
 from workers.families.config import ModelError
 from workers.work import EngineSpec, UnitOutcome, WorkUnit
@@ -193,3 +196,12 @@ class TestRayPool:
     def test_nothing_to_do_starts_no_actor(self, spec):
         with RayPool(spec, PoolOptions(engine=stub_engine.BrokenModel, workers=1)) as pool:
             assert list(pool.results([])) == []
+
+
+@pytest.mark.ray
+def test_a_rule_of_a_users_own_goes_to_the_workers_with_the_job(cluster, spec):
+    with forgotten():
+        from_text("my_rule.py", PEAKED, "my_rule")
+        engine = WithRules(travelling(["my_rule.py:my_rule"]), f"{stub_engine.MODULE}:KnowingEngine")
+    with RayPool(spec, PoolOptions(engine=engine, workers=1)) as pool:
+        assert len(list(pool.results(UNITS[:1]))) == 1

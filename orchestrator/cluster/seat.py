@@ -7,13 +7,17 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from orchestrator.cluster.faults import is_of_the_machine, told
 from orchestrator.cluster.joining import PoolError
 from workers.families.config import ModelError
 from workers.tasks.base import DataError
 from workers.work import DeviceLostError, EngineSpec, UnitOutcome, WorkUnit
+
+if TYPE_CHECKING:
+    from strategies.own import OwnRule
 
 log = logging.getLogger(f"saccade.{__name__}")
 
@@ -29,6 +33,28 @@ class EngineLike(Protocol):
 
 
 EngineFactory = Callable[..., EngineLike] | str  # (spec, device, threads), or where it is: "module:Class"
+
+
+@dataclass(frozen=True, slots=True)
+class WithRules:
+    """An engine whose process first comes to know rules that are not of this project."""
+
+    rules: tuple[OwnRule, ...]
+    engine: EngineFactory
+
+    def __call__(self, spec: EngineSpec, device: str | None, threads: int | None) -> EngineLike:
+        """Load the engine.
+
+        Raises:
+            PoolError: A rule cannot be used here.
+        """
+        from strategies.own import RuleError, admit  # brings torch along
+
+        try:
+            admit(self.rules)
+        except RuleError as error:
+            raise PoolError(f"a worker cannot use a rule of the sweep: {error}") from error
+        return engine_of(self.engine)(spec, device, threads)
 
 
 class Seat:
@@ -66,7 +92,7 @@ class Seat:
 
                 share_gpu(gpu_share)
             return engine_of(engine)(spec, None, threads)
-        except (ModelError, DataError):
+        except (ModelError, DataError, PoolError):
             raise
         except Exception as error:  # whatever loading raises, the next worker would raise as well
             if is_of_the_machine(error):

@@ -12,9 +12,11 @@ from orchestrator.cluster.joining import has_gpu
 from orchestrator.sweep.document import CallbackSpec, Document, MeasureSection, callback_specs, parse
 from orchestrator.sweep.grid import Budget, grid_of
 from orchestrator.sweep.mistakes import Check, Mistake, SpecError, checked, in_file_order
+from orchestrator.sweep.own_rules import with_own_rules
 from orchestrator.sweep.ranges import expand
 from results.analysis.racing import RacingRule
 from results.yaml_text import MAX_BYTES
+from strategies.own import OwnRule, travelling
 from strategies.suggestion import near
 from workers import evidence
 from workers.embedded.location import DATA_DIR, MODEL_DIR
@@ -43,6 +45,7 @@ class SweepSpec:
     budgets: tuple[Budget, ...] = ()  # what `tokens:` was compiled to
     racing: RacingRule | None = None
     callbacks: tuple[CallbackSpec, ...] = ()  # of Ray Tune
+    rules: tuple[OwnRule, ...] = ()  # of the grid, that Saccade does not have
 
 
 def load_sweep(source: str | Path, overrides: Mapping[str, Any] | None = None, gpu: bool | None = None) -> SweepSpec:
@@ -63,6 +66,8 @@ def load_sweep(source: str | Path, overrides: Mapping[str, Any] | None = None, g
     except ValueError as error:
         raise SpecError(f"{place}: {error}") from error
     checkpoint, config, model_error = _model(document)
+    entries, more = checked(with_own_rules(entries, expanded(Path(source)).parent))
+    mistakes += more
     grid, more = checked(grid_of(entries, config))
     mistakes += more
     if document is not None:
@@ -91,6 +96,7 @@ def load_sweep(source: str | Path, overrides: Mapping[str, Any] | None = None, g
         budgets=grid.budgets,
         racing=None if document.racing is None else RacingRule(**document.racing.model_dump()),
         callbacks=callback_specs(document.tune.callbacks),
+        rules=travelling(point.strategy for point in grid.points),
     )
 
 

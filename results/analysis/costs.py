@@ -23,6 +23,7 @@ from workers.work import UNPRUNED, GridPoint
 
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 COLUMNS = tuple(Cost.__dataclass_fields__)
+UNKNOWN = "unknown"  # in the place of evidence: what a rule reads that this project does not have
 
 
 def costs(experiment: Experiment, matrix: CellMatrix | None = None) -> pd.DataFrame | None:
@@ -36,7 +37,8 @@ def costs(experiment: Experiment, matrix: CellMatrix | None = None) -> pd.DataFr
 
     Returns:
         One row per grid point: key, and the fields of `workers.cost.Cost`. ``selector_tflop`` is missing for strategies
-        that read the text's rows, because cells do not say how many of the prompt's tokens follow the image. None where
+        that read the text's rows, because cells do not say how many of the prompt's tokens follow the image, and for
+        rules of a user's own, whose file is not run to look at its cells. None where
         the experiment does not state its model's sizes, or has no cells.
     """
     if matrix is None:
@@ -92,7 +94,10 @@ def _work(point: GridPoint, config: ModelConfig, visual_N: np.ndarray) -> _Work:
 def _work_on(point: GridPoint, config: ModelConfig, visual: int) -> tuple[int, tuple[int, ...], tuple[_Reading, ...]]:
     stages: list[tuple[int, int]] = []
     readings: dict[_Reading, None] = {}
-    if point.strategy != UNPRUNED:
+    if point.strategy not in (UNPRUNED, *catalog.CATALOG):  # a user's own: it chooses once, by what nobody knows here
+        stages.append((point.layer, point.rank))
+        readings[UNKNOWN, None, visual] = None
+    elif point.strategy != UNPRUNED:
         strategy = catalog.get(point.strategy)
         for stage in strategy.stages(point.layer, point.rank, dict(point.params)):
             alive = min([visual, *(rank for _, rank in stages)])
@@ -118,6 +123,8 @@ def _selector_flop(config: ModelConfig, readings: tuple[_Reading, ...], others: 
     """Of all evidence that is read, for prompts with some numbers of other tokens than visual ones."""
     flop: Any = 0
     for name, layer, visual in readings:
+        if name == UNKNOWN:
+            return np.full(others.shape, np.nan)
         # Attention at layer 0 is in experiments of earlier versions: they drew there, and read nothing.
         provider = _provider(name)
         if layer != 0 or not provider.layer_before:

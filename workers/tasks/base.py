@@ -104,3 +104,8 @@ class Task:
     # score, correct; one row a question) the figures that are published; the headline is the one quoted alone.
     metrics: Callable[[pd.DataFrame], Sequence[Metric]] | None = None
     headline: str = ""
+    # For people, in Markdown: what a question is, which files of whom ``data`` holds, splits, and published figures.
+    asks: str = ""
+    files: str = ""
+    splits: str = ""
+    figures: str = ""

@@ -34,6 +34,10 @@ GQA = Task(
     scorers=("gqa_exact",),
     source="Hudson and Manning, CVPR 2019, arXiv:1902.09506",
     metrics=by_category,
+    asks="one-word answers about what stands where in photographs",
+    files="`testdev_balanced_questions.json`, `images/` (Stanford)",
+    splits="`testdev_balanced`, ...",
+    figures="by structural type",
 )
 
 

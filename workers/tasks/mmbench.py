@@ -73,6 +73,10 @@ MMBENCH = Task(
     source="Liu et al., ECCV 2024, arXiv:2307.06281",
     metrics=partial(mmbench_metrics, circular=False),
     headline="accuracy",
+    asks="questions with options about an image, by kind of ability",
+    files="`MMBench_DEV_EN.tsv` (OpenCompass) or LLaVA's `mmbench_dev_20230712.tsv`",
+    splits="`dev`, or any with answers",
+    figures="accuracy, by L2 category",
 )
 MMBENCH_CIRCULAR = replace(
     MMBENCH,
@@ -80,6 +84,9 @@ MMBENCH_CIRCULAR = replace(
     load=partial(load_mmbench, circular=True),
     metrics=partial(mmbench_metrics, circular=True),
     headline="circular accuracy",
+    asks="the same, with every rotation of the options",
+    files="the same",
+    figures="circular accuracy, first rotation, by L2 category",
 )
 
 

@@ -88,6 +88,10 @@ MME = Task(
     source="Fu et al., arXiv:2306.13394",
     metrics=mme_metrics,
     headline="total",
+    asks="two yes-or-no questions an image, in 14 categories",
+    files="`MME_Benchmark_release_version/` (the authors, on request), or parquet (lmms-lab/MME)",
+    splits="`test`",
+    figures="total, perception, cognition; per category acc, acc+ and score",
 )
 
 

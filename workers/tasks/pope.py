@@ -92,6 +92,11 @@ POPE = Task(
     source="Li et al., EMNLP 2023, arXiv:2305.10355",
     metrics=pope_metrics,
     headline="F1",
+    asks="is this object in the photograph? yes or no",
+    files="`coco_pope_{random,popular,adversarial}.json` (AoiDolly/POPE, output/coco), `val2014/` (COCO), or parquet "
+    "(lmms-lab/POPE)",
+    splits="`all`, `random`, `popular`, `adversarial`",
+    figures="F1, accuracy, precision, recall, yes ratio: mean of the categories, then each",
 )
 
 

@@ -102,9 +102,23 @@ SCIENCEQA = Task(
     source="Lu et al., NeurIPS 2022, arXiv:2209.09513",
     metrics=scienceqa_metrics,
     headline="all questions",
+    asks="school questions with options, about half of them with an image",
+    files="one of: LLaVA's `llava_test_CQM-A.json` (its evaluation bundle) or another file of that form, such as "
+    "HiMAP's `himap-inference-MCQ.json`, with `task.questions`; the authors' `problems.json` + `pid_splits.json` "
+    "(lupantech/ScienceQA); parquet of the hub (derek-thomas/ScienceQA). Images: `images/SPLIT/ID/image.png`, or "
+    "inside the parquet",
+    splits="`test`, `val`, `train`, `minitest`, ...",
+    figures="where there are text-only questions: all questions, text-only, NAT, SOC, LAN",
 )
 SCIENCEQA_IMG = replace(
-    SCIENCEQA, name="scienceqa_img", load=partial(load_scienceqa, images_only=True), metrics=None, headline=""
+    SCIENCEQA,
+    name="scienceqa_img",
+    load=partial(load_scienceqa, images_only=True),
+    metrics=None,
+    headline="",
+    asks="those of them that have an image",
+    files="the same",
+    figures="",
 )
 
 

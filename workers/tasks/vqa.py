@@ -96,6 +96,11 @@ VQAV2 = Task(
     scorers=("vqa_soft",),
     source="Goyal et al., CVPR 2017, arXiv:1612.00837",
     metrics=by_category,
+    asks="free answers about photographs, compared with those of ten people",
+    files="`v2_OpenEnded_mscoco_val2014_questions.json`, `v2_mscoco_val2014_annotations.json`, `val2014/` "
+    "(visualqa.org), or parquet (lmms-lab/VQAv2, split `validation`)",
+    splits="`val`",
+    figures="by answer type",
 )
 TEXTVQA = Task(
     name="textvqa",
@@ -103,6 +108,9 @@ TEXTVQA = Task(
     split="val",
     scorers=("vqa_soft",),
     source="Singh et al., CVPR 2019, arXiv:1904.08920",
+    asks="free answers about text in photographs, compared with those of ten people",
+    files="`TextVQA_0.5.1_val.json`, `train_images/` (textvqa.org), or parquet (lmms-lab/textvqa, split `validation`)",
+    splits="`val`",
 )
 
 

@@ -1,0 +1,182 @@
+"""Rules that are not of this project: from a user's own file, or from an installed package.
+
+A file is run only for who names it for this very purpose, as ``strategy: ./my_rule.py:my_rule`` in a sweep file. It
+goes to other processes as text (`OwnRule`), and its rule is called ``my_rule.py:my_rule`` everywhere. A package
+registers its rules under the entry point group ``saccade.strategies``. An experiment holds only names and hashes.
+
+Both give a `Strategy` that chooses once, or a function that reads no evidence: of a view, scores; of a view and a
+number to keep, a selection.
+"""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_type_hints
+
+from strategies import catalog
+from strategies.catalog import Strategy
+from strategies.errors import UsageError
+from strategies.own_names import in_file
+from strategies.suggestion import near
+
+GROUP = "saccade.strategies"
+
+
+class RuleError(UsageError):
+    """A rule that is not of this project cannot be used. The message says where and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnRule:
+    """A rule on its way to another process."""
+
+    name: str  # in grid points
+    source: str  # its hash, which must come out there too
+    text: str | None  # of its file; None: of a package that must be installed there
+
+
+def from_text(file: str, text: str, name: str) -> Strategy:
+    """Run the text of a file, and take a rule from it into the catalog.
+
+    Args:
+        file: its name without folders, ``my_rule.py``.
+        text: Python.
+        name: of the rule in it.
+
+    Raises:
+        RuleError: the text does not run, or has no such rule.
+    """
+    module = _run(file, lambda: _module(file, text))
+    if not hasattr(module, name):
+        known = [other for other, value in vars(module).items() if isinstance(value, Strategy) or callable(value)]
+        raise RuleError(f"{file}: has no '{name}'{near(name, known)}")
+    made = _strategy(getattr(module, name), f"{file}:{name}", f"own rule, {file}")
+    return catalog.admit(replace(made, origin=text))
+
+
+def from_package(name: str) -> Strategy | None:
+    """Take a rule of an installed package into the catalog; None where no package has one of that name.
+
+    Raises:
+        RuleError: it cannot be imported, is no rule, or two packages have one of that name.
+    """
+    found = [point for point in packaged() if point.name == name]
+    if len(found) > 1:
+        raise RuleError(f"strategy '{name}': is in {' and in '.join(map(_package, found))}; uninstall one of them")
+    if not found or name in catalog.CATALOG:
+        return None
+    package = _package(found[0])
+    made = _strategy(_run(package, found[0].load), name, package)
+    file = inspect.getsourcefile(made.function)
+    text = "" if file is None else Path(file).read_text(encoding="utf-8")
+    return catalog.admit(replace(made, origin=f"{text}\n# {package}"))
+
+
+def packaged() -> list[EntryPoint]:
+    """What installed packages register, by name; nothing of it is imported."""
+    return sorted(entry_points(group=GROUP), key=lambda point: point.name)
+
+
+def collisions() -> list[str]:
+    """A line for each rule of a package that has the name of one of ours, which goes before it."""
+    return [
+        f"strategy '{point.name}' of {_package(point)} is not used: Saccade has one of that name; rename it there"
+        for point in packaged()
+        if point.name in catalog.CATALOG
+    ]
+
+
+def travelling(names: Iterable[str]) -> tuple[OwnRule, ...]:
+    """What another process needs to know the rules of these names, as far as they are not of this project."""
+    others = [catalog.get(name) for name in sorted(set(names)) if name in catalog.ADMITTED]
+    return tuple(
+        OwnRule(name=one.name, source=one.source_hash, text=one.origin if in_file(one.name) else None) for one in others
+    )
+
+
+def admit(rules: Iterable[OwnRule]) -> None:
+    """Know rules that another process has sent.
+
+    Raises:
+        RuleError: one does not run here, or is of another version.
+    """
+    for rule in rules:
+        file, _, name = rule.name.rpartition(":")
+        made = from_package(rule.name) if rule.text is None else from_text(file, rule.text, name)
+        if made is None:
+            raise RuleError(f"strategy '{rule.name}': its package is not installed here; install it on every machine")
+        if made.source_hash != rule.source:
+            raise RuleError(f"strategy '{rule.name}': another version is installed here; install the same everywhere")
+
+
+def _module(file: str, text: str) -> ModuleType:
+    """The text as a module, whose lines tracebacks can show."""
+    module = ModuleType(f"saccade_own_{file.removesuffix('.py')}")
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    sys.modules[module.__name__] = module  # where dataclasses and type hints look
+    exec(compile(text, file, "exec"), vars(module))
+    return module
+
+
+def _run(place: str, make: Callable[[], Any]) -> Any:
+    """What code of others makes; whatever it raises, in one line with its place."""
+    try:
+        return make()
+    except SyntaxError as error:
+        raise RuleError(f"{error.filename or place}:{error.lineno}: {error.msg}") from error
+    except (Exception, SystemExit) as error:  # whatever a file of a user's does
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == place]
+        where = f"{place}:{lines[-1]}" if lines else place
+        alone = isinstance(error, ModuleNotFoundError) and place.endswith(".py")
+        remedy = "; a rule is one file: put all of it there, or install what it imports" if alone else ""
+        raise RuleError(f"{where}: {type(error).__name__}: {error}{remedy}") from error
+
+
+def _strategy(made: Any, name: str, source: str) -> Strategy:
+    """What a file or a package gives, as a strategy of that name.
+
+    Raises:
+        RuleError: it is none, or one that prunes in stages.
+    """
+    if isinstance(made, Strategy):
+        if made.schedule is not None:
+            raise RuleError(
+                f"{name}: prunes in stages, which is for strategies of the catalog; give a rule that chooses once"
+            )
+        return _typed(replace(made, name=name))
+    if inspect.isfunction(made):
+        kinds = inspect.signature(made).parameters.values()
+        given = [one.name for one in kinds if one.kind is not one.KEYWORD_ONLY]
+        # It may read the seed and does not say so.
+        if len(given) == 1:
+            return _typed(Strategy(name=name, score=made, draws=True, source=source))
+        if len(given) == 2:
+            return _typed(Strategy(name=name, select=made, draws=True, source=source))
+    raise RuleError(
+        f"{name}: is no strategy; give a strategies.catalog.Strategy, or a function of a view, or of a view and how "
+        "many to keep"
+    )
+
+
+def _typed(strategy: Strategy) -> Strategy:
+    """The strategy, once each of its parameters says what it may be."""
+    if not inspect.isfunction(strategy.function):
+        raise RuleError(f"{strategy.name}: its rule is no plain function, whose source could be named")
+    hints = _run(strategy.name, lambda: get_type_hints(strategy.function))
+    if untyped := [name for name in strategy.params if name not in hints]:
+        raise RuleError(
+            f"{strategy.name}: parameter '{untyped[0]}' has no type; write `{untyped[0]}: float = 0.5`, say"
+        )
+    return strategy
+
+
+def _package(point: EntryPoint) -> str:
+    return "an installed package" if point.dist is None else f"{point.dist.name} {point.dist.version}"

@@ -83,7 +83,7 @@ class Failing(stub_engine.StubEngine):
     bad: frozenset[str] = frozenset()
 
     def run(self, unit: WorkUnit) -> UnitOutcome:
-        good = replace(unit, samples=tuple(sample for sample in unit.samples if sample not in self.bad))
+        good = unit.of([sample for sample in unit.samples if sample not in self.bad])
         wrong = failures(*(sample for sample in unit.samples if sample in self.bad))
         return replace(wrong, unit=unit.key, outcomes=fake_outcome(good).outcomes)
 

@@ -176,6 +176,7 @@ def test_zoom_survives_new_data(page, tmp_path: Path) -> None:
         wait_for(lambda: stands_still(page))
 
 
+@pytest.mark.system
 def test_an_experiment_that_is_moved_away_stays_on_the_page_and_comes_back(page, tmp_path: Path) -> None:
     path, elsewhere = tmp_path / "live", tmp_path / "elsewhere"
     right = np.ones((len(GRID), 20), dtype=int)

@@ -174,6 +174,7 @@ assert not [file for file in (disk / "x").rglob("*.tmp")]
     not shutil.which("unshare") or subprocess.run([*ALONE, "true"], capture_output=True).returncode != 0,
     reason="a small disk needs a mount of its own",
 )
+@pytest.mark.system
 def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path):
     result = subprocess.run(
         [*ALONE, sys.executable, "-c", FULL_DISK, str(tmp_path)],

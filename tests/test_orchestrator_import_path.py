@@ -112,6 +112,7 @@ ray.shutdown()
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize("with_uv", [False, True])
+@pytest.mark.system
 def test_ray_starts_workers(hostile, tmp_path, with_uv):
     """Also below `uv run` in a project of the user's own, which Ray notices by the title of a process above."""
     (hostile / "pyproject.toml").write_text("[project]\nname = 'own'\nversion = '1'\n")

@@ -238,6 +238,7 @@ def test_a_changed_model_is_noticed(tmp_path, small_checkpoint: Path):
     assert "is not the one used: it was changed after the run" in text
 
 
+@pytest.mark.system
 def test_merging_keeps_pictures_and_the_tune_view(tmp_path):
     """Each sample's picture once; a trial for each grid point, where one of the directories had trials."""
     from ray.tune import ExperimentAnalysis

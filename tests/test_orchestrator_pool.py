@@ -118,6 +118,7 @@ class TestRayPool:
         assert len(events) == 3
 
     @pytest.mark.usefixtures("hours")
+    @pytest.mark.system
     def test_a_sample_that_never_answers_is_a_record_and_its_worker_is_replaced(self, spec, expected):
         events: list[str] = []
         with RayPool(spec, PoolOptions(engine=stub_engine.HangingEngine, workers=1), on_event=events.append) as pool:
@@ -142,6 +143,7 @@ class TestRayPool:
         (mark,) = hangs(spec)
         wait_for(lambda: not alive({int(mark.removeprefix("hangs-"))}))
 
+    @pytest.mark.system
     def test_a_model_that_never_loads_is_not_waited_for(self, spec, expected):
         events: list[str] = []
         limits = Limits(load_s=5)

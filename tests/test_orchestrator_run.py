@@ -198,6 +198,7 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.mark.ray
+@pytest.mark.system
 def test_a_worker_killed_in_the_middle_changes_nothing(prepared, cluster, tmp_path):
     from ray.tune import ExperimentAnalysis
 

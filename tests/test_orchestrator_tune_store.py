@@ -73,6 +73,7 @@ def trials(folder: Path) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.system
 def test_broken_off_then_grown_the_trials_go_on_and_tell_the_final_accuracies(tmp_path: Path):
     from ray.tune import ExperimentAnalysis, ResultGrid
 
@@ -100,6 +101,7 @@ def test_broken_off_then_grown_the_trials_go_on_and_tell_the_final_accuracies(tm
 
 
 @pytest.mark.slow
+@pytest.mark.system
 def test_more_samples_are_other_rungs_and_so_told_anew(tmp_path: Path):
     folder, points = tmp_path / "x", fake_points()[:3]
     follow(folder, points, until=20, samples=20)

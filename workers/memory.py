@@ -389,8 +389,10 @@ def _tower_parameters(config: ModelConfig) -> int:
     """Of the vision tower's layers, as far as they are known, and of a projector of two layers."""
     if (vision := config.vision) is None:
         return 0
-    layer = 4 * vision.hidden**2 + 2 * vision.hidden * vision.ffn
-    return vision.stored_layers * layer + (vision.hidden * vision.features + config.hidden) * config.hidden
+    layer = 4 * vision.hidden**2 + vision.ffn_matrices * vision.hidden * vision.ffn
+    given = vision.hidden * vision.features * vision.merge**2
+    inner = config.hidden if vision.merge == 1 else given
+    return vision.stored_layers * layer + given * inner + inner * config.hidden
 
 
 def budget_bytes(device: torch.device, resident: int) -> int:

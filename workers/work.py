@@ -91,10 +91,12 @@ class ModelSpec:
 
     path: str  # directory, or a hub id with or without @REVISION, of a whole LLaVA or of an adapter
     dtype: str = "float32"  # float32, bfloat16 or float16
-    image_mode: str = "pad"  # pad: to a square, as LLaVA-1.5 was trained; crop: the processor's centre crop
+    image_mode: str = "pad"  # a mode of the checkpoint's; pad: to a square, as LLaVA-1.5 was trained
     base: str | None = None  # of an adapter: the model that it changes, named as ``path`` is
     vision_tower: str | None = None  # where LLaVA's own form finds its tower, if not where its config.json says
     text_tower: str | None = None  # a CLIP, for strategies that compare the question with the image by it
+    min_pixels: int | None = None  # of an image, where the model looks at each in its own size; None: the checkpoint's
+    max_pixels: int | None = None
     offload: int | str = "auto"  # decoder layers that stay in host memory; auto: if the card is too small; or never
 
 

@@ -70,7 +70,7 @@ class ModelSection(_Section):
 
     path: str
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # bfloat16 where there is a GPU, else float32
-    image_mode: Literal["auto", "pad", "crop", "anyres"] = "auto"  # what the checkpoint was made with
+    image_mode: Literal["auto", "pad", "crop", "anyres", "native"] = "auto"  # what the checkpoint was made with
     text_tower: str | None = None  # a CLIP, for strategies that compare the question with the image by it
     offload: Annotated[int | str, AfterValidator(_layers_away)] = "auto"  # decoder layers kept in host memory
 
@@ -80,6 +80,7 @@ class TaskSection(_Section):
     """``task:`` - a name alone stands for ``{name: ...}``."""
 
     name: str = "scienceqa"
+    conversation: str | None = None  # as the checkpoint was trained
     data: str | None = None  # where the document has none
 
 

@@ -170,7 +170,7 @@ def _budgets(entry: Entry, place: str, layers: Sequence[int], config: ModelConfi
     if config is None:
         return []
     if config.varies:
-        what = "is an average over a fixed number of visual tokens, and this model cuts images into tiles; give rank"
+        what = "is an average over a fixed number of visual tokens, and this model's images differ in theirs; give rank"
         yield Mistake(place, what)
         return []
     values = entry.tokens if isinstance(entry.tokens, list) else [entry.tokens]

@@ -93,6 +93,7 @@ class RecordedPoint(BaseModel):
     layer: Size
     rank: Size
     params: dict[StrictStr, Scalar] = {}
+    share: Annotated[StrictFloat, Field(ge=0, le=1)] | None = None
     chosen_by: StrictStr = ""  # what its choice of tokens goes by, for people
 
     @classmethod
@@ -102,7 +103,13 @@ class RecordedPoint(BaseModel):
 
     @property
     def point(self) -> GridPoint:
-        return GridPoint(strategy=self.strategy, layer=self.layer, rank=self.rank, params=tuple(self.params.items()))
+        return GridPoint(
+            strategy=self.strategy,
+            layer=self.layer,
+            rank=self.rank,
+            params=tuple(self.params.items()),
+            share=self.share,
+        )
 
 
 class Manifest(BaseModel):

@@ -75,7 +75,8 @@ def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, li
     decoder = run.llava.module.model.language_model
     stages = {}
     if point.strategy != UNPRUNED and run.visual:
-        stages = {s.layer: s for s in catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params))}
+        rank = point.of(run.visual).rank
+        stages = {s.layer: s for s in catalog.get(point.strategy).stages(point.layer, rank, dict(point.params))}
     implementation = decoder.config._attn_implementation
     decoder.config._attn_implementation = "eager"
     hidden, length = inputs[None], inputs.shape[0]

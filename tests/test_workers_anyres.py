@@ -139,7 +139,7 @@ def test_what_any_resolution_does_not_do(made, small_scienceqa, tmp_path):
         load_sweep(sweep)
     assert str(caught.value).splitlines() == [
         f"{sweep}: grid[0].tokens: is an average over a fixed number of visual tokens, and this model's images differ "
-        "in theirs; give rank",
+        "in theirs; give a share of each image's own, such as 33.3%, or rank",
         f"{sweep}: grid[1].rank: 89 is above the model's 88 visual tokens",
     ]
 

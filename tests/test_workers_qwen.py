@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import shutil
 from dataclasses import replace
 
@@ -21,11 +22,14 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.vision_utils import get_vision_window_index
 
 import small_qwen
+import workers.families.qwen.model as qwen_model
 from examples import few
 from naive import naive_answer
-from orchestrator.sweep.spec import load_sweep
+from orchestrator.sweep.spec import SpecError, load_sweep
+from results.manifest import RecordedPoint
 from small_qwen import DEPTH, KINDS, LAYERS, QWEN2_5_TOWER, make_qwen
 from strategies import catalog as rules
+from strategies.budget import rank_of_share
 from workers.cost import cost
 from workers.encoding import encode_sample
 from workers.engine import Engine
@@ -171,6 +175,25 @@ def test_their_own_generate_answers_the_same(engine):
         assert (cell.answer, cell.first_token, cell.decoded_tokens) == (slow.text, slow.ids[0], len(slow.ids))
         assert cell.kept_mask == slow.kept_mask, point.label
         torch.testing.assert_close(cell.option_logits, slow.option_logits, **TOLERANCE, msg=point.label)
+
+
+def test_a_share_is_of_each_images_own_tokens(engine):
+    """By the one rounding rule, in one stage or several, by the naive forward, transformers' own and the cells."""
+    most = engine.model.config.visual_tokens
+    points = tuple(
+        GridPoint(strategy=name, layer=layer, rank=rank_of_share(share, most), share=share)
+        for name, layer, share in (("fastv", 1, 0.25), ("divprune", 0, 0.5), ("random", 2, 0.0), ("random", 1, 1.0))
+    )
+    cells = engine.run(WorkUnit(samples=tuple(engine.samples), points=points)).outcomes
+    assert len({cell.tokens_kept for cell in cells if cell.point == points[1].key}) > 2
+    for cell, point in zip(cells, itertools.cycle(points)):
+        assert cell.point == point.key
+        assert cell.tokens_kept == math.floor(point.share * cell.visual_tokens + 0.5)
+        sample, prompt = engine.samples[cell.sample], asked_about(engine, cell.sample)
+        with torch.inference_mode():
+            naive = naive_answer(engine.model, prompt, point, f"0|{sample.id}", 4)
+        slow = slow_answer(engine.model, engine.spec, sample, point, engine.letter_tokens[: len(sample.choices)])
+        assert (cell.kept_mask, cell.answer, naive.tokens) == (slow.kept_mask, slow.text, list(slow.ids)), point.label
 
 
 def test_kept_tokens_inherit_their_positions(engine):
@@ -394,3 +417,55 @@ def test_other_harnesses_have_it(engine):
     (cell,) = engine.run(WorkUnit(samples=("3",), points=(point,))).outcomes
     question = build_prompt(sample, engine.spec.task, lambda question, image: question)
     assert model.answer(question, [load_image(sample.image)], max_new_tokens=4) == cell.answer
+
+
+def test_shares_in_a_sweep_file(tmp_path, small_scienceqa, small_checkpoint):
+    """Of a model whose images differ they stay shares; where all have 16 tokens they are numbers."""
+    grid = "[{strategy: fastv, layer: 2, rank: [22.2%, 8]}, {strategy: random, layer: 1, tokens: 60%}]"
+    sweep, points = tmp_path / "sweep.yaml", {}
+    for folder in (make_qwen(tmp_path / "qwen"), small_checkpoint):
+        sweep.write_text(f"model: {folder}\ndata: {small_scienceqa}\ngrid: {grid}\n")
+        spec = load_sweep(sweep, gpu=False)
+        points[folder] = spec.points[1:]
+    ours, fixed = points.values()
+    assert [(point.kept, point.of(100).rank) for point in ours] == [("8", 8), ("22.2%", 22), ("40%", 40)]
+    assert [(point.share, point.rank) for point in fixed] == [(None, 8), (None, 4), (None, 3)]  # 16 tokens, 2 layers
+    assert len({point.key for point in ours}) == 3
+    recorded = [RecordedPoint.of(point, "") for point in ours]
+    assert [RecordedPoint.model_validate(one.model_dump(exclude_unset=True)).point for one in recorded] == list(ours)
+    assert [GridPoint.from_json(point.to_json()) for point in ours] == list(ours)
+    assert "share" not in fixed[0].to_json()
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("rank: 101%", "grid[0].rank: '101%' is no share between 0% and 100%"),
+        ("rank: -1%", "grid[0].rank: '-1%' is no share between 0% and 100%"),
+        ("rank: [3, a%]", "grid[0].rank: 'a%' is no share between 0% and 100%"),
+        ("tokens: 9", "grid[0].tokens: is an average over a fixed number of visual tokens, and this model's images "
+         "differ in theirs; give a share of each image's own, such as 33.3%, or rank"),
+        ("tokens: 20%", "grid[0].tokens: an average of 0.2 of an image's tokens cannot be reached by pruning at layer "
+         "1 of 3: it lies between 0.3333 and 1"),
+    ],
+)  # fmt: skip
+def test_shares_that_are_none(tmp_path, small_scienceqa, entry, message):
+    sweep, folder = tmp_path / "sweep.yaml", make_qwen(tmp_path / "qwen")
+    sweep.write_text(f"model: {folder}\ndata: {small_scienceqa}\ngrid: [{{strategy: fastv, layer: 1, {entry}}}]\n")
+    with pytest.raises(SpecError) as caught:
+        load_sweep(sweep, gpu=False)
+    assert str(caught.value) == f"{sweep}: {message}"
+
+
+def test_large_images_go_through_the_tower_one_after_another(engine, monkeypatch):
+    prompts = [asked(engine, noise(size)) for size in SIZES]
+    with torch.no_grad():
+        together = engine.model.image_features(prompts)
+        monkeypatch.setattr(qwen_model, "PATCHES", 4 * (prompts[0].visual + prompts[1].visual))
+        calls = []
+        engine.model.module.model.visual.register_forward_pre_hook(lambda _, args: calls.append(len(args[0]) // 4))
+        apart = engine.model.image_features(prompts)
+    assert calls[0] == prompts[0].visual + prompts[1].visual
+    assert len(calls) > 1
+    for one, other in zip(together, apart, strict=True):
+        torch.testing.assert_close(one, other, **TOLERANCE)

@@ -196,7 +196,7 @@ def footprint(
     own = after if further else prompt  # rows of its trunk
     changes, sequences = [own] + [0] * row.layers, 1  # of the rows before each layer
     fork_layers: set[int] = set()
-    for point in points:
+    for point in (point.of(visual) for point in points):
         if point.strategy == UNPRUNED or point.rank >= visual or point.layer >= row.layers:
             continue  # answered by the trunk
         sequences += 1

@@ -72,7 +72,7 @@ def slow_answer(
             model.module,
             point.strategy,
             point.layer,
-            point.rank,
+            point.of(prompt.visual).rank,
             seed=spec.seed,
             sample_ids=[sample.id],
             kept=kept,

@@ -11,8 +11,10 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
+from strategies.budget import rank_of_share
 from strategies.errors import UsageError
 
 UNPRUNED = "none"  # the strategy name of the un-pruned model
@@ -35,23 +37,39 @@ class GridPoint:
     """One configuration of the sweep: which tokens survive, from which layer on, chosen how.
 
     ``layer`` is the number of decoder layers that run on the full sequence (FastV's K): 0 prunes the projector's
-    output, L never prunes. ``rank`` is the number of visual tokens kept, not a matrix rank.
+    output, L never prunes. ``rank`` is the number of visual tokens kept, not a matrix rank. Where images differ in
+    theirs, it may be a share of each image's own: then it is the number on an image with the most.
     """
 
     strategy: str
     layer: int
     rank: int
     params: tuple[tuple[str, Scalar], ...] = ()  # sorted by name
+    share: float | None = None  # of an image's tokens, in place of one number for all
 
     def __post_init__(self) -> None:
         if self.layer < 0 or self.rank < 0:
             raise UsageError(f"layer and rank must be >= 0, got layer={self.layer}, rank={self.rank}")
+        if self.share is not None and not 0 <= self.share <= 1:
+            raise UsageError(f"share must be in 0..1, got {self.share}")
         object.__setattr__(self, "params", tuple(sorted((str(name), value) for name, value in self.params)))
 
     @property
     def key(self) -> str:
         """Content address of the point."""
-        return content_key(asdict(self))
+        known = asdict(self)
+        if self.share is None:  # as before there were any
+            del known["share"]
+        return content_key(known)
+
+    def of(self, visual: int) -> GridPoint:
+        """The same on an image with so many tokens: a share is a number of them."""
+        return self if self.share is None else _resolved(self, visual)
+
+    @property
+    def kept(self) -> str:
+        """The rank for people: ``128``, or ``22.2%``."""
+        return str(self.rank) if self.share is None else f"{100 * self.share:.6g}%"
 
     @property
     def alpha(self) -> float | None:
@@ -64,11 +82,12 @@ class GridPoint:
         """For people: ``fastv layer=2 rank=128 alpha=0.5``."""
         if self.strategy == UNPRUNED:
             return "un-pruned"
-        parts = [self.strategy, f"layer={self.layer}", f"rank={self.rank}"]
+        parts = [self.strategy, f"layer={self.layer}", f"rank={self.kept}"]
         return " ".join(parts + [f"{name}={value}" for name, value in self.params])
 
     def to_json(self) -> dict[str, Any]:
-        return {"strategy": self.strategy, "layer": self.layer, "rank": self.rank, "params": dict(self.params)}
+        known = {"strategy": self.strategy, "layer": self.layer, "rank": self.rank, "params": dict(self.params)}
+        return known if self.share is None else {**known, "share": self.share}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> GridPoint:
@@ -77,7 +96,14 @@ class GridPoint:
             layer=value["layer"],
             rank=value["rank"],
             params=tuple(value.get("params", {}).items()),
+            share=value.get("share"),
         )
+
+
+@lru_cache(maxsize=2**16)  # asked for each sample anew
+def _resolved(point: GridPoint, visual: int) -> GridPoint:
+    assert point.share is not None
+    return replace(point, rank=rank_of_share(point.share, visual), share=None)
 
 
 def unpruned_point(layers: int, visual_tokens: int) -> GridPoint:

@@ -305,8 +305,8 @@ def _wanted(kind: type[BaseModel], field: str, fault: str) -> str:
         return {
             "strategy": "a strategy's name or a list of names",
             "layer": "a whole number, a list of them, or a range such as 2..L",
-            "rank": "a whole number, a list of them, or a range such as 576..16 step -10",
-            "tokens": "a number of tokens or a list of them",
+            "rank": "a whole number, a share such as 22.2%, a list of them, or a range such as 576..16 step -10",
+            "tokens": "a number of tokens, a share such as 33.3%, or a list of them",
         }.get(field, "valid")
     return {
         "samples": "`all` or a whole number",

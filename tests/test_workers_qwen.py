@@ -232,8 +232,27 @@ def test_questions_about_one_image_share_its_rows(engine):
         torch.testing.assert_close(one.option_logits, other.option_logits, **TOLERANCE)
 
 
+def test_the_tower_is_that_of_transformers(engine):
+    """Visual tokens and the states between all layers, of several images together, windows of one size together."""
+    prompts, visual = [asked(engine, noise(size)) for size in SIZES], engine.model.module.model.visual
+    towers: list[QwenTower] = []
+    read = {"itself": lambda tower: (towers.append(tower), torch.zeros(1))[1]}
+    with torch.no_grad():
+        seen = engine.model.see(prompts, read)
+        for image, tower, prompt in zip(seen, towers, prompts, strict=True):
+            given = engine.model.inputs(prompt)
+            made = visual(given["pixel_values"], grid_thw=given["image_grid_thw"], output_hidden_states=True)
+            torch.testing.assert_close(image.features_VD, made.pooler_output, **TOLERANCE)
+            for layer, theirs in enumerate(made.hidden_states):
+                torch.testing.assert_close(tower._hidden_states[layer], theirs, **TOLERANCE)
+
+
 def test_what_is_read_of_the_tower_is_what_it_computed(engine, monkeypatch):
     """Against its queries and keys as it hands them to attention, in the order that transformers says."""
+    prompt, visual = asked(engine, noise(SIZES[0])), engine.model.module.model.visual
+    towers: list[QwenTower] = []
+    with torch.no_grad():
+        engine.model.see([prompt], {"itself": lambda tower: (towers.append(tower), torch.zeros(1))[1]})
     calls: list[tuple[torch.Tensor, torch.Tensor]] = []
     attend = torch.nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(
@@ -241,46 +260,29 @@ def test_what_is_read_of_the_tower_is_what_it_computed(engine, monkeypatch):
         "scaled_dot_product_attention",
         lambda query, key, *rest, **how: (calls.append((query[0], key[0])), attend(query, key, *rest, **how))[1],
     )
-    prompts, visual = [asked(engine, noise(size)) for size in SIZES[:2]], engine.model.module.model.visual
-    towers: list[QwenTower] = []
+    given, (tower,) = engine.model.inputs(prompt), towers
     with torch.no_grad():
-        engine.model.see(prompts, {"itself": lambda tower: (towers.append(tower), torch.zeros(1))[1]})
-        made = visual(engine.model._pixels(prompts)["pixel_values"], engine.model._pixels(prompts)["image_grid_thw"])
-    per_layer, tower = [list(part) for part in _by_layer(calls, prompts)], towers[0]
-    patches = 4 * prompts[0].visual
-    order = torch.arange(prompts[0].visual)
+        made = visual(given["pixel_values"], given["image_grid_thw"])
+    order = torch.arange(prompt.visual)
     if hasattr(visual, "window_size"):
-        rows, columns = tower.grid
-        order, _ = get_vision_window_index(torch.tensor([[1, 2 * rows, 2 * columns]]), 2, visual.window_size, 14)
+        order, _ = get_vision_window_index(given["image_grid_thw"], 2, visual.window_size, 14)
     back = order.argsort()
     for layer in range(DEPTH):
-        weights_HSS = torch.block_diag(*[torch.zeros(0, 0)])
-        chunks = [(q @ k.transpose(1, 2) * q.shape[-1] ** -0.5).softmax(-1) for q, k in per_layer[layer]]
+        here = []
+        while sum(query.shape[1] for query, _ in here) < 4 * prompt.visual:
+            here.append(calls.pop(0))  # a window each
+        chunks = [(query @ key.transpose(1, 2) * query.shape[-1] ** -0.5).softmax(-1) for query, key in here]
         weights_HSS = torch.stack([torch.block_diag(*[chunk[head] for chunk in chunks]) for head in range(2)])
-        assert weights_HSS.shape[1] == patches
         grouped = weights_HSS.unflatten(1, (-1, 4)).unflatten(3, (-1, 4))[:, back][:, :, :, back]
         torch.testing.assert_close(tower.attention(layer, slice(None))[0], grouped.sum(-1).mean(2), **TOLERANCE)
         torch.testing.assert_close(tower.received_attention(layer)[0], grouped.sum(-1).mean((1, 2)).T, **TOLERANCE)
-        keys = torch.cat([k for _, k in per_layer[layer]], dim=1).transpose(0, 1).unflatten(0, (-1, 4))[back]
+        keys = torch.cat([key for _, key in here], dim=1).transpose(0, 1).unflatten(0, (-1, 4))[back]
         torch.testing.assert_close(tower.keys(layer)[0], keys.mean(1), **TOLERANCE)
-    last = made.last_hidden_state[:patches].unflatten(0, (-1, 4))[back]
+    last = made.last_hidden_state.unflatten(0, (-1, 4))[back]
     torch.testing.assert_close(tower.hidden(-1)[0], last.mean(1), **TOLERANCE)
-    torch.testing.assert_close(engine.model.project(tower.features()[0]), made.pooler_output[: prompts[0].visual])
+    torch.testing.assert_close(engine.model.project(tower.features()[0]), made.pooler_output, **TOLERANCE)
     assert tower.places()[0, -1].tolist() == [1, *tower.grid]
     assert float(tower.attention(0, slice(3, 4)).sum()) == pytest.approx(2)  # of two heads
-
-
-def _by_layer(calls, prompts):
-    """The calls of attention of the first image, layer by layer; those of the second forward repeat them."""
-    patches, wanted = sum(4 * prompt.visual for prompt in prompts), 4 * prompts[0].visual
-    place, layer = 0, []
-    for query, key in calls[: len(calls) // 2]:
-        if place < wanted:
-            layer.append((query, key))
-        place += query.shape[1]
-        if place == patches:
-            yield layer
-            place, layer = 0, []
 
 
 def test_a_method_that_reads_the_class_token_is_refused_before_the_run(engine):
@@ -462,8 +464,13 @@ def test_large_images_go_through_the_tower_one_after_another(engine, monkeypatch
     with torch.no_grad():
         together = engine.model.image_features(prompts)
         monkeypatch.setattr(qwen_model, "PATCHES", 4 * (prompts[0].visual + prompts[1].visual))
-        calls = []
-        engine.model.module.model.visual.register_forward_pre_hook(lambda _, args: calls.append(len(args[0]) // 4))
+        calls, run = [], qwen_model.run_tower
+
+        def watched(visual, pixels, *rest, **how):
+            calls.append(len(pixels) // 4)
+            return run(visual, pixels, *rest, **how)
+
+        monkeypatch.setattr(qwen_model, "run_tower", watched)
         apart = engine.model.image_features(prompts)
     assert calls[0] == prompts[0].visual + prompts[1].visual
     assert len(calls) > 1

@@ -181,6 +181,7 @@ class Engine:
                 layers=layers,
                 heads=self.model.config.heads,
                 class_token=self.model.config.class_token,
+                positions=point.positions,
             )
             if complaint:
                 raise UsageError(f"{point.label}: {complaint}")

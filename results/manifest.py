@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from strategies.positions import Positions
 from workers.families.config import ModelConfig, RecordedConfig, VisionConfig
 from workers.rules import NUMERICS
 from workers.work import EngineSpec, GridPoint, MeasureSpec, TaskSpec, content_key
@@ -93,7 +94,8 @@ class RecordedPoint(BaseModel):
     layer: Size
     rank: Size
     params: dict[StrictStr, Scalar] = {}
-    share: Annotated[StrictFloat, Field(ge=0, le=1)] | None = None
+    share: Annotated[StrictFloat, Field(ge=0, le=1)] | None = None  # of each image's own tokens
+    positions: Positions | None = None  # where they are not the method's own
     chosen_by: StrictStr = ""  # what its choice of tokens goes by, for people
 
     @classmethod
@@ -109,6 +111,7 @@ class RecordedPoint(BaseModel):
             rank=self.rank,
             params=tuple(self.params.items()),
             share=self.share,
+            positions=self.positions,
         )
 
 

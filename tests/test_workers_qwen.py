@@ -445,13 +445,15 @@ def test_shares_in_a_sweep_file(tmp_path, small_scienceqa, small_checkpoint):
         ("rank: 101%", "grid[0].rank: '101%' is no share between 0% and 100%"),
         ("rank: -1%", "grid[0].rank: '-1%' is no share between 0% and 100%"),
         ("rank: [3, a%]", "grid[0].rank: 'a%' is no share between 0% and 100%"),
+        ("rank: 3, positions: compact", "grid[0].positions: position ids of this model have 3 parts, for a grid that "
+         "has no numbers without gaps; leave `compact` out"),
         ("tokens: 9", "grid[0].tokens: is an average over a fixed number of visual tokens, and this model's images "
          "differ in theirs; give a share of each image's own, such as 33.3%, or rank"),
         ("tokens: 20%", "grid[0].tokens: an average of 0.2 of an image's tokens cannot be reached by pruning at layer "
          "1 of 3: it lies between 0.3333 and 1"),
     ],
 )  # fmt: skip
-def test_shares_that_are_none(tmp_path, small_scienceqa, entry, message):
+def test_what_a_grid_cannot_be(tmp_path, small_scienceqa, entry, message):
     sweep, folder = tmp_path / "sweep.yaml", make_qwen(tmp_path / "qwen")
     sweep.write_text(f"model: {folder}\ndata: {small_scienceqa}\ngrid: [{{strategy: fastv, layer: 1, {entry}}}]\n")
     with pytest.raises(SpecError) as caught:

@@ -181,6 +181,8 @@ class Engine:
                 layers=layers,
                 heads=self.model.config.heads,
                 class_token=self.model.config.class_token,
+                positions=point.positions,
+                position_parts=self.model.config.position_parts,
             )
             if complaint:
                 raise UsageError(f"{point.label}: {complaint}")

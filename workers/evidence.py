@@ -24,6 +24,7 @@ from torch import Tensor
 from strategies import catalog
 from strategies.catalog import Strategy
 from strategies.evidence import EvidenceView
+from strategies.positions import Positions
 from strategies.view import Evidence
 from workers.cost import attention_flop
 from workers.families.config import ModelConfig
@@ -269,6 +270,8 @@ def complaint(
     layers: int | None = None,
     heads: int | None = None,
     class_token: bool | None = None,
+    positions: Positions | None = None,
+    position_parts: int = 1,
 ) -> str | None:
     """Say in one line why a strategy cannot run so; None where it can.
 
@@ -278,9 +281,14 @@ def complaint(
         layer, rank: of the point; a rank that is not given is not checked.
         layers, heads: of the model; what depends on one that is not given is not checked.
         class_token: whether the model's vision tower has one.
+        positions: of the point.
+        position_parts: that a position id of the model has.
     """
-    if said := strategy.check(params, layer=layer, rank=rank, layers=layers, heads=heads):
+    if said := strategy.check(params, layer=layer, rank=rank, layers=layers, heads=heads, positions=positions):
         return said
+    if positions == "compact" and position_parts > 1:
+        grid = f"position ids of this model have {position_parts} parts, for a grid that has no numbers without gaps"
+        return f"positions: {grid}; leave `compact` out"
     for stage in strategy.stages(layer, sys.maxsize if rank is None else rank, params):
         needs = catalog.get(stage.strategy).needs
         if unknown := [name for name in sorted(needs) if provider_of(name) is None]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from strategies.budget import rank_of_share
 from strategies.errors import UsageError
+from strategies.positions import Positions
 
 UNPRUNED = "none"  # the strategy name of the un-pruned model
 
@@ -46,6 +47,7 @@ class GridPoint:
     rank: int
     params: tuple[tuple[str, Scalar], ...] = ()  # sorted by name
     share: float | None = None  # of an image's tokens, in place of one number for all
+    positions: Positions | None = None  # of what is kept, in every stage; None: as the method itself has it
 
     def __post_init__(self) -> None:
         if self.layer < 0 or self.rank < 0:
@@ -56,11 +58,8 @@ class GridPoint:
 
     @property
     def key(self) -> str:
-        """Content address of the point."""
-        known = asdict(self)
-        if self.share is None:  # as before there were any
-            del known["share"]
-        return content_key(known)
+        """Content address of the point; positions are part of it where they are not the method's own."""
+        return content_key({name: value for name, value in asdict(self).items() if value is not None})
 
     def of(self, visual: int) -> GridPoint:
         """The same on an image with so many tokens: a share is a number of them."""
@@ -70,6 +69,11 @@ class GridPoint:
     def kept(self) -> str:
         """The rank for people: ``128``, or ``22.2%``."""
         return str(self.rank) if self.share is None else f"{100 * self.share:.6g}%"
+
+    @property
+    def settings(self) -> tuple[tuple[str, Scalar], ...]:
+        """All that tells points of one strategy, layer and rank apart: parameters, and positions where they are set."""
+        return self.params if self.positions is None else (*self.params, ("positions", self.positions))
 
     @property
     def alpha(self) -> float | None:
@@ -83,11 +87,12 @@ class GridPoint:
         if self.strategy == UNPRUNED:
             return "un-pruned"
         parts = [self.strategy, f"layer={self.layer}", f"rank={self.kept}"]
-        return " ".join(parts + [f"{name}={value}" for name, value in self.params])
+        return " ".join(parts + [f"{name}={value}" for name, value in self.settings])
 
     def to_json(self) -> dict[str, Any]:
         known = {"strategy": self.strategy, "layer": self.layer, "rank": self.rank, "params": dict(self.params)}
-        return known if self.share is None else {**known, "share": self.share}
+        asked = {"share": self.share, "positions": self.positions}
+        return known | {name: value for name, value in asked.items() if value is not None}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> GridPoint:
@@ -97,6 +102,7 @@ class GridPoint:
             rank=value["rank"],
             params=tuple(value.get("params", {}).items()),
             share=value.get("share"),
+            positions=value.get("positions"),
         )
 
 

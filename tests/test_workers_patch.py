@@ -425,7 +425,7 @@ def test_tokens_chosen_elsewhere_are_kept_instead_of_the_strategys(deep_engine):
 
 def test_what_cannot_be_pruned_is_refused(deep_engine):
     model, inputs = deep_engine.model.module, batch_inputs(deep_engine, ["1"])
-    with pytest.raises(ValueError, match="LlavaForConditionalGeneration, got Linear"), pruned(torch.nn.Linear(1, 1)):
+    with pytest.raises(ValueError, match=r"LlavaForConditionalGen.*, got Linear"), pruned(torch.nn.Linear(1, 1)):
         pass
     outside = go_on(model, model(**inputs))
     with pruned(model, "fastv", 1, 4):

@@ -12,7 +12,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -109,13 +109,16 @@ class Placement:
         self.sequence_of = {(trunk.sample, index): trunk for trunk in trunks for index in range(len(points))}
         self.concentration: dict[tuple[int, int], Concentration] = {}  # (sample, point index): of the last stage
         self._quality = quality
-        self._stages = [{stage.layer: stage for stage in _stages(point)} for point in points]
+        shares = any(point.share is not None for point in points)
+        stages_of = cache(lambda visual: [{stage.layer: stage for stage in _stages(one.of(visual))} for one in points])
+        self._stages = {trunk.sample: stages_of(trunk.visual if shares else 0) for trunk in trunks}  # by point index
         self._positions = [point.positions for point in points]
         self._points_of = {trunk: dict.fromkeys(range(len(points))) for trunk in trunks}  # sequence -> what it answers
 
     def fork_layers(self, layers: int) -> frozenset[int]:
         """Layers before which somebody may fork."""
-        return frozenset(layer for stages in self._stages for layer in stages if layer < layers)
+        of_points = (stages for of_sample in self._stages.values() for stages in of_sample)
+        return frozenset(layer for stages in of_points for layer in stages if layer < layers)
 
     def needed(self) -> set[TokenSequence]:
         """All sequences that answer a point, whether they have run or not, and their prefixes."""
@@ -173,7 +176,8 @@ class Placement:
         for sequence in packing.sequences:
             if sequence.visual > 0 and sequence in self._points_of:
                 points = self._points_of[sequence]
-                stages = {index: self._stages[index][layer] for index in points if layer in self._stages[index]}
+                known = self._stages[sequence.sample]
+                stages = {index: known[index][layer] for index in points if layer in known[index]}
                 if stages:
                     groups.append((sequence, stages))
         return groups

@@ -247,7 +247,8 @@ class Engine:
         most = budget_bytes(self.model.device, self._resident) - kept
         if self.spectra_samples:
             most -= 2 * piece_bytes(self.model.device) * self._lanes.count
-        return lane_budget(most, self._host, self._lanes.count, self.row, self._learned)
+        streamed = self.model.decoder.layers.away > 0
+        return lane_budget(most, self._host, self._lanes.count, self.row, streamed, self._learned)
 
     def _prepared(self, unit: WorkUnit, failures: list[SampleFailure]) -> Iterator[PreparedSample]:
         """Decode and pre-process images ahead of the device, in threads: Pillow lets go of the interpreter's lock.

@@ -147,7 +147,13 @@ def test_other_decoders_equal_engine(tmp_path, small_scienceqa, heads, kv_heads,
 EVERY = [
     GridPoint(strategy=name, layer=0 if strategy.layers == "input" else 1, rank=6, params=params)
     for name, strategy in catalog.CATALOG.items()
-    for params in [{"himap": (("second_layer", 2), ("second_rank", 3)), "vscan": (("second_layer", 2),)}.get(name, ())]
+    for params in [
+        {
+            "himap": (("second_layer", 2), ("second_rank", 3)),
+            "pyramiddrop": (("second_layer", 2), ("third_layer", 3)),
+            "vscan": (("second_layer", 2),),
+        }.get(name, ())
+    ]
     if strategy.check(dict(params)) is None
 ]
 
@@ -155,7 +161,7 @@ EVERY = [
 @pytest.mark.parametrize("ids", [["1"], ["2", TEXT_ONLY, "3"]], ids=["alone", "padded"])
 def test_every_strategy_equals_engine(deep_engine, ids):
     """Scores, greedy orders, several stages, merged tokens, renumbered positions."""
-    named = {"himap", "fps_merged", "divprune", "text_weighted", "visionzip", "trim", "vscan"}
+    named = {"himap", "fps_merged", "divprune", "text_weighted", "visionzip", "trim", "vscan", "pyramiddrop"}
     assert named <= {point.strategy for point in EVERY}
     assert_equals_engine(deep_engine, ids, EVERY)
 

@@ -107,6 +107,8 @@ def test_renumbered_forks_in_waves_of_their_own_equal_naive(engines):
         GridPoint(strategy="fps", layer=layer, rank=4, positions=how) for layer in (0, 2) for how in ("keep", "compact")
     ]
     points += [replace(point, positions="compact") for point in STAGED[::2]]
+    stages = (("second_layer", 2), ("third_layer", 3))  # each reads the layer that comes next, prefixes' keys with it
+    points += [GridPoint(strategy="pyramiddrop", layer=1, rank=rank, params=stages) for rank in (8, 12)]
     engine = engines[4]
     engine.micro_batch, engine.budget = 2, ONE_FORK
     for away in (False, True):

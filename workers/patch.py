@@ -38,7 +38,7 @@ from workers.families.catalog import parts_of
 from workers.forks import Merge, draw_seed, merge_of
 from workers.layer_calls import cache_argument, cache_of, check_calls
 from workers.padded import Batch, Group, at_rows, drop, input_rows, mask, new_batch, positions, spread
-from workers.padded_layer import PaddedLayer, Probe
+from workers.padded_layer import Ahead, PaddedLayer, Probe
 from workers.sites import Questions
 
 IMPLEMENTATIONS = ("sdpa", "eager")
@@ -338,7 +338,9 @@ class _Pruner:
         batch = self._running()
         hidden_BWD = args[0]
         if batch.prefill and layer in self.stages:
-            hidden_BWD = self._drop(self.stages[layer], batch, hidden_BWD)
+            inputs = kwargs | batch.inputs.get(batch.groups[-1].first_layer, {})  # as they are before the drop
+            ahead = Ahead(module, inputs["position_embeddings"])
+            hidden_BWD = self._drop(self.stages[layer], batch, hidden_BWD, ahead)
         group = batch.group(layer)
         if group is batch.groups[0]:
             return None  # nothing was dropped: the layer's inputs are the model's own
@@ -367,14 +369,14 @@ class _Pruner:
                 inputs["position_ids"] = positions(batch, group, given)
         return inputs
 
-    def _drop(self, stage: Stage, batch: Batch, hidden_BWD: Tensor) -> Tensor:
+    def _drop(self, stage: Stage, batch: Batch, hidden_BWD: Tensor, ahead: Ahead) -> Tensor:
         """Choose tokens for every sample before the stage's layer runs; the residual stream of what is left."""
         before = batch.groups[-1]
         ranks = [min(stage.rank, len(visual_V)) for visual_V in before.visual]
         if all(rank == len(visual_V) for rank, visual_V in zip(ranks, before.visual, strict=True)):
             return hidden_BWD
         strategy = catalog.get(stage.strategy)
-        choices = [self._choose(stage, strategy, sample, rank, hidden_BWD) for sample, rank in enumerate(ranks)]
+        choices = [self._choose(stage, strategy, sample, rank, hidden_BWD, ahead) for sample, rank in enumerate(ranks)]
         kept = [kept_K for kept_K, _ in choices]
         # Positions of three parts stay, as in the engine: see ``sequences.fork``.
         compact = (self.positions or strategy.positions) == "compact" and self.parts.position_parts == 1
@@ -388,7 +390,7 @@ class _Pruner:
         return left_BWD
 
     def _choose(
-        self, stage: Stage, strategy: Strategy, sample: int, rank: int, hidden_BWD: Tensor
+        self, stage: Stage, strategy: Strategy, sample: int, rank: int, hidden_BWD: Tensor, ahead: Ahead
     ) -> tuple[Tensor, Merge | None]:
         """(rank,) int64: which of the sample's living visual tokens stay, and what makes the rows in their place."""
         batch = self._running()
@@ -398,7 +400,7 @@ class _Pruner:
             return torch.arange(rank, device=hidden_BWD.device), None
         if self.kept is not None and strategy.rows is None:
             return self._given(stage, sample, rank, visual).to(hidden_BWD.device), strategy.merge
-        place = PaddedLayer(batch, sample, hidden_BWD, self.probes.get(stage.layer))
+        place = PaddedLayer(batch, sample, hidden_BWD, self.probes.get(stage.layer), ahead)
         seed = draw_seed(self.names[sample], stage.layer)
         view = evidence.view(strategy.needs, place, self.images[sample], seed, hidden_BWD.device, self.parts.project)
         merge = merge_of(strategy, view, stage.params)

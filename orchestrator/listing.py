@@ -167,6 +167,7 @@ def _acts(strategy: Strategy) -> str:
         (strategy.merge is not None, "merges what goes"),
         (strategy.rows is not None, "makes rows of its own"),
         (strategy.positions == "compact", "positions renumbered"),
+        (strategy.draws, f"draws for each {strategy.draws_per}"),
     ]
     return ", ".join([acts, *(words for so, words in more if so)])
 

@@ -70,7 +70,8 @@ class Strategy:
     positions: Positions = "keep"  # position ids of what is kept: the original ones, or renumbered without gaps
     layers: Layers = "any"  # input: only before the first decoder layer
     fixed_rank: int | None = None  # the method itself says how many tokens stay
-    draws: bool = False  # it reads the view's seed, which is another for each sample
+    draws: bool = False  # it reads the view's seed
+    draws_per: Literal["question", "image"] = "question"  # what has a seed of its own: all about an image may share one
     merge: Callable[[Tensor, Tensor], Tensor] | None = None  # hidden_VD, kept_K -> (K, D), what goes on in their place
     rows: Callable[..., Tensor] | None = None  # the same of the evidence: view, kept_K, *, params -> (K, D)
     together: Callable[..., Tensor] | None = None  # views, keep, *, params -> (B, keep), the order or choice of each
@@ -112,6 +113,7 @@ class Strategy:
             files |= _with_imports(file) if self.origin is None or file.parent == FOLDER else set()
         traits = f"{self.function.__name__}|{self.positions}|{self.fixed_rank}|{self.merge is not None}"
         traits += "" if self.rows is None else f"|{self.rows.__name__}"
+        traits += "" if self.draws_per == "question" else f"|draws per {self.draws_per}"
         content = b"".join(file.read_bytes() for file in sorted(files)) + (self.origin or "").encode()
         return hashlib.sha256(content + traits.encode()).hexdigest()[:16]
 
@@ -299,6 +301,7 @@ CATALOG: dict[str, Strategy] = {
         Strategy(name="evenly_spaced", select=baselines.evenly_spaced, source="control"),
         Strategy(name="first_k", score=baselines.first_k, source="control"),
         Strategy(name="random", score=baselines.random, draws=True, source="control"),
+        Strategy(name="random_per_image", score=baselines.random, draws=True, draws_per="image", source="control"),
         # The last query's attention
         Strategy(name="fastv", score=fastv.fastv, needs=LAST_ROW, source=FASTV),
         Strategy(name="avg_all_heads", score=fastv.fastv, needs=LAST_ROW, source=FASTV_ADVANCED),

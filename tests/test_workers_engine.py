@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from examples import few
-from naive import naive_answer
+from naive import naive_answer, seeds_of
 from small_clip import make_clip
 from small_llava import make_checkpoint
 from strategies.catalog import CATALOG
@@ -45,7 +45,7 @@ def naive_cell(engine: Engine, sample_id: str, point: GridPoint):
     sample = engine.samples[sample_id]
     prompt = encode_sample(engine.model, sample, engine.spec.task, engine.spec.model.image_mode)
     with torch.inference_mode():
-        return naive_answer(engine.model, prompt, point, f"{engine.spec.seed}|{sample.id}", engine.spec.max_new_tokens)
+        return naive_answer(engine.model, prompt, point, seeds_of(sample, engine.spec.seed), engine.spec.max_new_tokens)
 
 
 def assert_equals_naive(engine: Engine, ids, points) -> None:

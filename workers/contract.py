@@ -137,9 +137,8 @@ def _views(trial: _Trial) -> list[TokenView]:
         return torch.arange(keep, device=view.device)
 
     strategy = trial.strategy
-    probe = Strategy(
-        name=PROBE, select=look, needs=strategy.needs, layers=strategy.layers, draws=strategy.draws, source=""
-    )
+    kept = {name: getattr(strategy, name) for name in ("needs", "layers", "draws", "draws_per")}
+    probe = Strategy(name=PROBE, select=look, source="", **kept)
     with _admitted(probe):
         trial.cells([GridPoint(strategy=PROBE, layer=trial.layer, rank=1)])
     assert len(seen) > 1, "no promise is kept where nothing was asked"

@@ -91,10 +91,11 @@ class _Trial:
 
     @classmethod
     def of(cls, engine: Engine, strategy: Strategy, params: dict[str, Any]) -> _Trial:
-        layers, heads, visual = engine.model.config.layers, engine.model.config.heads, engine.model.visual_tokens
+        config, visual = engine.model.config, engine.model.visual_tokens
+        layers, heads = config.layers, config.heads
 
         def wrong(layer: int, rank: int | None = None) -> str | None:
-            return complaint(strategy, params, layer=layer, rank=rank, layers=layers, heads=heads)
+            return complaint(strategy, params, layer=layer, rank=rank, layers=layers, heads=heads, side=config.side)
 
         told = {layer: wrong(layer) for layer in LAYERS if layer < layers}
         if said := strategy.check(params) or (None not in told.values() and told[0]):

@@ -182,6 +182,7 @@ class Engine:
                 layers=layers,
                 heads=self.model.config.heads,
                 class_token=self.model.config.class_token,
+                side=self.model.config.side,
             )
             if complaint:
                 raise UsageError(f"{point.label}: {complaint}")

@@ -277,6 +277,7 @@ def complaint(
     layers: int | None = None,
     heads: int | None = None,
     class_token: bool | None = None,
+    side: int | None = None,
 ) -> str | None:
     """Say in one line why a strategy cannot run so; None where it can.
 
@@ -286,8 +287,9 @@ def complaint(
         layer, rank: of the point; a rank that is not given is not checked.
         layers, heads: of the model; what depends on one that is not given is not checked.
         class_token: whether the model's vision tower has one.
+        side: of the square that the tokens of each of its images form; 0: they form none.
     """
-    if said := strategy.check(params, layer=layer, rank=rank, layers=layers, heads=heads):
+    if said := strategy.check(params, layer=layer, rank=rank, layers=layers, heads=heads, side=side):
         return said
     for stage in strategy.stages(layer, sys.maxsize if rank is None else rank, params):
         needs = catalog.get(stage.strategy).needs

@@ -17,6 +17,7 @@ P pixels.
 from __future__ import annotations
 
 import hashlib
+import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -129,8 +130,15 @@ def _checked(
         raise UsageError(f"layer {layer} is outside 0..{layers}, the model's decoder layers")
     if strategy.fixed_rank is None and not 0 <= rank <= visual:
         raise UsageError(f"rank {rank} is outside 0..{visual}, the model's visual tokens")
+    side = math.isqrt(visual)
     complaint = evidence.complaint(
-        strategy, params, layer=layer, rank=rank, layers=layers, heads=text.num_attention_heads
+        strategy,
+        params,
+        layer=layer,
+        rank=rank,
+        layers=layers,
+        heads=text.num_attention_heads,
+        side=side if side**2 == visual else 0,
     )
     if complaint:
         raise UsageError(complaint)

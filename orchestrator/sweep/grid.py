@@ -150,6 +150,7 @@ def _points(
             layers=config.layers,
             heads=config.heads,
             class_token=config.class_token,
+            side=config.side,
         )
         if complaint:
             yield _placed(complaint, place, {"layer", "rank", *strategy.params})

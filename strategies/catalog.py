@@ -43,12 +43,12 @@ from strategies import (
 from strategies.errors import UsageError
 from strategies.evidence import EvidenceView
 from strategies.limits import Range as Range  # known here since the first strategy
+from strategies.positions import Positions
 from strategies.scores import descending_order
 from strategies.stages import Stage
 from strategies.suggestion import near
 from strategies.view import Evidence, TokenView
 
-Positions = Literal["keep", "compact"]
 Layers = Literal["any", "input"]
 REQUIRED = inspect.Parameter.empty
 FOLDER = Path(__file__).parent
@@ -68,7 +68,7 @@ class Strategy:
     select: Callable[..., Tensor] | None = None  # view, keep, *, params -> (keep,) int64 ascending
     schedule: Callable[..., tuple[Stage, ...]] | None = None  # layer, rank, *, params -> stages; needs nothing itself
     needs: frozenset[str] = frozenset()  # names of evidence: `Evidence`, and all that workers/evidence.py provides
-    positions: Positions = "keep"  # position ids of what is kept: the original ones, or renumbered without gaps
+    positions: Positions = "keep"  # of what is kept; of a schedule its stages say it
     layers: Layers = "any"  # input: only before the first decoder layer
     fixed_rank: int | None = None  # the method itself says how many tokens stay
     draws: bool = False  # it reads the view's seed
@@ -87,7 +87,6 @@ class Strategy:
     def __post_init__(self) -> None:
         ways = [way for way in (self.score, self.order, self.select, self.schedule) if way is not None]
         assert len(ways) == 1, f"{self.name}: give one of score, order, select, schedule"
-        assert self.positions == "keep" or self.layers == "input", f"{self.name}: one position id a token in all layers"
         assert self.rows is None or (self.merge is None and self.layers == "input"), f"{self.name}: rows of the input"
         assert self.merge is None or Evidence.HIDDEN in self.needs, f"{self.name}: merging reads the hidden states"
 
@@ -128,6 +127,7 @@ class Strategy:
         layers: int | None = None,
         heads: int | None = None,
         side: int | None = None,
+        positions: Positions | None = None,
     ) -> str | None:
         """Say in one line what is wrong; None where nothing is. What is not given is not checked.
 
@@ -135,7 +135,7 @@ class Strategy:
 
         Args:
             params: values for the function's keyword-only parameters.
-            layer, rank: of the grid point.
+            layer, rank, positions: of the grid point.
             layers, heads: of the model.
             side: of the square that the tokens of each of its images form; 0: they form none.
         """
@@ -154,7 +154,11 @@ class Strategy:
             return f"strategy '{self.name}' needs the parameter '{missing[0]}'"
         if layer is None:
             return None
-        return self._check_layers(params, layer, rank, layers) or self._check_side(rank, side)
+        return (
+            self._check_layers(params, layer, rank, layers)
+            or self._check_side(rank, side)
+            or self._check_positions(params, layer, rank, positions)
+        )
 
     def _check_layers(self, params: Mapping[str, Any], layer: int, rank: int | None, layers: int | None) -> str | None:
         if self.layers == "input" and layer != 0:
@@ -183,6 +187,19 @@ class Strategy:
         below, above = max(one for one in known if one < rank), min(one for one in known if one > rank)
         return f"rank: {self.name} makes no {rank} tokens of {side} x {side}; take {below} or {above}"
 
+    def _check_positions(
+        self, params: Mapping[str, Any], layer: int, rank: int | None, positions: Positions | None
+    ) -> str | None:
+        if positions == "keep" and not self.keeps_places(layer, sys.maxsize if rank is None else rank, params):
+            return f"positions: {self.name} feeds rows of its own making, which have no place to keep; leave `keep` out"
+        return None
+
+    def keeps_places(self, layer: int, rank: int, params: Mapping[str, Any]) -> bool:
+        """Whether each row that goes on is of one visual token, whose position id it may keep."""
+        if self.schedule is None:
+            return self.rows is None
+        return all(get(stage.strategy).rows is None for stage in self.stages(layer, rank, params))
+
     def note(self, params: Mapping[str, Any], heads: int) -> str | None:
         """One line that a planner should know about settings that are not wrong; None where there is nothing."""
         return None if self.remark is None else self.remark(heads, **params)
@@ -197,6 +214,12 @@ class Strategy:
             return self.schedule(layer, rank, **params)
         own_rank = rank if self.fixed_rank is None else self.fixed_rank
         return (Stage(self.name, layer, own_rank, tuple(sorted(params.items()))),)
+
+    def own_positions(self, layer: int, rank: int, params: Mapping[str, Any]) -> tuple[Positions, ...]:
+        """What becomes of position ids where nothing else is asked for: of all stages, each way once."""
+        if self.schedule is None:
+            return (self.positions,)
+        return tuple(dict.fromkeys(get(stage.strategy).positions for stage in self.stages(layer, rank, params)))
 
     def choose(self, view: TokenView, ranks: Sequence[int], params: Mapping[str, Any]) -> list[Tensor]:
         """Choose tokens for several ranks; a score or an order is computed once for all of them.

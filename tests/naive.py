@@ -91,7 +91,7 @@ def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, li
     decoder.config._attn_implementation = "eager"
     hidden, length = inputs[None], inputs.shape[0]
     positions, alive = torch.arange(length), list(range(run.visual))
-    where = {v: run.start + v for v in alive}  # row of each visual token that has one
+    where, width = {v: run.start + v for v in alive}, run.visual  # row of each visual token, and rows of the image
     mask = torch.ones(length, length, dtype=torch.bool).tril()
     weights = None
     try:
@@ -112,8 +112,10 @@ def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, li
                         rows = strategy.rows(run.views[index], places, **dict(stage.params))
                     hidden[0, [where[v] for v in kept]] = rows
                 gone = [where[v] for v in alive if v not in set(kept)]
-                if strategy.positions == "compact" and gone:
-                    rows = [row for row in range(hidden.shape[1]) if row not in set(gone)]
+                if (point.positions or strategy.positions) == "compact" and gone:
+                    image, stays = range(run.start, run.start + width), {where[v] for v in kept}
+                    rows = [row for row in range(hidden.shape[1]) if row in stays or row not in image]
+                    width = len(kept)
                     hidden, positions = hidden[:, rows], torch.arange(len(rows))
                     mask = mask[rows][:, rows]
                     where = {v: rows.index(where[v]) for v in kept}

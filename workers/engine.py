@@ -183,6 +183,7 @@ class Engine:
                 heads=self.model.config.heads,
                 class_token=self.model.config.class_token,
                 side=self.model.config.side,
+                positions=point.positions,
             )
             if complaint:
                 raise UsageError(f"{point.label}: {complaint}")

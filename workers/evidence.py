@@ -24,6 +24,7 @@ from torch import Tensor
 from strategies import catalog
 from strategies.catalog import Strategy
 from strategies.evidence import EvidenceView
+from strategies.positions import Positions
 from strategies.view import Evidence
 from workers.cost import attention_flop
 from workers.families.config import ModelConfig
@@ -278,6 +279,7 @@ def complaint(
     heads: int | None = None,
     class_token: bool | None = None,
     side: int | None = None,
+    positions: Positions | None = None,
 ) -> str | None:
     """Say in one line why a strategy cannot run so; None where it can.
 
@@ -288,8 +290,10 @@ def complaint(
         layers, heads: of the model; what depends on one that is not given is not checked.
         class_token: whether the model's vision tower has one.
         side: of the square that the tokens of each of its images form; 0: they form none.
+        positions: of the point.
     """
-    if said := strategy.check(params, layer=layer, rank=rank, layers=layers, heads=heads, side=side):
+    known = partial(strategy.check, params, layer=layer, rank=rank, layers=layers, heads=heads)
+    if said := known(side=side, positions=positions):
         return said
     for stage in strategy.stages(layer, sys.maxsize if rank is None else rank, params):
         needs = catalog.get(stage.strategy).needs

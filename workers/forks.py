@@ -22,6 +22,7 @@ from torch import Tensor
 from strategies import catalog
 from strategies.catalog import Strategy
 from strategies.evidence import EvidenceView
+from strategies.positions import Positions
 from strategies.quality import Concentration, concentration
 from strategies.stages import Stage
 from workers import evidence
@@ -121,6 +122,7 @@ class Placement:
         self.concentration: dict[tuple[int, int], Concentration] = {}  # (sample, point index): of the last stage
         self._quality = quality
         self._stages = [{stage.layer: stage for stage in _stages(point)} for point in points]
+        self._positions = [point.positions for point in points]
         self._points_of = {trunk: dict.fromkeys(range(len(points))) for trunk in trunks}  # sequence -> what it answers
 
     def fork_layers(self, layers: int) -> frozenset[int]:
@@ -144,7 +146,7 @@ class Placement:
             hidden_RD: residual stream entering the layer.
             read: queries and keys of the layer before; None at layer 0.
         """
-        alike: dict[tuple[object, ...], tuple[_Choice, dict[TokenSequence, list[int]]]] = {}
+        alike: dict[tuple[object, ...], tuple[_Choice, Positions, dict[TokenSequence, list[int]]]] = {}
         for sequence, index, choice in self._chosen(layer, packing, hidden_RD, read):
             self.concentration.pop((sequence.sample, index), None)
             if choice.scores is not None:
@@ -154,15 +156,16 @@ class Placement:
             strategy = choice.strategy
             # Rows that are made with a look at the question are this question's own, whichever tokens are kept.
             owner = sequence if strategy.rows and evidence.reads_question(strategy) else sequence.image
-            goes_on = (strategy.positions, strategy.merge, strategy.rows, choice.params)
+            positions = self._positions[index] or strategy.positions
+            goes_on = (positions, strategy.merge, strategy.rows, choice.params)
             identity = (owner, choice.kept_K.numpy().tobytes(), *goes_on)
-            alike.setdefault(identity, (choice, {}))[1].setdefault(sequence, []).append(index)
+            alike.setdefault(identity, (choice, positions, {}))[-1].setdefault(sequence, []).append(index)
         forks = []
-        for choice, indices in alike.values():
+        for choice, positions, indices in alike.values():
             # Those that keep nothing of their image have no rows in common.
             together = [tuple(indices)] if len(choice.kept_K) else [(parent,) for parent in indices]
             for parents in together:
-                forks.append(_new_fork(parents, layer, packing, choice))
+                forks.append(_new_fork(parents, layer, packing, choice, positions))
                 for parent, child in zip(parents, forks[-1].sequences[-len(parents) :], strict=True):
                     for index in indices[parent]:
                         self._assign(index, parent, child)
@@ -305,10 +308,11 @@ def _rows(
     return rows(view.holding(hidden_VD), kept_K, **params)
 
 
-def _new_fork(parents: tuple[TokenSequence, ...], layer: int, packing: Packing, choice: _Choice) -> NewFork:
+def _new_fork(
+    parents: tuple[TokenSequence, ...], layer: int, packing: Packing, choice: _Choice, positions: Positions
+) -> NewFork:
     """The fork of a sequence, or of several that share the rows of their image."""
-    strategy, kept_K = choice.strategy, choice.kept_K
-    compact = strategy.positions == "compact"
+    kept_K, compact = choice.kept_K, positions == "compact"
     if len(parents) == 1:
         sequences = [fork(parents[0], layer, kept_K, compact)]
     else:

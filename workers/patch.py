@@ -31,6 +31,7 @@ from torch import Tensor
 from strategies import catalog
 from strategies.catalog import Strategy
 from strategies.errors import UsageError
+from strategies.positions import Positions
 from strategies.stages import Stage
 from workers import evidence
 from workers.families.base import Parts
@@ -68,6 +69,7 @@ def pruned(
     image_ids: Sequence[str] | None = None,
     kept: Sequence[Tensor] | None = None,
     asked: Questions | None = None,
+    positions: Positions | None = None,
     **params: Any,
 ) -> Iterator[Pruning]:
     """Let a LLaVA drop visual tokens until the block ends.
@@ -92,6 +94,8 @@ def pruned(
             them - merging, new positions - stays. Not for methods of several stages.
         asked: the questions of a prompt's batch, and CLIP's text tower, for strategies that read them by it: for each
             sample one, also where it has no image.
+        positions: keep: what stays keeps its position ids; compact: they are renumbered without gaps wherever tokens
+            go; None: as the method itself has it.
         params: the strategy's own parameters.
 
     Yields:
@@ -102,10 +106,10 @@ def pruned(
             (embeddings instead of token ids, several images in a sample, a cache from outside the block).
     """
     parts = parts_of(model)
-    stages = _checked(model, parts, strategy, layer, rank, params)
+    stages = _checked(model, parts, strategy, layer, rank, params, positions)
     if kept is not None and len(stages) > 1:
         raise UsageError(f"kept: '{strategy}' chooses in {len(stages)} stages, and one choice was given")
-    pruner = _Pruner(parts, stages, seed, sample_ids, image_ids, kept, asked)
+    pruner = _Pruner(parts, stages, seed, sample_ids, image_ids, kept, asked, positions)
     if asked is None and evidence.reads_text_tower(pruner.needs):
         raise UsageError(f"asked: is missing, and {strategy} compares the question with the image by CLIP; give both")
     with ExitStack() as stack:
@@ -117,7 +121,7 @@ def pruned(
 
 
 def _checked(
-    model: Any, parts: Parts, name: str, layer: int, rank: int, params: Mapping[str, Any]
+    model: Any, parts: Parts, name: str, layer: int, rank: int, params: Mapping[str, Any], positions: Positions | None
 ) -> tuple[Stage, ...]:
     """The stages that prune; a stage after the last layer never does."""
     if model in _patched:
@@ -139,6 +143,7 @@ def _checked(
         layers=layers,
         heads=text.num_attention_heads,
         side=side if side**2 == visual else 0,
+        positions=positions,
     )
     if complaint:
         raise UsageError(complaint)
@@ -157,6 +162,7 @@ class _Pruner:
         image_ids: Sequence[str] | None,
         kept: Sequence[Tensor] | None,
         asked: Questions | None,
+        positions: Positions | None,
     ) -> None:
         self.parts = parts
         self.decoder = parts.decoder
@@ -166,6 +172,7 @@ class _Pruner:
         self.image_ids = image_ids
         self.kept = kept
         self.asked = asked
+        self.positions = positions
         self.report = Pruning()
         self.ids_BS: Tensor | None = None
         self.pixels: Tensor | None = None
@@ -372,7 +379,8 @@ class _Pruner:
         strategy = catalog.get(stage.strategy)
         choices = [self._choose(stage, strategy, sample, rank, hidden_BWD) for sample, rank in enumerate(ranks)]
         kept = [kept_K for kept_K, _ in choices]
-        left_BWD = drop(batch, stage.layer, kept, strategy.positions == "compact", hidden_BWD)
+        compact = (self.positions or strategy.positions) == "compact"
+        left_BWD = drop(batch, stage.layer, kept, compact, hidden_BWD)
         after = batch.groups[-1]
         for sample, (kept_K, merge) in enumerate(choices):
             if merge is not None and len(kept_K) < len(before.visual[sample]):

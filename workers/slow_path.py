@@ -67,6 +67,7 @@ def slow_answer(
     block: AbstractContextManager[Any] = nullcontext()
     if point.strategy != UNPRUNED and prompt.visual:
         kept = None if kept_K is None else [kept_K]
+        settings: dict[str, Any] = dict(point.settings)
         if evidence.reads_text_tower(evidence.needed([point])):
             assert spec.model.text_tower is not None, "a point was let through without its text tower"
             model.load_text_tower(spec.model.text_tower)
@@ -80,7 +81,7 @@ def slow_answer(
             image_ids=[sample_digest(sample)] if evidence.draws_per_image([point]) else None,
             kept=kept,
             asked=model.asked([prompt]),
-            **dict(point.params),
+            **settings,
         )
     module: Any = model.module
     with block as report, torch.inference_mode():

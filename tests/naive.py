@@ -17,7 +17,18 @@ from strategies import catalog
 from strategies.evidence import EvidenceView
 from workers import evidence
 from workers.families.model import Encoded, Model
+from workers.forks import Seeds
+from workers.image_digests import pixel_digest
+from workers.images import load_image
+from workers.tasks.base import Sample
 from workers.work import UNPRUNED, GridPoint
+
+
+def seeds_of(sample: Sample, seed: int = 0) -> Seeds:
+    """What its draws follow from."""
+    return Seeds(
+        f"{seed}|{sample.id}", f"{seed}|{'' if sample.image is None else pixel_digest(load_image(sample.image))}"
+    )
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,7 @@ class NaiveAnswer:
     tokens: list[int]
 
 
-def naive_answer(llava: Model, encoded: Encoded, point: GridPoint, seed: str, max_new_tokens: int) -> NaiveAnswer:
+def naive_answer(llava: Model, encoded: Encoded, point: GridPoint, seeds: Seeds, max_new_tokens: int) -> NaiveAnswer:
     """Answer one grid point on one sample."""
     embed = llava.module.get_input_embeddings()
     embedded = embed(torch.tensor(encoded.ids))
@@ -36,7 +47,7 @@ def naive_answer(llava: Model, encoded: Encoded, point: GridPoint, seed: str, ma
         ((span,), (image,)) = encoded.images, llava.image_features([encoded])
         start, visual = span.start, span.tokens
         embedded = torch.cat((embedded[:start], image, embedded[start + visual :]))
-    run = _Sample(llava, seed, encoded, start, visual, _tower(llava, encoded, point))
+    run = _Sample(llava, seeds, encoded, start, visual, _tower(llava, encoded, point))
     tokens: list[int] = []
     first = None
     for _ in range(max_new_tokens):
@@ -52,7 +63,7 @@ def naive_answer(llava: Model, encoded: Encoded, point: GridPoint, seed: str, ma
 @dataclass
 class _Sample:
     llava: Model
-    seed: str
+    seeds: Seeds
     encoded: Encoded
     start: int
     visual: int
@@ -150,7 +161,8 @@ def _choose(run, stage, layer, weights, ahead, hidden, alive, where) -> list[int
         attention = probabilities[:, text][:, :, rows]
         text_attention = probabilities[:, text][:, :, text]
         visual_attention = probabilities[:, rows][:, :, rows]
-    digest = hashlib.sha256(f"{run.seed}|{layer}".encode()).digest()
+    seed = run.seeds.image if strategy.draws_per == "image" else run.seeds.question
+    digest = hashlib.sha256(f"{seed}|{layer}".encode()).digest()
     view = run.views[layer] = EvidenceView(
         visual=len(alive),
         system=run.start,

@@ -173,6 +173,7 @@ def _points(
             layers=config.layers,
             heads=config.heads,
             class_token=config.class_token,
+            side=config.side,
             positions=positions,
         )
         if complaint:

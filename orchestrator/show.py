@@ -60,7 +60,7 @@ def show_plan(
 ) -> None:
     """The plan as a table; ``memory`` says what the sweep takes of a GPU's, where there is one."""
     spec = prepared.spec
-    strategies = sorted({point.strategy for point in spec.points[1:]})
+    strategies = sorted({" ".join((p.strategy, *([p.positions] if p.positions else []))) for p in spec.points[1:]})
     limited = len(prepared.samples) < prepared.available
     of = f" (the first of {prepared.available})" if limited else ""
     table = Table(show_header=False, box=None, pad_edge=False)

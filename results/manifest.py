@@ -94,8 +94,8 @@ class RecordedPoint(BaseModel):
     layer: Size
     rank: Size
     params: dict[StrictStr, Scalar] = {}
-    share: Annotated[StrictFloat, Field(ge=0, le=1)] | None = None  # of each image's own tokens
     positions: Positions | None = None  # where they are not the method's own
+    share: Annotated[StrictFloat, Field(ge=0, le=1)] | None = None
     chosen_by: StrictStr = ""  # what its choice of tokens goes by, for people
 
     @classmethod
@@ -110,8 +110,8 @@ class RecordedPoint(BaseModel):
             layer=self.layer,
             rank=self.rank,
             params=tuple(self.params.items()),
-            share=self.share,
             positions=self.positions,
+            share=self.share,
         )
 
 

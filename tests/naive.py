@@ -17,7 +17,18 @@ from strategies import catalog
 from strategies.evidence import EvidenceView
 from workers import evidence
 from workers.families.model import Encoded, Model
+from workers.forks import Seeds
+from workers.image_digests import pixel_digest
+from workers.images import load_image
+from workers.tasks.base import Sample
 from workers.work import UNPRUNED, GridPoint
+
+
+def seeds_of(sample: Sample, seed: int = 0) -> Seeds:
+    """What its draws follow from."""
+    return Seeds(
+        f"{seed}|{sample.id}", f"{seed}|{'' if sample.image is None else pixel_digest(load_image(sample.image))}"
+    )
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,7 @@ class NaiveAnswer:
     tokens: list[int]
 
 
-def naive_answer(llava: Model, encoded: Encoded, point: GridPoint, seed: str, max_new_tokens: int) -> NaiveAnswer:
+def naive_answer(llava: Model, encoded: Encoded, point: GridPoint, seeds: Seeds, max_new_tokens: int) -> NaiveAnswer:
     """Answer one grid point on one sample."""
     embed = llava.module.get_input_embeddings()
     embedded = embed(torch.tensor(encoded.ids))
@@ -36,7 +47,7 @@ def naive_answer(llava: Model, encoded: Encoded, point: GridPoint, seed: str, ma
         ((span,), (image,)) = encoded.images, llava.image_features([encoded])
         start, visual = span.start, span.tokens
         embedded = torch.cat((embedded[:start], image, embedded[start + visual :]))
-    run = _Sample(llava, seed, encoded, start, visual, _tower(llava, encoded, point))
+    run = _Sample(llava, seeds, encoded, start, visual, _tower(llava, encoded, point))
     tokens: list[int] = []
     first = None
     for _ in range(max_new_tokens):
@@ -52,7 +63,7 @@ def naive_answer(llava: Model, encoded: Encoded, point: GridPoint, seed: str, ma
 @dataclass
 class _Sample:
     llava: Model
-    seed: str
+    seeds: Seeds
     encoded: Encoded
     start: int
     visual: int
@@ -90,7 +101,8 @@ def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, li
                 stage = stages[index]
                 strategy = catalog.get(stage.strategy)
                 if index not in run.chosen:
-                    run.chosen[index] = _choose(run, stage, index, weights, hidden[0], alive, where)
+                    ahead = _attend(decoder, layer, hidden, positions, mask)[1]
+                    run.chosen[index] = _choose(run, stage, index, weights, ahead, hidden[0], alive, where)
                 kept = run.chosen[index]
                 if (strategy.merge or strategy.rows) and 0 < len(kept) < len(alive):
                     before = hidden[0, [where[v] for v in alive]]
@@ -115,13 +127,8 @@ def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, li
                     mask = mask.clone()
                     mask[:, gone] = False
                 alive = kept
-            additive = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)[None, None]
-            rotary = decoder.rotary_emb(hidden, positions if len(positions) == 1 else positions[:, None])
-            residual = hidden
-            attended, weights = layer.self_attn(
-                layer.input_layernorm(hidden), position_embeddings=rotary, attention_mask=additive
-            )
-            hidden = residual + attended
+            attended, weights = _attend(decoder, layer, hidden, positions, mask)
+            hidden = hidden + attended
             hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
     finally:
         decoder.config._attn_implementation = implementation
@@ -134,7 +141,14 @@ def _positions(encoded: Encoded, length: int) -> Tensor:
     return torch.cat((encoded.positions_PS, decoded.expand(len(encoded.positions_PS), -1)), dim=1)
 
 
-def _choose(run, stage, layer, weights, hidden, alive, where) -> list[int]:
+def _attend(decoder, layer, hidden: Tensor, positions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """What the layer's attention gives, and its weights."""
+    additive = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)[None, None]
+    rotary = decoder.rotary_emb(hidden, positions if len(positions) == 1 else positions[:, None])
+    return layer.self_attn(layer.input_layernorm(hidden), position_embeddings=rotary, attention_mask=additive)
+
+
+def _choose(run, stage, layer, weights, ahead, hidden, alive, where) -> list[int]:
     if stage.rank == 0 or stage.rank >= len(alive):
         return alive[: stage.rank]
     strategy, params = catalog.get(stage.strategy), dict(stage.params)
@@ -147,7 +161,8 @@ def _choose(run, stage, layer, weights, hidden, alive, where) -> list[int]:
         attention = probabilities[:, text][:, :, rows]
         text_attention = probabilities[:, text][:, :, text]
         visual_attention = probabilities[:, rows][:, :, rows]
-    digest = hashlib.sha256(f"{run.seed}|{layer}".encode()).digest()
+    seed = run.seeds.image if strategy.draws_per == "image" else run.seeds.question
+    digest = hashlib.sha256(f"{seed}|{layer}".encode()).digest()
     view = run.views[layer] = EvidenceView(
         visual=len(alive),
         system=run.start,
@@ -158,9 +173,8 @@ def _choose(run, stage, layer, weights, hidden, alive, where) -> list[int]:
         text_attention_HTT=text_attention,
         visual_attention_HVV=visual_attention,
         hidden_states_VD=hidden[rows],
-        evidence={
-            name: rows_VX if len(rows_VX) != run.visual else rows_VX[alive] for name, rows_VX in run.tower.items()
-        },
+        evidence={"row_ahead": ahead[0, :, -1][:, rows].float()}
+        | {name: rows_VX if len(rows_VX) != run.visual else rows_VX[alive] for name, rows_VX in run.tower.items()},
         project=run.llava.project,
     )
     return [alive[k] for k in strategy.choose(view, [stage.rank], params)[0].tolist()]

@@ -18,7 +18,7 @@ from transformers.models.llava_next.modeling_llava_next import get_anyres_image_
 from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
 
 import checkpoint_forms as forms
-from naive import naive_answer
+from naive import naive_answer, seeds_of
 from orchestrator.sweep.spec import SpecError, load_sweep
 from strategies.errors import UsageError
 from workers.cost import cost
@@ -118,7 +118,7 @@ def test_both_forms_and_the_slow_way_agree(made, small_scienceqa):
     for cell, point in zip(cells, itertools.cycle(points)):
         sample = engine.samples[cell.sample]
         prompt = encode_sample(engine.model, sample, engine.spec.task, "anyres")
-        slow = naive_answer(engine.model, prompt, point, f"0|{sample.id}", 3)
+        slow = naive_answer(engine.model, prompt, point, seeds_of(sample), 3)
         kept = np.flatnonzero(np.unpackbits(np.frombuffer(cell.kept_mask, np.uint8))[: cell.visual_tokens])
         assert kept.tolist() == slow.kept
         assert cell.first_token == slow.tokens[0]

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import checkpoint_forms as forms
-from naive import naive_answer
+from naive import naive_answer, seeds_of
 from small_llava import make_checkpoint
 from small_qwen import make_qwen
 from strategies import catalog as rules
@@ -112,7 +112,7 @@ def test_pruning_is_that_of_the_naive_forward(engine):
         sample = engine.samples[cell.sample]
         prompt = encode_sample(engine.model, sample, engine.spec.task, engine.spec.model.image_mode)
         with torch.inference_mode():
-            slow = naive_answer(engine.model, prompt, point, f"0|{sample.id}", 3)
+            slow = naive_answer(engine.model, prompt, point, seeds_of(sample), 3)
         kept = np.flatnonzero(np.unpackbits(np.frombuffer(cell.kept_mask, np.uint8))[: cell.visual_tokens])
         assert kept.tolist() == slow.kept, point.label
         letters = slow.first_logits[engine.letter_tokens[: len(sample.choices)]]

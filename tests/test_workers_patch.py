@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from admitted import admitted
 from small_clip import make_clip
 from small_llava import make_checkpoint
 from strategies import catalog
@@ -22,6 +23,7 @@ from strategies.stages import Stage
 from test_workers_engine import assert_equals_naive, make_engine
 from workers import evidence
 from workers.encoding import encode_sample, question_of
+from workers.image_digests import sample_digest
 from workers.layer_calls import CACHE_NAMES, UnknownCallError, cache_of, go_on
 from workers.patch import pruned
 from workers.sites import Questions
@@ -73,14 +75,9 @@ def patched_answers(engine, ids, point: GridPoint, **changes):
     if evidence.reads_text_tower(evidence.needed([point])):
         words = [question_of(engine.samples[id], engine.spec.task) for id in ids]
         asked = Questions(words, engine.model.text_tower)
+    named = {"sample_ids": ids, "image_ids": [sample_digest(engine.samples[id]) for id in ids], "asked": asked}
     with pruned(
-        engine.model.module,
-        point.strategy,
-        point.layer,
-        point.rank,
-        sample_ids=ids,
-        asked=asked,
-        **dict(point.settings),
+        engine.model.module, point.strategy, point.layer, point.rank, **named, **dict(point.settings)
     ) as report:
         out = engine.model.module.generate(**inputs, **arguments, output_logits=True, return_dict_in_generate=True)
     answers = out.sequences[:, inputs["input_ids"].shape[1] :]
@@ -145,9 +142,15 @@ def test_other_decoders_equal_engine(tmp_path, small_scienceqa, heads, kv_heads,
 
 
 EVERY = [
-    GridPoint(strategy=name, layer=0 if strategy.layers == "input" else 1, rank=6, params=params)
+    GridPoint(strategy=name, layer=int(strategy.layers != "input"), rank=admitted(strategy, 6, 16), params=params)
     for name, strategy in catalog.CATALOG.items()
-    for params in [{"himap": (("second_layer", 2), ("second_rank", 3)), "vscan": (("second_layer", 2),)}.get(name, ())]
+    for params in [
+        {
+            "himap": (("second_layer", 2), ("second_rank", 3)),
+            "pyramiddrop": (("second_layer", 2), ("third_layer", 3)),
+            "vscan": (("second_layer", 2),),
+        }.get(name, ())
+    ]
     if strategy.check(dict(params)) is None
 ]
 
@@ -155,7 +158,7 @@ EVERY = [
 @pytest.mark.parametrize("ids", [["1"], ["2", TEXT_ONLY, "3"]], ids=["alone", "padded"])
 def test_every_strategy_equals_engine(deep_engine, ids):
     """Scores, greedy orders, several stages, merged tokens, renumbered positions."""
-    named = {"himap", "fps_merged", "divprune", "text_weighted", "visionzip", "trim", "vscan"}
+    named = {"himap", "fps_merged", "divprune", "text_weighted", "visionzip", "trim", "vscan", "pyramiddrop"}
     assert named <= {point.strategy for point in EVERY}
     assert_equals_engine(deep_engine, ids, EVERY)
 
@@ -327,6 +330,20 @@ def test_without_ids_a_draw_depends_on_the_sample_only(deep_engine):
     with pruned(model, "random", 1, 4, seed=1) as report:
         model(**batch_inputs(deep_engine, ["2"]))
         assert report.kept[0].tolist() != together[2]
+
+
+def test_without_names_of_images_a_draw_depends_on_the_pixels_only(deep_engine):
+    model, inputs = deep_engine.model.module, batch_inputs(deep_engine, ["1", "2"])
+    other = {**inputs, "input_ids": inputs["input_ids"].roll(1, dims=0).where(inputs["input_ids"] != 5, 6)}
+    with pruned(model, "random_per_image", 1, 4, sample_ids=["1", "2"]) as report:
+        model(**inputs)
+        first = [kept.tolist() for kept in report.kept]
+        model(**other)
+        assert [kept.tolist() for kept in report.kept] == first
+    assert first[0] != first[1]
+    with pytest.raises(ValueError, match="3 image_ids were given for a batch of 2"):  # noqa: SIM117
+        with pruned(model, "random_per_image", 0, 4, image_ids=["1", "2", "3"]):
+            model(**inputs)
 
 
 def test_without_a_cache_the_first_token_is_the_same(deep_engine):

@@ -96,10 +96,11 @@ class _Trial:
 
     @classmethod
     def of(cls, engine: Engine, strategy: Strategy, params: dict[str, Any]) -> _Trial:
-        layers, heads, visual = engine.model.config.layers, engine.model.config.heads, engine.model.visual_tokens
+        config, visual = engine.model.config, engine.model.visual_tokens
+        layers, heads = config.layers, config.heads
 
         def wrong(layer: int, rank: int | None = None) -> str | None:
-            return complaint(strategy, params, layer=layer, rank=rank, layers=layers, heads=heads)
+            return complaint(strategy, params, layer=layer, rank=rank, layers=layers, heads=heads, side=config.side)
 
         told = {layer: wrong(layer) for layer in LAYERS if layer < layers}
         if said := strategy.check(params) or (None not in told.values() and told[0]):
@@ -142,9 +143,8 @@ def _views(trial: _Trial) -> list[TokenView]:
         return torch.arange(keep, device=view.device)
 
     strategy = trial.strategy
-    probe = Strategy(
-        name=PROBE, select=look, needs=strategy.needs, layers=strategy.layers, draws=strategy.draws, source=""
-    )
+    kept = {name: getattr(strategy, name) for name in ("needs", "layers", "draws", "draws_per")}
+    probe = Strategy(name=PROBE, select=look, source="", **kept)
     with _admitted(probe):
         trial.cells([GridPoint(strategy=PROBE, layer=trial.layer, rank=1)])
     assert len(seen) > 1, "no promise is kept where nothing was asked"

@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from strategies.positions import Positions
 from strategies.quality import Concentration, concentration
 from strategies.stages import Stage
 from workers import evidence
-from workers.packed_layer import LayerRead, PackedLayer
+from workers.packed_layer import LayerAhead, LayerRead, PackedLayer
 from workers.sequences import Packing, TokenSequence, fork, numbers
 from workers.work import UNPRUNED, GridPoint
 
@@ -81,6 +82,17 @@ class _Choice:
     params: tuple = ()  # those that decide what goes on in place of the kept tokens
 
 
+class Seeds(NamedTuple):
+    """Texts from which the draws about a sample follow."""
+
+    question: str  # names run and sample
+    image: str  # names run and image, by its pixels
+
+    def of(self, strategy: Strategy) -> str:
+        """What a strategy draws by."""
+        return self.image if strategy.draws_per == "image" else self.question
+
+
 class Placement:
     """Which sequence answers which grid point of which sample, as the layers go by."""
 
@@ -88,7 +100,7 @@ class Placement:
         self,
         trunks: Sequence[TokenSequence],
         points: Sequence[GridPoint],
-        seeds: Sequence[str],
+        seeds: Sequence[Seeds],
         images: Sequence[Mapping[str, Tensor]],
         quality: bool = False,
         project: Callable[[Tensor], Tensor] | None = None,
@@ -98,7 +110,7 @@ class Placement:
         Args:
             trunks: one per sample of the micro-batch.
             points: the grid, the same for all samples.
-            seeds: per sample a text that names run and sample, for strategies that draw.
+            seeds: per sample, for strategies that draw.
             images: per sample what was read of the vision tower and of the input, (V, ...) each, and of the question.
             quality: whether the concentration of the selection scores is recorded.
             project: the projector, for strategies that merge before it.
@@ -128,7 +140,14 @@ class Placement:
         """The sequences of a packing that answer at least one point, in the order of samples and points."""
         return tuple(dict.fromkeys(one for one in self.sequence_of.values() if one in packing.starts))
 
-    def fork_at(self, layer: int, packing: Packing, hidden_RD: Tensor, read: LayerRead | None) -> list[NewFork]:
+    def fork_at(
+        self,
+        layer: int,
+        packing: Packing,
+        hidden_RD: Tensor,
+        read: LayerRead | None,
+        ahead: LayerAhead,
+    ) -> list[NewFork]:
         """Let every point of ``layer`` whose sequence is in the packing choose its tokens.
 
         Args:
@@ -136,9 +155,10 @@ class Placement:
             packing: of ``hidden_RD``.
             hidden_RD: residual stream entering the layer.
             read: queries and keys of the layer before; None at layer 0.
+            ahead: the layer about to run.
         """
         alike: dict[tuple[object, ...], tuple[_Choice, Positions, dict[TokenSequence, list[int]]]] = {}
-        for sequence, index, choice in self._chosen(layer, packing, hidden_RD, read):
+        for sequence, index, choice in self._chosen(layer, packing, hidden_RD, read, ahead):
             self.concentration.pop((sequence.sample, index), None)
             if choice.scores is not None:
                 self.concentration[sequence.sample, index] = choice.scores
@@ -183,7 +203,7 @@ class Placement:
         return groups
 
     def _chosen(
-        self, layer: int, packing: Packing, hidden_RD: Tensor, read: LayerRead | None
+        self, layer: int, packing: Packing, hidden_RD: Tensor, read: LayerRead | None, ahead: LayerAhead
     ) -> Iterator[tuple[TokenSequence, int, _Choice]]:
         """What every waiting point keeps of its sequence; where no question is read, chosen once for an image's all."""
         waiting = self._waiting(layer, packing)
@@ -192,8 +212,8 @@ class Placement:
             for stage in stages.values():
                 reads = evidence.reads_question(catalog.get(stage.strategy))
                 asked[sequence if reads else sequence.image][stage] = None
-        choices = partial(self._choices, layer, packing=packing, hidden_RD=hidden_RD, read=read)
-        views = self._prepared(asked, packing, hidden_RD) if layer == 0 else {}
+        choices = partial(self._choices, layer, packing=packing, hidden_RD=hidden_RD, read=read, ahead=ahead)
+        views = self._prepared(asked, packing, hidden_RD, ahead) if layer == 0 else {}
         chosen = {place: dict(choices(place, stages, views.pop(place, None))) for place, stages in asked.items()}
         for sequence, stages in waiting:
             points: dict[Stage, list[int]] = defaultdict(list)
@@ -213,6 +233,7 @@ class Placement:
         packing: Packing,
         hidden_RD: Tensor,
         read: LayerRead | None,
+        ahead: LayerAhead,
     ) -> Iterator[tuple[Stage, _Choice]]:
         """One choice for every stage; a strategy scores once for all its ranks.
 
@@ -224,14 +245,17 @@ class Placement:
                 yield stage, _Choice(catalog.get(stage.strategy), kept_K, None)
         groups = _choosing(sequence, stages)
         if view is None:
-            view = self._view(layer, sequence, groups, packing, hidden_RD, read)
+            view = self._view(layer, sequence, groups, packing, hidden_RD, read, ahead)
         for (strategy, params), members in groups.items():
             ranks = [stage.rank for stage in members]
-            chosen = strategy.choose(view, ranks, dict(params))
+            seeds, own = self.seeds[sequence.sample], view
+            if strategy.draws_per == "image":
+                own = replace(view, seed=draw_seed(seeds.of(strategy), layer))
+            chosen = strategy.choose(own, ranks, dict(params))
             # Of scores that look at something: a random order has no concentration worth the name.
             looks = self._quality and strategy.needs
-            scores_V = strategy.score(view, **dict(params)) if looks and strategy.score else None
-            merge = merge_of(strategy, view, params)
+            scores_V = strategy.score(own, **dict(params)) if looks and strategy.score else None
+            merge = merge_of(strategy, own, params)
             for stage, kept_K in zip(members, chosen, strict=True):
                 scores = None if scores_V is None else concentration(scores_V, stage.rank)
                 yield stage, _Choice(strategy, kept_K.cpu(), scores, merge, params if strategy.rows else ())
@@ -244,15 +268,20 @@ class Placement:
         packing: Packing,
         hidden_RD: Tensor,
         read: LayerRead | None,
+        ahead: LayerAhead,
     ) -> EvidenceView:
         """All that the strategies that choose of a sequence may look at."""
         needs = frozenset[str]().union(*(strategy.needs for strategy, _ in groups))
-        seed = draw_seed(self.seeds[sequence.sample], layer)
-        place = PackedLayer(sequence, packing, hidden_RD, read)
+        seed = draw_seed(self.seeds[sequence.sample].question, layer)
+        place = PackedLayer(sequence, packing, hidden_RD, read, ahead)
         return evidence.view(needs, place, self._images[sequence.sample], seed, hidden_RD.device, self._project)
 
     def _prepared(
-        self, asked: Mapping[TokenSequence, Collection[Stage]], packing: Packing, hidden_RD: Tensor
+        self,
+        asked: Mapping[TokenSequence, Collection[Stage]],
+        packing: Packing,
+        hidden_RD: Tensor,
+        ahead: LayerAhead,
     ) -> dict[TokenSequence, EvidenceView]:
         """Views of the input in which greedy strategies have left what they choose for several images at once."""
         views: dict[TokenSequence, EvidenceView] = {}
@@ -260,7 +289,7 @@ class Placement:
         for sequence, stages in asked.items():
             groups = _choosing(sequence, stages)
             if any(strategy.together for strategy, _ in groups):
-                views[sequence] = self._view(0, sequence, groups, packing, hidden_RD, None)
+                views[sequence] = self._view(0, sequence, groups, packing, hidden_RD, None, ahead)
             for (strategy, params), members in groups.items():
                 if strategy.together:
                     ranks = tuple(stage.rank for stage in members)
@@ -324,7 +353,7 @@ def _stages(point: GridPoint) -> tuple[Stage, ...]:
 
 
 def draw_seed(text: str, layer: int) -> int:
-    """63 bits from run, sample and layer: the same on every worker, in every batch."""
+    """63 bits from run, sample or image, and layer: the same on every worker, in every batch."""
     return int.from_bytes(hashlib.sha256(f"{text}|{layer}".encode()).digest()[:8], "big") >> 1
 
 

@@ -17,6 +17,7 @@ P pixels.
 from __future__ import annotations
 
 import hashlib
+import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -35,10 +36,10 @@ from strategies.stages import Stage
 from workers import evidence
 from workers.families.base import Call, Parts
 from workers.families.catalog import parts_of
-from workers.forks import Merge, draw_seed, merge_of
+from workers.forks import Merge, Seeds, draw_seed, merge_of
 from workers.layer_calls import cache_argument, cache_of, check_calls
 from workers.padded import Batch, Group, at_rows, drop, input_rows, mask, new_batch, positions, spread
-from workers.padded_layer import PaddedLayer, Probe
+from workers.padded_layer import Ahead, PaddedLayer, Probe
 from workers.sites import Questions
 
 IMPLEMENTATIONS = ("sdpa", "eager")
@@ -63,6 +64,7 @@ def pruned(
     *,
     seed: int = 0,
     sample_ids: Sequence[str] | None = None,
+    image_ids: Sequence[str] | None = None,
     kept: Sequence[Tensor] | None = None,
     asked: Questions | None = None,
     positions: Positions | None = None,
@@ -83,6 +85,8 @@ def pruned(
         seed: of strategies that draw.
         sample_ids: names of the batch's samples, from which with ``seed`` and ``layer`` a draw follows: with a
             benchmark's ids, the draws of the engine. None: a sample is named by its token ids and pixels.
+        image_ids: names of their images, for strategies that draw for each image: with
+            ``workers.image_digests.sample_digest`` of each sample, the draws of the engine. None: by their pixels.
         kept: tokens that stay, chosen elsewhere, instead of what the strategy would choose: per sample of a prompt's
             batch (K,) int64 indices into its image tokens, ascending, K = min(rank, V). What the strategy does with
             them - merging, new positions - stays. Not for methods of several stages.
@@ -103,7 +107,7 @@ def pruned(
     stages = _checked(model, parts, strategy, layer, rank, params, positions)
     if kept is not None and len(stages) > 1:
         raise UsageError(f"kept: '{strategy}' chooses in {len(stages)} stages, and one choice was given")
-    pruner = _Pruner(parts, stages, seed, sample_ids, kept, asked, positions)
+    pruner = _Pruner(parts, stages, seed, sample_ids, image_ids, kept, asked, positions)
     if asked is None and evidence.reads_text_tower(pruner.needs):
         raise UsageError(f"asked: is missing, and {strategy} compares the question with the image by CLIP; give both")
     with ExitStack() as stack:
@@ -136,6 +140,7 @@ def _checked(
         layers=layers,
         heads=text.num_attention_heads,
         class_token=parts.class_token,
+        side=0 if visual is None or math.isqrt(visual) ** 2 != visual else math.isqrt(visual),
         positions=positions,
         position_parts=parts.position_parts,
     )
@@ -153,6 +158,7 @@ class _Pruner:
         stages: Sequence[Stage],
         seed: int,
         sample_ids: Sequence[str] | None,
+        image_ids: Sequence[str] | None,
         kept: Sequence[Tensor] | None,
         asked: Questions | None,
         positions: Positions | None,
@@ -162,6 +168,7 @@ class _Pruner:
         self.stages = {stage.layer: stage for stage in stages}
         self.seed = seed
         self.sample_ids = sample_ids
+        self.image_ids = image_ids
         self.kept = kept
         self.asked = asked
         self.positions = positions
@@ -169,7 +176,7 @@ class _Pruner:
         self.ids_BS: Tensor | None = None
         self.tower_call: Call = ((), {})  # the last
         self.pictures: Sequence[Tensor] = ()  # some pixels of each image that it was given
-        self.names: tuple[str, ...] = ()  # per sample the text that seeds its draws
+        self.seeds: list[Seeds] = []  # per sample
         self.batch: Batch | None = None  # of the forward in progress
         self.batches: weakref.WeakKeyDictionary[Any, Batch] = weakref.WeakKeyDictionary()  # by cache
         self.probes: dict[int, Probe] = {}
@@ -242,7 +249,7 @@ class _Pruner:
         _check_window(self.decoder.config, seen + ids_BS.shape[1])
         if seen == 0:
             batch = new_batch(ids_BS, given, self.parts.image_token, self.parts.visual_tokens)
-            self.names = self._names(ids_BS, batch)
+            self.seeds = self._seeds(ids_BS, batch)
             self.images = self._read_images(kwargs["inputs_embeds"], batch)
         else:
             batch = self._known_batch(cache, ids_BS)
@@ -256,27 +263,29 @@ class _Pruner:
             raise UsageError("an image after the first forward of a cache is not supported")
         return self.batches[cache]
 
-    def _names(self, ids_BS: Tensor, batch: Batch) -> tuple[str, ...]:
-        """Per sample the text that seeds its draws; beams and further sequences of a sample share it."""
-        size = ids_BS.shape[0]
-        if self.sample_ids is None:
-            contents = self._contents(ids_BS, batch)
-        elif not self.sample_ids or size % len(self.sample_ids):
-            raise UsageError(f"{len(self.sample_ids)} sample_ids were given for a batch of {size}")
-        else:
-            contents = [id for id in self.sample_ids for _ in range(size // len(self.sample_ids))]
-        return tuple(f"{self.seed}|{content}" for content in contents)
+    def _seeds(self, ids_BS: Tensor, batch: Batch) -> list[Seeds]:
+        """What seeds each sample's draws; beams and further sequences of a sample share it."""
+        pictures, size = self._pixels(batch), ids_BS.shape[0]
+        words = [str(ids_S[alive_S].tolist()) for ids_S, alive_S in zip(ids_BS, batch.groups[0].alive_BW, strict=True)]
+        contents = [_digest(text.encode() + picture) for text, picture in zip(words, pictures, strict=True)]
+        samples = self._named("sample_ids", self.sample_ids, size) or contents
+        images = self._named("image_ids", self.image_ids, size) or map(_digest, pictures)
+        return [Seeds(f"{self.seed}|{one}", f"{self.seed}|{image}") for one, image in zip(samples, images, strict=True)]
 
-    def _contents(self, ids_BS: Tensor, batch: Batch) -> list[str]:
-        """Per sample a name from its tokens and its picture."""
+    @staticmethod
+    def _named(what: str, names: Sequence[str] | None, size: int) -> list[str]:
+        """Names that the caller gave, for each row of the batch; none where they gave none."""
+        if names is None:
+            return []
+        if not names or size % len(names):
+            raise UsageError(f"{len(names)} {what} were given for a batch of {size}")
+        return [name for name in names for _ in range(size // len(names))]
+
+    def _pixels(self, batch: Batch) -> list[bytes]:
+        """Per sample its pixels; nothing where it has none."""
         pictures = [picture.float().cpu() for picture in self.pictures]
-        names = []
-        for sample, (ids_S, alive_S) in enumerate(zip(ids_BS, batch.groups[0].alive_BW, strict=True)):
-            content = hashlib.sha256(str(ids_S[alive_S].tolist()).encode())
-            if (place := batch.picture(sample, len(pictures))) is not None:
-                content.update(pictures[place].numpy().tobytes())
-            names.append(content.hexdigest())
-        return names
+        places = [batch.picture(sample, len(pictures)) for sample in range(len(batch.groups[0].visual))]
+        return [b"" if place is None else pictures[place].numpy().tobytes() for place in places]
 
     def _read_images(self, inputs_BSD: Tensor, batch: Batch) -> list[dict[str, Tensor]]:
         """Per sample what is read of the vision tower and of the input."""
@@ -339,7 +348,9 @@ class _Pruner:
         batch = self._running()
         hidden_BWD = args[0]
         if batch.prefill and layer in self.stages:
-            hidden_BWD = self._drop(self.stages[layer], batch, hidden_BWD)
+            inputs = kwargs | batch.inputs.get(batch.groups[-1].first_layer, {})  # as they are before the drop
+            ahead = Ahead(module, inputs["position_embeddings"])
+            hidden_BWD = self._drop(self.stages[layer], batch, hidden_BWD, ahead)
         group = batch.group(layer)
         if group is batch.groups[0]:
             return None  # nothing was dropped: the layer's inputs are the model's own
@@ -368,14 +379,14 @@ class _Pruner:
                 inputs["position_ids"] = positions(batch, group, given)
         return inputs
 
-    def _drop(self, stage: Stage, batch: Batch, hidden_BWD: Tensor) -> Tensor:
+    def _drop(self, stage: Stage, batch: Batch, hidden_BWD: Tensor, ahead: Ahead) -> Tensor:
         """Choose tokens for every sample before the stage's layer runs; the residual stream of what is left."""
         before = batch.groups[-1]
         ranks = [min(stage.rank, len(visual_V)) for visual_V in before.visual]
         if all(rank == len(visual_V) for rank, visual_V in zip(ranks, before.visual, strict=True)):
             return hidden_BWD
         strategy = catalog.get(stage.strategy)
-        choices = [self._choose(stage, strategy, sample, rank, hidden_BWD) for sample, rank in enumerate(ranks)]
+        choices = [self._choose(stage, strategy, sample, rank, hidden_BWD, ahead) for sample, rank in enumerate(ranks)]
         kept = [kept_K for kept_K, _ in choices]
         # Positions of three parts stay, as in the engine: see ``sequences.fork``.
         compact = (self.positions or strategy.positions) == "compact" and self.parts.position_parts == 1
@@ -389,7 +400,7 @@ class _Pruner:
         return left_BWD
 
     def _choose(
-        self, stage: Stage, strategy: Strategy, sample: int, rank: int, hidden_BWD: Tensor
+        self, stage: Stage, strategy: Strategy, sample: int, rank: int, hidden_BWD: Tensor, ahead: Ahead
     ) -> tuple[Tensor, Merge | None]:
         """(rank,) int64: which of the sample's living visual tokens stay, and what makes the rows in their place."""
         batch = self._running()
@@ -399,8 +410,8 @@ class _Pruner:
             return torch.arange(rank, device=hidden_BWD.device), None
         if self.kept is not None and strategy.rows is None:
             return self._given(stage, sample, rank, visual).to(hidden_BWD.device), strategy.merge
-        place = PaddedLayer(batch, sample, hidden_BWD, self.probes.get(stage.layer))
-        seed = draw_seed(self.names[sample], stage.layer)
+        place = PaddedLayer(batch, sample, hidden_BWD, self.probes.get(stage.layer), ahead)
+        seed = draw_seed(self.seeds[sample].of(strategy), stage.layer)
         view = evidence.view(strategy.needs, place, self.images[sample], seed, hidden_BWD.device, self.parts.project)
         merge = merge_of(strategy, view, stage.params)
         if self.kept is not None:
@@ -421,6 +432,10 @@ class _Pruner:
         ):
             raise UsageError(f"kept: give {rank} ascending indices below {visual}")
         return kept_K
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _check_window(text_config: Any, length: int) -> None:

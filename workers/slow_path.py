@@ -19,6 +19,7 @@ from workers.encoding import encode_sample
 from workers.families.catalog import parts_of
 from workers.families.model import Model
 from workers.forks import packed_mask
+from workers.image_digests import sample_digest
 from workers.patch import pruned
 from workers.tasks.base import Sample
 from workers.work import UNPRUNED, EngineSpec, GridPoint
@@ -76,6 +77,7 @@ def slow_answer(
             point.of(prompt.visual).rank,
             seed=spec.seed,
             sample_ids=[sample.id],
+            image_ids=[sample_digest(sample)] if evidence.draws_per_image([point]) else None,
             kept=kept,
             asked=model.asked([prompt]),
             **settings,

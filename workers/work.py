@@ -46,8 +46,8 @@ class GridPoint:
     layer: int
     rank: int
     params: tuple[tuple[str, Scalar], ...] = ()  # sorted by name
-    share: float | None = None  # of an image's tokens, in place of one number for all
     positions: Positions | None = None  # of what is kept, in every stage; None: as the method itself has it
+    share: float | None = None  # of an image's tokens, in place of one number for all
 
     def __post_init__(self) -> None:
         if self.layer < 0 or self.rank < 0:
@@ -91,8 +91,8 @@ class GridPoint:
 
     def to_json(self) -> dict[str, Any]:
         known = {"strategy": self.strategy, "layer": self.layer, "rank": self.rank, "params": dict(self.params)}
-        asked = {"share": self.share, "positions": self.positions}
-        return known | {name: value for name, value in asked.items() if value is not None}
+        more = {"positions": self.positions, "share": self.share}
+        return known | {name: value for name, value in more.items() if value is not None}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> GridPoint:
@@ -101,8 +101,8 @@ class GridPoint:
             layer=value["layer"],
             rank=value["rank"],
             params=tuple(value.get("params", {}).items()),
-            share=value.get("share"),
             positions=value.get("positions"),
+            share=value.get("share"),
         )
 
 

@@ -173,6 +173,7 @@ def _points(
             layers=config.layers,
             heads=config.heads,
             class_token=config.class_token,
+            side=config.side,
             positions=positions,
             position_parts=config.position_parts,
         )
@@ -188,8 +189,8 @@ def _points(
                 layer=layer,
                 rank=rank.tokens,
                 params=params,
-                share=rank.share,
                 positions=positions,
+                share=rank.share,
             )
         )
     return points

@@ -157,7 +157,7 @@ def _is_trial(folder: Path) -> bool:
     try:
         config = read_json(folder / PARAMS, MAX_PARAMS_BYTES)
         own = {name: config[name] for name in ("strategy", "layer", "rank")}
-        own |= {name: config.get(name) for name in ("share", "positions")}
+        own |= {name: config[name] for name in ("positions", "share") if name in config}
         point = GridPoint(**own, params=tuple(item for item in config.items() if item[0] not in (*own, "key")))
         name = trial_names([point])[point.key]
         return config["key"] == point.key and folder.name in (name, _told_apart(name, point))

@@ -64,6 +64,12 @@ class ModelConfig:
     position_parts: int = 1  # that a position id has: 3 for time, row and column
     class_token: bool = True  # whether the vision tower has one, whose attention methods go by
 
+    @property
+    def side(self) -> int:
+        """Of the square that the tokens of each image form; 0 where they form none, or differ in number."""
+        rows, columns = self.grid or (0, 0)
+        return rows if not self.varies and rows == columns and rows**2 == self.visual_tokens else 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedConfig:

@@ -6,9 +6,7 @@ What every family promises stands in ``test_workers_families.py``.
 from __future__ import annotations
 
 import itertools
-import json
 import math
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -17,31 +15,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from safetensors.torch import save_file
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 from transformers.vision_utils import get_vision_window_index
 
-import small_qwen
 import workers.families.qwen.model as qwen_model
 from examples import few
-from naive import naive_answer
-from orchestrator.sweep.spec import SpecError, load_sweep
-from results.manifest import RecordedPoint
-from small_qwen import DEPTH, KINDS, LAYERS, QWEN2_5_TOWER, make_qwen
+from naive import naive_answer, seeds_of
+from small_qwen import DEPTH, KINDS, LAYERS, make_qwen, noise
 from strategies import catalog as rules
 from strategies.budget import rank_of_share
 from workers.cost import cost
 from workers.encoding import encode_sample
 from workers.engine import Engine
-from workers.families.catalog import load_model, open_checkpoint
-from workers.families.config import ModelError
 from workers.families.model import Encoded
-from workers.families.qwen.config import text_section
-from workers.families.qwen.described import described
 from workers.families.qwen.resizing import MAX_RATIO, Resizing
 from workers.families.qwen.tower import QwenTower
-from workers.fingerprint import model_fingerprint
-from workers.forks import Placement
+from workers.forks import Placement, Seeds
 from workers.images import load_image
 from workers.interop.answering import PrunedModel
 from workers.latency import measure_latency, prepare_prompts
@@ -62,10 +51,6 @@ def engine(request, tmp_path_factory, small_scienceqa) -> Engine:
     model = ModelSpec(path=str(make_qwen(tmp_path_factory.mktemp(request.param), request.param)), image_mode="native")
     task = TaskSpec(name="scienceqa", data=str(small_scienceqa), conversation="chat_template")
     return Engine.load(EngineSpec(model=model, task=task, max_new_tokens=4), device="cpu")
-
-
-def noise(size: tuple[int, int]) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
 
 
 def asked(engine: Engine, image: Image.Image | None) -> Encoded:
@@ -126,7 +111,7 @@ def test_logits_are_those_of_the_stock_model(engine):
     with torch.no_grad():
         trunks = make_trunks(prompts)
         rows_RD = embed_trunks(engine.model.decoder, trunks, prompts, engine.model.image_features(prompts))
-        placement = Placement(trunks, points, [""] * len(prompts), [{}] * len(prompts))
+        placement = Placement(trunks, points, [Seeds("", "")] * len(prompts), [{}] * len(prompts))
         (done,) = prefill(engine.model.decoder, rows_RD, trunks, placement, RowBytes.of(config, 4, 1))
         for logits_C, prompt in zip(done.logits_NC, prompts, strict=True):
             theirs = stock(**engine.model.inputs(prompt)).logits[0, -1]
@@ -140,15 +125,15 @@ def test_every_layer_and_rank_is_the_naive_forward(engine, layer):
     points = [
         GridPoint(strategy=name, layer=layer, rank=rank, params=tuple(rules.get(name).params.items()))
         for name in names
-        for rank in (0, 1, 5, 8)
+        for rank in (0, 1, 5)
         if (rules.get(name).layers != "input" or layer == 0) and (layer or name not in ("fastv", "text_sum"))
     ]
-    outcome = engine.run(WorkUnit(samples=("1", "5", "6"), points=tuple(points)))
+    outcome = engine.run(WorkUnit(samples=("1", "5"), points=tuple(points)))
     assert outcome.failures == ()
     for cell, point in zip(outcome.outcomes, itertools.cycle(points)):
         sample, prompt = engine.samples[cell.sample], asked_about(engine, cell.sample)
         with torch.inference_mode():
-            slow = naive_answer(engine.model, prompt, point, f"0|{sample.id}", 4)
+            slow = naive_answer(engine.model, prompt, point, seeds_of(sample), 4)
         kept = np.flatnonzero(np.unpackbits(np.frombuffer(cell.kept_mask, np.uint8))[: cell.visual_tokens])
         assert kept.tolist() == slow.kept, point.label
         letters = slow.first_logits[engine.letter_tokens[: len(sample.choices)]]
@@ -165,6 +150,7 @@ def test_their_own_generate_answers_the_same(engine):
         GridPoint(strategy="divprune", layer=0, rank=3),
         GridPoint(strategy="hiprune", layer=0, rank=5),
         GridPoint(strategy="random", layer=2, rank=1),
+        GridPoint(strategy="random_per_image", layer=0, rank=2),
         GridPoint(strategy="random", layer=0, rank=0),
         GridPoint(strategy="random", layer=0, rank=config.visual_tokens),
     )
@@ -191,7 +177,7 @@ def test_a_share_is_of_each_images_own_tokens(engine):
         assert cell.tokens_kept == math.floor(point.share * cell.visual_tokens + 0.5)
         sample, prompt = engine.samples[cell.sample], asked_about(engine, cell.sample)
         with torch.inference_mode():
-            naive = naive_answer(engine.model, prompt, point, f"0|{sample.id}", 4)
+            naive = naive_answer(engine.model, prompt, point, seeds_of(sample), 4)
         slow = slow_answer(engine.model, engine.spec, sample, point, engine.letter_tokens[: len(sample.choices)])
         assert (cell.kept_mask, cell.answer, naive.tokens) == (slow.kept_mask, slow.text, list(slow.ids)), point.label
 
@@ -200,7 +186,7 @@ def test_kept_tokens_inherit_their_positions(engine):
     prompt = asked(engine, noise(SIZES[0]))
     (trunk,) = make_trunks([prompt])
     point = GridPoint(strategy="divprune", layer=0, rank=4)
-    placement = Placement([trunk], [point], ["0"], [{}])
+    placement = Placement([trunk], [point], [Seeds("0", "0")], [{}])
     with torch.no_grad():
         rows_RD = embed_trunks(engine.model.decoder, [trunk], [prompt], engine.model.image_features([prompt]))
         row = RowBytes.of(engine.model.config, 4, 1)
@@ -285,9 +271,13 @@ def test_what_is_read_of_the_tower_is_what_it_computed(engine, monkeypatch):
     assert float(tower.attention(0, slice(3, 4)).sum()) == pytest.approx(2)  # of two heads
 
 
-def test_a_method_that_reads_the_class_token_is_refused_before_the_run(engine):
-    with pytest.raises(ValueError, match="this model's tower has no class token"):
-        engine.run(WorkUnit(samples=("1",), points=(GridPoint(strategy="visionzip", layer=0, rank=4),)))
+@pytest.mark.parametrize(
+    ("name", "lacks"),
+    [("visionzip", "has no class token"), ("trim", "is not CLIP's"), ("cdpruner", "is not CLIP's")],
+)
+def test_what_the_tower_lacks_is_said_before_the_run(engine, name, lacks):
+    with pytest.raises(ValueError, match=f"this model's tower {lacks}; take `divprune` or `hiprune`"):
+        engine.run(WorkUnit(samples=("1",), points=(GridPoint(strategy=name, layer=0, rank=4),)))
 
 
 def test_images_that_cannot_be_asked_about_are_failed_samples(engine):
@@ -311,99 +301,6 @@ def test_the_cost_of_the_tower_is_counted_by_the_images_own_tokens(engine):
     assert cost(config, system=9, visual=(0,) * LAYERS, text=9, image_tokens=0).vision_tflop == 0
 
 
-def test_embeddings_may_be_the_head(tmp_path):
-    folder = make_qwen(tmp_path, tied=True)
-    model = load_model(ModelSpec(path=str(folder), image_mode="native"), "cpu")
-    assert model.module.lm_head.weight is model.module.model.language_model.embed_tokens.weight
-    assert model.config.hidden == small_qwen.HIDDEN
-
-
-# What a checkpoint is
-
-
-def edit(place, **changes) -> None:
-    place.write_text(json.dumps({**json.loads(place.read_text()), **changes}))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("tied", [False, True])
-def test_its_tensors_are_those_that_transformers_builds(tmp_path, kind, tied):
-    checkpoint = open_checkpoint(ModelSpec(path=str(make_qwen(tmp_path, kind, tied=tied))))
-    checkpoint.check()
-    with torch.device("meta"):
-        model = KINDS[kind][1](KINDS[kind][0].from_pretrained(tmp_path))
-    built = {name: tuple(tensor.shape) for name, tensor in model.named_parameters(remove_duplicate=False)}
-    assert described(kind, text_section(checkpoint.config, tmp_path), checkpoint.sizes) == built
-
-
-def test_both_layouts_of_names_and_fields_are_read(tmp_path):
-    """As published, and as transformers writes its own: the same logits to the last bit."""
-    published = make_qwen(tmp_path / "published")
-    model = load_model(ModelSpec(path=str(published), image_mode="native"), "cpu")
-    section = shutil.copytree(published, tmp_path / "section")
-    model.module.config.save_pretrained(section)
-    save_file({name: p.contiguous() for name, p in model.module.named_parameters()}, section / "model.safetensors")
-    again = load_model(ModelSpec(path=str(section), image_mode="native"), "cpu")
-    prompt = model.encode("<image> what ?", noise((60, 90)), "native")
-    with torch.no_grad():
-        one, other = (each.module(**each.inputs(prompt)).logits for each in (model, again))
-    assert torch.equal(one, other)
-
-
-@pytest.mark.parametrize(
-    ("file", "changes", "spec", "message"),
-    [
-        ("preprocessor_config.json", {"patch_size": 16}, {}, "the image processor has patch_size 16, .* states 14"),
-        ("preprocessor_config.json", {"merge_size": 3}, {}, "the image processor has merge_size 3, .* states 2"),
-        ("preprocessor_config.json", {"do_resize": False}, {}, "do_resize: false is not supported"),
-        ("preprocessor_config.json", {"min_pixels": "few"}, {}, "min_pixels: 'few' is not a positive whole number"),
-        ("preprocessor_config.json", {"image_processor_type": "CLIPImageProcessor"}, {}, "'CLIPImageProcessor' is not"),
-        ("config.json", {"rope_scaling": {"mrope_section": [2, 3]}}, {}, "mrope_section is not three numbers"),
-        ("config.json", {"rope_scaling": {"mrope_section": [2, 3, 4]}}, {}, "are not half of a head's 16 values"),
-        ("config.json", {"hidden_size": 64}, {}, "makes tokens 32 wide of a decoder's 64"),
-        ("config.json", {"vision_config": {**QWEN2_5_TOWER, "window_size": 14}}, {}, "window_size: is less than one"),
-        ("config.json", {"vision_config": {**QWEN2_5_TOWER, "fullatt_block_indexes": 3}}, {}, "is no list of layers"),
-        ("config.json", {"vision_config": {**QWEN2_5_TOWER, "depth": 3}}, {}, "12 tensors are left over"),
-        ("config.json", {"num_hidden_layers": 4}, {}, "12 tensors are missing from the weights"),
-        ("config.json", {"image_token_id": 5}, {}, r"the tokenizer's <\|image_pad\|> is token \d+, config.json has"),
-        ("config.json", {"quantization_config": {"quant_method": "awq"}}, {}, "quantization_config: awq is not"),
-        ("config.json", {}, {"max_pixels": 783}, "max_pixels 783 is less than one token, 28 x 28 pixels"),
-        ("config.json", {}, {"min_pixels": 9999999}, "min_pixels 9999999 is not between 1 and max_pixels, 23520"),
-        ("config.json", {}, {"min_pixels": 0}, "min_pixels 0 is not between 1 and max_pixels, 23520"),
-        ("config.json", {}, {"text_tower": "clip"}, "model.text_tower is not supported for Qwen2-VL and its kind"),
-        ("config.json", {}, {"vision_tower": "clip"}, "model.vision_tower is not supported for Qwen2-VL"),
-        ("config.json", {}, {"base": "qwen"}, "an adapter is not supported for Qwen2-VL and its kind: merge it"),
-        ("config.json", {}, {"image_mode": "pad"}, r"image_mode 'pad' is not one of this model's \(native\)"),
-    ],
-)
-def test_what_does_not_fit_is_one_line(tmp_path, file, changes, spec, message):
-    edit(make_qwen(tmp_path) / file, **changes)
-    with pytest.raises(ModelError, match=message) as caught:
-        load_model(ModelSpec(**{"path": str(tmp_path), "image_mode": "native", **spec}), "cpu")
-    assert "\n" not in str(caught.value)
-
-
-def test_how_large_images_are_is_part_of_the_model(tmp_path, small_scienceqa):
-    folder, sweep = make_qwen(tmp_path / "qwen"), tmp_path / "sweep.yaml"
-    grid = "grid:\n  - {strategy: fastv, layer: 2, rank: [3, N]}\n"
-    prints = {}
-    for options in ("", "min_pixels: 3136", "max_pixels: 15680, min_pixels: 1568", "max_pixels: 15680"):
-        sweep.write_text(f"model: {{path: {folder}, {options}}}\ndata: {small_scienceqa}\n{grid}")
-        spec = load_sweep(sweep, gpu=False)
-        assert (spec.engine.model.image_mode, spec.engine.task.conversation) == ("native", "chat_template")
-        prints[options] = model_fingerprint(open_checkpoint(spec.engine.model))
-    assert prints[""] == prints["min_pixels: 3136"]  # as it is stored
-    assert len(set(prints.values())) == 3
-    model = load_model(spec.engine.model, "cpu")
-    assert max(model.look(noise((side, 400)), "native").tokens for side in (200, 400, 800)) <= 20
-    assert load_model(replace(spec.engine.model, max_pixels=None), "cpu").look(noise((400, 400)), "native").tokens > 20
-
-
-def test_other_models_have_no_size_of_images(small_checkpoint):
-    with pytest.raises(ModelError, match=r"model\.max_pixels is not supported for LLaVA: its tower fixes the size"):
-        open_checkpoint(ModelSpec(path=str(small_checkpoint), max_pixels=9999))
-
-
 def test_its_own_forward_is_timed(engine):
     prompts = prepare_prompts(engine.model, list(engine.samples.values())[:2], engine.spec.task, "native")
     point = GridPoint(strategy="fastv", layer=1, rank=3)
@@ -419,46 +316,6 @@ def test_other_harnesses_have_it(engine):
     (cell,) = engine.run(WorkUnit(samples=("3",), points=(point,))).outcomes
     question = build_prompt(sample, engine.spec.task, lambda question, image: question)
     assert model.answer(question, [load_image(sample.image)], max_new_tokens=4) == cell.answer
-
-
-def test_shares_in_a_sweep_file(tmp_path, small_scienceqa, small_checkpoint):
-    """Of a model whose images differ they stay shares; where all have 16 tokens they are numbers."""
-    grid = "[{strategy: fastv, layer: 2, rank: [22.2%, 8]}, {strategy: random, layer: 1, tokens: 60%}]"
-    sweep, points = tmp_path / "sweep.yaml", {}
-    for folder in (make_qwen(tmp_path / "qwen"), small_checkpoint):
-        sweep.write_text(f"model: {folder}\ndata: {small_scienceqa}\ngrid: {grid}\n")
-        spec = load_sweep(sweep, gpu=False)
-        points[folder] = spec.points[1:]
-    ours, fixed = points.values()
-    assert [(point.kept, point.of(100).rank) for point in ours] == [("8", 8), ("22.2%", 22), ("40%", 40)]
-    assert [(point.share, point.rank) for point in fixed] == [(None, 8), (None, 4), (None, 3)]  # 16 tokens, 2 layers
-    assert len({point.key for point in ours}) == 3
-    recorded = [RecordedPoint.of(point, "") for point in ours]
-    assert [RecordedPoint.model_validate(one.model_dump(exclude_unset=True)).point for one in recorded] == list(ours)
-    assert [GridPoint.from_json(point.to_json()) for point in ours] == list(ours)
-    assert "share" not in fixed[0].to_json()
-
-
-@pytest.mark.parametrize(
-    ("entry", "message"),
-    [
-        ("rank: 101%", "grid[0].rank: '101%' is no share between 0% and 100%"),
-        ("rank: -1%", "grid[0].rank: '-1%' is no share between 0% and 100%"),
-        ("rank: [3, a%]", "grid[0].rank: 'a%' is no share between 0% and 100%"),
-        ("rank: 3, positions: compact", "grid[0].positions: position ids of this model have 3 parts, for a grid that "
-         "has no numbers without gaps; leave `compact` out"),
-        ("tokens: 9", "grid[0].tokens: is an average over a fixed number of visual tokens, and this model's images "
-         "differ in theirs; give a share of each image's own, such as 33.3%, or rank"),
-        ("tokens: 20%", "grid[0].tokens: an average of 0.2 of an image's tokens cannot be reached by pruning at layer "
-         "1 of 3: it lies between 0.3333 and 1"),
-    ],
-)  # fmt: skip
-def test_what_a_grid_cannot_be(tmp_path, small_scienceqa, entry, message):
-    sweep, folder = tmp_path / "sweep.yaml", make_qwen(tmp_path / "qwen")
-    sweep.write_text(f"model: {folder}\ndata: {small_scienceqa}\ngrid: [{{strategy: fastv, layer: 1, {entry}}}]\n")
-    with pytest.raises(SpecError) as caught:
-        load_sweep(sweep, gpu=False)
-    assert str(caught.value) == f"{sweep}: {message}"
 
 
 def test_large_images_go_through_the_tower_one_after_another(engine, monkeypatch):

@@ -322,9 +322,11 @@ def complaint(
         needs = catalog.get(stage.strategy).needs
         if unknown := [name for name in sorted(needs) if provider_of(name) is None]:
             return f"strategy '{strategy.name}' reads '{unknown[0]}', which nothing provides (workers/evidence.py)"
-        if class_token is False and any(one.class_token for one in _all(needs)):
-            reads = f"{strategy.name} reads {words(needs)}"
-            return f"{reads}, and this model's tower has no class token; take `divprune` or `hiprune`, which do without"
+        if class_token is False and any(one.class_token or one.text_tower for one in _all(needs)):
+            reads, lacks = f"{strategy.name} reads {words(needs)}", "has no class token"
+            if not any(one.class_token for one in _all(needs)):
+                lacks = "is not CLIP's"
+            return f"{reads}, and this model's tower {lacks}; take `divprune` or `hiprune`, which do without"
         if stage.layer == 0 and reads_layer_before(needs):
             # FastV's code draws at random there; a draw under a method's name would be taken for the method's.
             reads = f"{strategy.name} reads {words(needs)}"

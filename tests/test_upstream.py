@@ -198,6 +198,7 @@ def test_transformers_qwen(qwen):
     assert {"qkv", "proj"} <= {name for name, _ in block.attn.named_children()}, words
     assert {"norm1", "norm2", "mlp"} <= {name for name, _ in block.named_children()}, words
     assert inner.visual.spatial_merge_size == 2, words
+    assert inner.visual.patch_embed.proj.bias is None, words
     assert {"window_size", "patch_size"} <= vars(inner.visual).keys(), words
     cos, sin = inner.language_model.rotary_emb(torch.empty(0), torch.arange(9).reshape(3, 1, 3))
     assert cos.shape == sin.shape == (1, 3, qwen.config.head_dim), words

@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import linear, scaled_dot_product_attention
 
 from workers.families.qwen.grid import TokenGrid, turned
+from workers.sequences import to_device
 
 
 def run_tower(
@@ -39,7 +40,9 @@ def run_tower(
     merged = grids[0].merge ** 2
     starts = [0, *accumulate(grid.tokens for grid in grids)]
     order_T = torch.cat([grid.order_V + start for grid, start in zip(grids, starts, strict=False)])
-    hidden_RC = visual.patch_embed(pixels_RX).unflatten(0, (-1, merged))[order_T].flatten(0, 1)
+    # Patches do not overlap, so that the convolution is a product, which is the same and does not depend on cuDNN.
+    embedded_RC = linear(pixels_RX, visual.patch_embed.proj.weight.flatten(1))
+    hidden_RC = embedded_RC.unflatten(0, (-1, merged))[order_T].flatten(0, 1)
     head_dim = visual.blocks[0].attn.head_dim
     angles = torch.cat([grid.angles(head_dim)[grid.order_V].flatten(0, 1) for grid in grids])[:, None]
     windowed = _together((size * merged for grid in grids for size in grid.windows), hidden_RC.device)
@@ -76,7 +79,4 @@ def _together(sizes: Iterable[int], device: torch.device) -> list[Tensor]:
     for size in sizes:
         firsts[size].append(place)
         place += size
-    return [
-        torch.tensor(places, device=device)[:, None] + torch.arange(size, device=device)
-        for size, places in firsts.items()
-    ]
+    return [to_device(torch.tensor(places)[:, None] + torch.arange(size), device) for size, places in firsts.items()]

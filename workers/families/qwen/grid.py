@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from workers.sequences import to_device
+
 Size = tuple[int, int]  # rows and columns of tokens
 THETA = 10000.0  # of the rotary positions of patches, which no published configuration states
 
@@ -18,7 +20,7 @@ class TokenGrid:
     """One image."""
 
     def __init__(self, size: Size, merge: int, window: int, device: torch.device) -> None:
-        """Lay it out.
+        """Lay it out, on the host: the device is not waited for.
 
         Args:
             size: rows and columns of tokens.
@@ -33,12 +35,13 @@ class TokenGrid:
         # Tokens of each window, in the tower's order; those at the right and lower edge hold less.
         heights, widths = ([min(step, side - first) for first in range(0, side, step)] for side in size)
         self.windows = [height * width for height in heights for width in widths]
-        row_V, column_V = torch.meshgrid(*(torch.arange(side, device=device) for side in size), indexing="ij")
-        self.place_V2 = torch.stack((row_V.flatten(), column_V.flatten()), dim=1)
-        self.window_V = (self.place_V2 // step) @ torch.tensor([len(widths), 1], device=device)
-        self.order_V = self.window_V.argsort(stable=True)  # the tower's
-        self.at_V = torch.empty_like(self.order_V)  # where each token is there
-        self.at_V[self.order_V] = torch.arange(self.tokens, device=device)
+        row_V, column_V = torch.arange(self.tokens) // size[1], torch.arange(self.tokens) % size[1]
+        window_V = row_V // step * len(widths) + column_V // step
+        order_V = window_V.argsort(stable=True)
+        self.place_V2 = to_device(torch.stack((row_V, column_V), dim=1), device)
+        self.window_V = to_device(window_V, device)
+        self.order_V = to_device(order_V, device)  # the tower's
+        self.at_V = to_device(order_V.argsort(), device)  # where each token is there
 
     def angles(self, head_dim: int) -> Tensor:
         """(V, M, E) float32 of the patches' rotary positions: half of a head turns with the row, half with the column.

@@ -34,7 +34,7 @@ from workers.forks import Placement, Seeds
 from workers.images import load_image
 from workers.interop.answering import PrunedModel
 from workers.latency import measure_latency, prepare_prompts
-from workers.memory import RowBytes
+from workers.memory import RowBytes, resident_bytes
 from workers.prefill import prefill
 from workers.slow_path import slow_answer
 from workers.tasks.base import DataError
@@ -299,6 +299,16 @@ def test_the_cost_of_the_tower_is_counted_by_the_images_own_tokens(engine):
     assert few_tokens.vision_tflop * 1e12 == pytest.approx(counted)
     assert many.vision_tflop > 2 * few_tokens.vision_tflop - 1e-12
     assert cost(config, system=9, visual=(0,) * LAYERS, text=9, image_tokens=0).vision_tflop == 0
+
+
+def test_the_memory_of_the_tower_is_counted(engine):
+    """But for norms, biases and the embedding of patches, which are small in a model of full size."""
+    matrices = [
+        weight.numel()
+        for name, weight in engine.model.module.named_parameters()
+        if weight.dim() == 2 and "patch_embed" not in name
+    ]
+    assert resident_bytes(engine.model.config, 4, 0) == 4 * sum(matrices)
 
 
 def test_its_own_forward_is_timed(engine):

@@ -91,6 +91,31 @@ def test_what_does_not_fit_is_one_line(tmp_path, file, changes, spec, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (None, "the checkpoint has no chat template"),
+        ("{{ messages[0]['content'][1]['text'] }}", "its chat template cannot be used: "),
+        ("<|image_pad|>{{ messages[0]['content'][1]['text'] }}", "its chat template does not put "),
+    ],
+)
+def test_templates_that_lose_the_image(tmp_path, template, message):
+    edit(make_qwen(tmp_path) / "tokenizer_config.json", chat_template=template)
+    model = load_model(ModelSpec(path=str(tmp_path), image_mode="native"), "cpu")
+    with pytest.raises(ModelError, match=message):
+        model.chat("what ?", image=True)
+
+
+def test_prompts_of_text_alone(tmp_path):
+    """Without a marker there is no place for an image."""
+    model = load_model(ModelSpec(path=str(make_qwen(tmp_path)), image_mode="native"), "cpu")
+    plain = model.encode("what ?", noise((60, 90)), "native")
+    assert plain.ids == model.encode("<image>what ?", None, "native").ids
+    assert (plain.images, plain.visual, plain.positions_PS.tolist()) == ((), 0, [list(range(plain.length))] * 3)
+    with pytest.raises(ModelError, match="the prompt has 2 images; one is supported"):
+        model.encode("<image><image>", noise((60, 90)), "native")
+
+
 def test_how_large_images_are_is_part_of_the_model(tmp_path, small_scienceqa):
     folder, sweep = make_qwen(tmp_path / "qwen"), tmp_path / "sweep.yaml"
     grid = "grid:\n  - {strategy: fastv, layer: 2, rank: [3, N]}\n"

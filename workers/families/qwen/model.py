@@ -23,9 +23,8 @@ from workers.sites import Tower
 from workers.tasks.base import DataError
 from workers.tasks.prompts import IMAGE_MARKER
 
-BEGIN, PAD, END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"  # what the chat template puts for an image
-
-
+BEGIN, PAD, END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
+SHOWN = f"{BEGIN}{PAD}{END}"  # what the chat template puts for an image
 PATCHES = 2**15  # that go through the tower together, if several images do: the forward of 1.5 GB in half precision
 READ_PATCHES = 2**13  # where the states between its layers are kept
 
@@ -55,7 +54,10 @@ class Qwen(Model):
         if self._chat_template is None:
             raise ModelError("the checkpoint has no chat template; set task.conversation to vicuna_v1 or llava_v1")
         text = rendered(self.tokenizer, self._chat_template, question, image, marker=PAD)
-        return text.replace(f"{BEGIN}{PAD}{END}", IMAGE_MARKER)
+        if text.count(SHOWN) != image:
+            place = f"model {self.tokenizer.name_or_path}"
+            raise ModelError(f"{place}: its chat template does not put {SHOWN} where the image belongs")
+        return text.replace(SHOWN, IMAGE_MARKER)
 
     def look(self, image: Image.Image, mode: str) -> Pixels:
         size = (image.height, image.width)
@@ -70,7 +72,7 @@ class Qwen(Model):
         """
         if prompt.count(IMAGE_MARKER) > 1:
             raise ModelError(f"the prompt has {prompt.count(IMAGE_MARKER)} images; one is supported")
-        if image is None:
+        if image is None or IMAGE_MARKER not in prompt:
             ids = self._ids(prompt.replace(IMAGE_MARKER, ""))
             return Encoded(ids=ids, images=(), positions_PS=_counted(0, len(ids)), next_position=len(ids))
         seen = image if isinstance(image, Pixels) else self.look(image, mode)

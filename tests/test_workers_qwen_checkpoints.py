@@ -155,23 +155,26 @@ def test_shares_in_a_sweep_file(tmp_path, small_scienceqa, small_checkpoint):
     assert "share" not in fixed[0].to_json()
 
 
-@pytest.mark.parametrize(
-    ("entry", "message"),
-    [
-        ("rank: 101%", "grid[0].rank: '101%' is no share between 0% and 100%"),
-        ("rank: -1%", "grid[0].rank: '-1%' is no share between 0% and 100%"),
-        ("rank: [3, a%]", "grid[0].rank: 'a%' is no share between 0% and 100%"),
-        ("rank: 3, positions: compact", "grid[0].positions: position ids of this model have 3 parts, for a grid that "
-         "has no numbers without gaps; leave `compact` out"),
-        ("tokens: 9", "grid[0].tokens: is an average over a fixed number of visual tokens, and this model's images "
-         "differ in theirs; give a share of each image's own, such as 33.3%, or rank"),
-        ("tokens: 20%", "grid[0].tokens: an average of 0.2 of an image's tokens cannot be reached by pruning at layer "
-         "1 of 3: it lies between 0.3333 and 1"),
-    ],
-)  # fmt: skip
-def test_what_a_grid_cannot_be(tmp_path, small_scienceqa, entry, message):
+VARIES = "is an average over a fixed number of visual tokens, and this model's images differ in theirs"
+WRONG = {
+    "rank: 101%": "rank: '101%' is no share between 0% and 100%",
+    "rank: -1%": "rank: '-1%' is no share between 0% and 100%",
+    "rank: [3, a%]": "rank: 'a%' is no share between 0% and 100%",
+    "rank: 50%, strategy: himap, second_layer: 2, second_rank: 5": "rank: a share may be 4 tokens of a small image, "
+    "and then second_rank: 5 is above the first stage's rank 4; give a number",
+    "rank: 3, positions: compact": "positions: position ids of this model have 3 parts, for a grid that has no numbers "
+    "without gaps; leave `compact` out",
+    "tokens: 9": f"tokens: {VARIES}; give a share of each image's own, such as 33.3%, or rank",
+    "tokens: 20%": "tokens: an average of 0.2 of an image's tokens cannot be reached by pruning at layer 1 of 3: it "
+    "lies between 0.3333 and 1",
+}
+
+
+@pytest.mark.parametrize("entry", WRONG)
+def test_what_a_grid_cannot_be(tmp_path, small_scienceqa, entry):
     sweep, folder = tmp_path / "sweep.yaml", make_qwen(tmp_path / "qwen")
-    sweep.write_text(f"model: {folder}\ndata: {small_scienceqa}\ngrid: [{{strategy: fastv, layer: 1, {entry}}}]\n")
+    named = entry if "strategy" in entry else f"{entry}, strategy: fastv"
+    sweep.write_text(f"model: {folder}\ndata: {small_scienceqa}\ngrid: [{{layer: 1, {named}}}]\n")
     with pytest.raises(SpecError) as caught:
         load_sweep(sweep, gpu=False)
-    assert str(caught.value) == f"{sweep}: {message}"
+    assert str(caught.value) == f"{sweep}: grid[0].{WRONG[entry]}"

@@ -42,12 +42,12 @@ def naive_answer(llava: Model, encoded: Encoded, point: GridPoint, seeds: Seeds,
     """Answer one grid point on one sample."""
     embed = llava.module.get_input_embeddings()
     embedded = embed(torch.tensor(encoded.ids))
-    start, visual = len(encoded.ids), 0
+    start, visual, added = len(encoded.ids), 0, None
     if encoded.images:
-        ((span,), (image,)) = encoded.images, llava.image_features([encoded])
-        start, visual = span.start, span.tokens
-        embedded = torch.cat((embedded[:start], image, embedded[start + visual :]))
-    run = _Sample(llava, seeds, encoded, start, visual, _tower(llava, encoded, point))
+        ((span,), (image,)) = encoded.images, llava.see([encoded], {})
+        start, visual, added = span.start, span.tokens, image.added_JVD
+        embedded = torch.cat((embedded[:start], image.features_VD, embedded[start + visual :]))
+    run = _Sample(llava, seeds, encoded, start, visual, _tower(llava, encoded, point), added)
     tokens: list[int] = []
     first = None
     for _ in range(max_new_tokens):
@@ -68,6 +68,7 @@ class _Sample:
     start: int
     visual: int
     tower: dict[str, Tensor]  # evidence of the vision tower and of the question, for all visual tokens
+    added: Tensor | None  # to the visual tokens' rows, after each of the first layers
     chosen: dict[int, list[int]] = field(default_factory=dict)  # layer -> kept visual tokens, fixed at prefill
     views: dict[int, EvidenceView] = field(default_factory=dict)  # what they were chosen by
 
@@ -130,6 +131,9 @@ def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, li
             attended, weights = _attend(decoder, layer, hidden, positions, mask)
             hidden = hidden + attended
             hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+            if run.added is not None and index < len(run.added):
+                for v in alive:
+                    hidden[0, where[v]] += run.added[index][v]
     finally:
         decoder.config._attn_implementation = implementation
     return run.llava.module.lm_head(decoder.norm(hidden[0, -1])), alive

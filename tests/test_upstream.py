@@ -207,6 +207,25 @@ def test_transformers_qwen(qwen):
     check_calls(qwen.module)
 
 
+def test_transformers_qwen3(tmp_path):
+    """What Qwen3-VL has beside that: places that are learned, rows that are added between layers, norms of heads."""
+    words = moved("transformers", "Qwen3-VL", "workers/families/qwen, workers/fused.py")
+    model = load_model(ModelSpec(path=str(make_qwen(tmp_path, "qwen3_vl")), image_mode="native"), "cpu")
+    visual, decoder = model.module.model.visual, model.module.model.language_model
+    assert {"pos_embed", "deepstack_merger_list"} <= {name for name, _ in visual.named_children()}, words
+    assert list(visual.deepstack_visual_indexes) == [0, 2], words
+    assert visual.patch_embed.proj.bias is not None, words
+    assert not hasattr(visual, "window_size"), words
+    attention = decoder.layers[0].self_attn
+    assert attention.q_norm.weight.shape == attention.k_norm.weight.shape == (model.config.head_dim,), words
+    taken = list(inspect.signature(decoder._deepstack_process).parameters)
+    assert taken == ["hidden_states", "visual_pos_masks", "visual_embeds"], words
+    hidden, at = torch.zeros(1, 3, 2), torch.tensor([[False, True, True]])
+    made = decoder._deepstack_process(hidden, at, torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    assert made.tolist() == [[[0, 0], [1, 2], [3, 4]]], words
+    check_calls(model.module)
+
+
 def test_transformers_qwen_pixels():
     """Pre-processing by PIL, asked for by name, with sizes given as edges that are numbers of pixels."""
     import transformers

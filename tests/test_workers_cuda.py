@@ -106,6 +106,10 @@ def test_kernels_equal_their_plain_form():
         on = [t.cuda() for t in (x, w, cos, sin)]
         pairs = (
             (rms_norm(on[0], on[1], 1e-5), rms_norm(x.float(), w.float(), 1e-5)),
+            (
+                rms_norm(on[0].view(rows, heads, -1), on[1][: width // heads], 1e-5),  # of each head
+                rms_norm(x.float().view(rows, heads, -1), w.float()[: width // heads], 1e-5),
+            ),
             (gated_silu(on[0]), gated_silu(x.float())),
             (
                 rotate(on[0].clone().view(rows, heads, -1), on[2], on[3]),

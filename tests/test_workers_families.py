@@ -33,6 +33,7 @@ MADE = {
     "llava_llama": lambda folder: forms.original(folder / "own", str(forms.tower(folder / "clip"))),
     "qwen2_vl": lambda folder: make_qwen(folder, "qwen2_vl"),
     "qwen2_5_vl": lambda folder: make_qwen(folder, "qwen2_5_vl"),
+    "qwen3_vl": lambda folder: make_qwen(folder, "qwen3_vl"),
 }
 KINDS = [kind for kind in MADE]
 TOLERANCE = {"atol": 1e-4, "rtol": 1e-5}  # float32: other shapes of the same sums

@@ -1,4 +1,4 @@
-"""Qwen2-VL and Qwen2.5-VL: sizes, positions, logits and tokens as transformers' own classes have them.
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: sizes, positions, logits and tokens as transformers' own classes have them.
 
 What every family promises stands in ``test_workers_families.py``.
 """
@@ -24,17 +24,18 @@ from naive import naive_answer, seeds_of
 from small_qwen import DEPTH, KINDS, LAYERS, make_qwen, noise
 from strategies import catalog as rules
 from strategies.budget import rank_of_share
+from workers.added import AddedRows
 from workers.cost import cost
 from workers.encoding import encode_sample
 from workers.engine import Engine
-from workers.families.model import Encoded
+from workers.families.model import Encoded, SeenImage
 from workers.families.qwen.resizing import MAX_RATIO, Resizing
 from workers.families.qwen.tower import QwenTower
 from workers.forks import Placement, Seeds
 from workers.images import load_image
 from workers.interop.answering import PrunedModel
 from workers.latency import measure_latency, prepare_prompts
-from workers.memory import RowBytes, resident_bytes
+from workers.memory import Budget, RowBytes, resident_bytes
 from workers.prefill import prefill
 from workers.slow_path import slow_answer
 from workers.tasks.base import DataError
@@ -43,6 +44,7 @@ from workers.trunks import embed_trunks, make_trunks
 from workers.work import EngineSpec, GridPoint, ModelSpec, TaskSpec, WorkUnit, unpruned_point
 
 SIZES = [(100, 150), (30, 30), (200, 20), (61, 300), (84, 56)]  # height and width; the last is whole tokens
+PYRAMID = (("second_layer", 2), ("second_share", 0.5), ("third_layer", 3), ("third_share", 0.25))  # reads a layer ahead
 TOLERANCE = {"atol": 1e-4, "rtol": 1e-5}  # float32: other shapes of the same sums
 
 
@@ -110,9 +112,11 @@ def test_logits_are_those_of_the_stock_model(engine):
     points = [unpruned_point(config.layers, config.visual_tokens)]
     with torch.no_grad():
         trunks = make_trunks(prompts)
-        rows_RD = embed_trunks(engine.model.decoder, trunks, prompts, engine.model.image_features(prompts))
+        seen = [one or SeenImage(None) for one in engine.model.see(prompts, {})]
+        rows_RD = embed_trunks(engine.model.decoder, trunks, prompts, [one.features_VD for one in seen])
         placement = Placement(trunks, points, [Seeds("", "")] * len(prompts), [{}] * len(prompts))
-        (done,) = prefill(engine.model.decoder, rows_RD, trunks, placement, RowBytes.of(config, 4, 1))
+        row, added = RowBytes.of(config, 4, 1), AddedRows([one.added_JVD for one in seen])
+        (done,) = prefill(engine.model.decoder, rows_RD, trunks, placement, row, added=added)
         for logits_C, prompt in zip(done.logits_NC, prompts, strict=True):
             theirs = stock(**engine.model.inputs(prompt)).logits[0, -1]
             torch.testing.assert_close(logits_C, theirs, **TOLERANCE)
@@ -150,6 +154,7 @@ def test_their_own_generate_answers_the_same(engine):
         GridPoint(strategy="divprune", layer=0, rank=3),
         GridPoint(strategy="hiprune", layer=0, rank=5),
         GridPoint(strategy="random", layer=2, rank=1),
+        GridPoint(strategy="pyramiddrop", layer=1, rank=6, params=PYRAMID),
         GridPoint(strategy="random_per_image", layer=0, rank=2),
         GridPoint(strategy="random", layer=0, rank=0),
         GridPoint(strategy="random", layer=0, rank=config.visual_tokens),
@@ -163,6 +168,7 @@ def test_their_own_generate_answers_the_same(engine):
         torch.testing.assert_close(cell.option_logits, slow.option_logits, **TOLERANCE, msg=point.label)
 
 
+@pytest.mark.parametrize("engine", ["qwen3_vl"], indirect=True)
 def test_a_share_is_of_each_images_own_tokens(engine):
     """By the one rounding rule, in one stage or several, by the naive forward, transformers' own and the cells."""
     most = engine.model.config.visual_tokens
@@ -203,7 +209,10 @@ def test_questions_about_one_image_share_its_rows(engine):
     samples = {id: replace(of_image, id=id, question=f"{of_image.question} {n}") for id, n in shown.items()}
     points = tuple(
         GridPoint(strategy=name, layer=layer, rank=4)
-        for name, layer in (("fastv", 1), ("divprune", 0), ("hiprune", 0), ("l2_norm", 0), ("fastv", 2))
+        for name, layer in (
+            *(("fastv", 1), ("divprune", 0), ("hiprune", 0), ("l2_norm", 0), ("fastv", 2)),
+            *(("fps_merged", 1), ("text_sum", 1), ("random", 2)),
+        )
     )
     unit = WorkUnit(samples=tuple(samples), points=points, images=("same",) * 3)
     before, engine.samples = engine.samples, samples
@@ -211,11 +220,14 @@ def test_questions_about_one_image_share_its_rows(engine):
         alone = engine.run(unit).outcomes
         engine.micro_batch = 3
         together = engine.run(unit).outcomes
+        engine.budget = Budget(1, 1)  # of each image one fork at a time
+        waiting = engine.run(unit).outcomes
     finally:
-        engine.samples, engine.micro_batch = before, 1
-    for one, other in zip(alone, together, strict=True):
-        assert (one.kept_mask, one.answer) == (other.kept_mask, other.answer)
+        engine.samples, engine.micro_batch, engine.budget = before, 1, None
+    for one, other, last in zip(alone, together, waiting, strict=True):
+        assert (one.kept_mask, one.answer) == (other.kept_mask, other.answer) == (last.kept_mask, last.answer)
         torch.testing.assert_close(one.option_logits, other.option_logits, **TOLERANCE)
+        torch.testing.assert_close(one.option_logits, last.option_logits, **TOLERANCE)
 
 
 def test_the_tower_is_that_of_transformers(engine):
@@ -229,6 +241,10 @@ def test_the_tower_is_that_of_transformers(engine):
             given = engine.model.inputs(prompt)
             made = visual(given["pixel_values"], grid_thw=given["image_grid_thw"], output_hidden_states=True)
             torch.testing.assert_close(image.features_VD, made.pooler_output, **TOLERANCE)
+            deep = getattr(made, "deepstack_features", None)
+            assert (image.added_JVD is None) == (deep is None)
+            if deep:
+                torch.testing.assert_close(image.added_JVD, torch.stack(deep), **TOLERANCE)
             for layer, theirs in enumerate(made.hidden_states):
                 torch.testing.assert_close(tower._hidden_states[layer], theirs, **TOLERANCE)
 
@@ -285,6 +301,8 @@ def test_images_that_cannot_be_asked_about_are_failed_samples(engine):
         asked(engine, noise((1500, 5)))
     with pytest.raises(DataError, match=r"the question holds <\|image_pad\|>"):
         engine.model.encode("<image>what is <|image_pad|> ?", noise((30, 30)), "native")
+    with pytest.raises(DataError, match=r"the question holds <\|video_pad\|>"):
+        engine.model.encode("<0.3 seconds><|vision_start|><|video_pad|><|vision_end|>", None, "native")
 
 
 def test_the_cost_of_the_tower_is_counted_by_the_images_own_tokens(engine):
@@ -292,7 +310,11 @@ def test_the_cost_of_the_tower_is_counted_by_the_images_own_tokens(engine):
     (few_tokens, many) = (cost(config, system=9, visual=(n,) * LAYERS, text=9, image_tokens=n) for n in (6, 12))
     tower = engine.model.module.model.visual
     patches, width = 24, 32
-    linear = sum(p.numel() for name, p in tower.named_parameters() if p.dim() > 1 and "merger" not in name)
+    linear = sum(
+        p.numel()
+        for name, p in tower.named_parameters()
+        if p.dim() > 1 and "merger" not in name and "pos_embed" not in name
+    )
     merger = sum(p.numel() for name, p in tower.named_parameters() if p.dim() > 1 and "merger" in name)
     keys = [min(patches, 16) if layer in (0, 2) and config.vision.windowed else patches for layer in range(DEPTH)]
     counted = 2 * patches * linear + 2 * 6 * merger + sum(4 * patches * width * most for most in keys)

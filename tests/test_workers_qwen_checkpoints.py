@@ -1,10 +1,12 @@
-"""Checkpoints of Qwen2-VL and Qwen2.5-VL, and what a sweep file says of them: read, or refused in one line."""
+"""Checkpoints of Qwen2-VL and its kind, and what a sweep file says of them: read, or refused in one line."""
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from results.manifest import RecordedPoint
 from small_qwen import KINDS, QWEN2_5_TOWER, make_qwen, noise
 from workers.families.catalog import load_model, open_checkpoint
 from workers.families.config import ModelError
-from workers.families.qwen.config import text_section
+from workers.families.qwen.config import model_config, resizing_of, text_section
 from workers.families.qwen.described import described
 from workers.fingerprint import model_fingerprint
 from workers.work import GridPoint, ModelSpec
@@ -44,9 +46,21 @@ def test_its_tensors_are_those_that_transformers_builds(tmp_path, kind, tied):
     assert described(kind, text_section(checkpoint.config, tmp_path), checkpoint.sizes) == built
 
 
-def test_both_layouts_of_names_and_fields_are_read(tmp_path):
+def test_the_shape_of_a_published_qwen3():
+    text = {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32,
+            "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}  # fmt: skip
+    stated = {"model_type": "qwen3_vl", "text_config": text, "vision_config": {"out_hidden_size": 4096}}
+    resizing = resizing_of(stated, Path(), {"patch_size": 16}, Path(), ModelSpec(path="", max_pixels=1024**2))
+    sizes = model_config(stated, resizing, Path())
+    assert sizes.visual_tokens == 1024
+    tensors = described("qwen3_vl", text_section(stated, Path()), sizes).values()
+    assert sum(map(math.prod, tensors)) == 8_767_123_696  # as the published index says
+
+
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "qwen3_vl"])
+def test_both_layouts_of_names_and_fields_are_read(tmp_path, kind):
     """As published, and as transformers writes its own: the same logits to the last bit."""
-    published = make_qwen(tmp_path / "published")
+    published = make_qwen(tmp_path / "published", kind)
     model = load_model(ModelSpec(path=str(published), image_mode="native"), "cpu")
     section = shutil.copytree(published, tmp_path / "section")
     model.module.config.save_pretrained(section)
@@ -88,6 +102,26 @@ def test_what_does_not_fit_is_one_line(tmp_path, file, changes, spec, message):
     edit(make_qwen(tmp_path) / file, **changes)
     with pytest.raises(ModelError, match=message) as caught:
         load_model(ModelSpec(**{"path": str(tmp_path), "image_mode": "native", **spec}), "cpu")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "message"),
+    [
+        ("vision_config", {"deepstack_visual_indexes": [0, 4]}, r"\[0, 4\] are not different layers of the tower's 4"),
+        ("vision_config", {"deepstack_visual_indexes": [1, 1]}, r"\[1, 1\] are not different layers of the tower's 4"),
+        ("vision_config", {"deepstack_visual_indexes": 3}, "deepstack_visual_indexes: 3 is no list of layers"),
+        ("vision_config", {"deepstack_visual_indexes": [0]}, "6 tensors are left over"),
+        ("vision_config", {"num_position_embeddings": 36}, "pos_embed.weight"),
+        ("vision_config", {"patch_size": 14}, "the image processor has patch_size 16, .* states 14"),
+        ("text_config", {"head_dim": 32}, r"mrope_section: \[2, 3, 3\] are not half of a head's 32 values"),
+    ],
+)
+def test_what_does_not_fit_qwen3_is_one_line(tmp_path, part, changes, message):
+    place = make_qwen(tmp_path, "qwen3_vl") / "config.json"
+    edit(place, **{part: {**json.loads(place.read_text())[part], **changes}})
+    with pytest.raises(ModelError, match=message) as caught:
+        open_checkpoint(ModelSpec(path=str(tmp_path))).check()
     assert "\n" not in str(caught.value)
 
 

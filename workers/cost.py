@@ -217,5 +217,5 @@ def _merging_flop(config: ModelConfig, vision: VisionConfig, image_tokens: int) 
     embedding = 2 * patches * 3 * vision.frames * config.patch_size**2 * vision.hidden
     layer = 2 * patches * (4 * vision.hidden**2 + vision.ffn_matrices * vision.hidden * vision.ffn)
     keys = (vision.layers - vision.windowed) * patches + vision.windowed * window
-    projector = 2 * image_tokens * joined * vision.hidden * (joined * vision.hidden + config.hidden)
+    projector = (1 + vision.deep) * 2 * image_tokens * joined * vision.hidden * (joined * vision.hidden + config.hidden)
     return embedding + vision.layers * layer + 2 * 2 * patches * keys * vision.hidden + projector

@@ -1,7 +1,8 @@
 """A decoder over packed rows: a (R, D) matrix in which the tokens of many sequences lie one after another.
 
 So each linear layer is one matrix product. Who may attend to whom is decided elsewhere (``sequences.py``). This file
-and the families know how transformers builds a decoder: norm, queries, keys, values and output, norm, gate, up, down.
+and the families know how transformers builds a decoder: norm, queries, keys, values and output, norm, gate, up, down;
+some kinds have a norm of each head's queries and keys too, which comes before positions are applied.
 
 Shape letters: see ``strategies/view.py``; here also E head width, G key-value heads, C vocabulary, P rows of positions.
 """
@@ -92,7 +93,8 @@ class Decoder:
         if given is None:
             heads = linear(normed_RD, fused.kv, fused.kv_bias).unflatten(-1, (-1, self.head_dim))
             key_RGE, value_RGE = heads.split((self.kv_heads, self.kv_heads), dim=1)
-            return rotate(key_RGE, *rotary), value_RGE
+            turned = rotate(_head_norm(fused.k_norm, key_RGE), *rotary)
+            return turned if fused.k_norm is None else key_RGE.copy_(turned), value_RGE
         before = given[0].shape[0]
         rows = normed_RD.new_empty(before + normed_RD.shape[0], fused.kv.shape[0])
         torch.mm(normed_RD, fused.kv.T, out=rows[before:])
@@ -101,18 +103,22 @@ class Decoder:
         keys, values = rows.unflatten(-1, (-1, self.head_dim)).split((self.kv_heads, self.kv_heads), dim=1)
         keys[:before], values[:before] = given
         own = keys[before:]
-        turned = rotate(own, *rotary)
+        turned = rotate(_head_norm(fused.k_norm, own), *rotary)
         if turned is not own:
             own.copy_(turned)
         return keys, values
 
     def queries(self, layer: int, normed_RD: Tensor, rotary: Rotary) -> Tensor:
         """Queries (R, H, E) of a layer's normed input, positions applied."""
-        return rotate(self.layers[layer].module.self_attn.q_proj(normed_RD).unflatten(-1, (-1, self.head_dim)), *rotary)
+        fused = self.layers[layer]
+        query_RHE = fused.module.self_attn.q_proj(normed_RD).unflatten(-1, (-1, self.head_dim))
+        return rotate(_head_norm(fused.q_norm, query_RHE), *rotary)
 
     def keys(self, layer: int, normed_RD: Tensor, rotary: Rotary) -> Tensor:
         """Keys (R, G, E) of a layer's normed input alone, positions applied."""
-        return rotate(self.layers[layer].module.self_attn.k_proj(normed_RD).unflatten(-1, (-1, self.head_dim)), *rotary)
+        fused = self.layers[layer]
+        key_RGE = fused.module.self_attn.k_proj(normed_RD).unflatten(-1, (-1, self.head_dim))
+        return rotate(_head_norm(fused.k_norm, key_RGE), *rotary)
 
     def attention_norm(self, layer: int, hidden_RD: Tensor) -> Tensor:
         """The norm before a layer's attention."""
@@ -157,6 +163,11 @@ class Decoder:
 
 def _norm(module: Any, rows_RD: Tensor) -> Tensor:
     return rms_norm(rows_RD, module.weight, module.variance_epsilon)
+
+
+def _head_norm(module: Any, rows_RHE: Tensor) -> Tensor:
+    """The norm of each head's queries or keys, where there is one."""
+    return rows_RHE if module is None else _norm(module, rows_RHE)
 
 
 def _add_linear(residual_RD: Tensor, rows: Tensor, module: nn.Linear) -> None:

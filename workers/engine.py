@@ -23,6 +23,7 @@ from strategies import catalog
 from strategies.errors import UsageError
 from strategies.evidence import LOADINGS, TOWER_FEATURES
 from workers import evidence
+from workers.added import AddedRows
 from workers.answers import Answers
 from workers.encoding import encode_sample
 from workers.families.catalog import load_model
@@ -356,6 +357,7 @@ class Engine:
         shown = [item.image for item in batch]
         images = self._seen.see(shown, prompts, evidence.tower_readers(needs))
         features = [image.features_VD if image else None for image in images]
+        added = AddedRows([image.added_JVD if image else None for image in images])
         trunks = make_trunks(prompts, shown)
         self._check_window(trunks)
         hidden_RD = embed_trunks(self.model.decoder, trunks, prompts, features)
@@ -373,7 +375,7 @@ class Engine:
         spectra = SpectraRecorder(self.model.decoder, measure.spectra, measured) if measured else None
         budget = self._budget()
         row = self.row.within(budget, max(item.need.evidence_bytes for item in batch))
-        waves = prefill(self.model.decoder, hidden_RD, trunks, placement, row, budget, spectra, answers.reach)
+        waves = prefill(self.model.decoder, hidden_RD, trunks, placement, row, budget, spectra, answers.reach, added)
         del hidden_RD  # layers let go of what they have read
         for start in waves:
             answers.add(start)

@@ -22,12 +22,15 @@ class FusedLayer:
     kv_bias: Tensor | None
     gate_up: Tensor
     gate_up_bias: Tensor | None
+    q_norm: Any  # of each head's queries, and of its keys, before they are turned; None: this kind has none
+    k_norm: Any
 
     @classmethod
     def of(cls, module: Any) -> FusedLayer:
         attention, mlp = module.self_attn, module.mlp
         kv = _fuse((attention.k_proj, attention.v_proj))
-        return cls(module, *kv, *_fuse((mlp.gate_proj, mlp.up_proj)))
+        norms = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
+        return cls(module, *kv, *_fuse((mlp.gate_proj, mlp.up_proj)), *norms)
 
 
 def _fuse(parts: tuple[nn.Linear, ...]) -> tuple[Tensor, Tensor | None]:

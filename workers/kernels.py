@@ -23,13 +23,13 @@ def uses_triton(rows: Tensor) -> bool:
 
 
 def rms_norm(rows_RD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-    """Llama's norm: x / sqrt(mean(x^2) + eps), rounded to the rows' dtype, times the weight."""
+    """Llama's norm: x / sqrt(mean(x^2) + eps), rounded to the rows' dtype, times the weight; of (..., D)."""
     if uses_triton(rows_RD):
         rows_RD = rows_RD.contiguous()
         out_RD = torch.empty_like(rows_RD)
         width = rows_RD.shape[-1]
         block = triton.next_power_of_2(width)
-        _rms_norm_kernel[(rows_RD.shape[0],)](rows_RD, weight_D, out_RD, width, eps, block=block, num_warps=8)
+        _rms_norm_kernel[(rows_RD.numel() // width,)](rows_RD, weight_D, out_RD, width, eps, block=block, num_warps=8)
         return out_RD
     lifted = rows_RD.float()
     return weight_D * (lifted * torch.rsqrt(lifted.pow(2).mean(-1, keepdim=True) + eps)).to(rows_RD.dtype)

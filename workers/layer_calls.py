@@ -8,7 +8,7 @@ refused: by ``check_calls`` before anything runs, and by ``cache_argument`` in a
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -85,3 +85,21 @@ def go_on(model: Any, output: Any) -> dict[str, Any]:
     """The argument with which a forward of ``model`` goes on from the cache in an output of it."""
     taken = inspect.signature(model.forward).parameters
     return {next(name for name in CACHE_NAMES if name in taken): cache_of(output)}
+
+
+class Replaced:
+    """A method of a module that gives way to another until it is removed, as a hook is."""
+
+    def __init__(self, module: Any, name: str, method: Callable[..., Any]) -> None:
+        """Put the other in its place.
+
+        Raises:
+            UnknownCallError: the module has none of that name, so that nobody would call the other.
+        """
+        if not hasattr(module, name):
+            raise UnknownCallError(f"transformers {version('transformers')}: {type(module).__name__} has no {name}")
+        self._module, self._name = module, name
+        setattr(module, name, method)
+
+    def remove(self) -> None:
+        delattr(self._module, self._name)  # the class's own is seen again

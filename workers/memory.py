@@ -90,6 +90,7 @@ class RowBytes:
     away: bool = False  # with keys and values in host memory
     piece: int = FEED_FORWARD_ROWS  # rows that the feed-forward takes at a time
     evidence: int = 0  # that a strategy chooses by, of one sequence at a time and before a layer's feed-forward
+    added: int = 0  # to a visual token's row behind the first layers, until the last wave
 
     @classmethod
     def of(cls, config: ModelConfig, value_bytes: int, max_new_tokens: int) -> RowBytes:
@@ -108,7 +109,9 @@ class RowBytes:
         wide = value_bytes * (3 * config.ffn + config.hidden)
         # As the head gives them and in float32; when decoding, also those of the first token and of the one before.
         logits = config.vocab * (value_bytes + (3 if keeps else 1) * 4)
-        return cls(config.layers, cached, active, wide, config.hidden * value_bytes, tail, logits, keeps)
+        row = config.hidden * value_bytes
+        added = row * config.vision.deep if config.vision else 0
+        return cls(config.layers, cached, active, wide, row, tail, logits, keeps, added=added)
 
     def within(self, budget: Budget, scratch: int = 0) -> RowBytes:
         """The same in smaller pieces, where the feed-forward's would take too much of a wave's budget.
@@ -212,13 +215,14 @@ def footprint(
                 changes[stage.layer] += kept + after - rows
                 rows = kept + after
     layers = list(accumulate(changes[:-1]))
+    added = 0 if further else row.added * visual
     before = max(starts, default=0) if row.keeps and not row.away else 0
     held = row.cached * (own * before + system * (row.layers - before)) + row.start * sum(starts.values())
     return Footprint(
         rows=max(layers),
-        bytes=row.wave(sum(layers), max(layers), sequences),
-        trunk_bytes=row.wave(own * row.layers, own, 1),
-        held_bytes=held if starts else 0,
+        bytes=row.wave(sum(layers), max(layers), sequences) + added,
+        trunk_bytes=row.wave(own * row.layers, own, 1) + added,
+        held_bytes=held + added if starts else 0,
         evidence_bytes=scratch if visual else 0,
         host_bytes=row.on_host(sum(layers)),
         held_host_bytes=row.on_host(own * row.layers) if starts else 0,
@@ -397,7 +401,8 @@ def _tower_parameters(config: ModelConfig) -> int:
     layer = 4 * vision.hidden**2 + vision.ffn_matrices * vision.hidden * vision.ffn
     given = vision.hidden * vision.features * vision.merge**2
     inner = config.hidden if vision.merge == 1 else given
-    return vision.stored_layers * layer + given * inner + inner * config.hidden
+    made = (1 + vision.deep) * (given * inner + inner * config.hidden)
+    return vision.stored_layers * layer + vision.positions * vision.hidden + made
 
 
 def budget_bytes(device: torch.device, resident: int) -> int:

@@ -157,6 +157,20 @@ def at_rows(group: Group, rows_BSE: Tensor) -> Tensor:
     return every_BSE.gather(1, group.rows_BW[..., None].expand(-1, -1, rows_BSE.shape[-1]))
 
 
+def add_rows(group: Group, hidden_BWD: Tensor, at_BS: Tensor, rows_ND: Tensor) -> Tensor:
+    """A group's hidden states with rows added to the tokens that it still has.
+
+    Args:
+        group: of the layer that made them.
+        hidden_BWD: its hidden states.
+        at_BS: bool, which tokens of the whole sequence something is added to.
+        rows_ND: what, one for each of them.
+    """
+    whole_BSD = hidden_BWD.new_zeros(*at_BS.shape, hidden_BWD.shape[-1])
+    whole_BSD[at_BS] = rows_ND.to(whole_BSD)
+    return hidden_BWD + at_rows(group, whole_BSD)
+
+
 def mask(batch: Batch, group: Group, queries: int, past: int, eager: bool, dtype: torch.dtype) -> Tensor | None:
     """The attention mask of a group's layers: (B or 1, 1, Q, N) bool, additive under eager; None where none is needed.
 

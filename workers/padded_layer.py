@@ -65,8 +65,8 @@ class PaddedLayer(DecoderLayer):
     def row_ahead(self) -> Tensor:
         attention = self._ahead.module.self_attn
         normed_SD = self._ahead.module.input_layernorm(self._hidden_SD)
-        key_SGE = self._turn(attention.k_proj(normed_SD), attention, self._ahead.rotary)
-        query_SHE = self._turn(attention.q_proj(normed_SD), attention, self._ahead.rotary)
+        key_SGE = self._turn("key", attention.k_proj(normed_SD), attention, self._ahead.rotary)
+        query_SHE = self._turn("query", attention.q_proj(normed_SD), attention, self._ahead.rotary)
         return _probabilities(query_SHE[-1:], key_SGE, attention.scaling)
 
     def visual_block(self) -> Tensor:
@@ -97,11 +97,13 @@ class PaddedLayer(DecoderLayer):
         probe = self._probe
         assert probe is not None
         assert probe.rotary is not None
-        return self._turn(getattr(probe, name)[self._sample, self._living], probe.module, probe.rotary)
+        return self._turn(name, getattr(probe, name)[self._sample, self._living], probe.module, probe.rotary)
 
-    def _turn(self, rows_SX: Tensor, attention: Any, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    def _turn(self, name: str, rows_SX: Tensor, attention: Any, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """(S, X) the sample's rows as a projection gives them -> (S, heads, E)."""
         rows_SHE = rows_SX.unflatten(-1, (-1, attention.head_dim))
+        if (norm := getattr(attention, f"{name[0]}_norm", None)) is not None:
+            rows_SHE = norm(rows_SHE)
         cos_SE, sin_SE = (table[self._sample if len(table) > 1 else 0, self._living] for table in rotary)
         first, second = rows_SHE.chunk(2, dim=-1)
         return rows_SHE * cos_SE[:, None] + torch.cat((-second, first), dim=-1) * sin_SE[:, None]

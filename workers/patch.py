@@ -37,8 +37,8 @@ from workers import evidence
 from workers.families.base import Call, Parts
 from workers.families.catalog import parts_of
 from workers.forks import Merge, Seeds, draw_seed, merge_of
-from workers.layer_calls import cache_argument, cache_of, check_calls
-from workers.padded import Batch, Group, at_rows, drop, input_rows, mask, new_batch, positions, spread
+from workers.layer_calls import Replaced, cache_argument, cache_of, check_calls
+from workers.padded import Batch, Group, add_rows, at_rows, drop, input_rows, mask, new_batch, positions, spread
 from workers.padded_layer import Ahead, PaddedLayer, Probe
 from workers.sites import Questions
 
@@ -192,6 +192,8 @@ class _Pruner:
         yield self.parts.body.register_forward_pre_hook(self._see_tokens, with_kwargs=True)
         yield self.decoder.register_forward_pre_hook(self._begin, with_kwargs=True)
         yield self.decoder.register_forward_hook(self._end)
+        if self.parts.adding is not None:
+            yield Replaced(self.decoder, self.parts.adding, self._add)
         if evidence.tower_readers(self.needs):
             for layer in self.parts.tower_layers:
                 yield layer.register_forward_pre_hook(lambda _, args: self.tower_states.append(args[0]))
@@ -342,6 +344,10 @@ class _Pruner:
         return output
 
     # One layer
+
+    def _add(self, hidden_BWD: Tensor, at_BS: Tensor, rows_ND: Tensor) -> Tensor:
+        """What the decoder adds to visual rows behind a layer, to those that are left."""
+        return add_rows(self._running().groups[-1], hidden_BWD, at_BS, rows_ND)
 
     def _enter(self, layer: int, module: Any, args: tuple, kwargs: dict[str, Any]) -> Call | None:
         """Before a layer: drop what is to be dropped here, and give it the mask and positions of its group."""

@@ -21,6 +21,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from workers.added import AddedRows
 from workers.attention import attend, attend_groups, make_groups
 from workers.caches import Cache, HostLink, LayerCache
 from workers.decoder import Decoder, Given, Rotary
@@ -61,6 +62,7 @@ def prefill(
     budget: Budget = Budget(),  # noqa: B008 (frozen)
     observe: Callable[[LayerRun], None] | None = None,
     beside: Callable[[int], None] | None = None,
+    added: AddedRows = AddedRows(),  # noqa: B008 (of no image)
 ) -> Iterator[Prefill]:
     """Run all decoder layers for the trunks and for every fork that the placement makes on the way.
 
@@ -74,12 +76,13 @@ def prefill(
         observe: called after every layer with what it computed.
         beside: called after every layer of a wave with its number, in order; what it asks of that layer's weights, and
             has come from the host, is there.
+        added: what the images' rows get behind the first layers.
 
     Yields:
         For each wave first-token logits and the caches of all its sequences that answer a point. The caches are
         emptied when the next wave is asked for, but for those in host memory, which whoever decodes may hold on to.
     """
-    waves = _Waves(decoder, placement, row, budget, observe, beside, hidden_RD)
+    waves = _Waves(decoder, placement, row, budget, observe, beside, added, hidden_RD)
     del hidden_RD
     done = waves.run(pack_trunks(trunks))
     if done is not None:
@@ -111,6 +114,7 @@ class _Waves:
         budget: Budget,
         observe: Callable[[LayerRun], None] | None,
         beside: Callable[[int], None] | None,
+        added: AddedRows,
         trunks_RD: Tensor,
     ) -> None:
         self.waiting: list[_Waiting] = []
@@ -123,6 +127,7 @@ class _Waves:
         self._budget = budget
         self._observe = observe
         self._beside = beside or (lambda layer: None)
+        self._added = added
         self._layers = len(decoder.layers)
         self._fork_layers = placement.fork_layers(self._layers)
         self._link = HostLink(decoder.device) if row.away else None
@@ -208,6 +213,7 @@ class _Waves:
             if self._observe is None:
                 del query_RHE, key_RGE, value_RGE
             hidden_RD = decoder.finish_layer(layer, hidden_RD, attended_RHE, self._row.piece)
+            self._added.add(layer, packing, hidden_RD)
             if self._observe is not None:
                 self._observe(LayerRun(layer, packing, query_RHE, key_RGE, attended_RHE, hidden_RD))
                 del query_RHE, key_RGE, value_RGE
@@ -312,7 +318,7 @@ class _Waves:
         prefixes = sum(part.nbytes for part in self._prefixes if part)
         starts = {id(one.start_RD): one.start_RD.nbytes for one in self.waiting}
         room = Room(self._budget, self._row)
-        room.hold(held + prefixes + sum(starts.values()))
+        room.hold(held + prefixes + sum(starts.values()) + self._added.nbytes)
         return room
 
     def _keep(self, layer: int, cache: LayerCache) -> None:

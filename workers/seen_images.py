@@ -34,8 +34,9 @@ class SeenImages:
 
     @staticmethod
     def planned_bytes(config: ModelConfig, value_bytes: int) -> int:
-        """Of the features that are kept, and as much for what is read of the tower."""
-        return 2 * KEPT * config.visual_tokens * config.hidden * value_bytes
+        """Of the features that are kept and what is added to them, and room for what is read of the tower."""
+        deep = config.vision.deep if config.vision else 0
+        return (2 + deep) * KEPT * config.visual_tokens * config.hidden * value_bytes
 
     def clear(self) -> None:
         with self._lock:
@@ -72,8 +73,9 @@ class SeenImages:
         if kept.made is not None:
             stream = torch.cuda.current_stream(self._model.device)
             stream.wait_event(kept.made)
-            for tensor in (kept.image.features_VD, *kept.image.evidence.values()):
-                tensor.record_stream(stream)
+            for tensor in (kept.image.features_VD, kept.image.added_JVD, *kept.image.evidence.values()):
+                if tensor is not None:
+                    tensor.record_stream(stream)
         return kept.image
 
     def _keep(self, made: Mapping[Key, SeenImage]) -> None:
@@ -91,4 +93,5 @@ class SeenImages:
 def _apart(image: SeenImage) -> SeenImage:
     """A copy that does not hold those that were made with it."""
     evidence = {name: rows.clone() for name, rows in image.evidence.items()}
-    return SeenImage(image.features_VD.clone(), evidence)
+    added_JVD = None if image.added_JVD is None else image.added_JVD.clone()
+    return SeenImage(image.features_VD.clone(), evidence, added_JVD)

@@ -123,6 +123,9 @@ class Parts:
     # From what entered each of these layers, and what left the last, and the call of the tower: of all its images,
     # together or one by one.
     read_tower: Callable[[Sequence[Tensor], Call], Sequence[Tower]]
+    # The decoder's method that adds rows to those of visual tokens between layers; called with hidden states (B, S, D),
+    # (B, S) bool where these are, and their rows. None: nothing is added.
+    adding: str | None = None
 
 
 class Family(Protocol):

@@ -5,7 +5,7 @@ Only the standard library is imported, so that planning a sweep needs neither to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from strategies.errors import SaccadeError
 
 TEXT_MODELS = ("llama", "mistral", "qwen2")  # decoders whose layer the engine knows: norm, q/k/v/o, gate/up/down
 # What transformers takes where a configuration leaves it out; else as many key-value heads as heads, and Llama-7B's.
-KV_HEADS, FFN = {"mistral": 8, "qwen2": 32}, {"mistral": 14336, "qwen2": 22016}
+KV_HEADS, FFN = {"mistral": 8, "qwen2": 32, "qwen3": 32}, {"mistral": 14336, "qwen2": 22016, "qwen3": 22016}
 MOST = 2**24  # of any other size
 MOST_LAYERS = 1000  # the largest published decoder has 126; a slip of the pen is not built for hours
 NO_TEXT_TOWER = (  # what a sweep is told that needs one
@@ -41,6 +41,8 @@ class VisionConfig:
     frames: int = 1  # that a patch is embedded of
     windowed: int = 0  # layers in which a patch attends to its window alone
     window: int = 0  # tokens of a window, one side
+    positions: int = 0  # learned embeddings of places, which are stretched over each image
+    deep: int = 0  # layers of which visual tokens are made too, that are added after the first decoder layers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,15 +111,15 @@ def _grid(stated: Mapping[str, Any]) -> tuple[int, int] | None:
     return (side, side) if 0 < side**2 <= visual else None
 
 
-def decoder_sizes(text: dict[str, Any], place: Path) -> dict[str, int]:
+def decoder_sizes(text: dict[str, Any], place: Path, kinds: Sequence[str] = TEXT_MODELS) -> dict[str, int]:
     """The fields of ``ModelConfig`` that a decoder's section of a config.json states.
 
     Raises:
         ModelError: a field is no number, or the decoder is one the engine does not run.
     """
     kind = text.get("model_type", "llama")
-    if kind not in TEXT_MODELS:
-        raise ModelError(f"{place}: text_config.model_type: '{kind}' is not supported ({', '.join(TEXT_MODELS)})")
+    if kind not in kinds:
+        raise ModelError(f"{place}: text_config.model_type: '{kind}' is not supported ({', '.join(kinds)})")
     hidden, heads = number(text, "hidden_size", 4096, place), number(text, "num_attention_heads", 32, place)
     layers = number(text, "num_hidden_layers", 32, place, most=MOST_LAYERS)
     ffn = number(text, "intermediate_size", FFN.get(kind, 11008), place)

@@ -33,13 +33,15 @@ def decoder_tensors(text: dict[str, Any], sizes: ModelConfig) -> dict[str, Shape
 
 
 def _layer(text: dict[str, Any], sizes: ModelConfig) -> dict[str, Shape]:
-    """One layer of the decoder. Which of the three have biases: transformers, models/{llama,mistral,qwen2}."""
+    """One layer of the decoder. Which of the three have biases: transformers, models/{llama,mistral,qwen2,qwen3_vl}."""
     kind = text.get("model_type", "llama")
-    output_bias = kind == "llama" and bool(text.get("attention_bias"))
+    output_bias = kind in ("llama", "qwen3") and bool(text.get("attention_bias"))
     input_bias = output_bias or kind == "qwen2"
     mlp_bias = kind == "llama" and bool(text.get("mlp_bias"))
     queries, keys = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
+    norms = ("self_attn.q_norm", "self_attn.k_norm") if kind == "qwen3" else ()
     return {
+        **{f"{name}.weight": (sizes.head_dim,) for name in norms},
         **linear_layer("self_attn.q_proj", queries, sizes.hidden, input_bias),
         **linear_layer("self_attn.k_proj", keys, sizes.hidden, input_bias),
         **linear_layer("self_attn.v_proj", keys, sizes.hidden, input_bias),

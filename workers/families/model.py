@@ -78,6 +78,7 @@ class SeenImage:
 
     features_VD: Tensor  # the visual tokens, in the model's dtype
     evidence: Mapping[str, Tensor] = field(default_factory=dict)  # (V, ...) by name, what was read of the tower
+    added_JVD: Tensor | None = None  # to these rows after decoder layer J; None: nothing is
 
 
 class Model(ABC):

@@ -1,1 +1,1 @@
-"""Qwen2-VL and Qwen2.5-VL, in the form of Hugging Face."""
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL, in the form of Hugging Face."""

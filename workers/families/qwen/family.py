@@ -1,4 +1,4 @@
-"""Qwen2-VL and Qwen2.5-VL as a family."""
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL as a family."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ class QwenFamily:
     """Images of any shape, whose tokens differ in number."""
 
     model_types = MODEL_TYPES
-    hooked = ("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration")
+    hooked = (
+        "Qwen2VLForConditionalGeneration",
+        "Qwen2_5_VLForConditionalGeneration",
+        "Qwen3VLForConditionalGeneration",
+    )
 
     def open(self, spec: ModelSpec) -> Checkpoint:
         return open_qwen(spec)
@@ -61,6 +65,7 @@ class QwenFamily:
             position_parts=3,
             class_token=False,
             tower_layers=visual.blocks,
+            adding="_deepstack_process" if hasattr(visual, "deepstack_visual_indexes") else None,
             read_tower=lambda states, call: towers_of(visual, states, _token_grids(visual, call), full),
         )
 

@@ -1,4 +1,4 @@
-"""Qwen2-VL's vision tower for several images at once, windows of one size together.
+"""The vision towers of Qwen2-VL and its kind for several images at once, windows of one size together.
 
 transformers runs a layer's windows one after another, 81 of them for an image of 1,296 tokens; here those of a size are
 one call, whichever image they are of. Its own tower is what the tests hold this against.
@@ -23,7 +23,7 @@ from workers.sequences import to_device
 
 def run_tower(
     visual: Any, pixels_RX: Tensor, grids: Sequence[TokenGrid], full_layers: Collection[int], keep: bool
-) -> tuple[list[Tensor], list[Tensor]]:
+) -> tuple[list[tuple[Tensor, Tensor | None]], list[Tensor]]:
     """Tower and merger.
 
     Args:
@@ -34,28 +34,44 @@ def run_tower(
         keep: whether states between the layers are wanted.
 
     Returns:
-        Per image (V, D) visual tokens; and, if they are kept, (R, C) what entered each layer and left the last, in the
-        tower's order.
+        Per image (V, D) visual tokens, and (J, V, D) what is added to them after decoder layer J, or None; and, if they
+        are kept, (R, C) what entered each layer and left the last, in the tower's order.
     """
     merged = grids[0].merge ** 2
     starts = [0, *accumulate(grid.tokens for grid in grids)]
     order_T = torch.cat([grid.order_V + start for grid, start in zip(grids, starts, strict=False)])
     # Patches do not overlap, so that the convolution is a product, which is the same and does not depend on cuDNN.
-    embedded_RC = linear(pixels_RX, visual.patch_embed.proj.weight.flatten(1))
+    embed = visual.patch_embed.proj
+    embedded_RC = linear(pixels_RX, embed.weight.flatten(1), embed.bias)
+    if (table := getattr(visual, "pos_embed", None)) is not None:
+        places_RC = torch.cat([grid.stretched(table.weight).flatten(0, 1) for grid in grids])
+        embedded_RC = embedded_RC + places_RC.to(embedded_RC.dtype)
     hidden_RC = embedded_RC.unflatten(0, (-1, merged))[order_T].flatten(0, 1)
     head_dim = visual.blocks[0].attn.head_dim
     angles = torch.cat([grid.angles(head_dim)[grid.order_V].flatten(0, 1) for grid in grids])[:, None]
     windowed = _together((size * merged for grid in grids for size in grid.windows), hidden_RC.device)
     whole = _together((grid.patches for grid in grids), hidden_RC.device)
-    states = []
+    states, deep = [], list(getattr(visual, "deepstack_visual_indexes", ()))
+    added: dict[int, Tensor] = {}
     for layer, block in enumerate(visual.blocks):
         if keep:
             states.append(hidden_RC)
         hidden_RC = hidden_RC + _attended(block, hidden_RC, angles, whole if layer in full_layers else windowed)
         hidden_RC = hidden_RC + block.mlp(block.norm2(hidden_RC))
-    made_TD = visual.merger(hidden_RC).split([grid.tokens for grid in grids])
-    features = [made_VD[grid.at_V] for made_VD, grid in zip(made_TD, grids, strict=True)]
-    return features, [*states, hidden_RC] if keep else []
+        if layer in deep:
+            added[layer] = visual.deepstack_merger_list[deep.index(layer)](hidden_RC)
+    tokens = [grid.tokens for grid in grids]
+    features = _in_order(visual.merger(hidden_RC).split(tokens), grids)
+    # Whichever merger makes it, what is of the earliest layer is added first.
+    further: list[Tensor | None] = [None] * len(grids)
+    if added:
+        further = [made.transpose(0, 1) for made in _in_order(torch.stack([*added.values()], 1).split(tokens), grids)]
+    return list(zip(features, further, strict=True)), [*states, hidden_RC] if keep else []
+
+
+def _in_order(made: Iterable[Tensor], grids: Sequence[TokenGrid]) -> list[Tensor]:
+    """(V, ...) of each image in the decoder's order, from the tower's."""
+    return [made_V[grid.at_V] for made_V, grid in zip(made, grids, strict=True)]
 
 
 def _attended(block: Any, hidden_RC: Tensor, angles_R1E: Tensor, windows: Sequence[Tensor]) -> Tensor:

@@ -7,6 +7,9 @@ Shape letters: see ``workers/sites.py``; here also M patches of a token.
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import torch
 from torch import Tensor
 
@@ -49,10 +52,32 @@ class TokenGrid:
         Each half's speeds are in both halves of the values that turn together.
         """
         device, quarter = self.place_V2.device, head_dim // 4
-        inner_M2 = torch.cartesian_prod(*[torch.arange(self.merge, device=device)] * 2).view(-1, 2)
-        place_VM2 = self.place_V2[:, None] * self.merge + inner_M2
         speed = THETA ** -(torch.arange(quarter, device=device, dtype=torch.float32) / quarter)
-        return (place_VM2[..., None] * speed).flatten(2).repeat(1, 1, 2)
+        return (self._patches()[..., None] * speed).flatten(2).repeat(1, 1, 2)
+
+    def stretched(self, table_XC: Tensor) -> Tensor:
+        """(V, M, C) of the patches: a square of embeddings stretched over the image, corner to corner.
+
+        Between its places it is linear in both directions.
+        """
+        side = math.isqrt(len(table_XC))
+        reach = [(side - 1) / max(1, count * self.merge - 1) for count in self.size]
+        at_2VM = [place_VM * one for place_VM, one in zip(self._patches().unbind(dim=-1), reach, strict=True)]
+        taps = []
+        for at_VM in at_2VM:
+            low_VM = at_VM.long().clamp(max=max(0, side - 2))
+            above_VM = at_VM - low_VM
+            taps.append(((low_VM, 1 - above_VM), ((low_VM + 1).clamp(max=side - 1), above_VM)))
+        parts = [
+            table_XC[row_VM * side + column_VM] * (of_row_VM * of_column_VM)[..., None]
+            for (row_VM, of_row_VM), (column_VM, of_column_VM) in itertools.product(*taps)
+        ]
+        return sum(parts[1:], start=parts[0])
+
+    def _patches(self) -> Tensor:
+        """(V, M, 2) rows and columns of the patches."""
+        inner_M2 = torch.cartesian_prod(*[torch.arange(self.merge, device=self.place_V2.device)] * 2).view(-1, 2)
+        return self.place_V2[:, None] * self.merge + inner_M2
 
 
 def turned(rows: Tensor, angles: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ PROCESSORS = ("Qwen2VLImageProcessor", "Qwen2_5_VLImageProcessor")  # the latter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QwenCheckpoint:
-    """A Qwen2-VL or Qwen2.5-VL on disk."""
+    """A Qwen2-VL, Qwen2.5-VL or Qwen3-VL on disk."""
 
     folder: Path
     config: dict[str, Any]

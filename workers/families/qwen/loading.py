@@ -11,6 +11,8 @@ from transformers import (
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     Qwen2VLImageProcessorPil,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
 )
 
 from workers.checkpoints.tensors import stored_tensors
@@ -26,7 +28,7 @@ from workers.families.building import (
     without_memory,
 )
 from workers.families.config import ModelError
-from workers.families.qwen.config import IMAGE_TOKEN, QWEN2, QWEN2_5
+from workers.families.qwen.config import IMAGE_TOKEN, QWEN2, QWEN2_5, QWEN3
 from workers.families.qwen.layout import QwenCheckpoint, open_qwen
 from workers.families.qwen.model import PAD, Qwen
 from workers.families.qwen.names import model_name
@@ -35,11 +37,12 @@ from workers.work import ModelSpec
 KINDS: dict[str, tuple[Any, Any]] = {
     QWEN2: (Qwen2VLConfig, Qwen2VLForConditionalGeneration),
     QWEN2_5: (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration),
+    QWEN3: (Qwen3VLConfig, Qwen3VLForConditionalGeneration),
 }
 
 
 def load_qwen(spec: ModelSpec, device: str) -> Qwen:
-    """Load a checkpoint of Qwen2-VL or Qwen2.5-VL.
+    """Load a checkpoint of Qwen2-VL, Qwen2.5-VL or Qwen3-VL.
 
     Args:
         spec: where it lies, dtype, and how large images are.

@@ -1,4 +1,4 @@
-"""A Qwen2-VL or Qwen2.5-VL on a device: images in their own shape, positions of three parts."""
+"""A Qwen2-VL, Qwen2.5-VL or Qwen3-VL on a device: images in their own shape, positions of three parts."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ from workers.tasks.base import DataError
 from workers.tasks.prompts import IMAGE_MARKER
 
 BEGIN, PAD, END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
+VIDEO = "<|video_pad|>"
 SHOWN = f"{BEGIN}{PAD}{END}"  # what the chat template puts for an image
 PATCHES = 2**15  # that go through the tower together, if several images do: the forward of 1.5 GB in half precision
 READ_PATCHES = 2**13  # where the states between its layers are kept
 
 
 class Qwen(Model):
-    """A loaded Qwen2-VL or Qwen2.5-VL."""
+    """A loaded Qwen2-VL, Qwen2.5-VL or Qwen3-VL."""
 
     def __init__(
         self,
@@ -92,8 +93,9 @@ class Qwen(Model):
 
     def _ids(self, text: str) -> tuple[int, ...]:
         ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        if self.image_token in ids:
-            raise DataError(f"the question holds {PAD}, which would be taken for a part of an image")
+        for mark, token in ((PAD, self.image_token), (VIDEO, self.module.config.video_token_id)):
+            if token in ids:
+                raise DataError(f"the question holds {mark}, which would be taken for a part of an image or a video")
         return ids
 
     def see(
@@ -114,7 +116,8 @@ class Qwen(Model):
         if readers:
             towers = towers_of(visual, states, grids, self._full_layers)
             evidence = [{name: read(tower)[0] for name, read in readers.items()} for tower in towers]
-        yield from (SeenImage(*one) for one in zip(features, evidence, strict=True))
+        for (features_VD, added_JVD), read in zip(features, evidence, strict=True):
+            yield SeenImage(features_VD, read, added_JVD)
 
     def project(self, features_PC: Tensor) -> Tensor:
         visual = self.module.model.visual

@@ -160,13 +160,23 @@ def _at(of_layer: Callable[[Tower, int], Tensor], layer: str, tower: Tower) -> T
 
 def needed(points: Iterable[GridPoint]) -> frozenset[str]:
     """All that the strategies of some grid points read, in any of their stages."""
+    return frozenset[str]().union(*(strategy.needs for strategy in _choosing(points)))
+
+
+def draws_per_image(points: Iterable[GridPoint]) -> bool:
+    """Whether a strategy of some grid points draws for each image, whose pixels then have to be named."""
+    return any(strategy.draws and strategy.draws_per == "image" for strategy in _choosing(points))
+
+
+def _choosing(points: Iterable[GridPoint]) -> list[Strategy]:
+    """Who chooses in the stages of some grid points, each once."""
     pruning = [point for point in points if point.strategy != UNPRUNED]
     stages = (
         stage
         for point in pruning
         for stage in catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params))
     )
-    return frozenset[str]().union(*(catalog.get(name).needs for name in {stage.strategy for stage in stages}))
+    return [catalog.get(name) for name in sorted({stage.strategy for stage in stages})]
 
 
 def tower_readers(needs: frozenset[str]) -> dict[str, Callable[[Tower], Tensor]]:
@@ -264,19 +274,17 @@ def reads_layer_before(needs: frozenset[str]) -> bool:
 
 
 def reads_question(strategy: Strategy) -> bool:
-    """Whether two questions about one image may have it keep other tokens; what draws does so for each sample.
+    """Whether two questions about one image may have it keep other tokens; so does what draws for each question.
 
     Of a method of several stages each has to be asked.
     """
-    return strategy.draws or any(one.site is not Site.TOWER and not one.image_only for one in _all(strategy.needs))
+    drawn_anew = strategy.draws and strategy.draws_per == "question"
+    return drawn_anew or any(one.site is not Site.TOWER and not one.image_only for one in _all(strategy.needs))
 
 
 def point_reads_question(point: GridPoint) -> bool:
     """The same of a grid point, in any of its stages; of the un-pruned model never."""
-    if point.strategy == UNPRUNED:
-        return False
-    stages = catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params))
-    return any(reads_question(catalog.get(stage.strategy)) for stage in stages)
+    return any(map(reads_question, _choosing([point])))
 
 
 def complaint(
@@ -288,6 +296,7 @@ def complaint(
     layers: int | None = None,
     heads: int | None = None,
     class_token: bool | None = None,
+    side: int | None = None,
     positions: Positions | None = None,
 ) -> str | None:
     """Say in one line why a strategy cannot run so; None where it can.
@@ -298,9 +307,11 @@ def complaint(
         layer, rank: of the point; a rank that is not given is not checked.
         layers, heads: of the model; what depends on one that is not given is not checked.
         class_token: whether the model's vision tower has one.
+        side: of the square that the tokens of each of its images form; 0: they form none.
         positions: of the point.
     """
-    if said := strategy.check(params, layer=layer, rank=rank, layers=layers, heads=heads, positions=positions):
+    known = partial(strategy.check, params, layer=layer, rank=rank, layers=layers, heads=heads)
+    if said := known(side=side, positions=positions):
         return said
     for stage in strategy.stages(layer, sys.maxsize if rank is None else rank, params):
         needs = catalog.get(stage.strategy).needs

@@ -298,6 +298,7 @@ def complaint(
     class_token: bool | None = None,
     side: int | None = None,
     positions: Positions | None = None,
+    position_parts: int = 1,
 ) -> str | None:
     """Say in one line why a strategy cannot run so; None where it can.
 
@@ -309,7 +310,12 @@ def complaint(
         class_token: whether the model's vision tower has one.
         side: of the square that the tokens of each of its images form; 0: they form none.
         positions: of the point.
+        position_parts: of a position id of the model's.
     """
+    if positions == "compact" and position_parts > 1:
+        return (
+            f"positions: a position of this model has {position_parts} parts, which a token keeps; leave `compact` out"
+        )
     known = partial(strategy.check, params, layer=layer, rank=rank, layers=layers, heads=heads)
     if said := known(side=side, positions=positions):
         return said

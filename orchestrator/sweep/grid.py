@@ -162,7 +162,7 @@ def _points(
     place: str,
     config: ModelConfig | None,
 ) -> Check[list[GridPoint]]:
-    points = []
+    points, own_positions = [], strategy.own_positions
     for (layer, rank), positions in itertools.product(settings, wanted):
         assert config is not None  # else there are no layers
         complaint = evidence.complaint(
@@ -175,11 +175,12 @@ def _points(
             class_token=config.class_token,
             side=config.side,
             positions=positions,
+            position_parts=config.position_parts,
         )
         if complaint:
             yield _placed(complaint, place, {"layer", "rank", "positions", *strategy.params})
             break  # the other layers and ranks would say the same
-        if strategy.own_positions(layer, rank.tokens, dict(params)) == (positions,):
+        if positions and (config.position_parts > 1 or own_positions(layer, rank.tokens, dict(params)) == (positions,)):
             positions = None  # said or not, the cells are the same
         points.append(
             GridPoint(

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from strategies.catalog import Strategy
 from strategies.evidence import EvidenceView
 from strategies.positions import Positions
 from strategies.pyramiddrop import ROW_AHEAD
+from strategies.suggestion import near
 from strategies.view import Evidence
 from workers.cost import attention_flop, projection_flop
 from workers.families.config import ModelConfig
@@ -312,6 +313,8 @@ def complaint(
         positions: of the point.
         position_parts: of a position id of the model's.
     """
+    if positions not in (None, *(ways := get_args(Positions))):
+        return f"positions: {positions!r} is none of {', '.join(ways)}{near(str(positions), ways)}"
     if positions == "compact" and position_parts > 1:
         return (
             f"positions: a position of this model has {position_parts} parts, which a token keeps; leave `compact` out"

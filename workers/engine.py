@@ -196,6 +196,7 @@ class Engine:
                 class_token=self.model.config.class_token,
                 side=self.model.config.side,
                 positions=point.positions,
+                position_parts=self.model.config.position_parts,
             )
             if complaint:
                 raise UsageError(f"{point.label}: {complaint}")

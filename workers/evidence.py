@@ -298,6 +298,7 @@ def complaint(
     class_token: bool | None = None,
     side: int | None = None,
     positions: Positions | None = None,
+    position_parts: int = 1,
 ) -> str | None:
     """Say in one line why a strategy cannot run so; None where it can.
 
@@ -309,17 +310,23 @@ def complaint(
         class_token: whether the model's vision tower has one.
         side: of the square that the tokens of each of its images form; 0: they form none.
         positions: of the point.
+        position_parts: that a position id of the model has.
     """
     known = partial(strategy.check, params, layer=layer, rank=rank, layers=layers, heads=heads)
     if said := known(side=side, positions=positions):
         return said
+    if positions == "compact" and position_parts > 1:
+        grid = f"position ids of this model have {position_parts} parts, for a grid that has no numbers without gaps"
+        return f"positions: {grid}; leave `compact` out"
     for stage in strategy.stages(layer, sys.maxsize if rank is None else rank, params):
         needs = catalog.get(stage.strategy).needs
         if unknown := [name for name in sorted(needs) if provider_of(name) is None]:
             return f"strategy '{strategy.name}' reads '{unknown[0]}', which nothing provides (workers/evidence.py)"
-        if class_token is False and any(one.class_token for one in _all(needs)):
-            reads = f"{strategy.name} reads {words(needs)}"
-            return f"{reads}, and this model's tower has no class token; take `divprune` or `hiprune`, which do without"
+        if class_token is False and any(one.class_token or one.text_tower for one in _all(needs)):
+            reads, lacks = f"{strategy.name} reads {words(needs)}", "has no class token"
+            if not any(one.class_token for one in _all(needs)):
+                lacks = "is not CLIP's"
+            return f"{reads}, and this model's tower {lacks}; take `divprune` or `hiprune`, which do without"
         if stage.layer == 0 and reads_layer_before(needs):
             # FastV's code draws at random there; a draw under a method's name would be taken for the method's.
             reads = f"{strategy.name} reads {words(needs)}"

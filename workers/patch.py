@@ -142,6 +142,7 @@ def _checked(
         class_token=parts.class_token,
         side=0 if visual is None or math.isqrt(visual) ** 2 != visual else math.isqrt(visual),
         positions=positions,
+        position_parts=parts.position_parts,
     )
     if complaint:
         raise UsageError(complaint)

@@ -121,7 +121,7 @@ def unpruned_point(layers: int, visual_tokens: int) -> GridPoint:
 class ModelSpec:
     """A checkpoint and how it is run."""
 
-    path: str  # directory, or a hub id with or without @REVISION, of a whole LLaVA or of an adapter
+    path: str  # directory, or a hub id with or without @REVISION, of a whole model or of an adapter
     dtype: str = "float32"  # float32, bfloat16 or float16
     image_mode: str = "pad"  # a mode of the checkpoint's; pad: to a square, as LLaVA-1.5 was trained
     base: str | None = None  # of an adapter: the model that it changes, named as ``path`` is

@@ -30,6 +30,7 @@ from torch import Tensor
 from strategies import (
     ablation,
     baselines,
+    decoder_methods,
     diversity,
     fastv,
     fastv_advanced,
@@ -349,8 +350,11 @@ CATALOG: dict[str, Strategy] = {
             merge=merging.softmax_merge,
             source=SELECTORS,
         ),
+        # The decoder, by the names of the field's tables
+        *(Strategy(**how) for how in decoder_methods.METHODS),
         # The vision tower, before the decoder
         *(Strategy(**how) for how in tower_methods.METHODS),
     )
 }
+KEEP_NOTHING = frozenset(name for name, strategy in CATALOG.items() if strategy.fixed_rank == 0)
 ADMITTED: dict[str, Strategy] = {}  # what a user adds to it in this process, see own.py

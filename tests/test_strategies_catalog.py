@@ -316,6 +316,8 @@ def test_notes():
 def test_an_ordinary_strategy_is_one_stage():
     assert get("fastv").stages(2, 64, {}) == (Stage("fastv", 2, 64),)
     assert get("cutoff").stages(2, 64, {}) == (Stage("cutoff", 2, 0),)
+    assert get("vtw").stages(15, 64, {}) == (Stage("vtw", 15, 0),)
+    assert {"cutoff", "vtw"} == catalog.KEEP_NOTHING
     alpha = get("weighted_combination").stages(2, 64, {"alpha": 0.3})
     assert alpha == (Stage("weighted_combination", 2, 64, (("alpha", 0.3),)),)
 

@@ -178,7 +178,7 @@ def test_questions_that_keep_the_same_tokens_by_chance_share_them(engines, rows,
 
 
 def test_what_reads_no_question_is_said_by_its_evidence():
-    looking_at_nothing = {"cutoff", "evenly_spaced", "first_k"}
+    looking_at_nothing = {"cutoff", "vtw", "evenly_spaced", "first_k"}
     at_the_image = {
         "image_column_sum",
         "l2_norm",

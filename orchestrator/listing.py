@@ -142,7 +142,7 @@ def _family(strategy: Strategy) -> str:
         return "control"
     if any(one.site is not Site.DECODER for one in providers):
         return "vision tower"
-    return "attention" if any(one.layer_before for one in providers) else "features"
+    return "attention" if any(one.layer_before and one.field for one in providers) else "features"
 
 
 def _needs(strategy: Strategy) -> frozenset[str]:

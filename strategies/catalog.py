@@ -77,7 +77,7 @@ class Strategy:
     together: Callable[..., Tensor] | None = None  # views, keep, *, params -> (B, keep), the order or choice of each
     least: int = 1  # rows that the method keeps at least, where it keeps any
     # Ranks that its authors give figures for, of LLaVA-1.5's 576, each with the parameters that they set for it.
-    published: tuple[tuple[int, tuple[tuple[str, float], ...]], ...] = ()
+    published: tuple[tuple[int, tuple[tuple[str, float | str], ...]], ...] = ()
     remark: Callable[..., str | None] | None = None  # heads, *, params -> what a planner should know
     origin: str | None = None  # source text of a rule that is not of this package, see own.py; None: read from its file
     source: str

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from strategies import catalog
+from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES
 from strategies.evidence import EvidenceView
 from workers import evidence
 from workers.families.model import Encoded, Model
@@ -82,14 +84,14 @@ def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, li
     positions, alive = torch.arange(length), list(range(run.visual))
     where = {v: run.start + v for v in alive}  # row of each visual token that has one
     mask = torch.ones(length, length, dtype=torch.bool).tril()
-    weights = None
+    before = None
     try:
         for index, layer in enumerate(decoder.layers):
             if index in stages and alive:
                 stage = stages[index]
                 strategy = catalog.get(stage.strategy)
                 if index not in run.chosen:
-                    run.chosen[index] = _choose(run, stage, index, weights, hidden[0], alive, where)
+                    run.chosen[index] = _choose(run, stage, index, before, hidden[0], alive, where)
                 kept = run.chosen[index]
                 if (strategy.merge or strategy.rows) and 0 < len(kept) < len(alive):
                     before = hidden[0, [where[v] for v in alive]]
@@ -112,18 +114,35 @@ def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, li
                 alive = kept
             additive = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)[None, None]
             rotary = decoder.rotary_emb(hidden, positions[None])
-            residual = hidden
+            residual = entered = hidden
             attended, weights = layer.self_attn(
                 layer.input_layernorm(hidden), position_embeddings=rotary, attention_mask=additive
             )
             hidden = residual + attended
             hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+            before = _Before(layer, entered, rotary, weights)
     finally:
         decoder.config._attn_implementation = implementation
     return run.llava.module.lm_head(decoder.norm(hidden[0, -1])), alive
 
 
-def _choose(run, stage, layer, weights, hidden, alive, where) -> list[int]:
+@dataclass(frozen=True)
+class _Before:
+    """What the layer before had and gave."""
+
+    layer: torch.nn.Module
+    entered: Tensor  # (1, S, D)
+    rotary: tuple[Tensor, Tensor]
+    weights: Tensor  # (1, H, S, S)
+
+    def keys(self) -> Tensor:
+        """(S, G, E), positions applied."""
+        attention = self.layer.self_attn
+        keys = attention.k_proj(self.layer.input_layernorm(self.entered)).unflatten(-1, (-1, attention.head_dim))
+        return apply_rotary_pos_emb(keys.transpose(1, 2), keys.transpose(1, 2), *self.rotary)[1][0].transpose(0, 1)
+
+
+def _choose(run, stage, layer, before, hidden, alive, where) -> list[int]:
     if stage.rank == 0 or stage.rank >= len(alive):
         return alive[: stage.rank]
     strategy, params = catalog.get(stage.strategy), dict(stage.params)
@@ -131,8 +150,10 @@ def _choose(run, stage, layer, weights, hidden, alive, where) -> list[int]:
     text = list(range(max(rows) + 1, hidden.shape[0]))  # every row after the image, which masked rows may interrupt
     text = text[len(text) - (run.prompt_length - run.start - run.visual) :]
     attention = text_attention = visual_attention = None
-    if weights is not None:
-        probabilities = weights[0].float()
+    of_decoder = {NORMED_STATES: run.llava.module.model.language_model.norm(hidden[rows + text])}
+    if before is not None:
+        probabilities = before.weights[0].float()
+        of_decoder[LAYER_KEYS] = before.keys()[rows + text]
         attention = probabilities[:, text][:, :, rows]
         text_attention = probabilities[:, text][:, :, text]
         visual_attention = probabilities[:, rows][:, :, rows]
@@ -147,9 +168,8 @@ def _choose(run, stage, layer, weights, hidden, alive, where) -> list[int]:
         text_attention_HTT=text_attention,
         visual_attention_HVV=visual_attention,
         hidden_states_VD=hidden[rows],
-        evidence={
-            name: rows_VX if len(rows_VX) != run.visual else rows_VX[alive] for name, rows_VX in run.tower.items()
-        },
+        evidence=of_decoder
+        | {name: rows_VX if len(rows_VX) != run.visual else rows_VX[alive] for name, rows_VX in run.tower.items()},
         project=run.llava.module.model.multi_modal_projector,
     )
     return [alive[k] for k in strategy.choose(view, [stage.rank], params)[0].tolist()]

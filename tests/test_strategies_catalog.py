@@ -9,6 +9,7 @@ import torch
 
 from strategies import catalog
 from strategies.catalog import CATALOG, REQUIRED, Range, UnknownStrategy, get
+from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES
 from strategies.evidence import CLASS_FEATURES, IMAGE_EMBEDDINGS, TOWER_FEATURES, TOWER_KEYS, EvidenceView
 from strategies.scores import descending_order, top_k
 from strategies.stages import Stage
@@ -36,7 +37,7 @@ def make_view(visual: int, distinct: int | None = None, seed: int = 0, text: int
         text_attention_HTT=(torch.rand(HEADS, text, text, generator=generator) / (2 * text)).tril(),
         visual_attention_HVV=attention[:, -1:].expand(HEADS, visual, visual).tril(),
         hidden_states_VD=torch.randn(distinct or visual, WIDTH, generator=generator)[origin],
-        evidence=tower_evidence(READ, visual, distinct, seed),
+        evidence=tower_evidence(READ, visual, distinct, seed, text=text),
         project=lambda features_KC: features_KC @ projector(WIDTH).to(features_KC.dtype),
     )
 
@@ -116,7 +117,14 @@ def test_documents_itself(name):
 def test_takes_a_half_precision_model(name, dtype):
     """Attention arrives in float32; hidden states come in the model's own type."""
     view = make_view(32)
-    models = (TOWER_FEATURES, TOWER_KEYS, CLASS_FEATURES, IMAGE_EMBEDDINGS)  # the rest is made in float32
+    models = (
+        TOWER_FEATURES,
+        TOWER_KEYS,
+        CLASS_FEATURES,
+        IMAGE_EMBEDDINGS,
+        LAYER_KEYS,
+        NORMED_STATES,
+    )  # the rest is made in float32
     cut = {name: rows.to(dtype) for name, rows in view.evidence.items() if name.partition("@")[0] in models}
     half = dataclasses.replace(
         view, hidden_states_VD=view.hidden_states_VD.to(dtype), evidence={**view.evidence, **cut}

@@ -18,6 +18,7 @@ from orchestrator.sweep.chosen_by import chosen_by
 from results.analysis.costs import costs
 from small_llava import make_checkpoint
 from strategies.catalog import CATALOG, Strategy
+from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES
 from strategies.evidence import (
     CLASS_ATTENTION,
     CLASS_FEATURES,
@@ -46,6 +47,7 @@ from workers.evidence import (
     words,
 )
 from workers.families.model import Encoded, ImageSpan
+from workers.kernels import rms_norm
 from workers.packed_layer import LayerRead, PackedLayer
 from workers.patch import pruned
 from workers.provider import Provider
@@ -285,7 +287,10 @@ def test_what_reads_the_layer_before_begins_after_one(name):
     """No draw at random under a method's name; a method of several stages counts by its first."""
     strategy, params = CATALOG[name], {"ablation": {"heads_kept": 2}}.get(name, {})
     reads = "the attention of the question's words" if name == "himap" else words(strategy.needs)
+    before = any(provider_of(need).layer_before for need in strategy.needs)
     if "attention" in reads and strategy.layers != "input":
+        assert before or name == "himap"
+    if before or name == "himap":
         said = f"layer: {name} reads {reads}, which there is from layer 1 on; at layer 0 take `random`"
         assert complaint(strategy, params, layer=0, rank=100) == said
         assert complaint(strategy, params, layer=1, rank=100) is None
@@ -318,7 +323,16 @@ def test_every_provider_has_its_words_and_its_cost():
         assert provider.words
         flop = provider.flop(SEVEN_B, 691, 576)
         assert math.isnan(flop) == (name in {Evidence.TEXT_ROWS, Evidence.TEXT_TO_TEXT})
-        assert flop != 0 or name in {Evidence.HIDDEN, TOWER_FEATURES, TOWER_STATES, CLASS_FEATURES, PLACES}
+        there_already = {
+            Evidence.HIDDEN,
+            TOWER_FEATURES,
+            TOWER_STATES,
+            CLASS_FEATURES,
+            PLACES,
+            LAYER_KEYS,
+            NORMED_STATES,
+        }
+        assert flop != 0 or name in there_already
     assert PROVIDERS.keys() >= set(Evidence)
     # The keys of 577 rows and one query again, and one row of scores.
     assert PROVIDERS[CLASS_ATTENTION].flop(SEVEN_B, 691, 576) == 2 * 578 * 1024**2 + 2 * 577 * 1024
@@ -381,9 +395,12 @@ def test_the_plan_bounds_what_a_strategy_takes_to_choose(name):
     )
     config = replace(SEVEN_B, heads=8, kv_heads=4, head_dim=32, hidden=256)
     planned = scratch(strategy.needs, config, trunk.length, trunk.visual)
-    tower = tower_evidence(strategy.needs, trunk.visual, width=config.hidden)
+    of_image = {need for need in strategy.needs if provider_of(need).site is not Site.DECODER}
+    tower = tower_evidence(of_image, trunk.visual, width=config.hidden)
+    weight_D = torch.ones(256).bfloat16()
     with Peak() as peak:
-        place = PackedLayer(trunk, packing, hidden_RD, LayerRead(packing, query_RHE, key_RGE, 32**-0.5))
+        before = LayerRead(packing, query_RHE, key_RGE, 32**-0.5)
+        place = PackedLayer(trunk, packing, hidden_RD, before, lambda rows_RD: rms_norm(rows_RD, weight_D, 1e-5))
         seen = view(strategy.needs, place, tower, 1, hidden_RD.device, lambda features_KC: features_KC)
         params = {**strategy.params, "heads_kept": 3} if name == "ablation" else strategy.params
         (kept_K,) = strategy.choose(seen, [strategy.fixed_rank or 50], params)

@@ -153,7 +153,7 @@ def test_every_strategy_equals_engine(deep_engine, ids):
 
 
 NAMED_FORMS = [
-    GridPoint(strategy=name, layer=0, rank=10, params=(params,))
+    GridPoint(strategy=name, layer=0 if catalog.get(name).layers == "input" else 1, rank=10, params=(params,))
     for name, params in (
         ("visionzip", ("contextual", 0.4)),
         ("vispruner", ("important", 0.2)),
@@ -168,6 +168,8 @@ NAMED_FORMS = [
         ("holov", ("fed", "raster")),
         ("scope", ("alpha", 0.5)),
         ("hiprune", ("edges", "drop")),
+        ("dart", ("form", "literal")),
+        ("dart", ("text_pivots", 1)),
     )
 ]
 

@@ -356,7 +356,8 @@ class Engine:
         of_images = _evidence(needs, images, asked, hidden_RD, trunks)
         del images
         seeds = [f"{self.spec.seed}|{item.sample.id}" for item in batch]
-        placement = Placement(trunks, points, seeds, of_images, measure.quality, self.model.project)
+        norm = self.model.decoder.final_norm
+        placement = Placement(trunks, points, seeds, of_images, measure.quality, self.model.project, norm)
         names = {index: item.sample.id for index, item in enumerate(batch)}
         measured = {index: name for index, name in names.items() if name in self.spectra_samples}
         spectra = SpectraRecorder(self.model.decoder, measure.spectra, measured) if measured else None

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from strategies import catalog
 from strategies.catalog import Strategy
+from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES
 from strategies.evidence import EvidenceView
 from strategies.view import Evidence
 from workers.cost import attention_flop
@@ -57,6 +58,16 @@ def _attention_scratch(config: ModelConfig, queries: int, keys: int) -> int:
 
 def _text_scratch(config: ModelConfig, tokens: int, visual: int) -> int:
     return _attention_scratch(config, max(tokens - visual, LAST_QUERIES), tokens)
+
+
+def _key_scratch(config: ModelConfig, tokens: int, visual: int) -> int:
+    """Those of all tokens, put together; in float32, and their absolute values."""
+    return 4 * 3 * config.kv_heads * config.head_dim * tokens
+
+
+def _state_scratch(config: ModelConfig, tokens: int, visual: int) -> int:
+    """Put together, in float32 for the norm and after it; and of the visual tokens in float32, and to unit length."""
+    return 4 * config.hidden * (3 * tokens + 2 * visual)
 
 
 def _unknown(config: ModelConfig, tokens: Any, visual: int) -> float:
@@ -118,6 +129,23 @@ PROVIDERS: dict[str, Provider] = {
             scratch=feature_scratch,
             field="hidden_states_VD",
             image_only=True,
+        ),
+        Provider(
+            name=LAYER_KEYS,
+            site=Site.DECODER,
+            give=lambda layer: layer.keys()[layer.system :],
+            words="the keys of image and question",
+            flop=nothing,
+            scratch=_key_scratch,
+            layer_before=True,
+        ),
+        Provider(
+            name=NORMED_STATES,
+            site=Site.DECODER,
+            give=lambda layer: layer.normed(torch.cat((layer.visual_hidden(), layer.text_hidden()))),
+            words="the features of image and question",
+            flop=nothing,
+            scratch=_state_scratch,
         ),
         *TOWER_PROVIDERS,
     )

@@ -91,6 +91,7 @@ class Placement:
         images: Sequence[Mapping[str, Tensor]],
         quality: bool = False,
         project: Callable[[Tensor], Tensor] | None = None,
+        norm: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """Start with every grid point of a sample on the sample's own sequence.
 
@@ -101,10 +102,12 @@ class Placement:
             images: per sample what was read of the vision tower and of the input, (V, ...) each, and of the question.
             quality: whether the concentration of the selection scores is recorded.
             project: the projector, for strategies that merge before it.
+            norm: between the last layer and the head, for strategies that read states through it.
         """
         self.seeds = seeds
         self._images = images
         self._project = project
+        self._norm = norm
         self.sequence_of = {(trunk.sample, index): trunk for trunk in trunks for index in range(len(points))}
         self.concentration: dict[tuple[int, int], Concentration] = {}  # (sample, point index): of the last stage
         self._quality = quality
@@ -241,7 +244,7 @@ class Placement:
         """All that the strategies that choose of a sequence may look at."""
         needs = frozenset[str]().union(*(strategy.needs for strategy, _ in groups))
         seed = draw_seed(self.seeds[sequence.sample], layer)
-        place = PackedLayer(sequence, packing, hidden_RD, read)
+        place = PackedLayer(sequence, packing, hidden_RD, read, self._norm)
         return evidence.view(needs, place, self._images[sequence.sample], seed, hidden_RD.device, self._project)
 
     def _prepared(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -24,7 +25,14 @@ class LayerRead:
 class PackedLayer(DecoderLayer):
     """One sequence before the layer where it forks."""
 
-    def __init__(self, sequence: TokenSequence, packing: Packing, hidden_RD: Tensor, before: LayerRead | None) -> None:
+    def __init__(
+        self,
+        sequence: TokenSequence,
+        packing: Packing,
+        hidden_RD: Tensor,
+        before: LayerRead | None,
+        norm: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         """Look at one sequence of a packing.
 
         Args:
@@ -32,11 +40,13 @@ class PackedLayer(DecoderLayer):
             packing: of ``hidden_RD``.
             hidden_RD: residual stream entering the layer.
             before: queries and keys of the layer before; None at layer 0.
+            norm: between the last layer and the head, for those who read states through it.
         """
         self.system, self.visual, self.text = sequence.system, sequence.visual, sequence.text
         self._sequence = sequence
         self._visual_RD, self._text_RD = hidden_RD[packing.visual(sequence)], hidden_RD[packing.text(sequence)]
         self._before = before
+        self._norm = norm
 
     @property
     def _read(self) -> LayerRead:
@@ -59,6 +69,10 @@ class PackedLayer(DecoderLayer):
 
     def text_hidden(self) -> Tensor:
         return self._text_RD
+
+    def normed(self, rows_RD: Tensor) -> Tensor:
+        assert self._norm is not None, "nobody gave the norm before the head"
+        return self._norm(rows_RD)
 
     def alive(self, image_VX: Tensor) -> Tensor:
         if len(image_VX) == self.visual:

@@ -31,7 +31,7 @@ class Probe:
 class PaddedLayer(DecoderLayer):
     """One sample of a batch before the layer where its tokens are dropped."""
 
-    def __init__(self, batch: Batch, sample: int, hidden_BWD: Tensor, probe: Probe | None) -> None:
+    def __init__(self, batch: Batch, sample: int, hidden_BWD: Tensor, probe: Probe | None, norm: Any) -> None:
         """Look at one sample of a padded batch.
 
         Args:
@@ -39,12 +39,14 @@ class PaddedLayer(DecoderLayer):
             sample: of the batch.
             hidden_BWD: residual stream entering the layer.
             probe: of the layer before; None where nothing is read of it.
+            norm: the module before the head.
         """
         group = batch.groups[-1]
         self.system, self.text = batch.system[sample], batch.text[sample]
         self.visual = len(group.visual[sample])
         self._sample = sample
         self._probe = probe
+        self._norm = norm
         self._kept_V = group.visual[sample]
         self._living = slice(None) if group.full else group.alive_BW[sample]
         self._hidden_SD = hidden_BWD[sample, self._living]
@@ -65,6 +67,10 @@ class PaddedLayer(DecoderLayer):
 
     def text_hidden(self) -> Tensor:
         return self._hidden_SD[self.system + self.visual :]
+
+    def normed(self, rows_RD: Tensor) -> Tensor:
+        rows: Tensor = self._norm(rows_RD)
+        return rows
 
     def alive(self, image_VX: Tensor) -> Tensor:
         return image_VX[self._kept_V]

@@ -377,7 +377,7 @@ class _Pruner:
             return torch.arange(rank, device=hidden_BWD.device), None
         if self.kept is not None and strategy.rows is None:
             return self._given(stage, sample, rank, visual).to(hidden_BWD.device), strategy.merge
-        place = PaddedLayer(batch, sample, hidden_BWD, self.probes.get(stage.layer))
+        place = PaddedLayer(batch, sample, hidden_BWD, self.probes.get(stage.layer), self.decoder.norm)
         seed = draw_seed(self.names[sample], stage.layer)
         view = evidence.view(strategy.needs, place, self.images[sample], seed, hidden_BWD.device, self.parts.projector)
         merge = merge_of(strategy, view, stage.params)

@@ -219,5 +219,9 @@ class DecoderLayer(ABC):
         """(T, D) hidden states of the tokens after the image that enter layer K."""
 
     @abstractmethod
+    def normed(self, rows_RD: Tensor) -> Tensor:
+        """Hidden states (R, D) through the norm between the last layer and the head."""
+
+    @abstractmethod
     def alive(self, image_VX: Tensor) -> Tensor:
         """Of rows for all visual tokens of the image those of the tokens that it still has."""

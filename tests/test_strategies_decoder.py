@@ -1,0 +1,88 @@
+"""Methods inside the decoder, in float64 on the closed-form arrays: each rule again as a plain loop."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import closed_form
+from closed_form import SYSTEM, TEXT_START, VISUAL
+from strategies.catalog import get
+from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES
+from strategies.evidence import EvidenceView
+
+TEXT = closed_form.LENGTH - TEXT_START
+
+
+def rows(count: int, width: int, turn: float) -> torch.Tensor:
+    """(count, width) ``sin(0.37 (i + 1)(d + turn)) + 0.6 cos(0.21 i^2 + 0.9 d)``: no two alike."""
+    i = torch.arange(count, dtype=torch.float64)[:, None]
+    d = torch.arange(width, dtype=torch.float64)[None]
+    return torch.sin(0.37 * (i + 1) * (d + turn)) + 0.6 * torch.cos(0.21 * i**2 + 0.9 * d)
+
+
+@pytest.fixture
+def view() -> EvidenceView:
+    plain = closed_form.view()
+    fields = {name: getattr(plain, name) for name in plain.__dataclass_fields__}
+    evidence = {
+        LAYER_KEYS: rows(VISUAL + TEXT, 12, 1.7).unflatten(1, (3, 4)),
+        NORMED_STATES: rows(VISUAL + TEXT, 16, 1.0),
+    }
+    return EvidenceView(**fields, evidence=evidence)
+
+
+def choose(view, name, keep, **params) -> list[int]:
+    (kept,) = get(name).choose(view, [keep], params)
+    return kept.tolist()
+
+
+def falling(scores) -> list[int]:
+    return sorted(range(len(scores)), key=lambda i: -scores[i])
+
+
+def cosine(left, right) -> float:
+    return float(left @ right / np.linalg.norm(left) / np.linalg.norm(right))
+
+
+def pivots(view, image: int = 4, text: int = 4) -> tuple[list[int], list[int]]:
+    """Their places among visual tokens and text, by falling norm."""
+    norms = [float(np.abs(key).sum()) for key in view.evidence[LAYER_KEYS].numpy()]
+    return falling(norms[:VISUAL])[:image], [VISUAL + place for place in falling(norms[VISUAL:])[:text]]
+
+
+def darts(view, order, kept, shares) -> list[int]:
+    state, kept = view.evidence[NORMED_STATES].numpy(), list(kept)
+    for pivot, share in zip(order, shares, strict=True):
+        left = [i for i in range(VISUAL) if i not in kept]
+        kept += sorted(left, key=lambda i: cosine(state[pivot], state[i]))[:share]
+    return sorted(kept)
+
+
+@pytest.mark.parametrize("keep", [12, 15, 5, 4, 2, 23])
+def test_dart(view, keep):
+    image, text = pivots(view)
+    share, more = divmod(max(keep - 4, 0), 8)
+    shares = [share + (turn < more) for turn in range(8)]
+    assert choose(view, "dart", keep) == darts(view, [*image, *text], image[:keep], shares)
+
+
+@pytest.mark.parametrize(("asked", "keep"), [(8, 12), (16, 20)])
+def test_dart_literal_is_the_authors_number_and_order(view, asked, keep):
+    """Their pivots come out of a set of places in the sequence, and each takes a whole eighth of what was asked for."""
+    image, text = pivots(view)
+    order = [place - SYSTEM for place in set([SYSTEM + i for i in image] + [SYSTEM + i for i in text])]
+    assert order != [*image, *text]
+    expected = darts(view, order, image, [asked // 8] * 8)
+    assert len(expected) == keep
+    assert choose(view, "dart", keep, form="literal") == expected
+    assert choose(view, "dart", keep) != expected
+
+
+def test_dart_takes_other_numbers_of_pivots(view):
+    image, text = pivots(view, 3, 2)
+    expected = darts(view, [*image, *text], image, [2, 2, 1, 1, 1])
+    assert choose(view, "dart", 10, image_pivots=3, text_pivots=2) == expected
+    image, _ = pivots(view, 4, 0)
+    assert choose(view, "dart", 9, text_pivots=0) == darts(view, image, image, [2, 1, 1, 1])

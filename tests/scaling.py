@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -30,7 +31,6 @@ from workers.speed_test.random_llava import SHAPES, _config, text_tokens
 from workers.speed_test.samples import QUESTION_LENGTHS
 from workers.tasks.prompts import CONVERSATIONS, SINGLE_PREDICTION
 
-IMAGES = 64  # drawn; the questions share them as hard links
 MARGIN_S = 45.0  # Ray, loading and the end of a run, when the time left is counted
 
 
@@ -54,33 +54,39 @@ def make_model(shape: str, folder: Path) -> None:
     (folder / "done").touch()
 
 
-def make_data(count: int, folder: Path) -> None:
-    """Questions with as many tokens as ScienceQA's have, each with an image file of 640 x 480."""
-    pictures = folder / "pictures"
-    pictures.mkdir(parents=True, exist_ok=True)
+def _place(folder: Path, number: int) -> Path:
+    return folder / "images" / "test" / str(number) / "image.png"
+
+
+def _write_picture(number: int, place: Path) -> None:
+    """No two alike: questions about one image would share its rows."""
+    if place.exists():
+        return
     gradient = Image.linear_gradient("L").resize((640, 480))
-    for number in range(IMAGES):
-        picture = Image.merge("RGB", (gradient, gradient.rotate(5 * number), gradient.rotate(-7 * number)))
-        for corner in range(12):
-            x, y = (97 * (number + corner)) % 560, (61 * number * (corner + 1)) % 400
-            ImageDraw.Draw(picture).ellipse((x, y, x + 80, y + 60), fill=(20 * corner, 255 - 20 * corner, 4 * number))
-        picture.save(pictures / f"{number}.png")
+    picture = Image.merge("RGB", (gradient, gradient.rotate(5 * number), gradient.rotate(-7 * number)))
+    for corner in range(12):
+        x, y = (97 * (number + corner)) % 560, (61 * number * (corner + 1)) % 400
+        colour = (20 * corner, number % 256, number // 256)
+        ImageDraw.Draw(picture).ellipse((x, y, x + 80, y + 60), fill=colour)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(place, compress_level=1)
+
+
+def make_data(count: int, folder: Path) -> None:
+    """Questions with as many tokens as ScienceQA's have, each with an image file of its own of 640 x 480."""
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda number: _write_picture(number, _place(folder, number)), range(count)))
     tokenizer = make_tokenizer()
     frame = f"\n{SINGLE_PREDICTION}" + CONVERSATIONS["vicuna_v1"].partition("{question}")[2]
     around = len(tokenizer(frame, add_special_tokens=False)["input_ids"])
     items, problems = [], {}
     for number in range(count):
-        name = f"{number}/image.png"
-        place = folder / "images" / "test" / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if not place.exists():
-            place.hardlink_to(pictures / f"{number % IMAGES}.png")
         words = text_tokens(QUESTION_LENGTHS[(7 * number) % len(QUESTION_LENGTHS)]) - around
         text = " ".join("which of these shape is red green blue left right".split()[k % 10] for k in range(words))
         items.append(
             {
                 "id": str(number),
-                "image": name,
+                "image": f"{number}/image.png",
                 "conversations": [{"from": "human", "value": f"<image>\n{text}"}, {"from": "gpt", "value": "A"}],
             }
         )

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import workers.caches
-from workers.caches import HostCache, HostLink, LayerCache
+from workers.caches import HostCache, HostLink, LayerCache, Prompter
 from workers.sequences import Packing, fork, new_prefix, new_trunk
 
 CPU = torch.device("cpu")
@@ -31,29 +31,34 @@ def cache_of(packing: Packing, groups: int = 2, width: int = 4) -> LayerCache:
 
 @pytest.mark.parametrize("block", [1, 64, 200, 1 << 20])
 def test_what_comes_back_is_what_was_sent(packing, monkeypatch, block):
-    """However rows are cut into blocks; each trunk alone, all forks together, each part with the prefix."""
+    """However rows are cut into blocks; only of those that are asked for, and of what they attend to."""
     monkeypatch.setattr(workers.caches, "BLOCK_BYTES", block)
-    cache, link = cache_of(packing), HostLink(CPU)
+    cache, link, prompter = cache_of(packing), HostLink(CPU), Prompter()
+    prefix, first, _, *forks = packing.sequences
     for _ in range(2):
         sent = link.send(cache)
-        assert len(sent) == 3
-        for one in sent:
+        assert [one.sequences for one in sent] == [(prefix,), *((one,) for one in packing.sequences[1:3]), tuple(forks)]
+        for owners, parts in (([first], 2), (forks, 2), ([*forks, first], 3), (packing.sequences, 4)):
+            (one,) = prompter.of(sent, owners)
             one.fetch()
             keys, values = one.here()
-            assert len(keys) == one.packing.total
+            assert len(keys) == one.packing.total == sum(part.rows for part in one.packing.sequences)
+            assert set(owners) | {prefix} <= set(one.packing.sequences)
+            assert len(one.packing.sequences) == (parts if forks[0] not in owners else parts + 1)
             for sequence in one.packing.sequences:
                 own, there = one.packing.own_keys(sequence), packing.own_keys(sequence)
                 assert torch.equal(keys[own], cache.key_RGE[there])
                 assert torch.equal(values[own], cache.value_RGE[there])
             assert torch.equal(one.here()[0], keys)  # as often as it is asked for
+            assert prompter.of(sent, owners)[0].packing is one.packing  # so that groups are made once
 
 
 def test_parts_that_nobody_waits_for_go(packing):
     first, second = [one for one in packing.sequences if one.parent is None and one.sample >= 0]
     sent = HostLink(CPU).send(cache_of(packing))
-    assert [bool(one.only({first})) for one in sent] == [True, False, False]
-    assert [bool(one.only({second})) for one in sent] == [False, True, False]
-    assert [one.nbytes for one in sent] == [0, 0, 0]
+    assert [bool(one.only({first})) for one in sent] == [False, True, False, False]
+    assert [bool(one.only({second, packing.sequences[0]})) for one in sent] == [True, False, True, False]
+    assert [one.nbytes for one in sent] == [0, 0, 0, 0]
 
 
 @settings(max_examples=30, deadline=None)

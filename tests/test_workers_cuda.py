@@ -131,7 +131,7 @@ def test_flash_prefill_equals_sdpa(heads, groups, width, dtype, sequences):
     """Weights are rounded to 8 (11) bits before the second product, as in any flash kernel: 0.02 for values near 1."""
     torch.manual_seed(0)
     query, key, value, own, runs = packed(sequences, heads, groups, width, dtype)
-    table = flash.tiles(list(zip(own, runs, strict=True)), flash.PREFILL_TILE).cuda()
+    table = flash.tiles([flash.block(*one) for one in zip(own, runs, strict=True)], flash.PREFILL_TILE).cuda()
     out = flash.flash_prefill(query, key, value, table, width**-0.5)
     for rows, keys in zip(own, runs, strict=True):
         parts = [torch.cat([source[run] for run in keys]).float() for source in (key, value)]
@@ -151,7 +151,9 @@ def test_flash_decode_equals_sdpa(decoded, sequences):
     query = torch.randn(total, heads, width, device="cuda", dtype=torch.bfloat16)
     tails = torch.randn(2, total, decoded, groups, width, device="cuda", dtype=torch.bfloat16)
     places = [slice(sum(counts[:place]), sum(counts[: place + 1])) for place in range(len(counts))]
-    table = flash.tiles(list(zip(places, runs, strict=True)), flash.DECODE_TILE, causal=False).cuda()
+    table = flash.tiles(
+        [flash.block(*one) for one in zip(places, runs, strict=True)], flash.DECODE_TILE, causal=False
+    ).cuda()
     own = (tails[0], tails[1]) if decoded else None
     out = torch.empty_like(query)
     flash.flash_decode(query, order.cuda(), key, value, table, own, width**-0.5, out)

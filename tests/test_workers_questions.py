@@ -24,7 +24,7 @@ from workers.decoder import Decoder
 from workers.engine import Engine
 from workers.evidence import complaint, reads_question
 from workers.filling import Filling
-from workers.flash import tiles
+from workers.flash import block, tiles
 from workers.forecast import forecast
 from workers.memory import Budget, RowBytes, footprint
 from workers.sequences import numbers
@@ -343,7 +343,7 @@ def test_tiles_say_where_each_key_of_a_chain_lies(most):
     """What the kernel reads of a tile, done by hand: the n-th key's row, of one, two or three runs."""
     chains = [(slice(40, 47),), (slice(0, 5), slice(20, 31)), (slice(0, 5), slice(9, 12), slice(90, 97))][:most]
     blocks = [(slice(runs[-1].start + 2, runs[-1].stop), runs) for runs in chains]
-    table = tiles(blocks, 3).tolist()
+    table = tiles([block(*one) for one in blocks], 3).tolist()
     assert {len(tile) for tile in table} == {6 if most == 2 else 8}
     answered = []
     for start, count, seen, first, length, second, *more in table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 from dataclasses import replace
@@ -33,6 +34,7 @@ class EngineActor:
         if threads is not None:
             torch.set_num_threads(threads)
         self._engine = Engine.load(spec, device)
+        gc.freeze()  # what was loaded stays, and is much: to look through it for cycles again takes a tenth of a second
         place = self._engine.model.device
         self._worker = f"{platform.node()} {place} {os.getpid()}"
         self._made_by = {

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -77,23 +77,22 @@ class Groups:
 Attended = tuple[Tensor, Tensor, Groups]  # keys and values (R, G, E) of a packing, and who attends to which of them
 
 
-def make_groups(sequences: Sequence[TokenSequence], layer: int, packing: Packing, device: torch.device) -> Groups:
-    """Group the sequences of a decoding step by whose rows of a packing they attend to; others are left out."""
-    members: dict[TokenSequence, list[int]] = {}
-    for n, sequence in enumerate(sequences):
-        owner = sequence.at(layer)
-        if owner in packing.starts:
-            members.setdefault(owner, []).append(n)
-    order = torch.tensor([n for group in members.values() for n in group], dtype=torch.int64)
-    counts = [len(group) for group in members.values()]
-    keys = [packing.keys(owner) for owner in members]
-    blocks = [
-        (slice(end - count, end), runs) for runs, count, end in zip(keys, counts, accumulate(counts), strict=True)
-    ]
+def make_groups(owners: Sequence[TokenSequence], packing: Packing, device: torch.device) -> Groups:
+    """Group the sequences of a decoding step by whose rows of a packing they attend to; others are left out.
+
+    Args:
+        owners: for each sequence the one whose rows stand for it in the packing's layers, itself or an ancestor.
+        packing: of these layers.
+        device: where the groups are needed.
+    """
+    places_N = np.array([packing.places.get(owner, -1) for owner in owners], dtype=np.int64)
+    order_N = np.argsort(places_N, kind="stable")[np.count_nonzero(places_N < 0) :]
+    found, counts = np.unique(places_N[order_N], return_counts=True)
+    blocks = np.column_stack((counts.cumsum() - counts, counts, packing.key_runs(found)))
     return Groups(
-        keys=keys,
-        order_N=to_device(order, device),
-        counts=counts,
+        keys=[packing.keys(packing.sequences[place]) for place in found.tolist()],
+        order_N=to_device(torch.from_numpy(order_N), device),
+        counts=counts.tolist(),
         tiles=to_device(tiles(blocks, DECODE_TILE, causal=False), device),
     )
 

@@ -45,59 +45,76 @@ class LayerCache:
         return LayerCache(Packing(kept), *((keys.clone(), values.clone()) if len(rows) == 1 else (keys, values)))
 
     def fetch(self) -> None:
-        """Nothing to do."""
+        """Nothing comes from elsewhere."""
 
     def here(self) -> KeysValues:
-        """On the device."""
+        """Keys and values."""
         return self.key_RGE, self.value_RGE
 
 
 class HostCache:
-    """Keys and values of one layer in host memory. One thread asks for them, in its own stream."""
+    """Keys and values of some sequences in one layer, in host memory."""
 
     nbytes = 0  # of the device
 
-    def __init__(self, packing: Packing, cache: LayerCache, rows: Sequence[slice], link: HostLink) -> None:
-        """Copy the rows of a cache, in the link's stream.
+    def __init__(self, sequences: tuple[TokenSequence, ...], cache: LayerCache, link: HostLink) -> None:
+        """Copy those of a cache, in the link's stream.
 
         Args:
-            packing: of these rows.
+            sequences: whose, in the order of the cache's packing.
             cache: on the device.
-            rows: of its keys and values.
             link: to the host.
         """
-        self.packing = packing
-        self._link = link
+        self.sequences = sequences
+        self.link = link
+        self.groups = cache.key_RGE.shape[1]
+        self.blocks: list[Tensor] = []
         together_RJE = _together(cache.key_RGE, cache.value_RGE)
-        self._groups = cache.key_RGE.shape[1]
-        self._blocks: list[Tensor] = []
-        for run in rows:
+        for run in joined(map(cache.packing.own_keys, sequences)):
             parts = link.room(together_RJE[run])
             for target, part_RJE in zip(parts, together_RJE[run].split([len(part) for part in parts]), strict=True):
                 target.copy_(part_RJE, non_blocking=True)
-            self._blocks += parts
-        self._device = together_RJE.device
-        self._sent = link.sending.record_event() if link.sending else None
-        self._coming: tuple[Tensor, torch.cuda.Event | None] | None = None
+            self.blocks += parts
+        self.device = together_RJE.device
+        self.sent = link.sending.record_event() if link.sending else None
 
     def only(self, sequences: Collection[TokenSequence]) -> HostCache | None:
         """All of it where some sequence is wanted: host memory is not what is short."""
-        return self if _with_prefixes(self.packing, sequences) else None
+        return None if set(sequences).isdisjoint(self.sequences) else self
+
+
+class Fetched:
+    """Keys and values of one layer that come from host memory together. One thread asks for them, in its own stream."""
+
+    nbytes = 0  # of the device, while nothing comes
+
+    def __init__(self, packing: Packing, parts: Sequence[HostCache]) -> None:
+        """Nothing comes yet.
+
+        Args:
+            packing: of the sequences of all parts, in their order.
+            parts: of one layer.
+        """
+        self.packing = packing
+        self._parts = parts
+        self._coming: tuple[Tensor, torch.cuda.Event | None] | None = None
 
     def fetch(self) -> None:
         """Have them come to the device, beside what is computed there; `here` must follow."""
         if self._coming is not None:
             return
-        first = self._blocks[0]
-        rows_RJE = torch.empty((sum(map(len, self._blocks)), *first.shape[1:]), dtype=first.dtype, device=self._device)
-        if (fetching := self._link.fetching) is None:
+        first = self._parts[0]
+        like = first.blocks[0]
+        rows_RJE = torch.empty((self.packing.total, *like.shape[1:]), dtype=like.dtype, device=first.device)
+        if (fetching := first.link.fetching) is None:
             self._copy(rows_RJE)
             self._coming = rows_RJE, None
             return
         fetching.wait_stream(torch.cuda.current_stream())  # whoever had this memory is done with it
-        assert self._sent is not None
         with torch.cuda.stream(fetching):
-            fetching.wait_event(self._sent)
+            for part in self._parts:
+                assert part.sent is not None
+                fetching.wait_event(part.sent)
             self._copy(rows_RJE)
             rows_RJE.record_stream(fetching)
             self._coming = rows_RJE, fetching.record_event()
@@ -109,14 +126,42 @@ class HostCache:
         (rows_RJE, arrived), self._coming = self._coming, None
         if arrived is not None:
             torch.cuda.current_stream().wait_event(arrived)
-        return rows_RJE[:, : self._groups], rows_RJE[:, self._groups :]
+        groups = self._parts[0].groups
+        return rows_RJE[:, :groups], rows_RJE[:, groups:]
 
     def _copy(self, rows_RJE: Tensor) -> None:
-        for target, block in zip(rows_RJE.split([len(block) for block in self._blocks]), self._blocks, strict=True):
+        blocks = [block for part in self._parts for block in part.blocks]
+        for target, block in zip(rows_RJE.split([len(block) for block in blocks]), blocks, strict=True):
             target.copy_(block, non_blocking=True)
 
 
-Cache = LayerCache | HostCache
+Cache = LayerCache | HostCache  # as a wave leaves it
+Prompts = LayerCache | Fetched  # as decoding reads it
+
+
+class Prompter:
+    """Of what waves have left of a layer, that which some sequences decode by."""
+
+    def __init__(self) -> None:
+        self._packings: dict[tuple[int, ...], Packing] = {}  # of parts, by the identity of their sequences
+
+    def of(self, caches: Sequence[Cache], owners: Collection[TokenSequence]) -> list[Prompts]:
+        """Caches on the device as they are; of those in host memory the parts that the owners have, as one.
+
+        Args:
+            caches: of one layer, all of them alive as long as this is.
+            owners: the sequences whose rows are decoded by, without their prefixes.
+        """
+        here: list[Prompts] = [cache for cache in caches if isinstance(cache, LayerCache)]
+        there = [cache for cache in caches if isinstance(cache, HostCache)]
+        if not there:
+            return here
+        wanted = {run for owner in set(owners) for run in owner.chain}
+        parts = [part for part in there if not wanted.isdisjoint(part.sequences)]
+        key = tuple(id(part.sequences) for part in parts)
+        if key not in self._packings:
+            self._packings[key] = Packing([sequence for part in parts for sequence in part.sequences])
+        return [*here, Fetched(self._packings[key], parts)]
 
 
 class HostLink:
@@ -127,7 +172,8 @@ class HostLink:
         self.sending = torch.cuda.Stream(device) if on_gpu else None
         self.fetching = torch.cuda.Stream(device) if on_gpu else None
         self._flying: tuple[LayerCache, torch.cuda.Event] | None = None  # held until it has been sent
-        self._parts: dict[Packing, list[tuple[Packing, list[slice]]]] = {}
+        self._parts: dict[Packing, list[tuple[TokenSequence, ...]]] = {}
+        self._known: dict[tuple[TokenSequence, ...], tuple[TokenSequence, ...]] = {}  # the same sequences are one tuple
         self._block = torch.empty(0, dtype=torch.uint8)  # what is left of it
 
     def room(self, rows_RJE: Tensor) -> list[Tensor]:
@@ -144,7 +190,7 @@ class HostLink:
         return parts
 
     def send(self, cache: LayerCache) -> list[Cache]:
-        """The trunks of each image and all forks apart, because later waves read those of trunks, and some of them.
+        """What all share, the trunks of each image and all forks, apart: later waves read those of some trunks.
 
         No more than one layer is on its way: the next waits for it.
         """
@@ -153,28 +199,30 @@ class HostLink:
         self._flying = None
         parts = self._parts.get(cache.packing)
         if parts is None:
-            parts = self._parts[cache.packing] = _parts(cache.packing)
+            parts = [self._known.setdefault(part, part) for part in _parts(cache.packing)]
+            self._parts[cache.packing] = parts
         if self.sending is None:
-            return [HostCache(packing, cache, rows, self) for packing, rows in parts]
+            return [HostCache(part, cache, self) for part in parts]
         self.sending.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.sending):
-            sent: list[Cache] = [HostCache(packing, cache, rows, self) for packing, rows in parts]
+            sent: list[Cache] = [HostCache(part, cache, self) for part in parts]
             self._flying = cache, self.sending.record_event()
         return sent
 
 
-def _parts(packing: Packing) -> list[tuple[Packing, list[slice]]]:
-    """Each image's trunks with their prefixes, all forks with theirs: a packing of each, and its rows among all."""
-    trunks: dict[TokenSequence, set[TokenSequence]] = defaultdict(set)
+def _parts(packing: Packing) -> list[tuple[TokenSequence, ...]]:
+    """What lies before images, each image with its trunks, and all forks."""
+    systems: list[TokenSequence] = []
+    images: dict[TokenSequence, list[TokenSequence]] = defaultdict(list)
+    forks: list[TokenSequence] = []
     for one in packing.sequences:
-        if one.parent is None and one.sample >= 0:
-            trunks[one.image].add(one)
-    forks = {one for one in packing.sequences if one.parent is not None}
-    parts = []
-    for some in (*trunks.values(), forks):
-        if kept := _with_prefixes(packing, some):
-            parts.append((Packing(kept), joined(packing.own_keys(sequence) for sequence in kept)))
-    return parts
+        if one.parent is not None:
+            forks.append(one)
+        elif one.sample < 0:
+            systems.append(one)
+        else:
+            images[one.image].append(one)
+    return [tuple(part) for part in (systems, *images.values(), forks) if part]
 
 
 def _with_prefixes(packing: Packing, sequences: Collection[TokenSequence]) -> list[TokenSequence]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from workers.attention import Groups, attend_groups, make_groups
-from workers.caches import Cache
+from workers.caches import Prompter, Prompts
 from workers.decoder import Decoder
 from workers.families.config import ModelError
 from workers.memory import FIRST_ROOM
@@ -100,6 +100,8 @@ class Decoding:
         self._sequences = list(start.sequences)
         self._decoded_caches: list[tuple[Tensor, Tensor]] = []  # a layer: (N, room, G, E) keys and values
         self._steps = 0
+        self._prompter = Prompter()
+        self._prompts: dict[int, list[tuple[Prompts, Groups]]] = {}  # by layer
         self._groups: dict[Packing, Groups] = {}
         for layer in range(self._layers):
             self._attended(layer)
@@ -144,6 +146,7 @@ class Decoding:
         chosen = torch.tensor(places, device=self._decoder.device, dtype=torch.int64)
         self._decoded_caches = [(keys[chosen], values[chosen]) for keys, values in self._decoded_caches]
         self._groups.clear()
+        self._prompts.clear()
 
     def _append(self, layer: int, key_NGE: Tensor, value_NGE: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of all tokens decoded so far, (N, T, G, E) each, in buffers that double when full."""
@@ -157,14 +160,16 @@ class Decoding:
         keys[:, self._steps], values[:, self._steps] = key_NGE, value_NGE
         return keys[:, : self._steps + 1], values[:, : self._steps + 1]
 
-    def _attended(self, layer: int) -> list[tuple[Cache, Groups]]:
-        """The prompts' keys and values of a layer, by the wave that made them, and who attends to which."""
-        attended = []
-        for cache in self._caches[layer]:
-            if cache.packing not in self._groups:  # groups change where somebody forked, so one packing has one
-                groups = make_groups(self._sequences, layer, cache.packing, self._decoder.device)
-                self._groups[cache.packing] = groups
-            groups = self._groups[cache.packing]
-            if groups.counts:
-                attended.append((cache, groups))
-        return attended
+    def _attended(self, layer: int) -> list[tuple[Prompts, Groups]]:
+        """The prompts' keys and values of a layer, and who attends to which."""
+        if layer not in self._prompts:
+            owners = [sequence.at(layer) for sequence in self._sequences]
+            attended = []
+            for prompts in self._prompter.of(self._caches[layer], owners):
+                packing = prompts.packing
+                if packing not in self._groups:  # groups change where somebody forked, so one packing has one
+                    self._groups[packing] = make_groups(owners, packing, self._decoder.device)
+                if self._groups[packing].counts:
+                    attended.append((prompts, self._groups[packing]))
+            self._prompts[layer] = attended
+        return self._prompts[layer]

@@ -28,7 +28,7 @@ from workers.encoding import encode_sample
 from workers.families.catalog import load_model
 from workers.families.config import NO_TEXT_TOWER
 from workers.families.model import Model, Pixels, SeenImage, default_device
-from workers.filling import Filling, PreparedSample, rounds
+from workers.filling import Filling, Footprints, PreparedSample, footprints_of, rounds
 from workers.forks import Placement
 from workers.host_memory import cache_bytes
 from workers.lanes import Lanes
@@ -38,7 +38,6 @@ from workers.memory import (
     arrange,
     budget_bytes,
     expandable_segments,
-    footprint,
     lane_budget,
 )
 from workers.mixing import Mixer
@@ -247,14 +246,16 @@ class Engine:
         most = budget_bytes(self.model.device, self._resident) - kept
         if self.spectra_samples:
             most -= 2 * piece_bytes(self.model.device) * self._lanes.count
-        return lane_budget(most, self._host, self._lanes.count, self.row, self._learned)
+        streamed = self.model.decoder.layers.away > 0
+        return lane_budget(most, self._host, self._lanes.count, self.row, streamed, self._learned)
 
     def _prepared(self, unit: WorkUnit, failures: list[SampleFailure]) -> Iterator[PreparedSample]:
         """Decode and pre-process images ahead of the device, in threads: Pillow lets go of the interpreter's lock.
 
         On a CPU the model's own threads use all cores, so samples are prepared when they are needed.
         """
-        prepare = partial(self._try_prepare, unit.points)
+        footprints = footprints_of(unit.points, self.row.within(self._budget()), self.model.config)
+        prepare = partial(self._try_prepare, footprints)
         asked = tuple(zip(unit.samples, unit.images or ("",) * len(unit.samples), strict=True))
         if self.model.device.type == "cpu":
             pending: Iterator[PreparedSample | SampleFailure] = map(prepare, asked)
@@ -266,33 +267,23 @@ class Engine:
             else:
                 yield item
 
-    def _try_prepare(self, points: Sequence[GridPoint], asked: tuple[str, str]) -> PreparedSample | SampleFailure:
+    def _try_prepare(self, footprints: Footprints, asked: tuple[str, str]) -> PreparedSample | SampleFailure:
         id, image = asked
         try:
             if id not in self.samples:
                 raise DataError(f"the benchmark has no sample '{id}'")
-            return self._prepare(points, self.samples[id], image)
+            return self._prepare(footprints, self.samples[id], image)
         except Exception as error:  # whatever is wrong with one sample must not cost the others
             return failure_of(id, error)
 
-    def _prepare(self, points: Sequence[GridPoint], sample: Sample, image: str) -> PreparedSample:
+    def _prepare(self, footprints: Footprints, sample: Sample, image: str) -> PreparedSample:
         # Where nobody has looked at the pixels, images are the same only if they are the same file.
         image = (image or str(sample.image)) if sample.image is not None and self.shares_images else ""
         once = partial(self._pixels.get, image) if image else None
         prompt = encode_sample(self.model, sample, self.spec.task, self.spec.model.image_mode, once)
-        row = self.row.within(self._budget())
-        scratch = evidence.scratch(evidence.needed(points), self.model.config, prompt.length, prompt.visual)
-        asked = partial(
-            footprint,
-            row,
-            points,
-            prompt=prompt.length,
-            visual=prompt.visual,
-            system=prompt.system,
-            scratch=scratch,
-        )
         image = image if prompt.visual else ""
-        return PreparedSample(sample, prompt, image, need=asked(), further=asked(further=bool(image)))
+        need = footprints(prompt, False)
+        return PreparedSample(sample, prompt, image, need, further=footprints(prompt, True) if image else need)
 
     def _answer_or_split(
         self, points: Sequence[GridPoint], batch: Sequence[PreparedSample], alone: bool = False

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import ceil
 
+from workers import evidence
+from workers.families.config import ModelConfig
 from workers.families.model import Encoded
-from workers.memory import ENOUGH_WAVES, NOTHING, Budget, Footprint
+from workers.memory import ENOUGH_WAVES, NOTHING, Budget, Footprint, RowBytes, footprint
 from workers.tasks.base import Sample
+from workers.work import GridPoint
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,6 +24,27 @@ class PreparedSample:
     image: str  # by what its image is recognised; '' where it has none, or shares it with nobody
     need: Footprint  # of the first question about an image
     further: Footprint  # of each later one
+
+
+Footprints = Callable[[Encoded, bool], Footprint]  # of a prompt; whether another asks about its image
+
+
+def footprints_of(points: Sequence[GridPoint], row: RowBytes, config: ModelConfig) -> Footprints:
+    """What prompts ask of a device for a grid: worked out once for all that are as long.
+
+    Args:
+        points: the grid.
+        row: bytes of rows in the model.
+        config: its sizes.
+    """
+    needs = evidence.needed(points)
+
+    @cache
+    def of(prompt: int, visual: int, system: int, further: bool) -> Footprint:
+        scratch = evidence.scratch(needs, config, prompt, visual)
+        return footprint(row, points, prompt=prompt, visual=visual, system=system, scratch=scratch, further=further)
+
+    return lambda prompt, further: of(prompt.length, prompt.visual, prompt.system, further)
 
 
 class Round:

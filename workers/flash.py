@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 try:
@@ -28,7 +30,6 @@ PREFILL_OPTIONS: dict[str, Any] = {"num_warps": 4, "num_stages": 3}
 DECODE_OPTIONS: dict[str, Any] = {"num_warps": 4, "num_stages": 3}
 
 RUNS = 3  # of keys at most: system, image, question
-Block = tuple[slice, Sequence[slice]]  # query rows, and one to `RUNS` runs of key rows in the order of the tokens
 
 
 def uses_flash(rows: Tensor) -> bool:
@@ -38,11 +39,32 @@ def uses_flash(rows: Tensor) -> bool:
     return on_device and width >= 16 and width & (width - 1) == 0
 
 
-def tiles(blocks: Sequence[Block], tile: int, causal: bool = True) -> Tensor:
+def block(queries: slice, runs: Sequence[slice]) -> tuple[int, ...]:
+    """A row of what ``tiles`` cuts.
+
+    Args:
+        queries: rows of queries.
+        runs: one to `RUNS` runs of key rows, in the order of the tokens.
+
+    Returns:
+        First query, queries, and ``key_runs``.
+    """
+    return queries.start, queries.stop - queries.start, *key_runs(runs)
+
+
+def key_runs(runs: Sequence[slice]) -> tuple[int, ...]:
+    """Number of keys, start of the first run, its length, start of the second, length of both, start of the third."""
+    assert 0 < len(runs) <= RUNS
+    first, second, third = [*runs, slice(0, 0), slice(0, 0)][:RUNS]  # no key has a number of those that are not
+    both = (length := first.stop - first.start) + second.stop - second.start
+    return both + third.stop - third.start, first.start, length, second.start, both, third.start
+
+
+def tiles(blocks: ArrayLike, tile: int, causal: bool = True) -> Tensor:
     """Cut blocks of queries into tiles of at most ``tile``.
 
     Args:
-        blocks: with the queries as the last of the keys, if causal.
+        blocks: (B, 8) integers, see ``block``; with the queries as the last of the keys, if causal.
         tile: queries of a program.
         causal: whether each query sees one key more than the one before, the last one all; else all see all.
 
@@ -52,26 +74,16 @@ def tiles(blocks: Sequence[Block], tile: int, causal: bool = True) -> Tensor:
         block has three: also the length of the first two, and the start of the third. Those that see most come first,
         so that the last programs to run are short ones.
     """
-    most = max((len(runs) for _, runs in blocks), default=0)
-    assert most <= RUNS
-    columns = 6 if most < RUNS else 8
-    table = []
-    for queries, runs in blocks:
-        count = queries.stop - queries.start
-        first, second, third = [*runs, slice(0, 0), slice(0, 0)][:RUNS]  # no key has a number of those that are not
-        both = (length := first.stop - first.start) + second.stop - second.start
-        keys = both + third.stop - third.start
-        table += [
-            (
-                queries.start + at,
-                min(tile, count - at),
-                keys - count + at if causal else keys,
-                *(first.start, length, second.start, both, third.start)[: columns - 3],
-            )
-            for at in range(0, count, tile)
-        ]
-    table.sort(key=lambda row: -row[2])
-    return torch.tensor(table, dtype=torch.int32).view(-1, columns)
+    start_B, count_B, keys_B, *runs_B = np.asarray(blocks, dtype=np.int64).reshape(-1, 8).T
+    tiles_B = -(-count_B // tile)
+    of_T = np.repeat(np.arange(len(tiles_B)), tiles_B)  # the block that a tile is of
+    at_T = tile * (np.arange(len(of_T)) - np.repeat(tiles_B.cumsum() - tiles_B, tiles_B))
+    left_T, keys_T = count_B[of_T] - at_T, keys_B[of_T]
+    columns = [start_B[of_T] + at_T, np.minimum(tile, left_T), keys_T - left_T if causal else keys_T]
+    three = bool((keys_B > runs_B[3]).any())
+    columns += [run_B[of_T] for run_B in (runs_B if three else runs_B[:3])]
+    order_T = np.argsort(-columns[2], kind="stable")
+    return torch.from_numpy(np.stack(columns, axis=1)[order_T].astype(np.int32))
 
 
 def flash_prefill(query_RHE: Tensor, key_RGE: Tensor, value_RGE: Tensor, table: Tensor, scale: float) -> Tensor:

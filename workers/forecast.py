@@ -85,7 +85,7 @@ def forecast(
     least = fixed + int(max(alone.trunk_bytes, fork if alone.held_bytes else 0) / SAFETY)
     free = int(SAFETY * (memory - fixed))
     count, row = arrange(free, host, row, streamed=away > 0)
-    budget = lane_budget(free, host, count, row)
+    budget = lane_budget(free, host, count, row, streamed=away > 0)
     row = row.within(budget)
     asked = partial(footprint, row, points, prompt=prompt, visual=visual, system=system, scratch=scratch)
     first, further = asked(), asked(further=True)

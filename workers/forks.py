@@ -302,12 +302,12 @@ def _new_fork(parents: tuple[TokenSequence, ...], layer: int, packing: Packing, 
     else:
         image = fork(parents[0].image, layer, kept_K, compact)
         sequences = [image, *(fork(parent, layer, kept_K, compact, image) for parent in parents)]
-    visual_V = numbers(packing.visual(parents[0]))
+    visual, text_R = packing.visual(parents[0]), numbers(*(packing.text(parent) for parent in parents))
     return NewFork(
         sequences=tuple(sequences),
-        source_R=torch.cat((visual_V[kept_K], numbers(*(packing.text(parent) for parent in parents)))),
+        source_R=torch.cat((kept_K + visual.start, text_R)) if len(kept_K) else text_R,
         merge=choice.merge,
-        visual_V=visual_V if choice.merge else visual_V[:0],
+        visual_V=numbers(visual if choice.merge else slice(0, 0)),
         kept_K=kept_K,
     )
 

@@ -36,6 +36,7 @@ DECODED_ALLOWANCE = 64  # decoded tokens a sequence that are planned for; longer
 SAFETY = 0.9  # of the free memory: fragments, scoring and the vision tower take the rest
 WIDE_SHARE = 0.125  # of a wave's memory that one piece of the feed-forward may take
 BUSY_ROWS = 16_000  # where two lanes with so many rows each do not fit, one with more is faster
+STREAMED_ROWS = 32_000  # of a wave where layers take turns in buffers: fewer are done before the next layer has come
 FEW_ROWS = 8_000  # where one lane's caches do not fit for so many, they go to host memory
 ENOUGH_WAVES = 8  # of a micro-batch: the last, which is not full and has none to decode beside, is then a small part
 FULL = 0.75  # of a wave that need not be filled by breaking its last sample up
@@ -372,16 +373,18 @@ def arrange(free: int, host: int, row: RowBytes, streamed: bool) -> tuple[int, R
     return 1, away if CACHES * away.on_host(FEW_ROWS * row.layers) <= host else here
 
 
-def lane_budget(free: int, host: int, count: int, row: RowBytes, learned: float = 1.0) -> Budget:
+def lane_budget(free: int, host: int, count: int, row: RowBytes, streamed: bool, learned: float = 1.0) -> Budget:
     """Of a wave in one of the lanes.
 
     Args:
-        free, host: as of ``arrange``.
+        free, host, streamed: as of ``arrange``.
         count: lanes.
         row: bytes of rows in the model.
         learned: share of the planned memory that has not been refused.
     """
-    rows = BUSY_ROWS if row.rides else ENOUGH_ROWS  # the last wave has none to decode beside, so it should be small
+    rows = ENOUGH_ROWS
+    if row.rides:  # the last wave has none to decode beside, so it should be small
+        rows = STREAMED_ROWS if streamed else BUSY_ROWS
     return Budget(rows, max(1, int(free // count * learned)), max(1, host // (CACHES * count)))
 
 

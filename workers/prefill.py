@@ -158,8 +158,9 @@ class _Waves:
         if done is not None:
             done.caches.clear()
         parents = {(sequence.parent, one.fork.layer) for one in self.waiting for sequence in one.fork.sequences}
+        shared = {prefix for one in self.waiting for prefix in one.fork.given} if self._link else set()
         for layer in range(self._layers):
-            needed = {parent.at(layer) for parent, first in parents if parent and first > layer}
+            needed = shared | {parent.at(layer) for parent, first in parents if parent and first > layer}
             parts, self._caches[layer] = (*self._held[layer], *self._caches[layer]), []
             self._held[layer].clear()
             self._held[layer] += [kept for part in parts if (kept := part.only(needed))]
@@ -239,7 +240,7 @@ class _Waves:
         if not sequences:
             return hidden_RD[:0]
         query_NHE = decoder.queries(layer, normed_RD[last_N], (cos[last_N], sin[last_N]))
-        groups = make_groups(sequences, layer, packing, hidden_RD.device)
+        groups = make_groups(sequences, packing, hidden_RD.device)
         attended_NHE = attend_groups(query_NHE, [(cache.key_RGE, cache.value_RGE, groups)], decoder.scale)
         return decoder.finish_layer(layer, hidden_RD[last_N], attended_NHE)
 
@@ -274,7 +275,9 @@ class _Waves:
             group = list(some)
             take = to_device(torch.cat([one.fork.source_R for one in group]), hidden_RD.device)
             parts.append(group[0].start_RD[take])
-        new = Packing([*older, *(one for fork in joining for one in fork.sequences), *entering], packing.given)
+        more = [*(one for fork in joining for one in fork.sequences), *entering]
+        all_stay = len(older) == len(packing.sequences)
+        new = packing.with_more(more) if all_stay else Packing([*older, *more], packing.given)
         new_RD = parts[0] if len(parts) == 1 else torch.cat(parts) if parts else hidden_RD[:0]
         begun = [*((fork, hidden_RD) for fork in joining), *((one.fork, one.start_RD) for one in arriving)]
         for fork, source_RD in begun:

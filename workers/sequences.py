@@ -27,12 +27,15 @@ packings live on the host; what a device needs of a packing goes there once, so 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from workers.flash import PREFILL_TILE, tiles
+from workers.flash import PREFILL_TILE, key_runs, tiles
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -144,8 +147,9 @@ def fork(
         compact: renumber positions without gaps (methods that prune before the decoder), or keep the original ids.
         image: the prefix that these tokens are rows of, which forked from the parent's; None: they are rows of its own.
     """
-    after_PT = parent.positions_PR[:, parent.rows - parent.text :]
-    positions_PR = torch.cat((parent.image.positions_PR[:, kept_K], after_PT), dim=1)
+    positions_PR = after_PT = parent.positions_PR[:, parent.rows - parent.text :]
+    if len(kept_K):
+        positions_PR = torch.cat((parent.image.positions_PR[:, kept_K], after_PT), dim=1)
     next_position = parent.next_position
     if compact:
         next_position = parent.system + positions_PR.shape[1]
@@ -163,30 +167,60 @@ def fork(
     )
 
 
-@dataclass(eq=False)
 class Packing:
     """Where the rows of each sequence lie in the packed matrix. A prefix comes before the sequences that have it.
 
     Keys and values lie in the same order, behind those that are ``given``: of prefixes that ran earlier.
     """
 
-    sequences: Sequence[TokenSequence]
-    given: Sequence[TokenSequence] = ()
-    starts: dict[TokenSequence, int] = field(init=False)
-    total: int = field(init=False)
-    _key_starts: dict[TokenSequence, int] = field(init=False)
-    _keys: dict[TokenSequence, tuple[slice, ...]] = field(init=False)
-    _positions: Tensor | None = field(init=False, default=None)
-    _tiles: Tensor | None = field(init=False, default=None)
+    def __init__(self, sequences: Iterable[TokenSequence], given: Iterable[TokenSequence] = ()) -> None:
+        """Lay sequences out one behind the other."""
+        self.sequences: list[TokenSequence] = []
+        self.given = list(given)
+        self.places: dict[TokenSequence, int] = {}  # among ``sequences``
+        self.starts: dict[TokenSequence, int] = {}  # first row of each
+        self.total = 0  # rows
+        self._key_starts: dict[TokenSequence, int] = {}
+        self._keys: dict[TokenSequence, tuple[slice, ...]] = {}
+        self._runs_N6 = np.empty((0, 6), dtype=np.int64)  # the keys of each sequence, see ``flash.key_runs``
+        self._queries_N3 = np.empty((0, 3), dtype=np.int64)  # first row of its block, last, whether the next is of it
+        self._positions: Tensor | None = None
+        self._tiles: Tensor | None = None
+        self._given_rows = 0
+        for prefix in self.given:
+            self._key_starts[prefix] = self._given_rows
+            self._given_rows += prefix.rows
+        self._append(sequences)
 
-    def __post_init__(self) -> None:
-        self._key_starts, self._keys, place = {}, {}, 0
-        for sequence in (*self.given, *self.sequences):
-            self._key_starts[sequence] = place
-            place += sequence.rows
-        given = sum(prefix.rows for prefix in self.given)
-        self.starts = {sequence: self._key_starts[sequence] - given for sequence in self.sequences}
-        self.total = place - given
+    def with_more(self, more: Sequence[TokenSequence]) -> Packing:
+        """The same with others behind them; what is known of these is not worked out again."""
+        new = copy(self)
+        new.sequences, new.places, new.starts = self.sequences.copy(), self.places.copy(), self.starts.copy()
+        new._key_starts, new._keys, new._tiles = self._key_starts.copy(), self._keys.copy(), None
+        new._queries_N3 = self._queries_N3.copy()
+        new._append(more)
+        if self._positions is not None and more:
+            more_PR = torch.cat([sequence.positions_PR for sequence in more], dim=1)
+            new._positions = torch.cat((self._positions, to_device(more_PR, self._positions.device)), dim=1)
+        return new
+
+    def _append(self, more: Iterable[TokenSequence]) -> None:
+        before = self.sequences[-1] if self.sequences else None
+        queries: list[list[int]] = []
+        for sequence in more:
+            self.places[sequence], self.starts[sequence] = len(self.sequences), self.total
+            self._key_starts[sequence] = self._given_rows + self.total
+            self.sequences.append(sequence)
+            first = self.total
+            self.total += sequence.rows
+            if before is not None and sequence.prefix is before:  # what lies right behind its prefix is one with it
+                prefix = queries[-1] if queries else self._queries_N3[-1]
+                first, prefix[2] = prefix[0], 1
+            queries.append([first, self.total, 0])
+            before = sequence
+        runs = [key_runs(self.keys(sequence)) for sequence in self.sequences[len(self._runs_N6) :]]
+        self._queries_N3 = np.concatenate((self._queries_N3, np.array(queries, dtype=np.int64).reshape(-1, 3)))
+        self._runs_N6 = np.concatenate((self._runs_N6, np.array(runs, dtype=np.int64).reshape(-1, 6)))
 
     def own(self, sequence: TokenSequence) -> slice:
         return slice(self.starts[sequence], self.starts[sequence] + sequence.rows)
@@ -213,17 +247,18 @@ class Packing:
             self._keys[sequence] = tuple(joined(map(self.own_keys, sequence.chain)))
         return self._keys[sequence]
 
+    def key_runs(self, places: ArrayLike) -> np.ndarray:
+        """(N, 6) the keys that some of the sequences attend to, as ``flash.key_runs`` has them."""
+        runs_N6: np.ndarray = self._runs_N6[np.asarray(places, dtype=np.int64)]
+        return runs_N6
+
     def blocks(self) -> list[tuple[slice, tuple[slice, ...]]]:
         """Query rows and their keys, those of the queries last; what lies right behind its prefix is one with it."""
-        blocks: list[tuple[slice, tuple[slice, ...]]] = []
-        before: TokenSequence | None = None
-        for sequence in self.sequences:
-            own = self.own(sequence)
-            if before is not None and sequence.prefix is before:
-                own = slice(blocks.pop()[0].start, own.stop)
-            before = sequence
-            blocks.append((own, self.keys(sequence)))
-        return blocks
+        return [
+            (slice(first, stop), self.keys(sequence))
+            for sequence, (first, stop, goes_on) in zip(self.sequences, self._queries_N3.tolist(), strict=True)
+            if not goes_on
+        ]
 
     def positions(self, device: torch.device) -> Tensor:
         """(P, R) int64 position ids on a device; made once."""
@@ -236,7 +271,10 @@ class Packing:
     def tiles(self, device: torch.device) -> Tensor:
         """Who attends to what, for the kernel: see ``flash.tiles``; made once."""
         if self._tiles is None:
-            self._tiles = to_device(tiles(self.blocks(), PREFILL_TILE), device)
+            ends = self._queries_N3[:, 2] == 0
+            first_B, stop_B = self._queries_N3[ends, :2].T
+            blocks_B8 = np.column_stack((first_B, stop_B - first_B, self._runs_N6[ends]))
+            self._tiles = to_device(tiles(blocks_B8, PREFILL_TILE), device)
         return self._tiles
 
 
@@ -247,7 +285,8 @@ def to_device(host: Tensor, device: torch.device) -> Tensor:
 
 def numbers(*slices: slice) -> Tensor:
     """int64 on the host, the rows of some slices by their numbers."""
-    return torch.cat([torch.arange(part.start, part.stop) for part in slices])
+    parts = [torch.arange(part.start, part.stop) for part in slices]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def joined(slices: Iterable[slice]) -> list[slice]:

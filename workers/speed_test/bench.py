@@ -8,6 +8,7 @@ with what is in ``baselines.py``, the grids are in ``workloads.py``.
 
 from __future__ import annotations
 
+import gc
 import platform
 import statistics
 import sys
@@ -115,6 +116,7 @@ class _Bench:
             new_tokens=spec.new_tokens,
             ceiling=matmul_ceiling(self.llava.device, DTYPES[dtype]),
         )
+        gc.freeze()  # as a worker does that has loaded
 
     def run(self) -> Report:
         self._tell(f"{self.report.model} on {self.report.device}: {self.report.ceiling.tflops:.3g} TFLOP/s ceiling")

@@ -208,8 +208,7 @@ class StandInTokenizer:
         return " ".join(str(int(id)) for id in ids if not (skip_special_tokens and id == END))
 
     def _draw(self, text: str, count: int) -> list[int]:
-        draw = random.Random(text)
-        return [draw.randrange(FIRST_WORD, self._vocab) for _ in range(count)]
+        return random.Random(text).choices(range(FIRST_WORD, self._vocab), k=count)
 
 
 def text_tokens(characters: int) -> int:

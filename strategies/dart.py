@@ -1,7 +1,7 @@
 """DART: keep a few pivots, and of the rest what resembles them least: what a pivot resembles, it stands for.
 
 Source: Wen et al., Stop Looking for Important Tokens in Multimodal Language Models: Duplication Matters More, EMNLP
-2025, arXiv:2502.11494; ZichenWen1/DART, LLaVA/llava/model/language_model/DART.py.
+2025, arXiv:2502.11494; ZichenWen1/DART, get_retained_image_token.
 Pivots are the 4 visual tokens and the 4 tokens after the image whose keys in layer K-1 have the largest L1 norm, all
 heads side by side. Each in turn takes its share of the visual tokens that are left, those with the lowest cosine to
 it, of what enters layer K, through the norm before the head. The pivots of the image stay, those of the text only

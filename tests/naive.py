@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from strategies import catalog
-from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES
+from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES, STATES_BEFORE
 from strategies.evidence import EvidenceView
 from workers import evidence
 from workers.families.model import Encoded, Model
@@ -153,7 +153,7 @@ def _choose(run, stage, layer, before, hidden, alive, where) -> list[int]:
     of_decoder = {NORMED_STATES: run.llava.module.model.language_model.norm(hidden[rows + text])}
     if before is not None:
         probabilities = before.weights[0].float()
-        of_decoder[LAYER_KEYS] = before.keys()[rows + text]
+        of_decoder |= {LAYER_KEYS: before.keys()[rows + text], STATES_BEFORE: before.entered[0, rows]}
         attention = probabilities[:, text][:, :, rows]
         text_attention = probabilities[:, text][:, :, text]
         visual_attention = probabilities[:, rows][:, :, rows]

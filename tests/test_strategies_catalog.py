@@ -9,7 +9,7 @@ import torch
 
 from strategies import catalog
 from strategies.catalog import CATALOG, REQUIRED, Range, UnknownStrategy, get
-from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES
+from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES, STATES_BEFORE
 from strategies.evidence import CLASS_FEATURES, IMAGE_EMBEDDINGS, TOWER_FEATURES, TOWER_KEYS, EvidenceView
 from strategies.scores import descending_order, top_k
 from strategies.stages import Stage
@@ -118,6 +118,7 @@ def test_takes_a_half_precision_model(name, dtype):
     """Attention arrives in float32; hidden states come in the model's own type."""
     view = make_view(32)
     models = (
+        STATES_BEFORE,
         TOWER_FEATURES,
         TOWER_KEYS,
         CLASS_FEATURES,
@@ -281,6 +282,9 @@ def test_evenly_spaced_at_every_rank(visual):
         ("himap", {"second_layer": 2}, {"layer": 2}, "second_layer: 2 is not above layer 2"),
         ("himap", {}, {"layer": 2, "rank": 64}, "second_rank: 72 is above the first stage's rank 64"),
         ("himap", {"cutoff_layer": 5}, {"layer": 2}, "cutoff_layer: 5 is not above second_layer 8"),
+        ("v2drop", {}, {"layer": 17, "rank": 9}, "second_layer: 17 is not above layer 17"),
+        ("v2drop", {"third_layer": 9}, {"layer": 3, "rank": 9}, "third_layer: 9 is not above second_layer 17"),
+        ("v2drop", {"third_rank": 3}, {"layer": 3, "rank": 9}, "third_rank: 3 is above the second stage's 2"),
         ("himap", {}, {"layer": 2, "layers": 6}, "strategy 'himap' has a stage at layer 8, above the model's 6 layers"),
         ("fastv", {}, {"layer": 33, "layers": 32}, "layer: 33 is above the model's 32 layers"),
     ],

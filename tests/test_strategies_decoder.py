@@ -8,9 +8,11 @@ import torch
 
 import closed_form
 from closed_form import SYSTEM, TEXT_START, VISUAL
+from strategies.budget import average_of_stages
 from strategies.catalog import get
-from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES
+from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES, STATES_BEFORE
 from strategies.evidence import EvidenceView
+from strategies.stages import Stage
 
 TEXT = closed_form.LENGTH - TEXT_START
 
@@ -29,6 +31,7 @@ def view() -> EvidenceView:
     evidence = {
         LAYER_KEYS: rows(VISUAL + TEXT, 12, 1.7).unflatten(1, (3, 4)),
         NORMED_STATES: rows(VISUAL + TEXT, 16, 1.0),
+        STATES_BEFORE: rows(VISUAL, 16, 2.3),
     }
     return EvidenceView(**fields, evidence=evidence)
 
@@ -86,3 +89,28 @@ def test_dart_takes_other_numbers_of_pivots(view):
     assert choose(view, "dart", 10, image_pivots=3, text_pivots=2) == expected
     image, _ = pivots(view, 4, 0)
     assert choose(view, "dart", 9, text_pivots=0) == darts(view, image, image, [2, 1, 1, 1])
+
+
+def test_v2drop_keeps_what_a_layer_has_changed_most(view):
+    pairs = zip(view.hidden_states_VD.tolist(), view.evidence[STATES_BEFORE].tolist(), strict=True)
+    change = [sum((now - before) ** 2 for now, before in zip(*pair, strict=True)) ** 0.5 for pair in pairs]
+    for keep in (1, 7, 20):
+        assert choose(view, "state_change", keep) == sorted(falling(change)[:keep])
+
+
+@pytest.mark.parametrize(
+    ("rank", "share", "second", "average"), [(288, 0.3, 86, 193), (161, 0.25, 40, 131), (28, 0.05, 1, 66)]
+)
+def test_v2drop_has_the_published_schedule(rank, share, second, average):
+    """50, 70, 100 %; 72, 75, 100 %; 95, 95, 100 % of what is still there go: 192, 128 and 64 on average, about."""
+    stages = get("v2drop").stages(3, rank, {"second_share": share})
+    assert stages == tuple(Stage("state_change", *at) for at in ((3, rank), (17, second), (22, 0)))
+    assert dict(get("v2drop").published)[rank] == (("second_share", share),)
+    assert round(average_of_stages([(stage.layer, stage.rank) for stage in stages], 32, 576)) == average
+
+
+def test_v2drop_literal_is_what_the_code_ships():
+    half, last = int(576 * 0.5), max(1, int(int(576 * 0.5) * 0.5 * 0))
+    stages = get("v2drop").stages(3, half, {"second_share": 0.5, "third_rank": last})
+    assert [stage.rank for stage in stages] == [288, 144, 1]
+    assert round(average_of_stages([(stage.layer, stage.rank) for stage in stages], 32, 576)) == 203

@@ -99,7 +99,7 @@ def test_other_shapes_equal_naive(tmp_path, small_scienceqa, layers, heads, kv_h
 def any_point(draw, layers: int, visual: int, heads: int) -> GridPoint:
     """Any strategy of the catalog at any layer and rank that it admits, with drawn parameters."""
     strategy = CATALOG[draw(st.sampled_from(sorted(CATALOG)))]
-    last = layers - 1 if strategy.name == "himap" else layers  # its second stage needs a later layer
+    last = layers - 1 if strategy.name in ("himap", "v2drop") else layers  # the second stage needs a later layer
     first = 0 if complaint(strategy, {}, layer=0) is None else 1
     layer = 0 if strategy.layers == "input" else draw(st.integers(first, last))
     rank = draw(st.integers(0, visual)) if strategy.fixed_rank is None else strategy.fixed_rank
@@ -114,6 +114,9 @@ def any_point(draw, layers: int, visual: int, heads: int) -> GridPoint:
         }
     elif strategy.name == "himap":
         params = {"second_layer": draw(st.integers(layer + 1, layers)), "second_rank": draw(st.integers(0, rank))}
+    elif strategy.name == "v2drop":
+        params = {"second_layer": draw(st.integers(layer + 1, layers)), "second_share": draw(st.floats(0, 1))}
+        params["third_layer"] = draw(st.sampled_from((0, *range(params["second_layer"] + 1, layers + 1))))
     elif strategy.name == "vscan":
         params = {"second_layer": draw(st.integers(1, layers)), "second_share": draw(st.floats(0, 1))}
     elif "alpha" in strategy.params:
@@ -151,6 +154,7 @@ def test_every_strategy_equals_naive(deeper_engine, name):
         "ablation": {"heads_kept": 2},
         "himap": {"second_layer": 3, "second_rank": 2},
         "vscan": {"second_layer": 2},
+        "v2drop": {"second_layer": 3, "second_share": 0.6, "third_layer": 0},
     }.get(name, {})
     layers = [layer for layer in (0, 1, 2) if complaint(strategy, params, layer=layer) is None]
     ranks = (max(2, strategy.least), 7, 15) if strategy.fixed_rank is None else (strategy.fixed_rank,)

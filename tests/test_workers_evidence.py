@@ -17,8 +17,9 @@ from measured_experiment import write_measured
 from orchestrator.sweep.chosen_by import chosen_by
 from results.analysis.costs import costs
 from small_llava import make_checkpoint
+from strategies import catalog
 from strategies.catalog import CATALOG, Strategy
-from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES
+from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES, STATES_BEFORE
 from strategies.evidence import (
     CLASS_ATTENTION,
     CLASS_FEATURES,
@@ -286,11 +287,10 @@ def test_last_rows_may_reach_back_to_what_samples_share():
 def test_what_reads_the_layer_before_begins_after_one(name):
     """No draw at random under a method's name; a method of several stages counts by its first."""
     strategy, params = CATALOG[name], {"ablation": {"heads_kept": 2}}.get(name, {})
-    reads = "the attention of the question's words" if name == "himap" else words(strategy.needs)
-    before = any(provider_of(need).layer_before for need in strategy.needs)
-    if "attention" in reads and strategy.layers != "input":
-        assert before or name == "himap"
-    if before or name == "himap":
+    needs = catalog.get(strategy.stages(0, 100, params)[0].strategy).needs
+    reads, before = words(needs), any(provider_of(need).layer_before for need in needs)
+    assert before or "attention" not in reads or strategy.layers == "input"
+    if before:
         said = f"layer: {name} reads {reads}, which there is from layer 1 on; at layer 0 take `random`"
         assert complaint(strategy, params, layer=0, rank=100) == said
         assert complaint(strategy, params, layer=1, rank=100) is None
@@ -331,6 +331,7 @@ def test_every_provider_has_its_words_and_its_cost():
             PLACES,
             LAYER_KEYS,
             NORMED_STATES,
+            STATES_BEFORE,
         }
         assert flop != 0 or name in there_already
     assert PROVIDERS.keys() >= set(Evidence)
@@ -398,8 +399,8 @@ def test_the_plan_bounds_what_a_strategy_takes_to_choose(name):
     of_image = {need for need in strategy.needs if provider_of(need).site is not Site.DECODER}
     tower = tower_evidence(of_image, trunk.visual, width=config.hidden)
     weight_D = torch.ones(256).bfloat16()
+    before = LayerRead(packing, query_RHE, key_RGE, 32**-0.5, hidden_RD.flip(dims=(0,)))
     with Peak() as peak:
-        before = LayerRead(packing, query_RHE, key_RGE, 32**-0.5)
         place = PackedLayer(trunk, packing, hidden_RD, before, lambda rows_RD: rms_norm(rows_RD, weight_D, 1e-5))
         seen = view(strategy.needs, place, tower, 1, hidden_RD.device, lambda features_KC: features_KC)
         params = {**strategy.params, "heads_kept": 3} if name == "ablation" else strategy.params

@@ -136,10 +136,15 @@ def test_other_decoders_equal_engine(tmp_path, small_scienceqa, heads, kv_heads,
     assert_equals_engine(engine, ["1", TEXT_ONLY, "2"], points)
 
 
+STAGES = {
+    "himap": (("second_layer", 2), ("second_rank", 3)),
+    "vscan": (("second_layer", 2),),
+    "v2drop": (("second_layer", 2), ("second_share", 0.6), ("third_layer", 0)),
+}
 EVERY = [
     GridPoint(strategy=name, layer=0 if strategy.layers == "input" else 1, rank=6, params=params)
     for name, strategy in catalog.CATALOG.items()
-    for params in [{"himap": (("second_layer", 2), ("second_rank", 3)), "vscan": (("second_layer", 2),)}.get(name, ())]
+    for params in [STAGES.get(name, ())]
     if strategy.check(dict(params)) is None
 ]
 

@@ -101,6 +101,7 @@ def test_every_strategy_equals_naive(engines, name):
         "ablation": (("heads_kept", 2),),
         "himap": (("second_layer", 3), ("second_rank", 2)),
         "vscan": (("second_layer", 2),),
+        "v2drop": (("second_layer", 3), ("third_layer", 0)),
     }.get(name, ())
     points = [
         GridPoint(strategy=name, layer=layer, rank=rank, params=params)
@@ -181,6 +182,7 @@ def test_what_reads_no_question_is_said_by_its_evidence():
     looking_at_nothing = {"cutoff", "vtw", "evenly_spaced", "first_k"}
     at_the_image = {
         "image_column_sum",
+        "state_change",
         "l2_norm",
         "divprune",
         "divprune_unsorted",

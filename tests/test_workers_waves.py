@@ -406,6 +406,8 @@ def test_the_plan_counts_what_strategies_choose_by_and_logits():
     wide = row.wide * 100
     assert choosing.wave(0, 100, 0) - row.wave(0, 100, 0) == 10**9 - wide
     assert row.within(Budget(), wide - 1).wave(0, 100, 0) == row.wave(0, 100, 0)
+    keeping = row.within(Budget(), entered=True)  # what entered a layer, beside what leaves it
+    assert keeping.wave(0, 100, 0) - row.wave(0, 100, 0) == 100 * row.start
     assert row.wave(0, 1, 1000) == 1000 * (row.decoded + 32064 * (2 + 3 * 4))
     assert RowBytes.of(LLAVA_7B, 2, 1).wave(0, 0, 1000) == 1000 * 32064 * (2 + 4)
 

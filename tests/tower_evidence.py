@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES
+from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES, STATES_BEFORE
 from strategies.evidence import (
     CLASS_ATTENTION,
     CLASS_FEATURES,
@@ -55,6 +55,8 @@ def _drawn(base: str, distinct: int, generator: torch.Generator, origin: Tensor,
         return normal(distinct, HEADS, width // 2)[origin]
     if base in (TOWER_FEATURES, NORMED_STATES):
         return normal(distinct, width)[origin]
+    if base == STATES_BEFORE:
+        return normal(distinct, 12)[origin]  # as wide as the hidden states of a view
     if base == CLASS_FEATURES:
         return normal(1, width).expand(len(origin), -1)
     if base == LOADINGS:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from strategies import catalog
 from strategies.catalog import Strategy
-from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES
+from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES, STATES_BEFORE
 from strategies.evidence import EvidenceView
 from strategies.view import Evidence
 from workers.cost import attention_flop
@@ -146,6 +146,17 @@ PROVIDERS: dict[str, Provider] = {
             words="the features of image and question",
             flop=nothing,
             scratch=_state_scratch,
+        ),
+        Provider(
+            name=STATES_BEFORE,
+            site=Site.DECODER,
+            give=lambda layer: layer.visual_before(),
+            words="how a layer changes the image's tokens",
+            flop=nothing,
+            scratch=lambda config, tokens, visual: 4 * 2 * config.hidden * visual,  # in float32, and a difference
+            layer_before=True,
+            entered=True,
+            image_only=True,
         ),
         *TOWER_PROVIDERS,
     )
@@ -270,6 +281,11 @@ def words(needs: frozenset[str]) -> str:
 def reads_layer_before(needs: frozenset[str]) -> bool:
     """Whether the decoder layer before must have run."""
     return any(one.layer_before for one in _all(needs))
+
+
+def reads_entered(needs: frozenset[str]) -> bool:
+    """Whether what entered the decoder layer before must be kept."""
+    return any(one.entered for one in _all(needs))
 
 
 def reads_question(strategy: Strategy) -> bool:

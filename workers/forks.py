@@ -118,6 +118,11 @@ class Placement:
         """Layers before which somebody may fork."""
         return frozenset(layer for stages in self._stages for layer in stages if layer < layers)
 
+    def entered_layers(self) -> frozenset[int]:
+        """Layers before which somebody reads what entered the layer before."""
+        every = (stage for stages in self._stages for stage in stages.values())
+        return frozenset(one.layer for one in every if evidence.reads_entered(catalog.get(one.strategy).needs))
+
     def needed(self) -> set[TokenSequence]:
         """All sequences that answer a point, whether they have run or not, and their prefixes."""
         return {run for sequence in self._points_of for run in sequence.chain}

@@ -14,12 +14,13 @@ from workers.sites import DecoderLayer
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerRead:
-    """What the layer before a fork leaves for the strategies: its queries and keys."""
+    """What the layer before a fork leaves for the strategies: its queries and keys, and what entered it."""
 
     packing: Packing
     query_RHE: Tensor
     key_RGE: Tensor
     scale: float
+    entered_RD: Tensor | None = None  # where somebody reads it
 
 
 class PackedLayer(DecoderLayer):
@@ -66,6 +67,11 @@ class PackedLayer(DecoderLayer):
 
     def visual_hidden(self) -> Tensor:
         return self._visual_RD
+
+    def visual_before(self) -> Tensor:
+        entered_RD = self._read.entered_RD
+        assert entered_RD is not None, "nobody said that what entered the layer before is read"
+        return entered_RD[self._read.packing.visual(self._sequence)]
 
     def text_hidden(self) -> Tensor:
         return self._text_RD

@@ -20,12 +20,13 @@ from workers.sites import DecoderLayer
 
 @dataclass(slots=True)
 class Probe:
-    """What the layer before a drop computed: projected queries and keys (B, W, H*E and G*E), and its positions."""
+    """What the layer before a drop had and computed: queries and keys (B, W, H*E and G*E), positions and input."""
 
     module: Any  # its attention
     query: Tensor | None = None
     key: Tensor | None = None
     rotary: tuple[Tensor, Tensor] | None = None
+    entered: Tensor | None = None  # (B, W, D), what entered the layer
 
 
 class PaddedLayer(DecoderLayer):
@@ -64,6 +65,11 @@ class PaddedLayer(DecoderLayer):
 
     def visual_hidden(self) -> Tensor:
         return self._hidden_SD[self.system : self.system + self.visual]
+
+    def visual_before(self) -> Tensor:
+        assert self._probe is not None
+        assert self._probe.entered is not None
+        return self._probe.entered[self._sample, self._living][self.system : self.system + self.visual]
 
     def text_hidden(self) -> Tensor:
         return self._hidden_SD[self.system + self.visual :]

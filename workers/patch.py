@@ -187,6 +187,8 @@ class _Pruner:
                 yield attention.k_proj.register_forward_hook(partial(self._see_rows, probe, "key"))
             if index >= first:
                 yield layer.register_forward_pre_hook(partial(self._enter, index), with_kwargs=True)
+            if stage and evidence.reads_entered(catalog.get(stage.strategy).needs):  # after what is dropped here
+                yield layer.register_forward_pre_hook(partial(self._see_input, self.probes[index + 1]))
 
     # What passes by
 
@@ -203,6 +205,10 @@ class _Pruner:
     def _see_positions(self, probe: Probe, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         if self.batch is not None and self.batch.prefill:
             probe.rotary = kwargs["position_embeddings"]
+
+    def _see_input(self, probe: Probe, module: Any, args: tuple) -> None:
+        if self.batch is not None and self.batch.prefill:
+            probe.entered = args[0]
 
     def _see_rows(self, probe: Probe, name: str, module: Any, args: tuple, output: Tensor) -> None:
         if self.batch is not None and self.batch.prefill:
@@ -302,7 +308,7 @@ class _Pruner:
         batch, self.batch, self.ids_BS = self._running(), None, None
         batch.inputs, batch.attention_mask = {}, None
         for probe in self.probes.values():
-            probe.query = probe.key = probe.rotary = None
+            probe.query = probe.key = probe.rotary = probe.entered = None
         self.images = []
         if not batch.prefill:
             return output

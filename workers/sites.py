@@ -215,6 +215,10 @@ class DecoderLayer(ABC):
         """(V, D) hidden states of the visual tokens that enter layer K."""
 
     @abstractmethod
+    def visual_before(self) -> Tensor:
+        """(V, D) hidden states of the visual tokens that entered layer K-1; only there for who says so."""
+
+    @abstractmethod
     def text_hidden(self) -> Tensor:
         """(T, D) hidden states of the tokens after the image that enter layer K."""
 

@@ -24,6 +24,7 @@ class Ablation:
     rank: int
     layer: int
     other: str  # the rule that is held fixed
+    positions: str  # keep or compact, of all of them
     rows: pd.DataFrame  # with a column ``rule``
 
 
@@ -35,18 +36,19 @@ def ablations(summary: pd.DataFrame) -> list[Ablation]:
     factors: tuple[tuple[Factor, Factor], ...] = (("head", "query"), ("query", "head"))
     if not {"head", "heads_kept"} <= set(params):
         return []
-    params = params.reindex(columns=[*params.columns, *({"query"} - set(params))]).set_index(pruned.index)
-    known = pruned[params["head"].notna()].join(params[["head", "query", "heads_kept"]].fillna("last_token"))
+    params = params.reindex(columns=[*params.columns, *({"query", "positions"} - set(params))]).set_index(pruned.index)
+    params = params.astype(object).fillna({"query": "last_token", "positions": "keep"})
+    known = pruned[params["head"].notna()].join(params[["head", "query", "heads_kept", "positions"]])
     owner = ["experiment"] if "experiment" in known else []
     for factor, other in factors:
-        fixed = [*owner, "heads_kept", "rank", "layer", other]
+        fixed = [*owner, "positions", "heads_kept", "rank", "layer", other]
         for values, rows in known.groupby(fixed, sort=False):
             if rows[factor].nunique() > 1:
-                heads_kept, rank, layer, held = (str(value) for value in values[len(owner) :])
+                positions, heads_kept, rank, layer, held = (str(value) for value in values[len(owner) :])
                 found.append(
                     Ablation(
                         factor=factor, heads_kept=heads_kept, rank=int(rank), layer=int(layer), other=held,
-                        rows=rows.assign(rule=rows[factor]),
+                        positions=positions, rows=rows.assign(rule=rows[factor]),
                     )
                 )  # fmt: skip
     return found

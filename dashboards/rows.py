@@ -117,11 +117,12 @@ def with_series(summary: pd.DataFrame) -> pd.DataFrame:
     """The pruned rows of a summary with their series' name in a column ``series``."""
     pruned = summary[~summary["baseline"]].copy()
     telling = {name: _telling(rows["params"]) for name, rows in pruned.groupby("strategy", sort=False)}
-    alone = len(telling) == 1  # a strategy that is everywhere says nothing
-    pruned["series"] = [
-        _series(name, [part for part in params.split() if part.partition("=")[0] in telling[name]], alone)
+    parts = [
+        [part for part in params.split() if part.partition("=")[0] in telling[name]]
         for name, params in zip(pruned["strategy"], pruned["params"], strict=True)
     ]
+    alone = len(telling) == 1 and all(parts)  # a strategy that is everywhere says nothing
+    pruned["series"] = [_series(name, told, alone) for name, told in zip(pruned["strategy"], parts, strict=True)]
     if "experiment" in pruned and pruned["experiment"].nunique() > 1:
         pruned["series"] = pruned["experiment"] + ": " + pruned["series"]
     return pruned
@@ -130,7 +131,7 @@ def with_series(summary: pd.DataFrame) -> pd.DataFrame:
 def _series(strategy: str, parts: list[str], alone: bool) -> str:
     """Short: ``fastv``, ``weighted_combination alpha=0.3``; a rule by its own name, ``sparsity heads_kept=4``."""
     short = [part.partition("=")[2] if part.partition("=")[2][:1].islower() else part for part in parts]
-    return " ".join(short if alone and short else [strategy, *short])
+    return " ".join(short if alone else [strategy, *short])
 
 
 def _telling(params: pd.Series) -> set[str]:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 from strategies import catalog, own
 from strategies.catalog import REQUIRED, Strategy
 from strategies.limits import AtMostHeads, Range
+from strategies.positions import Positions
 from workers import evidence
 from workers.json_file import read_text
 from workers.sites import Site
@@ -102,7 +103,7 @@ def in_full(strategy: Strategy) -> list[tuple[str, str]]:
     row, module = strategy_rows([strategy])[0], inspect.getmodule(strategy.function)
     lines = [("strategy", row.name), ("family", row.family), ("reads", row.reads), ("acts", row.acts)]
     lines += [(f"parameter {name}", said) for name, said in parameters(strategy)]
-    lines += [("source", row.source), ("hash", strategy.source_hash)]
+    lines += [("positions", _positions(strategy)), ("source", row.source), ("hash", strategy.source_hash)]
     return lines + [("", text) for what in (strategy.function, module) if (text := inspect.getdoc(what))]
 
 
@@ -142,16 +143,28 @@ def _family(strategy: Strategy) -> str:
         return "control"
     if any(one.site is not Site.DECODER for one in providers):
         return "vision tower"
-    return "attention" if any(one.layer_before and one.field for one in providers) else "features"
+    attends = any((one.layer_before and one.field) or one.layer_ahead for one in providers)
+    return "attention" if attends else "features"
 
 
 def _needs(strategy: Strategy) -> frozenset[str]:
     """What it reads, in any of its stages."""
     if strategy.schedule is None:
         return strategy.needs
-    layer = 0 if strategy.layers == "input" else 1
-    stages = strategy.stages(layer, sys.maxsize, {})
+    stages = strategy.stages(_first_layer(strategy), sys.maxsize, {})
     return frozenset[str]().union(*(catalog.get(stage.strategy).needs for stage in stages))
+
+
+def _positions(strategy: Strategy) -> str:
+    """Its own way first, then what a grid entry may ask for instead."""
+    layer, rank = _first_layer(strategy), sys.maxsize
+    own, keeps = strategy.own_positions(layer, rank, {}), strategy.keeps_places(layer, rank, {})
+    others = [one for one in get_args(Positions) if own != (one,) and (one != "keep" or keeps)]
+    return " then ".join(own) + "".join(f", or {one}" for one in others)
+
+
+def _first_layer(strategy: Strategy) -> int:
+    return 0 if strategy.layers == "input" else 1
 
 
 def _acts(strategy: Strategy) -> str:
@@ -166,7 +179,7 @@ def _acts(strategy: Strategy) -> str:
         (strategy.least > 1, f"keeps {strategy.least} at least"),
         (strategy.merge is not None, "merges what goes"),
         (strategy.rows is not None, "makes rows of its own"),
-        (strategy.positions == "compact", "positions renumbered"),
+        (strategy.own_positions(_first_layer(strategy), sys.maxsize, {}) == ("compact",), "positions renumbered"),
     ]
     return ", ".join([acts, *(words for so, words in more if so)])
 

@@ -193,7 +193,8 @@ def _runs(point: GridPoint) -> bool:
     if point.strategy == UNPRUNED or not _is_ours(point):
         return point.strategy == UNPRUNED
     strategy, params = catalog.get(point.strategy), dict(point.params)
-    return evidence.complaint(strategy, params, layer=point.layer, rank=point.rank) is None
+    positions = point.positions
+    return evidence.complaint(strategy, params, layer=point.layer, rank=point.rank, positions=positions) is None
 
 
 def _here(experiment: Experiment, model: str | None, base: str | None, data: str | None) -> EngineSpec:

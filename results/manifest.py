@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from strategies.positions import Positions
 from workers.families.config import ModelConfig, RecordedConfig, VisionConfig
 from workers.rules import NUMERICS
 from workers.work import EngineSpec, GridPoint, MeasureSpec, TaskSpec, content_key
@@ -93,6 +94,7 @@ class RecordedPoint(BaseModel):
     layer: Size
     rank: Size
     params: dict[StrictStr, Scalar] = {}
+    positions: Positions | None = None  # where they are not the method's own
     chosen_by: StrictStr = ""  # what its choice of tokens goes by, for people
 
     @classmethod
@@ -102,7 +104,13 @@ class RecordedPoint(BaseModel):
 
     @property
     def point(self) -> GridPoint:
-        return GridPoint(strategy=self.strategy, layer=self.layer, rank=self.rank, params=tuple(self.params.items()))
+        return GridPoint(
+            strategy=self.strategy,
+            layer=self.layer,
+            rank=self.rank,
+            params=tuple(self.params.items()),
+            positions=self.positions,
+        )
 
 
 class Manifest(BaseModel):

@@ -37,18 +37,19 @@ from strategies import (
     himap,
     input_norm,
     merging,
+    pyramiddrop,
     text_weighted,
     tower_methods,
 )
 from strategies.errors import UsageError
 from strategies.evidence import EvidenceView
 from strategies.limits import Range as Range  # known here since the first strategy
+from strategies.positions import Positions
 from strategies.scores import descending_order
 from strategies.stages import Stage
 from strategies.suggestion import near
 from strategies.view import Evidence, TokenView
 
-Positions = Literal["keep", "compact"]
 Layers = Literal["any", "input"]
 REQUIRED = inspect.Parameter.empty
 FOLDER = Path(__file__).parent
@@ -68,7 +69,7 @@ class Strategy:
     select: Callable[..., Tensor] | None = None  # view, keep, *, params -> (keep,) int64 ascending
     schedule: Callable[..., tuple[Stage, ...]] | None = None  # layer, rank, *, params -> stages; needs nothing itself
     needs: frozenset[str] = frozenset()  # names of evidence: `Evidence`, and all that workers/evidence.py provides
-    positions: Positions = "keep"  # position ids of what is kept: the original ones, or renumbered without gaps
+    positions: Positions = "keep"  # of what is kept; of a schedule its stages say it
     layers: Layers = "any"  # input: only before the first decoder layer
     fixed_rank: int | None = None  # the method itself says how many tokens stay
     draws: bool = False  # it reads the view's seed, which is another for each sample
@@ -85,7 +86,6 @@ class Strategy:
     def __post_init__(self) -> None:
         ways = [way for way in (self.score, self.order, self.select, self.schedule) if way is not None]
         assert len(ways) == 1, f"{self.name}: give one of score, order, select, schedule"
-        assert self.positions == "keep" or self.layers == "input", f"{self.name}: one position id a token in all layers"
         assert self.rows is None or (self.merge is None and self.layers == "input"), f"{self.name}: rows of the input"
         assert self.merge is None or Evidence.HIDDEN in self.needs, f"{self.name}: merging reads the hidden states"
 
@@ -124,6 +124,7 @@ class Strategy:
         rank: int | None = None,
         layers: int | None = None,
         heads: int | None = None,
+        positions: Positions | None = None,
     ) -> str | None:
         """Say in one line what is wrong; None where nothing is. What is not given is not checked.
 
@@ -131,7 +132,7 @@ class Strategy:
 
         Args:
             params: values for the function's keyword-only parameters.
-            layer, rank: of the grid point.
+            layer, rank, positions: of the grid point.
             layers, heads: of the model.
         """
         hints = get_type_hints(self.function, include_extras=True)
@@ -147,7 +148,9 @@ class Strategy:
         missing = [name for name, default in self.params.items() if default is REQUIRED and name not in params]
         if missing:
             return f"strategy '{self.name}' needs the parameter '{missing[0]}'"
-        return None if layer is None else self._check_layers(params, layer, rank, layers)
+        if layer is None:
+            return None
+        return self._check_layers(params, layer, rank, layers) or self._check_positions(params, layer, rank, positions)
 
     def _check_layers(self, params: Mapping[str, Any], layer: int, rank: int | None, layers: int | None) -> str | None:
         if self.layers == "input" and layer != 0:
@@ -165,6 +168,19 @@ class Strategy:
             return f"strategy '{self.name}' has a stage at layer {late[0].layer}, above the model's {layers} layers"
         return None
 
+    def _check_positions(
+        self, params: Mapping[str, Any], layer: int, rank: int | None, positions: Positions | None
+    ) -> str | None:
+        if positions == "keep" and not self.keeps_places(layer, sys.maxsize if rank is None else rank, params):
+            return f"positions: {self.name} feeds rows of its own making, which have no place to keep; leave `keep` out"
+        return None
+
+    def keeps_places(self, layer: int, rank: int, params: Mapping[str, Any]) -> bool:
+        """Whether each row that goes on is of one visual token, whose position id it may keep."""
+        if self.schedule is None:
+            return self.rows is None
+        return all(get(stage.strategy).rows is None for stage in self.stages(layer, rank, params))
+
     def note(self, params: Mapping[str, Any], heads: int) -> str | None:
         """One line that a planner should know about settings that are not wrong; None where there is nothing."""
         return None if self.remark is None else self.remark(heads, **params)
@@ -179,6 +195,12 @@ class Strategy:
             return self.schedule(layer, rank, **params)
         own_rank = rank if self.fixed_rank is None else self.fixed_rank
         return (Stage(self.name, layer, own_rank, tuple(sorted(params.items()))),)
+
+    def own_positions(self, layer: int, rank: int, params: Mapping[str, Any]) -> tuple[Positions, ...]:
+        """What becomes of position ids where nothing else is asked for: of all stages, each way once."""
+        if self.schedule is None:
+            return (self.positions,)
+        return tuple(dict.fromkeys(get(stage.strategy).positions for stage in self.stages(layer, rank, params)))
 
     def choose(self, view: TokenView, ranks: Sequence[int], params: Mapping[str, Any]) -> list[Tensor]:
         """Choose tokens for several ranks; a score or an order is computed once for all of them.
@@ -290,6 +312,7 @@ FINEPRUNER = "FinePruner ablations A and B, EasonAI-5589/LLaVA-FinePruner-Head"
 IN_NORM = "HiMAP's pruning experiment, YangXu-03/Himap-based"
 DIVPRUNE = "DivPrune, arXiv:2503.02175"
 HIMAP = "HiMAP, YangXu-03/Himap-based"
+PYRAMIDDROP = "PyramidDrop, arXiv:2410.17247"
 SELECTORS = "HiMAP's diversity selectors, YangXu-03/Himap-based"
 
 CATALOG: dict[str, Strategy] = {
@@ -323,6 +346,20 @@ CATALOG: dict[str, Strategy] = {
         # The image's attention
         Strategy(name="image_column_sum", score=himap.image_column_sum, needs=VISUAL, source=HIMAP),
         Strategy(name="himap", schedule=himap.himap, source=HIMAP),
+        # The next layer's attention
+        Strategy(
+            name=pyramiddrop.STAGE,
+            score=pyramiddrop.pyramiddrop_stage,
+            needs=frozenset({pyramiddrop.ROW_AHEAD}),
+            positions="compact",
+            source=PYRAMIDDROP,
+        ),
+        Strategy(
+            name="pyramiddrop",
+            schedule=pyramiddrop.pyramiddrop,
+            published=((288, ()),),  # 270 on average over 32 layers
+            source=PYRAMIDDROP,
+        ),
         # Features
         Strategy(
             name="l2_norm",

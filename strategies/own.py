@@ -28,6 +28,7 @@ from strategies.own_names import in_file
 from strategies.suggestion import near
 
 GROUP = "saccade.strategies"
+ENTRY_KEYS = ("strategy", "layer", "rank", "tokens", "positions")  # of a sweep file, so that no parameter is called so
 
 
 class RuleError(UsageError):
@@ -171,6 +172,8 @@ def _typed(strategy: Strategy) -> Strategy:
     if not inspect.isfunction(strategy.function):
         raise RuleError(f"{strategy.name}: its rule is no plain function, whose source could be named")
     hints = _run(strategy.name, lambda: get_type_hints(strategy.function))
+    if taken := [name for name in strategy.params if name in ENTRY_KEYS]:
+        raise RuleError(f"{strategy.name}: parameter '{taken[0]}' is called as a key of every grid entry; rename it")
     if untyped := [name for name in strategy.params if name not in hints]:
         raise RuleError(
             f"{strategy.name}: parameter '{untyped[0]}' has no type; write `{untyped[0]}: float = 0.5`, say"

@@ -17,6 +17,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from strategies import catalog
 from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES, STATES_BEFORE
 from strategies.evidence import EvidenceView
+from strategies.pyramiddrop import ROW_AHEAD
 from workers import evidence
 from workers.families.model import Encoded, Model
 from workers.work import UNPRUNED, GridPoint
@@ -82,7 +83,7 @@ def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, li
     decoder.config._attn_implementation = "eager"
     hidden, length = inputs[None], inputs.shape[0]
     positions, alive = torch.arange(length), list(range(run.visual))
-    where = {v: run.start + v for v in alive}  # row of each visual token that has one
+    where, width = {v: run.start + v for v in alive}, run.visual  # row of each visual token, and rows of the image
     mask = torch.ones(length, length, dtype=torch.bool).tril()
     before = None
     try:
@@ -91,7 +92,8 @@ def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, li
                 stage = stages[index]
                 strategy = catalog.get(stage.strategy)
                 if index not in run.chosen:
-                    run.chosen[index] = _choose(run, stage, index, before, hidden[0], alive, where)
+                    ahead = _attend(decoder, layer, hidden, positions, mask)[1]
+                    run.chosen[index] = _choose(run, stage, index, before, ahead, hidden[0], alive, where)
                 kept = run.chosen[index]
                 if (strategy.merge or strategy.rows) and 0 < len(kept) < len(alive):
                     before = hidden[0, [where[v] for v in alive]]
@@ -103,8 +105,10 @@ def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, li
                         rows = strategy.rows(run.views[index], places, **dict(stage.params))
                     hidden[0, [where[v] for v in kept]] = rows
                 gone = [where[v] for v in alive if v not in set(kept)]
-                if strategy.positions == "compact" and gone:
-                    rows = [row for row in range(hidden.shape[1]) if row not in set(gone)]
+                if (point.positions or strategy.positions) == "compact" and gone:
+                    image, stays = range(run.start, run.start + width), {where[v] for v in kept}
+                    rows = [row for row in range(hidden.shape[1]) if row in stays or row not in image]
+                    width = len(kept)
                     hidden, positions = hidden[:, rows], torch.arange(len(rows))
                     mask = mask[rows][:, rows]
                     where = {v: rows.index(where[v]) for v in kept}
@@ -112,13 +116,9 @@ def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, li
                     mask = mask.clone()
                     mask[:, gone] = False
                 alive = kept
-            additive = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)[None, None]
-            rotary = decoder.rotary_emb(hidden, positions[None])
-            residual = entered = hidden
-            attended, weights = layer.self_attn(
-                layer.input_layernorm(hidden), position_embeddings=rotary, attention_mask=additive
-            )
-            hidden = residual + attended
+            entered, rotary = hidden, decoder.rotary_emb(hidden, positions[None])
+            attended, weights = _attend(decoder, layer, hidden, positions, mask)
+            hidden = hidden + attended
             hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
             before = _Before(layer, entered, rotary, weights)
     finally:
@@ -142,7 +142,14 @@ class _Before:
         return apply_rotary_pos_emb(keys.transpose(1, 2), keys.transpose(1, 2), *self.rotary)[1][0].transpose(0, 1)
 
 
-def _choose(run, stage, layer, before, hidden, alive, where) -> list[int]:
+def _attend(decoder, layer, hidden: Tensor, positions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """What the layer's attention gives, and its weights."""
+    additive = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)[None, None]
+    rotary = decoder.rotary_emb(hidden, positions[None])
+    return layer.self_attn(layer.input_layernorm(hidden), position_embeddings=rotary, attention_mask=additive)
+
+
+def _choose(run, stage, layer, before, ahead, hidden, alive, where) -> list[int]:
     if stage.rank == 0 or stage.rank >= len(alive):
         return alive[: stage.rank]
     strategy, params = catalog.get(stage.strategy), dict(stage.params)
@@ -150,7 +157,10 @@ def _choose(run, stage, layer, before, hidden, alive, where) -> list[int]:
     text = list(range(max(rows) + 1, hidden.shape[0]))  # every row after the image, which masked rows may interrupt
     text = text[len(text) - (run.prompt_length - run.start - run.visual) :]
     attention = text_attention = visual_attention = None
-    of_decoder = {NORMED_STATES: run.llava.module.model.language_model.norm(hidden[rows + text])}
+    of_decoder = {
+        NORMED_STATES: run.llava.module.model.language_model.norm(hidden[rows + text]),
+        ROW_AHEAD: ahead[0, :, -1][:, rows].float(),
+    }
     if before is not None:
         probabilities = before.weights[0].float()
         of_decoder |= {LAYER_KEYS: before.keys()[rows + text], STATES_BEFORE: before.entered[0, rows]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,14 @@ def test_slices_are_the_axes_that_vary_within_a_series(fake: pd.DataFrame) -> No
     assert (ranks.fixed, ranks.value, ranks.title) == ("layer", 2, "pruned from layer 2 on")
     assert set(ranks.rows["series"]) == {"fastv", "random"}
     assert leftovers(fake)["alpha"].tolist() == [0.3, 0.5, 0.7]
+
+
+def test_two_positions_of_a_method_are_two_curves_with_telling_names(tmp_path: Path) -> None:
+    points = grid(("fastv",), (8, 32))
+    points += tuple(replace(point, positions="compact") for point in points[1:])
+    rows = summary(write_matrix(tmp_path / "e", points, np.ones((5, 6), dtype=int)))
+    (ranks,) = slices(rows, "rank")
+    assert ranks.rows["series"].tolist() == ["fastv", "fastv", "fastv compact", "fastv compact"]
 
 
 def test_curves_are_the_summary_in_percent_from_left_to_right(fake: pd.DataFrame) -> None:

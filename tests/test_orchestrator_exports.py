@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,15 @@ def test_the_scan_is_one_by_whichever_name(tmp_path: Path) -> None:
         assert stem(part) == "fastv_layer_cutoff_plot"
         assert set(part.rows["strategy"]) == {name}
     assert files["vtw"] == files["cutoff"] is not None
+
+
+def test_the_originals_kept_position_ids_and_so_do_the_points_of_their_files(tmp_path: Path) -> None:
+    renumbered = tuple(replace(point, positions="compact") for point in SCAN)
+    right = np.array([[1, 1, 1], [0, 0, 0], [0, 0, 0], [0, 0, 0], [1, 1, 1], [1, 1, 1], [1, 1, 1]])
+    experiment = write_matrix(tmp_path / "e", (BASE, *renumbered, *SCAN), right)
+    found = layer_cutoff(answers(experiment))
+    assert found is not None
+    assert found["accuracies"] == [1.0, 1.0, 1.0]
 
 
 def test_no_json_without_two_layers_or_without_answers(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
-from orchestrator.listing import DOCUMENTS, parameters, renewed, strategy_rows, task_rows
+from orchestrator.listing import DOCUMENTS, in_full, parameters, renewed, strategy_rows, task_rows
 from own_rules import PEAKED, forgotten
 from strategies.catalog import CATALOG, Strategy, get
 from strategies.limits import AtMostHeads, Range
@@ -46,6 +46,13 @@ def test_every_strategy_and_benchmark_is_a_row_with_all_that_it_should_say() -> 
     assert rows["himap"].reads == "the attention of the question's words and the attention of the image's tokens"
     assert (rows["fastv"].acts, rows["random"].acts) == ("layer 1 or later", "any layer")
     assert rows["divprune"].acts == "layer 0, positions renumbered"
+    said = {name: dict(in_full(CATALOG[name]))["positions"] for name in ("fastv", "divprune", "visionzip", "vscan")}
+    assert said == {
+        "fastv": "keep, or compact",
+        "divprune": "compact, or keep",
+        "visionzip": "compact",
+        "vscan": "compact then keep, or compact",
+    }
     listed = task_rows(TASKS.values())
     assert [row.task.strip("`") for row in listed] == list(TASKS)
     assert all(row.asks and row.files and row.splits and row.scorers for row in listed)

@@ -184,6 +184,14 @@ def test_run_says_what_a_choice_goes_by(tmp_path: Path) -> None:
             "chosen by the tokens' features; position ids are renumbered without gaps",
         ),
         (
+            GridPoint(strategy="l2_norm", layer=0, rank=8, positions="keep"),
+            "chosen by the tokens' features; position ids stay those of the whole image",
+        ),
+        (
+            GridPoint(strategy="text_sum", layer=2, rank=8, positions="compact"),
+            "chosen by the attention of the question's words; position ids are renumbered without gaps",
+        ),
+        (
             GridPoint(strategy="himap", layer=2, rank=288, params=(("cutoff_layer", 20),)),
             "in stages: from layer 2 on 288 by the attention of the question's words, from layer 8 on 72 by the "
             "attention of the image's tokens, from layer 20 on none; the picture shows what reached the last layer",

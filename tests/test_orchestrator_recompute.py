@@ -31,8 +31,9 @@ task: scienceqa
 max_new_tokens: 3
 grid:
   - {{strategy: cutoff, layer: [1]}}
-  - {{strategy: [fastv, random], layer: 1, rank: [3, 8]}}
-  - {{strategy: l2_norm, layer: 0, rank: 6}}
+  - {{strategy: fastv, layer: 1, rank: [3, 8]}}
+  - {{strategy: random, layer: 1, rank: [3, 8], positions: compact}}
+  - {{strategy: l2_norm, layer: 0, rank: 6, positions: keep}}
 """
 
 

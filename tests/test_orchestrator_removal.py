@@ -17,6 +17,7 @@ from results.exchange.lmms_samples import write_lmms_samples
 from results.experiment import Experiment
 from results.removal import digest, remove
 from results.written import LIST, Written
+from workers.work import GridPoint
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -146,7 +147,7 @@ def test_exports_are_not_written_through_a_link(tmp_path, victim, writer: Callab
 
 def begin_trials(folder: Path) -> list[str]:
     """Trials of another grid; their names."""
-    points = fake_points()[1:3]
+    points = (fake_points()[1], GridPoint(strategy="fastv", layer=2, rank=8, positions="compact"))
     names = trial_names(points)
     for point in points:
         TrialFiles(folder / names[point.key], trial_config(point)).begin()

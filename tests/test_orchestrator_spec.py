@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,8 +18,9 @@ from orchestrator.sweep.mistakes import Mistake, checked
 from orchestrator.sweep.ranges import expand
 from orchestrator.sweep.spec import SpecError, load_sweep, shipped_sweeps
 from results.analysis.racing import RacingRule
+from results.manifest import RecordedPoint
 from workers.families.config import ModelError
-from workers.work import UNPRUNED, TaskSpec
+from workers.work import UNPRUNED, GridPoint, TaskSpec
 
 HEAD = "model: embedded\ndata: embedded\n"  # 12 layers, 576 visual tokens
 L, N = 12, 576
@@ -100,6 +101,33 @@ def test_ranks_of_the_papers(tmp_path):
     assert {(point.rank, *dict(point.params).values()) for point in spec.points[1:]} == {(128, 1.0), (64, 1.0)}
 
 
+def positions(folder: Path, entry: str) -> list[str | None]:
+    spec = load_sweep(write(folder, f"{HEAD}grid: [{{{entry}, rank: 64}}]\n"))
+    assert len({point.key for point in spec.points}) == len(spec.points)
+    return [point.positions for point in spec.points[1:]]
+
+
+def test_positions_are_of_the_point_where_they_are_not_the_methods_own(tmp_path):
+    """So that saying what is so anyway names the cells that there are."""
+    for entry in ("strategy: fastv, layer: 2", "strategy: himap, second_rank: 9, layer: 2"):
+        assert positions(tmp_path, entry) == positions(tmp_path, f"{entry}, positions: keep") == [None]
+        assert positions(tmp_path, f"{entry}, positions: compact") == ["compact"]
+        assert positions(tmp_path, f"{entry}, positions: [compact, keep]") == ["compact", None]
+    assert positions(tmp_path, "strategy: [divprune, random], layer: 0, positions: compact") == [None, "compact"]
+    assert positions(tmp_path, "strategy: [divprune, random], layer: 0, positions: keep") == ["keep", None]
+    assert positions(tmp_path, "strategy: vscan, second_layer: 4, layer: 0, positions: compact") == ["compact"]
+
+
+def test_a_point_that_says_nothing_of_positions_has_the_address_that_it_always_had():
+    point = GridPoint(strategy="visionzip", layer=0, rank=64, params=(("contextual", 0.15625),))
+    assert point.key == "29e74a470e854388"  # of an experiment of before
+    assert "positions" not in point.to_json()
+    other = replace(point, strategy="fastv", positions="compact")
+    assert other.key != replace(other, positions="keep").key
+    assert GridPoint.from_json(other.to_json()) == RecordedPoint.of(other, "").point == other
+    assert other.label == "fastv layer=0 rank=64 contextual=0.15625 positions=compact"
+
+
 def test_shipped_sweeps_are_valid():
     assert {"layer_cutoff", "smoke"} <= set(shipped_sweeps())
     assert [point.layer for point in load_sweep("layer_cutoff").points[1:]] == list(range(2, L + 1))
@@ -157,7 +185,7 @@ def test_numbers_are_compared_with_the_model(tmp_path):
         "grid[1].layer: 13 is above the model's 12 layers",
         "grid[1].rank: -1 is below 0",
         "grid[2].layer: '9..2' is empty: it counts down from 9 to 2; add for example 'step -1'",
-        "grid[2].layr: unknown key. Did you mean 'layer'? (known for random: strategy, layer, rank, tokens)",
+        "grid[2].layr: unknown key. Did you mean 'layer'? (known for random: strategy, layer, rank, tokens, positions)",
         "grid[3].rank: cutoff always keeps 0 visual tokens; leave rank out",
         "grid[4].rank: is missing: say how many visual tokens random keeps",
         "grid[5].strategy: 'none' is the un-pruned model, which every sweep holds; leave it out",
@@ -193,6 +221,12 @@ def test_numbers_are_compared_with_the_model(tmp_path):
          "at layer 0 take `random`"),
         (f"{HEAD}grid: [{{strategy: [fastervlm, trim], layer: 0, rank: paper}}]\n",
          "grid[0].rank: paper: of trim no published ranks are known; give numbers"),
+        (f"{HEAD}grid: [{{strategy: [divprune, visionzip], layer: 0, rank: 64, positions: keep}}]\n",
+         "grid[0].positions: visionzip feeds rows of its own making, which have no place to keep; leave `keep` out"),
+        (f"{HEAD}grid: [{{strategy: random, layer: 0, rank: 64, positions: [kept]}}]\n",
+         "grid[0].positions: 'kept' is not known. Did you mean 'keep'? (known: keep, compact)"),
+        (f"{HEAD}grid: [{{strategy: random, layer: 0, rank: 64, positions: 3}}]\n",
+         "grid[0].positions: 3 is not `keep`, `compact`, or a list of both"),
         (f"{HEAD}grid: [{{strategy: [], layer: 2}}]\n", "grid[0].strategy: is an empty list"),
         (f"{HEAD}grid: [{{strategy: cutoff, layer: true}}]\n",
          "grid[0].layer: True is not a whole number, a list of them, or a range such as 2..L"),

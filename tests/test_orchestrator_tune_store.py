@@ -273,6 +273,7 @@ def test_a_sweep_is_not_held_up_by_its_mirror(tmp_path: Path):
     [
         (unpruned_point(32, 576), "unpruned"),
         (GridPoint(strategy="fastv", layer=2, rank=128), "fastv_2_128"),
+        (GridPoint(strategy="fastv", layer=2, rank=128, positions="compact"), "fastv_2_128_positions=compact"),
         (
             GridPoint(strategy="x", layer=2, rank=8, params=(("alpha", 0.5), ("mode", "a/b"))),
             "x_2_8_alpha=0.5_mode=a-b",

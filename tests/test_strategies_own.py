@@ -98,6 +98,7 @@ def test_another_version_there_is_refused():
         ("\n1 / 0", "f", "my_rule.py:2: ZeroDivisionError"),
         ("raise SystemExit(3)", "f", "my_rule.py:1: SystemExit: 3"),
         ("def f(view, *, a=1): ...", "f", "my_rule.py:f: parameter 'a' has no type; write `a: float = 0.5`, say"),
+        ("def f(view, *, rank: int = 1): ...", "f", "my_rule.py:f: parameter 'rank' is called as a key of every grid"),
         ("def f(view, *, a: 'Unknown'): ...", "f", "my_rule.py:f: NameError"),
         (
             "from strategies.catalog import Strategy\nf = Strategy(name='f', source='')",

@@ -16,6 +16,7 @@ from workers.engine import Engine
 PARAMS = {
     "ablation": {"heads_kept": 2},
     "himap": {"second_layer": 3, "second_rank": 0},
+    "pyramiddrop": {"second_layer": 2, "third_layer": 3},
     "vscan": {"second_layer": 3},
     "v2drop": {"second_layer": 3, "third_layer": 4},
 }

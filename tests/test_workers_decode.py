@@ -22,6 +22,10 @@ POINTS = [
     GridPoint(strategy="text_weighted", layer=2, rank=5),
     GridPoint(strategy="l2_norm", layer=0, rank=5),  # positions are renumbered
     GridPoint(strategy="himap", layer=1, rank=6, params=(("second_layer", 2), ("second_rank", 3))),
+    # What is decoded has another position in the layers before than after.
+    GridPoint(strategy="fastv", layer=1, rank=4, positions="compact"),
+    GridPoint(strategy="himap", layer=1, rank=6, params=(("second_layer", 2), ("second_rank", 3)), positions="compact"),
+    GridPoint(strategy="divprune", layer=0, rank=5, positions="keep"),
 ]
 
 

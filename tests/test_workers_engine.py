@@ -19,6 +19,7 @@ from small_clip import make_clip
 from small_llava import make_checkpoint
 from strategies.catalog import CATALOG
 from strategies.heads import HeadProbability, HeadRule
+from strategies.positions import Positions
 from strategies.queries import QueryRule
 from workers.encoding import encode_sample
 from workers.engine import Engine
@@ -99,7 +100,9 @@ def test_other_shapes_equal_naive(tmp_path, small_scienceqa, layers, heads, kv_h
 def any_point(draw, layers: int, visual: int, heads: int) -> GridPoint:
     """Any strategy of the catalog at any layer and rank that it admits, with drawn parameters."""
     strategy = CATALOG[draw(st.sampled_from(sorted(CATALOG)))]
-    last = layers - 1 if strategy.name in ("himap", "v2drop") else layers  # the second stage needs a later layer
+    last = layers - {"himap": 1, "pyramiddrop": 2, "v2drop": 1}.get(
+        strategy.name, 0
+    )  # further stages need later layers
     first = 0 if complaint(strategy, {}, layer=0) is None else 1
     layer = 0 if strategy.layers == "input" else draw(st.integers(first, last))
     rank = draw(st.integers(0, visual)) if strategy.fixed_rank is None else strategy.fixed_rank
@@ -117,13 +120,21 @@ def any_point(draw, layers: int, visual: int, heads: int) -> GridPoint:
     elif strategy.name == "v2drop":
         params = {"second_layer": draw(st.integers(layer + 1, layers)), "second_share": draw(st.floats(0, 1))}
         params["third_layer"] = draw(st.sampled_from((0, *range(params["second_layer"] + 1, layers + 1))))
+    elif strategy.name == "pyramiddrop":
+        second = draw(st.integers(layer + 1, layers - 1))
+        shares = sorted(draw(st.lists(st.floats(0, 1), min_size=2, max_size=2)))
+        params = {"second_layer": second, "third_layer": draw(st.integers(second + 1, layers))}
+        params |= {"second_share": shares[1], "third_share": shares[0]}
     elif strategy.name == "vscan":
         params = {"second_layer": draw(st.integers(1, layers)), "second_share": draw(st.floats(0, 1))}
     elif "alpha" in strategy.params:
         params = {"alpha": draw(st.floats(0, 1))}
     elif "normalise_by_visible_queries" in strategy.params:
         params = {"normalise_by_visible_queries": draw(st.booleans())}
-    return GridPoint(strategy=strategy.name, layer=layer, rank=rank, params=tuple(params.items()))
+    positions = draw(st.sampled_from([None, *get_args(Positions)]))
+    if complaint(strategy, params, layer=layer, rank=rank, positions=positions):
+        positions = None
+    return GridPoint(strategy=strategy.name, layer=layer, rank=rank, params=tuple(params.items()), positions=positions)
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +164,7 @@ def test_every_strategy_equals_naive(deeper_engine, name):
     params = {
         "ablation": {"heads_kept": 2},
         "himap": {"second_layer": 3, "second_rank": 2},
+        "pyramiddrop": {"second_layer": 3, "third_layer": 4},
         "vscan": {"second_layer": 2},
         "v2drop": {"second_layer": 3, "second_share": 0.6, "third_layer": 0},
     }.get(name, {})
@@ -318,6 +330,8 @@ def test_logits_that_are_not_finite_are_failures_not_answers(small_checkpoint, s
         (GridPoint(strategy="fastv", layer=1, rank=99), "16 visual tokens"),
         (GridPoint(strategy="fastvv", layer=1, rank=1), "Did you mean 'fastv'"),
         (GridPoint(strategy="l2_norm", layer=1, rank=1), "l2_norm"),
+        (GridPoint(strategy="visionzip", layer=0, rank=9, positions="keep"), "visionzip feeds rows of its own making"),
+        (GridPoint(strategy="vscan", layer=0, rank=9, params=(("second_layer", 1),), positions="keep"), "leave `keep`"),
         (GridPoint(strategy="fastv", layer=0, rank=1), "at layer 0 take `random`"),
         (GridPoint(strategy="weighted_combination", layer=1, rank=1, params=(("alpha", 2.0),)), "outside 0..1"),
         (GridPoint(strategy="ablation", layer=1, rank=1, params=(("heads_kept", 5),)), "4 heads"),
@@ -341,6 +355,19 @@ def test_equal_token_sets_are_one_fork(engine):
     cells = engine.run(WorkUnit(samples=("1",), points=points)).outcomes
     assert len({cell.option_logits for cell in cells}) == 1
     assert {cell.point for cell in cells} == {point.key for point in points}
+
+
+def test_positions_tell_forks_of_equal_tokens_apart(engine):
+    """Without a gap there is nothing to renumber."""
+    for strategy, own, rank in (("fastv", "keep", 4), ("cutoff", "keep", 0)):
+        points = tuple(
+            GridPoint(strategy=strategy, layer=1, rank=rank, positions=how) for how in (None, "keep", "compact")
+        )
+        first, kept, compact = engine.run(WorkUnit(samples=("1",), points=points)).outcomes
+        assert first.kept_mask == kept.kept_mask == compact.kept_mask, own
+        assert first.option_logits == kept.option_logits != compact.option_logits
+    all_of_it = tuple(GridPoint(strategy="fastv", layer=1, rank=16, positions=how) for how in (None, "compact"))
+    assert len({cell.option_logits for cell in engine.run(WorkUnit(samples=("1",), points=all_of_it)).outcomes}) == 1
 
 
 def test_text_only_questions_run_unpruned(engine):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import LlamaConfig, LlamaModel
 
 import checkpoint_forms as forms
 from measured_experiment import write_measured
@@ -37,6 +38,7 @@ from test_workers_engine import make_engine
 from test_workers_patch import LOGIT_TOLERANCE, TEXT_ONLY, assert_equals_engine, batch_inputs
 from tower_evidence import tower_evidence
 from workers.attention import causal_mask
+from workers.decoder import Decoder
 from workers.encoding import encode_sample
 from workers.evidence import (
     PROVIDERS,
@@ -47,9 +49,9 @@ from workers.evidence import (
     view,
     words,
 )
+from workers.families.config import ModelConfig
 from workers.families.model import Encoded, ImageSpan
-from workers.kernels import rms_norm
-from workers.packed_layer import LayerRead, PackedLayer
+from workers.packed_layer import LayerAhead, LayerRead, PackedLayer
 from workers.patch import pruned
 from workers.provider import Provider
 from workers.sequences import Packing, new_trunk
@@ -289,7 +291,7 @@ def test_what_reads_the_layer_before_begins_after_one(name):
     strategy, params = CATALOG[name], {"ablation": {"heads_kept": 2}}.get(name, {})
     needs = catalog.get(strategy.stages(0, 100, params)[0].strategy).needs
     reads, before = words(needs), any(provider_of(need).layer_before for need in needs)
-    assert before or "attention" not in reads or strategy.layers == "input"
+    assert before or "attention" not in reads or "comes next" in reads or strategy.layers == "input"
     if before:
         said = f"layer: {name} reads {reads}, which there is from layer 1 on; at layer 0 take `random`"
         assert complaint(strategy, params, layer=0, rank=100) == said
@@ -382,6 +384,19 @@ class Peak(TorchDispatchMode):
         return made
 
 
+def one_layer(config: ModelConfig) -> Decoder:
+    text = LlamaConfig(
+        num_hidden_layers=1,
+        hidden_size=config.hidden,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.kv_heads,
+        head_dim=config.head_dim,
+        intermediate_size=config.hidden,
+        vocab_size=8,
+    )
+    return Decoder(LlamaModel(text).bfloat16().requires_grad_(False), torch.nn.Identity())
+
+
 READERS = sorted(name for name, one in CATALOG.items() if any(provider_of(need).scratch for need in one.needs))
 
 
@@ -396,12 +411,12 @@ def test_the_plan_bounds_what_a_strategy_takes_to_choose(name):
     )
     config = replace(SEVEN_B, heads=8, kv_heads=4, head_dim=32, hidden=256)
     planned = scratch(strategy.needs, config, trunk.length, trunk.visual)
+    ahead = LayerAhead(one_layer(config), 0, packing, hidden_RD, lambda: None)
     of_image = {need for need in strategy.needs if provider_of(need).site is not Site.DECODER}
     tower = tower_evidence(of_image, trunk.visual, width=config.hidden)
-    weight_D = torch.ones(256).bfloat16()
     before = LayerRead(packing, query_RHE, key_RGE, 32**-0.5, hidden_RD.flip(dims=(0,)))
     with Peak() as peak:
-        place = PackedLayer(trunk, packing, hidden_RD, before, lambda rows_RD: rms_norm(rows_RD, weight_D, 1e-5))
+        place = PackedLayer(trunk, packing, hidden_RD, before, ahead)
         seen = view(strategy.needs, place, tower, 1, hidden_RD.device, lambda features_KC: features_KC)
         params = {**strategy.params, "heads_kept": 3} if name == "ablation" else strategy.params
         (kept_K,) = strategy.choose(seen, [strategy.fixed_rank or 50], params)

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
+import workers.patch
 from test_workers_engine import make_engine
 from workers import latency
 from workers.latency import Latency, Stat, measure_latency, prepare_prompts
@@ -16,7 +17,7 @@ from workers.work import GridPoint, unpruned_point
 
 POINTS = (
     GridPoint(strategy="fastv", layer=1, rank=4),
-    GridPoint(strategy="divprune", layer=0, rank=4),
+    GridPoint(strategy="divprune", layer=0, rank=4, positions="keep"),
     GridPoint(strategy="weighted_combination", layer=1, rank=4, params=(("alpha", 0.5),)),
 )
 COUNTS = {"repeats": 3, "warmup": 1, "decode_tokens": 2}
@@ -51,6 +52,15 @@ def test_every_configuration_beside_the_unpruned_model(engine, prompts):
         assert entry.decode_tokens == 2
     assert (found[0].prefill_speedup, found[0].decode_speedup, found[0].total_speedup) == (1, 1, 1)
     assert all(entry.total_speedup == found[0].total_ms.median / entry.total_ms.median for entry in found)
+
+
+def test_positions_are_those_of_the_configuration(engine, prompts, monkeypatch):
+    asked = []
+    drop = workers.patch.drop
+    monkeypatch.setattr(workers.patch, "drop", lambda *args: asked.append(args[3]) or drop(*args))
+    points = [replace(POINTS[1], positions=how) for how in (None, "keep", "compact")]
+    measure_latency(engine.model, prompts[:1], points, repeats=1, warmup=0, decode_tokens=1)
+    assert asked == [True, False, True]
 
 
 def test_json_both_ways(engine, prompts):

@@ -17,7 +17,9 @@ import torch
 from small_clip import make_clip
 from small_llava import make_checkpoint
 from strategies import catalog
-from test_workers_engine import make_engine
+from strategies.catalog import Strategy
+from strategies.stages import Stage
+from test_workers_engine import assert_equals_naive, make_engine
 from workers import evidence
 from workers.encoding import encode_sample, question_of
 from workers.layer_calls import CACHE_NAMES, UnknownCallError, cache_of, go_on
@@ -72,7 +74,13 @@ def patched_answers(engine, ids, point: GridPoint, **changes):
         words = [question_of(engine.samples[id], engine.spec.task) for id in ids]
         asked = Questions(words, engine.model.text_tower)
     with pruned(
-        engine.model.module, point.strategy, point.layer, point.rank, sample_ids=ids, asked=asked, **dict(point.params)
+        engine.model.module,
+        point.strategy,
+        point.layer,
+        point.rank,
+        sample_ids=ids,
+        asked=asked,
+        **dict(point.settings),
     ) as report:
         out = engine.model.module.generate(**inputs, **arguments, output_logits=True, return_dict_in_generate=True)
     answers = out.sequences[:, inputs["input_ids"].shape[1] :]
@@ -138,6 +146,7 @@ def test_other_decoders_equal_engine(tmp_path, small_scienceqa, heads, kv_heads,
 
 STAGES = {
     "himap": (("second_layer", 2), ("second_rank", 3)),
+    "pyramiddrop": (("second_layer", 2), ("third_layer", 3)),
     "vscan": (("second_layer", 2),),
     "v2drop": (("second_layer", 2), ("second_share", 0.6), ("third_layer", 0)),
 }
@@ -152,9 +161,45 @@ EVERY = [
 @pytest.mark.parametrize("ids", [["1"], ["2", TEXT_ONLY, "3"]], ids=["alone", "padded"])
 def test_every_strategy_equals_engine(deep_engine, ids):
     """Scores, greedy orders, several stages, merged tokens, renumbered positions."""
-    named = {"himap", "fps_merged", "divprune", "text_weighted", "visionzip", "trim", "vscan"}
+    named = {"himap", "fps_merged", "divprune", "text_weighted", "visionzip", "trim", "vscan", "pyramiddrop"}
     assert named <= {point.strategy for point in EVERY}
     assert_equals_engine(deep_engine, ids, EVERY)
+
+
+POSITIONS = [
+    *(GridPoint(strategy="divprune", layer=0, rank=5, positions=how) for how in ("keep", "compact")),
+    *(GridPoint(strategy="random", layer=layer, rank=5, positions="compact") for layer in (0, 1, 2)),
+    *(GridPoint(strategy="cutoff", layer=layer, rank=0, positions="compact") for layer in (1, 2)),
+    GridPoint(strategy="himap", layer=1, rank=9, params=(("second_layer", 2), ("second_rank", 3)), positions="compact"),
+    GridPoint(strategy="tome_merged", layer=1, rank=6, positions="compact"),
+    GridPoint(strategy="vscan", layer=0, rank=9, params=(("second_layer", 2),), positions="compact"),
+]
+
+
+@pytest.mark.parametrize("ids", [["1"], ["2", TEXT_ONLY, "3"]], ids=["alone", "padded"])
+def test_positions_of_the_readers_choice_equal_engine(deep_engine, ids):
+    """In the input and later, over several stages, a dozen decoded tokens in layers that number them differently."""
+    assert_equals_engine(deep_engine, ids, POSITIONS)
+
+
+def test_renumbering_ends_the_gaps_of_earlier_stages_too(deep_engine):
+    """A stage that keeps ids, then one that does not, and the other way: fork, patch and naive forward agree."""
+    renumbering = replace(catalog.get("random"), name="random_compact", positions="compact")
+    stages = {
+        "gaps_then_none": (Stage("random", 1, 9), Stage("random_compact", 2, 5)),
+        "none_then_gaps": (Stage("random_compact", 1, 9), Stage("random", 2, 5)),
+    }
+    mixed = [
+        Strategy(name=name, schedule=lambda layer, rank, made=made: made, source="") for name, made in stages.items()
+    ]
+    points = [GridPoint(strategy=one.name, layer=1, rank=9) for one in mixed]
+    try:
+        for one in (renumbering, *mixed):
+            catalog.admit(one)
+        assert_equals_engine(deep_engine, ["2", TEXT_ONLY, "3"], points)
+        assert_equals_naive(deep_engine, ["2"], points)
+    finally:
+        catalog.ADMITTED.clear()
 
 
 NAMED_FORMS = [

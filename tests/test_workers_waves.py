@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import takewhile
 
 import pytest
@@ -98,6 +99,21 @@ def test_any_budget_equals_naive(engines, data):
     away = tokens > 1 and (data is None or data.draw(st.booleans(), label="caches in host memory"))
     with caches_away(engine, away):
         assert_equals_naive(engine, ["1", "3", "6"], points)
+
+
+def test_renumbered_forks_in_waves_of_their_own_equal_naive(engines):
+    """They decode by caches of earlier waves, in which positions go on from others than their own."""
+    points = [
+        GridPoint(strategy="fps", layer=layer, rank=4, positions=how) for layer in (0, 2) for how in ("keep", "compact")
+    ]
+    points += [replace(point, positions="compact") for point in STAGED[::2]]
+    stages = (("second_layer", 2), ("third_layer", 3))  # each reads the layer that comes next, prefixes' keys with it
+    points += [GridPoint(strategy="pyramiddrop", layer=1, rank=rank, params=stages) for rank in (8, 12)]
+    engine = engines[4]
+    engine.micro_batch, engine.budget = 2, ONE_FORK
+    for away in (False, True):
+        with caches_away(engine, away):
+            assert_equals_naive(engine, ["1", "3"], points)
 
 
 @contextmanager

@@ -138,6 +138,11 @@ def attention_flop(config: ModelConfig, rows: int, keys: Any) -> Any:
     return 2 * config.heads * config.head_dim * rows * keys
 
 
+def projection_flop(config: ModelConfig, queries: Any, keys: Any) -> Any:
+    """Queries of some rows and keys of others, of what enters a decoder layer."""
+    return 2 * config.hidden * config.head_dim * (config.heads * queries + config.kv_heads * keys)
+
+
 def class_attention_flop(config: ModelConfig) -> float:
     """Scores of the class token over all keys of a tower layer, which are computed again for it, as its query is.
 

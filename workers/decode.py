@@ -3,23 +3,24 @@
 The tokens were chosen at prefill and stay chosen (FastV's key-value cache variant; FinePruner, SparseVLM): in the
 layers before the fork a new token attends to the whole image, from the fork on to the kept tokens. In those first
 layers all sequences of a sample attend to the same rows, which are read once for all of them; what a sequence has
-decoded itself is attended to apart, and the two parts are joined.
+decoded itself is attended to apart, and the two parts are joined. Where a fork renumbers positions, a new token has
+another id in the layers before it than after.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from workers.attention import Groups, attend_groups, make_groups
 from workers.caches import Prompter, Prompts
-from workers.decoder import Decoder
+from workers.decoder import Decoder, Rotary
 from workers.families.config import ModelError
 from workers.memory import FIRST_ROOM
 from workers.prefill import Prefill
-from workers.sequences import Packing, to_device
+from workers.sequences import Packing, TokenSequence, to_device
 
 LEAVE_TOGETHER = 0.25  # share of the batch that has ended before it is packed anew, which costs the host some time
 
@@ -103,6 +104,8 @@ class Decoding:
         self._prompter = Prompter()
         self._prompts: dict[int, list[tuple[Prompts, Groups]]] = {}  # by layer
         self._groups: dict[Packing, Groups] = {}
+        self._renumbered = _renumbered(self._sequences)
+        self._rotaries: dict[int, Rotary] = {}  # of this step's tokens, by the first layer that has it
         for layer in range(self._layers):
             self._attended(layer)
 
@@ -110,7 +113,8 @@ class Decoding:
         """Feed one token to each sequence."""
         assert self._reached == self._layers
         self._hidden_ND = self._decoder.embed(to_device(torch.tensor(tokens), self._decoder.device))
-        self._rotary = self._decoder.rotary(to_device(self._positions(), self._decoder.device))
+        for layer in (0, *self._renumbered):
+            self._rotaries[layer] = self._decoder.rotary(to_device(self._positions(layer), self._decoder.device))
         self._reached = 0
         for cache, _ in self._attended(0):
             cache.fetch()
@@ -123,7 +127,8 @@ class Decoding:
             prompts = [(*cache.here(), groups) for cache, groups in self._attended(layer)]
             for cache, _ in self._attended(layer + 1) if layer + 1 < self._layers else ():
                 cache.fetch()
-            query_NHE, key_NGE, value_NGE = decoder.attention_inputs(layer, self._hidden_ND, self._rotary)
+            rotary = self._rotaries[max(first for first in self._rotaries if first <= layer)]
+            query_NHE, key_NGE, value_NGE = decoder.attention_inputs(layer, self._hidden_ND, rotary)
             decoded_caches = self._append(layer, key_NGE, value_NGE)
             attended_NHE = attend_groups(query_NHE, prompts, decoder.scale, decoded_caches)
             self._hidden_ND = decoder.finish_layer(layer, self._hidden_ND, attended_NHE)
@@ -135,9 +140,9 @@ class Decoding:
         self._steps += 1
         return self._decoder.logits(self._hidden_ND)
 
-    def _positions(self) -> Tensor:
-        """(P, N) position ids of this step's tokens; what is decoded is text, whose P rows are alike."""
-        next_N = torch.tensor([sequence.next_position for sequence in self._sequences]) + self._steps
+    def _positions(self, layer: int) -> Tensor:
+        """(P, N) position ids of this step's tokens in a layer; what is decoded is text, whose P rows are alike."""
+        next_N = torch.tensor([sequence.at(layer).next_position for sequence in self._sequences]) + self._steps
         return next_N.expand(len(self._sequences[0].positions_PR), -1)
 
     def keep(self, places: Sequence[int]) -> None:
@@ -173,3 +178,15 @@ class Decoding:
                     attended.append((prompts, self._groups[packing]))
             self._prompts[layer] = attended
         return self._prompts[layer]
+
+
+def _renumbered(sequences: Iterable[TokenSequence]) -> tuple[int, ...]:
+    """Layers after the first in which some sequence's tokens have other position ids than in the layer before."""
+    layers = set()
+    for sequence in sequences:
+        run = sequence
+        while run.parent is not None:
+            if run.layer > 0 and run.next_position != run.parent.next_position:
+                layers.add(run.layer)
+            run = run.parent
+    return tuple(sorted(layers))

@@ -181,6 +181,7 @@ class Engine:
                 layers=layers,
                 heads=self.model.config.heads,
                 class_token=self.model.config.class_token,
+                positions=point.positions,
             )
             if complaint:
                 raise UsageError(f"{point.label}: {complaint}")
@@ -348,8 +349,7 @@ class Engine:
         of_images = _evidence(needs, images, asked, hidden_RD, trunks)
         del images
         seeds = [f"{self.spec.seed}|{item.sample.id}" for item in batch]
-        norm = self.model.decoder.final_norm
-        placement = Placement(trunks, points, seeds, of_images, measure.quality, self.model.project, norm)
+        placement = Placement(trunks, points, seeds, of_images, measure.quality, self.model.project)
         names = {index: item.sample.id for index, item in enumerate(batch)}
         measured = {index: name for index, name in names.items() if name in self.spectra_samples}
         spectra = SpectraRecorder(self.model.decoder, measure.spectra, measured) if measured else None

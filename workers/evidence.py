@@ -25,8 +25,10 @@ from strategies import catalog
 from strategies.catalog import Strategy
 from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES, STATES_BEFORE
 from strategies.evidence import EvidenceView
+from strategies.positions import Positions
+from strategies.pyramiddrop import ROW_AHEAD
 from strategies.view import Evidence
-from workers.cost import attention_flop
+from workers.cost import attention_flop, projection_flop
 from workers.families.config import ModelConfig
 from workers.provider import Provider, feature_scratch, nothing
 from workers.sites import DecoderLayer, InputRows, Question, Questions, Site, Tower
@@ -70,6 +72,12 @@ def _state_scratch(config: ModelConfig, tokens: int, visual: int) -> int:
     return 4 * config.hidden * (3 * tokens + 2 * visual)
 
 
+def _ahead_scratch(config: ModelConfig, tokens: int, visual: int) -> int:
+    """Of all tokens the normed states, twice in float32, and keys before and after rotation."""
+    own = 4 * tokens * (2 * config.hidden + 2 * config.kv_heads * config.head_dim)
+    return own + _attention_scratch(config, 1, tokens)
+
+
 def _unknown(config: ModelConfig, tokens: Any, visual: int) -> float:
     """Cells do not say how many of a prompt's tokens follow the image."""
     return math.nan
@@ -108,6 +116,17 @@ PROVIDERS: dict[str, Provider] = {
             scratch=lambda config, tokens, visual: _attention_scratch(config, 1, tokens),
             field="attention_HQV",
             layer_before=True,
+        ),
+        Provider(
+            name=ROW_AHEAD,
+            site=Site.DECODER,
+            give=lambda layer: _on_image(layer.row_ahead(), layer)[:, 0],
+            words="the attention of the prompt's last token in the layer that comes next",
+            flop=lambda config, tokens, visual: (
+                attention_flop(config, 1, tokens) + projection_flop(config, queries=1, keys=tokens)
+            ),
+            scratch=_ahead_scratch,
+            layer_ahead=True,
         ),
         Provider(
             name=Evidence.VISUAL_ROWS,
@@ -313,6 +332,7 @@ def complaint(
     layers: int | None = None,
     heads: int | None = None,
     class_token: bool | None = None,
+    positions: Positions | None = None,
 ) -> str | None:
     """Say in one line why a strategy cannot run so; None where it can.
 
@@ -322,8 +342,9 @@ def complaint(
         layer, rank: of the point; a rank that is not given is not checked.
         layers, heads: of the model; what depends on one that is not given is not checked.
         class_token: whether the model's vision tower has one.
+        positions: of the point.
     """
-    if said := strategy.check(params, layer=layer, rank=rank, layers=layers, heads=heads):
+    if said := strategy.check(params, layer=layer, rank=rank, layers=layers, heads=heads, positions=positions):
         return said
     for stage in strategy.stages(layer, sys.maxsize if rank is None else rank, params):
         needs = catalog.get(stage.strategy).needs

@@ -21,10 +21,11 @@ from torch import Tensor
 from strategies import catalog
 from strategies.catalog import Strategy
 from strategies.evidence import EvidenceView
+from strategies.positions import Positions
 from strategies.quality import Concentration, concentration
 from strategies.stages import Stage
 from workers import evidence
-from workers.packed_layer import LayerRead, PackedLayer
+from workers.packed_layer import LayerAhead, LayerRead, PackedLayer
 from workers.sequences import Packing, TokenSequence, fork, numbers
 from workers.work import UNPRUNED, GridPoint
 
@@ -91,7 +92,6 @@ class Placement:
         images: Sequence[Mapping[str, Tensor]],
         quality: bool = False,
         project: Callable[[Tensor], Tensor] | None = None,
-        norm: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """Start with every grid point of a sample on the sample's own sequence.
 
@@ -102,16 +102,15 @@ class Placement:
             images: per sample what was read of the vision tower and of the input, (V, ...) each, and of the question.
             quality: whether the concentration of the selection scores is recorded.
             project: the projector, for strategies that merge before it.
-            norm: between the last layer and the head, for strategies that read states through it.
         """
         self.seeds = seeds
         self._images = images
         self._project = project
-        self._norm = norm
         self.sequence_of = {(trunk.sample, index): trunk for trunk in trunks for index in range(len(points))}
         self.concentration: dict[tuple[int, int], Concentration] = {}  # (sample, point index): of the last stage
         self._quality = quality
         self._stages = [{stage.layer: stage for stage in _stages(point)} for point in points]
+        self._positions = [point.positions for point in points]
         self._points_of = {trunk: dict.fromkeys(range(len(points))) for trunk in trunks}  # sequence -> what it answers
 
     def fork_layers(self, layers: int) -> frozenset[int]:
@@ -131,7 +130,14 @@ class Placement:
         """The sequences of a packing that answer at least one point, in the order of samples and points."""
         return tuple(dict.fromkeys(one for one in self.sequence_of.values() if one in packing.starts))
 
-    def fork_at(self, layer: int, packing: Packing, hidden_RD: Tensor, read: LayerRead | None) -> list[NewFork]:
+    def fork_at(
+        self,
+        layer: int,
+        packing: Packing,
+        hidden_RD: Tensor,
+        read: LayerRead | None,
+        ahead: LayerAhead,
+    ) -> list[NewFork]:
         """Let every point of ``layer`` whose sequence is in the packing choose its tokens.
 
         Args:
@@ -139,9 +145,10 @@ class Placement:
             packing: of ``hidden_RD``.
             hidden_RD: residual stream entering the layer.
             read: queries and keys of the layer before; None at layer 0.
+            ahead: the layer about to run.
         """
-        alike: dict[tuple[object, ...], tuple[_Choice, dict[TokenSequence, list[int]]]] = {}
-        for sequence, index, choice in self._chosen(layer, packing, hidden_RD, read):
+        alike: dict[tuple[object, ...], tuple[_Choice, Positions, dict[TokenSequence, list[int]]]] = {}
+        for sequence, index, choice in self._chosen(layer, packing, hidden_RD, read, ahead):
             self.concentration.pop((sequence.sample, index), None)
             if choice.scores is not None:
                 self.concentration[sequence.sample, index] = choice.scores
@@ -150,15 +157,16 @@ class Placement:
             strategy = choice.strategy
             # Rows that are made with a look at the question are this question's own, whichever tokens are kept.
             owner = sequence if strategy.rows and evidence.reads_question(strategy) else sequence.image
-            goes_on = (strategy.positions, strategy.merge, strategy.rows, choice.params)
+            positions = self._positions[index] or strategy.positions
+            goes_on = (positions, strategy.merge, strategy.rows, choice.params)
             identity = (owner, choice.kept_K.numpy().tobytes(), *goes_on)
-            alike.setdefault(identity, (choice, {}))[1].setdefault(sequence, []).append(index)
+            alike.setdefault(identity, (choice, positions, {}))[-1].setdefault(sequence, []).append(index)
         forks = []
-        for choice, indices in alike.values():
+        for choice, positions, indices in alike.values():
             # Those that keep nothing of their image have no rows in common.
             together = [tuple(indices)] if len(choice.kept_K) else [(parent,) for parent in indices]
             for parents in together:
-                forks.append(_new_fork(parents, layer, packing, choice))
+                forks.append(_new_fork(parents, layer, packing, choice, positions))
                 for parent, child in zip(parents, forks[-1].sequences[-len(parents) :], strict=True):
                     for index in indices[parent]:
                         self._assign(index, parent, child)
@@ -184,7 +192,7 @@ class Placement:
         return groups
 
     def _chosen(
-        self, layer: int, packing: Packing, hidden_RD: Tensor, read: LayerRead | None
+        self, layer: int, packing: Packing, hidden_RD: Tensor, read: LayerRead | None, ahead: LayerAhead
     ) -> Iterator[tuple[TokenSequence, int, _Choice]]:
         """What every waiting point keeps of its sequence; where no question is read, chosen once for an image's all."""
         waiting = self._waiting(layer, packing)
@@ -193,8 +201,8 @@ class Placement:
             for stage in stages.values():
                 reads = evidence.reads_question(catalog.get(stage.strategy))
                 asked[sequence if reads else sequence.image][stage] = None
-        choices = partial(self._choices, layer, packing=packing, hidden_RD=hidden_RD, read=read)
-        views = self._prepared(asked, packing, hidden_RD) if layer == 0 else {}
+        choices = partial(self._choices, layer, packing=packing, hidden_RD=hidden_RD, read=read, ahead=ahead)
+        views = self._prepared(asked, packing, hidden_RD, ahead) if layer == 0 else {}
         chosen = {place: dict(choices(place, stages, views.pop(place, None))) for place, stages in asked.items()}
         for sequence, stages in waiting:
             points: dict[Stage, list[int]] = defaultdict(list)
@@ -214,6 +222,7 @@ class Placement:
         packing: Packing,
         hidden_RD: Tensor,
         read: LayerRead | None,
+        ahead: LayerAhead,
     ) -> Iterator[tuple[Stage, _Choice]]:
         """One choice for every stage; a strategy scores once for all its ranks.
 
@@ -225,7 +234,7 @@ class Placement:
                 yield stage, _Choice(catalog.get(stage.strategy), kept_K, None)
         groups = _choosing(sequence, stages)
         if view is None:
-            view = self._view(layer, sequence, groups, packing, hidden_RD, read)
+            view = self._view(layer, sequence, groups, packing, hidden_RD, read, ahead)
         for (strategy, params), members in groups.items():
             ranks = [stage.rank for stage in members]
             chosen = strategy.choose(view, ranks, dict(params))
@@ -245,15 +254,20 @@ class Placement:
         packing: Packing,
         hidden_RD: Tensor,
         read: LayerRead | None,
+        ahead: LayerAhead,
     ) -> EvidenceView:
         """All that the strategies that choose of a sequence may look at."""
         needs = frozenset[str]().union(*(strategy.needs for strategy, _ in groups))
         seed = draw_seed(self.seeds[sequence.sample], layer)
-        place = PackedLayer(sequence, packing, hidden_RD, read, self._norm)
+        place = PackedLayer(sequence, packing, hidden_RD, read, ahead)
         return evidence.view(needs, place, self._images[sequence.sample], seed, hidden_RD.device, self._project)
 
     def _prepared(
-        self, asked: Mapping[TokenSequence, Collection[Stage]], packing: Packing, hidden_RD: Tensor
+        self,
+        asked: Mapping[TokenSequence, Collection[Stage]],
+        packing: Packing,
+        hidden_RD: Tensor,
+        ahead: LayerAhead,
     ) -> dict[TokenSequence, EvidenceView]:
         """Views of the input in which greedy strategies have left what they choose for several images at once."""
         views: dict[TokenSequence, EvidenceView] = {}
@@ -261,7 +275,7 @@ class Placement:
         for sequence, stages in asked.items():
             groups = _choosing(sequence, stages)
             if any(strategy.together for strategy, _ in groups):
-                views[sequence] = self._view(0, sequence, groups, packing, hidden_RD, None)
+                views[sequence] = self._view(0, sequence, groups, packing, hidden_RD, None, ahead)
             for (strategy, params), members in groups.items():
                 if strategy.together:
                     ranks = tuple(stage.rank for stage in members)
@@ -298,10 +312,11 @@ def _rows(
     return rows(view.holding(hidden_VD), kept_K, **params)
 
 
-def _new_fork(parents: tuple[TokenSequence, ...], layer: int, packing: Packing, choice: _Choice) -> NewFork:
+def _new_fork(
+    parents: tuple[TokenSequence, ...], layer: int, packing: Packing, choice: _Choice, positions: Positions
+) -> NewFork:
     """The fork of a sequence, or of several that share the rows of their image."""
-    strategy, kept_K = choice.strategy, choice.kept_K
-    compact = strategy.positions == "compact"
+    kept_K, compact = choice.kept_K, positions == "compact"
     if len(parents) == 1:
         sequences = [fork(parents[0], layer, kept_K, compact)]
     else:

@@ -198,12 +198,12 @@ def _measure(
 ) -> _Run:
     """One configuration on one prompt."""
     module: Any = model.module
-    params: dict[str, Any] = dict(point.params)
-    params["asked"] = model.asked([item.prompt])
+    settings: dict[str, Any] = dict(point.settings)
+    settings["asked"] = model.asked([item.prompt])
     block = (
         nullcontext()
         if point.strategy == UNPRUNED
-        else pruned(module, point.strategy, point.layer, point.rank, seed=seed, sample_ids=[item.id], **params)
+        else pruned(module, point.strategy, point.layer, point.rank, seed=seed, sample_ids=[item.id], **settings)
     )
     counted = model.device.type == "cuda"
     with block, _vision_clock(model) as vision:

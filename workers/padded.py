@@ -108,7 +108,7 @@ def drop(batch: Batch, layer: int, kept: Sequence[Tensor], compact: bool, hidden
         batch: gets the new group.
         layer: the first that runs without them.
         kept: per sample (K,) int64 ascending, indices into its living visual tokens.
-        compact: whether position ids are renumbered without gaps.
+        compact: whether position ids are renumbered without gaps, also those of earlier drops; else they stay.
         hidden_BWD: residual stream in the columns of the last group.
 
     Returns:

@@ -30,6 +30,7 @@ from torch import Tensor
 from strategies import catalog
 from strategies.catalog import Strategy
 from strategies.errors import UsageError
+from strategies.positions import Positions
 from strategies.stages import Stage
 from workers import evidence
 from workers.families.base import Parts
@@ -37,7 +38,7 @@ from workers.families.catalog import parts_of
 from workers.forks import Merge, draw_seed, merge_of
 from workers.layer_calls import cache_argument, cache_of, check_calls
 from workers.padded import Batch, Group, drop, input_rows, mask, new_batch, positions, spread
-from workers.padded_layer import PaddedLayer, Probe
+from workers.padded_layer import Ahead, PaddedLayer, Probe
 from workers.sites import Questions
 
 IMPLEMENTATIONS = ("sdpa", "eager")
@@ -66,6 +67,7 @@ def pruned(
     sample_ids: Sequence[str] | None = None,
     kept: Sequence[Tensor] | None = None,
     asked: Questions | None = None,
+    positions: Positions | None = None,
     **params: Any,
 ) -> Iterator[Pruning]:
     """Let a LLaVA drop visual tokens until the block ends.
@@ -88,6 +90,8 @@ def pruned(
             them - merging, new positions - stays. Not for methods of several stages.
         asked: the questions of a prompt's batch, and CLIP's text tower, for strategies that read them by it: for each
             sample one, also where it has no image.
+        positions: keep: what stays keeps its position ids; compact: they are renumbered without gaps wherever tokens
+            go; None: as the method itself has it.
         params: the strategy's own parameters.
 
     Yields:
@@ -98,10 +102,10 @@ def pruned(
             (embeddings instead of token ids, several images in a sample, a cache from outside the block).
     """
     parts = parts_of(model)
-    stages = _checked(model, parts, strategy, layer, rank, params)
+    stages = _checked(model, parts, strategy, layer, rank, params, positions)
     if kept is not None and len(stages) > 1:
         raise UsageError(f"kept: '{strategy}' chooses in {len(stages)} stages, and one choice was given")
-    pruner = _Pruner(parts, stages, seed, sample_ids, kept, asked)
+    pruner = _Pruner(parts, stages, seed, sample_ids, kept, asked, positions)
     if asked is None and evidence.reads_text_tower(pruner.needs):
         raise UsageError(f"asked: is missing, and {strategy} compares the question with the image by CLIP; give both")
     with ExitStack() as stack:
@@ -113,7 +117,7 @@ def pruned(
 
 
 def _checked(
-    model: Any, parts: Parts, name: str, layer: int, rank: int, params: Mapping[str, Any]
+    model: Any, parts: Parts, name: str, layer: int, rank: int, params: Mapping[str, Any], positions: Positions | None
 ) -> tuple[Stage, ...]:
     """The stages that prune; a stage after the last layer never does."""
     if model in _patched:
@@ -127,7 +131,13 @@ def _checked(
     if strategy.fixed_rank is None and not 0 <= rank <= visual:
         raise UsageError(f"rank {rank} is outside 0..{visual}, the model's visual tokens")
     complaint = evidence.complaint(
-        strategy, params, layer=layer, rank=rank, layers=layers, heads=text.num_attention_heads
+        strategy,
+        params,
+        layer=layer,
+        rank=rank,
+        layers=layers,
+        heads=text.num_attention_heads,
+        positions=positions,
     )
     if complaint:
         raise UsageError(complaint)
@@ -145,6 +155,7 @@ class _Pruner:
         sample_ids: Sequence[str] | None,
         kept: Sequence[Tensor] | None,
         asked: Questions | None,
+        positions: Positions | None,
     ) -> None:
         self.parts = parts
         self.decoder = parts.decoder
@@ -153,6 +164,7 @@ class _Pruner:
         self.sample_ids = sample_ids
         self.kept = kept
         self.asked = asked
+        self.positions = positions
         self.report = Pruning()
         self.ids_BS: Tensor | None = None
         self.pixels: Tensor | None = None
@@ -330,7 +342,9 @@ class _Pruner:
         batch = self._running()
         hidden_BWD = args[0]
         if batch.prefill and layer in self.stages:
-            hidden_BWD = self._drop(self.stages[layer], batch, hidden_BWD)
+            inputs = kwargs | batch.inputs.get(batch.groups[-1].first_layer, {})  # as they are before the drop
+            ahead = Ahead(module, inputs["position_embeddings"], self.decoder.norm)
+            hidden_BWD = self._drop(self.stages[layer], batch, hidden_BWD, ahead)
         group = batch.group(layer)
         if group is batch.groups[0]:
             return None  # nothing was dropped: the layer's inputs are the model's own
@@ -354,16 +368,17 @@ class _Pruner:
             inputs["position_embeddings"] = self.decoder.rotary_emb(hidden_BWD, position_ids=inputs["position_ids"])
         return inputs
 
-    def _drop(self, stage: Stage, batch: Batch, hidden_BWD: Tensor) -> Tensor:
+    def _drop(self, stage: Stage, batch: Batch, hidden_BWD: Tensor, ahead: Ahead) -> Tensor:
         """Choose tokens for every sample before the stage's layer runs; the residual stream of what is left."""
         before = batch.groups[-1]
         ranks = [min(stage.rank, len(visual_V)) for visual_V in before.visual]
         if all(rank == len(visual_V) for rank, visual_V in zip(ranks, before.visual, strict=True)):
             return hidden_BWD
         strategy = catalog.get(stage.strategy)
-        choices = [self._choose(stage, strategy, sample, rank, hidden_BWD) for sample, rank in enumerate(ranks)]
+        choices = [self._choose(stage, strategy, sample, rank, hidden_BWD, ahead) for sample, rank in enumerate(ranks)]
         kept = [kept_K for kept_K, _ in choices]
-        left_BWD = drop(batch, stage.layer, kept, strategy.positions == "compact", hidden_BWD)
+        compact = (self.positions or strategy.positions) == "compact"
+        left_BWD = drop(batch, stage.layer, kept, compact, hidden_BWD)
         after = batch.groups[-1]
         for sample, (kept_K, merge) in enumerate(choices):
             if merge is not None and len(kept_K) < len(before.visual[sample]):
@@ -373,7 +388,7 @@ class _Pruner:
         return left_BWD
 
     def _choose(
-        self, stage: Stage, strategy: Strategy, sample: int, rank: int, hidden_BWD: Tensor
+        self, stage: Stage, strategy: Strategy, sample: int, rank: int, hidden_BWD: Tensor, ahead: Ahead
     ) -> tuple[Tensor, Merge | None]:
         """(rank,) int64: which of the sample's living visual tokens stay, and what makes the rows in their place."""
         batch = self._running()
@@ -383,7 +398,7 @@ class _Pruner:
             return torch.arange(rank, device=hidden_BWD.device), None
         if self.kept is not None and strategy.rows is None:
             return self._given(stage, sample, rank, visual).to(hidden_BWD.device), strategy.merge
-        place = PaddedLayer(batch, sample, hidden_BWD, self.probes.get(stage.layer), self.decoder.norm)
+        place = PaddedLayer(batch, sample, hidden_BWD, self.probes.get(stage.layer), ahead)
         seed = draw_seed(self.names[sample], stage.layer)
         view = evidence.view(strategy.needs, place, self.images[sample], seed, hidden_BWD.device, self.parts.projector)
         merge = merge_of(strategy, view, stage.params)

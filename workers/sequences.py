@@ -53,7 +53,7 @@ class TokenSequence:
     text: int  # tokens after the image; 0 for a prefix
     visual_K: Tensor  # (K,) int64 on the host, the kept visual tokens as indices into the sample's image tokens
     positions_PR: Tensor  # int64 on the host, position ids of its own rows; P is 1 or 3
-    next_position: int  # position id of the first decoded token
+    next_position: int  # position id of the first decoded token in the layers in which it has rows
     visual: int = field(init=False)  # visual tokens it keeps, its prefix's included
     rows: int = field(init=False)  # rows of its own
     prefixes: tuple[TokenSequence, ...] = field(init=False)  # its prefix's, and its prefix
@@ -144,7 +144,7 @@ def fork(
         parent: a trunk, a fork, or the prefix that an image is.
         layer: first layer that runs without the dropped tokens.
         kept_K: (K,) int64 on the host, ascending, indices into the parent's visual tokens.
-        compact: renumber positions without gaps (methods that prune before the decoder), or keep the original ids.
+        compact: renumber positions without gaps, also those of earlier forks, or keep the ids that there are.
         image: the prefix that these tokens are rows of, which forked from the parent's; None: they are rows of its own.
     """
     positions_PR = after_PT = parent.positions_PR[:, parent.rows - parent.text :]

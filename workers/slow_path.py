@@ -66,6 +66,7 @@ def slow_answer(
     block: AbstractContextManager[Any] = nullcontext()
     if point.strategy != UNPRUNED and prompt.visual:
         kept = None if kept_K is None else [kept_K]
+        settings: dict[str, Any] = dict(point.settings)
         if evidence.reads_text_tower(evidence.needed([point])):
             assert spec.model.text_tower is not None, "a point was let through without its text tower"
             model.load_text_tower(spec.model.text_tower)
@@ -78,7 +79,7 @@ def slow_answer(
             sample_ids=[sample.id],
             kept=kept,
             asked=model.asked([prompt]),
-            **dict(point.params),
+            **settings,
         )
     module: Any = model.module
     with block as report, torch.inference_mode():

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from strategies.errors import UsageError
+from strategies.positions import Positions
 
 UNPRUNED = "none"  # the strategy name of the un-pruned model
 
@@ -42,6 +43,7 @@ class GridPoint:
     layer: int
     rank: int
     params: tuple[tuple[str, Scalar], ...] = ()  # sorted by name
+    positions: Positions | None = None  # of what is kept, in every stage; None: as the method itself has it
 
     def __post_init__(self) -> None:
         if self.layer < 0 or self.rank < 0:
@@ -50,8 +52,13 @@ class GridPoint:
 
     @property
     def key(self) -> str:
-        """Content address of the point."""
-        return content_key(asdict(self))
+        """Content address of the point; positions are part of it where they are not the method's own."""
+        return content_key({name: value for name, value in asdict(self).items() if value is not None})
+
+    @property
+    def settings(self) -> tuple[tuple[str, Scalar], ...]:
+        """All that tells points of one strategy, layer and rank apart: parameters, and positions where they are set."""
+        return self.params if self.positions is None else (*self.params, ("positions", self.positions))
 
     @property
     def alpha(self) -> float | None:
@@ -65,10 +72,17 @@ class GridPoint:
         if self.strategy == UNPRUNED:
             return "un-pruned"
         parts = [self.strategy, f"layer={self.layer}", f"rank={self.rank}"]
-        return " ".join(parts + [f"{name}={value}" for name, value in self.params])
+        return " ".join(parts + [f"{name}={value}" for name, value in self.settings])
 
     def to_json(self) -> dict[str, Any]:
-        return {"strategy": self.strategy, "layer": self.layer, "rank": self.rank, "params": dict(self.params)}
+        words = {} if self.positions is None else {"positions": self.positions}
+        return {
+            "strategy": self.strategy,
+            "layer": self.layer,
+            "rank": self.rank,
+            "params": dict(self.params),
+            **words,
+        }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> GridPoint:
@@ -77,6 +91,7 @@ class GridPoint:
             layer=value["layer"],
             rank=value["rank"],
             params=tuple(value.get("params", {}).items()),
+            positions=value.get("positions"),
         )
 
 

@@ -21,12 +21,16 @@ def controls(view: View) -> list[Control]:
     factors = list(dict.fromkeys(group.factor for group in found))
     factor = _factor(view, found)
     mine = [group for group in found if group.factor == factor]
+    positions = sorted({group.positions for group in mine})
+    mine = _those(mine, "positions", view.state.get("positions"))
     kept = sorted({group.heads_kept for group in mine}, key=float)
     with_heads = _those(mine, "heads_kept", view.state.get("heads"))
     ranks = sorted({group.rank for group in with_heads})
     return [
         Control(name="factor", label="ablation", kind="choice", values=factors,
                 labels=[TITLES[name] for name in factors]),
+        *([Control(name="positions", label="position ids", kind="choice", values=positions,
+                   default=[mine[0].positions])] if len(positions) > 1 else ()),
         Control(name="heads", label="heads kept", kind="choice", values=kept, default=[mine[0].heads_kept]),
         Control(name="kept", label="visual tokens kept", kind="choice", values=[str(rank) for rank in ranks],
                 default=[str(with_heads[0].rank)]),
@@ -75,6 +79,7 @@ def _group(view: View, found: list[Ablation]) -> Ablation:
     """The group that the controls point at."""
     factor = _factor(view, found)
     mine = [group for group in found if group.factor == factor]
+    mine = _those(mine, "positions", view.state.get("positions"))
     with_heads = _those(mine, "heads_kept", view.state.get("heads"))
     return _those(with_heads, "rank", view.state.get("kept"))[0]
 

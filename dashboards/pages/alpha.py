@@ -40,12 +40,13 @@ def panels(view: View) -> list[Panel]:
     mixed = _mixed(here)
     part = Slice(axis="alpha", fixed="layer", value=layer, rows=mixed)
     pure = here[here["strategy"].isin(PURE) & (here["n"] > 0)]
+    pure = pure.assign(series=(pure["strategy"] + " " + pure["params"]).str.rstrip())
     found = []
     for measure, panel in curve_panels(view, part, (ACCURACY, DIFFERENCE)).items():
         for row in pure.to_dict("records"):
             level = Reference(value=row[measure.column] * measure.scale, low=float("nan"), high=float("nan"))
-            add_level(panel.figure, row["strategy"], level, PURE[row["strategy"]])
-        rows = pd.concat([panel.rows, pure.assign(series=pure["strategy"])], ignore_index=True)
+            add_level(panel.figure, row["series"], level, PURE[row["strategy"]])
+        rows = pd.concat([panel.rows, pure], ignore_index=True)
         note = "alpha 1 is max_head, 1/heads is avg_all_heads" if measure is ACCURACY else ""
         found.append(replace(panel, rows=rows, note=note))
     if found:

@@ -29,16 +29,22 @@ def chosen_by(point: GridPoint) -> str:
             else f"from layer {stage.layer} on none"
             for stage in stages
         ]
-        return f"in stages: {', '.join(steps)}; the picture shows what reached the last layer"
+        return f"in stages: {', '.join(steps)}; the picture shows what reached the last layer{_positions(point)}"
     words = _evidence(strategy, point.layer)
     words = words if words in (NO_ATTENTION, DRAWN, REMOVED) else f"chosen by {words}"
     if strategy.merge is not None:
         words += "; each kept place also holds a weighted mean of all the others"
     if strategy.rows is not None:
         words += "; what the decoder sees there is the method's own: merged rows, and an order that may be another"
-    if strategy.positions == "compact":
-        words += "; position ids are renumbered without gaps"
-    return words
+    return words + _positions(point)
+
+
+def _positions(point: GridPoint) -> str:
+    """What becomes of position ids, where that is not what one expects."""
+    own = catalog.get(point.strategy).own_positions(point.layer, point.rank, dict(point.params))
+    if point.positions == "keep":
+        return "; position ids stay those of the whole image"
+    return "; position ids are renumbered without gaps" if point.positions or own == ("compact",) else ""
 
 
 def _evidence(strategy: Strategy, layer: int) -> str:

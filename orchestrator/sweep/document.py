@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from orchestrator.sweep.mistakes import Check, Mistake, SpecError
 from results.analysis.racing import RacingRule
 from results.yaml_text import YamlError, parse_yaml
+from strategies.positions import Positions
 from strategies.suggestion import near
 from workers.work import ModelSpec, Scalar, TaskSpec
 
@@ -146,10 +147,15 @@ class Entry(BaseModel):
     layer: int | str | list[int | str]
     rank: int | str | list[int | str] | None = None
     tokens: int | float | str | list[int | float | str] | None = None  # instead of rank: average over the layers
+    positions: Positions | list[Positions] | None = None  # of what is kept; None: as each method has it
 
     @property
     def strategies(self) -> list[str]:
         return [self.strategy] if isinstance(self.strategy, str) else self.strategy
+
+    @property
+    def all_positions(self) -> list[Positions | None]:
+        return list(self.positions) if isinstance(self.positions, list) else [self.positions]
 
     @property
     def params(self) -> dict[str, Scalar | list[Scalar]]:
@@ -306,6 +312,7 @@ def _wanted(kind: type[BaseModel], field: str, fault: str) -> str:
             "layer": "a whole number, a list of them, or a range such as 2..L",
             "rank": "a whole number, a list of them, or a range such as 576..16 step -10",
             "tokens": "a number of tokens or a list of them",
+            "positions": "`keep`, `compact`, or a list of both",
         }.get(field, "valid")
     return {
         "samples": "`all` or a whole number",

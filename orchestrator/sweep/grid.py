@@ -14,6 +14,8 @@ from orchestrator.sweep.ranges import expand
 from strategies import catalog
 from strategies.budget import average_tokens, rank_for_average
 from strategies.catalog import Strategy
+from strategies.own import ENTRY_KEYS
+from strategies.positions import Positions
 from strategies.suggestion import near
 from workers import evidence
 from workers.families.config import ModelConfig
@@ -83,12 +85,12 @@ def _entry(entry: Entry, place: str, config: ModelConfig | None) -> Check[tuple[
             continue
         for params in (yield from _params(entry, strategy, place, config, len(settings))):
             if not published:
-                points += yield from _points(strategy, params, settings, place, config)
+                points += yield from _points(strategy, params, settings, entry.all_positions, place, config)
                 continue
             for layer, rank in settings:
                 theirs = {name: value for name, value in dict(strategy.published)[rank] if name not in entry.params}
                 own = tuple({**dict(params), **theirs}.items())
-                points += yield from _points(strategy, own, [(layer, rank)], place, config)
+                points += yield from _points(strategy, own, [(layer, rank)], entry.all_positions, place, config)
     return points, budgets or ()
 
 
@@ -136,11 +138,12 @@ def _points(
     strategy: Strategy,
     params: tuple[tuple[str, Scalar], ...],
     settings: Sequence[tuple[int, int]],
+    wanted: Sequence[Positions | None],
     place: str,
     config: ModelConfig | None,
 ) -> Check[list[GridPoint]]:
     points = []
-    for layer, rank in settings:
+    for (layer, rank), positions in itertools.product(settings, wanted):
         assert config is not None  # else there are no layers
         complaint = evidence.complaint(
             strategy,
@@ -150,11 +153,14 @@ def _points(
             layers=config.layers,
             heads=config.heads,
             class_token=config.class_token,
+            positions=positions,
         )
         if complaint:
-            yield _placed(complaint, place, {"layer", "rank", *strategy.params})
+            yield _placed(complaint, place, {"layer", "rank", "positions", *strategy.params})
             break  # the other layers and ranks would say the same
-        points.append(GridPoint(strategy=strategy.name, layer=layer, rank=rank, params=params))
+        if strategy.own_positions(layer, rank, dict(params)) == (positions,):
+            positions = None  # said or not, the cells are the same
+        points.append(GridPoint(strategy=strategy.name, layer=layer, rank=rank, params=params, positions=positions))
     return points
 
 
@@ -274,7 +280,7 @@ def _values(
 ) -> Check[list[Any] | None]:
     """All values of one parameter; None where it has none that is right."""
     if name not in strategy.params:
-        known = ["strategy", "layer", "rank", "tokens", *strategy.params]
+        known = [*ENTRY_KEYS, *strategy.params]
         yield Mistake(place, f"unknown key{near(name, known)} (known for {strategy.name}: {', '.join(known)})")
         return None
     values: list[Any] = value if isinstance(value, list) else [value]

@@ -104,7 +104,8 @@ def summarise(table: Answers, references: Sequence[int | None] = ()) -> pd.DataF
 
     Returns:
         Columns, over the image questions unless said otherwise:
-        key, baseline (bool), strategy, layer, rank, alpha (NaN where there is none), params ("name=value ..."), label;
+        key, baseline (bool), strategy, layer, rank, alpha (NaN where there is none), params ("name=value ...", with
+        positions where they are not the method's own), label;
         n, n_expected, correct (scores of at least half), failed (samples without an answer because they failed), state
         ("complete": every sample has its answer or has failed, "partial", "missing",
         or "stopped early" by racing);
@@ -145,7 +146,7 @@ def summarise(table: Answers, references: Sequence[int | None] = ()) -> pd.DataF
             "layer": [point.layer for point in table.points],
             "rank": [point.rank for point in table.points],
             "alpha": np.array([point.alpha for point in table.points], dtype=float),
-            "params": [" ".join(f"{name}={value}" for name, value in point.params) for point in table.points],
+            "params": [" ".join(f"{name}={value}" for name, value in point.settings) for point in table.points],
             "label": [point.label for point in table.points],
             "n": n,
             "n_expected": len(images.samples),

@@ -59,7 +59,7 @@ def layer_cutoff(table: Answers) -> LayerCutoff | None:
     scan = {
         point.layer: row
         for row, point in reversed(list(enumerate(images.points)))  # the first of equal layers stays
-        if point.strategy in KEEP_NOTHING
+        if point.strategy in KEEP_NOTHING and point.positions is None
     }
     finished = {
         layer: row for layer, row in sorted(scan.items()) if (images.answered_PS[row] | images.failed_S)[answered].all()

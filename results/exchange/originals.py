@@ -162,7 +162,7 @@ def fastv_advanced(found: Found) -> list[PromisedFile]:
     answers = found.answers
     settings: dict[tuple[int, int], list[int]] = {}
     for row, point in enumerate(answers.points):
-        if point.strategy in ADVANCED and point.rank < found.visual_tokens:
+        if point.strategy in ADVANCED and point.positions is None and point.rank < found.visual_tokens:
             settings.setdefault((point.rank, point.layer), []).append(row)
     files = []
     for (rank, layer), members in settings.items():
@@ -232,9 +232,9 @@ def ablation(found: Found) -> list[PromisedFile]:
         used = found.answers.answered_PS[row]
         if point.strategy != ABLATION or not used.any():
             continue
-        settings = "_".join(f"{name}-{value}" for name, value in point.params)
+        settings = "_".join(f"{name}-{value}" for name, value in point.settings)
         content: dict[str, Any] = {
-            "config": {**dict(point.params), "layer": point.layer, "rank": point.rank},
+            "config": {**dict(point.settings), "layer": point.layer, "rank": point.rank},
             "accuracy": accuracies(found.answers, [row], used)[0],
             "correct_samples": int(found.answers.correct_PS[row, used].sum()),
             "total_samples": int(used.sum()),
@@ -260,7 +260,7 @@ def ablation_table(summary: pd.DataFrame, points: Sequence[GridPoint]) -> pd.Dat
     rows = [row for row, point in enumerate(points) if point.strategy == ABLATION]
     if not rows:
         return None
-    params = pd.DataFrame([dict(points[row].params) for row in rows])
+    params = pd.DataFrame([dict(points[row].settings) for row in rows])
     wanted = ["layer", "rank", "average_visual_tokens", "n", "correct", "accuracy", "ci_low", "ci_high",
               "interval", "difference", "diff_low", "diff_high", "diff_interval", "p", "test", "p_holm"]  # fmt: skip
     values = summary.iloc[rows][[name for name in wanted if name in summary]].reset_index(drop=True)
@@ -290,10 +290,10 @@ def min_max(values: Sequence[float]) -> list[float]:
 
 
 def _scans(found: Found, strategy: str) -> list[tuple[int, list[int]]]:
-    """(layer, rows) of each scan of a strategy over ranks, in the order of the grid; default parameters only."""
+    """(layer, rows) of each scan of a strategy over ranks, in the order of the grid; default settings only."""
     scans: dict[tuple[int, tuple[Any, ...]], list[int]] = {}
     for row, point in enumerate(found.answers.points):
-        if point.strategy == strategy:
+        if point.strategy == strategy and point.positions is None:
             scans.setdefault((point.layer, point.params), []).append(row)
     layers: dict[int, list[int]] = {}
     for (layer, _), rows in scans.items():

@@ -149,7 +149,7 @@ def _compare(
 def _pruning(model: Model, case: Case, point: GridPoint, seed: int) -> Iterator[Any]:
     block: AbstractContextManager[Any] = nullcontext()
     if point.strategy != UNPRUNED:
-        params: dict[str, Any] = dict(point.params)
-        block = pruned(model.module, point.strategy, point.layer, point.rank, seed=seed, sample_ids=[case.id], **params)
+        how: dict[str, Any] = dict(point.settings)
+        block = pruned(model.module, point.strategy, point.layer, point.rank, seed=seed, sample_ids=[case.id], **how)
     with block as report, torch.inference_mode():
         yield report

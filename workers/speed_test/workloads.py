@@ -189,7 +189,8 @@ def needed(
         if cell.tokens_kept < cell.visual_tokens and point.layer < sizes.layers:
             strategy = catalog.get(point.strategy)
             assert strategy.schedule is None, "a method of several stages has no single first layer"
-            kept = (first := point.layer, cell.kept_mask, strategy.positions, strategy.merge, strategy.rows)
+            positions = point.positions or strategy.positions
+            kept = (first := point.layer, cell.kept_mask, positions, strategy.merge, strategy.rows)
         shown = images[cell.sample] if images else cell.sample
         visual[shown, *kept] = (cell.tokens_kept, first)
         rows = cell.prompt_tokens - cell.visual_tokens - system[cell.sample]

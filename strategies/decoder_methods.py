@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from strategies import dart, v2drop, vtw
+from strategies import dart, sparsevlm, v2drop, vtw
 
+SPARSEVLM = "SparseVLM, arXiv:2410.04417"
 V2DROP = "V2Drop, arXiv:2509.01552"
 
 METHODS: tuple[dict[str, Any], ...] = (
@@ -16,6 +17,20 @@ METHODS: tuple[dict[str, Any], ...] = (
         "needs": dart.NEEDS,
         "published": tuple((rank, (("form", "literal"),)) for rank in (196, 132, 68)),
         "source": "DART, arXiv:2502.11494",
+    },
+    {
+        "name": "sparsevlm_plus_stage",
+        "order": sparsevlm.sparsevlm_plus_stage,
+        "needs": sparsevlm.PLUS_NEEDS,
+        "source": SPARSEVLM,
+    },
+    {
+        "name": "sparsevlm_plus",
+        "schedule": sparsevlm.sparsevlm_plus,
+        "published": tuple(
+            (rank, (("second_rank", second), ("third_rank", third))) for rank, second, third in sparsevlm.PLUS_LISTS
+        ),
+        "source": SPARSEVLM,
     },
     {"name": "state_change", "score": v2drop.state_change, "needs": v2drop.NEEDS, "source": V2DROP},
     {

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from strategies import catalog
-from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES, STATES_BEFORE
+from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES, POSITION_PULL, STATES_BEFORE, TEXT_MASS
 from strategies.evidence import EvidenceView
 from strategies.pyramiddrop import ROW_AHEAD
 from workers import evidence
@@ -39,7 +39,7 @@ def naive_answer(llava: Model, encoded: Encoded, point: GridPoint, seed: str, ma
         ((span,), (image,)) = encoded.images, llava.image_features([encoded])
         start, visual = span.start, span.tokens
         embedded = torch.cat((embedded[:start], image, embedded[start + visual :]))
-    run = _Sample(llava, seed, embedded.shape[0], start, visual, _tower(llava, encoded, point))
+    run = _Sample(llava, seed, embedded, start, visual, _tower(llava, encoded, point))
     tokens: list[int] = []
     first = None
     for _ in range(max_new_tokens):
@@ -56,7 +56,7 @@ def naive_answer(llava: Model, encoded: Encoded, point: GridPoint, seed: str, ma
 class _Sample:
     llava: Model
     seed: str
-    prompt_length: int
+    embedded: Tensor  # (S, D) of the prompt
     start: int
     visual: int
     tower: dict[str, Tensor]  # evidence of the vision tower and of the question, for all visual tokens
@@ -141,6 +141,12 @@ class _Before:
         keys = attention.k_proj(self.layer.input_layernorm(self.entered)).unflatten(-1, (-1, attention.head_dim))
         return apply_rotary_pos_emb(keys.transpose(1, 2), keys.transpose(1, 2), *self.rotary)[1][0].transpose(0, 1)
 
+    def pull(self) -> Tensor:
+        """(S, S) scores of queries and keys of ones."""
+        ones = torch.ones_like(self.rotary[0])[:, None]
+        query, key = apply_rotary_pos_emb(ones, ones, *self.rotary)
+        return query[0, 0] @ key[0, 0].T * self.layer.self_attn.scaling
+
 
 def _attend(decoder, layer, hidden: Tensor, positions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """What the layer's attention gives, and its weights."""
@@ -155,7 +161,7 @@ def _choose(run, stage, layer, before, ahead, hidden, alive, where) -> list[int]
     strategy, params = catalog.get(stage.strategy), dict(stage.params)
     rows = [where[v] for v in alive]
     text = list(range(max(rows) + 1, hidden.shape[0]))  # every row after the image, which masked rows may interrupt
-    text = text[len(text) - (run.prompt_length - run.start - run.visual) :]
+    text = text[len(text) - (len(run.embedded) - run.start - run.visual) :]
     attention = text_attention = visual_attention = None
     of_decoder = {
         NORMED_STATES: run.llava.module.model.language_model.norm(hidden[rows + text]),
@@ -164,6 +170,9 @@ def _choose(run, stage, layer, before, ahead, hidden, alive, where) -> list[int]
     if before is not None:
         probabilities = before.weights[0].float()
         of_decoder |= {LAYER_KEYS: before.keys()[rows + text], STATES_BEFORE: before.entered[0, rows]}
+        of_decoder[POSITION_PULL] = before.pull()[text][:, rows]
+        image, words = run.embedded[run.start : run.start + run.visual], run.embedded[run.start + run.visual :]
+        of_decoder[TEXT_MASS] = torch.stack([(words @ token).softmax(dim=0) for token in image]).mean(dim=0)
         attention = probabilities[:, text][:, :, rows]
         text_attention = probabilities[:, text][:, :, text]
         visual_attention = probabilities[:, rows][:, :, rows]

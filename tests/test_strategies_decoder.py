@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 import closed_form
 from closed_form import SYSTEM, TEXT_START, VISUAL
+from strategies import sparsevlm
 from strategies.budget import average_of_stages
 from strategies.catalog import get
-from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES, STATES_BEFORE
+from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES, POSITION_PULL, STATES_BEFORE, TEXT_MASS
 from strategies.evidence import EvidenceView
 from strategies.stages import Stage
 
@@ -32,6 +35,8 @@ def view() -> EvidenceView:
         LAYER_KEYS: rows(VISUAL + TEXT, 12, 1.7).unflatten(1, (3, 4)),
         NORMED_STATES: rows(VISUAL + TEXT, 16, 1.0),
         STATES_BEFORE: rows(VISUAL, 16, 2.3),
+        TEXT_MASS: rows(TEXT, 1, 0.4)[:, 0].softmax(dim=0),
+        POSITION_PULL: 2 + rows(TEXT, VISUAL, 0.9),
     }
     return EvidenceView(**fields, evidence=evidence)
 
@@ -114,3 +119,34 @@ def test_v2drop_literal_is_what_the_code_ships():
     stages = get("v2drop").stages(3, half, {"second_share": 0.5, "third_rank": last})
     assert [stage.rank for stage in stages] == [288, 144, 1]
     assert round(average_of_stages([(stage.layer, stage.rank) for stage in stages], 32, 576)) == 203
+
+
+def rated(view, power: bool) -> np.ndarray:
+    """(H, T, V) of the raters alone, divided by the pull of places or not."""
+    mass = view.evidence[TEXT_MASS].numpy()
+    attention = view.attention_HQV.numpy()[:, mass > mass.mean()]
+    return attention / view.evidence[POSITION_PULL].numpy()[mass > mass.mean()] if power else attention
+
+
+@pytest.mark.parametrize(("keep", "heads"), [(6, 3), (9, 8), (1, 14)])
+def test_sparsevlm_plus(view, keep, heads):
+    rated_HTV = rated(view, True)
+    best = falling([float(of_head.sum()) for of_head in rated_HTV])[:heads]
+    score = [np.mean([rated_HTV[h, t, i] for h in best for t in range(rated_HTV.shape[1])]) for i in range(VISUAL)]
+    assert 1 < rated_HTV.shape[1] < TEXT
+    assert choose(view, "sparsevlm_plus_stage", keep, heads=heads) == sorted(falling(score)[:keep])
+
+
+def test_where_no_word_concerns_the_image_more_than_others_all_rate(view):
+    """The authors' mean over no rater is not a number."""
+    even = replace(view, evidence={**view.evidence, TEXT_MASS: torch.full((TEXT,), 1 / TEXT, dtype=torch.float64)})
+    assert bool(sparsevlm.raters(even).all())
+    assert int(sparsevlm.raters(view).sum()) < TEXT
+
+
+@pytest.mark.parametrize("ranks", [(300, 200, 118), (238, 108, 60), (246, 54, 28), (66, 34, 20)])
+def test_sparsevlm_plus_has_the_published_lists(ranks):
+    params = dict(dict(get("sparsevlm_plus").published)[ranks[0]])
+    stages = get("sparsevlm_plus").stages(3, ranks[0], params)
+    assert [(stage.layer, stage.rank) for stage in stages] == list(zip((3, 7, 16), ranks, strict=True))
+    assert {stage.params for stage in stages} == {(("heads", 14),)}

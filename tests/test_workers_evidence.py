@@ -20,7 +20,7 @@ from results.analysis.costs import costs
 from small_llava import make_checkpoint
 from strategies import catalog
 from strategies.catalog import CATALOG, Strategy
-from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES, STATES_BEFORE
+from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES, POSITION_PULL, STATES_BEFORE, TEXT_MASS
 from strategies.evidence import (
     CLASS_ATTENTION,
     CLASS_FEATURES,
@@ -289,15 +289,15 @@ def test_last_rows_may_reach_back_to_what_samples_share():
 def test_what_reads_the_layer_before_begins_after_one(name):
     """No draw at random under a method's name; a method of several stages counts by its first."""
     strategy, params = CATALOG[name], {"ablation": {"heads_kept": 2}}.get(name, {})
-    needs = catalog.get(strategy.stages(0, 100, params)[0].strategy).needs
+    needs = catalog.get(strategy.stages(0, 300, params)[0].strategy).needs
     reads, before = words(needs), any(provider_of(need).layer_before for need in needs)
     assert before or "attention" not in reads or "comes next" in reads or strategy.layers == "input"
     if before:
         said = f"layer: {name} reads {reads}, which there is from layer 1 on; at layer 0 take `random`"
-        assert complaint(strategy, params, layer=0, rank=100) == said
-        assert complaint(strategy, params, layer=1, rank=100) is None
+        assert complaint(strategy, params, layer=0, rank=300) == said
+        assert complaint(strategy, params, layer=1, rank=300) is None
     else:
-        assert complaint(strategy, params, layer=0, rank=100) is None
+        assert complaint(strategy, params, layer=0, rank=300) is None
 
 
 def test_evidence_that_nobody_provides_is_named(engine, monkeypatch):
@@ -324,7 +324,7 @@ def test_every_provider_has_its_words_and_its_cost():
         assert provider.name == name
         assert provider.words
         flop = provider.flop(SEVEN_B, 691, 576)
-        assert math.isnan(flop) == (name in {Evidence.TEXT_ROWS, Evidence.TEXT_TO_TEXT})
+        assert math.isnan(flop) == (name in {Evidence.TEXT_ROWS, Evidence.TEXT_TO_TEXT, POSITION_PULL, TEXT_MASS})
         there_already = {
             Evidence.HIDDEN,
             TOWER_FEATURES,
@@ -413,7 +413,7 @@ def test_the_plan_bounds_what_a_strategy_takes_to_choose(name):
     planned = scratch(strategy.needs, config, trunk.length, trunk.visual)
     ahead = LayerAhead(one_layer(config), 0, packing, hidden_RD, lambda: None)
     of_image = {need for need in strategy.needs if provider_of(need).site is not Site.DECODER}
-    tower = tower_evidence(of_image, trunk.visual, width=config.hidden)
+    tower = tower_evidence(of_image, trunk.visual, width=config.hidden, text=trunk.text)
     before = LayerRead(packing, query_RHE, key_RGE, 32**-0.5, hidden_RD.flip(dims=(0,)))
     with Peak() as peak:
         place = PackedLayer(trunk, packing, hidden_RD, before, ahead)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES, STATES_BEFORE
+from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES, POSITION_PULL, STATES_BEFORE, TEXT_MASS
 from strategies.evidence import (
     CLASS_ATTENTION,
     CLASS_FEATURES,
@@ -39,6 +39,10 @@ def tower_evidence(
         if base in (LAYER_KEYS, NORMED_STATES):  # of the text too, whose tokens never repeat
             origin = torch.cat((origin, torch.arange(text) + (distinct or visual)))
             found[name] = _drawn(base, (distinct or visual) + text, generator, origin, width)
+            continue
+        if base in (TEXT_MASS, POSITION_PULL):
+            drawn = torch.rand(text, distinct or visual, generator=generator)[:, origin] + 0.5
+            found[name] = drawn if base == POSITION_PULL else drawn[:, 0].softmax(dim=0)
             continue
         found[name] = _drawn(base, distinct or visual, generator, origin, width)
     return found

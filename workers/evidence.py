@@ -23,7 +23,7 @@ from torch import Tensor
 
 from strategies import catalog
 from strategies.catalog import Strategy
-from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES, STATES_BEFORE
+from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES, POSITION_PULL, STATES_BEFORE, TEXT_MASS
 from strategies.evidence import EvidenceView
 from strategies.positions import Positions
 from strategies.pyramiddrop import ROW_AHEAD
@@ -48,6 +48,17 @@ def _text_to_text(layer: DecoderLayer) -> Tensor:
     return rows_HQS[:, rows_HQS.shape[1] - layer.text :, layer.system + layer.visual :]
 
 
+def _position_pull(layer: DecoderLayer) -> Tensor:
+    cos_SE, sin_SE = (table.float() for table in layer.rotation())
+    half = cos_SE.shape[1] // 2  # of ones the first half is turned to cos - sin, the second to cos + sin
+    ones_SE = cos_SE + torch.cat((-sin_SE[:, :half], sin_SE[:, half:]), dim=1)
+    return ones_SE[layer.visual :] @ ones_SE[: layer.visual].T * cos_SE.shape[1] ** -0.5
+
+
+def _text_mass(rows: InputRows) -> Tensor:
+    return (rows.visual_VD.float() @ rows.text_TD.float().T).softmax(dim=1).mean(dim=0)
+
+
 def _on_image(rows_HQS: Tensor, layer: DecoderLayer) -> Tensor:
     return rows_HQS[:, :, layer.system : layer.system + layer.visual]
 
@@ -70,6 +81,16 @@ def _key_scratch(config: ModelConfig, tokens: int, visual: int) -> int:
 def _state_scratch(config: ModelConfig, tokens: int, visual: int) -> int:
     """Put together, in float32 for the norm and after it; and of the visual tokens in float32, and to unit length."""
     return 4 * config.hidden * (3 * tokens + 2 * visual)
+
+
+def _pull_scratch(config: ModelConfig, tokens: int, visual: int) -> int:
+    """Cosines and sines, their parts and sums; the scores, and the attention divided by them and weighed."""
+    return 4 * (8 * config.head_dim * tokens + (1 + 3 * config.heads) * (tokens - visual) * visual)
+
+
+def _mass_scratch(config: ModelConfig, tokens: int, visual: int) -> int:
+    """In float32; products, and what softmax makes of them."""
+    return 4 * (config.hidden * tokens + 2 * (tokens - visual) * visual)
 
 
 def _ahead_scratch(config: ModelConfig, tokens: int, visual: int) -> int:
@@ -177,6 +198,23 @@ PROVIDERS: dict[str, Provider] = {
             entered=True,
             image_only=True,
         ),
+        Provider(
+            name=POSITION_PULL,
+            site=Site.DECODER,
+            give=_position_pull,
+            words="where the question's words stand",
+            flop=_unknown,
+            scratch=_pull_scratch,
+        ),
+        Provider(
+            name=TEXT_MASS,
+            site=Site.INPUT,
+            give=_text_mass,
+            words="which of the question's words concern the image",
+            flop=_unknown,
+            scratch=_mass_scratch,
+            of_text=True,
+        ),
         *TOWER_PROVIDERS,
     )
 }
@@ -238,7 +276,7 @@ def reads_input(needs: frozenset[str]) -> bool:
 
 
 def of_input(needs: frozenset[str], rows: InputRows) -> dict[str, Tensor]:
-    """What is read of a sample's input rows: (V, ...) each."""
+    """What is read of a sample's input rows: (V, ...) each, or as a provider says."""
     return {name: provider.give(rows) for name, provider in _chosen(needs, Site.INPUT).items()}
 
 
@@ -261,8 +299,8 @@ def view(
         project: the projector, for strategies that merge before it.
     """
     fields: dict[str, Any] = {}
-    asked = _chosen(needs, Site.QUESTION)
-    evidence = {name: image[name] if name in asked else layer.alive(image[name]) for name in needs & image.keys()}
+    whole = {one.name for one in _all(needs) if one.site is Site.QUESTION or one.of_text}
+    evidence = {name: image[name] if name in whole else layer.alive(image[name]) for name in needs & image.keys()}
     for name, provider in _chosen(needs, Site.DECODER).items():
         if provider.field is None:
             evidence[name] = provider.give(layer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +53,11 @@ class LayerAhead:
         normed_1D, rotary = self._entering(slice(last, last + 1))
         return softmax_rows(self._decoder.queries(self._layer, normed_1D, rotary), key_SGE, self._decoder.scale)
 
+    def rotation(self, rows: Sequence[slice]) -> Rotary:
+        """Cosines and sines (R, 1, E) of some rows' positions."""
+        positions_PR = self._packing.positions(self._hidden_RD.device)
+        return self._decoder.rotary(torch.cat([positions_PR[:, part] for part in rows], dim=1))
+
     def normed(self, rows_RD: Tensor) -> Tensor:
         """Through the norm between the last layer and the head."""
         return self._decoder.final_norm(rows_RD)
@@ -93,7 +98,8 @@ class PackedLayer(DecoderLayer):
         """
         self.system, self.visual, self.text = sequence.system, sequence.visual, sequence.text
         self._sequence = sequence
-        self._visual_RD, self._text_RD = hidden_RD[packing.visual(sequence)], hidden_RD[packing.text(sequence)]
+        self._rows = (packing.visual(sequence), packing.text(sequence))
+        self._visual_RD, self._text_RD = (hidden_RD[part] for part in self._rows)
         self._before = before
         self._ahead = ahead
 
@@ -127,6 +133,11 @@ class PackedLayer(DecoderLayer):
 
     def text_hidden(self) -> Tensor:
         return self._text_RD
+
+    def rotation(self) -> Rotary:
+        assert self._ahead is not None, "positions were asked for, and nobody gave them"
+        cos_R1E, sin_R1E = self._ahead.rotation(self._rows)
+        return cos_R1E[:, 0], sin_R1E[:, 0]
 
     def normed(self, rows_RD: Tensor) -> Tensor:
         assert self._ahead is not None, "the norm before the head was asked for, and nobody gave it"

@@ -90,6 +90,10 @@ class PaddedLayer(DecoderLayer):
     def text_hidden(self) -> Tensor:
         return self._hidden_SD[self.system + self.visual :]
 
+    def rotation(self) -> tuple[Tensor, Tensor]:
+        cos_SE, sin_SE = (table[self._sample if len(table) > 1 else 0, self._living] for table in self._ahead.rotary)
+        return cos_SE[self.system :], sin_SE[self.system :]
+
     def normed(self, rows_RD: Tensor) -> Tensor:
         rows: Tensor = self._ahead.norm(rows_RD)
         return rows

@@ -227,6 +227,10 @@ class DecoderLayer(ABC):
         """(T, D) hidden states of the tokens after the image that enter layer K."""
 
     @abstractmethod
+    def rotation(self) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (V + T, E) of the positions of the visual tokens and those after them."""
+
+    @abstractmethod
     def normed(self, rows_RD: Tensor) -> Tensor:
         """Hidden states (R, D) through the norm between the last layer and the head."""
 

@@ -177,9 +177,11 @@ def _acts(strategy: Strategy) -> str:
         (strategy.schedule is not None, "and again later"),
         (strategy.fixed_rank is not None, f"keeps {strategy.fixed_rank}"),
         (strategy.least > 1, f"keeps {strategy.least} at least"),
+        (strategy.grids is not None, "keeps a smaller square"),
         (strategy.merge is not None, "merges what goes"),
         (strategy.rows is not None, "makes rows of its own"),
         (strategy.own_positions(_first_layer(strategy), sys.maxsize, {}) == ("compact",), "positions renumbered"),
+        (strategy.draws, f"draws for each {strategy.draws_per}"),
     ]
     return ", ".join([acts, *(words for so, words in more if so)])
 

@@ -30,6 +30,7 @@ from torch import Tensor
 from strategies import (
     ablation,
     baselines,
+    coarser,
     decoder_methods,
     diversity,
     fastv,
@@ -72,11 +73,13 @@ class Strategy:
     positions: Positions = "keep"  # of what is kept; of a schedule its stages say it
     layers: Layers = "any"  # input: only before the first decoder layer
     fixed_rank: int | None = None  # the method itself says how many tokens stay
-    draws: bool = False  # it reads the view's seed, which is another for each sample
+    draws: bool = False  # it reads the view's seed
+    draws_per: Literal["question", "image"] = "question"  # what has a seed of its own: all about an image may share one
     merge: Callable[[Tensor, Tensor], Tensor] | None = None  # hidden_VD, kept_K -> (K, D), what goes on in their place
     rows: Callable[..., Tensor] | None = None  # the same of the evidence: view, kept_K, *, params -> (K, D)
     together: Callable[..., Tensor] | None = None  # views, keep, *, params -> (B, keep), the order or choice of each
     least: int = 1  # rows that the method keeps at least, where it keeps any
+    grids: Callable[[int], Sequence[int]] | None = None  # side of a square of tokens -> the ranks that it makes of it
     # Ranks that its authors give figures for, of LLaVA-1.5's 576, each with the parameters that they set for it.
     published: tuple[tuple[int, tuple[tuple[str, float | str], ...]], ...] = ()
     remark: Callable[..., str | None] | None = None  # heads, *, params -> what a planner should know
@@ -113,6 +116,7 @@ class Strategy:
             files |= _with_imports(file) if self.origin is None or file.parent == FOLDER else set()
         traits = f"{self.function.__name__}|{self.positions}|{self.fixed_rank}|{self.merge is not None}"
         traits += "" if self.rows is None else f"|{self.rows.__name__}"
+        traits += "" if self.draws_per == "question" else f"|draws per {self.draws_per}"
         content = b"".join(file.read_bytes() for file in sorted(files)) + (self.origin or "").encode()
         return hashlib.sha256(content + traits.encode()).hexdigest()[:16]
 
@@ -124,6 +128,7 @@ class Strategy:
         rank: int | None = None,
         layers: int | None = None,
         heads: int | None = None,
+        side: int | None = None,
         positions: Positions | None = None,
     ) -> str | None:
         """Say in one line what is wrong; None where nothing is. What is not given is not checked.
@@ -134,6 +139,7 @@ class Strategy:
             params: values for the function's keyword-only parameters.
             layer, rank, positions: of the grid point.
             layers, heads: of the model.
+            side: of the square that the tokens of each of its images form; 0: they form none.
         """
         hints = get_type_hints(self.function, include_extras=True)
         for name, value in params.items():
@@ -150,7 +156,11 @@ class Strategy:
             return f"strategy '{self.name}' needs the parameter '{missing[0]}'"
         if layer is None:
             return None
-        return self._check_layers(params, layer, rank, layers) or self._check_positions(params, layer, rank, positions)
+        return (
+            self._check_layers(params, layer, rank, layers)
+            or self._check_side(rank, side)
+            or self._check_positions(params, layer, rank, positions)
+        )
 
     def _check_layers(self, params: Mapping[str, Any], layer: int, rank: int | None, layers: int | None) -> str | None:
         if self.layers == "input" and layer != 0:
@@ -167,6 +177,17 @@ class Strategy:
         if late:
             return f"strategy '{self.name}' has a stage at layer {late[0].layer}, above the model's {layers} layers"
         return None
+
+    def _check_side(self, rank: int | None, side: int | None) -> str | None:
+        if self.grids is None or side is None:
+            return None
+        if side == 0:
+            return f"{self.name} makes one square of tokens coarser, and this model's images are none; leave it out"
+        known = [0, *self.grids(side)]
+        if rank is None or rank in known or rank > side**2:
+            return None
+        below, above = max(one for one in known if one < rank), min(one for one in known if one > rank)
+        return f"rank: {self.name} makes no {rank} tokens of {side} x {side}; take {below} or {above}"
 
     def _check_positions(
         self, params: Mapping[str, Any], layer: int, rank: int | None, positions: Positions | None
@@ -323,6 +344,28 @@ CATALOG: dict[str, Strategy] = {
         Strategy(name="evenly_spaced", select=baselines.evenly_spaced, source="control"),
         Strategy(name="first_k", score=baselines.first_k, source="control"),
         Strategy(name="random", score=baselines.random, draws=True, source="control"),
+        Strategy(name="random_per_image", score=baselines.random, draws=True, draws_per="image", source="control"),
+        # Looking at nothing, and feeding means of neighbours
+        Strategy(
+            name="pool",
+            select=coarser.middles,
+            rows=coarser.pool_rows,
+            grids=coarser.pooled_ranks,
+            needs=HIDDEN,
+            positions="compact",
+            layers="input",
+            source="control; LLaVA-OneVision, arXiv:2408.03326",
+        ),
+        Strategy(
+            name="downsample_features",
+            select=coarser.middles,
+            rows=coarser.downsample_rows,
+            grids=coarser.resampled_ranks,
+            needs=HIDDEN,
+            positions="compact",
+            layers="input",
+            source="control",
+        ),
         # The last query's attention
         Strategy(name="fastv", score=fastv.fastv, needs=LAST_ROW, source=FASTV),
         Strategy(name="avg_all_heads", score=fastv.fastv, needs=LAST_ROW, source=FASTV_ADVANCED),

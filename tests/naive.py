@@ -20,7 +20,18 @@ from strategies.evidence import EvidenceView
 from strategies.pyramiddrop import ROW_AHEAD
 from workers import evidence
 from workers.families.model import Encoded, Model
+from workers.forks import Seeds
+from workers.image_digests import pixel_digest
+from workers.images import load_image
+from workers.tasks.base import Sample
 from workers.work import UNPRUNED, GridPoint
+
+
+def seeds_of(sample: Sample, seed: int = 0) -> Seeds:
+    """What its draws follow from."""
+    return Seeds(
+        f"{seed}|{sample.id}", f"{seed}|{'' if sample.image is None else pixel_digest(load_image(sample.image))}"
+    )
 
 
 @dataclass(frozen=True)
@@ -30,7 +41,7 @@ class NaiveAnswer:
     tokens: list[int]
 
 
-def naive_answer(llava: Model, encoded: Encoded, point: GridPoint, seed: str, max_new_tokens: int) -> NaiveAnswer:
+def naive_answer(llava: Model, encoded: Encoded, point: GridPoint, seeds: Seeds, max_new_tokens: int) -> NaiveAnswer:
     """Answer one grid point on one sample."""
     embed = llava.module.get_input_embeddings()
     embedded = embed(torch.tensor(encoded.ids))
@@ -39,7 +50,7 @@ def naive_answer(llava: Model, encoded: Encoded, point: GridPoint, seed: str, ma
         ((span,), (image,)) = encoded.images, llava.image_features([encoded])
         start, visual = span.start, span.tokens
         embedded = torch.cat((embedded[:start], image, embedded[start + visual :]))
-    run = _Sample(llava, seed, embedded, start, visual, _tower(llava, encoded, point))
+    run = _Sample(llava, seeds, encoded, embedded, start, visual, _tower(llava, encoded, point))
     tokens: list[int] = []
     first = None
     for _ in range(max_new_tokens):
@@ -55,7 +66,8 @@ def naive_answer(llava: Model, encoded: Encoded, point: GridPoint, seed: str, ma
 @dataclass
 class _Sample:
     llava: Model
-    seed: str
+    seeds: Seeds
+    encoded: Encoded
     embedded: Tensor  # (S, D) of the prompt
     start: int
     visual: int
@@ -78,11 +90,12 @@ def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, li
     decoder = run.llava.module.model.language_model
     stages = {}
     if point.strategy != UNPRUNED and run.visual:
-        stages = {s.layer: s for s in catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params))}
+        rank = point.of(run.visual).rank
+        stages = {s.layer: s for s in catalog.get(point.strategy).stages(point.layer, rank, dict(point.params))}
     implementation = decoder.config._attn_implementation
     decoder.config._attn_implementation = "eager"
     hidden, length = inputs[None], inputs.shape[0]
-    positions, alive = torch.arange(length), list(range(run.visual))
+    positions, alive = _positions(run.encoded, length), list(range(run.visual))
     where, width = {v: run.start + v for v in alive}, run.visual  # row of each visual token, and rows of the image
     mask = torch.ones(length, length, dtype=torch.bool).tril()
     before = None
@@ -96,11 +109,11 @@ def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, li
                     run.chosen[index] = _choose(run, stage, index, before, ahead, hidden[0], alive, where)
                 kept = run.chosen[index]
                 if (strategy.merge or strategy.rows) and 0 < len(kept) < len(alive):
-                    before = hidden[0, [where[v] for v in alive]]
+                    whole = hidden[0, [where[v] for v in alive]]
                     hidden = hidden.clone()
                     places = torch.tensor([alive.index(v) for v in kept], dtype=torch.int64)
                     if strategy.merge is not None:
-                        rows = strategy.merge(before, places)
+                        rows = strategy.merge(whole, places)
                     else:
                         rows = strategy.rows(run.views[index], places, **dict(stage.params))
                     hidden[0, [where[v] for v in kept]] = rows
@@ -109,14 +122,16 @@ def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, li
                     image, stays = range(run.start, run.start + width), {where[v] for v in kept}
                     rows = [row for row in range(hidden.shape[1]) if row in stays or row not in image]
                     width = len(kept)
-                    hidden, positions = hidden[:, rows], torch.arange(len(rows))
+                    hidden, positions = hidden[:, rows], positions[:, rows]
+                    if len(positions) == 1:  # those of three parts stay with their tokens
+                        positions = torch.arange(len(rows))[None]
                     mask = mask[rows][:, rows]
                     where = {v: rows.index(where[v]) for v in kept}
                 else:
                     mask = mask.clone()
                     mask[:, gone] = False
                 alive = kept
-            entered, rotary = hidden, decoder.rotary_emb(hidden, positions[None])
+            entered, rotary = hidden, _rotary(decoder, hidden, positions)
             attended, weights = _attend(decoder, layer, hidden, positions, mask)
             hidden = hidden + attended
             hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
@@ -148,10 +163,20 @@ class _Before:
         return query[0, 0] @ key[0, 0].T * self.layer.self_attn.scaling
 
 
+def _positions(encoded: Encoded, length: int) -> Tensor:
+    """(P, length) of a prompt and of what was decoded behind it."""
+    decoded = torch.arange(length - encoded.length) + encoded.next_position
+    return torch.cat((encoded.positions_PS, decoded.expand(len(encoded.positions_PS), -1)), dim=1)
+
+
+def _rotary(decoder, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    return decoder.rotary_emb(hidden, positions if len(positions) == 1 else positions[:, None])
+
+
 def _attend(decoder, layer, hidden: Tensor, positions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """What the layer's attention gives, and its weights."""
     additive = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)[None, None]
-    rotary = decoder.rotary_emb(hidden, positions[None])
+    rotary = _rotary(decoder, hidden, positions)
     return layer.self_attn(layer.input_layernorm(hidden), position_embeddings=rotary, attention_mask=additive)
 
 
@@ -161,7 +186,7 @@ def _choose(run, stage, layer, before, ahead, hidden, alive, where) -> list[int]
     strategy, params = catalog.get(stage.strategy), dict(stage.params)
     rows = [where[v] for v in alive]
     text = list(range(max(rows) + 1, hidden.shape[0]))  # every row after the image, which masked rows may interrupt
-    text = text[len(text) - (len(run.embedded) - run.start - run.visual) :]
+    text = text[len(text) - (run.encoded.length - run.start - run.visual) :]
     attention = text_attention = visual_attention = None
     of_decoder = {
         NORMED_STATES: run.llava.module.model.language_model.norm(hidden[rows + text]),
@@ -176,7 +201,8 @@ def _choose(run, stage, layer, before, ahead, hidden, alive, where) -> list[int]
         attention = probabilities[:, text][:, :, rows]
         text_attention = probabilities[:, text][:, :, text]
         visual_attention = probabilities[:, rows][:, :, rows]
-    digest = hashlib.sha256(f"{run.seed}|{layer}".encode()).digest()
+    seed = run.seeds.image if strategy.draws_per == "image" else run.seeds.question
+    digest = hashlib.sha256(f"{seed}|{layer}".encode()).digest()
     view = run.views[layer] = EvidenceView(
         visual=len(alive),
         system=run.start,
@@ -189,6 +215,6 @@ def _choose(run, stage, layer, before, ahead, hidden, alive, where) -> list[int]
         hidden_states_VD=hidden[rows],
         evidence=of_decoder
         | {name: rows_VX if len(rows_VX) != run.visual else rows_VX[alive] for name, rows_VX in run.tower.items()},
-        project=run.llava.module.model.multi_modal_projector,
+        project=run.llava.project,
     )
     return [alive[k] for k in strategy.choose(view, [stage.rank], params)[0].tolist()]

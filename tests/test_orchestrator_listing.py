@@ -44,7 +44,7 @@ def test_every_strategy_and_benchmark_is_a_row_with_all_that_it_should_say() -> 
     assert all(row.family and row.reads and row.acts and row.source for row in rows.values())
     assert rows["himap"].family == "stages"
     assert rows["himap"].reads == "the attention of the question's words and the attention of the image's tokens"
-    assert (rows["fastv"].acts, rows["random"].acts) == ("layer 1 or later", "any layer")
+    assert (rows["fastv"].acts, rows["random"].acts) == ("layer 1 or later", "any layer, draws for each question")
     assert rows["divprune"].acts == "layer 0, positions renumbered"
     said = {name: dict(in_full(CATALOG[name]))["positions"] for name in ("fastv", "divprune", "visionzip", "vscan")}
     assert said == {

@@ -34,6 +34,7 @@ grid:
   - {{strategy: fastv, layer: 1, rank: [3, 8]}}
   - {{strategy: random, layer: 1, rank: [3, 8], positions: compact}}
   - {{strategy: l2_norm, layer: 0, rank: 6, positions: keep}}
+  - {{strategy: random_per_image, layer: 0, rank: 6}}
 """
 
 
@@ -61,14 +62,14 @@ def rewrite(experiment: Path, folder: str, schema, change) -> None:
 
 
 def test_true_cells_are_what_transformers_answers(computed):
-    """Every cell of six questions, one of them without an image, and seven points."""
+    """Every cell of six questions, one of them without an image, and eight points."""
     experiment = Experiment.open(computed)
     found = recompute(experiment, 10_000, seed=0)
-    assert (found.drawn, found.cells) == (42, 42)
+    assert (found.drawn, found.cells) == (48, 48)
     assert (found.wrong, found.other_choices, found.near_ties) == ((), (), 0)
     (finding,) = found.findings()
     assert finding.well
-    assert "42 of 42 cells" in finding.text
+    assert "48 of 48 cells" in finding.text
     assert "was 100.0 %" in finding.text
 
 
@@ -112,7 +113,7 @@ def test_random_draws_that_an_earlier_version_called_fastv_are_left_aside_and_na
     experiment = Experiment.open(computed)
     experiment.points = tuple(replace(p, layer=0) if p.strategy == "fastv" else p for p in experiment.points)
     found = recompute(experiment, 10_000, seed=0)
-    assert (found.drawn, found.cells, found.refused) == (30, 30, ("fastv layer=0 rank=3", "fastv layer=0 rank=8"))
+    assert (found.drawn, found.cells, found.refused) == (36, 36, ("fastv layer=0 rank=3", "fastv layer=0 rank=8"))
     assert any("not checked: fastv layer=0 rank=3 and 1 others" in finding.text for finding in found.findings())
 
 
@@ -130,7 +131,7 @@ def test_the_command_says_what_it_drew_and_with_what_chance_it_finds(computed, c
     good = runner.invoke(app, ["verify", str(computed), "--recompute", "5", "--seed", "7"])
     assert good.exit_code == 0, good.output
     assert "5 of 5 cells drawn at random (--seed 7) are what transformers answers" in good.output
-    assert "if 1 of the 42 cells were forged or stale, the chance to draw one of them was 11.9 %" in good.output
+    assert "if 1 of the 48 cells were forged or stale, the chance to draw one of them was 10.4 %" in good.output
     rewrite(copied, "cells", CELLS, forge_answers)
     bad = runner.invoke(app, ["verify", str(copied), "--recompute", "42"])
     assert bad.exit_code == 2

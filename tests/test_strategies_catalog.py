@@ -7,8 +7,9 @@ import dataclasses
 import pytest
 import torch
 
+from admitted import admitted
 from strategies import catalog
-from strategies.catalog import CATALOG, REQUIRED, Range, UnknownStrategy, get
+from strategies.catalog import CATALOG, REQUIRED, Range, Strategy, UnknownStrategy, get
 from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES, STATES_BEFORE
 from strategies.evidence import CLASS_FEATURES, IMAGE_EMBEDDINGS, TOWER_FEATURES, TOWER_KEYS, EvidenceView
 from strategies.scores import descending_order, top_k
@@ -47,13 +48,20 @@ def some_params(name: str) -> dict:
     return {parameter: 2 for parameter, default in get(name).params.items() if default is REQUIRED}
 
 
+def chosen_and_made(strategy: Strategy, view: EvidenceView, rank: int) -> None:
+    """Choose, and where a choice looks at nothing make the rows too."""
+    (kept,) = strategy.choose(view, [rank], some_params(strategy.name))
+    if strategy.rows is not None:
+        strategy.rows(view, kept)
+
+
 @pytest.mark.parametrize("name", CHOOSING)
 @pytest.mark.parametrize(
-    ("visual", "distinct", "keep"), [(1, 1, 1), (8, 8, 8), (8, 8, 0), (64, 1, 40), (64, 20, 40), (64, 64, 1)]
+    ("visual", "distinct", "keep"), [(1, 1, 1), (9, 9, 9), (9, 9, 0), (64, 1, 40), (64, 20, 40), (64, 64, 1)]
 )
 def test_keeps_exactly_k_distinct_ascending_tokens(name, visual, distinct, keep):
     strategy = get(name)
-    keep = keep if strategy.fixed_rank is None else strategy.fixed_rank
+    keep = admitted(strategy, keep, visual) if strategy.fixed_rank is None else strategy.fixed_rank
     (kept,) = strategy.choose(make_view(visual, distinct), [keep], some_params(name))
     assert kept.dtype == torch.int64
     assert kept.shape == (keep,)
@@ -63,14 +71,15 @@ def test_keeps_exactly_k_distinct_ascending_tokens(name, visual, distinct, keep)
 
 @pytest.mark.parametrize("name", CHOOSING)
 def test_is_pure_and_repeatable(name):
-    strategy, view = get(name), make_view(32)
+    strategy, view = get(name), make_view(36)
     fields = (view.attention_HQV, view.text_attention_HTT, view.visual_attention_HVV, view.hidden_states_VD)
     tensors = (*fields, *view.evidence.values())
     before = [tensor.clone() for tensor in tensors]
     torch.manual_seed(1)
-    first = strategy.choose(view, [5, 9], some_params(name))
+    ranks = [admitted(strategy, rank, 36) for rank in (5, 9)]
+    first = strategy.choose(view, ranks, some_params(name))
     torch.manual_seed(2)
-    second = strategy.choose(view, [5, 9], some_params(name))
+    second = strategy.choose(view, ranks, some_params(name))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(tensors, before, strict=True))
 
@@ -78,11 +87,11 @@ def test_is_pure_and_repeatable(name):
 @pytest.mark.parametrize("name", CHOOSING)
 def test_reads_only_the_evidence_it_declares(name):
     """Without the rest of the evidence the choice is the same; without the declared evidence it raises."""
-    strategy, full = get(name), make_view(32)
+    strategy, full = get(name), make_view(36)
     whole_text = strategy.needs & {Evidence.TEXT_ROWS, Evidence.TEXT_TO_TEXT}
     rows = full.attention_HQV if whole_text else full.attention_HQV[:, -1:]
     lean = EvidenceView(
-        visual=32,
+        visual=36,
         system=SYSTEM,
         text=TEXT,
         seed=0,
@@ -93,12 +102,13 @@ def test_reads_only_the_evidence_it_declares(name):
         hidden_states_VD=full.hidden_states_VD if Evidence.HIDDEN in strategy.needs else None,
         evidence={name: rows for name, rows in full.evidence.items() if name in strategy.needs},
     )
-    (kept,) = strategy.choose(lean, [6], some_params(name))
-    assert torch.equal(kept, strategy.choose(full, [6], some_params(name))[0])
-    bare = EvidenceView(visual=32, system=SYSTEM, text=TEXT, seed=0, device=full.device)
+    rank = admitted(strategy, 6, 36)
+    (kept,) = strategy.choose(lean, [rank], some_params(name))
+    assert torch.equal(kept, strategy.choose(full, [rank], some_params(name))[0])
+    bare = EvidenceView(visual=36, system=SYSTEM, text=TEXT, seed=0, device=full.device)
     if strategy.needs:
         with pytest.raises(ValueError, match="did not declare"):
-            strategy.choose(bare, [6], some_params(name))
+            chosen_and_made(strategy, bare, rank)
 
 
 @pytest.mark.parametrize("name", sorted(CATALOG))
@@ -116,23 +126,17 @@ def test_documents_itself(name):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_takes_a_half_precision_model(name, dtype):
     """Attention arrives in float32; hidden states come in the model's own type."""
-    view = make_view(32)
-    models = (
-        STATES_BEFORE,
-        TOWER_FEATURES,
-        TOWER_KEYS,
-        CLASS_FEATURES,
-        IMAGE_EMBEDDINGS,
-        LAYER_KEYS,
-        NORMED_STATES,
-    )  # the rest is made in float32
+    view = make_view(36)
+    models = {TOWER_FEATURES, TOWER_KEYS, CLASS_FEATURES, IMAGE_EMBEDDINGS}  # the rest is made in float32
+    models |= {STATES_BEFORE, LAYER_KEYS, NORMED_STATES}
     cut = {name: rows.to(dtype) for name, rows in view.evidence.items() if name.partition("@")[0] in models}
     half = dataclasses.replace(
         view, hidden_states_VD=view.hidden_states_VD.to(dtype), evidence={**view.evidence, **cut}
     )
     whole = {name: rows.float() for name, rows in half.evidence.items()}
     exact = dataclasses.replace(view, hidden_states_VD=half.hidden_states_VD.float(), evidence=whole)
-    (kept,) = get(name).choose(half, [9] if get(name).fixed_rank is None else [0], some_params(name))
+    rank = admitted(get(name), 9, 36) if get(name).fixed_rank is None else 0
+    (kept,) = get(name).choose(half, [rank], some_params(name))
     assert torch.equal(kept, get(name).choose(exact, [len(kept)], some_params(name))[0])
     if (rows := get(name).rows) is not None:
         made = rows(half, kept)
@@ -152,20 +156,21 @@ def test_refuses_nan(name):
         rows[-1] = float("nan")
     spoilt["evidence"] = evidence
     with pytest.raises(ValueError, match="NaN"):
-        get(name).choose(dataclasses.replace(view, **spoilt), [4], some_params(name))
+        chosen_and_made(get(name), dataclasses.replace(view, **spoilt), 4)
 
 
 @pytest.mark.parametrize("name", [name for name in CHOOSING if get(name).score or get(name).order])
 def test_ranks_of_one_score_or_order_nest(name):
-    small, large = get(name).choose(make_view(32), [6, 17], some_params(name))
+    small, large = get(name).choose(make_view(36), [6, 17], some_params(name))
     assert set(small.tolist()) <= set(large.tolist())
 
 
 @pytest.mark.parametrize("name", [name for name in CHOOSING if get(name).rows])
-@pytest.mark.parametrize(("visual", "distinct", "keep"), [(8, 8, 5), (64, 1, 40), (64, 20, 40), (64, 64, 16)])
+@pytest.mark.parametrize(("visual", "distinct", "keep"), [(9, 9, 5), (64, 1, 40), (64, 20, 40), (64, 64, 16)])
 def test_rows_stand_for_exactly_the_kept_tokens(name, visual, distinct, keep):
     """As many as are kept, of the model's width and dtype, the same each time, and nothing is written to."""
     strategy, view = get(name), make_view(visual, distinct)
+    keep = admitted(strategy, keep, visual)
     (kept,) = strategy.choose(view, [keep], {})
     before = [rows.clone() for rows in (view.hidden_states_VD, *view.evidence.values())]
     made = strategy.rows(view, kept)
@@ -178,11 +183,11 @@ def test_rows_stand_for_exactly_the_kept_tokens(name, visual, distinct, keep):
 @pytest.mark.parametrize("name", [name for name in CHOOSING if get(name).together])
 def test_images_that_choose_together_choose_as_each_alone(name):
     strategy, ranks = get(name), [5, 17]
-    views = [make_view(32, seed=seed) for seed in range(3)]
+    views = [make_view(36, seed=seed) for seed in range(3)]
     strategy.prepare(views, ranks, {})
     for seed, view in enumerate(views):
         taken = strategy.choose(view, ranks, {})
-        alone = strategy.choose(make_view(32, seed=seed), ranks, {})
+        alone = strategy.choose(make_view(36, seed=seed), ranks, {})
         assert [kept.tolist() for kept in taken] == [kept.tolist() for kept in alone]
         assert any(what[0] == "prepared" for what in view.made if isinstance(what, tuple))
 

@@ -18,8 +18,9 @@ from transformers.models.llava_next.modeling_llava_next import get_anyres_image_
 from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
 
 import checkpoint_forms as forms
-from naive import naive_answer
+from naive import naive_answer, seeds_of
 from orchestrator.sweep.spec import SpecError, load_sweep
+from strategies.errors import UsageError
 from workers.cost import cost
 from workers.encoding import encode_sample
 from workers.engine import Engine
@@ -117,7 +118,7 @@ def test_both_forms_and_the_slow_way_agree(made, small_scienceqa):
     for cell, point in zip(cells, itertools.cycle(points)):
         sample = engine.samples[cell.sample]
         prompt = encode_sample(engine.model, sample, engine.spec.task, "anyres")
-        slow = naive_answer(engine.model, prompt, point, f"0|{sample.id}", 3)
+        slow = naive_answer(engine.model, prompt, point, seeds_of(sample), 3)
         kept = np.flatnonzero(np.unpackbits(np.frombuffer(cell.kept_mask, np.uint8))[: cell.visual_tokens])
         assert kept.tolist() == slow.kept
         assert cell.first_token == slow.tokens[0]
@@ -129,7 +130,7 @@ def test_what_any_resolution_does_not_do(made, small_scienceqa, tmp_path):
     with pytest.raises(ModelError, match=r"image_mode 'pad' is not one of this model's \(anyres\)"):
         load_llava(ModelSpec(path=str(made["theirs"])), "cpu")
     engine = engine_of(made["theirs"], small_scienceqa)
-    with pytest.raises(ModelError, match="latency is measured for models that see one square"):
+    with pytest.raises(UsageError, match=r"pruned needs a LlavaFor.*, got LlavaNextFor"):
         prepare_prompts(engine.model, tuple(engine.samples.values()), engine.spec.task, "anyres")
     sweep = tmp_path / "sweep.yaml"
     grid = "grid:\n  - {strategy: fastv, layer: 2, tokens: 9}\n  - {strategy: fastv, layer: 2, rank: 89}\n"
@@ -137,8 +138,8 @@ def test_what_any_resolution_does_not_do(made, small_scienceqa, tmp_path):
     with pytest.raises(SpecError) as caught:
         load_sweep(sweep)
     assert str(caught.value).splitlines() == [
-        f"{sweep}: grid[0].tokens: is an average over a fixed number of visual tokens, and this model cuts images into "
-        "tiles; give rank",
+        f"{sweep}: grid[0].tokens: is an average over a fixed number of visual tokens, and this model's images differ "
+        "in theirs; give a share of each image's own, such as 33.3%, or rank",
         f"{sweep}: grid[1].rank: 89 is above the model's 88 visual tokens",
     ]
 

@@ -13,8 +13,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from admitted import admitted
 from examples import few
-from naive import naive_answer
+from naive import naive_answer, seeds_of
 from small_clip import make_clip
 from small_llava import make_checkpoint
 from strategies.catalog import CATALOG
@@ -46,7 +47,7 @@ def naive_cell(engine: Engine, sample_id: str, point: GridPoint):
     sample = engine.samples[sample_id]
     prompt = encode_sample(engine.model, sample, engine.spec.task, engine.spec.model.image_mode)
     with torch.inference_mode():
-        return naive_answer(engine.model, prompt, point, f"{engine.spec.seed}|{sample.id}", engine.spec.max_new_tokens)
+        return naive_answer(engine.model, prompt, point, seeds_of(sample, engine.spec.seed), engine.spec.max_new_tokens)
 
 
 def assert_equals_naive(engine: Engine, ids, points) -> None:
@@ -106,7 +107,7 @@ def any_point(draw, layers: int, visual: int, heads: int) -> GridPoint:
     first = 0 if complaint(strategy, {}, layer=0) is None else 1
     layer = 0 if strategy.layers == "input" else draw(st.integers(first, last))
     rank = draw(st.integers(0, visual)) if strategy.fixed_rank is None else strategy.fixed_rank
-    rank = 0 if 0 < rank < strategy.least else rank
+    rank = 0 if 0 < rank < strategy.least else admitted(strategy, rank, visual)
     params: dict = {}
     if strategy.name == "ablation":
         params = {
@@ -175,6 +176,7 @@ def test_every_strategy_equals_naive(deeper_engine, name):
     }.get(name, {})
     layers = [layer for layer in (0, 1, 2) if complaint(strategy, params, layer=layer) is None]
     ranks = (max(2, strategy.least), 7, 15) if strategy.fixed_rank is None else (strategy.fixed_rank,)
+    ranks = tuple(dict.fromkeys(admitted(strategy, rank, 16) for rank in ranks))
     points = [
         GridPoint(strategy=name, layer=layer, rank=rank, params=tuple(params.items()))
         for layer in layers

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaModel
 
 import checkpoint_forms as forms
+from admitted import admitted
 from measured_experiment import write_measured
 from orchestrator.sweep.chosen_by import chosen_by
 from results.analysis.costs import costs
@@ -404,10 +405,10 @@ READERS = sorted(name for name, one in CATALOG.items() if any(provider_of(need).
 def test_the_plan_bounds_what_a_strategy_takes_to_choose(name):
     """Of one sequence of a half-precision model; and it is no more than some times that."""
     strategy = CATALOG[name]
-    trunk = new_trunk(0, None, 200, torch.arange(260)[None], 260)
+    trunk = new_trunk(0, None, 196, torch.arange(256)[None], 256)
     packing, draw = Packing([trunk]), torch.Generator().manual_seed(0)
     hidden_RD, query_RHE, key_RGE = (
-        torch.randn(260, *size, generator=draw).bfloat16() for size in ((256,), (8, 32), (4, 32))
+        torch.randn(256, *size, generator=draw).bfloat16() for size in ((256,), (8, 32), (4, 32))
     )
     config = replace(SEVEN_B, heads=8, kv_heads=4, head_dim=32, hidden=256)
     planned = scratch(strategy.needs, config, trunk.length, trunk.visual)
@@ -419,7 +420,7 @@ def test_the_plan_bounds_what_a_strategy_takes_to_choose(name):
         place = PackedLayer(trunk, packing, hidden_RD, before, ahead)
         seen = view(strategy.needs, place, tower, 1, hidden_RD.device, lambda features_KC: features_KC)
         params = {**strategy.params, "heads_kept": 3} if name == "ablation" else strategy.params
-        (kept_K,) = strategy.choose(seen, [strategy.fixed_rank or 50], params)
+        (kept_K,) = strategy.choose(seen, [strategy.fixed_rank or admitted(strategy, 50, 196)], params)
         if strategy.merge is not None:
             strategy.merge(place.visual_hidden(), kept_K)
         if strategy.rows is not None:

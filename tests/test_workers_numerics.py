@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from admitted import admitted
 from small_clip import make_clip
 from strategies.catalog import CATALOG
 from workers.actor import EngineActor
@@ -50,7 +51,8 @@ def points(layers: int, visual: int) -> list[GridPoint]:
     for name, strategy in CATALOG.items():
         params = PARAMS.get(name, {})
         early = [n for n in (2, 0) if strategy.check(params, layer=n, rank=RANK, layers=layers, heads=4) is None]
-        found.append(GridPoint(strategy=name, layer=early[0], rank=RANK, params=tuple(params.items())))
+        rank = admitted(strategy, RANK, visual)
+        found.append(GridPoint(strategy=name, layer=early[0], rank=rank, params=tuple(params.items())))
     return found
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from admitted import admitted
 from small_clip import make_clip
 from small_llava import make_checkpoint
 from strategies import catalog
@@ -22,6 +23,7 @@ from strategies.stages import Stage
 from test_workers_engine import assert_equals_naive, make_engine
 from workers import evidence
 from workers.encoding import encode_sample, question_of
+from workers.image_digests import sample_digest
 from workers.layer_calls import CACHE_NAMES, UnknownCallError, cache_of, go_on
 from workers.patch import pruned
 from workers.sites import Questions
@@ -73,14 +75,9 @@ def patched_answers(engine, ids, point: GridPoint, **changes):
     if evidence.reads_text_tower(evidence.needed([point])):
         words = [question_of(engine.samples[id], engine.spec.task) for id in ids]
         asked = Questions(words, engine.model.text_tower)
+    named = {"sample_ids": ids, "image_ids": [sample_digest(engine.samples[id]) for id in ids], "asked": asked}
     with pruned(
-        engine.model.module,
-        point.strategy,
-        point.layer,
-        point.rank,
-        sample_ids=ids,
-        asked=asked,
-        **dict(point.settings),
+        engine.model.module, point.strategy, point.layer, point.rank, **named, **dict(point.settings)
     ) as report:
         out = engine.model.module.generate(**inputs, **arguments, output_logits=True, return_dict_in_generate=True)
     answers = out.sequences[:, inputs["input_ids"].shape[1] :]
@@ -152,7 +149,7 @@ STAGES = {
     "v2drop": (("second_layer", 2), ("second_share", 0.6), ("third_layer", 0)),
 }
 EVERY = [
-    GridPoint(strategy=name, layer=0 if strategy.layers == "input" else 1, rank=6, params=params)
+    GridPoint(strategy=name, layer=int(strategy.layers != "input"), rank=admitted(strategy, 6, 16), params=params)
     for name, strategy in catalog.CATALOG.items()
     for params in [STAGES.get(name, ())]
     if strategy.check(dict(params)) is None
@@ -338,6 +335,20 @@ def test_without_ids_a_draw_depends_on_the_sample_only(deep_engine):
         assert report.kept[0].tolist() != together[2]
 
 
+def test_without_names_of_images_a_draw_depends_on_the_pixels_only(deep_engine):
+    model, inputs = deep_engine.model.module, batch_inputs(deep_engine, ["1", "2"])
+    other = {**inputs, "input_ids": inputs["input_ids"].roll(1, dims=0).where(inputs["input_ids"] != 5, 6)}
+    with pruned(model, "random_per_image", 1, 4, sample_ids=["1", "2"]) as report:
+        model(**inputs)
+        first = [kept.tolist() for kept in report.kept]
+        model(**other)
+        assert [kept.tolist() for kept in report.kept] == first
+    assert first[0] != first[1]
+    with pytest.raises(ValueError, match="3 image_ids were given for a batch of 2"):  # noqa: SIM117
+        with pruned(model, "random_per_image", 0, 4, image_ids=["1", "2", "3"]):
+            model(**inputs)
+
+
 def test_without_a_cache_the_first_token_is_the_same(deep_engine):
     model, inputs = deep_engine.model.module, batch_inputs(deep_engine, ["1"])
     arguments = {"do_sample": False, "output_logits": True, "return_dict_in_generate": True, "pad_token_id": 0}
@@ -434,7 +445,7 @@ def test_tokens_chosen_elsewhere_are_kept_instead_of_the_strategys(deep_engine):
 
 def test_what_cannot_be_pruned_is_refused(deep_engine):
     model, inputs = deep_engine.model.module, batch_inputs(deep_engine, ["1"])
-    with pytest.raises(ValueError, match="LlavaForConditionalGeneration, got Linear"), pruned(torch.nn.Linear(1, 1)):
+    with pytest.raises(ValueError, match=r"LlavaForConditionalGen.*, got Linear"), pruned(torch.nn.Linear(1, 1)):
         pass
     outside = go_on(model, model(**inputs))
     with pruned(model, "fastv", 1, 4):

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import workers.encoding
+from admitted import admitted
 from examples import few
 from small_clip import make_clip
 from small_llava import make_checkpoint
@@ -26,8 +27,10 @@ from workers.evidence import complaint, reads_question
 from workers.filling import Filling
 from workers.flash import block, tiles
 from workers.forecast import forecast
+from workers.image_digests import sample_digest
 from workers.memory import Budget, RowBytes, footprint
 from workers.sequences import numbers
+from workers.slow_path import slow_answer
 from workers.work import GridPoint, MeasureSpec, ModelSpec, SpectrumSpec, WorkUnit, unpruned_point
 
 SHOWN = {"a1": "1", "b1": "2", "a2": "1", "c1": "3", "a3": "1", "b2": "2", "text": "6"}  # question -> whose image
@@ -106,7 +109,7 @@ def test_every_strategy_equals_naive(engines, name):
         "v2drop": (("second_layer", 3), ("third_layer", 0)),
     }.get(name, ())
     points = [
-        GridPoint(strategy=name, layer=layer, rank=rank, params=params)
+        GridPoint(strategy=name, layer=layer, rank=admitted(CATALOG[name], rank, VISUAL), params=params)
         for layer in (0, 2)
         if complaint(CATALOG[name], dict(params), layer=layer) is None
         for rank in ((max(2, CATALOG[name].least), 9) if CATALOG[name].fixed_rank is None else (0,))
@@ -180,8 +183,24 @@ def test_questions_that_keep_the_same_tokens_by_chance_share_them(engines, rows,
         assert_equals_naive(engine, ["a1", "again"], [point])
 
 
+def test_a_draw_for_each_image_is_that_of_its_pixels(engines, rows):
+    """However a unit names its images, in whatever company and by either way; another image draws otherwise."""
+    engine, point = engines[1], GridPoint(strategy="random_per_image", layer=1, rank=6)
+    ids, engine.budget = ["a1", "b1", "a2"], Budget()
+    apart, shared, both = alone_and_together(engine, ids, [point], rows)
+    assert [a - b for a, b in zip(apart, shared, strict=True)] == [VISUAL, 6, 6]
+    named = answered(engine, ids, [point], [sample_digest(engine.samples[id]) for id in ids])
+    alone = answered(engine, ["a2"], [point])
+    first, other, second = (named[id, point.key].kept_mask for id in ids)
+    assert first == second == alone["a2", point.key].kept_mask != other
+    assert [[cells[id, point.key].kept_mask for id in ids] for cells in both] == 2 * [[first, other, second]]
+    slow = slow_answer(engine.model, engine.spec, engine.samples["a2"], point, engine.letter_tokens[:3])
+    assert slow.kept_mask == second
+    assert reads_question(CATALOG["random"])
+
+
 def test_what_reads_no_question_is_said_by_its_evidence():
-    looking_at_nothing = {"cutoff", "vtw", "evenly_spaced", "first_k"}
+    looking_at_nothing = {"cutoff", "vtw", "evenly_spaced", "first_k", "random_per_image"}
     at_the_image = {
         "image_column_sum",
         "state_change",
@@ -192,6 +211,8 @@ def test_what_reads_no_question_is_said_by_its_evidence():
         "fps_merged",
         "tome_centres",
         "tome_merged",
+        "pool",
+        "downsample_features",
     }
     at_the_tower = {"fastervlm", "visionzip", "vispruner", "prumerge", "prumerge_plus", "holov", "scope", "hiprune"}
     expected = looking_at_nothing | at_the_image | at_the_tower | {"prunesid", "vscan_tower", "divprune_unsorted"}
@@ -202,16 +223,16 @@ def test_what_reads_no_question_is_said_by_its_evidence():
     assert reads_question(replace(of_tower, draws=True))
 
 
-@pytest.mark.parametrize("name", [name for name in CHOOSING if not reads_question(CATALOG[name])])
+@pytest.mark.parametrize("name", [n for n in CHOOSING if not (reads_question(CATALOG[n]) or CATALOG[n].draws)])
 def test_what_reads_no_question_chooses_the_same_for_every_sample(name):
     """Neither the seed nor how long the question is may count: a rule that draws has to say so."""
-    views = [replace(make_view(32, text=text), seed=seed) for text, seed in ((7, 0), (1, 0), (7, 5))]
+    views = [replace(make_view(36, text=text), seed=seed) for text, seed in ((7, 0), (1, 0), (7, 5))]
     views = [
         replace(view, visual_attention_HVV=views[0].visual_attention_HVV, hidden_states_VD=views[0].hidden_states_VD)
         for view in views
     ]
     params = some_params(name)
-    rank = 9 if CATALOG[name].fixed_rank is None else 0
+    rank = admitted(CATALOG[name], 9, 36) if CATALOG[name].fixed_rank is None else 0
     first, *others = [CATALOG[name].choose(view, [rank], params)[0].tolist() for view in views]
     assert others == [first, first]
 

@@ -127,7 +127,7 @@ def tiled(tmp_path_factory, small_scienceqa):
     return make_engine(folder, small_scienceqa, model=model)
 
 
-@pytest.mark.parametrize("name", TOWER_METHODS)
+@pytest.mark.parametrize("name", [name for name in TOWER_METHODS if not CATALOG[name].grids])
 def test_any_resolution_keeps_exactly_the_rank(tiled, name):
     ranks = (4, 9, 20)
     points = tuple(GridPoint(strategy=name, layer=0, rank=rank) for rank in ranks)
@@ -135,6 +135,12 @@ def test_any_resolution_keeps_exactly_the_rank(tiled, name):
     assert not outcome.failures
     kept = {(cell.sample, cell.point): cell.tokens_kept for cell in outcome.outcomes}
     assert kept == {(id, point.key): point.rank for id in ("1", "3") for point in points}
+
+
+def test_what_needs_one_square_says_so_of_tiles(tiled):
+    point = GridPoint(strategy="pool", layer=0, rank=4)
+    with pytest.raises(UsageError, match="pool makes one square of tokens coarser, and this model's images are none"):
+        tiled.run(WorkUnit(samples=("1",), points=(point,)))
 
 
 @pytest.mark.parametrize("name", ["fastervlm", "vispruner", "cdpruner", "trim", "scope", "hiprune"])

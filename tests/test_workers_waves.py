@@ -410,7 +410,10 @@ def test_the_plan_bounds_what_a_wave_holds(engines, tokens):
     assert row.wave(cached, 100, 3) - row.wave(cached - 1, 100, 3) == (key_values if tokens > 1 else 0)
     assert need.trunk_bytes == row.wave(240, 60, 1)
     before, behind = (3 * 60, 10) if tokens > 1 else (0, 4 * 10)
-    assert need.held_bytes == key_values * (before + behind) + 2 * 60 * config.hidden * 4
+    starts = (44 + 4) + 44  # of each layer's forks, not all rows of the trunk
+    assert need.held_bytes == key_values * (before + behind) + starts * config.hidden * 4
+    merged = (GridPoint(strategy="visionzip", layer=0, rank=4),)
+    assert footprint(row, merged, prompt=60, visual=16).held_bytes >= 60 * config.hidden * 4  # of all patches
     text = footprint(row, points, prompt=60, visual=0)
     assert (text.rows, text.held_bytes) == (60, 0)
 

@@ -22,7 +22,7 @@ from strategies.errors import UsageError
 from strategies.view import TokenView
 from workers.engine import Engine
 from workers.evidence import complaint
-from workers.families.catalog import load_model
+from workers.families.catalog import load_model, open_checkpoint
 from workers.tasks.catalog import load_samples
 from workers.work import EngineSpec, GridPoint, ModelSpec, SampleOutcome, TaskSpec, WorkUnit, unpruned_point
 
@@ -51,7 +51,12 @@ def laboratory(model: Path, data: Path, text_tower: Path | None = None) -> Engin
     """
     task = TaskSpec(name="scienceqa", data=str(data))
     named = ModelSpec(path=str(model), text_tower=None if text_tower is None else str(text_tower))
-    spec = EngineSpec(model=named, task=task, max_new_tokens=2)
+    checkpoint = open_checkpoint(named)
+    spec = EngineSpec(
+        model=replace(named, image_mode=checkpoint.image_mode),
+        task=replace(task, conversation=checkpoint.conversation),
+        max_new_tokens=2,
+    )
     first, second = [sample for sample in load_samples(task) if sample.image is not None][:2]
     again = replace(second, id=f"{first.id} again", image=first.image)
     return Engine(spec, load_model(spec.model, "cpu"), (first, again, second), 1)
@@ -91,10 +96,11 @@ class _Trial:
 
     @classmethod
     def of(cls, engine: Engine, strategy: Strategy, params: dict[str, Any]) -> _Trial:
-        layers, heads, visual = engine.model.config.layers, engine.model.config.heads, engine.model.visual_tokens
+        config, visual = engine.model.config, engine.model.visual_tokens
+        layers, heads = config.layers, config.heads
 
         def wrong(layer: int, rank: int | None = None) -> str | None:
-            return complaint(strategy, params, layer=layer, rank=rank, layers=layers, heads=heads)
+            return complaint(strategy, params, layer=layer, rank=rank, layers=layers, heads=heads, side=config.side)
 
         told = {layer: wrong(layer) for layer in LAYERS if layer < layers}
         if said := strategy.check(params) or (None not in told.values() and told[0]):
@@ -137,9 +143,8 @@ def _views(trial: _Trial) -> list[TokenView]:
         return torch.arange(keep, device=view.device)
 
     strategy = trial.strategy
-    probe = Strategy(
-        name=PROBE, select=look, needs=strategy.needs, layers=strategy.layers, draws=strategy.draws, source=""
-    )
+    kept = {name: getattr(strategy, name) for name in ("needs", "layers", "draws", "draws_per")}
+    probe = Strategy(name=PROBE, select=look, source="", **kept)
     with _admitted(probe):
         trial.cells([GridPoint(strategy=PROBE, layer=trial.layer, rank=1)])
     assert len(seen) > 1, "no promise is kept where nothing was asked"

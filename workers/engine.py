@@ -29,8 +29,9 @@ from workers.families.catalog import load_model
 from workers.families.config import NO_TEXT_TOWER
 from workers.families.model import Model, Pixels, SeenImage, default_device
 from workers.filling import Filling, Footprints, PreparedSample, footprints_of, rounds
-from workers.forks import Placement
+from workers.forks import Placement, Seeds
 from workers.host_memory import cache_bytes
+from workers.image_digests import sample_digest
 from workers.lanes import Lanes
 from workers.memory import (
     Budget,
@@ -181,6 +182,7 @@ class Engine:
                 layers=layers,
                 heads=self.model.config.heads,
                 class_token=self.model.config.class_token,
+                side=self.model.config.side,
                 positions=point.positions,
             )
             if complaint:
@@ -257,7 +259,7 @@ class Engine:
         """
         row = self.row.within(self._budget(), entered=evidence.reads_entered(evidence.needed(unit.points)))
         footprints = footprints_of(unit.points, row, self.model.config)
-        prepare = partial(self._try_prepare, footprints)
+        prepare = partial(self._try_prepare, footprints, evidence.draws_per_image(unit.points))
         asked = tuple(zip(unit.samples, unit.images or ("",) * len(unit.samples), strict=True))
         if self.model.device.type == "cpu":
             pending: Iterator[PreparedSample | SampleFailure] = map(prepare, asked)
@@ -269,23 +271,27 @@ class Engine:
             else:
                 yield item
 
-    def _try_prepare(self, footprints: Footprints, asked: tuple[str, str]) -> PreparedSample | SampleFailure:
+    def _try_prepare(
+        self, footprints: Footprints, named: bool, asked: tuple[str, str]
+    ) -> PreparedSample | SampleFailure:
         id, image = asked
         try:
             if id not in self.samples:
                 raise DataError(f"the benchmark has no sample '{id}'")
-            return self._prepare(footprints, self.samples[id], image)
+            return self._prepare(footprints, named, self.samples[id], image)
         except Exception as error:  # whatever is wrong with one sample must not cost the others
             return failure_of(id, error)
 
-    def _prepare(self, footprints: Footprints, sample: Sample, image: str) -> PreparedSample:
+    def _prepare(self, footprints: Footprints, named: bool, sample: Sample, image: str) -> PreparedSample:
+        digest = (image or sample_digest(sample)) if named else ""
         # Where nobody has looked at the pixels, images are the same only if they are the same file.
         image = (image or str(sample.image)) if sample.image is not None and self.shares_images else ""
         once = partial(self._pixels.get, image) if image else None
         prompt = encode_sample(self.model, sample, self.spec.task, self.spec.model.image_mode, once)
         image = image if prompt.visual else ""
         need = footprints(prompt, False)
-        return PreparedSample(sample, prompt, image, need, further=footprints(prompt, True) if image else need)
+        further = footprints(prompt, True) if image else need
+        return PreparedSample(sample, prompt, image, need, further, digest)
 
     def _answer_or_split(
         self, points: Sequence[GridPoint], batch: Sequence[PreparedSample], alone: bool = False
@@ -348,7 +354,7 @@ class Engine:
         asked = evidence.of_questions(needs, questions, self.model.text_tower)
         of_images = _evidence(needs, images, asked, hidden_RD, trunks)
         del images
-        seeds = [f"{self.spec.seed}|{item.sample.id}" for item in batch]
+        seeds = [Seeds(f"{self.spec.seed}|{item.sample.id}", f"{self.spec.seed}|{item.digest}") for item in batch]
         placement = Placement(trunks, points, seeds, of_images, measure.quality, self.model.project)
         names = {index: item.sample.id for index, item in enumerate(batch)}
         measured = {index: name for index, name in names.items() if name in self.spectra_samples}

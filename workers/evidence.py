@@ -4,14 +4,14 @@ A new signal from anywhere in the model is one ``Provider`` here; a strategy nam
 ``EvidenceView.read``. The engine and ``workers/patch.py`` give the same providers what a site offers (``sites.py``);
 only what a grid point needs is computed. What a provider has ``of_layer`` is had of any tower layer that a name gives.
 
-Those of the vision tower and of the question stand in ``tower_evidence.py``.
+Those of the vision tower and of the question stand in ``tower_evidence.py``, those that methods inside the decoder need
+beside its attention in ``decoder_evidence.py``.
 
 Shape letters: see ``strategies/view.py`` and ``workers/sites.py``.
 """
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -23,14 +23,14 @@ from torch import Tensor
 
 from strategies import catalog
 from strategies.catalog import Strategy
-from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES, POSITION_PULL, STATES_BEFORE, TEXT_MASS
 from strategies.evidence import EvidenceView
 from strategies.positions import Positions
 from strategies.pyramiddrop import ROW_AHEAD
 from strategies.view import Evidence
 from workers.cost import attention_flop, projection_flop
+from workers.decoder_evidence import DECODER_PROVIDERS
 from workers.families.config import ModelConfig
-from workers.provider import Provider, feature_scratch, nothing
+from workers.provider import Provider, feature_scratch, nothing, unknown
 from workers.sites import DecoderLayer, InputRows, Question, Questions, Site, Tower
 from workers.text_tower import TextTower
 from workers.tower_evidence import TOWER_PROVIDERS
@@ -48,17 +48,6 @@ def _text_to_text(layer: DecoderLayer) -> Tensor:
     return rows_HQS[:, rows_HQS.shape[1] - layer.text :, layer.system + layer.visual :]
 
 
-def _position_pull(layer: DecoderLayer) -> Tensor:
-    cos_SE, sin_SE = (table.float() for table in layer.rotation())
-    half = cos_SE.shape[1] // 2  # of ones the first half is turned to cos - sin, the second to cos + sin
-    ones_SE = cos_SE + torch.cat((-sin_SE[:, :half], sin_SE[:, half:]), dim=1)
-    return ones_SE[layer.visual :] @ ones_SE[: layer.visual].T * cos_SE.shape[1] ** -0.5
-
-
-def _text_mass(rows: InputRows) -> Tensor:
-    return (rows.visual_VD.float() @ rows.text_TD.float().T).softmax(dim=1).mean(dim=0)
-
-
 def _on_image(rows_HQS: Tensor, layer: DecoderLayer) -> Tensor:
     return rows_HQS[:, :, layer.system : layer.system + layer.visual]
 
@@ -73,35 +62,10 @@ def _text_scratch(config: ModelConfig, tokens: int, visual: int) -> int:
     return _attention_scratch(config, max(tokens - visual, LAST_QUERIES), tokens)
 
 
-def _key_scratch(config: ModelConfig, tokens: int, visual: int) -> int:
-    """Those of all tokens, put together; in float32, and their absolute values."""
-    return 4 * 3 * config.kv_heads * config.head_dim * tokens
-
-
-def _state_scratch(config: ModelConfig, tokens: int, visual: int) -> int:
-    """Put together, in float32 for the norm and after it; and of the visual tokens in float32, and to unit length."""
-    return 4 * config.hidden * (3 * tokens + 2 * visual)
-
-
-def _pull_scratch(config: ModelConfig, tokens: int, visual: int) -> int:
-    """Cosines and sines, their parts and sums; the scores, and the attention divided by them and weighed."""
-    return 4 * (8 * config.head_dim * tokens + (1 + 3 * config.heads) * (tokens - visual) * visual)
-
-
-def _mass_scratch(config: ModelConfig, tokens: int, visual: int) -> int:
-    """In float32; products, and what softmax makes of them."""
-    return 4 * (config.hidden * tokens + 2 * (tokens - visual) * visual)
-
-
 def _ahead_scratch(config: ModelConfig, tokens: int, visual: int) -> int:
     """Of all tokens the normed states, twice in float32, and keys before and after rotation."""
     own = 4 * tokens * (2 * config.hidden + 2 * config.kv_heads * config.head_dim)
     return own + _attention_scratch(config, 1, tokens)
-
-
-def _unknown(config: ModelConfig, tokens: Any, visual: int) -> float:
-    """Cells do not say how many of a prompt's tokens follow the image."""
-    return math.nan
 
 
 PROVIDERS: dict[str, Provider] = {
@@ -113,7 +77,7 @@ PROVIDERS: dict[str, Provider] = {
             site=Site.DECODER,
             give=lambda layer: _on_image(_text_rows(layer), layer),
             words="the attention of the question's words",
-            flop=_unknown,
+            flop=unknown,
             scratch=_text_scratch,
             field="attention_HQV",
             layer_before=True,
@@ -123,7 +87,7 @@ PROVIDERS: dict[str, Provider] = {
             site=Site.DECODER,
             give=_text_to_text,
             words="the attention of the question's words",
-            flop=_unknown,
+            flop=unknown,
             scratch=_text_scratch,
             field="text_attention_HTT",
             layer_before=True,
@@ -170,51 +134,7 @@ PROVIDERS: dict[str, Provider] = {
             field="hidden_states_VD",
             image_only=True,
         ),
-        Provider(
-            name=LAYER_KEYS,
-            site=Site.DECODER,
-            give=lambda layer: layer.keys()[layer.system :],
-            words="the keys of image and question",
-            flop=nothing,
-            scratch=_key_scratch,
-            layer_before=True,
-        ),
-        Provider(
-            name=NORMED_STATES,
-            site=Site.DECODER,
-            give=lambda layer: layer.normed(torch.cat((layer.visual_hidden(), layer.text_hidden()))),
-            words="the features of image and question",
-            flop=nothing,
-            scratch=_state_scratch,
-        ),
-        Provider(
-            name=STATES_BEFORE,
-            site=Site.DECODER,
-            give=lambda layer: layer.visual_before(),
-            words="how a layer changes the image's tokens",
-            flop=nothing,
-            scratch=lambda config, tokens, visual: 4 * 2 * config.hidden * visual,  # in float32, and a difference
-            layer_before=True,
-            entered=True,
-            image_only=True,
-        ),
-        Provider(
-            name=POSITION_PULL,
-            site=Site.DECODER,
-            give=_position_pull,
-            words="where the question's words stand",
-            flop=_unknown,
-            scratch=_pull_scratch,
-        ),
-        Provider(
-            name=TEXT_MASS,
-            site=Site.INPUT,
-            give=_text_mass,
-            words="which of the question's words concern the image",
-            flop=_unknown,
-            scratch=_mass_scratch,
-            of_text=True,
-        ),
+        *DECODER_PROVIDERS,
         *TOWER_PROVIDERS,
     )
 }
@@ -237,13 +157,23 @@ def _at(of_layer: Callable[[Tower, int], Tensor], layer: str, tower: Tower) -> T
 
 def needed(points: Iterable[GridPoint]) -> frozenset[str]:
     """All that the strategies of some grid points read, in any of their stages."""
+    return frozenset[str]().union(*(strategy.needs for strategy in _choosing(points)))
+
+
+def draws_per_image(points: Iterable[GridPoint]) -> bool:
+    """Whether a strategy of some grid points draws for each image, whose pixels then have to be named."""
+    return any(strategy.draws and strategy.draws_per == "image" for strategy in _choosing(points))
+
+
+def _choosing(points: Iterable[GridPoint]) -> list[Strategy]:
+    """Who chooses in the stages of some grid points, each once."""
     pruning = [point for point in points if point.strategy != UNPRUNED]
     stages = (
         stage
         for point in pruning
         for stage in catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params))
     )
-    return frozenset[str]().union(*(catalog.get(name).needs for name in {stage.strategy for stage in stages}))
+    return [catalog.get(name) for name in sorted({stage.strategy for stage in stages})]
 
 
 def tower_readers(needs: frozenset[str]) -> dict[str, Callable[[Tower], Tensor]]:
@@ -346,19 +276,17 @@ def reads_entered(needs: frozenset[str]) -> bool:
 
 
 def reads_question(strategy: Strategy) -> bool:
-    """Whether two questions about one image may have it keep other tokens; what draws does so for each sample.
+    """Whether two questions about one image may have it keep other tokens; so does what draws for each question.
 
     Of a method of several stages each has to be asked.
     """
-    return strategy.draws or any(one.site is not Site.TOWER and not one.image_only for one in _all(strategy.needs))
+    drawn_anew = strategy.draws and strategy.draws_per == "question"
+    return drawn_anew or any(one.site is not Site.TOWER and not one.image_only for one in _all(strategy.needs))
 
 
 def point_reads_question(point: GridPoint) -> bool:
     """The same of a grid point, in any of its stages; of the un-pruned model never."""
-    if point.strategy == UNPRUNED:
-        return False
-    stages = catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params))
-    return any(reads_question(catalog.get(stage.strategy)) for stage in stages)
+    return any(map(reads_question, _choosing([point])))
 
 
 def complaint(
@@ -370,6 +298,7 @@ def complaint(
     layers: int | None = None,
     heads: int | None = None,
     class_token: bool | None = None,
+    side: int | None = None,
     positions: Positions | None = None,
 ) -> str | None:
     """Say in one line why a strategy cannot run so; None where it can.
@@ -380,9 +309,11 @@ def complaint(
         layer, rank: of the point; a rank that is not given is not checked.
         layers, heads: of the model; what depends on one that is not given is not checked.
         class_token: whether the model's vision tower has one.
+        side: of the square that the tokens of each of its images form; 0: they form none.
         positions: of the point.
     """
-    if said := strategy.check(params, layer=layer, rank=rank, layers=layers, heads=heads, positions=positions):
+    known = partial(strategy.check, params, layer=layer, rank=rank, layers=layers, heads=heads)
+    if said := known(side=side, positions=positions):
         return said
     for stage in strategy.stages(layer, sys.maxsize if rank is None else rank, params):
         needs = catalog.get(stage.strategy).needs

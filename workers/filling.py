@@ -24,6 +24,7 @@ class PreparedSample:
     image: str  # by what its image is recognised; '' where it has none, or shares it with nobody
     need: Footprint  # of the first question about an image
     further: Footprint  # of each later one
+    digest: str = ""  # of the image's pixels, where somebody draws by it
 
 
 Footprints = Callable[[Encoded, bool], Footprint]  # of a prompt; whether another asks about its image

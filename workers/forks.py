@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -81,6 +82,17 @@ class _Choice:
     params: tuple = ()  # those that decide what goes on in place of the kept tokens
 
 
+class Seeds(NamedTuple):
+    """Texts from which the draws about a sample follow."""
+
+    question: str  # names run and sample
+    image: str  # names run and image, by its pixels
+
+    def of(self, strategy: Strategy) -> str:
+        """What a strategy draws by."""
+        return self.image if strategy.draws_per == "image" else self.question
+
+
 class Placement:
     """Which sequence answers which grid point of which sample, as the layers go by."""
 
@@ -88,7 +100,7 @@ class Placement:
         self,
         trunks: Sequence[TokenSequence],
         points: Sequence[GridPoint],
-        seeds: Sequence[str],
+        seeds: Sequence[Seeds],
         images: Sequence[Mapping[str, Tensor]],
         quality: bool = False,
         project: Callable[[Tensor], Tensor] | None = None,
@@ -98,7 +110,7 @@ class Placement:
         Args:
             trunks: one per sample of the micro-batch.
             points: the grid, the same for all samples.
-            seeds: per sample a text that names run and sample, for strategies that draw.
+            seeds: per sample, for strategies that draw.
             images: per sample what was read of the vision tower and of the input, (V, ...) each, and of the question.
             quality: whether the concentration of the selection scores is recorded.
             project: the projector, for strategies that merge before it.
@@ -109,17 +121,21 @@ class Placement:
         self.sequence_of = {(trunk.sample, index): trunk for trunk in trunks for index in range(len(points))}
         self.concentration: dict[tuple[int, int], Concentration] = {}  # (sample, point index): of the last stage
         self._quality = quality
-        self._stages = [{stage.layer: stage for stage in _stages(point)} for point in points]
+        shares = any(point.share is not None for point in points)
+        stages_of = cache(lambda visual: [{stage.layer: stage for stage in _stages(one.of(visual))} for one in points])
+        self._stages = {trunk.sample: stages_of(trunk.visual if shares else 0) for trunk in trunks}  # by point index
         self._positions = [point.positions for point in points]
         self._points_of = {trunk: dict.fromkeys(range(len(points))) for trunk in trunks}  # sequence -> what it answers
 
     def fork_layers(self, layers: int) -> frozenset[int]:
         """Layers before which somebody may fork."""
-        return frozenset(layer for stages in self._stages for layer in stages if layer < layers)
+        of_points = (stages for of_sample in self._stages.values() for stages in of_sample)
+        return frozenset(layer for stages in of_points for layer in stages if layer < layers)
 
     def entered_layers(self) -> frozenset[int]:
         """Layers before which somebody reads what entered the layer before."""
-        every = (stage for stages in self._stages for stage in stages.values())
+        of_points = (stages for of_sample in self._stages.values() for stages in of_sample)
+        every = {stage for stages in of_points for stage in stages.values()}
         return frozenset(one.layer for one in every if evidence.reads_entered(catalog.get(one.strategy).needs))
 
     def needed(self) -> set[TokenSequence]:
@@ -186,7 +202,8 @@ class Placement:
         for sequence in packing.sequences:
             if sequence.visual > 0 and sequence in self._points_of:
                 points = self._points_of[sequence]
-                stages = {index: self._stages[index][layer] for index in points if layer in self._stages[index]}
+                known = self._stages[sequence.sample]
+                stages = {index: known[index][layer] for index in points if layer in known[index]}
                 if stages:
                     groups.append((sequence, stages))
         return groups
@@ -237,11 +254,14 @@ class Placement:
             view = self._view(layer, sequence, groups, packing, hidden_RD, read, ahead)
         for (strategy, params), members in groups.items():
             ranks = [stage.rank for stage in members]
-            chosen = strategy.choose(view, ranks, dict(params))
+            seeds, own = self.seeds[sequence.sample], view
+            if strategy.draws_per == "image":
+                own = replace(view, seed=draw_seed(seeds.of(strategy), layer))
+            chosen = strategy.choose(own, ranks, dict(params))
             # Of scores that look at something: a random order has no concentration worth the name.
             looks = self._quality and strategy.needs
-            scores_V = strategy.score(view, **dict(params)) if looks and strategy.score else None
-            merge = merge_of(strategy, view, params)
+            scores_V = strategy.score(own, **dict(params)) if looks and strategy.score else None
+            merge = merge_of(strategy, own, params)
             for stage, kept_K in zip(members, chosen, strict=True):
                 scores = None if scores_V is None else concentration(scores_V, stage.rank)
                 yield stage, _Choice(strategy, kept_K.cpu(), scores, merge, params if strategy.rows else ())
@@ -258,7 +278,7 @@ class Placement:
     ) -> EvidenceView:
         """All that the strategies that choose of a sequence may look at."""
         needs = frozenset[str]().union(*(strategy.needs for strategy, _ in groups))
-        seed = draw_seed(self.seeds[sequence.sample], layer)
+        seed = draw_seed(self.seeds[sequence.sample].question, layer)
         place = PackedLayer(sequence, packing, hidden_RD, read, ahead)
         return evidence.view(needs, place, self._images[sequence.sample], seed, hidden_RD.device, self._project)
 
@@ -339,7 +359,7 @@ def _stages(point: GridPoint) -> tuple[Stage, ...]:
 
 
 def draw_seed(text: str, layer: int) -> int:
-    """63 bits from run, sample and layer: the same on every worker, in every batch."""
+    """63 bits from run, sample or image, and layer: the same on every worker, in every batch."""
     return int.from_bytes(hashlib.sha256(f"{text}|{layer}".encode()).digest()[:8], "big") >> 1
 
 

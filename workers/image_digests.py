@@ -29,6 +29,15 @@ def pixel_digest(image: Image.Image) -> str:
     return digest.hexdigest()
 
 
+def sample_digest(sample: Sample) -> str:
+    """The digest of a sample's image; "" where it has none.
+
+    Raises:
+        DataError: the image cannot be read.
+    """
+    return "" if sample.image is None else pixel_digest(load_image(sample.image))
+
+
 def image_digests(
     samples: Sequence[Sample], known: Mapping[str, str] | None = None, watch: Watch = lambda found, count: found
 ) -> tuple[str, ...]:

@@ -199,30 +199,32 @@ def footprint(
     after = prompt - visual  # rows of a fork beside those that are kept
     own = after if further else prompt  # rows of its trunk
     changes, sequences = [own] + [0] * row.layers, 1  # of the rows before each layer
-    fork_layers: set[int] = set()
-    for point in points:
+    starts: dict[int, int] = {}  # fork layer -> rows of the trunk that forks start from
+    for point in (point.of(visual) for point in points):
         if point.strategy == UNPRUNED or point.rank >= visual or point.layer >= row.layers:
             continue  # answered by the trunk
         sequences += 1
-        fork_layers.add(point.layer)
+        strategy = catalog.get(point.strategy)
+        kept = visual if strategy.merge or strategy.rows else point.rank
+        starts[point.layer] = min(own, starts.get(point.layer, after) + kept)
         rows, shares = 0, further
-        for stage in catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params)):
+        for stage in strategy.stages(point.layer, point.rank, dict(point.params)):
             if stage.layer < row.layers:
                 shares = shares and not evidence.reads_question(catalog.get(stage.strategy))
                 kept = 0 if shares else min(stage.rank, visual)
                 changes[stage.layer] += kept + after - rows
                 rows = kept + after
     layers = list(accumulate(changes[:-1]))
-    before = max(fork_layers, default=0) if row.keeps and not row.away else 0
-    held = row.cached * (own * before + system * (row.layers - before)) + row.start * own * len(fork_layers)
+    before = max(starts, default=0) if row.keeps and not row.away else 0
+    held = row.cached * (own * before + system * (row.layers - before)) + row.start * sum(starts.values())
     return Footprint(
         rows=max(layers),
         bytes=row.wave(sum(layers), max(layers), sequences),
         trunk_bytes=row.wave(own * row.layers, own, 1),
-        held_bytes=held if fork_layers else 0,
+        held_bytes=held if starts else 0,
         evidence_bytes=scratch if visual else 0,
         host_bytes=row.on_host(sum(layers)),
-        held_host_bytes=row.on_host(own * row.layers) if fork_layers else 0,
+        held_host_bytes=row.on_host(own * row.layers) if starts else 0,
     )
 
 
@@ -395,8 +397,10 @@ def _tower_parameters(config: ModelConfig) -> int:
     """Of the vision tower's layers, as far as they are known, and of a projector of two layers."""
     if (vision := config.vision) is None:
         return 0
-    layer = 4 * vision.hidden**2 + 2 * vision.hidden * vision.ffn
-    return vision.stored_layers * layer + (vision.hidden * vision.features + config.hidden) * config.hidden
+    layer = 4 * vision.hidden**2 + vision.ffn_matrices * vision.hidden * vision.ffn
+    given = vision.hidden * vision.features * vision.merge**2
+    inner = config.hidden if vision.merge == 1 else given
+    return vision.stored_layers * layer + given * inner + inner * config.hidden
 
 
 def budget_bytes(device: torch.device, resident: int) -> int:

@@ -1,4 +1,4 @@
-"""Prune visual tokens in any Hugging Face LLaVA while its own ``generate`` or forward runs.
+"""Prune visual tokens in a model of Hugging Face's while its own ``generate`` or forward runs.
 
     from workers.patch import pruned
 
@@ -17,6 +17,7 @@ P pixels.
 from __future__ import annotations
 
 import hashlib
+import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -33,18 +34,16 @@ from strategies.errors import UsageError
 from strategies.positions import Positions
 from strategies.stages import Stage
 from workers import evidence
-from workers.families.base import Parts
+from workers.families.base import Call, Parts
 from workers.families.catalog import parts_of
-from workers.forks import Merge, draw_seed, merge_of
+from workers.forks import Merge, Seeds, draw_seed, merge_of
 from workers.layer_calls import cache_argument, cache_of, check_calls
-from workers.padded import Batch, Group, drop, input_rows, mask, new_batch, positions, spread
+from workers.padded import Batch, Group, at_rows, drop, input_rows, mask, new_batch, positions, spread
 from workers.padded_layer import Ahead, PaddedLayer, Probe
 from workers.sites import Questions
 
 IMPLEMENTATIONS = ("sdpa", "eager")
 PIXEL_STRIDE = 8  # every eighth pixel of every eighth line names a picture well enough for a draw
-
-LayerCall = tuple[tuple[Any, ...], dict[str, Any]]  # arguments by place and by name
 
 _patched: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -65,12 +64,13 @@ def pruned(
     *,
     seed: int = 0,
     sample_ids: Sequence[str] | None = None,
+    image_ids: Sequence[str] | None = None,
     kept: Sequence[Tensor] | None = None,
     asked: Questions | None = None,
     positions: Positions | None = None,
     **params: Any,
 ) -> Iterator[Pruning]:
-    """Let a LLaVA drop visual tokens until the block ends.
+    """Let a model drop visual tokens until the block ends.
 
     Every forward without a past is a prompt, for which tokens are chosen; so ``generate(use_cache=False)`` chooses
     again for every token (semantics 1.7, behaviour 1). Batches may be padded on either side and may mix questions with
@@ -78,13 +78,15 @@ def pruned(
     the whole sequence: the rows of dropped tokens are zero.
 
     Args:
-        model: a transformers ``LlavaForConditionalGeneration``, attention implementation sdpa or eager.
+        model: of a class that ``Family.hooked`` names, attention implementation sdpa or eager.
         strategy: a name of ``strategies.catalog``.
         layer: K, decoder layers that run on the whole sequence; 0 prunes the projector's output, L never prunes.
         rank: visual tokens kept, 0 <= rank <= V; without effect where the method itself fixes the number.
         seed: of strategies that draw.
         sample_ids: names of the batch's samples, from which with ``seed`` and ``layer`` a draw follows: with a
             benchmark's ids, the draws of the engine. None: a sample is named by its token ids and pixels.
+        image_ids: names of their images, for strategies that draw for each image: with
+            ``workers.image_digests.sample_digest`` of each sample, the draws of the engine. None: by their pixels.
         kept: tokens that stay, chosen elsewhere, instead of what the strategy would choose: per sample of a prompt's
             batch (K,) int64 indices into its image tokens, ascending, K = min(rank, V). What the strategy does with
             them - merging, new positions - stays. Not for methods of several stages.
@@ -105,7 +107,7 @@ def pruned(
     stages = _checked(model, parts, strategy, layer, rank, params, positions)
     if kept is not None and len(stages) > 1:
         raise UsageError(f"kept: '{strategy}' chooses in {len(stages)} stages, and one choice was given")
-    pruner = _Pruner(parts, stages, seed, sample_ids, kept, asked, positions)
+    pruner = _Pruner(parts, stages, seed, sample_ids, image_ids, kept, asked, positions)
     if asked is None and evidence.reads_text_tower(pruner.needs):
         raise UsageError(f"asked: is missing, and {strategy} compares the question with the image by CLIP; give both")
     with ExitStack() as stack:
@@ -128,7 +130,7 @@ def _checked(
     strategy = catalog.get(name)
     if not 0 <= layer <= layers:
         raise UsageError(f"layer {layer} is outside 0..{layers}, the model's decoder layers")
-    if strategy.fixed_rank is None and not 0 <= rank <= visual:
+    if strategy.fixed_rank is None and not 0 <= rank <= (rank if visual is None else visual):
         raise UsageError(f"rank {rank} is outside 0..{visual}, the model's visual tokens")
     complaint = evidence.complaint(
         strategy,
@@ -137,6 +139,8 @@ def _checked(
         rank=rank,
         layers=layers,
         heads=text.num_attention_heads,
+        class_token=parts.class_token,
+        side=0 if visual is None or math.isqrt(visual) ** 2 != visual else math.isqrt(visual),
         positions=positions,
     )
     if complaint:
@@ -153,6 +157,7 @@ class _Pruner:
         stages: Sequence[Stage],
         seed: int,
         sample_ids: Sequence[str] | None,
+        image_ids: Sequence[str] | None,
         kept: Sequence[Tensor] | None,
         asked: Questions | None,
         positions: Positions | None,
@@ -162,13 +167,15 @@ class _Pruner:
         self.stages = {stage.layer: stage for stage in stages}
         self.seed = seed
         self.sample_ids = sample_ids
+        self.image_ids = image_ids
         self.kept = kept
         self.asked = asked
         self.positions = positions
         self.report = Pruning()
         self.ids_BS: Tensor | None = None
-        self.pixels: Tensor | None = None
-        self.names: tuple[str, ...] = ()  # per sample the text that seeds its draws
+        self.tower_call: Call = ((), {})  # the last
+        self.pictures: Sequence[Tensor] = ()  # some pixels of each image that it was given
+        self.seeds: list[Seeds] = []  # per sample
         self.batch: Batch | None = None  # of the forward in progress
         self.batches: weakref.WeakKeyDictionary[Any, Batch] = weakref.WeakKeyDictionary()  # by cache
         self.probes: dict[int, Probe] = {}
@@ -205,9 +212,9 @@ class _Pruner:
     # What passes by
 
     def _see_pixels(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-        pixels = args[0] if args else kwargs["pixel_values"]
-        self.pixels = pixels[..., ::PIXEL_STRIDE, ::PIXEL_STRIDE]
-        self.tower_states = []
+        self.tower_call, self.tower_states = (args, kwargs), []
+        given = self.parts.pictures(self.tower_call)
+        self.pictures = [picture[..., ::PIXEL_STRIDE, ::PIXEL_STRIDE] for picture in given]
 
     def _see_tokens(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         self.ids_BS = args[0] if args else kwargs.get("input_ids")
@@ -247,7 +254,7 @@ class _Pruner:
         _check_window(self.decoder.config, seen + ids_BS.shape[1])
         if seen == 0:
             batch = new_batch(ids_BS, given, self.parts.image_token, self.parts.visual_tokens)
-            self.names = self._names(ids_BS, batch)
+            self.seeds = self._seeds(ids_BS, batch)
             self.images = self._read_images(kwargs["inputs_embeds"], batch)
         else:
             batch = self._known_batch(cache, ids_BS)
@@ -261,37 +268,41 @@ class _Pruner:
             raise UsageError("an image after the first forward of a cache is not supported")
         return self.batches[cache]
 
-    def _names(self, ids_BS: Tensor, batch: Batch) -> tuple[str, ...]:
-        """Per sample the text that seeds its draws; beams and further sequences of a sample share it."""
-        size = ids_BS.shape[0]
-        if self.sample_ids is None:
-            contents = self._contents(ids_BS, batch)
-        elif not self.sample_ids or size % len(self.sample_ids):
-            raise UsageError(f"{len(self.sample_ids)} sample_ids were given for a batch of {size}")
-        else:
-            contents = [id for id in self.sample_ids for _ in range(size // len(self.sample_ids))]
-        return tuple(f"{self.seed}|{content}" for content in contents)
+    def _seeds(self, ids_BS: Tensor, batch: Batch) -> list[Seeds]:
+        """What seeds each sample's draws; beams and further sequences of a sample share it."""
+        pictures, size = self._pixels(batch), ids_BS.shape[0]
+        words = [str(ids_S[alive_S].tolist()) for ids_S, alive_S in zip(ids_BS, batch.groups[0].alive_BW, strict=True)]
+        contents = [_digest(text.encode() + picture) for text, picture in zip(words, pictures, strict=True)]
+        samples = self._named("sample_ids", self.sample_ids, size) or contents
+        images = self._named("image_ids", self.image_ids, size) or map(_digest, pictures)
+        return [Seeds(f"{self.seed}|{one}", f"{self.seed}|{image}") for one, image in zip(samples, images, strict=True)]
 
-    def _contents(self, ids_BS: Tensor, batch: Batch) -> list[str]:
-        """Per sample a name from its tokens and its picture."""
-        pictures: Sequence[Tensor] = () if self.pixels is None else list(self.pixels.float().cpu())
-        names = []
-        for sample, (ids_S, alive_S) in enumerate(zip(ids_BS, batch.groups[0].alive_BW, strict=True)):
-            content = hashlib.sha256(str(ids_S[alive_S].tolist()).encode())
-            if (place := batch.picture(sample, len(pictures))) is not None:
-                content.update(pictures[place].numpy().tobytes())
-            names.append(content.hexdigest())
-        return names
+    @staticmethod
+    def _named(what: str, names: Sequence[str] | None, size: int) -> list[str]:
+        """Names that the caller gave, for each row of the batch; none where they gave none."""
+        if names is None:
+            return []
+        if not names or size % len(names):
+            raise UsageError(f"{len(names)} {what} were given for a batch of {size}")
+        return [name for name in names for _ in range(size // len(names))]
+
+    def _pixels(self, batch: Batch) -> list[bytes]:
+        """Per sample its pixels; nothing where it has none."""
+        pictures = [picture.float().cpu() for picture in self.pictures]
+        places = [batch.picture(sample, len(pictures)) for sample in range(len(batch.groups[0].visual))]
+        return [b"" if place is None else pictures[place].numpy().tobytes() for place in places]
 
     def _read_images(self, inputs_BSD: Tensor, batch: Batch) -> list[dict[str, Tensor]]:
         """Per sample what is read of the vision tower and of the input."""
         readers = evidence.tower_readers(self.needs)
-        tower = self.parts.read_tower(self.tower_states) if readers and self.tower_states else None
-        self.tower_states = []
-        if tower is not None and self.asked is not None:
-            tower.text_tower = self.asked.tower
+        reads = readers and self.tower_states
+        towers = self.parts.read_tower(self.tower_states, self.tower_call) if reads else ()
+        self.tower_call, self.tower_states = ((), {}), []
+        if self.asked is not None:
+            for tower in towers:
+                tower.text_tower = self.asked.tower
         words = self._read_questions(len(batch.groups[0].visual))
-        seen = {} if tower is None else {name: read(tower) for name, read in readers.items()}
+        seen = {name: [rows for tower in towers for rows in read(tower)] for name, read in readers.items()}
         found: list[dict[str, Tensor]] = []
         for sample, visual_V in enumerate(batch.groups[0].visual):
             if not len(visual_V):
@@ -337,7 +348,7 @@ class _Pruner:
 
     # One layer
 
-    def _enter(self, layer: int, module: Any, args: tuple, kwargs: dict[str, Any]) -> LayerCall | None:
+    def _enter(self, layer: int, module: Any, args: tuple, kwargs: dict[str, Any]) -> Call | None:
         """Before a layer: drop what is to be dropped here, and give it the mask and positions of its group."""
         batch = self._running()
         hidden_BWD = args[0]
@@ -363,9 +374,14 @@ class _Pruner:
         past = 0 if batch.prefill else cache_argument(module, kwargs).layers[layer].keys.shape[-2]
         eager, dtype = attention == "eager", hidden_BWD.dtype
         inputs: dict[str, Any] = {"attention_mask": mask(batch, group, hidden_BWD.shape[1], past, eager, dtype)}
-        if batch.prefill or group.shift_BS is not None:
+        if group.shift_BS is not None:
             inputs["position_ids"] = positions(batch, group, kwargs["position_ids"])
             inputs["position_embeddings"] = self.decoder.rotary_emb(hidden_BWD, position_ids=inputs["position_ids"])
+        elif batch.prefill:  # whatever they are made of, they stay with their tokens
+            rotary = kwargs["position_embeddings"]
+            inputs["position_embeddings"] = tuple(at_rows(group, turned_BSE) for turned_BSE in rotary)
+            if (given := kwargs["position_ids"]) is not None:
+                inputs["position_ids"] = positions(batch, group, given)
         return inputs
 
     def _drop(self, stage: Stage, batch: Batch, hidden_BWD: Tensor, ahead: Ahead) -> Tensor:
@@ -377,7 +393,8 @@ class _Pruner:
         strategy = catalog.get(stage.strategy)
         choices = [self._choose(stage, strategy, sample, rank, hidden_BWD, ahead) for sample, rank in enumerate(ranks)]
         kept = [kept_K for kept_K, _ in choices]
-        compact = (self.positions or strategy.positions) == "compact"
+        # Positions of three parts stay, as in the engine: see ``sequences.fork``.
+        compact = (self.positions or strategy.positions) == "compact" and self.parts.position_parts == 1
         left_BWD = drop(batch, stage.layer, kept, compact, hidden_BWD)
         after = batch.groups[-1]
         for sample, (kept_K, merge) in enumerate(choices):
@@ -399,8 +416,8 @@ class _Pruner:
         if self.kept is not None and strategy.rows is None:
             return self._given(stage, sample, rank, visual).to(hidden_BWD.device), strategy.merge
         place = PaddedLayer(batch, sample, hidden_BWD, self.probes.get(stage.layer), ahead)
-        seed = draw_seed(self.names[sample], stage.layer)
-        view = evidence.view(strategy.needs, place, self.images[sample], seed, hidden_BWD.device, self.parts.projector)
+        seed = draw_seed(self.seeds[sample].of(strategy), stage.layer)
+        view = evidence.view(strategy.needs, place, self.images[sample], seed, hidden_BWD.device, self.parts.project)
         merge = merge_of(strategy, view, stage.params)
         if self.kept is not None:
             return self._given(stage, sample, rank, visual).to(hidden_BWD.device), merge
@@ -420,6 +437,10 @@ class _Pruner:
         ):
             raise UsageError(f"kept: give {rank} ascending indices below {visual}")
         return kept_K
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _check_window(text_config: Any, length: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -47,3 +48,8 @@ def nothing(config: ModelConfig, tokens: Any, visual: int) -> int:
 def feature_scratch(config: ModelConfig, tokens: int, visual: int) -> int:
     """Two float32 copies, one of them normalised, and twice the similarity of all to all."""
     return 4 * (2 * visual * config.hidden + 2 * visual**2)
+
+
+def unknown(config: ModelConfig, tokens: Any, visual: int) -> float:
+    """Cells do not say how many of a prompt's tokens follow the image."""
+    return math.nan

@@ -77,6 +77,7 @@ class Strategy:
     draws_per: Literal["question", "image"] = "question"  # what has a seed of its own: all about an image may share one
     merge: Callable[[Tensor, Tensor], Tensor] | None = None  # hidden_VD, kept_K -> (K, D), what goes on in their place
     rows: Callable[..., Tensor] | None = None  # the same of the evidence: view, kept_K, *, params -> (K, D)
+    fed: bool = False  # it chooses in the order in which its rows are fed, and not ascending
     together: Callable[..., Tensor] | None = None  # views, keep, *, params -> (B, keep), the order or choice of each
     least: int = 1  # rows that the method keeps at least, where it keeps any
     grids: Callable[[int], Sequence[int]] | None = None  # side of a square of tokens -> the ranks that it makes of it
@@ -89,7 +90,8 @@ class Strategy:
     def __post_init__(self) -> None:
         ways = [way for way in (self.score, self.order, self.select, self.schedule) if way is not None]
         assert len(ways) == 1, f"{self.name}: give one of score, order, select, schedule"
-        assert self.rows is None or (self.merge is None and self.layers == "input"), f"{self.name}: rows of the input"
+        assert self.rows is None or self.positions == "compact", f"{self.name}: rows of its own have no place to keep"
+        assert self.rows is None or self.merge is None, f"{self.name}: rows are made in one way"
         assert self.merge is None or Evidence.HIDDEN in self.needs, f"{self.name}: merging reads the hidden states"
 
     @property

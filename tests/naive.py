@@ -60,7 +60,7 @@ def naive_answer(llava: Model, encoded: Encoded, point: GridPoint, seeds: Seeds,
         tokens.append(int(logits.argmax()))
         if tokens[-1] in llava.end_tokens:
             break
-    return NaiveAnswer(kept, first, tokens)
+    return NaiveAnswer(sorted(kept), first, tokens)
 
 
 @dataclass
@@ -116,7 +116,9 @@ def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, li
                         rows = strategy.merge(whole, places)
                     else:
                         rows = strategy.rows(run.views[index], places, **dict(stage.params))
-                    hidden[0, [where[v] for v in kept]] = rows
+                    columns = sorted(where[v] for v in kept)  # rows that are fed in an order of their own
+                    hidden[0, columns] = rows
+                    where |= dict(zip(kept, columns, strict=True))
                 gone = [where[v] for v in alive if v not in set(kept)]
                 if (point.positions or strategy.positions) == "compact" and gone:
                     image, stays = range(run.start, run.start + width), {where[v] for v in kept}

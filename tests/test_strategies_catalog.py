@@ -65,7 +65,8 @@ def test_keeps_exactly_k_distinct_ascending_tokens(name, visual, distinct, keep)
     (kept,) = strategy.choose(make_view(visual, distinct), [keep], some_params(name))
     assert kept.dtype == torch.int64
     assert kept.shape == (keep,)
-    assert torch.equal(kept, kept.unique())  # unique() sorts
+    places = kept.sort().values if strategy.fed else kept
+    assert torch.equal(places, kept.unique())  # unique() sorts
     assert keep == 0 or 0 <= int(kept[0]) <= int(kept[-1]) < visual
 
 

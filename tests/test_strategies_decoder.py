@@ -150,3 +150,65 @@ def test_sparsevlm_plus_has_the_published_lists(ranks):
     stages = get("sparsevlm_plus").stages(3, ranks[0], params)
     assert [(stage.layer, stage.rank) for stage in stages] == list(zip((3, 7, 16), ranks, strict=True))
     assert {stage.params for stage in stages} == {(("heads", 14),)}
+
+
+def recycled(view, keep: int, merged: int) -> tuple[list[int], np.ndarray]:
+    """Places and rows by the authors' steps, one after the other: so many kept as they are, so many merged ones."""
+    rated_HTV, state = rated(view, False), view.hidden_states_VD.numpy()
+    order = falling(list(rated_HTV.mean(axis=(0, 1))))
+    rest = order[keep:]
+    pool = rest[: int(len(rest) * 0.3) + 1]
+    assert int(len(pool) / 10) + 1 == merged
+    apart = [[np.linalg.norm(state[i] - state[j]) / state.shape[1] ** 0.5 for j in pool] for i in pool]
+    density = [np.exp(-np.mean([d**2 for d in sorted(row)[:merged]])) for row in apart]
+    largest = max(max(row) for row in apart)
+    gap = [
+        min([apart[i][j] for j in range(len(pool)) if density[j] > density[i]], default=largest)
+        for i in range(len(pool))
+    ]
+    centres = falling([g * d for g, d in zip(gap, density, strict=True)])[:merged]
+    nearest = [
+        centres.index(i) if i in centres else int(np.argmin([apart[i][c] for c in centres])) for i in range(len(pool))
+    ]
+    means = [state[[pool[i] for i in range(len(pool)) if nearest[i] == c]].mean(axis=0) for c in range(merged)]
+    return [*sorted(order[:keep]), *(pool[c] for c in centres)], np.stack([*state[sorted(order[:keep])], *means])
+
+
+@pytest.mark.parametrize(("keep", "merged"), [(10, 1), (18, 1), (1, 1)])
+def test_sparsevlm(view, keep, merged):
+    places, made = recycled(view, keep, merged)
+    (kept,) = get("sparsevlm_stage").choose(view, [keep + merged], {})
+    assert kept.tolist() == places
+    np.testing.assert_allclose(get("sparsevlm_stage").rows(view, kept).numpy(), made, atol=1e-12)
+
+
+def test_sparsevlm_merges_into_several(view):
+    """More than ten to be recycled: of an image of 60 tokens, two clusters."""
+    attention_HQV = torch.cat((view.attention_HQV, 0.9 * view.attention_HQV, 0.8 * view.attention_HQV), dim=2)
+    large = replace(view, visual=72, attention_HQV=attention_HQV, hidden_states_VD=rows(72, 16, 1.3))
+    places, made = recycled(large, 20, 2)
+    (kept,) = get("sparsevlm_stage").choose(large, [22], {})
+    assert kept.tolist() == places
+    np.testing.assert_allclose(get("sparsevlm_stage").rows(large, kept).numpy(), made, atol=1e-12)
+
+
+@pytest.mark.parametrize("lists", [(300, 200, 110), (303, 110, 36), (238, 48, 26), (66, 30, 17)])
+def test_sparsevlm_has_the_published_lists(lists):
+    """The ranks count the merged rows; the authors' lists are what is kept as it is."""
+    visual, ranks = 576, []
+    for kept in lists:
+        pool = int((visual - kept) * 0.3) + 1
+        visual, before = kept + int(pool / 10) + 1, visual
+        ranks.append(visual)
+        assert sparsevlm._kept_of(before, visual) == kept
+    assert dict(get("sparsevlm").published)[ranks[0]] == (("second_rank", ranks[1]), ("third_rank", ranks[2]))
+
+
+@pytest.mark.parametrize("visual", [1, 2, 24, 576])
+def test_every_number_of_rows_can_be_had(visual):
+    for rank in range(1, visual + 1):
+        kept = sparsevlm._kept_of(visual, rank)
+        merged = rank - kept
+        pool = int((visual - kept) * 0.3) + 1
+        assert 1 <= merged <= pool
+        assert kept == 0 or merged == int(pool / 10) + 1

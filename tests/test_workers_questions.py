@@ -106,6 +106,7 @@ def test_every_strategy_equals_naive(engines, name):
         "pyramiddrop": (("second_layer", 3), ("third_layer", 4)),
         "vscan": (("second_layer", 2),),
         "sparsevlm_plus": (("second_layer", 3), ("second_rank", 2), ("third_layer", 4), ("third_rank", 0)),
+        "sparsevlm": (("second_layer", 3), ("second_rank", 2), ("third_layer", 4), ("third_rank", 0)),
         "v2drop": (("second_layer", 3), ("third_layer", 0)),
     }.get(name, ())
     points = [

@@ -248,6 +248,15 @@ def view(
     )
 
 
+def of_image(view: EvidenceView) -> EvidenceView:
+    """A view without what a decoder layer gave: it may be held for long."""
+    of_layer = _chosen(frozenset(view.evidence), Site.DECODER)
+    fields: dict[str, Any] = {provider.field: None for provider in PROVIDERS.values() if provider.field}
+    lean = replace(view, evidence={name: had for name, had in view.evidence.items() if name not in of_layer}, **fields)
+    lean.made.update(view.holding(None).made)
+    return lean
+
+
 def scratch(needs: frozenset[str], config: ModelConfig, tokens: int, visual: int) -> int:
     """Bytes that strategies with these needs take at most, beside the layers, to choose of one sequence.
 

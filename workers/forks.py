@@ -319,11 +319,12 @@ def _choosing(sequence: TokenSequence, stages: Iterable[Stage]) -> dict[tuple[St
 def merge_of(strategy: Strategy, view: EvidenceView, params: Iterable[tuple[str, object]]) -> Merge | None:
     """What makes the rows that go on in place of the kept tokens; None where these go on themselves.
 
-    Made when a fork enters: until then only what was read of the image is held.
+    Made when a fork enters: until then only what was read of the image is held, and what is small of what was made of
+    the rest. So the tokens are chosen before.
     """
     if strategy.rows is None:
         return strategy.merge
-    return partial(_rows, strategy.rows, view.holding(None), dict(params))
+    return partial(_rows, strategy.rows, evidence.of_image(view), dict(params))
 
 
 def _rows(

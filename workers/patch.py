@@ -336,7 +336,7 @@ class _Pruner:
         if not batch.prefill:
             return output
         last, cache = batch.groups[-1], cache_of(output)
-        self.report.kept = last.visual
+        self.report.kept = tuple(visual_K.sort().values for visual_K in last.visual)  # merged rows may stand behind
         if last is not batch.groups[0]:
             output.last_hidden_state = spread(output.last_hidden_state, last, batch.length)
         if cache is not None:
@@ -418,10 +418,10 @@ class _Pruner:
         place = PaddedLayer(batch, sample, hidden_BWD, self.probes.get(stage.layer), ahead)
         seed = draw_seed(self.seeds[sample].of(strategy), stage.layer)
         view = evidence.view(strategy.needs, place, self.images[sample], seed, hidden_BWD.device, self.parts.project)
-        merge = merge_of(strategy, view, stage.params)
+        kept_K = strategy.choose(view, [rank], dict(stage.params))[0]
         if self.kept is not None:
-            return self._given(stage, sample, rank, visual).to(hidden_BWD.device), merge
-        return strategy.choose(view, [rank], dict(stage.params))[0], merge
+            kept_K = self._given(stage, sample, rank, visual).to(hidden_BWD.device)
+        return kept_K, merge_of(strategy, view, stage.params)
 
     def _given(self, stage: Stage, sample: int, rank: int, visual: int) -> Tensor:
         """A sample's tokens from those that the caller chose; copies of a sample (beams) share them."""

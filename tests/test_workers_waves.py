@@ -48,6 +48,16 @@ GRID = [
     *(GridPoint(strategy=name, layer=0, rank=rank) for name in ("visionzip", "holov") for rank in (4, 9)),
     *(GridPoint(strategy="scope", layer=0, rank=rank) for rank in (3, 7)),  # chosen for several images at once
     *STAGED,
+    # Of the layer before: its keys, what entered it, its attention; and rows that a stage has merged, merged again.
+    GridPoint(strategy="dart", layer=2, rank=6),
+    GridPoint(strategy="v2drop", layer=1, rank=9, params=(("second_layer", 3), ("third_layer", 0))),
+    GridPoint(
+        strategy="sparsevlm",
+        layer=1,
+        rank=9,
+        params=(("second_layer", 2), ("second_rank", 5), ("third_layer", 3), ("third_rank", 3)),
+    ),
+    GridPoint(strategy="sparsevlm_plus_stage", layer=2, rank=6, params=(("heads", 2),)),
 ]
 ONE_FORK = Budget(1, 1)
 

@@ -204,6 +204,7 @@ def test_keeping_everything_is_the_untouched_model(engine):
     for cell in cells:
         sample = engine.samples[cell.sample]
         prompt = encode_sample(engine.model, sample, engine.spec.task, "pad")
+        assert cell.text_tokens == prompt.length - prompt.system - prompt.visual
         generated = engine.model.module.generate(
             **engine.model.inputs(prompt),
             attention_mask=torch.ones(1, prompt.length, dtype=torch.int64),

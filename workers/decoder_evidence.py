@@ -10,7 +10,7 @@ from torch import Tensor
 
 from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES, POSITION_PULL, STATES_BEFORE, TEXT_MASS
 from workers.families.config import ModelConfig
-from workers.provider import Provider, nothing, unknown
+from workers.provider import Provider, nothing
 from workers.sites import DecoderLayer, InputRows, Site
 
 
@@ -79,7 +79,8 @@ DECODER_PROVIDERS = (
         site=Site.DECODER,
         give=_position_pull,
         words="where the question's words stand",
-        flop=unknown,
+        flop=nothing,
+        text_flop=lambda config, tokens, visual, text: 2 * config.head_dim * text * visual,
         scratch=_pull_scratch,
     ),
     Provider(
@@ -87,7 +88,8 @@ DECODER_PROVIDERS = (
         site=Site.INPUT,
         give=_text_mass,
         words="which of the question's words concern the image",
-        flop=unknown,
+        flop=nothing,
+        text_flop=lambda config, tokens, visual, text: 2 * config.hidden * text * visual,
         scratch=_mass_scratch,
         of_text=True,
     ),

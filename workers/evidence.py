@@ -30,7 +30,7 @@ from strategies.view import Evidence
 from workers.cost import attention_flop, projection_flop
 from workers.decoder_evidence import DECODER_PROVIDERS
 from workers.families.config import ModelConfig
-from workers.provider import Provider, feature_scratch, nothing, unknown
+from workers.provider import Provider, feature_scratch, nothing
 from workers.sites import DecoderLayer, InputRows, Question, Questions, Site, Tower
 from workers.text_tower import TextTower
 from workers.tower_evidence import TOWER_PROVIDERS
@@ -77,7 +77,8 @@ PROVIDERS: dict[str, Provider] = {
             site=Site.DECODER,
             give=lambda layer: _on_image(_text_rows(layer), layer),
             words="the attention of the question's words",
-            flop=unknown,
+            flop=nothing,
+            text_flop=lambda config, tokens, visual, text: attention_flop(config, text, tokens),
             scratch=_text_scratch,
             field="attention_HQV",
             layer_before=True,
@@ -87,7 +88,7 @@ PROVIDERS: dict[str, Provider] = {
             site=Site.DECODER,
             give=_text_to_text,
             words="the attention of the question's words",
-            flop=unknown,
+            flop=nothing,  # a part of the rows that are read with it
             scratch=_text_scratch,
             field="text_attention_HTT",
             layer_before=True,

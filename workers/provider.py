@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +27,8 @@ class Provider:
     # Questions -> for each of them a tensor of any shape.
     give: Callable[[Any], Any]
     words: str  # "chosen by ...", for people
-    flop: Flop  # NaN where it depends on what an experiment does not record: tokens may be an array
+    flop: Flop  # NaN where it depends on what an experiment does not record; tokens may be an array
+    text_flop: Callable[[ModelConfig, Any, int, Any], Any] | None = None  # what depends on the tokens after the image
     scratch: Scratch | None = None  # bytes at most while it is had and read of a decoder layer; None: next to nothing
     field: str | None = None  # of TokenView; None: it is read by its name
     layer_before: bool = False  # of a decoder layer: what layer K-1 computed, so that there is none at K = 0
@@ -48,8 +48,3 @@ def nothing(config: ModelConfig, tokens: Any, visual: int) -> int:
 def feature_scratch(config: ModelConfig, tokens: int, visual: int) -> int:
     """Two float32 copies, one of them normalised, and twice the similarity of all to all."""
     return 4 * (2 * visual * config.hidden + 2 * visual**2)
-
-
-def unknown(config: ModelConfig, tokens: Any, visual: int) -> float:
-    """Cells do not say how many of a prompt's tokens follow the image."""
-    return math.nan

@@ -406,6 +406,8 @@ def test_layer_l_and_rank_v_are_the_untouched_model(deep_engine):
         ({"alpha": 1}, "has no parameter 'alpha'"),
         ({"strategy": "divprune"}, "layer is 0, not 1"),
         ({"strategy": "himap", "second_layer": 1}, "second_layer: 1 is not above layer 1"),
+        ({"positions": "kept"}, "positions: 'kept' is none of keep, compact. Did you mean 'keep'"),
+        ({"strategy": "visionzip", "layer": 0, "positions": "keep"}, "which have no place to keep"),
     ],
 )
 def test_mistakes_are_one_line(deep_engine, arguments, message):

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from strategies.catalog import Strategy
 from strategies.evidence import EvidenceView
 from strategies.positions import Positions
 from strategies.pyramiddrop import ROW_AHEAD
+from strategies.suggestion import near
 from strategies.view import Evidence
 from workers.cost import attention_flop, projection_flop
 from workers.decoder_evidence import DECODER_PROVIDERS
@@ -324,12 +325,15 @@ def complaint(
         positions: of the point.
         position_parts: that a position id of the model has.
     """
+    if positions not in (None, *(ways := get_args(Positions))):
+        return f"positions: {positions!r} is none of {', '.join(ways)}{near(str(positions), ways)}"
+    if positions == "compact" and position_parts > 1:
+        return (
+            f"positions: a position of this model has {position_parts} parts, which a token keeps; leave `compact` out"
+        )
     known = partial(strategy.check, params, layer=layer, rank=rank, layers=layers, heads=heads)
     if said := known(side=side, positions=positions):
         return said
-    if positions == "compact" and position_parts > 1:
-        grid = f"position ids of this model have {position_parts} parts, for a grid that has no numbers without gaps"
-        return f"positions: {grid}; leave `compact` out"
     for stage in strategy.stages(layer, sys.maxsize if rank is None else rank, params):
         needs = catalog.get(stage.strategy).needs
         if unknown := [name for name in sorted(needs) if provider_of(name) is None]:

@@ -16,7 +16,7 @@ from orchestrator.cluster.faults import NO_ANSWER, FaultWatch
 from orchestrator.cluster.joining import IN_A_JOB
 from orchestrator.cluster.pool import LocalPool, Pool, PoolOptions
 from orchestrator.cluster.ray_pool import RayPool
-from orchestrator.cluster.seat import WithRules
+from orchestrator.cluster.seat import WithOwn
 from orchestrator.followers.base import Answered, Begun, Follower, Followers
 from orchestrator.followers.pictures import DEFAULT_LIMIT, PictureRecorder
 from orchestrator.followers.progress import SweepProgress
@@ -144,8 +144,8 @@ class _Sweep:
         kind = LocalPool if self._options.local else RayPool
         spec, followers = self._prepared.spec.engine, self.followers
         options = self._options
-        if rules := self._prepared.spec.rules:
-            options = replace(options, engine=WithRules(rules, options.engine))
+        if (sweep := self._prepared.spec).rules or sweep.tasks:
+            options = replace(options, engine=WithOwn(sweep.rules, sweep.tasks, options.engine))
         with kind(spec, options, on_event=followers.event, on_ready=followers.ready) as pool:
             plan = self.plan(pool.workers)
             there, points = sum(map(len, self._done.values())), len(self.experiment.points)

@@ -12,7 +12,7 @@ from orchestrator.cluster.joining import has_gpu
 from orchestrator.sweep.document import CallbackSpec, Document, MeasureSection, callback_specs, parse
 from orchestrator.sweep.grid import Budget, grid_of
 from orchestrator.sweep.mistakes import Check, Mistake, SpecError, checked, in_file_order
-from orchestrator.sweep.own_rules import with_own_rules
+from orchestrator.sweep.own_rules import task_of, with_own_rules
 from orchestrator.sweep.ranges import expand
 from results.analysis.racing import RacingRule
 from results.yaml_text import MAX_BYTES
@@ -25,8 +25,10 @@ from workers.families.catalog import open_checkpoint
 from workers.families.config import NO_TEXT_TOWER, ModelConfig, ModelError
 from workers.foreign import expanded
 from workers.json_file import UnreadableError, read_text
+from workers.tasks import own as own_tasks
 from workers.tasks.base import DataError
 from workers.tasks.catalog import resolved
+from workers.tasks.own import OwnTask
 from workers.work import EngineSpec, GridPoint, MeasureSpec, ModelSpec, SpectrumSpec, TaskSpec, unpruned_point
 
 EMBEDDED = "embedded"
@@ -46,6 +48,7 @@ class SweepSpec:
     racing: RacingRule | None = None
     callbacks: tuple[CallbackSpec, ...] = ()  # of Ray Tune
     rules: tuple[OwnRule, ...] = ()  # of the grid, that Saccade does not have
+    tasks: tuple[OwnTask, ...] = ()  # the benchmark, where Saccade does not have it
 
 
 def load_sweep(source: str | Path, overrides: Mapping[str, Any] | None = None, gpu: bool | None = None) -> SweepSpec:
@@ -66,7 +69,8 @@ def load_sweep(source: str | Path, overrides: Mapping[str, Any] | None = None, g
     except ValueError as error:
         raise SpecError(f"{place}: {error}") from error
     checkpoint, config, model_error = _model(document)
-    entries, more = checked(with_own_rules(entries, expanded(Path(source)).parent))
+    folder = expanded(Path(source)).parent
+    entries, more = checked(with_own_rules(entries, folder))
     mistakes += more
     grid, more = checked(grid_of(entries, config))
     mistakes += more
@@ -84,7 +88,8 @@ def load_sweep(source: str | Path, overrides: Mapping[str, Any] | None = None, g
     assert checkpoint is not None
     assert config is not None
     try:
-        task = resolved(TaskSpec(**{**document.task.model_dump(), "data": data}))
+        named = task_of(document.task.name, folder).name
+        task = resolved(TaskSpec(**{**document.task.model_dump(), "name": named, "data": data}))
     except DataError as error:
         raise SpecError(f"{place}: task: {error}") from error
     return SweepSpec(
@@ -97,6 +102,7 @@ def load_sweep(source: str | Path, overrides: Mapping[str, Any] | None = None, g
         racing=None if document.racing is None else RacingRule(**document.racing.model_dump()),
         callbacks=callback_specs(document.tune.callbacks),
         rules=travelling(point.strategy for point in grid.points),
+        tasks=own_tasks.travelling(task.name),
     )
 
 

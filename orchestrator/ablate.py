@@ -195,7 +195,8 @@ def _written(
         rivals: Names of strategies without parameters.
     """
     engine = spec.engine
-    budgets = sorted({(point.layer, point.rank) for point in spec.points if point.strategy == ABLATION}, reverse=True)
+    pruning = sorted((one for one in spec.points if one.strategy == ABLATION), key=lambda one: (-one.layer, -one.rank))
+    budgets = dict.fromkeys((one.layer, one.rank if one.share is None else one.kept) for one in pruning)
     settings = [*({"strategy": ABLATION, **params} for params in rules), *({"strategy": name} for name in rivals)]
     task = {name: value for name, value in asdict(engine.task).items() if name != "data" and value is not None}
     document = {

@@ -171,7 +171,7 @@ def _family(strategy: Strategy) -> str:
         return "control"
     if any(one.site is not Site.DECODER for one in providers):
         return "vision tower"
-    return "attention" if any(one.layer_before for one in providers) else "features"
+    return "attention" if any(one.layer_before or one.layer_ahead for one in providers) else "features"
 
 
 def _needs(strategy: Strategy) -> frozenset[str]:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.sweep.grid import Budget
 from orchestrator.sweep.plan import questions_per_image
 from results.analysis.metrics import is_soft, share_images, spoken
 from results.disk import stamp
@@ -59,7 +60,7 @@ def show_plan(
 ) -> None:
     """The plan as a table; ``memory`` says what the sweep takes of a GPU's, where there is one."""
     spec = prepared.spec
-    strategies = sorted({point.strategy for point in spec.points[1:]})
+    strategies = sorted({" ".join((p.strategy, *([p.positions] if p.positions else []))) for p in spec.points[1:]})
     limited = len(prepared.samples) < prepared.available
     of = f" (the first of {prepared.available})" if limited else ""
     table = Table(show_header=False, box=None, pad_edge=False)
@@ -91,13 +92,17 @@ def show_plan(
     console.print(table, soft_wrap=True)
     show_notes(console, (*prepared.notes, *plan.notes))
     for budget in spec.budgets:
-        console.print(
-            f"tokens {budget.tokens:g} at layer {budget.layer}: rank {budget.rank}, an average of {budget.average:.1f} "
-            "visual tokens",
-            soft_wrap=True,
-        )
+        console.print(_budget_text(budget, spec.config.visual_tokens), soft_wrap=True)
     notes = (catalog.get(p.strategy).note(dict(p.params), spec.config.heads) for p in spec.points[1:])
     show_notes(console, dict.fromkeys(part for note in notes if note for part in note.split("; ")))
+
+
+def _budget_text(budget: Budget, most: int) -> str:
+    """What a budget was compiled to."""
+    if budget.share is not None:
+        return f"tokens {budget.tokens / most:.4g} of each image's at layer {budget.layer}: rank {budget.share:.2%}"
+    average = f"an average of {budget.average:.1f} visual tokens"
+    return f"tokens {budget.tokens:g} at layer {budget.layer}: rank {budget.rank}, {average}"
 
 
 def _questions_text(prepared: Prepared) -> str:

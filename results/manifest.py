@@ -95,6 +95,7 @@ class RecordedPoint(BaseModel):
     rank: Size
     params: dict[StrictStr, Scalar] = {}
     positions: Positions | None = None  # where they are not the method's own
+    share: Annotated[StrictFloat, Field(ge=0, le=1)] | None = None
     chosen_by: StrictStr = ""  # what its choice of tokens goes by, for people
 
     @classmethod
@@ -110,6 +111,7 @@ class RecordedPoint(BaseModel):
             rank=self.rank,
             params=tuple(self.params.items()),
             positions=self.positions,
+            share=self.share,
         )
 
 

@@ -37,6 +37,33 @@ def rank_for_average(tokens: float, layer: int, layers: int, visual: int) -> int
     return math.floor(exact + 0.5)
 
 
+def rank_of_share(share: float, visual: int) -> int:
+    """Visual tokens to keep of an image that has ``visual``, as a share of them in 0..1."""
+    return math.floor(share * visual + 0.5)
+
+
+def share_for_average(share: float, layer: int, layers: int) -> float:
+    """The share of its visual tokens that an image keeps from ``layer`` on, so that the average over all layers is one.
+
+    Args:
+        share: wanted average of visual tokens per layer, as a share of the image's own.
+        layer: decoder layers that run on the full sequence.
+        layers: decoder layers of the model.
+
+    Raises:
+        ValueError: no share in 0..1 gives this average, or no layer is left to prune.
+    """
+    if not 0 <= layer < layers:
+        raise ValueError(f"layer {layer} leaves nothing to prune in a model of {layers} layers")
+    exact = (share * layers - layer) / (layers - layer)
+    if not -SLACK <= exact <= 1 + SLACK:
+        raise ValueError(
+            f"an average of {share:.4g} of an image's tokens cannot be reached by pruning at layer {layer} of "
+            f"{layers}: it lies between {layer / layers:.4g} and 1"
+        )
+    return min(max(exact, 0.0), 1.0)
+
+
 def average_tokens(layer: int, rank: int, layers: int, visual: int) -> float:
     """Average number of visual tokens per decoder layer, when ``rank`` of them are kept from ``layer`` on."""
     return average_of_stages([(layer, rank)], layers, visual)

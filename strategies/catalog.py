@@ -37,6 +37,7 @@ from strategies import (
     himap,
     input_norm,
     merging,
+    pyramiddrop,
     text_weighted,
     tower_methods,
 )
@@ -331,6 +332,7 @@ FINEPRUNER = "FinePruner ablations A and B, EasonAI-5589/LLaVA-FinePruner-Head"
 IN_NORM = "HiMAP's pruning experiment, YangXu-03/Himap-based"
 DIVPRUNE = "DivPrune, arXiv:2503.02175"
 HIMAP = "HiMAP, YangXu-03/Himap-based"
+PYRAMIDDROP = "PyramidDrop, arXiv:2410.17247"
 SELECTORS = "HiMAP's diversity selectors, YangXu-03/Himap-based"
 
 CATALOG: dict[str, Strategy] = {
@@ -386,6 +388,20 @@ CATALOG: dict[str, Strategy] = {
         # The image's attention
         Strategy(name="image_column_sum", score=himap.image_column_sum, needs=VISUAL, source=HIMAP),
         Strategy(name="himap", schedule=himap.himap, source=HIMAP),
+        # The next layer's attention
+        Strategy(
+            name=pyramiddrop.STAGE,
+            score=pyramiddrop.pyramiddrop_stage,
+            needs=frozenset({pyramiddrop.ROW_AHEAD}),
+            positions="compact",
+            source=PYRAMIDDROP,
+        ),
+        Strategy(
+            name="pyramiddrop",
+            schedule=pyramiddrop.pyramiddrop,
+            published=((288, ()),),  # 270 on average over 32 layers
+            source=PYRAMIDDROP,
+        ),
         # Features
         Strategy(
             name="l2_norm",

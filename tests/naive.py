@@ -47,7 +47,7 @@ def naive_answer(llava: Model, encoded: Encoded, point: GridPoint, seeds: Seeds,
         ((span,), (image,)) = encoded.images, llava.image_features([encoded])
         start, visual = span.start, span.tokens
         embedded = torch.cat((embedded[:start], image, embedded[start + visual :]))
-    run = _Sample(llava, seeds, embedded.shape[0], start, visual, _tower(llava, encoded, point))
+    run = _Sample(llava, seeds, encoded, start, visual, _tower(llava, encoded, point))
     tokens: list[int] = []
     first = None
     for _ in range(max_new_tokens):
@@ -64,7 +64,7 @@ def naive_answer(llava: Model, encoded: Encoded, point: GridPoint, seeds: Seeds,
 class _Sample:
     llava: Model
     seeds: Seeds
-    prompt_length: int
+    encoded: Encoded
     start: int
     visual: int
     tower: dict[str, Tensor]  # evidence of the vision tower and of the question, for all visual tokens
@@ -86,11 +86,12 @@ def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, li
     decoder = run.llava.module.model.language_model
     stages = {}
     if point.strategy != UNPRUNED and run.visual:
-        stages = {s.layer: s for s in catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params))}
+        rank = point.of(run.visual).rank
+        stages = {s.layer: s for s in catalog.get(point.strategy).stages(point.layer, rank, dict(point.params))}
     implementation = decoder.config._attn_implementation
     decoder.config._attn_implementation = "eager"
     hidden, length = inputs[None], inputs.shape[0]
-    positions, alive = torch.arange(length), list(range(run.visual))
+    positions, alive = _positions(run.encoded, length), list(range(run.visual))
     where, width = {v: run.start + v for v in alive}, run.visual  # row of each visual token, and rows of the image
     mask = torch.ones(length, length, dtype=torch.bool).tril()
     weights = None
@@ -100,7 +101,8 @@ def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, li
                 stage = stages[index]
                 strategy = catalog.get(stage.strategy)
                 if index not in run.chosen:
-                    run.chosen[index] = _choose(run, stage, index, weights, hidden[0], alive, where)
+                    ahead = _attend(decoder, layer, hidden, positions, mask)[1]
+                    run.chosen[index] = _choose(run, stage, index, weights, ahead, hidden[0], alive, where)
                 kept = run.chosen[index]
                 if (strategy.merge or strategy.rows) and 0 < len(kept) < len(alive):
                     before = hidden[0, [where[v] for v in alive]]
@@ -116,33 +118,43 @@ def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, li
                     image, stays = range(run.start, run.start + width), {where[v] for v in kept}
                     rows = [row for row in range(hidden.shape[1]) if row in stays or row not in image]
                     width = len(kept)
-                    hidden, positions = hidden[:, rows], torch.arange(len(rows))
+                    hidden, positions = hidden[:, rows], positions[:, rows]
+                    if len(positions) == 1:  # those of three parts stay with their tokens
+                        positions = torch.arange(len(rows))[None]
                     mask = mask[rows][:, rows]
                     where = {v: rows.index(where[v]) for v in kept}
                 else:
                     mask = mask.clone()
                     mask[:, gone] = False
                 alive = kept
-            additive = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)[None, None]
-            rotary = decoder.rotary_emb(hidden, positions[None])
-            residual = hidden
-            attended, weights = layer.self_attn(
-                layer.input_layernorm(hidden), position_embeddings=rotary, attention_mask=additive
-            )
-            hidden = residual + attended
+            attended, weights = _attend(decoder, layer, hidden, positions, mask)
+            hidden = hidden + attended
             hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
     finally:
         decoder.config._attn_implementation = implementation
     return run.llava.module.lm_head(decoder.norm(hidden[0, -1])), alive
 
 
-def _choose(run, stage, layer, weights, hidden, alive, where) -> list[int]:
+def _positions(encoded: Encoded, length: int) -> Tensor:
+    """(P, length) of a prompt and of what was decoded behind it."""
+    decoded = torch.arange(length - encoded.length) + encoded.next_position
+    return torch.cat((encoded.positions_PS, decoded.expand(len(encoded.positions_PS), -1)), dim=1)
+
+
+def _attend(decoder, layer, hidden: Tensor, positions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """What the layer's attention gives, and its weights."""
+    additive = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)[None, None]
+    rotary = decoder.rotary_emb(hidden, positions if len(positions) == 1 else positions[:, None])
+    return layer.self_attn(layer.input_layernorm(hidden), position_embeddings=rotary, attention_mask=additive)
+
+
+def _choose(run, stage, layer, weights, ahead, hidden, alive, where) -> list[int]:
     if stage.rank == 0 or stage.rank >= len(alive):
         return alive[: stage.rank]
     strategy, params = catalog.get(stage.strategy), dict(stage.params)
     rows = [where[v] for v in alive]
     text = list(range(max(rows) + 1, hidden.shape[0]))  # every row after the image, which masked rows may interrupt
-    text = text[len(text) - (run.prompt_length - run.start - run.visual) :]
+    text = text[len(text) - (run.encoded.length - run.start - run.visual) :]
     attention = text_attention = visual_attention = None
     if weights is not None:
         probabilities = weights[0].float()
@@ -161,9 +173,8 @@ def _choose(run, stage, layer, weights, hidden, alive, where) -> list[int]:
         text_attention_HTT=text_attention,
         visual_attention_HVV=visual_attention,
         hidden_states_VD=hidden[rows],
-        evidence={
-            name: rows_VX if len(rows_VX) != run.visual else rows_VX[alive] for name, rows_VX in run.tower.items()
-        },
-        project=run.llava.module.model.multi_modal_projector,
+        evidence={"row_ahead": ahead[0, :, -1][:, rows].float()}
+        | {name: rows_VX if len(rows_VX) != run.visual else rows_VX[alive] for name, rows_VX in run.tower.items()},
+        project=run.llava.project,
     )
     return [alive[k] for k in strategy.choose(view, [stage.rank], params)[0].tolist()]

@@ -43,6 +43,8 @@ def test_plan_shows_budgets_remarks_and_what_is_measured(sweep: Path, tmp_path: 
     assert text.count("query=system_and_text keeps the same tokens as text_tokens_only") == 1
     assert "attention_weights of layer 0" in text
     assert "(first 2 image questions), concentration and diversity of the kept tokens" in text
+    text = call("plan", sweep, "--out", tmp_path / "x", "--set", "grid[0].positions=[keep, compact]")
+    assert "un-pruned, ablation, ablation compact" in text
 
 
 def test_a_sweep_that_measures_then_latency_then_compare(sweep: Path, tmp_path: Path) -> None:

@@ -53,6 +53,16 @@ def test_experiments_on_the_same_questions_are_paired(tmp_path: Path) -> None:
     assert rows["p_holm"].iloc[2] == pytest.approx(3 * 2 / 2**20)
 
 
+def test_a_method_that_is_named_without_positions_is_the_method_in_its_own_way(tmp_path: Path) -> None:
+    points = (BASE, point("fastv"), replace(point("fastv"), positions="compact"), point("random"))
+    right = np.array([[1] * 10, [1] * 5 + [0] * 5, [1] * 8 + [0] * 2, [1] * 9 + [0]])
+    path = write_matrix(tmp_path / "x", points, right).path
+    for name, differences in (("fastv", [0.3, 0.4]), ("fastv positions=compact", [-0.3, 0.1])):
+        rows = compare([path], reference=name).rows
+        found = rows.loc[~rows["baseline"], "difference"].dropna()
+        assert found.tolist() == pytest.approx(differences), name
+
+
 def test_two_models_have_each_its_own_unpruned_row_and_flops(tmp_path: Path) -> None:
     """Of four and of five layers; nothing is pruned after the last one of either, and both answer otherwise there."""
     right = np.array([[1] * 20, [1] * 10 + [0] * 10, [1] * 20])

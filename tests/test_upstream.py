@@ -21,7 +21,8 @@ from transformers import LlavaNextModel
 
 from orchestrator.tune.trial_records import PENDING, STATE, TrialStates, _metadata, make_trials
 from small_clip import make_clip
-from workers.families.catalog import open_checkpoint, parts_of
+from small_qwen import make_qwen
+from workers.families.catalog import load_model, open_checkpoint, parts_of
 from workers.families.llava.loading import load_llava
 from workers.layer_calls import cache_of, check_calls
 from workers.text_tower import WHOLE, load_text_tower
@@ -33,6 +34,12 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def llava(small_checkpoint):
     return load_llava(ModelSpec(path=str(small_checkpoint)), "cpu")
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory):
+    folder = make_qwen(tmp_path_factory.mktemp("qwen"))
+    return load_model(ModelSpec(path=str(folder), image_mode="native"), "cpu")
 
 
 def moved(library: str, what: str, ours: str) -> str:
@@ -127,7 +134,7 @@ def test_transformers_empty_model(small_checkpoint):
     """A model without memory, whose parameters and buffers are then filled by hand."""
     from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-    words = moved("transformers", "models on the meta device", "workers/families/llava/loading.py")
+    words = moved("transformers", "models on the meta device", "workers/families/building.py")
     config = LlavaConfig.from_dict(open_checkpoint(ModelSpec(path=str(small_checkpoint))).config)
     with torch.device("meta"):
         model = LlavaForConditionalGeneration._from_config(config, attn_implementation="sdpa", dtype=torch.float32)
@@ -163,6 +170,52 @@ def test_transformers_pixels():
     processor = transformers.CLIPImageProcessorPil(size={"shortest_edge": 4}, crop_size={"height": 4, "width": 4})
     pixels = processor(np.zeros((8, 8, 3), np.uint8), return_tensors="pt")["pixel_values"]
     assert pixels.shape == (1, 3, 4, 4), words
+
+
+def test_transformers_qwen(qwen):
+    """Qwen2-VL's parts, its three rows of positions, and how its tower is called and calls its layers."""
+    words = moved("transformers", "Qwen2-VL", "workers/families/qwen, workers/decoder.py")
+    inner, pixels = qwen.module.model, torch.rand(24, 2 * 3 * 14 * 14)
+    grid, entered = torch.tensor([[1, 6, 4]]), []
+    handles = [
+        block.register_forward_pre_hook(lambda _, args: entered.append(args[0])) for block in inner.visual.blocks
+    ]
+    calls = []
+    handles += [
+        inner.visual.register_forward_pre_hook(lambda _, args, how: calls.append((args, how)), with_kwargs=True)
+    ]
+    made = inner.get_image_features(pixel_values=pixels, image_grid_thw=grid, output_hidden_states=True)
+    for handle in handles:
+        handle.remove()
+    assert [tuple(one.shape) for one in made.pooler_output] == [(6, qwen.config.hidden)], words
+    for theirs, ours in zip(made.hidden_states, [*entered, made.last_hidden_state], strict=True):
+        assert torch.equal(theirs, ours), words
+    ((args, kwargs),) = calls
+    assert len(args) == 1, words
+    assert torch.equal(kwargs["grid_thw"], grid), words
+    block = inner.visual.blocks[0]
+    assert block.attn.scaling == (block.attn.dim // block.attn.num_heads) ** -0.5, words
+    assert {"qkv", "proj"} <= {name for name, _ in block.attn.named_children()}, words
+    assert {"norm1", "norm2", "mlp"} <= {name for name, _ in block.named_children()}, words
+    assert inner.visual.spatial_merge_size == 2, words
+    assert {"window_size", "patch_size"} <= vars(inner.visual).keys(), words
+    cos, sin = inner.language_model.rotary_emb(torch.empty(0), torch.arange(9).reshape(3, 1, 3))
+    assert cos.shape == sin.shape == (1, 3, qwen.config.head_dim), words
+    taken = inspect.signature(qwen.module.forward).parameters.keys()
+    assert {"mm_token_type_ids", "pixel_values", "image_grid_thw"} <= taken, words
+    check_calls(qwen.module)
+
+
+def test_transformers_qwen_pixels():
+    """Pre-processing by PIL, asked for by name, with sizes given as edges that are numbers of pixels."""
+    import transformers
+
+    words = moved("transformers", "Qwen2VLImageProcessorPil", "workers/families/qwen/loading.py, pixels.py")
+    assert hasattr(transformers, "Qwen2VLImageProcessorPil"), words
+    processor = transformers.Qwen2VLImageProcessorPil(size={"shortest_edge": 3136, "longest_edge": 4000})
+    made = processor(np.zeros((80, 80, 3), np.uint8), return_tensors="pt")
+    assert made["image_grid_thw"].tolist() == [[1, 4, 4]], words
+    assert made["pixel_values"].shape == (16, 3 * 2 * 14 * 14), words
 
 
 # torch

@@ -20,6 +20,7 @@ from transformers.models.llava_next.processing_llava_next import LlavaNextProces
 import checkpoint_forms as forms
 from naive import naive_answer, seeds_of
 from orchestrator.sweep.spec import SpecError, load_sweep
+from strategies.errors import UsageError
 from workers.cost import cost
 from workers.encoding import encode_sample
 from workers.engine import Engine
@@ -129,7 +130,7 @@ def test_what_any_resolution_does_not_do(made, small_scienceqa, tmp_path):
     with pytest.raises(ModelError, match=r"image_mode 'pad' is not one of this model's \(anyres\)"):
         load_llava(ModelSpec(path=str(made["theirs"])), "cpu")
     engine = engine_of(made["theirs"], small_scienceqa)
-    with pytest.raises(ModelError, match="latency is measured for models that see one square"):
+    with pytest.raises(UsageError, match=r"pruned needs a LlavaFor.*, got LlavaNextFor"):
         prepare_prompts(engine.model, tuple(engine.samples.values()), engine.spec.task, "anyres")
     sweep = tmp_path / "sweep.yaml"
     grid = "grid:\n  - {strategy: fastv, layer: 2, tokens: 9}\n  - {strategy: fastv, layer: 2, rank: 89}\n"
@@ -137,8 +138,8 @@ def test_what_any_resolution_does_not_do(made, small_scienceqa, tmp_path):
     with pytest.raises(SpecError) as caught:
         load_sweep(sweep)
     assert str(caught.value).splitlines() == [
-        f"{sweep}: grid[0].tokens: is an average over a fixed number of visual tokens, and this model cuts images into "
-        "tiles; give rank",
+        f"{sweep}: grid[0].tokens: is an average over a fixed number of visual tokens, and this model's images differ "
+        "in theirs; give a share of each image's own, such as 33.3%, or rank",
         f"{sweep}: grid[1].rank: 89 is above the model's 88 visual tokens",
     ]
 

@@ -13,7 +13,12 @@ from strategies.own import from_text
 from workers.contract import OF_CELLS, OF_CHOICES, laboratory, promises
 from workers.engine import Engine
 
-PARAMS = {"ablation": {"heads_kept": 2}, "himap": {"second_layer": 3, "second_rank": 0}, "vscan": {"second_layer": 3}}
+PARAMS = {
+    "ablation": {"heads_kept": 2},
+    "himap": {"second_layer": 3, "second_rank": 0},
+    "pyramiddrop": {"second_layer": 2, "third_layer": 3},
+    "vscan": {"second_layer": 3},
+}
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,7 @@ def test_other_shapes_equal_naive(tmp_path, small_scienceqa, layers, heads, kv_h
 def any_point(draw, layers: int, visual: int, heads: int) -> GridPoint:
     """Any strategy of the catalog at any layer and rank that it admits, with drawn parameters."""
     strategy = CATALOG[draw(st.sampled_from(sorted(CATALOG)))]
-    last = layers - 1 if strategy.name == "himap" else layers  # its second stage needs a later layer
+    last = layers - {"himap": 1, "pyramiddrop": 2}.get(strategy.name, 0)  # further stages need later layers
     first = 0 if complaint(strategy, {}, layer=0) is None else 1
     layer = 0 if strategy.layers == "input" else draw(st.integers(first, last))
     rank = draw(st.integers(0, visual)) if strategy.fixed_rank is None else strategy.fixed_rank
@@ -116,6 +116,11 @@ def any_point(draw, layers: int, visual: int, heads: int) -> GridPoint:
         }
     elif strategy.name == "himap":
         params = {"second_layer": draw(st.integers(layer + 1, layers)), "second_rank": draw(st.integers(0, rank))}
+    elif strategy.name == "pyramiddrop":
+        second = draw(st.integers(layer + 1, layers - 1))
+        shares = sorted(draw(st.lists(st.floats(0, 1), min_size=2, max_size=2)))
+        params = {"second_layer": second, "third_layer": draw(st.integers(second + 1, layers))}
+        params |= {"second_share": shares[1], "third_share": shares[0]}
     elif strategy.name == "vscan":
         params = {"second_layer": draw(st.integers(1, layers)), "second_share": draw(st.floats(0, 1))}
     elif "alpha" in strategy.params:
@@ -155,6 +160,7 @@ def test_every_strategy_equals_naive(deeper_engine, name):
     params = {
         "ablation": {"heads_kept": 2},
         "himap": {"second_layer": 3, "second_rank": 2},
+        "pyramiddrop": {"second_layer": 3, "third_layer": 4},
         "vscan": {"second_layer": 2},
     }.get(name, {})
     layers = [layer for layer in (0, 1, 2) if complaint(strategy, params, layer=layer) is None]

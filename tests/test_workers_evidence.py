@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import LlamaConfig, LlamaModel
 
 import checkpoint_forms as forms
 from admitted import admitted
@@ -29,6 +30,7 @@ from strategies.evidence import (
     TOWER_STATES,
     EvidenceView,
 )
+from strategies.pyramiddrop import ROW_AHEAD
 from strategies.stages import Stage
 from strategies.view import Evidence
 from test_workers_cost import SEVEN_B
@@ -36,6 +38,7 @@ from test_workers_engine import make_engine
 from test_workers_patch import LOGIT_TOLERANCE, TEXT_ONLY, assert_equals_engine, batch_inputs
 from tower_evidence import tower_evidence
 from workers.attention import causal_mask
+from workers.decoder import Decoder
 from workers.encoding import encode_sample
 from workers.evidence import (
     PROVIDERS,
@@ -46,8 +49,9 @@ from workers.evidence import (
     view,
     words,
 )
+from workers.families.config import ModelConfig
 from workers.families.model import Encoded, ImageSpan
-from workers.packed_layer import LayerRead, PackedLayer
+from workers.packed_layer import LayerAhead, LayerRead, PackedLayer
 from workers.patch import pruned
 from workers.provider import Provider
 from workers.sequences import Packing, new_trunk
@@ -286,7 +290,7 @@ def test_what_reads_the_layer_before_begins_after_one(name):
     """No draw at random under a method's name; a method of several stages counts by its first."""
     strategy, params = CATALOG[name], {"ablation": {"heads_kept": 2}}.get(name, {})
     reads = "the attention of the question's words" if name == "himap" else words(strategy.needs)
-    if "attention" in reads and strategy.layers != "input":
+    if "attention" in reads and "comes next" not in reads and strategy.layers != "input":
         said = f"layer: {name} reads {reads}, which there is from layer 1 on; at layer 0 take `random`"
         assert complaint(strategy, params, layer=0, rank=100) == said
         assert complaint(strategy, params, layer=1, rank=100) is None
@@ -368,6 +372,19 @@ class Peak(TorchDispatchMode):
         return made
 
 
+def one_layer(config: ModelConfig) -> Decoder:
+    text = LlamaConfig(
+        num_hidden_layers=1,
+        hidden_size=config.hidden,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.kv_heads,
+        head_dim=config.head_dim,
+        intermediate_size=config.hidden,
+        vocab_size=8,
+    )
+    return Decoder(LlamaModel(text).bfloat16().requires_grad_(False), torch.nn.Identity())
+
+
 READERS = sorted(name for name, one in CATALOG.items() if any(provider_of(need).scratch for need in one.needs))
 
 
@@ -382,9 +399,10 @@ def test_the_plan_bounds_what_a_strategy_takes_to_choose(name):
     )
     config = replace(SEVEN_B, heads=8, kv_heads=4, head_dim=32, hidden=256)
     planned = scratch(strategy.needs, config, trunk.length, trunk.visual)
-    tower = tower_evidence(strategy.needs, trunk.visual, width=config.hidden)
+    ahead = LayerAhead(one_layer(config), 0, packing, hidden_RD, lambda: None) if ROW_AHEAD in strategy.needs else None
+    tower = tower_evidence(strategy.needs - {ROW_AHEAD}, trunk.visual, width=config.hidden)
     with Peak() as peak:
-        place = PackedLayer(trunk, packing, hidden_RD, LayerRead(packing, query_RHE, key_RGE, 32**-0.5))
+        place = PackedLayer(trunk, packing, hidden_RD, LayerRead(packing, query_RHE, key_RGE, 32**-0.5), ahead)
         seen = view(strategy.needs, place, tower, 1, hidden_RD.device, lambda features_KC: features_KC)
         params = {**strategy.params, "heads_kept": 3} if name == "ablation" else strategy.params
         (kept_K,) = strategy.choose(seen, [strategy.fixed_rank or admitted(strategy, 50, 196)], params)

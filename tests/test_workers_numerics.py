@@ -35,6 +35,7 @@ WIDTH = 128  # of the embedded model's vision tower
 PARAMS: dict[str, dict[str, float]] = {
     "ablation": {"heads_kept": 2},
     "himap": {"second_rank": 24},
+    "pyramiddrop": {"second_layer": 6, "third_layer": 9},
     "vispruner": {"important": 1.0},  # its rounds go another way by a last digit: see tests/test_strategies_tower.py
     "vscan": {"second_layer": 6},
 }

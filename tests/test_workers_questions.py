@@ -103,6 +103,7 @@ def test_every_strategy_equals_naive(engines, name):
     params = {
         "ablation": (("heads_kept", 2),),
         "himap": (("second_layer", 3), ("second_rank", 2)),
+        "pyramiddrop": (("second_layer", 3), ("third_layer", 4)),
         "vscan": (("second_layer", 2),),
     }.get(name, ())
     points = [

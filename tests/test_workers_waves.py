@@ -107,6 +107,8 @@ def test_renumbered_forks_in_waves_of_their_own_equal_naive(engines):
         GridPoint(strategy="fps", layer=layer, rank=4, positions=how) for layer in (0, 2) for how in ("keep", "compact")
     ]
     points += [replace(point, positions="compact") for point in STAGED[::2]]
+    stages = (("second_layer", 2), ("third_layer", 3))  # each reads the layer that comes next, prefixes' keys with it
+    points += [GridPoint(strategy="pyramiddrop", layer=1, rank=rank, params=stages) for rank in (8, 12)]
     engine = engines[4]
     engine.micro_batch, engine.budget = 2, ONE_FORK
     for away in (False, True):
@@ -408,7 +410,10 @@ def test_the_plan_bounds_what_a_wave_holds(engines, tokens):
     assert row.wave(cached, 100, 3) - row.wave(cached - 1, 100, 3) == (key_values if tokens > 1 else 0)
     assert need.trunk_bytes == row.wave(240, 60, 1)
     before, behind = (3 * 60, 10) if tokens > 1 else (0, 4 * 10)
-    assert need.held_bytes == key_values * (before + behind) + 2 * 60 * config.hidden * 4
+    starts = (44 + 4) + 44  # of each layer's forks, not all rows of the trunk
+    assert need.held_bytes == key_values * (before + behind) + starts * config.hidden * 4
+    merged = (GridPoint(strategy="visionzip", layer=0, rank=4),)
+    assert footprint(row, merged, prompt=60, visual=16).held_bytes >= 60 * config.hidden * 4  # of all patches
     text = footprint(row, points, prompt=60, visual=0)
     assert (text.rows, text.held_bytes) == (60, 0)
 

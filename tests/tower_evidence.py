@@ -20,6 +20,7 @@ from strategies.evidence import (
     TOWER_FEATURES,
     TOWER_KEYS,
 )
+from strategies.pyramiddrop import ROW_AHEAD
 from strategies.view import Evidence
 
 HEADS, WIDTH, SPACE = 3, 8, 6
@@ -44,6 +45,8 @@ def _drawn(base: str, distinct: int, generator: torch.Generator, origin: Tensor,
 
     if base in (CLASS_ATTENTION, RECEIVED_ATTENTION):
         return torch.rand(distinct, HEADS, generator=generator)[origin] / distinct
+    if base == ROW_AHEAD:
+        return torch.rand(HEADS, distinct, generator=generator)[:, origin] / distinct
     if base == JOINED_CLASS_ATTENTION:
         return torch.rand(distinct, generator=generator)[origin] / distinct
     if base == TOWER_KEYS:

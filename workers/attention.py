@@ -169,7 +169,7 @@ def probabilities(
     """
     runs = (sequence,) if queries <= sequence.rows else sequence.chain  # some of them are a prefix's
     query_QHE = gather(query_RHE, [packing.own(run) for run in runs])[-queries:]
-    return _softmax_rows(query_QHE, gather(key_RGE, packing.keys(sequence)), scale)
+    return softmax_rows(query_QHE, gather(key_RGE, packing.keys(sequence)), scale)
 
 
 def visual_block(query_RHE: Tensor, key_RGE: Tensor, packing: Packing, sequence: TokenSequence, scale: float) -> Tensor:
@@ -182,10 +182,10 @@ def visual_block(query_RHE: Tensor, key_RGE: Tensor, packing: Packing, sequence:
     """
     seen = sequence.system + sequence.visual
     key_SGE = gather(key_RGE, packing.keys(sequence))[:seen]
-    return _softmax_rows(query_RHE[packing.visual(sequence)], key_SGE, scale)[:, :, sequence.system :]
+    return softmax_rows(query_RHE[packing.visual(sequence)], key_SGE, scale)[:, :, sequence.system :]
 
 
-def _softmax_rows(query_QHE: Tensor, key_SGE: Tensor, scale: float) -> Tensor:
+def softmax_rows(query_QHE: Tensor, key_SGE: Tensor, scale: float) -> Tensor:
     """(H, Q, S) float32 probabilities of Q queries that are the last of S keys."""
     key_SHE = key_SGE.float().repeat_interleave(query_QHE.shape[1] // key_SGE.shape[1], dim=1)
     scores_HQS = torch.einsum("qhe,she->hqs", query_QHE.float(), key_SHE).mul_(scale)

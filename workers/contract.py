@@ -22,7 +22,7 @@ from strategies.errors import UsageError
 from strategies.view import TokenView
 from workers.engine import Engine
 from workers.evidence import complaint
-from workers.families.catalog import load_model
+from workers.families.catalog import load_model, open_checkpoint
 from workers.tasks.catalog import load_samples
 from workers.work import EngineSpec, GridPoint, ModelSpec, SampleOutcome, TaskSpec, WorkUnit, unpruned_point
 
@@ -51,7 +51,12 @@ def laboratory(model: Path, data: Path, text_tower: Path | None = None) -> Engin
     """
     task = TaskSpec(name="scienceqa", data=str(data))
     named = ModelSpec(path=str(model), text_tower=None if text_tower is None else str(text_tower))
-    spec = EngineSpec(model=named, task=task, max_new_tokens=2)
+    checkpoint = open_checkpoint(named)
+    spec = EngineSpec(
+        model=replace(named, image_mode=checkpoint.image_mode),
+        task=replace(task, conversation=checkpoint.conversation),
+        max_new_tokens=2,
+    )
     first, second = [sample for sample in load_samples(task) if sample.image is not None][:2]
     again = replace(second, id=f"{first.id} again", image=first.image)
     return Engine(spec, load_model(spec.model, "cpu"), (first, again, second), 1)

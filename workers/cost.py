@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from strategies.errors import UsageError
-from workers.families.config import ModelConfig
+from workers.families.config import ModelConfig, VisionConfig
 
 TERA = 1e12
 CLIP_TEXT_LAYERS, CLIP_TEXT_TOKENS, CLIP_TEXT_WIDTH = 12, 77, 768  # of CLIP ViT-L/14's text tower
@@ -97,7 +97,7 @@ def cost(
     return Cost(
         prefill_tflop=prefill / TERA,
         decode_tflop=_decode_flop(config, tokens) / TERA,
-        vision_tflop=_vision_flop(config) / TERA if image_tokens else 0.0,
+        vision_tflop=_vision_flop(config, image_tokens) / TERA if image_tokens else 0.0,
         selector_tflop=selector_flop / TERA,
         flops_ratio=prefill / _decoder_flop(config, unpruned),
         fastv_ratio=sum(fastv(n, d, m) for n in tokens) / sum(fastv(n, d, m) for n in unpruned),
@@ -138,6 +138,11 @@ def attention_flop(config: ModelConfig, rows: int, keys: Any) -> Any:
     return 2 * config.heads * config.head_dim * rows * keys
 
 
+def projection_flop(config: ModelConfig, queries: Any, keys: Any) -> Any:
+    """Queries of some rows and keys of others, of what enters a decoder layer."""
+    return 2 * config.hidden * config.head_dim * (config.heads * queries + config.kv_heads * keys)
+
+
 def class_attention_flop(config: ModelConfig) -> float:
     """Scores of the class token over all keys of a tower layer, which are computed again for it, as its query is.
 
@@ -149,21 +154,27 @@ def class_attention_flop(config: ModelConfig) -> float:
     return 2 * (tokens + 1) * width**2 + 2 * tokens * width
 
 
-def tower_flop(config: ModelConfig, *, projections: int = 0, scores: bool = False, components: bool = False) -> float:
+def tower_flop(
+    config: ModelConfig, visual: int, *, projections: int = 0, scores: bool = False, components: bool = False
+) -> float:
     """What is computed again of a tower layer, or made of its features. NaN as ``vision_tflop`` is.
 
     Args:
         config: sizes of the model.
+        visual: tokens of the image.
         projections: of queries and keys how many, for all rows.
         scores: whether all rows' attention to all is.
         components: whether the patches' principal components are: their products, and about 9 P^3 for a decomposition.
     """
-    if config.vision is None or config.varies:
+    if (vision := config.vision) is None or (config.varies and vision.merge == 1):
         return math.nan
-    patches, width = (config.image_size // config.patch_size) ** 2, config.vision.hidden
-    tokens = patches + 1
-    attention = 2 * tokens * projections * width**2 + 2 * tokens**2 * width * scores
-    return attention + (2 * patches**2 * width + 9 * patches**3) * components
+    if vision.merge > 1:  # components are of tokens, whose patches stand side by side
+        tokens, parts, wide = visual * vision.merge**2, visual, vision.merge**2 * vision.hidden
+    else:
+        parts, wide = (config.image_size // config.patch_size) ** 2, vision.hidden
+        tokens = parts + 1
+    attention = 2 * tokens * projections * vision.hidden**2 + 2 * tokens**2 * vision.hidden * scores
+    return attention + (2 * parts**2 * wide + 9 * parts**3) * components
 
 
 def image_embedding_flop(config: ModelConfig) -> float:
@@ -179,16 +190,32 @@ def text_embedding_flop() -> float:
     return CLIP_TEXT_LAYERS * layer + 2 * CLIP_TEXT_WIDTH**2
 
 
-def _vision_flop(config: ModelConfig) -> float:
+def _vision_flop(config: ModelConfig, image_tokens: int) -> float:
     """Patch embedding, the tower's layers up to the one whose output is read, and the projector's two matrices.
 
-    NaN where images have several tiles, or the tower is of another kind than CLIP's.
+    NaN where images have several tiles, or the tower is of a kind that is not known.
     """
-    if config.vision is None or config.varies:
+    if config.vision is None or (config.varies and config.vision.merge == 1):
         return math.nan
+    if config.vision.merge > 1:
+        return _merging_flop(config, config.vision, image_tokens)
     vision, patches = config.vision, (config.image_size // config.patch_size) ** 2
     tokens = patches + 1  # the class token
     embedding = 2 * patches * 3 * config.patch_size**2 * vision.hidden
     layer = 2 * tokens * (4 * vision.hidden**2 + 2 * vision.hidden * vision.ffn) + 2 * 2 * tokens**2 * vision.hidden
     projector = 2 * config.visual_tokens * (vision.features * vision.hidden * config.hidden + config.hidden**2)
     return embedding + vision.layers * layer + projector
+
+
+def _merging_flop(config: ModelConfig, vision: VisionConfig, image_tokens: int) -> int:
+    """The same of a tower that looks at each image in its own size and makes one token of several patches.
+
+    Windows count as full; those at the image's right and lower edge hold less.
+    """
+    joined = vision.merge**2
+    patches, window = image_tokens * joined, min(image_tokens, vision.window**2) * joined
+    embedding = 2 * patches * 3 * vision.frames * config.patch_size**2 * vision.hidden
+    layer = 2 * patches * (4 * vision.hidden**2 + vision.ffn_matrices * vision.hidden * vision.ffn)
+    keys = (vision.layers - vision.windowed) * patches + vision.windowed * window
+    projector = 2 * image_tokens * joined * vision.hidden * (joined * vision.hidden + config.hidden)
+    return embedding + vision.layers * layer + 2 * 2 * patches * keys * vision.hidden + projector

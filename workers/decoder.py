@@ -110,6 +110,10 @@ class Decoder:
         """Queries (R, H, E) of a layer's normed input, positions applied."""
         return rotate(self.layers[layer].module.self_attn.q_proj(normed_RD).unflatten(-1, (-1, self.head_dim)), *rotary)
 
+    def keys(self, layer: int, normed_RD: Tensor, rotary: Rotary) -> Tensor:
+        """Keys (R, G, E) of a layer's normed input alone, positions applied."""
+        return rotate(self.layers[layer].module.self_attn.k_proj(normed_RD).unflatten(-1, (-1, self.head_dim)), *rotary)
+
     def attention_norm(self, layer: int, hidden_RD: Tensor) -> Tensor:
         """The norm before a layer's attention."""
         return _norm(self.layers[layer].module.input_layernorm, hidden_RD)

@@ -25,8 +25,9 @@ from strategies import catalog
 from strategies.catalog import Strategy
 from strategies.evidence import EvidenceView
 from strategies.positions import Positions
+from strategies.pyramiddrop import ROW_AHEAD
 from strategies.view import Evidence
-from workers.cost import attention_flop
+from workers.cost import attention_flop, projection_flop
 from workers.families.config import ModelConfig
 from workers.provider import Provider, feature_scratch, nothing
 from workers.sites import DecoderLayer, InputRows, Question, Questions, Site, Tower
@@ -58,6 +59,12 @@ def _attention_scratch(config: ModelConfig, queries: int, keys: int) -> int:
 
 def _text_scratch(config: ModelConfig, tokens: int, visual: int) -> int:
     return _attention_scratch(config, max(tokens - visual, LAST_QUERIES), tokens)
+
+
+def _ahead_scratch(config: ModelConfig, tokens: int, visual: int) -> int:
+    """Of all tokens the normed states, twice in float32, and keys before and after rotation."""
+    own = 4 * tokens * (2 * config.hidden + 2 * config.kv_heads * config.head_dim)
+    return own + _attention_scratch(config, 1, tokens)
 
 
 def _unknown(config: ModelConfig, tokens: Any, visual: int) -> float:
@@ -98,6 +105,17 @@ PROVIDERS: dict[str, Provider] = {
             scratch=lambda config, tokens, visual: _attention_scratch(config, 1, tokens),
             field="attention_HQV",
             layer_before=True,
+        ),
+        Provider(
+            name=ROW_AHEAD,
+            site=Site.DECODER,
+            give=lambda layer: _on_image(layer.row_ahead(), layer)[:, 0],
+            words="the attention of the prompt's last token in the layer that comes next",
+            flop=lambda config, tokens, visual: (
+                attention_flop(config, 1, tokens) + projection_flop(config, queries=1, keys=tokens)
+            ),
+            scratch=_ahead_scratch,
+            layer_ahead=True,
         ),
         Provider(
             name=Evidence.VISUAL_ROWS,

@@ -47,7 +47,7 @@ def model_fingerprint(checkpoint: Checkpoint) -> str:
 
     Reading 14 GB would take longer than many a sweep. The first block holds the header with every tensor's name and
     shape, and 64 blocks a shard meet any training that touches more than a few tensors. A text tower that is named is
-    part of it.
+    part of it, and so are settings of the image processor that are not those stored.
 
     Raises:
         ModelError: the checkpoint has no weights, or a file of it may not be read.
@@ -57,6 +57,8 @@ def model_fingerprint(checkpoint: Checkpoint) -> str:
     folders = dict.fromkeys((checkpoint.folder, checkpoint.base, checkpoint.tokenizer, checkpoint.images, *text_tower))
     for file in [*(file for folder in folders for file in _settings(folder)), *checkpoint.files]:
         digest.update(f"{file.name}\0{file.stat().st_size}\0".encode() + _content_digest(file))
+    for name, value in checkpoint.image_options:
+        digest.update(f"{name}\0{value}\0".encode())
     return digest.hexdigest()[:16]
 
 

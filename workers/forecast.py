@@ -79,7 +79,7 @@ def forecast(
     row = RowBytes.of(config, value_bytes, max_new_tokens)
     least_row = arrange(0, host, row, streamed=away > 0)[1].within(Budget(1, 1), scratch)
     alone = footprint(least_row, points, prompt=prompt, visual=visual, system=system)
-    rows = max((min(point.rank, visual) for point in points), default=0) + prompt - visual
+    rows = max((min(point.of(visual).rank, visual) for point in points), default=0) + prompt - visual
     fork = alone.held_bytes + least_row.wave(rows * config.layers, rows, 1)
     fixed = weights + CONTEXT_BYTES + WORKSPACE_BYTES
     least = fixed + int(max(alone.trunk_bytes, fork if alone.held_bytes else 0) / SAFETY)

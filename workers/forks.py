@@ -12,7 +12,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +26,7 @@ from strategies.positions import Positions
 from strategies.quality import Concentration, concentration
 from strategies.stages import Stage
 from workers import evidence
-from workers.packed_layer import LayerRead, PackedLayer
+from workers.packed_layer import LayerAhead, LayerRead, PackedLayer
 from workers.sequences import Packing, TokenSequence, fork, numbers
 from workers.work import UNPRUNED, GridPoint
 
@@ -121,13 +121,16 @@ class Placement:
         self.sequence_of = {(trunk.sample, index): trunk for trunk in trunks for index in range(len(points))}
         self.concentration: dict[tuple[int, int], Concentration] = {}  # (sample, point index): of the last stage
         self._quality = quality
-        self._stages = [{stage.layer: stage for stage in _stages(point)} for point in points]
+        shares = any(point.share is not None for point in points)
+        stages_of = cache(lambda visual: [{stage.layer: stage for stage in _stages(one.of(visual))} for one in points])
+        self._stages = {trunk.sample: stages_of(trunk.visual if shares else 0) for trunk in trunks}  # by point index
         self._positions = [point.positions for point in points]
         self._points_of = {trunk: dict.fromkeys(range(len(points))) for trunk in trunks}  # sequence -> what it answers
 
     def fork_layers(self, layers: int) -> frozenset[int]:
         """Layers before which somebody may fork."""
-        return frozenset(layer for stages in self._stages for layer in stages if layer < layers)
+        of_points = (stages for of_sample in self._stages.values() for stages in of_sample)
+        return frozenset(layer for stages in of_points for layer in stages if layer < layers)
 
     def needed(self) -> set[TokenSequence]:
         """All sequences that answer a point, whether they have run or not, and their prefixes."""
@@ -137,7 +140,14 @@ class Placement:
         """The sequences of a packing that answer at least one point, in the order of samples and points."""
         return tuple(dict.fromkeys(one for one in self.sequence_of.values() if one in packing.starts))
 
-    def fork_at(self, layer: int, packing: Packing, hidden_RD: Tensor, read: LayerRead | None) -> list[NewFork]:
+    def fork_at(
+        self,
+        layer: int,
+        packing: Packing,
+        hidden_RD: Tensor,
+        read: LayerRead | None,
+        ahead: LayerAhead,
+    ) -> list[NewFork]:
         """Let every point of ``layer`` whose sequence is in the packing choose its tokens.
 
         Args:
@@ -145,9 +155,10 @@ class Placement:
             packing: of ``hidden_RD``.
             hidden_RD: residual stream entering the layer.
             read: queries and keys of the layer before; None at layer 0.
+            ahead: the layer about to run.
         """
         alike: dict[tuple[object, ...], tuple[_Choice, Positions, dict[TokenSequence, list[int]]]] = {}
-        for sequence, index, choice in self._chosen(layer, packing, hidden_RD, read):
+        for sequence, index, choice in self._chosen(layer, packing, hidden_RD, read, ahead):
             self.concentration.pop((sequence.sample, index), None)
             if choice.scores is not None:
                 self.concentration[sequence.sample, index] = choice.scores
@@ -185,13 +196,14 @@ class Placement:
         for sequence in packing.sequences:
             if sequence.visual > 0 and sequence in self._points_of:
                 points = self._points_of[sequence]
-                stages = {index: self._stages[index][layer] for index in points if layer in self._stages[index]}
+                known = self._stages[sequence.sample]
+                stages = {index: known[index][layer] for index in points if layer in known[index]}
                 if stages:
                     groups.append((sequence, stages))
         return groups
 
     def _chosen(
-        self, layer: int, packing: Packing, hidden_RD: Tensor, read: LayerRead | None
+        self, layer: int, packing: Packing, hidden_RD: Tensor, read: LayerRead | None, ahead: LayerAhead
     ) -> Iterator[tuple[TokenSequence, int, _Choice]]:
         """What every waiting point keeps of its sequence; where no question is read, chosen once for an image's all."""
         waiting = self._waiting(layer, packing)
@@ -200,8 +212,8 @@ class Placement:
             for stage in stages.values():
                 reads = evidence.reads_question(catalog.get(stage.strategy))
                 asked[sequence if reads else sequence.image][stage] = None
-        choices = partial(self._choices, layer, packing=packing, hidden_RD=hidden_RD, read=read)
-        views = self._prepared(asked, packing, hidden_RD) if layer == 0 else {}
+        choices = partial(self._choices, layer, packing=packing, hidden_RD=hidden_RD, read=read, ahead=ahead)
+        views = self._prepared(asked, packing, hidden_RD, ahead) if layer == 0 else {}
         chosen = {place: dict(choices(place, stages, views.pop(place, None))) for place, stages in asked.items()}
         for sequence, stages in waiting:
             points: dict[Stage, list[int]] = defaultdict(list)
@@ -221,6 +233,7 @@ class Placement:
         packing: Packing,
         hidden_RD: Tensor,
         read: LayerRead | None,
+        ahead: LayerAhead,
     ) -> Iterator[tuple[Stage, _Choice]]:
         """One choice for every stage; a strategy scores once for all its ranks.
 
@@ -232,7 +245,7 @@ class Placement:
                 yield stage, _Choice(catalog.get(stage.strategy), kept_K, None)
         groups = _choosing(sequence, stages)
         if view is None:
-            view = self._view(layer, sequence, groups, packing, hidden_RD, read)
+            view = self._view(layer, sequence, groups, packing, hidden_RD, read, ahead)
         for (strategy, params), members in groups.items():
             ranks = [stage.rank for stage in members]
             seeds, own = self.seeds[sequence.sample], view
@@ -255,15 +268,20 @@ class Placement:
         packing: Packing,
         hidden_RD: Tensor,
         read: LayerRead | None,
+        ahead: LayerAhead,
     ) -> EvidenceView:
         """All that the strategies that choose of a sequence may look at."""
         needs = frozenset[str]().union(*(strategy.needs for strategy, _ in groups))
         seed = draw_seed(self.seeds[sequence.sample].question, layer)
-        place = PackedLayer(sequence, packing, hidden_RD, read)
+        place = PackedLayer(sequence, packing, hidden_RD, read, ahead)
         return evidence.view(needs, place, self._images[sequence.sample], seed, hidden_RD.device, self._project)
 
     def _prepared(
-        self, asked: Mapping[TokenSequence, Collection[Stage]], packing: Packing, hidden_RD: Tensor
+        self,
+        asked: Mapping[TokenSequence, Collection[Stage]],
+        packing: Packing,
+        hidden_RD: Tensor,
+        ahead: LayerAhead,
     ) -> dict[TokenSequence, EvidenceView]:
         """Views of the input in which greedy strategies have left what they choose for several images at once."""
         views: dict[TokenSequence, EvidenceView] = {}
@@ -271,7 +289,7 @@ class Placement:
         for sequence, stages in asked.items():
             groups = _choosing(sequence, stages)
             if any(strategy.together for strategy, _ in groups):
-                views[sequence] = self._view(0, sequence, groups, packing, hidden_RD, None)
+                views[sequence] = self._view(0, sequence, groups, packing, hidden_RD, None, ahead)
             for (strategy, params), members in groups.items():
                 if strategy.together:
                     ranks = tuple(stage.rank for stage in members)

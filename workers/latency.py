@@ -21,7 +21,6 @@ from torch import Tensor
 from strategies.errors import UsageError
 from workers.encoding import encode_sample
 from workers.families.catalog import parts_of
-from workers.families.config import ModelError
 from workers.families.model import Encoded, Model
 from workers.layer_calls import go_on
 from workers.patch import pruned
@@ -88,11 +87,10 @@ def prepare_prompts(model: Model, samples: Sequence[Sample], task: TaskSpec, ima
 
     Raises:
         DataError: an image cannot be read.
-        ModelError: the model cuts images into tiles.
+        UsageError: the model is one whose own forward is not pruned.
     """
     prompts = []
-    if model.config.varies:
-        raise ModelError("latency is measured for models that see one square; this one cuts images into tiles")
+    parts_of(model.module)
     for sample in samples:
         if sample.image is not None:
             prompts.append(TimedPrompt(sample.id, encode_sample(model, sample, task, image_mode)))
@@ -200,10 +198,11 @@ def _measure(
     module: Any = model.module
     settings: dict[str, Any] = dict(point.settings)
     settings["asked"] = model.asked([item.prompt])
+    own = point.of(item.prompt.visual)
     block = (
         nullcontext()
         if point.strategy == UNPRUNED
-        else pruned(module, point.strategy, point.layer, point.rank, seed=seed, sample_ids=[item.id], **settings)
+        else pruned(module, point.strategy, point.layer, own.rank, seed=seed, sample_ids=[item.id], **settings)
     )
     counted = model.device.type == "cuda"
     with block, _vision_clock(model) as vision:

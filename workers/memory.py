@@ -197,7 +197,7 @@ def footprint(
     own = after if further else prompt  # rows of its trunk
     changes, sequences = [own] + [0] * row.layers, 1  # of the rows before each layer
     starts: dict[int, int] = {}  # fork layer -> rows of the trunk that forks start from
-    for point in points:
+    for point in (point.of(visual) for point in points):
         if point.strategy == UNPRUNED or point.rank >= visual or point.layer >= row.layers:
             continue  # answered by the trunk
         sequences += 1
@@ -394,8 +394,10 @@ def _tower_parameters(config: ModelConfig) -> int:
     """Of the vision tower's layers, as far as they are known, and of a projector of two layers."""
     if (vision := config.vision) is None:
         return 0
-    layer = 4 * vision.hidden**2 + 2 * vision.hidden * vision.ffn
-    return vision.stored_layers * layer + (vision.hidden * vision.features + config.hidden) * config.hidden
+    layer = 4 * vision.hidden**2 + vision.ffn_matrices * vision.hidden * vision.ffn
+    given = vision.hidden * vision.features * vision.merge**2
+    inner = config.hidden if vision.merge == 1 else given
+    return vision.stored_layers * layer + given * inner + inner * config.hidden
 
 
 def budget_bytes(device: torch.device, resident: int) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from workers.attention import probabilities, visual_block
+from workers.attention import probabilities, softmax_rows, visual_block
+from workers.decoder import Decoder, Given, Rotary
 from workers.sequences import Packing, TokenSequence, gather, to_device
 from workers.sites import DecoderLayer
 
@@ -21,10 +24,59 @@ class LayerRead:
     scale: float
 
 
+class LayerAhead:
+    """The layer that runs next, for strategies that go by what it will look at; it computes what it is asked for."""
+
+    def __init__(
+        self, decoder: Decoder, layer: int, packing: Packing, hidden_RD: Tensor, given: Callable[[], Given | None]
+    ) -> None:
+        """Look at a layer before it runs.
+
+        Args:
+            decoder: the model's.
+            layer: about to run.
+            packing: of ``hidden_RD``.
+            hidden_RD: residual stream entering the layer.
+            given: gives keys and values of the layer for those prefixes of the packing that ran in an earlier wave.
+        """
+        self._decoder, self._layer, self._packing, self._hidden_RD = decoder, layer, packing, hidden_RD
+        self._given = given
+        self._prefixes: dict[TokenSequence, Tensor] = {}  # keys of those that the last sequence has
+
+    def row(self, sequence: TokenSequence) -> Tensor:
+        """(H, 1, S) float32 attention of a sequence's last token to all its tokens, after softmax."""
+        known = self._prefixes
+        self._prefixes = {run: known[run] if run in known else self._keys(run) for run in sequence.prefixes}
+        key_SGE = torch.cat((*self._prefixes.values(), self._keys(sequence)))
+        last = self._packing.last_row(sequence)
+        normed_1D, rotary = self._entering(slice(last, last + 1))
+        return softmax_rows(self._decoder.queries(self._layer, normed_1D, rotary), key_SGE, self._decoder.scale)
+
+    def _keys(self, run: TokenSequence) -> Tensor:
+        """(R, G, E) of its own rows, whether they are here or ran earlier."""
+        if run in self._packing.starts:
+            return self._decoder.keys(self._layer, *self._entering(self._packing.own(run)))
+        given = self._given()
+        assert given is not None, "a sequence without its prefix"
+        return given[0][self._packing.own_keys(run)]
+
+    def _entering(self, rows: slice) -> tuple[Tensor, Rotary]:
+        """Normed rows and their rotation."""
+        positions_PR = self._packing.positions(self._hidden_RD.device)[:, rows]
+        return self._decoder.attention_norm(self._layer, self._hidden_RD[rows]), self._decoder.rotary(positions_PR)
+
+
 class PackedLayer(DecoderLayer):
     """One sequence before the layer where it forks."""
 
-    def __init__(self, sequence: TokenSequence, packing: Packing, hidden_RD: Tensor, before: LayerRead | None) -> None:
+    def __init__(
+        self,
+        sequence: TokenSequence,
+        packing: Packing,
+        hidden_RD: Tensor,
+        before: LayerRead | None,
+        ahead: LayerAhead | None = None,
+    ) -> None:
         """Look at one sequence of a packing.
 
         Args:
@@ -32,11 +84,13 @@ class PackedLayer(DecoderLayer):
             packing: of ``hidden_RD``.
             hidden_RD: residual stream entering the layer.
             before: queries and keys of the layer before; None at layer 0.
+            ahead: the layer about to run; None where nobody asks for it.
         """
         self.system, self.visual, self.text = sequence.system, sequence.visual, sequence.text
         self._sequence = sequence
         self._visual_RD, self._text_RD = hidden_RD[packing.visual(sequence)], hidden_RD[packing.text(sequence)]
         self._before = before
+        self._ahead = ahead
 
     @property
     def _read(self) -> LayerRead:
@@ -46,6 +100,10 @@ class PackedLayer(DecoderLayer):
     def _attention(self, count: int) -> Tensor:
         read = self._read
         return probabilities(read.query_RHE, read.key_RGE, read.packing, self._sequence, count, read.scale)
+
+    def row_ahead(self) -> Tensor:
+        assert self._ahead is not None, "the next layer was asked for, and nobody gave it"
+        return self._ahead.row(self._sequence)
 
     def visual_block(self) -> Tensor:
         read = self._read

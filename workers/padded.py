@@ -58,7 +58,7 @@ class Batch:
         return place if place < pictures else None
 
 
-def new_batch(ids_BS: Tensor, mask_BS: Tensor | None, image_token: int, visual_tokens: int) -> Batch:
+def new_batch(ids_BS: Tensor, mask_BS: Tensor | None, image_token: int, visual_tokens: int | None) -> Batch:
     """Read from token ids and attention mask where the images are.
 
     Raises:
@@ -74,10 +74,10 @@ def new_batch(ids_BS: Tensor, mask_BS: Tensor | None, image_token: int, visual_t
     figures = (count_B, start_B, alive_BS.sum(1), (before_BS & alive_BS).sum(1), (image_BS == inside_BS).all(1))
     counts, starts, lengths, system, straight = torch.stack(figures).tolist()  # the one wait for the device
     for sample, count in enumerate(counts):
-        if count not in (0, visual_tokens) or not straight[sample]:
-            raise UsageError(
-                f"sample {sample} has {count} image tokens; pruned takes one image, {visual_tokens} tokens in a row"
-            )
+        if count not in (0, count if visual_tokens is None else visual_tokens) or not straight[sample]:
+            wanted = "its" if visual_tokens is None else visual_tokens
+            said = f"sample {sample} has {count} image tokens; pruned takes one image"
+            raise UsageError(f"{said}, {wanted} tokens in a row")
     whole = Group(
         first_layer=0,
         rows_BW=column_S.expand(batch, -1),
@@ -149,6 +149,12 @@ def positions(batch: Batch, group: Group, given: Tensor) -> Tensor:
     if group.shift_BS is not None:
         given = (given - (group.shift_BS if batch.prefill else group.shift_BS[:, -1:])).clamp(min=0)
     return given.gather(1, group.rows_BW) if batch.prefill else given
+
+
+def at_rows(group: Group, rows_BSE: Tensor) -> Tensor:
+    """(B, W, E) of a group's columns from (B or 1, S, E) of the whole sequence."""
+    every_BSE = rows_BSE.expand(group.rows_BW.shape[0], -1, -1)
+    return every_BSE.gather(1, group.rows_BW[..., None].expand(-1, -1, rows_BSE.shape[-1]))
 
 
 def mask(batch: Batch, group: Group, queries: int, past: int, eager: bool, dtype: torch.dtype) -> Tensor | None:

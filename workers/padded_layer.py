@@ -28,10 +28,18 @@ class Probe:
     rotary: tuple[Tensor, Tensor] | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Ahead:
+    """The layer about to run: transformers' module, and the rotation of the columns that enter it."""
+
+    module: Any
+    rotary: tuple[Tensor, Tensor]
+
+
 class PaddedLayer(DecoderLayer):
     """One sample of a batch before the layer where its tokens are dropped."""
 
-    def __init__(self, batch: Batch, sample: int, hidden_BWD: Tensor, probe: Probe | None) -> None:
+    def __init__(self, batch: Batch, sample: int, hidden_BWD: Tensor, probe: Probe | None, ahead: Ahead) -> None:
         """Look at one sample of a padded batch.
 
         Args:
@@ -39,18 +47,27 @@ class PaddedLayer(DecoderLayer):
             sample: of the batch.
             hidden_BWD: residual stream entering the layer.
             probe: of the layer before; None where nothing is read of it.
+            ahead: the layer about to run.
         """
         group = batch.groups[-1]
         self.system, self.text = batch.system[sample], batch.text[sample]
         self.visual = len(group.visual[sample])
         self._sample = sample
         self._probe = probe
+        self._ahead = ahead
         self._kept_V = group.visual[sample]
         self._living = slice(None) if group.full else group.alive_BW[sample]
         self._hidden_SD = hidden_BWD[sample, self._living]
 
     def _attention(self, count: int) -> Tensor:
         return _probabilities(self._turned("query")[-count:], self.keys(), self._scale)
+
+    def row_ahead(self) -> Tensor:
+        attention = self._ahead.module.self_attn
+        normed_SD = self._ahead.module.input_layernorm(self._hidden_SD)
+        key_SGE = self._turn(attention.k_proj(normed_SD), attention, self._ahead.rotary)
+        query_SHE = self._turn(attention.q_proj(normed_SD), attention, self._ahead.rotary)
+        return _probabilities(query_SHE[-1:], key_SGE, attention.scaling)
 
     def visual_block(self) -> Tensor:
         after = self.system + self.visual
@@ -80,8 +97,12 @@ class PaddedLayer(DecoderLayer):
         probe = self._probe
         assert probe is not None
         assert probe.rotary is not None
-        rows_SHE = getattr(probe, name)[self._sample, self._living].unflatten(-1, (-1, probe.module.head_dim))
-        cos_SE, sin_SE = (table[self._sample if len(table) > 1 else 0, self._living] for table in probe.rotary)
+        return self._turn(getattr(probe, name)[self._sample, self._living], probe.module, probe.rotary)
+
+    def _turn(self, rows_SX: Tensor, attention: Any, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """(S, X) the sample's rows as a projection gives them -> (S, heads, E)."""
+        rows_SHE = rows_SX.unflatten(-1, (-1, attention.head_dim))
+        cos_SE, sin_SE = (table[self._sample if len(table) > 1 else 0, self._living] for table in rotary)
         first, second = rows_SHE.chunk(2, dim=-1)
         return rows_SHE * cos_SE[:, None] + torch.cat((-second, first), dim=-1) * sin_SE[:, None]
 

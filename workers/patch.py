@@ -1,4 +1,4 @@
-"""Prune visual tokens in any Hugging Face LLaVA while its own ``generate`` or forward runs.
+"""Prune visual tokens in a model of Hugging Face's while its own ``generate`` or forward runs.
 
     from workers.patch import pruned
 
@@ -34,18 +34,16 @@ from strategies.errors import UsageError
 from strategies.positions import Positions
 from strategies.stages import Stage
 from workers import evidence
-from workers.families.base import Parts
+from workers.families.base import Call, Parts
 from workers.families.catalog import parts_of
 from workers.forks import Merge, Seeds, draw_seed, merge_of
 from workers.layer_calls import cache_argument, cache_of, check_calls
-from workers.padded import Batch, Group, drop, input_rows, mask, new_batch, positions, spread
-from workers.padded_layer import PaddedLayer, Probe
+from workers.padded import Batch, Group, at_rows, drop, input_rows, mask, new_batch, positions, spread
+from workers.padded_layer import Ahead, PaddedLayer, Probe
 from workers.sites import Questions
 
 IMPLEMENTATIONS = ("sdpa", "eager")
 PIXEL_STRIDE = 8  # every eighth pixel of every eighth line names a picture well enough for a draw
-
-LayerCall = tuple[tuple[Any, ...], dict[str, Any]]  # arguments by place and by name
 
 _patched: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -72,7 +70,7 @@ def pruned(
     positions: Positions | None = None,
     **params: Any,
 ) -> Iterator[Pruning]:
-    """Let a LLaVA drop visual tokens until the block ends.
+    """Let a model drop visual tokens until the block ends.
 
     Every forward without a past is a prompt, for which tokens are chosen; so ``generate(use_cache=False)`` chooses
     again for every token (semantics 1.7, behaviour 1). Batches may be padded on either side and may mix questions with
@@ -80,7 +78,7 @@ def pruned(
     the whole sequence: the rows of dropped tokens are zero.
 
     Args:
-        model: a transformers ``LlavaForConditionalGeneration``, attention implementation sdpa or eager.
+        model: of a class that ``Family.hooked`` names, attention implementation sdpa or eager.
         strategy: a name of ``strategies.catalog``.
         layer: K, decoder layers that run on the whole sequence; 0 prunes the projector's output, L never prunes.
         rank: visual tokens kept, 0 <= rank <= V; without effect where the method itself fixes the number.
@@ -132,9 +130,8 @@ def _checked(
     strategy = catalog.get(name)
     if not 0 <= layer <= layers:
         raise UsageError(f"layer {layer} is outside 0..{layers}, the model's decoder layers")
-    if strategy.fixed_rank is None and not 0 <= rank <= visual:
+    if strategy.fixed_rank is None and not 0 <= rank <= (rank if visual is None else visual):
         raise UsageError(f"rank {rank} is outside 0..{visual}, the model's visual tokens")
-    side = math.isqrt(visual)
     complaint = evidence.complaint(
         strategy,
         params,
@@ -142,7 +139,8 @@ def _checked(
         rank=rank,
         layers=layers,
         heads=text.num_attention_heads,
-        side=side if side**2 == visual else 0,
+        class_token=parts.class_token,
+        side=0 if visual is None or math.isqrt(visual) ** 2 != visual else math.isqrt(visual),
         positions=positions,
     )
     if complaint:
@@ -175,7 +173,8 @@ class _Pruner:
         self.positions = positions
         self.report = Pruning()
         self.ids_BS: Tensor | None = None
-        self.pixels: Tensor | None = None
+        self.tower_call: Call = ((), {})  # the last
+        self.pictures: Sequence[Tensor] = ()  # some pixels of each image that it was given
         self.seeds: list[Seeds] = []  # per sample
         self.batch: Batch | None = None  # of the forward in progress
         self.batches: weakref.WeakKeyDictionary[Any, Batch] = weakref.WeakKeyDictionary()  # by cache
@@ -211,9 +210,9 @@ class _Pruner:
     # What passes by
 
     def _see_pixels(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-        pixels = args[0] if args else kwargs["pixel_values"]
-        self.pixels = pixels[..., ::PIXEL_STRIDE, ::PIXEL_STRIDE]
-        self.tower_states = []
+        self.tower_call, self.tower_states = (args, kwargs), []
+        given = self.parts.pictures(self.tower_call)
+        self.pictures = [picture[..., ::PIXEL_STRIDE, ::PIXEL_STRIDE] for picture in given]
 
     def _see_tokens(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         self.ids_BS = args[0] if args else kwargs.get("input_ids")
@@ -265,7 +264,7 @@ class _Pruner:
 
     def _seeds(self, ids_BS: Tensor, batch: Batch) -> list[Seeds]:
         """What seeds each sample's draws; beams and further sequences of a sample share it."""
-        pictures, size = self._pictures(batch), ids_BS.shape[0]
+        pictures, size = self._pixels(batch), ids_BS.shape[0]
         words = [str(ids_S[alive_S].tolist()) for ids_S, alive_S in zip(ids_BS, batch.groups[0].alive_BW, strict=True)]
         contents = [_digest(text.encode() + picture) for text, picture in zip(words, pictures, strict=True)]
         samples = self._named("sample_ids", self.sample_ids, size) or contents
@@ -281,21 +280,23 @@ class _Pruner:
             raise UsageError(f"{len(names)} {what} were given for a batch of {size}")
         return [name for name in names for _ in range(size // len(names))]
 
-    def _pictures(self, batch: Batch) -> list[bytes]:
+    def _pixels(self, batch: Batch) -> list[bytes]:
         """Per sample its pixels; nothing where it has none."""
-        pictures: Sequence[Tensor] = () if self.pixels is None else list(self.pixels.float().cpu())
+        pictures = [picture.float().cpu() for picture in self.pictures]
         places = [batch.picture(sample, len(pictures)) for sample in range(len(batch.groups[0].visual))]
         return [b"" if place is None else pictures[place].numpy().tobytes() for place in places]
 
     def _read_images(self, inputs_BSD: Tensor, batch: Batch) -> list[dict[str, Tensor]]:
         """Per sample what is read of the vision tower and of the input."""
         readers = evidence.tower_readers(self.needs)
-        tower = self.parts.read_tower(self.tower_states) if readers and self.tower_states else None
-        self.tower_states = []
-        if tower is not None and self.asked is not None:
-            tower.text_tower = self.asked.tower
+        reads = readers and self.tower_states
+        towers = self.parts.read_tower(self.tower_states, self.tower_call) if reads else ()
+        self.tower_call, self.tower_states = ((), {}), []
+        if self.asked is not None:
+            for tower in towers:
+                tower.text_tower = self.asked.tower
         words = self._read_questions(len(batch.groups[0].visual))
-        seen = {} if tower is None else {name: read(tower) for name, read in readers.items()}
+        seen = {name: [rows for tower in towers for rows in read(tower)] for name, read in readers.items()}
         found: list[dict[str, Tensor]] = []
         for sample, visual_V in enumerate(batch.groups[0].visual):
             if not len(visual_V):
@@ -341,12 +342,14 @@ class _Pruner:
 
     # One layer
 
-    def _enter(self, layer: int, module: Any, args: tuple, kwargs: dict[str, Any]) -> LayerCall | None:
+    def _enter(self, layer: int, module: Any, args: tuple, kwargs: dict[str, Any]) -> Call | None:
         """Before a layer: drop what is to be dropped here, and give it the mask and positions of its group."""
         batch = self._running()
         hidden_BWD = args[0]
         if batch.prefill and layer in self.stages:
-            hidden_BWD = self._drop(self.stages[layer], batch, hidden_BWD)
+            inputs = kwargs | batch.inputs.get(batch.groups[-1].first_layer, {})  # as they are before the drop
+            ahead = Ahead(module, inputs["position_embeddings"])
+            hidden_BWD = self._drop(self.stages[layer], batch, hidden_BWD, ahead)
         group = batch.group(layer)
         if group is batch.groups[0]:
             return None  # nothing was dropped: the layer's inputs are the model's own
@@ -365,21 +368,27 @@ class _Pruner:
         past = 0 if batch.prefill else cache_argument(module, kwargs).layers[layer].keys.shape[-2]
         eager, dtype = attention == "eager", hidden_BWD.dtype
         inputs: dict[str, Any] = {"attention_mask": mask(batch, group, hidden_BWD.shape[1], past, eager, dtype)}
-        if batch.prefill or group.shift_BS is not None:
+        if group.shift_BS is not None:
             inputs["position_ids"] = positions(batch, group, kwargs["position_ids"])
             inputs["position_embeddings"] = self.decoder.rotary_emb(hidden_BWD, position_ids=inputs["position_ids"])
+        elif batch.prefill:  # whatever they are made of, they stay with their tokens
+            rotary = kwargs["position_embeddings"]
+            inputs["position_embeddings"] = tuple(at_rows(group, turned_BSE) for turned_BSE in rotary)
+            if (given := kwargs["position_ids"]) is not None:
+                inputs["position_ids"] = positions(batch, group, given)
         return inputs
 
-    def _drop(self, stage: Stage, batch: Batch, hidden_BWD: Tensor) -> Tensor:
+    def _drop(self, stage: Stage, batch: Batch, hidden_BWD: Tensor, ahead: Ahead) -> Tensor:
         """Choose tokens for every sample before the stage's layer runs; the residual stream of what is left."""
         before = batch.groups[-1]
         ranks = [min(stage.rank, len(visual_V)) for visual_V in before.visual]
         if all(rank == len(visual_V) for rank, visual_V in zip(ranks, before.visual, strict=True)):
             return hidden_BWD
         strategy = catalog.get(stage.strategy)
-        choices = [self._choose(stage, strategy, sample, rank, hidden_BWD) for sample, rank in enumerate(ranks)]
+        choices = [self._choose(stage, strategy, sample, rank, hidden_BWD, ahead) for sample, rank in enumerate(ranks)]
         kept = [kept_K for kept_K, _ in choices]
-        compact = (self.positions or strategy.positions) == "compact"
+        # Positions of three parts stay, as in the engine: see ``sequences.fork``.
+        compact = (self.positions or strategy.positions) == "compact" and self.parts.position_parts == 1
         left_BWD = drop(batch, stage.layer, kept, compact, hidden_BWD)
         after = batch.groups[-1]
         for sample, (kept_K, merge) in enumerate(choices):
@@ -390,7 +399,7 @@ class _Pruner:
         return left_BWD
 
     def _choose(
-        self, stage: Stage, strategy: Strategy, sample: int, rank: int, hidden_BWD: Tensor
+        self, stage: Stage, strategy: Strategy, sample: int, rank: int, hidden_BWD: Tensor, ahead: Ahead
     ) -> tuple[Tensor, Merge | None]:
         """(rank,) int64: which of the sample's living visual tokens stay, and what makes the rows in their place."""
         batch = self._running()
@@ -400,9 +409,9 @@ class _Pruner:
             return torch.arange(rank, device=hidden_BWD.device), None
         if self.kept is not None and strategy.rows is None:
             return self._given(stage, sample, rank, visual).to(hidden_BWD.device), strategy.merge
-        place = PaddedLayer(batch, sample, hidden_BWD, self.probes.get(stage.layer))
+        place = PaddedLayer(batch, sample, hidden_BWD, self.probes.get(stage.layer), ahead)
         seed = draw_seed(self.seeds[sample].of(strategy), stage.layer)
-        view = evidence.view(strategy.needs, place, self.images[sample], seed, hidden_BWD.device, self.parts.projector)
+        view = evidence.view(strategy.needs, place, self.images[sample], seed, hidden_BWD.device, self.parts.project)
         merge = merge_of(strategy, view, stage.params)
         if self.kept is not None:
             return self._given(stage, sample, rank, visual).to(hidden_BWD.device), merge

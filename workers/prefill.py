@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 
 import torch
@@ -25,7 +26,7 @@ from workers.caches import Cache, HostLink, LayerCache
 from workers.decoder import Decoder, Given, Rotary
 from workers.forks import NewFork, Placement
 from workers.memory import Budget, Room, RowBytes
-from workers.packed_layer import LayerRead
+from workers.packed_layer import LayerAhead, LayerRead
 from workers.sequences import Packing, TokenSequence, gather, joined, numbers, to_device
 from workers.trunks import pack_trunks
 
@@ -184,7 +185,9 @@ class _Waves:
         rotary = decoder.rotary(packing.positions(hidden_RD.device)) if packing.total else None
         for layer in range(first, self._layers):
             if layer in self._fork_layers:
-                forks = self._placement.fork_at(layer, packing, hidden_RD, read)
+                ahead = LayerAhead(decoder, layer, packing, hidden_RD, partial(self._given, layer, packing))
+                forks = self._placement.fork_at(layer, packing, hidden_RD, read, ahead)
+                del ahead  # holds the rows
                 read = None
                 arriving = self._arrivals.pop(layer, [])
                 packing, hidden_RD, moved = self._repack(layer, packing, hidden_RD, forks, arriving, room)

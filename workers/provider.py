@@ -31,6 +31,7 @@ class Provider:
     scratch: Scratch | None = None  # bytes at most while it is had and read of a decoder layer; None: next to nothing
     field: str | None = None  # of TokenView; None: it is read by its name
     layer_before: bool = False  # of a decoder layer: what layer K-1 computed, so that there is none at K = 0
+    layer_ahead: bool = False  # of a decoder layer: what layer K itself would compute
     image_only: bool = False  # outside of the tower: no token after the image is read, so all questions have it alike
     of_layer: Callable[[Tower, int], Tensor] | None = None  # the same of any tower layer
     class_token: bool = False  # whether it is of the tower's class token, which not every tower has

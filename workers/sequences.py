@@ -145,13 +145,14 @@ def fork(
         layer: first layer that runs without the dropped tokens.
         kept_K: (K,) int64 on the host, ascending, indices into the parent's visual tokens.
         compact: renumber positions without gaps, also those of earlier forks, or keep the ids that there are.
+            Positions of three parts are kept: what numbers without gaps would be of a grid, no paper says.
         image: the prefix that these tokens are rows of, which forked from the parent's; None: they are rows of its own.
     """
     positions_PR = after_PT = parent.positions_PR[:, parent.rows - parent.text :]
     if len(kept_K):
         positions_PR = torch.cat((parent.image.positions_PR[:, kept_K], after_PT), dim=1)
     next_position = parent.next_position
-    if compact:
+    if compact and len(positions_PR) == 1:
         next_position = parent.system + positions_PR.shape[1]
         positions_PR = torch.arange(parent.system, next_position).expand_as(positions_PR)
     return TokenSequence(

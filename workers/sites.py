@@ -203,6 +203,10 @@ class DecoderLayer(ABC):
         """``last_rows``."""
 
     @abstractmethod
+    def row_ahead(self) -> Tensor:
+        """(H, 1, S) float32 attention of the last token to all that layer K would compute, were nothing dropped."""
+
+    @abstractmethod
     def visual_block(self) -> Tensor:
         """(H, V, V) float32 attention in layer K-1 of the visual tokens to one another, after softmax over all keys."""
 

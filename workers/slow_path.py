@@ -16,7 +16,7 @@ from torch import Tensor
 
 from workers import evidence
 from workers.encoding import encode_sample
-from workers.families.config import ModelError
+from workers.families.catalog import parts_of
 from workers.families.model import Model
 from workers.forks import packed_mask
 from workers.image_digests import sample_digest
@@ -57,11 +57,10 @@ def slow_answer(
         kept_K: tokens that stay, instead of what the strategy chooses; see ``pruned``.
 
     Raises:
-        ModelError: the model cuts images into tiles, which ``workers.patch`` does not do.
+        UsageError: the model is one that ``workers.patch`` does not prune.
         DataError: the image cannot be read.
     """
-    if model.config.varies:
-        raise ModelError("the slow path runs models that see one square; this one cuts images into tiles")
+    parts_of(model.module)
     prompt = encode_sample(model, sample, spec.task, spec.model.image_mode)
     inputs: dict[str, Any] = model.inputs(prompt)
     block: AbstractContextManager[Any] = nullcontext()
@@ -75,7 +74,7 @@ def slow_answer(
             model.module,
             point.strategy,
             point.layer,
-            point.rank,
+            point.of(prompt.visual).rank,
             seed=spec.seed,
             sample_ids=[sample.id],
             image_ids=[sample_digest(sample)] if evidence.draws_per_image([point]) else None,

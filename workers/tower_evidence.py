@@ -50,7 +50,7 @@ TOWER_PROVIDERS = (
         give=lambda tower: tower.received_attention(-2),
         of_layer=lambda tower, layer: tower.received_attention(layer),
         words="the attention inside the vision tower",
-        flop=lambda config, tokens, visual: tower_flop(config, projections=2, scores=True),
+        flop=lambda config, tokens, visual: tower_flop(config, visual, projections=2, scores=True),
     ),
     Provider(
         name=TOWER_ATTENTION,
@@ -58,7 +58,7 @@ TOWER_PROVIDERS = (
         give=lambda tower: tower.attention(-2, tower.given).transpose(1, 2),
         of_layer=lambda tower, layer: tower.attention(layer, tower.given).transpose(1, 2),
         words="the attention inside the vision tower",
-        flop=lambda config, tokens, visual: tower_flop(config, projections=2, scores=True),
+        flop=lambda config, tokens, visual: tower_flop(config, visual, projections=2, scores=True),
     ),
     Provider(
         name=TOWER_KEYS,
@@ -66,7 +66,7 @@ TOWER_PROVIDERS = (
         give=lambda tower: tower.keys(-2)[:, tower.given],
         of_layer=lambda tower, layer: tower.keys(layer)[:, tower.given],
         words="the vision tower's keys",
-        flop=lambda config, tokens, visual: tower_flop(config, projections=1),
+        flop=lambda config, tokens, visual: tower_flop(config, visual, projections=1),
     ),
     Provider(
         name=TOWER_STATES,
@@ -97,7 +97,7 @@ TOWER_PROVIDERS = (
         site=Site.TOWER,
         give=lambda tower: tower.loadings(),
         words="the principal components of the vision tower's features",
-        flop=lambda config, tokens, visual: tower_flop(config, components=True),
+        flop=lambda config, tokens, visual: tower_flop(config, visual, components=True),
     ),
     Provider(
         name=PLACES,

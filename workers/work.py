@@ -11,8 +11,10 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
+from strategies.budget import rank_of_share
 from strategies.errors import UsageError
 from strategies.positions import Positions
 
@@ -36,7 +38,8 @@ class GridPoint:
     """One configuration of the sweep: which tokens survive, from which layer on, chosen how.
 
     ``layer`` is the number of decoder layers that run on the full sequence (FastV's K): 0 prunes the projector's
-    output, L never prunes. ``rank`` is the number of visual tokens kept, not a matrix rank.
+    output, L never prunes. ``rank`` is the number of visual tokens kept, not a matrix rank. Where images differ in
+    theirs, it may be a share of each image's own: then it is the number on an image with the most.
     """
 
     strategy: str
@@ -44,16 +47,28 @@ class GridPoint:
     rank: int
     params: tuple[tuple[str, Scalar], ...] = ()  # sorted by name
     positions: Positions | None = None  # of what is kept, in every stage; None: as the method itself has it
+    share: float | None = None  # of an image's tokens, in place of one number for all
 
     def __post_init__(self) -> None:
         if self.layer < 0 or self.rank < 0:
             raise UsageError(f"layer and rank must be >= 0, got layer={self.layer}, rank={self.rank}")
+        if self.share is not None and not 0 <= self.share <= 1:
+            raise UsageError(f"share must be in 0..1, got {self.share}")
         object.__setattr__(self, "params", tuple(sorted((str(name), value) for name, value in self.params)))
 
     @property
     def key(self) -> str:
         """Content address of the point; positions are part of it where they are not the method's own."""
         return content_key({name: value for name, value in asdict(self).items() if value is not None})
+
+    def of(self, visual: int) -> GridPoint:
+        """The same on an image with so many tokens: a share is a number of them."""
+        return self if self.share is None else _resolved(self, visual)
+
+    @property
+    def kept(self) -> str:
+        """The rank for people: ``128``, or ``22.2%``."""
+        return str(self.rank) if self.share is None else f"{100 * self.share:.6g}%"
 
     @property
     def settings(self) -> tuple[tuple[str, Scalar], ...]:
@@ -71,18 +86,13 @@ class GridPoint:
         """For people: ``fastv layer=2 rank=128 alpha=0.5``."""
         if self.strategy == UNPRUNED:
             return "un-pruned"
-        parts = [self.strategy, f"layer={self.layer}", f"rank={self.rank}"]
+        parts = [self.strategy, f"layer={self.layer}", f"rank={self.kept}"]
         return " ".join(parts + [f"{name}={value}" for name, value in self.settings])
 
     def to_json(self) -> dict[str, Any]:
-        words = {} if self.positions is None else {"positions": self.positions}
-        return {
-            "strategy": self.strategy,
-            "layer": self.layer,
-            "rank": self.rank,
-            "params": dict(self.params),
-            **words,
-        }
+        known = {"strategy": self.strategy, "layer": self.layer, "rank": self.rank, "params": dict(self.params)}
+        more = {"positions": self.positions, "share": self.share}
+        return known | {name: value for name, value in more.items() if value is not None}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> GridPoint:
@@ -92,7 +102,14 @@ class GridPoint:
             rank=value["rank"],
             params=tuple(value.get("params", {}).items()),
             positions=value.get("positions"),
+            share=value.get("share"),
         )
+
+
+@lru_cache(maxsize=2**16)  # asked for each sample anew
+def _resolved(point: GridPoint, visual: int) -> GridPoint:
+    assert point.share is not None
+    return replace(point, rank=rank_of_share(point.share, visual), share=None)
 
 
 def unpruned_point(layers: int, visual_tokens: int) -> GridPoint:
@@ -106,10 +123,12 @@ class ModelSpec:
 
     path: str  # directory, or a hub id with or without @REVISION, of a whole LLaVA or of an adapter
     dtype: str = "float32"  # float32, bfloat16 or float16
-    image_mode: str = "pad"  # pad: to a square, as LLaVA-1.5 was trained; crop: the processor's centre crop
+    image_mode: str = "pad"  # a mode of the checkpoint's; pad: to a square, as LLaVA-1.5 was trained
     base: str | None = None  # of an adapter: the model that it changes, named as ``path`` is
     vision_tower: str | None = None  # where LLaVA's own form finds its tower, if not where its config.json says
     text_tower: str | None = None  # a CLIP, for strategies that compare the question with the image by it
+    min_pixels: int | None = None  # of an image, where the model looks at each in its own size; None: the checkpoint's
+    max_pixels: int | None = None
     offload: int | str = "auto"  # decoder layers that stay in host memory; auto: if the card is too small; or never
 
 

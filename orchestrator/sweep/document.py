@@ -71,7 +71,7 @@ class ModelSection(_Section):
 
     path: str
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # bfloat16 where there is a GPU, else float32
-    image_mode: Literal["auto", "pad", "crop", "anyres"] = "auto"  # what the checkpoint was made with
+    image_mode: Literal["auto", "pad", "crop", "anyres", "native"] = "auto"  # what the checkpoint was made with
     text_tower: str | None = None  # a CLIP, for strategies that compare the question with the image by it
     offload: Annotated[int | str, AfterValidator(_layers_away)] = "auto"  # decoder layers kept in host memory
 
@@ -81,6 +81,7 @@ class TaskSection(_Section):
     """``task:`` - a name alone stands for ``{name: ...}``."""
 
     name: str = "scienceqa"
+    conversation: str | None = None  # as the checkpoint was trained
     data: str | None = None  # where the document has none
 
 
@@ -310,8 +311,8 @@ def _wanted(kind: type[BaseModel], field: str, fault: str) -> str:
         return {
             "strategy": "a strategy's name or a list of names",
             "layer": "a whole number, a list of them, or a range such as 2..L",
-            "rank": "a whole number, a list of them, or a range such as 576..16 step -10",
-            "tokens": "a number of tokens or a list of them",
+            "rank": "a whole number, a share such as 22.2%, a list of them, or a range such as 576..16 step -10",
+            "tokens": "a number of tokens, a share such as 33.3%, or a list of them",
             "positions": "`keep`, `compact`, or a list of both",
         }.get(field, "valid")
     return {

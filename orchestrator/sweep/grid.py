@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, get_args, get_type_hints
 
 from orchestrator.sweep.document import Entry
 from orchestrator.sweep.mistakes import Check, Mistake
 from orchestrator.sweep.ranges import expand
 from strategies import catalog
-from strategies.budget import average_tokens, rank_for_average
+from strategies.budget import average_tokens, rank_for_average, rank_of_share, share_for_average
 from strategies.catalog import Strategy
 from strategies.own import ENTRY_KEYS
 from strategies.positions import Positions
@@ -22,6 +24,7 @@ from workers.families.config import ModelConfig
 from workers.work import UNPRUNED, GridPoint, Scalar
 
 PAPER = "paper"  # in place of a rank: those that a method's authors publish
+_PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,12})?)\s*%")
 MAX_POINTS = 100_000  # of a grid entry; 3,000 points make a large sweep
 
 
@@ -33,6 +36,23 @@ class Budget:
     layer: int
     rank: int
     average: float  # realised
+    share: float | None = None  # of each image's own tokens, where these differ; the rest is of an image with the most
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """Visual tokens to keep: one number for all images, or a share of each image's own, and the number of most."""
+
+    tokens: int
+    share: float | None = None
+
+    @classmethod
+    def of_share(cls, share: float, config: ModelConfig) -> Rank:
+        """Where all images have as many tokens a share is a number."""
+        return cls(rank_of_share(share, config.visual_tokens), share if config.varies else None)
+
+
+Setting = tuple[int, Rank]  # a layer, and what is kept from there on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +86,7 @@ def _entry(entry: Entry, place: str, config: ModelConfig | None) -> Check[tuple[
         return (), ()
     layers = yield from _numbers(entry.layer, f"{place}.layer", "layer", config)
     published = entry.rank == PAPER
-    ranks = (
-        None if entry.rank is None or published else (yield from _numbers(entry.rank, f"{place}.rank", "rank", config))
-    )
+    ranks = None if entry.rank is None or published else (yield from _ranks(entry.rank, f"{place}.rank", config))
     budgets = None if entry.tokens is None else (yield from _budgets(entry, f"{place}.tokens", layers, config))
     if not entry.strategies:
         yield Mistake(f"{place}.strategy", "is an empty list")
@@ -88,7 +106,9 @@ def _entry(entry: Entry, place: str, config: ModelConfig | None) -> Check[tuple[
                 points += yield from _points(strategy, params, settings, entry.all_positions, place, config)
                 continue
             for layer, rank in settings:
-                theirs = {name: value for name, value in dict(strategy.published)[rank] if name not in entry.params}
+                theirs = {
+                    name: value for name, value in dict(strategy.published)[rank.tokens] if name not in entry.params
+                }
                 own = tuple({**dict(params), **theirs}.items())
                 points += yield from _points(strategy, own, [(layer, rank)], entry.all_positions, place, config)
     return points, budgets or ()
@@ -96,8 +116,8 @@ def _entry(entry: Entry, place: str, config: ModelConfig | None) -> Check[tuple[
 
 def _published(
     strategy: Strategy, place: str, layers: Sequence[int], config: ModelConfig | None
-) -> Check[list[tuple[int, int]] | None]:
-    """(layer, rank) of the points that a method's authors give figures for; None where they cannot be said."""
+) -> Check[list[Setting] | None]:
+    """Of the points that a method's authors give figures for; None where they cannot be said."""
     if not strategy.published:
         yield Mistake(f"{place}.rank", f"{PAPER}: of {strategy.name} no published ranks are known; give numbers")
         return None
@@ -106,28 +126,28 @@ def _published(
         what = f"{PAPER}: {max(ranks)} is above the model's {config.visual_tokens} visual tokens; give numbers"
         yield Mistake(f"{place}.rank", what)
         return None
-    return list(itertools.product(layers, ranks))
+    return list(itertools.product(layers, map(Rank, ranks)))
 
 
 def _settings(
     strategy: Strategy,
     place: str,
     layers: Sequence[int],
-    ranks: Sequence[int] | None,
+    ranks: Sequence[Rank] | None,
     budgets: Sequence[Budget] | None,
-) -> Check[list[tuple[int, int]] | None]:
-    """(layer, rank) of an entry's points of one strategy; None where they cannot be said."""
+) -> Check[list[Setting] | None]:
+    """Of an entry's points of one strategy; None where they cannot be said."""
     if (fixed := strategy.fixed_rank) is not None:
-        if budgets is not None or (ranks is not None and set(ranks) != {fixed}):
+        if budgets is not None or (ranks is not None and set(ranks) != {Rank(fixed)}):
             key = "rank" if budgets is None else "tokens"
             yield Mistake(f"{place}.{key}", f"{strategy.name} always keeps {fixed} visual tokens; leave {key} out")
-        return [(layer, fixed) for layer in layers]
+        return [(layer, Rank(fixed)) for layer in layers]
     if budgets is not None:
         if strategy.schedule is not None:
             what = f"{strategy.name} prunes in stages, which one budget does not fix; give rank"
             yield Mistake(f"{place}.tokens", what)
             return None
-        return [(budget.layer, budget.rank) for budget in budgets]
+        return [(budget.layer, Rank(budget.rank, budget.share)) for budget in budgets]
     if ranks is None:
         yield Mistake(f"{place}.rank", f"is missing: say how many visual tokens {strategy.name} keeps")
         return None
@@ -137,7 +157,7 @@ def _settings(
 def _points(
     strategy: Strategy,
     params: tuple[tuple[str, Scalar], ...],
-    settings: Sequence[tuple[int, int]],
+    settings: Sequence[Setting],
     wanted: Sequence[Positions | None],
     place: str,
     config: ModelConfig | None,
@@ -149,7 +169,7 @@ def _points(
             strategy,
             dict(params),
             layer=layer,
-            rank=rank,
+            rank=rank.tokens,
             layers=config.layers,
             heads=config.heads,
             class_token=config.class_token,
@@ -159,9 +179,18 @@ def _points(
         if complaint:
             yield _placed(complaint, place, {"layer", "rank", "positions", *strategy.params})
             break  # the other layers and ranks would say the same
-        if strategy.own_positions(layer, rank, dict(params)) == (positions,):
+        if strategy.own_positions(layer, rank.tokens, dict(params)) == (positions,):
             positions = None  # said or not, the cells are the same
-        points.append(GridPoint(strategy=strategy.name, layer=layer, rank=rank, params=params, positions=positions))
+        points.append(
+            GridPoint(
+                strategy=strategy.name,
+                layer=layer,
+                rank=rank.tokens,
+                params=params,
+                positions=positions,
+                share=rank.share,
+            )
+        )
     return points
 
 
@@ -176,31 +205,70 @@ def _budgets(entry: Entry, place: str, layers: Sequence[int], config: ModelConfi
     """Average tokens -> ranks, for each layer."""
     if config is None:
         return []
-    if config.varies:
-        what = "is an average over a fixed number of visual tokens, and this model cuts images into tiles; give rank"
-        yield Mistake(place, what)
+    given = entry.tokens if isinstance(entry.tokens, list) else [entry.tokens]
+    values = [value for value in given if value is not None]
+    if config.varies and not all(map(_is_share, values)):
+        what = "is an average over a fixed number of visual tokens, and this model's images differ in theirs"
+        yield Mistake(place, f"{what}; give a share of each image's own, such as 33.3%, or rank")
         return []
-    values = entry.tokens if isinstance(entry.tokens, list) else [entry.tokens]
-    found = []
     try:
         if not values:
             raise ValueError("is an empty list")
-        symbols = {"L": config.layers, "N": config.visual_tokens}
-        wanted = [
-            number
-            for value in values
-            if value is not None
-            for number in ((value,) if isinstance(value, float) else expand(value, symbols))
-        ]
+        wanted = [number for value in values for number in _averages(value, config)]
         if (yield from _too_many(len(layers) * len(wanted), place)):
             return []
-        for layer, tokens in itertools.product(layers, wanted):
-            rank = rank_for_average(tokens, layer, config.layers, config.visual_tokens)
-            average = average_tokens(layer, rank, config.layers, config.visual_tokens)
-            found.append(Budget(tokens=tokens, layer=layer, rank=rank, average=average))
+        return [_budget(tokens, layer, config) for layer, tokens in itertools.product(layers, wanted)]
     except ValueError as error:
         yield Mistake(place, str(error))
-    return found
+        return []
+
+
+def _averages(value: int | float | str, config: ModelConfig) -> Sequence[float]:
+    """Average tokens; where images differ in theirs, of one with the most."""
+    if _is_share(value):
+        return (_share(str(value)) * config.visual_tokens,)
+    return (value,) if isinstance(value, float) else expand(value, {"L": config.layers, "N": config.visual_tokens})
+
+
+def _budget(tokens: float, layer: int, config: ModelConfig) -> Budget:
+    share = share_for_average(tokens / config.visual_tokens, layer, config.layers) if config.varies else None
+    rank = rank_for_average(tokens, layer, config.layers, config.visual_tokens)
+    average = average_tokens(layer, rank, config.layers, config.visual_tokens)
+    return Budget(tokens=tokens, layer=layer, rank=rank, average=average, share=share)
+
+
+def _ranks(value: int | str | list[int | str], place: str, config: ModelConfig | None) -> Check[tuple[Rank, ...]]:
+    """What is kept: numbers, and behind them shares."""
+    values = value if isinstance(value, list) else [value]
+    shares = [str(one) for one in values if _is_share(one)]
+    numbers = [one for one in values if not _is_share(one)]
+    found: list[Rank] = []
+    if numbers or not shares:
+        found += map(Rank, (yield from _numbers(numbers if shares else value, place, "rank", config)))
+    for text in shares:
+        try:
+            share = _share(text)
+        except ValueError as error:
+            yield Mistake(place, str(error))
+        else:
+            found += [] if config is None else [Rank.of_share(share, config)]
+    return tuple(dict.fromkeys(found))
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, str) and value.strip().endswith("%")
+
+
+def _share(text: str) -> float:
+    """``22.2%`` as 0.222.
+
+    Raises:
+        ValueError: it is no percentage of 0 to 100.
+    """
+    match = _PERCENT.fullmatch(text.strip())
+    if match is None or float(match[1]) > 100:
+        raise ValueError(f"{text[:20]!r} is no share between 0% and 100%")
+    return float(Decimal(match[1]) / 100)  # as it is written: 22.2 / 100 in binary is not 0.222
 
 
 def _placed(complaint: str, place: str, keys: Collection[str]) -> Mistake:

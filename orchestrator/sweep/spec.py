@@ -88,8 +88,10 @@ def load_sweep(source: str | Path, overrides: Mapping[str, Any] | None = None, g
     assert checkpoint is not None
     assert config is not None
     try:
-        named = task_of(document.task.name, folder).name
-        task = resolved(TaskSpec(**{**document.task.model_dump(), "name": named, "data": data}))
+        conversation = document.task.conversation or checkpoint.conversation
+        asked = {**document.task.model_dump(), "data": data, "conversation": conversation}
+        asked["name"] = task_of(document.task.name, folder).name
+        task = resolved(TaskSpec(**asked))
     except DataError as error:
         raise SpecError(f"{place}: task: {error}") from error
     return SweepSpec(

@@ -46,6 +46,7 @@ def trial_config(point: GridPoint) -> Result:
         "strategy": point.strategy,
         "layer": point.layer,
         "rank": point.rank,
+        **({} if point.share is None else {"share": point.share}),
         **dict(point.settings),
     }
 
@@ -55,7 +56,7 @@ def trial_names(points: Sequence[GridPoint]) -> dict[str, str]:
     names: dict[str, str] = {}
     taken: set[str] = set()
     for point in points:
-        parts = [point.strategy, str(point.layer), str(point.rank), *(f"{k}={v}" for k, v in point.settings)]
+        parts = [point.strategy, str(point.layer), point.kept, *(f"{k}={v}" for k, v in point.settings)]
         text = "unpruned" if point.strategy == UNPRUNED else "_".join(parts)
         name = "".join(
             letter if letter.isascii() and (letter.isalnum() or letter in "._=-") else "-" for letter in text
@@ -155,7 +156,8 @@ def remove_trials(folder: Path, keep: Container[str]) -> list[str]:
 def _is_trial(folder: Path) -> bool:
     try:
         config = read_json(folder / PARAMS, MAX_PARAMS_BYTES)
-        own = {name: config[name] for name in ("strategy", "layer", "rank")} | {"positions": config.get("positions")}
+        own = {name: config[name] for name in ("strategy", "layer", "rank")}
+        own |= {name: config[name] for name in ("positions", "share") if name in config}
         point = GridPoint(**own, params=tuple(item for item in config.items() if item[0] not in (*own, "key")))
         name = trial_names([point])[point.key]
         return config["key"] == point.key and folder.name in (name, _told_apart(name, point))

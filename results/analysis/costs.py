@@ -92,6 +92,7 @@ def _work(point: GridPoint, config: ModelConfig, visual_N: np.ndarray) -> _Work:
 
 
 def _work_on(point: GridPoint, config: ModelConfig, visual: int) -> tuple[int, tuple[int, ...], tuple[_Reading, ...]]:
+    point = point.of(visual)
     stages: list[tuple[int, int]] = []
     readings: dict[_Reading, None] = {}
     if point.strategy not in (UNPRUNED, *catalog.CATALOG):  # a user's own: it chooses once, by what nobody knows here

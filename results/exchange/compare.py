@@ -11,7 +11,7 @@ shares (Statistics in Medicine 17, 1998, method 10), which is wide.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -242,6 +242,8 @@ def _partner(table: Answers, owners: Sequence[Experiment], row: int, name: str) 
     for rows in ([other for other in named if owners[other] is owners[row]], named):
         fitting = [other for other in rows if (table.points[other].layer, table.points[other].rank) == place]
         fitting = fitting or (rows if len(rows) == 1 else [])
+        if len({replace(table.points[other], positions=None) for other in fitting}) == 1:  # in its own way, if any is
+            fitting = [other for other in fitting if table.points[other].positions is None] or fitting
         if len(fitting) > 1:
             first, second = (table.points[other].label for other in fitting[:2])
             raise StoreError(f"--reference {name}: may be {first} or {second}; say which")

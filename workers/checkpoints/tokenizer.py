@@ -22,7 +22,9 @@ PROBE = (
 )
 
 
-def check_tokenizer(tokenizer: Any, folder: Path, vocabulary: int, image_token: int | None) -> None:
+def check_tokenizer(
+    tokenizer: Any, folder: Path, vocabulary: int, image_token: int | None, marker: str = IMAGE_MARKER
+) -> None:
     """Refuse a tokenizer that would ask the model something else than it was trained on.
 
     Args:
@@ -30,6 +32,7 @@ def check_tokenizer(tokenizer: Any, folder: Path, vocabulary: int, image_token: 
         folder: where its files are.
         vocabulary: tokens that config.json states.
         image_token: id of the image marker in the model; None where the tokenizer need not know it.
+        marker: what stands for an image in a text.
 
     Raises:
         ModelError: its image token is not the model's, its vocabulary is larger, or its ids are not those of the
@@ -40,10 +43,10 @@ def check_tokenizer(tokenizer: Any, folder: Path, vocabulary: int, image_token: 
             f"model {folder}: the tokenizer has {tokenizer.vocab_size} tokens, config.json vocab_size {vocabulary}; "
             "the tokenizer does not belong to the model"
         )
-    given = None if image_token is None else tokenizer.convert_tokens_to_ids(IMAGE_MARKER)
+    given = None if image_token is None else tokenizer.convert_tokens_to_ids(marker)
     if given != image_token:
         raise ModelError(
-            f"model {folder}: the tokenizer's {IMAGE_MARKER} is token {given}, config.json has image_token_index "
+            f"model {folder}: the tokenizer's {marker} is token {given}, config.json has image_token_index "
             f"{image_token}; the tokenizer does not belong to the model"
         )
     if (folder / "tokenizer.model").is_file():
@@ -93,14 +96,16 @@ def chat_template(*folders: Path) -> str | None:
     return None
 
 
-def rendered(tokenizer: Any, template: str, question: str, image: bool) -> str:
-    """One question in a chat template. Templates of processors take a list of parts, those of tokenizers a text.
+def rendered(tokenizer: Any, template: str, question: str, image: bool, marker: str = IMAGE_MARKER) -> str:
+    """One question in a chat template, which puts ``marker`` where the image belongs.
+
+    Templates of processors take a list of parts, those of tokenizers a text.
 
     Raises:
         ModelError: the template is broken, or loses the question or its image in both ways.
     """
     parts = [*([{"type": "image"}] if image else []), {"type": "text", "text": question}]
-    text = f"{IMAGE_MARKER}\n{question}" if image else question
+    text = f"{marker}\n{question}" if image else question
     reason = "it loses the question or its image"
     for content in (parts, text):
         try:
@@ -108,7 +113,7 @@ def rendered(tokenizer: Any, template: str, question: str, image: bool) -> str:
         except Exception as error:  # a template is a program: it may raise anything
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             continue
-        if question in prompt and prompt.count(IMAGE_MARKER) == image and "{'type'" not in prompt:
+        if question in prompt and prompt.count(marker) == image and "{'type'" not in prompt:
             # The tokenizer puts the first token itself.
             return prompt.removeprefix(tokenizer.bos_token or "")
     place = f"model {tokenizer.name_or_path}"

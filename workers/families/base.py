@@ -63,6 +63,18 @@ class Checkpoint(Protocol):
         """Those that a sweep may ask for."""
 
     @property
+    def image_options(self) -> tuple[tuple[str, int], ...]:
+        """What a sweep set of its image processor other than it is stored, by name; part of what model it is."""
+
+    @property
+    def conversation(self) -> str:
+        """How it is asked where a sweep says nothing: a mode of ``workers/tasks/prompts.py``."""
+
+    @property
+    def hooked(self) -> bool:
+        """Whether transformers' own forward of it can be pruned, as ``workers/patch.py`` does."""
+
+    @property
     def sizes(self) -> ModelConfig:
         """What its config.json states.
 
@@ -90,18 +102,27 @@ class Checkpoint(Protocol):
         """
 
 
+Call = tuple[tuple[Any, ...], dict[str, Any]]  # arguments of a module by place and by name
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Parts:
     """Where the parts of a model that transformers built are: for those who hook into its own forward."""
 
-    tower: Any  # the module whose first argument, or ``pixel_values``, is the image
+    tower: Any  # the module that is given the pixels
+    pictures: Callable[[Call], Sequence[Tensor]]  # from a call of it: the pixels of each image
     projector: Any  # the module whose output is the visual tokens
+    project: Callable[[Tensor], Tensor]  # (P, D) visual tokens of rows as the projector is given them
     body: Any  # the module that takes ``input_ids`` and puts the visual tokens among them
     decoder: Any  # the language model: ``layers``, ``rotary_emb``, ``config``
     image_token: int  # id that stands for each visual token
-    visual_tokens: int  # V
+    visual_tokens: int | None  # V; None: each image has its own number
+    position_parts: int  # 1, or 3 for time, height and width
+    class_token: bool  # whether the tower has one
     tower_layers: Sequence[Any]  # each takes hidden states as its first argument, and gives them alone
-    read_tower: Callable[[Sequence[Tensor]], Tower]  # from what entered each of these layers, and what left the last
+    # From what entered each of these layers, and what left the last, and the call of the tower: of all its images,
+    # together or one by one.
+    read_tower: Callable[[Sequence[Tensor], Call], Sequence[Tower]]
 
 
 class Family(Protocol):
@@ -117,6 +138,10 @@ class Family(Protocol):
         Raises:
             ModelError: a folder or a file is missing or malformed, or it is a model the engine does not run.
         """
+
+    @property
+    def hooked(self) -> tuple[str, ...]:
+        """transformers' classes of which there are ``parts``."""
 
     def load(self, spec: ModelSpec, device: str) -> Model:
         """A model on a device, ready to answer.

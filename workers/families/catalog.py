@@ -10,12 +10,13 @@ from workers.checkpoints.settings import read_json
 from workers.families.base import Checkpoint, Family, Parts
 from workers.families.config import ModelError
 from workers.families.llava.family import LLAVA
+from workers.families.qwen.family import QWEN
 from workers.work import ModelSpec
 
 if TYPE_CHECKING:
     from workers.families.model import Model
 
-FAMILIES: tuple[Family, ...] = (LLAVA,)
+FAMILIES: tuple[Family, ...] = (LLAVA, QWEN)
 
 
 def family_of(spec: ModelSpec) -> Family:
@@ -65,4 +66,5 @@ def parts_of(module: Any) -> Parts:
     for family in FAMILIES:
         if (parts := family.parts(module)) is not None:
             return parts
-    raise UsageError(f"pruned needs a LlavaForConditionalGeneration, got {type(module).__name__}")
+    *others, last = [name for family in FAMILIES for name in family.hooked]
+    raise UsageError(f"pruned needs a {', '.join(others)} or {last}, got {type(module).__name__}")

@@ -36,6 +36,11 @@ class VisionConfig:
     layers: int = 23  # that run for the features: with vision_feature_layer -2 the last of 24 is not needed
     stored_layers: int = 24  # with those behind the chosen one
     features: int = 1  # layers whose outputs are joined for the projector
+    merge: int = 1  # patches, one side, that the projector makes one token of
+    ffn_matrices: int = 2  # of a feed-forward; 3 where it has a gate
+    frames: int = 1  # that a patch is embedded of
+    windowed: int = 0  # layers in which a patch attends to its window alone
+    window: int = 0  # tokens of a window, one side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +54,9 @@ class ModelConfig:
     hidden: int  # D
     ffn: int
     vocab: int
-    image_size: int  # pixels, one side
+    image_size: int  # pixels, one side; 0 where each image has its own
     patch_size: int
-    visual_tokens: int  # V, tokens of one image; with any-resolution the most that an image can have
+    visual_tokens: int  # V, tokens of one image; where that varies the most that one can have
     parameters: int  # of the decoder's linear layers, for cost estimates
     vision: VisionConfig | None = VisionConfig()  # None: a tower whose cost is not counted
     grid: tuple[int, int] | None = None  # rows and columns of the image that the first visual tokens are, row by row

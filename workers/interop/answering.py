@@ -37,7 +37,9 @@ class PrunedModel:
         base: str | None = None,
         vision_tower: str | None = None,
         image_mode: str = "auto",
-        conversation: str = "vicuna_v1",
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        conversation: str = "auto",
         **params: Any,
     ) -> None:
         """Load, and refuse at once what cannot work.
@@ -52,27 +54,37 @@ class PrunedModel:
             device: as torch names it; None: a GPU if there is one.
             base: of an adapter, the model that it changes.
             vision_tower: of LLaVA's own form, where its config.json does not say it right.
-            image_mode: pad or crop; auto: what the checkpoint was made with.
-            conversation: vicuna_v1, llava_v1 or chat_template.
+            image_mode: one of the checkpoint's; auto: what it was made with.
+            min_pixels, max_pixels: of an image, where the model looks at each in its own size.
+            conversation: vicuna_v1, llava_v1 or chat_template; auto: as the checkpoint was trained.
             params: the strategy's own parameters.
 
         Raises:
             UsageError: a setting is unknown or does not fit the model.
             ModelError: the checkpoint cannot be used.
         """
-        _known("conversation", conversation, CONVERSATION_MODES)
+        _known("conversation", conversation, ("auto", *CONVERSATION_MODES))
         device = device or default_device()
         dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
-        spec = ModelSpec(path=pretrained, dtype=dtype, base=base, vision_tower=vision_tower)
+        spec = ModelSpec(
+            path=pretrained,
+            dtype=dtype,
+            base=base,
+            vision_tower=vision_tower,
+            min_pixels=min_pixels,
+            max_pixels=max_pixels,
+        )
         checkpoint = open_checkpoint(spec)
-        if checkpoint.sizes.varies:
+        if not checkpoint.hooked:
             raise UsageError(
-                f"pretrained: {pretrained} cuts images into tiles; only models that see one square are supported"
+                f"pretrained: {pretrained} cuts images into tiles, which transformers' own forward "
+                "cannot be pruned of; saccade's engine runs it"
             )
         _known("image_mode", image_mode, ("auto", *checkpoint.image_modes))
-        self.model = load_model(replace(spec, offload="never"), device)  # transformers' forward needs all layers there
         self._image_mode = checkpoint.image_mode if image_mode == "auto" else image_mode
-        self._conversation = conversation
+        # transformers' forward needs all layers there
+        self.model = load_model(replace(spec, image_mode=self._image_mode, offload="never"), device)
+        self._conversation = checkpoint.conversation if conversation == "auto" else conversation
         self._pruning = None if strategy == UNPRUNED else {"strategy": strategy, "layer": layer, "rank": rank, **params}
         self._seed = seed
         if self._pruning is None and params:

@@ -25,8 +25,8 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from strategies.errors import UsageError
+from workers.families.building import make_parameters
 from workers.families.llava.config import model_config
-from workers.families.llava.loading import make_parameters
 from workers.families.llava.model import Llava
 from workers.memory import free_bytes, layers_away
 from workers.offload import spread

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from strategies.errors import UsageError
-from workers.families.base import Checkpoint, Parts
+from workers.families.base import Call, Checkpoint, Parts
 from workers.families.config import TEXT_MODELS
-from workers.families.llava.config import MODEL_TYPES
+from workers.families.llava.config import CLASS_TOKEN_TOWERS, MODEL_TYPES
 from workers.families.llava.layout import LlavaCheckpoint, open_llava
 from workers.families.llava.original import DECODERS
 from workers.work import ModelSpec
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
     from workers.families.model import Model
 
@@ -24,6 +24,8 @@ class LlavaFamily:
     """LLaVA-1.5 and LLaVA-NeXT over Llama, Mistral and Qwen2, in both of their forms on disk."""
 
     model_types = tuple(dict.fromkeys((*MODEL_TYPES, *DECODERS)))
+
+    hooked = ("LlavaForConditionalGeneration",)
 
     def open(self, spec: ModelSpec) -> Checkpoint:
         return open_llava(spec)
@@ -54,14 +56,24 @@ class LlavaFamily:
         side = vision.image_size // vision.patch_size
         return Parts(
             tower=module.model.vision_tower,
+            pictures=lambda call: list(_pixels(call)),
             projector=module.model.multi_modal_projector,
+            project=module.model.multi_modal_projector,
             body=module.model,
             decoder=module.model.language_model,
             image_token=config.image_token_id,
             visual_tokens=side**2 + (config.vision_feature_select_strategy == "full"),
+            position_parts=1,
+            class_token=vision.model_type in CLASS_TOKEN_TOWERS,
             tower_layers=tower_layers(module),
-            read_tower=partial(ClipTower, module),
+            read_tower=lambda states, call: [ClipTower(module, states)],
         )
+
+
+def _pixels(call: Call) -> Sequence[Tensor]:
+    args, kwargs = call
+    pixels: Sequence[Tensor] = args[0] if args else kwargs["pixel_values"]
+    return pixels
 
 
 LLAVA = LlavaFamily()

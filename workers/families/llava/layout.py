@@ -40,6 +40,9 @@ class LlavaCheckpoint:
     images: Path  # folder of the image processor's settings
     text_tower: Path | None = None  # folder of the CLIP whose text tower strategies may read
 
+    conversation = "vicuna_v1"
+    image_options = ()
+
     @property
     def sizes(self) -> ModelConfig:
         """What its config.json states.
@@ -53,6 +56,11 @@ class LlavaCheckpoint:
     def tiling(self) -> Tiling | None:
         """How any-resolution cuts images; None for a model that sees one square."""
         return tiling_of(self.config, self.place)
+
+    @property
+    def hooked(self) -> bool:
+        """Any-resolution is not: its tokens are put together of tiles, which the hooks do not know."""
+        return self.tiling is None
 
     @property
     def image_modes(self) -> tuple[str, ...]:
@@ -98,6 +106,10 @@ def open_llava(spec: ModelSpec) -> LlavaCheckpoint:
         ModelError: a folder or a file is missing or malformed, or it is a model the engine does not run.
     """
     folder = find_folder(spec.path, "give a checkpoint directory")
+    for option in ("min_pixels", "max_pixels"):
+        if getattr(spec, option) is not None:
+            where = "its tower fixes the size of images; leave it out"
+            raise ModelError(f"model {folder}: model.{option} is not supported for LLaVA: {where}")
     extras = _extras(folder)
     if extras and spec.base is None:
         hint = f" ({name})" if (name := _base_name(folder)) else ""

@@ -10,9 +10,9 @@ Four layouts are in use; no name of one means something else in another, so one 
 
 from __future__ import annotations
 
+from workers.families.described import LAYERS
+
 TOWER = "model.vision_tower."
-LAYERS = "model.language_model.layers."
-HEAD = "lm_head.weight"
 NEWLINE = "model.image_newline"
 _PREFIXES = (
     ("language_model.model.", "model.language_model."),

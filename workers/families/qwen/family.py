@@ -1,0 +1,73 @@
+"""Qwen2-VL and Qwen2.5-VL as a family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from workers.families.base import Call, Checkpoint, Parts
+from workers.families.qwen.config import MODEL_TYPES, full_layers
+from workers.families.qwen.layout import QwenCheckpoint, open_qwen
+from workers.work import ModelSpec
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from workers.families.model import Model
+
+
+class QwenFamily:
+    """Images of any shape, whose tokens differ in number."""
+
+    model_types = MODEL_TYPES
+    hooked = ("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration")
+
+    def open(self, spec: ModelSpec) -> Checkpoint:
+        return open_qwen(spec)
+
+    def load(self, spec: ModelSpec, device: str) -> Model:
+        from workers.families.qwen.loading import load_qwen
+
+        return load_qwen(spec, device)
+
+    def picturer(self, checkpoint: Checkpoint, mode: str) -> Callable[[Image.Image], Image.Image]:
+        from workers.families.qwen.loading import load_image_processor
+        from workers.families.qwen.pixels import as_seen
+
+        ours = cast(QwenCheckpoint, checkpoint)
+        processor = load_image_processor(ours)
+        return lambda image: as_seen(image, ours.resizing, processor)
+
+    def parts(self, module: Any) -> Parts | None:
+        config = getattr(module, "config", None)
+        if getattr(config, "model_type", None) not in MODEL_TYPES or not hasattr(module, "lm_head"):
+            return None
+        assert config is not None
+        from workers.families.qwen.model import joined, towers_of
+
+        visual, full = module.model.visual, full_layers(config.to_dict(), Path(type(module).__name__))
+        return Parts(
+            tower=visual,
+            pictures=lambda call: call[0][0].split([rows * columns for rows, columns in _grids(call)]),
+            projector=visual.merger,
+            project=lambda features_PC: visual.merger(joined(features_PC, visual)),
+            body=module.model,
+            decoder=module.model.language_model,
+            image_token=config.image_token_id,
+            visual_tokens=None,
+            position_parts=3,
+            class_token=False,
+            tower_layers=visual.blocks,
+            read_tower=lambda states, call: towers_of(visual, states, _grids(call, visual.spatial_merge_size), full),
+        )
+
+
+def _grids(call: Call, merge: int = 1) -> list[tuple[int, int]]:
+    """Rows and columns of each image of a call of the tower: of patches, or of what ``merge`` x ``merge`` become."""
+    args, kwargs = call
+    sizes = (args[1] if len(args) > 1 else kwargs["grid_thw"]).tolist()
+    return [(rows // merge, columns // merge) for _, rows, columns in sizes]
+
+
+QWEN = QwenFamily()

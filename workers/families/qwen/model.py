@@ -1,0 +1,182 @@
+"""A Qwen2-VL or Qwen2.5-VL on a device: images in their own shape, positions of three parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from workers.checkpoints.tokenizer import rendered
+from workers.decoder import Decoder
+from workers.families.config import ModelConfig, ModelError
+from workers.families.model import Encoded, ImageSpan, Model, Pixels, SeenImage
+from workers.families.qwen.pixels import to_patches
+from workers.families.qwen.resizing import Resizing
+from workers.families.qwen.tower import QwenTower
+from workers.sequences import to_device
+from workers.sites import Tower
+from workers.tasks.base import DataError
+from workers.tasks.prompts import IMAGE_MARKER
+
+BEGIN, PAD, END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"  # what the chat template puts for an image
+
+
+PATCHES = 2**15  # that go through the tower together, if several images do: the forward of 1.5 GB in half precision
+READ_PATCHES = 2**13  # where the states between its layers are kept
+
+
+class Qwen(Model):
+    """A loaded Qwen2-VL or Qwen2.5-VL."""
+
+    def __init__(
+        self,
+        module: Any,
+        config: ModelConfig,
+        tokenizer: Any,
+        image_processor: Any,
+        resizing: Resizing,
+        full_layers: Collection[int],
+        chat_template: str | None = None,
+        away: Collection[int] = (),
+    ) -> None:
+        super().__init__(module, config, Decoder(module.model.language_model, module.lm_head, away), tokenizer)
+        self.image_processor = image_processor
+        self.image_token: int = module.config.image_token_id
+        self._resizing = resizing
+        self._full_layers = full_layers
+        self._chat_template = chat_template
+
+    def chat(self, question: str, image: bool) -> str:
+        if self._chat_template is None:
+            raise ModelError("the checkpoint has no chat template; set task.conversation to vicuna_v1 or llava_v1")
+        text = rendered(self.tokenizer, self._chat_template, question, image, marker=PAD)
+        return text.replace(f"{BEGIN}{PAD}{END}", IMAGE_MARKER)
+
+    def look(self, image: Image.Image, mode: str) -> Pixels:
+        size = (image.height, image.width)
+        rows, columns = self._resizing.grid(size)
+        return Pixels(to_patches(image, self._resizing, self.image_processor), rows * columns, size)
+
+    def encode(self, prompt: str, image: Image.Image | Pixels | None, mode: str, whole: bool = False) -> Encoded:
+        """Tokenise the text around the image, which stands between two tokens of its own: at once or apart, the same.
+
+        Positions follow transformers' ``get_rope_index``: text counts on; of an image the time stands still, rows and
+        columns count from where the text had come to, and the text goes on behind the longer side.
+        """
+        if prompt.count(IMAGE_MARKER) > 1:
+            raise ModelError(f"the prompt has {prompt.count(IMAGE_MARKER)} images; one is supported")
+        if image is None:
+            ids = self._ids(prompt.replace(IMAGE_MARKER, ""))
+            return Encoded(ids=ids, images=(), positions_PS=_counted(0, len(ids)), next_position=len(ids))
+        seen = image if isinstance(image, Pixels) else self.look(image, mode)
+        before, _, after = prompt.partition(IMAGE_MARKER)
+        head, tail = self._ids(before + BEGIN), self._ids(END + after)
+        grid = self._resizing.grid(seen.size)
+        start, following = len(head), len(head) + max(grid)
+        positions = (_counted(0, start), _of_image(start, grid), _counted(following, len(tail)))
+        return Encoded(
+            ids=(*head, *[self.image_token] * seen.tokens, *tail),
+            images=(ImageSpan(start, seen.tokens),),
+            positions_PS=torch.cat(positions, dim=1),
+            next_position=following + len(tail),
+            pixels=seen.values,
+            size=seen.size,
+        )
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        if self.image_token in ids:
+            raise DataError(f"the question holds {PAD}, which would be taken for a part of an image")
+        return ids
+
+    def see(
+        self, prompts: Sequence[Encoded], readers: Mapping[str, Callable[[Tower], Tensor]]
+    ) -> list[SeenImage | None]:
+        shown = [prompt for prompt in prompts if prompt.images]
+        groups = _together(shown, READ_PATCHES if readers else PATCHES)
+        images = (image for some in groups for image in self._see(some, readers))
+        return [next(images) if prompt.images else None for prompt in prompts]
+
+    def _see(self, shown: Sequence[Encoded], readers: Mapping[str, Callable[[Tower], Tensor]]) -> Iterator[SeenImage]:
+        """Images that go through the tower together."""
+        # Only if asked for: otherwise transformers keeps no more hidden states than the merger is given.
+        keep = {"output_hidden_states": True} if readers else {}
+        made = self.module.model.get_image_features(**self._pixels(shown), **keep)
+        evidence: list[dict[str, Tensor]] = [{} for _ in shown]
+        if readers:
+            grids = [self._resizing.grid(prompt.size) for prompt in shown]
+            towers = towers_of(self.module.model.visual, made.hidden_states, grids, self._full_layers)
+            evidence = [{name: read(tower)[0] for name, read in readers.items()} for tower in towers]
+        yield from (SeenImage(*one) for one in zip(made.pooler_output, evidence, strict=True))
+
+    def project(self, features_PC: Tensor) -> Tensor:
+        visual = self.module.model.visual
+        projected_PD: Tensor = visual.merger(joined(features_PC, visual))
+        return projected_PD
+
+    def inputs(self, prompt: Encoded) -> dict[str, Tensor]:
+        ids_BS = torch.tensor([prompt.ids], device=self.device)
+        if not prompt.images:
+            return {"input_ids": ids_BS}
+        kinds_BS = (ids_BS == self.image_token).int()
+        return {"input_ids": ids_BS, "mm_token_type_ids": kinds_BS, **self._pixels([prompt])}
+
+    def letter_tokens(self, letters: str) -> list[int]:
+        """An answer begins a line of its own, so that no space belongs to its first token."""
+        return [self.tokenizer(letter, add_special_tokens=False)["input_ids"][-1] for letter in letters]
+
+    def _pixels(self, prompts: Sequence[Encoded]) -> dict[str, Any]:
+        """What transformers' image features are made of: the patches of all images, and rows and columns of each."""
+        merge = self._resizing.merge
+        grids = [[1, *(side * merge for side in self._resizing.grid(prompt.size))] for prompt in prompts]
+        pixels = to_device(torch.cat([prompt.pixels for prompt in prompts]), self.device).to(self.dtype)
+        return {"pixel_values": pixels, "image_grid_thw": to_device(torch.tensor(grids), self.device)}
+
+
+def towers_of(
+    visual: Any, hidden_states: Sequence[Tensor], grids: Sequence[tuple[int, int]], full_layers: Collection[int]
+) -> list[QwenTower]:
+    """The tower of each image that went through it together with others.
+
+    Args:
+        visual: transformers' tower.
+        hidden_states: what entered each of its layers and left the last, of all images.
+        grids: rows and columns of each image's tokens.
+        full_layers: those without windows.
+    """
+    patches = [rows * columns * visual.spatial_merge_size**2 for rows, columns in grids]
+    states = zip(*(state.split(patches) for state in hidden_states), strict=True)
+    return [QwenTower(visual, own, grid, full_layers) for own, grid in zip(states, grids, strict=True)]
+
+
+def _together(prompts: Sequence[Encoded], most: int) -> Iterator[list[Encoded]]:
+    """Images in order, as many at a time as have no more patches, or one."""
+    some: list[Encoded] = []
+    for prompt in prompts:
+        if some and sum(len(one.pixels) for one in (*some, prompt)) > most:
+            yield some
+            some = []
+        some.append(prompt)
+    if some:
+        yield some
+
+
+def joined(features_PC: Tensor, visual: Any) -> Tensor:
+    """(patches, width) as the merger takes them, of rows in which a token's patches stand side by side."""
+    return features_PC.unflatten(-1, (visual.spatial_merge_size**2, -1)).flatten(0, 1)
+
+
+def _counted(first: int, count: int) -> Tensor:
+    """(3, count) positions of text, alike in time, height and width."""
+    return torch.arange(first, first + count).expand(3, -1)
+
+
+def _of_image(first: int, grid: tuple[int, int]) -> Tensor:
+    """(3, V) positions of an image's tokens."""
+    rows, columns = grid
+    time_V = torch.zeros(rows * columns, dtype=torch.int64)
+    row_V = torch.arange(rows).repeat_interleave(columns)
+    return torch.stack((time_V, row_V, torch.arange(columns).repeat(rows))) + first

@@ -1,0 +1,27 @@
+"""What a stored tensor is called in the model that transformers builds.
+
+Two layouts are in use; no name of one means something else in the other:
+
+    as published    model.layers...   model.embed_tokens...   model.norm...   visual...
+    transformers    model.language_model.layers...   model.visual...
+"""
+
+from __future__ import annotations
+
+from workers.families.described import LAYERS
+
+TOWER = "model.visual."
+_PREFIXES = (
+    ("model.layers.", LAYERS),
+    ("model.embed_tokens.", "model.language_model.embed_tokens."),
+    ("model.norm.", "model.language_model.norm."),
+    ("visual.", TOWER),
+)
+
+
+def model_name(stored: str) -> str:
+    """The model's name of a stored tensor."""
+    for prefix, name in _PREFIXES:
+        if stored.startswith(prefix):
+            return name + stored.removeprefix(prefix)
+    return stored

@@ -15,6 +15,7 @@ COMMANDS = {
     "dashboard": reading.dashboard,
     "export": reading.export,
     "compare": reading.compare,
+    "table": reading.table,
     "import": keeping.import_,
     "latency": computing.latency,
     "bench": computing.bench,

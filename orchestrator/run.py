@@ -14,9 +14,8 @@ from rich.progress import track
 
 from orchestrator.cluster.faults import NO_ANSWER, FaultWatch
 from orchestrator.cluster.joining import IN_A_JOB
-from orchestrator.cluster.pool import LocalPool, Pool, PoolOptions
-from orchestrator.cluster.ray_pool import RayPool
-from orchestrator.cluster.seat import WithOwn
+from orchestrator.cluster.pool import Pool, PoolOptions
+from orchestrator.crew import Crew
 from orchestrator.followers.base import Answered, Begun, Follower, Followers
 from orchestrator.followers.pictures import DEFAULT_LIMIT, PictureRecorder
 from orchestrator.followers.progress import SweepProgress
@@ -74,7 +73,9 @@ def plan_and_stops(prepared: Prepared, out: Path, workers: int) -> tuple[Plan, S
     return replace(plan, notes=experiment.notes if experiment else ()), policy.stops(done)
 
 
-def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Console) -> RunResult:
+def run_sweep(
+    prepared: Prepared, out: Path, options: RunOptions, console: Console, crew: Crew | None = None
+) -> RunResult:
     """Compute all missing cells of a sweep.
 
     Args:
@@ -82,6 +83,7 @@ def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Conso
         out: Experiment directory; made where it is missing.
         options: Where to compute.
         console: For progress.
+        crew: Who computes, and stays for other sweeps; None: somebody who goes afterwards.
 
     Raises:
         StoreError, PoolError, SweepError, ModelError, DataError: Nothing that was computed is lost.
@@ -94,7 +96,11 @@ def run_sweep(prepared: Prepared, out: Path, options: RunOptions, console: Conso
     plan, stops = sweep.plan(options.workers or 1), sweep.decide()
     if plan.missing or sweep.is_behind():
         console.print(f"cells: {cells_text(plan, stops)}", soft_wrap=True)
-        plan = sweep.compute()
+        if crew is not None:
+            plan = sweep.compute(crew, last=False)
+        else:
+            with Crew(options, options.local) as own:
+                plan = sweep.compute(own, last=True)
         stops = sweep.decide()
     else:
         sweep.followers.finish()
@@ -139,27 +145,28 @@ class _Sweep:
         """Whether somebody has not been told of all that is there."""
         return self.followers.lag(self._reports)
 
-    def compute(self) -> Plan:
-        """Compute the missing cells, by a plan that is cut for the workers that there are."""
-        kind = LocalPool if self._options.local else RayPool
-        spec, followers = self._prepared.spec.engine, self.followers
-        options = self._options
-        if (sweep := self._prepared.spec).rules or sweep.tasks:
-            options = replace(options, engine=WithOwn(sweep.rules, sweep.tasks, options.engine))
-        with kind(spec, options, on_event=followers.event, on_ready=followers.ready) as pool:
-            plan = self.plan(pool.workers)
-            there, points = sum(map(len, self._done.values())), len(self.experiment.points)
-            try:
-                begun = Begun(points=points, there=there, missing=plan.missing, reports=self._reports)
-                followers.start(begun)
-                self._answer(pool, plan)
-                pool.release()
-                followers.finish()
-            except BaseException as error:
-                if isinstance(error, KeyboardInterrupt):
-                    followers.event("stopping; every finished unit is on disk")
-                followers.abandon()
-                raise
+    def compute(self, crew: Crew, last: bool) -> Plan:
+        """Compute the missing cells, by a plan that is cut for the workers that there are.
+
+        Args:
+            crew: Whose engines answer.
+            last: Whether they may go afterwards.
+        """
+        followers = self.followers
+        pool = crew.for_sweep(self._prepared.spec, followers)
+        plan = self.plan(pool.workers)
+        there, points = sum(map(len, self._done.values())), len(self.experiment.points)
+        try:
+            followers.start(Begun(points=points, there=there, missing=plan.missing, reports=self._reports))
+            self._answer(pool, plan)
+            if last:
+                crew.release()
+            followers.finish()
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                followers.event("stopping; every finished unit is on disk")
+            followers.abandon()
+            raise
         return plan
 
     def _answer(self, pool: Pool, plan: Plan) -> None:

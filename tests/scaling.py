@@ -99,6 +99,7 @@ def run_one(sweep: Path, out: Path, workers: int, samples: int) -> dict[str, Any
     """Run the sweep in this process and say when what happened."""
     from rich.console import Console
 
+    import orchestrator.crew
     import orchestrator.run
     import orchestrator.sweep.prepare
     from orchestrator.cluster.ray_pool import RayPool
@@ -126,7 +127,7 @@ def run_one(sweep: Path, out: Path, workers: int, samples: int) -> dict[str, Any
                 yield unit, outcome
                 at["last"] = time.time()  # its cells are on disk
 
-    orchestrator.run.RayPool = Watched  # type: ignore[attr-defined]
+    orchestrator.crew.RayPool = Watched  # type: ignore[attr-defined]
     began = time.time()
     prepared = orchestrator.sweep.prepare.prepare(load_sweep(sweep, {"samples": samples}))
     options = orchestrator.run.RunOptions(workers=workers)

@@ -32,6 +32,22 @@ class StubEngine:
     def run(self, unit: WorkUnit) -> UnitOutcome:
         return fake_outcome(unit)
 
+    def turn_to(self, spec: EngineSpec) -> None:
+        self.spec = spec
+
+
+class Asked(StubEngine):
+    """Says in each cell's place which benchmark it was last turned to, and how often it was made."""
+
+    made = 0
+
+    def __init__(self, spec: EngineSpec, device: str | None = None, threads: int | None = None) -> None:
+        super().__init__(spec)
+        type(self).made += 1
+
+    def run(self, unit: WorkUnit) -> UnitOutcome:
+        return replace(super().run(unit), worker=f"{self.spec.task.data} {self.made}")
+
 
 class KnowingEngine(StubEngine):
     """Knows a rule and a benchmark that its process was sent, or cannot be made."""

@@ -18,10 +18,10 @@ import stub_engine
 from conftest import write_scienceqa
 from fake_experiment import write_fake_experiment
 from orchestrator.cli import app
-from orchestrator.sweep.spec import shipped_sweeps
+from orchestrator.sweep.source import SUITES, shipped_sweeps
 
 ROOT = Path(__file__).parent.parent
-SHIPPED = ", ".join(shipped_sweeps())
+SHIPPED = ", ".join([*shipped_sweeps(), *shipped_sweeps(SUITES)])
 
 
 @pytest.fixture

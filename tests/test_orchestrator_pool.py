@@ -88,6 +88,17 @@ class TestRayPool:
         with RayPool(spec, PoolOptions(engine="stub_engine:StubEngine", workers=2)) as pool:
             assert cells(list(pool.results(UNITS))) == expected
 
+    def test_turns_to_another_benchmark_with_the_engines_that_are_there(self, spec):
+        other, ready = replace(spec, task=replace(spec.task, data="/other")), []
+        options = PoolOptions(engine=stub_engine.Asked, workers=2)
+        with RayPool(spec, options, on_ready=lambda: ready.append(1)) as pool:
+            first = {outcome.worker for _, outcome in pool.results(UNITS)}
+            pool.turn_to(other)
+            second = {outcome.worker for _, outcome in pool.results(UNITS)}
+        assert {worker.split()[0] for worker in first} == {spec.task.data}
+        assert second == {"/other 1"}  # by a process that has made one engine
+        assert len(ready) == 2
+
     def test_units_are_taken_only_when_somebody_is_free(self, spec):
         taken = []
 

@@ -16,7 +16,8 @@ from orchestrator.sweep import document
 from orchestrator.sweep.document import CallbackSpec
 from orchestrator.sweep.mistakes import Mistake, checked
 from orchestrator.sweep.ranges import expand
-from orchestrator.sweep.spec import SpecError, load_sweep, shipped_sweeps
+from orchestrator.sweep.source import shipped_sweeps
+from orchestrator.sweep.spec import SpecError, load_sweep
 from results.analysis.racing import RacingRule
 from results.manifest import RecordedPoint
 from workers.families.config import ModelError
@@ -303,15 +304,15 @@ class LaterTask(TaskSpec):
 
 def test_an_option_of_a_benchmark_is_declared_in_one_place():
     @document._of(LaterTask)
-    class Section(document._Section):
+    class Section(document.Section):
         name: str = "scienceqa"
         data: str | None = None
 
-    class Sweep(document._Section):
+    class Sweep(document.Section):
         task: Section
 
     def said(**task):
-        return checked(document._valid(Sweep, {"task": task}, ""))
+        return checked(document.valid(Sweep, {"task": task}, ""))
 
     found, mistakes = said(shout=True, shots=2)
     assert not mistakes

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.sweep.spec import SpecError, load_sweep, shipped_sweeps
+from orchestrator.sweep.source import shipped_sweeps
+from orchestrator.sweep.spec import SpecError, load_sweep
 from strategies.heads import HeadRule
 from strategies.queries import QueryRule
 from test_orchestrator_spec import HEAD, complaints, write

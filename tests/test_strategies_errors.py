@@ -65,7 +65,7 @@ def test_the_tree_is_drawn_as_it_is() -> None:
 
 # Their plain ValueErrors have no place: one caller catches them all, and says it.
 CAUGHT_BY_THE_CALLER = {
-    "orchestrator/sweep/document.py",
+    "orchestrator/sweep/source.py",
     "orchestrator/sweep/grid.py",
     "orchestrator/sweep/ranges.py",
     "results/exchange/imports.py",

@@ -407,3 +407,16 @@ def test_a_broken_image_costs_only_its_sample(small_checkpoint, tmp_path):
     (failure,) = outcome.failures
     assert (failure.sample, failure.kind) == ("2", "DataError")
     assert str(broken) in failure.message
+
+
+def test_turns_to_another_benchmark_without_loading_the_model_again(small_checkpoint, small_scienceqa):
+    first = make_engine(small_checkpoint, small_scienceqa)
+    other = replace(first.spec, max_new_tokens=2, task=replace(first.spec.task, single_prediction=False))
+    turned, fresh = first.turned_to(other), make_engine(small_checkpoint, small_scienceqa, **vars_of(other))
+    assert turned.model is first.model
+    unit = WorkUnit(samples=("1", "2"), points=(GridPoint(strategy="fastv", layer=1, rank=5),))
+    assert turned.run(unit).outcomes == fresh.run(unit).outcomes
+
+
+def vars_of(spec: EngineSpec) -> dict[str, object]:
+    return {"max_new_tokens": spec.max_new_tokens, "task": spec.task}

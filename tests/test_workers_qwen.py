@@ -41,7 +41,7 @@ from workers.families.qwen.described import described
 from workers.families.qwen.resizing import MAX_RATIO, Resizing
 from workers.families.qwen.tower import QwenTower
 from workers.fingerprint import model_fingerprint
-from workers.forks import Placement
+from workers.forks import Placement, Seeds
 from workers.images import load_image
 from workers.interop.answering import PrunedModel
 from workers.latency import measure_latency, prepare_prompts
@@ -126,7 +126,7 @@ def test_logits_are_those_of_the_stock_model(engine):
     with torch.no_grad():
         trunks = make_trunks(prompts)
         rows_RD = embed_trunks(engine.model.decoder, trunks, prompts, engine.model.image_features(prompts))
-        placement = Placement(trunks, points, [""] * len(prompts), [{}] * len(prompts))
+        placement = Placement(trunks, points, [Seeds("", "")] * len(prompts), [{}] * len(prompts))
         (done,) = prefill(engine.model.decoder, rows_RD, trunks, placement, RowBytes.of(config, 4, 1))
         for logits_C, prompt in zip(done.logits_NC, prompts, strict=True):
             theirs = stock(**engine.model.inputs(prompt)).logits[0, -1]
@@ -148,7 +148,7 @@ def test_every_layer_and_rank_is_the_naive_forward(engine, layer):
     for cell, point in zip(outcome.outcomes, itertools.cycle(points)):
         sample, prompt = engine.samples[cell.sample], asked_about(engine, cell.sample)
         with torch.inference_mode():
-            slow = naive_answer(engine.model, prompt, point, f"0|{sample.id}", 4)
+            slow = naive_answer(engine.model, prompt, point, Seeds(f"0|{sample.id}", ""), 4)
         kept = np.flatnonzero(np.unpackbits(np.frombuffer(cell.kept_mask, np.uint8))[: cell.visual_tokens])
         assert kept.tolist() == slow.kept, point.label
         letters = slow.first_logits[engine.letter_tokens[: len(sample.choices)]]
@@ -191,7 +191,7 @@ def test_a_share_is_of_each_images_own_tokens(engine):
         assert cell.tokens_kept == math.floor(point.share * cell.visual_tokens + 0.5)
         sample, prompt = engine.samples[cell.sample], asked_about(engine, cell.sample)
         with torch.inference_mode():
-            naive = naive_answer(engine.model, prompt, point, f"0|{sample.id}", 4)
+            naive = naive_answer(engine.model, prompt, point, Seeds(f"0|{sample.id}", ""), 4)
         slow = slow_answer(engine.model, engine.spec, sample, point, engine.letter_tokens[: len(sample.choices)])
         assert (cell.kept_mask, cell.answer, naive.tokens) == (slow.kept_mask, slow.text, list(slow.ids)), point.label
 
@@ -200,7 +200,7 @@ def test_kept_tokens_inherit_their_positions(engine):
     prompt = asked(engine, noise(SIZES[0]))
     (trunk,) = make_trunks([prompt])
     point = GridPoint(strategy="divprune", layer=0, rank=4)
-    placement = Placement([trunk], [point], ["0"], [{}])
+    placement = Placement([trunk], [point], [Seeds("0", "0")], [{}])
     with torch.no_grad():
         rows_RD = embed_trunks(engine.model.decoder, [trunk], [prompt], engine.model.image_features([prompt]))
         row = RowBytes.of(engine.model.config, 4, 1)

@@ -56,6 +56,14 @@ class EngineActor:
             "pid": str(os.getpid()),
         }
 
+    def turn_to(self, spec: EngineSpec) -> None:
+        """Answer another benchmark's units from now on, with the model that is loaded.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        self._engine = self._engine.turned_to(spec)
+
     def run(self, unit: WorkUnit) -> UnitOutcome:
         """Answer a unit; given twice it gives the same cells: on a GPU up to rounding, as others are in the batch."""
         return replace(self._engine.run(unit), worker=self._worker, made_by=tuple(self._made_by.items()))

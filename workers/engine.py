@@ -160,6 +160,18 @@ class Engine:
             notes=whole.notes,
         )
 
+    def turned_to(self, spec: EngineSpec) -> Engine:
+        """An engine for other questions to the same model, which takes the place of this one.
+
+        Raises:
+            DataError: the benchmark cannot be read; this engine stays as it is.
+        """
+        assert spec.model == self.spec.model
+        other = Engine(spec, self.model, load_samples(spec.task), self.micro_batch)
+        self._lanes.close()
+        self._preparing.shutdown()
+        return other
+
     def forget_images(self) -> None:
         """Make anew what is kept of the last images, as an engine does that has seen none."""
         self._pixels.clear()

@@ -45,6 +45,10 @@ class Lanes:
 
         return self._pool.submit(in_lane)
 
+    def close(self) -> None:
+        """No more work comes."""
+        self._pool.shutdown()
+
     def alone(self, work: Callable[[], Result]) -> Result:
         """Called by work in a lane: do this while no other lane holds anything of the device."""
         self._free.release()

@@ -74,6 +74,14 @@ class Pool(AbstractContextManager["Pool"]):
             PoolError: There is nobody to answer, or building an engine raised something else.
         """
 
+    @abstractmethod
+    def turn_to(self, spec: EngineSpec) -> None:
+        """Answer units of another benchmark from now on, with the model that is loaded; nothing may be under way.
+
+        Args:
+            spec: Of the same model.
+        """
+
     def release(self) -> None:
         """Let go of the engines and what they hold; the cluster, which Tune's callbacks may use too, stays."""
 
@@ -90,9 +98,18 @@ class LocalPool(Pool):
     """One engine in this process: for debuggers, and where Ray is not wanted."""
 
     workers = 1
+    _engine: EngineLike | None = None
+
+    def turn_to(self, spec: EngineSpec) -> None:
+        self._spec = spec
+        if self._engine is not None:
+            self._engine.turn_to(spec)
+
+    def release(self) -> None:
+        self._engine = None
 
     def results(self, units: Iterable[WorkUnit], tried: Collection[str] = ()) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
-        engine = engine_of(self._options.engine)(self._spec, None, None)
+        engine = self._engine = self._engine or engine_of(self._options.engine)(self._spec, None, None)
         self._on_ready()
         if not engine.identity()["device"].startswith("cuda"):
             yield from self._one_by_one(engine, Dispatch(units, 1, self._options.limits.sample_s, tried))

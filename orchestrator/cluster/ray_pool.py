@@ -124,6 +124,20 @@ class RayPool(Pool):
                 self._hire()
             self._say_if_alone(now)
 
+    def turn_to(self, spec: EngineSpec) -> None:
+        import ray
+
+        self._spec = spec
+        self._is_ready = False  # for these questions nobody has loaded
+        for worker in list(self._workers):
+            if worker.name and not worker.silent:
+                worker.name, worker.loading_since = "", time.monotonic()
+                self._refs[worker.actor.turn_to.remote(spec)] = (worker, None)
+            else:  # it loads for the questions before, and another will take its place
+                ray.kill(worker.actor)
+                self._workers.discard(worker)
+        self._refs = {ref: (worker, job) for ref, (worker, job) in self._refs.items() if worker in self._workers}
+
     def _collect(
         self, dispatch: Dispatch[_Worker], lost: dict[_Worker, Exception]
     ) -> Iterator[tuple[WorkUnit, UnitOutcome]]:

@@ -32,6 +32,8 @@ class EngineLike(Protocol):
 
     def run(self, unit: WorkUnit) -> UnitOutcome: ...
 
+    def turn_to(self, spec: EngineSpec) -> None: ...
+
 
 EngineFactory = Callable[..., EngineLike] | str  # (spec, device, threads), or where it is: "module:Class"
 
@@ -103,6 +105,19 @@ class Seat:
             if is_of_the_machine(error):
                 raise DeviceLostError(told(error)) from None
             raise PoolError(f"a worker could not load the model: {told(error)}") from None
+
+    def turn_to(self, spec: EngineSpec) -> dict[str, str]:
+        """Have the engine answer another benchmark, with the same model; who it is, as `identity` says.
+
+        Raises:
+            DataError: The next worker would fail over the same.
+        """
+        with self._turn:
+            engine, _, threads, gpu_share = self._arguments
+            self._arguments = engine, spec, threads, gpu_share
+            if self._engine is not None:
+                self._engine.turn_to(spec)
+        return self.identity()
 
     def run(self, unit: WorkUnit) -> UnitOutcome:
         assert self._engine is not None, "only who has said who it is is given work"

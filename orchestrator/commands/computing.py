@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,14 @@ import typer
 
 from orchestrator.commands.calling import command, resumable
 from orchestrator.commands.options import Changes, Cluster, GpuMemory, Out, Points, Sweep, Workers
-from orchestrator.commands.shown import console_of_command, counter, show_result, teller, write_results
+from orchestrator.commands.shown import (
+    console_of_command,
+    counter,
+    show_benchmark_table,
+    show_result,
+    teller,
+    write_results,
+)
 from orchestrator.standard_streams import USER_ERROR
 
 if TYPE_CHECKING:
@@ -20,18 +28,34 @@ if TYPE_CHECKING:
 @command
 def plan(sweep: Sweep, changes: Changes, cluster: Cluster, out: Out = None, gpu_memory: GpuMemory = None) -> None:
     """Say what a sweep would compute, and what that costs; nothing is computed or written."""
+    from rich.text import Text
+
     from orchestrator.run import plan_and_stops
-    from orchestrator.show import show_plan
+    from orchestrator.show import show_notes, show_plan
+    from orchestrator.suite import prepare_suite
     from orchestrator.sweep.gpu_memory import card_bytes, memory_forecast, memory_text
+    from orchestrator.sweep.suite import is_suite, load_suite
     from results.location import located
 
     cluster.join()
+    card, console = card_bytes(gpu_memory), console_of_command()
+
+    def show(prepared: Prepared, place: Path) -> None:
+        memory = None if card is None else memory_text(memory_forecast(prepared, card), card)
+        with located(place) as folder:
+            found, stops = plan_and_stops(prepared, folder, cluster.workers or 1)
+            show_plan(console, prepared, found, folder, stops, memory)
+
+    if is_suite(sweep):
+        suite = load_suite(sweep, changes.by_place())
+        members, left_out = prepare_suite(suite, keep_going=True)
+        for one in members:
+            console.print(Text(one.member.title, "bold"))
+            show(one.prepared, (out or Path("experiments") / suite.name) / one.member.folder)
+        show_notes(console, left_out)
+        return
     prepared = changes.prepared(sweep)
-    card = card_bytes(gpu_memory)
-    memory = None if card is None else memory_text(memory_forecast(prepared, card), card)
-    with located(out or prepared.default_out) as folder:
-        found, stops = plan_and_stops(prepared, folder, cluster.workers or 1)
-        show_plan(console_of_command(), prepared, found, folder, stops, memory)
+    show(prepared, out or prepared.default_out)
 
 
 @resumable
@@ -43,15 +67,22 @@ def run(
     pictures: Annotated[
         int, typer.Option(min=0, help="Images to keep for the sample explorer, flipped samples first; 0: none.")
     ] = 500,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Of a suite: leave out benchmarks whose files are missing.")
+    ] = False,
 ) -> None:
-    """Compute the missing cells of a sweep and show its table. The same command again goes on where it stopped."""
+    """Compute the missing cells of a sweep or suite, and show its table. The same command again goes on from there."""
     from rich.text import Text
 
     from orchestrator.run import run_sweep
+    from orchestrator.sweep.suite import is_suite
     from results.location import followed, uri_of
 
     console = console_of_command()
     workers.join()
+    if is_suite(sweep):
+        _run_suite(sweep, changes, workers, out, pictures, keep_going)
+        return
     prepared = changes.prepared(sweep, gpu=True if workers.gpus_per_worker else None)
     place = out or prepared.default_out
     title = Text.assemble((prepared.spec.name, "bold"), ":")
@@ -60,6 +91,24 @@ def run(
     with followed(place, teller(console)) as folder:
         result = run_sweep(prepared, folder, workers.options(pictures=pictures), console)
         show_result(console, result)
+
+
+def _run_suite(
+    source: str, changes: Changes, workers: Workers, out: Path | None, pictures: int, keep_going: bool
+) -> None:
+    from orchestrator.show import show_notes
+    from orchestrator.suite import prepare_suite, run_suite
+    from orchestrator.sweep.suite import load_suite
+    from results.location import followed
+
+    console = console_of_command()
+    suite = load_suite(source, changes.by_place(), gpu=True if workers.gpus_per_worker else None)
+    members, left_out = prepare_suite(suite, keep_going)
+    options = workers.options(pictures=pictures)
+    with followed(out or Path("experiments") / suite.name, teller(console)) as folder:
+        run_suite(suite.name, members, folder, options, console, partial(show_result, console))
+        show_benchmark_table(console, [folder])
+    show_notes(console, left_out)
 
 
 @resumable

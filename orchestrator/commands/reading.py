@@ -11,7 +11,7 @@ import typer
 
 from orchestrator.commands.calling import command
 from orchestrator.commands.options import Place, Points
-from orchestrator.commands.shown import console_of_command, draw, write_results
+from orchestrator.commands.shown import console_of_command, draw, show_benchmark_table, write_results
 from results.escaping import terminal_text
 
 
@@ -82,6 +82,28 @@ def status(experiment: Place) -> None:
 
     with opened(experiment) as found:
         show_status(console_of_command(), found, driver_of(experiment))
+
+
+@command
+def table(
+    places: Annotated[list[Path], typer.Argument(help="A suite's folder or URI, or experiments of one grid.")],
+    against: Annotated[
+        str | None, typer.Option(help="Hold all methods against this one at each budget, e.g. random.")
+    ] = None,
+    form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TABLE,
+) -> None:
+    """Put a suite's benchmarks into the papers' table: method x budget x benchmark, and the mean of the un-pruned."""
+    from results.analysis.benchmark_table import benchmark_table
+    from results.exchange.benchmark_text import rendered
+    from results.location import located
+    from results.suites import results_of
+
+    with ExitStack() as stack:
+        folders = [stack.enter_context(located(place, exists=True)) for place in places]
+        if form is Format.TABLE:
+            show_benchmark_table(console_of_command(), folders, against)
+        else:
+            typer.echo(rendered(benchmark_table(results_of(folders), against), form.value), nl=False)
 
 
 @command

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,6 +86,19 @@ def write_results(console: Console, experiment: Experiment) -> None:
     for what, paths in (("tables: ", files), ("plots:  ", pictures), ("pages:  ", [page])):
         if paths:
             console.print(what + named(paths, experiment.path / "exports"), soft_wrap=True)
+
+
+def show_benchmark_table(console: Console, folders: Sequence[Path], against: str | None = None) -> None:
+    """Of a suite, or of experiments side by side."""
+    from orchestrator.show import show_notes, text_table
+    from results.analysis.benchmark_table import benchmark_table
+    from results.exchange.benchmark_text import NOTE, printable
+    from results.suites import results_of
+
+    table = benchmark_table(results_of(folders), against)
+    console.print(text_table(*printable(table)), soft_wrap=True, highlight=False)
+    console.print(NOTE, soft_wrap=True)
+    show_notes(console, table.notes)
 
 
 def draw(rows: pd.DataFrame, picture: Path) -> None:

@@ -6,7 +6,6 @@ What a section shares with a record that the engine is given is declared in that
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from dataclasses import fields as dataclass_fields
@@ -35,7 +34,9 @@ Kind = TypeVar("Kind", bound=BaseModel)
 SpectrumMatrix = Literal["attention_weights", "attention_output", "hidden_states", "hidden_states_prenorm"]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A part of a sweep file: unknown keys and texts in place of numbers are mistakes."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
@@ -49,7 +50,7 @@ def _of(record: type) -> Callable[[type[Kind]], type[Kind]]:
             for item in dataclass_fields(record)
         }
         own = {name: (field.annotation, field) for name, field in section.model_fields.items()}
-        made = create_model(section.__name__, __base__=_Section, __doc__=section.__doc__, **{**fields, **own})
+        made = create_model(section.__name__, __base__=Section, __doc__=section.__doc__, **{**fields, **own})
         return cast(type[Kind], made)
 
     return complete
@@ -66,7 +67,7 @@ def _layers_away(value: int | str) -> int | str:
 
 
 @_of(ModelSpec)
-class ModelSection(_Section):
+class ModelSection(Section):
     """``model:`` - a name or directory alone stands for ``{path: ...}``."""
 
     path: str
@@ -77,7 +78,7 @@ class ModelSection(_Section):
 
 
 @_of(TaskSpec)
-class TaskSection(_Section):
+class TaskSection(Section):
     """``task:`` - a name alone stands for ``{name: ...}``."""
 
     name: str = "scienceqa"
@@ -85,7 +86,7 @@ class TaskSection(_Section):
     data: str | None = None  # where the document has none
 
 
-class SpectraSection(_Section):
+class SpectraSection(Section):
     """``measure.spectra:`` - which matrices' ranks are measured on the forward."""
 
     matrix: SpectrumMatrix | list[SpectrumMatrix]
@@ -99,7 +100,7 @@ class SpectraSection(_Section):
         return [self.matrix] if isinstance(self.matrix, str) else list(self.matrix)
 
 
-class MeasureSection(_Section):
+class MeasureSection(Section):
     """``measure:`` - what is measured besides the answers."""
 
     spectra: SpectraSection | None = None
@@ -109,7 +110,7 @@ class MeasureSection(_Section):
 NamedCallback = str | dict[str, dict[str, Any] | None]  # a class, or {class: {argument: value}}
 
 
-class TuneSection(_Section):
+class TuneSection(Section):
     """``tune:`` - callbacks of Ray Tune that hear of every grid point."""
 
     callbacks: list[NamedCallback] = []
@@ -135,7 +136,7 @@ def parse_callbacks(texts: Sequence[str]) -> tuple[CallbackSpec, ...]:
 
 
 @_of(RacingRule)
-class RacingSection(_Section):
+class RacingSection(Section):
     """``racing:`` - whether grid points that are decided stop early; see `racing.py`."""
 
 
@@ -167,20 +168,20 @@ def _racing(value: Any) -> Any:
     return {} if value is True else None if value is False else value
 
 
-def _path_alone(value: Any) -> Any:
+def path_alone(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
 
 
-def _name_alone(value: Any) -> Any:
+def name_alone(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-class Document(_Section):
+class Document(Section):
     """A whole sweep file, apart from its grid entries, which are checked one by one."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
-    model: Annotated[ModelSection, BeforeValidator(_path_alone)]
-    task: Annotated[TaskSection, BeforeValidator(_name_alone)] = TaskSection()
+    model: Annotated[ModelSection, BeforeValidator(path_alone)]
+    task: Annotated[TaskSection, BeforeValidator(name_alone)] = TaskSection()
     data: str | None = None
     samples: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_all_samples)] = None
     max_new_tokens: Annotated[int, Field(ge=1)] = 1024
@@ -191,76 +192,31 @@ class Document(_Section):
     grid: Annotated[list[Any], Field(min_length=1)]
 
 
-def parse(text: str, overrides: Mapping[str, Any]) -> Check[tuple[Document | None, list[tuple[str, Entry]]]]:
-    """Read a sweep file's text.
+def parse(raw: Mapping[str, Any]) -> Check[tuple[Document | None, list[tuple[str, Entry]]]]:
+    """Check what a sweep file says.
 
     Args:
-        text: YAML.
-        overrides: What to set before checking, as the command line does: model, data, samples, or any place such as
-            ``measure.spectra.samples`` or ``grid[0].layer``.
+        raw: The file's mapping.
 
     Returns:
         The document, None where it is not usable, and the grid entries that are, with their places.
-
-    Raises:
-        ValueError: The text is not YAML, or not a mapping. The message says where.
     """
-    raw = parse_yaml(text)
-    if not isinstance(raw, dict):
-        raise ValueError("is not a sweep: it must be a mapping with the keys model, data and grid")
-    for key, value in overrides.items():
-        if "." in key or "[" in key:
-            _set_place(raw, key, value)
-            continue
-        section = raw.get(key)
-        if key == "model" and isinstance(section, dict):
-            raw[key] = {**section, "path": value}  # dtype and image_mode of the file stay
-        else:
-            raw[key] = value
-        if key == "data" and isinstance(raw.get("task"), dict):
-            raw["task"].pop("data", None)
-    document = yield from _valid(Document, raw, "")
+    document = yield from valid(Document, raw, "")
     entries = []
     grid = raw.get("grid")
     for index, item in enumerate(grid if isinstance(grid, list) else ()):
         place = f"grid[{index}]"
-        entry = yield from _valid(Entry, item, place)
+        entry = yield from valid(Entry, item, place)
         if entry is not None:
             entries.append((place, entry))
     return document, entries
 
 
-def _set_place(raw: dict[str, Any], place: str, value: Any) -> None:
-    """Set ``a.b[2].c``; what is missing on the way is made.
-
-    Raises:
-        ValueError: The file has something else there than a mapping or a list that is long enough.
-    """
-    *way, last = [int(part) if part.isdecimal() else part for part in re.findall(r"[^.\[\]]+", place)]
-    inside: Any = raw
-    for part in way:
-        if isinstance(inside, dict) and isinstance(part, str) and not isinstance(inside.get(part), dict | list):
-            old = inside.get(part)
-            bare = old is None or isinstance(old, bool)  # `racing: true`
-            inside[part] = {} if bare else {"path" if part == "model" else "name": old}
-        inside = _member(inside, part, place)
-    if isinstance(last, int):
-        _member(inside, last, place)
-    elif not isinstance(inside, dict):
-        raise ValueError(f"--set {place}: {last!r} is to be set inside what is not a mapping")
-    inside[last] = value
-
-
-def _member(inside: Any, part: int | str, place: str) -> Any:
-    try:
-        return inside[part]
-    except (KeyError, IndexError, TypeError):
-        raise ValueError(f"--set {place}: the sweep file has no {part!r} there") from None
-
-
-def _valid(kind: type[Kind], value: Any, place: str) -> Check[Kind | None]:
+def valid(kind: type[Kind], value: Any, place: str) -> Check[Kind | None]:
+    """A section, None where it is not usable; ``place`` is empty for the whole file."""
     if place and not isinstance(value, dict):
-        yield Mistake(place, "is not a mapping; write `- strategy: NAME` with `layer:` and `rank:` below it")
+        below = "; write `- strategy: NAME` with `layer:` and `rank:` below it" if kind is Entry else ""
+        yield Mistake(place, f"is not a mapping{below}")
         return None
     try:
         return kind.model_validate(value)
@@ -297,7 +253,10 @@ def _mistake(detail: ErrorDetails, kind: type[BaseModel], root: str) -> tuple[st
         case "greater_than_equal":
             return place, f"{_show(value)} is below {detail.get('ctx', {}).get('ge')}"
         case "too_short":
-            return place, "is empty; list at least one grid entry"
+            return (
+                place,
+                "is empty; list at least one grid entry" if kind is Document else "is empty; list at least one",
+            )
         case "string_pattern_mismatch":
             return place, f"{_show(value)} names a directory: use letters, digits, '.', '_' and '-'"
         case "model_type" | "model_attributes_type" | "dict_type":

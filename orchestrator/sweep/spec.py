@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,15 @@ from orchestrator.sweep.grid import Budget, grid_of
 from orchestrator.sweep.mistakes import Check, Mistake, SpecError, checked, in_file_order
 from orchestrator.sweep.own_rules import task_of, with_own_rules
 from orchestrator.sweep.ranges import expand
+from orchestrator.sweep.source import SweepText, find_sweep
 from results.analysis.racing import RacingRule
-from results.yaml_text import MAX_BYTES
 from strategies.own import OwnRule, travelling
-from strategies.suggestion import near
 from workers import evidence
 from workers.embedded.location import DATA_DIR, MODEL_DIR
 from workers.families.base import Checkpoint
 from workers.families.catalog import open_checkpoint
 from workers.families.config import NO_TEXT_TOWER, ModelConfig, ModelError
 from workers.foreign import expanded
-from workers.json_file import UnreadableError, read_text
 from workers.tasks import own as own_tasks
 from workers.tasks.base import DataError
 from workers.tasks.catalog import resolved
@@ -32,7 +29,6 @@ from workers.tasks.own import OwnTask
 from workers.work import EngineSpec, GridPoint, MeasureSpec, ModelSpec, SpectrumSpec, TaskSpec, unpruned_point
 
 EMBEDDED = "embedded"
-SHIPPED = resources.files("orchestrator") / "sweeps"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,11 +59,17 @@ def load_sweep(source: str | Path, overrides: Mapping[str, Any] | None = None, g
         SpecError: All mistakes of the file, one line each.
         ModelError: The file is fine, but its model cannot be used.
     """
-    place, text = _find(source)
-    try:
-        (document, entries), mistakes = checked(parse(text, overrides or {}))
-    except ValueError as error:
-        raise SpecError(f"{place}: {error}") from error
+    return spec_of(find_sweep(source).changed(overrides or {}), gpu)
+
+
+def spec_of(written: SweepText, gpu: bool | None = None) -> SweepSpec:
+    """The same of a sweep that has been read.
+
+    Raises:
+        SpecError, ModelError: As in `load_sweep`.
+    """
+    place, source = written.place, written.source
+    (document, entries), mistakes = checked(parse(written.raw))
     checkpoint, config, model_error = _model(document)
     folder = expanded(Path(source)).parent
     entries, more = checked(with_own_rules(entries, folder))
@@ -105,32 +107,6 @@ def load_sweep(source: str | Path, overrides: Mapping[str, Any] | None = None, g
         callbacks=callback_specs(document.tune.callbacks),
         rules=travelling(point.strategy for point in grid.points),
         tasks=own_tasks.travelling(task.name),
-    )
-
-
-def shipped_sweeps() -> list[str]:
-    """Names of the sweeps that come with saccade."""
-    return sorted(Path(file.name).stem for file in SHIPPED.iterdir() if file.name.endswith(".yaml"))
-
-
-def _find(source: str | Path) -> tuple[str, str]:
-    """The file's name for messages, and its text."""
-    path = expanded(Path(source))
-    try:
-        if path.is_file():
-            return str(source), read_text(path, MAX_BYTES)
-        if path.name == str(source) and path.stem in shipped_sweeps() and path.suffix in ("", ".yaml"):
-            shipped = f"{path.stem}.yaml"
-            return shipped, (SHIPPED / shipped).read_text(encoding="utf-8")
-    except UnreadableError as error:
-        raise SpecError(str(error)) from error
-    except OSError as error:  # its folder may not be looked into, or the name is too long
-        raise SpecError(f"{source}: {error.strerror}") from error
-    if path.exists():
-        raise SpecError(f"{source}: is not a file; give a sweep file, or the name of a shipped sweep")
-    names = shipped_sweeps()
-    raise SpecError(
-        f"{source}: no such file, and no shipped sweep{near(path.stem, names)} (shipped: {', '.join(names)})"
     )
 
 

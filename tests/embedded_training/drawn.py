@@ -7,8 +7,9 @@ and the right letter is spread evenly over the options. Written with
     python -m embedded_training.drawn OUT --seed 0 --train 0 --val 100 --test 400
 
 as ``problems.json``, ``pid_splits.json``, ``llava_test_CQM-A.json`` (LLaVA's evaluation form, marker first, answer a
-bare letter) and ``images/<split>/<id>/image.png``. One key goes beyond the real set: ``patches``, the visual tokens
-(0..575, raster order) that show the things the question is about; empty where no picture is needed.
+bare letter), the same of each subject (``reading.json``, ...) and ``images/<split>/<id>/image.png``. One key goes
+beyond the real set: ``patches``, the visual tokens (0..575, raster order) that show the things the question
+is about; empty where no picture is needed.
 """
 
 from __future__ import annotations
@@ -194,6 +195,12 @@ def write(folder: Path, seed: int, sizes: dict[str, int]) -> None:
     _write_json(folder / "pid_splits.json", ids)
     _write_json(folder / "problems.json", {item.id: problem(item) for split in made.values() for item in split})
     _write_json(folder / "llava_test_CQM-A.json", [conversation(item) for item in made["test"]])
+    subjects: dict[str, list[dict]] = {}
+    for item in made["test"]:
+        if (subject := problem(item)["subject"]) != "text":
+            subjects.setdefault(subject, []).append(conversation(item))
+    for subject, asked in subjects.items():
+        _write_json(folder / f"{subject}.json", asked)  # small benchmarks of their own
 
 
 def _write_json(path: Path, value: object) -> None:

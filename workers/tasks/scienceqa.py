@@ -65,6 +65,7 @@ def load_scienceqa(spec: TaskSpec, images_only: bool = False) -> Benchmark:
     notes: tuple[str, ...] = ()
     if named.suffix == ".json" and named.is_file():
         place, (samples, notes) = named, _questions(named, spec.split)
+        notes = () if spec.questions else notes  # a file that was named is meant to hold a part
     elif files := parquet_files(folder, spec.questions, spec.split):
         place, samples = files[0].parent, list(_from_parquet(files))
     elif (folder / "problems.json").is_file() and spec.questions is None:

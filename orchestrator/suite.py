@@ -1,0 +1,90 @@
+"""Run a suite: its sweeps one after the other, by one crew of engines, each an experiment in a folder of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from orchestrator.crew import Crew
+from orchestrator.run import RunOptions, RunResult, run_sweep
+from orchestrator.sweep.mistakes import SpecError
+from orchestrator.sweep.prepare import Prepared, prepare
+from orchestrator.sweep.suite import Member, Suite
+from results.location import followed
+from results.suites import SuiteMember, write_suite
+from workers.tasks.base import DataError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedMember:
+    """A sweep of a suite whose files have been looked at."""
+
+    member: Member
+    prepared: Prepared
+
+
+def prepare_suite(suite: Suite, keep_going: bool = False) -> tuple[list[PreparedMember], list[str]]:
+    """Look at the files of all members before any of them runs.
+
+    Args:
+        suite: As `load_suite` gives it.
+        keep_going: Leave out benchmarks whose files are missing or damaged.
+
+    Returns:
+        Those that can run, and one line for each that is left out.
+
+    Raises:
+        SpecError: A benchmark cannot be read; one line each.
+        ModelError: A model cannot be used.
+    """
+    ready: list[PreparedMember] = []
+    missing: list[str] = []
+    for member in suite.members:
+        try:
+            ready.append(PreparedMember(member=member, prepared=prepare(member.spec)))
+        except DataError as error:
+            missing.append(f"{member.title}: {error}")
+    if missing and not (keep_going and ready):
+        hint = "or run the others with --keep-going" if ready else "none of them can run"
+        raise SpecError(*missing, f"suite {suite.name}: put these files there, {hint}")
+    return ready, [f"left out: {line}" for line in missing]
+
+
+def run_suite(
+    name: str,
+    members: Sequence[PreparedMember],
+    out: Path,
+    options: RunOptions,
+    console: Console,
+    shown: Callable[[RunResult], None],
+) -> list[RunResult]:
+    """Compute all missing cells of all members; what is there is not computed again.
+
+    Args:
+        name: Of the suite.
+        members: In the order in which they run; those of a model one after the other.
+        out: Folder of the suite, made where it is missing.
+        options: Where to compute.
+        console: For progress.
+        shown: Called with what a member did, when it has.
+
+    Raises:
+        StoreError, PoolError, SweepError, ModelError, DataError: Nothing that was computed is lost.
+    """
+    results = []
+    write_suite(out, name, [SuiteMember(model=one.member.model, benchmark=one.member.benchmark) for one in members])
+    with Crew(options, options.local) as crew:
+        for place, one in enumerate(members):
+            spec = one.prepared.spec
+            count = f"{len(spec.points)} grid points x {len(one.prepared.samples)} samples"
+            title = Text.assemble((one.member.title, "bold"), f" ({place + 1} of {len(members)}): {count}")
+            console.print(title, soft_wrap=True)
+            folder = out / one.member.folder
+            with followed(folder, lambda line: console.print(line, soft_wrap=True)):
+                results.append(run_sweep(one.prepared, folder, options, console, crew))
+                shown(results[-1])
+    return results

@@ -1,0 +1,117 @@
+"""The benchmark table as people paste it: to a terminal, Markdown, LaTeX with booktabs, or CSV with every number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from results.analysis.benchmark_table import BenchmarkTable, Cell, Row
+from results.escaping import csv_text, latex_cell, markdown_cell
+
+NOTE = (
+    "mean: percent of the un-pruned model's figure, over the benchmarks, with a 95 % interval (paired bootstrap over "
+    "images); best and second best of a budget are marked where they are so beyond chance"
+)
+
+
+def rendered(table: BenchmarkTable, form: str) -> str:
+    """As ``csv``, ``markdown`` or ``latex``."""
+    if form == "csv":
+        return csv_text(_frame(table))
+    return _markdown(table) if form == "markdown" else _latex(table)
+
+
+def printable(table: BenchmarkTable) -> tuple[list[str], list[list[str]]]:
+    """Header and rows as text, for a terminal: ``*`` and ``+`` behind best and second best."""
+    marks = {"best": "*", "second": "+", "": ""}
+    body = []
+    for row in table.rows:
+        cells = [_value(one) + marks[_mark(one)] for one in map(row.cells.get, table.columns)]
+        body.append([*_names(table, row), *cells, _mean(row) + marks[row.mark], *_further(table, row)])
+    return _header(table), body
+
+
+def _markdown(table: BenchmarkTable) -> str:
+    bold = {"best": "**{}**", "second": "_{}_", "": "{}"}
+    header, first = _header(table), len(_names(table, table.rows[0])) if table.rows else 0
+    lines = ["| " + " | ".join(map(markdown_cell, header)) + " |"]
+    lines.append("|" + "---|" * first + "---:|" * (len(header) - first))
+    for row in table.rows:
+        cells = [markdown_cell(text) for text in _names(table, row)]
+        cells += [bold[_mark(one)].format(_value(one)) for one in map(row.cells.get, table.columns)]
+        lines.append("| " + " | ".join([*cells, bold[row.mark].format(_mean(row)), *_further(table, row)]) + " |")
+    return "\n".join([*lines, "", markdown_cell(NOTE), *(f"- {markdown_cell(note)}" for note in table.notes), ""])
+
+
+def _latex(table: BenchmarkTable) -> str:
+    bold = {"best": r"\textbf{{{}}}", "second": r"\underline{{{}}}", "": "{}"}
+    header, first = _header(table), len(_names(table, table.rows[0])) if table.rows else 0
+    lines = [r"% needs \usepackage{booktabs}", r"\begin{tabular}{" + "l" * first + "r" * (len(header) - first) + "}"]
+    lines += [r"\toprule", " & ".join(map(latex_cell, header)) + r" \\"]
+    before: tuple[str, str] | None = None
+    for row in table.rows:
+        if (row.model, row.budget) != before:
+            lines.append(r"\midrule")
+            before = row.model, row.budget
+        cells = [latex_cell(text) for text in _names(table, row)]
+        cells += [bold[_mark(one)].format(latex_cell(_value(one))) for one in map(row.cells.get, table.columns)]
+        cells += [bold[row.mark].format(latex_cell(_mean(row))), *map(latex_cell, _further(table, row))]
+        lines.append(" & ".join(cells) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}", f"% {latex_cell(NOTE)}"]
+    return "\n".join([*lines, *(f"% {latex_cell(note)}" for note in table.notes), ""])
+
+
+def _frame(table: BenchmarkTable) -> pd.DataFrame:
+    """One row for each method, budget and benchmark, and one for the mean."""
+    rows = []
+    for row in table.rows:
+        named = {"model": row.model, "method": row.method, "budget": row.budget, "tokens": row.tokens}
+        cost = {"flops_ratio": row.flops, "kv_ratio": row.kv}
+        for name in table.columns:
+            if (one := row.cells.get(name)) is not None:
+                figures = {"value": one.value, "relative": one.relative, "low": np.nan, "high": np.nan, "n": one.n}
+                rows.append({**named, "benchmark": name, **figures, "mark": one.mark, **cost})
+        mean = {"value": np.nan, "relative": row.mean, "low": row.low, "high": row.high, "n": 0, "mark": row.mark}
+        rows.append({**named, "benchmark": "mean", **mean, **cost})
+    return pd.DataFrame(rows)
+
+
+def _header(table: BenchmarkTable) -> list[str]:
+    gains = ["over it"] if _has_gains(table) else []
+    return [*_titles(table), *table.columns, "mean %", *gains, "FLOPs", "KV"]
+
+
+def _titles(table: BenchmarkTable) -> list[str]:
+    several = len({row.model for row in table.rows}) > 1
+    return (["model"] if several else []) + ["budget", "method"]
+
+
+def _names(table: BenchmarkTable, row: Row) -> list[str]:
+    several = len({one.model for one in table.rows}) > 1
+    return ([row.model] if several else []) + [row.budget, row.method]
+
+
+def _value(one: Cell | None) -> str:
+    return "" if one is None else f"{one.value:.1f}"
+
+
+def _mark(one: Cell | None) -> str:
+    return "" if one is None else one.mark
+
+
+def _mean(row: Row) -> str:
+    if np.isnan(row.mean):
+        return ""
+    return f"{row.mean:.1f}" + ("" if np.isnan(row.low) else f" [{row.low:.1f}, {row.high:.1f}]")
+
+
+def _further(table: BenchmarkTable, row: Row) -> list[str]:
+    gain = "" if np.isnan(row.gain) else f"{row.gain:+.1f} [{row.gain_low:+.1f}, {row.gain_high:+.1f}]"
+    costs: Sequence[float] = (row.flops, row.kv)
+    return ([gain] if _has_gains(table) else []) + ["" if np.isnan(one) else f"{one:.2f}" for one in costs]
+
+
+def _has_gains(table: BenchmarkTable) -> bool:
+    return any(not np.isnan(row.gain) for row in table.rows)

@@ -1,0 +1,95 @@
+"""The folder of a suite: experiments of one grid on several benchmarks and models, and a file that says which."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from results.disk import StoreError, write_whole
+from results.experiment import Experiment
+from results.validation import first_fault
+from workers.json_file import UnreadableError, read_json
+
+FILE = "suite.json"
+MAX_BYTES = 2**20
+
+
+class SuiteMember(BaseModel):
+    """An experiment of a suite."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$")] = ""  # "" where there is one model
+    benchmark: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+    @property
+    def folder(self) -> Path:
+        """Inside the suite's."""
+        return Path(self.model, self.benchmark)
+
+
+class SuiteFile(BaseModel):
+    """What ``suite.json`` says."""
+
+    name: str
+    members: list[SuiteMember]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """An experiment, and what it is called in a table."""
+
+    model: str
+    benchmark: str
+    experiment: Experiment
+
+
+def write_suite(folder: Path, name: str, members: Sequence[SuiteMember]) -> None:
+    """Say which experiments a folder holds, those of earlier runs included."""
+    folder.mkdir(parents=True, exist_ok=True)
+    known = read_suite(folder).members if (folder / FILE).exists() else []
+    whole = SuiteFile(name=name, members=list(dict.fromkeys([*members, *known])))
+    write_whole(folder / FILE, json.dumps(whole.model_dump(), indent=1).encode() + b"\n")
+
+
+def read_suite(folder: Path) -> SuiteFile:
+    """What a suite's folder holds.
+
+    Raises:
+        StoreError: It is none, or its file is damaged.
+    """
+    path = folder / FILE
+    try:
+        return SuiteFile.model_validate(read_json(path, MAX_BYTES))
+    except ValidationError as error:
+        raise StoreError(f"{path}: is damaged ({first_fault(error)}); run the suite again, which writes it") from error
+    except (UnreadableError, OSError) as error:
+        raise StoreError(
+            f"{folder}: is no suite's folder ({error}); give one that `saccade run SUITE` wrote"
+        ) from error
+
+
+def results_of(places: Sequence[Path]) -> list[Results]:
+    """The experiments of suites' folders, as far as they have begun, and those that are named alone, in this order.
+
+    Raises:
+        StoreError: A place is neither, or nothing has begun.
+    """
+    found: list[Results] = []
+    for place in places:
+        if not (place / FILE).exists():
+            experiment = Experiment.open(place)
+            found.append(Results(model="", benchmark=experiment.name, experiment=experiment))
+            continue
+        for member in read_suite(place).members:
+            if (place / member.folder / "sweep.yaml").exists():
+                experiment = Experiment.open(place / member.folder)
+                found.append(Results(model=member.model, benchmark=member.benchmark, experiment=experiment))
+    if not found:
+        raise StoreError(f"{places[0]}: no benchmark of the suite has begun")
+    return found

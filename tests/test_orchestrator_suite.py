@@ -1,0 +1,315 @@
+"""Suites: one grid on several benchmarks, by one crew of engines, and the table that comes of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+import stub_engine
+from answer_matrix import MISSING, write_matrix
+from fake_experiment import fake_samples
+from orchestrator.cli import app
+from orchestrator.run import RunOptions
+from orchestrator.suite import PreparedMember, prepare_suite, run_suite
+from orchestrator.sweep.mistakes import SpecError
+from orchestrator.sweep.source import SUITES, shipped_sweeps
+from orchestrator.sweep.suite import is_suite, load_suite
+from results.analysis.benchmark_table import BenchmarkTable, benchmark_table
+from results.disk import StoreError
+from results.exchange.benchmark_text import printable, rendered
+from results.suites import Results, SuiteMember, read_suite, results_of, write_suite
+from small_qwen import make_qwen
+from strategies.errors import UsageError
+from test_orchestrator_sweeps import config
+from workers.embedded.location import DATA_DIR, MODEL_DIR
+from workers.work import GridPoint, unpruned_point
+
+HEAD = "model: embedded\ndata: embedded\ngrid: [{strategy: [fastv, random], layer: 2, rank: 16}]\n"
+TWO = (
+    "suite: {benchmarks: [{name: places, task: {questions: places.json}}, {name: all, task: scienceqa, samples: 3}]}\n"
+)
+
+
+def written(folder: Path, text: str, name: str = "table.yaml") -> Path:
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def test_a_suite_is_its_members_as_sweeps(tmp_path):
+    path = written(tmp_path, HEAD + TWO + "samples: 7\nmax_new_tokens: 5\n")
+    assert is_suite(path)
+    assert not is_suite("smoke")
+    suite = load_suite(path, gpu=False)
+    assert suite.name == "table"
+    assert [(one.title, str(one.folder), one.spec.name, one.spec.sample_limit) for one in suite.members] == [
+        ("places", "places", "places", 7),
+        ("all", "all", "all", 3),
+    ]
+    assert [one.spec.engine.task.questions for one in suite.members] == ["places.json", None]
+    assert {one.spec.points for one in suite.members} == {suite.members[0].spec.points}
+    assert {one.spec.engine.max_new_tokens for one in suite.members} == {5}
+    changed = load_suite(path, {"samples": 2, "grid[0].rank": 9}, gpu=False).members
+    assert [one.spec.sample_limit for one in changed] == [2, 2]
+    assert {point.rank for one in changed for point in one.spec.points[1:]} == {9}
+
+
+def test_data_lies_in_a_folder_for_each_benchmark(tmp_path):
+    text = HEAD.replace("data: embedded", f"data: {tmp_path}") + (
+        "suite: {benchmarks: [pope, {name: gqa, data: GQA/2019}, {name: own, task: mme, data: /elsewhere}]}\n"
+    )
+    members = load_suite(written(tmp_path, text), gpu=False).members
+    assert [one.spec.engine.task.data for one in members] == [f"{tmp_path}/pope", f"{tmp_path}/GQA/2019", "/elsewhere"]
+    assert [one.spec.engine.task.name for one in members] == ["pope", "gqa", "mme"]
+
+
+def test_several_models_have_a_folder_each(tmp_path):
+    models = f"suite: {{benchmarks: [scienceqa], models: [embedded, {{path: {MODEL_DIR}, dtype: bfloat16}}]}}\n"
+    suite = load_suite(written(tmp_path, HEAD.replace("model: embedded\n", "") + models), gpu=False)
+    assert [str(one.folder) for one in suite.members] == ["embedded/scienceqa", f"{MODEL_DIR.name}/scienceqa"]
+    assert [one.spec.engine.model.dtype for one in suite.members] == ["float32", "bfloat16"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (HEAD + "suite: {benchmarks: []}\n", "suite.benchmarks: is empty; list at least one"),
+        (HEAD + "suite: {}\n", "suite.benchmarks: is missing"),
+        (HEAD + "suite: [pope]\n", "suite: is not a mapping"),
+        (HEAD + "suite: {benchmark: [pope]}\n", "suite.benchmarks: is missing: should 'benchmark' be 'benchmarks'?"),
+        (HEAD + "suite: {benchmarks: [pope, pope]}\n", "suite.benchmarks: 'pope' is there 2 times; give each a name"),
+        (HEAD + "suite: {benchmarks: [../pope]}\n", "names a directory: use letters, digits"),
+        (HEAD + "suite: {benchmarks: [pope], models: [embedded]}\n", "model: is given, and so is `suite.models`"),
+        (HEAD + "task: pope\nsuite: {benchmarks: [pope]}\n", "task: is given, and so is `suite.benchmarks`"),
+        (HEAD + "suite: {benchmarks: [popo]}\n", "table.yaml: popo: task"),
+        (HEAD.replace("fastv", "fastw") + TWO, "table.yaml: grid[0].strategy: unknown strategy 'fastw'"),
+    ],
+)
+def test_each_mistake_is_one_line_with_its_place(tmp_path, text, said):
+    with pytest.raises(SpecError) as told:
+        load_suite(written(tmp_path, text), gpu=False)
+    lines = str(told.value).splitlines()
+    assert any(said in line for line in lines), lines
+    assert all(str(tmp_path) in line for line in lines)
+    assert len(lines) == len(set(lines)) <= 2
+
+
+def test_files_that_are_missing_are_told_before_anything_runs(tmp_path):
+    text = HEAD.replace("data: embedded\n", "") + (
+        "suite: {benchmarks: [{name: scienceqa, data: embedded}, {name: pope, data: /nowhere}]}\n"
+    )
+    suite = load_suite(written(tmp_path, text), gpu=False)
+    with pytest.raises(SpecError) as told:
+        prepare_suite(suite)
+    first, hint = str(told.value).splitlines()
+    assert first.startswith("pope: ")
+    assert "/nowhere" in first
+    assert hint == "suite table: put these files there, or run the others with --keep-going"
+    ready, left_out = prepare_suite(suite, keep_going=True)
+    assert [one.member.title for one in ready] == ["scienceqa"]
+    assert left_out == [f"left out: {first}"]
+
+
+def test_the_model_is_loaded_once_and_what_is_there_is_kept(tmp_path, monkeypatch):
+    ready, _ = prepare_suite(load_suite(written(tmp_path, HEAD + TWO), gpu=False))
+    ready = [
+        PreparedMember(member=one.member, prepared=replace(one.prepared, samples=fake_samples(6 + place)))
+        for place, one in enumerate(ready)
+    ]
+    monkeypatch.setattr(stub_engine.Asked, "made", 0)
+    shown: list[int] = []
+
+    def run(engine: type) -> None:
+        options = RunOptions(local=True, engine=engine)
+        console = Console(file=io.StringIO())
+        run_suite("table", ready, tmp_path / "out", options, console, lambda result: shown.append(result.computed))
+
+    run(stub_engine.Asked)
+    assert shown == [6 * 3, 7 * 3]
+    assert stub_engine.Asked.made == 1
+    run(stub_engine.BrokenModel)  # which is not even built
+    assert shown[2:] == [0, 0]
+    assert [one.benchmark for one in results_of([tmp_path / "out"])] == ["places", "all"]
+
+
+def test_a_suites_folder_says_what_it_holds(tmp_path):
+    write_suite(tmp_path, "one", [SuiteMember(benchmark="pope"), SuiteMember(benchmark="gqa")])
+    write_suite(tmp_path, "one", [SuiteMember(benchmark="mme"), SuiteMember(benchmark="pope")])
+    assert [one.benchmark for one in read_suite(tmp_path).members] == ["mme", "pope", "gqa"]
+    with pytest.raises(StoreError, match="no benchmark of the suite has begun"):
+        results_of([tmp_path])
+    (tmp_path / "suite.json").write_text('{"name": "x", "members": [{"benchmark": "../../etc"}]}')
+    with pytest.raises(StoreError, match=r"suite\.json: is damaged \(members\.0\.benchmark"):
+        results_of([tmp_path])
+    with pytest.raises(StoreError, match="not an experiment directory"):
+        results_of([DATA_DIR])
+
+
+GRID = (
+    unpruned_point(8, 64),
+    *(GridPoint(strategy=name, layer=2, rank=rank) for name in ("fastv", "random", "l2_norm") for rank in (32, 8)),
+)
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> list[Results]:
+    """Two benchmarks of 40 questions; fastv loses a quarter, random half, l2_norm as many as fastv."""
+    right = np.ones((len(GRID), 40), dtype=int)
+    right[[1, 2, 5, 6], :10] = 0
+    right[[3, 4], :20] = 0
+    half = right.copy()
+    half[0, 30:] = half[1:, 30:] = 0
+    return [
+        Results(model="", benchmark=name, experiment=write_matrix(tmp_path / name, GRID, rows, name=name))
+        for name, rows in (("first", right), ("second", half))
+    ]
+
+
+def rows_of(table: BenchmarkTable) -> dict[tuple[str, str], object]:
+    return {(row.method, row.budget): row for row in table.rows}
+
+
+def test_the_mean_is_of_percents_of_the_unpruned_model(found):
+    table = benchmark_table(found)
+    assert table.columns == table.averaged == ("first", "second")
+    assert [row.method for row in table.rows] == ["un-pruned", *["fastv", "l2_norm", "random"] * 2]
+    rows = rows_of(table)
+    budgets = list(dict.fromkeys(row.budget for row in table.rows))
+    assert budgets[0] == ""
+    assert len(budgets) == 3
+    fastv = rows["fastv", budgets[1]]
+    assert [fastv.cells[name].value for name in table.columns] == [75.0, 50.0]
+    assert fastv.cells["second"].relative == pytest.approx(100 * 20 / 30)
+    assert fastv.mean == pytest.approx((75 + 100 * 2 / 3) / 2)
+    assert fastv.low < fastv.mean < fastv.high
+    unpruned = rows["un-pruned", ""]
+    assert (unpruned.mean, unpruned.cells["second"].value) == (100.0, 75.0)
+
+
+def test_the_interval_is_that_of_a_bootstrap_one_resample_at_a_time(found):
+    """Images of each benchmark drawn for all methods alike, ratios of means, and their mean."""
+    draws = [np.random.default_rng(0).integers(0, 40, size=(2000, 40)) for _ in found]
+    ratios = []
+    for one, drawn in zip(found, draws, strict=True):
+        right = np.ones(40)
+        right[:10] = 0
+        base = np.ones(40)
+        if one.benchmark == "second":
+            right[30:] = base[30:] = 0
+        ratio = np.array([right[row].mean() / base[row].mean() for row in drawn])
+        ratios.append(100 * (right.mean() / base.mean() + ratio - ratio.mean()))
+    low, high = np.percentile(np.mean(ratios, axis=0), [2.5, 97.5])
+    row = benchmark_table(found).rows[1]
+    assert (row.low, row.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))  # float32 sums
+
+
+def test_best_is_marked_only_beyond_chance(found, tmp_path):
+    assert {row.mark for row in benchmark_table(found).rows} == {""}  # two are equal
+    right = np.ones((len(GRID), 40), dtype=int)
+    right[[3, 4], :20] = 0
+    right[[5, 6], :38] = 0
+    apart = Results(model="", benchmark="third", experiment=write_matrix(tmp_path / "third", GRID, right))
+    marks = {row.method: (row.mark, row.cells["third"].mark) for row in benchmark_table([apart]).rows}
+    assert marks == {
+        "un-pruned": ("", ""),
+        "fastv": ("best", "best"),
+        "random": ("second", "second"),
+        "l2_norm": ("", ""),
+    }
+
+
+def test_methods_are_held_against_one(found):
+    rows = benchmark_table(found, against="random").rows
+    gains = {row.method: row.gain for row in rows if row.budget == rows[1].budget}
+    assert gains["fastv"] == pytest.approx((75 + 100 * 2 / 3 - 50 - 100 / 3) / 2)
+    assert np.isnan(gains["random"])
+    assert rows[1].gain_low > 0
+    with pytest.raises(UsageError, match="--against divprune: no grid point is of this strategy"):
+        benchmark_table(found, against="divprune")
+
+
+def test_what_is_not_there_is_an_empty_cell(found, tmp_path):
+    right = np.ones((len(GRID), 40), dtype=int)
+    right[1] = MISSING
+    lacking = Results(model="", benchmark="third", experiment=write_matrix(tmp_path / "third", GRID, right))
+    empty = Results(
+        model="", benchmark="fourth", experiment=write_matrix(tmp_path / "f", GRID, np.full((len(GRID), 4), MISSING))
+    )
+    table = benchmark_table([*found, lacking, empty])
+    assert table.columns == ("first", "second", "third")
+    fastv = table.rows[1]
+    assert "third" not in fastv.cells
+    assert np.isnan(fastv.mean)
+    assert table.notes == ("third: 1 grid points are not finished", "fourth: has no answers yet")
+    header, body = printable(table)
+    assert body[1][header.index("third")] == ""
+
+
+def test_every_form_says_the_same(found):
+    table = benchmark_table(found, against="random")
+    header, body = printable(table)
+    assert header == ["budget", "method", "first", "second", "mean %", "over it", "FLOPs", "KV"]
+    markdown, latex = rendered(table, "markdown"), rendered(table, "latex")
+    assert markdown.count("\n| ") == len(table.rows)
+    assert all(cell in markdown and cell in latex for cell in ("75.0", body[1][4].partition(" ")[0], "un-pruned"))
+    assert latex.count(r"\midrule") == 3
+    assert r"\toprule" in latex
+    assert r"\usepackage{booktabs}" in latex
+    assert r"l2\_norm" in latex
+    lines = list(csv.DictReader(io.StringIO(rendered(table, "csv"))))
+    assert len(lines) == len(table.rows) * 3
+    assert {line["benchmark"] for line in lines} == {"first", "second", "mean"}
+
+
+BUDGETS = {"llava_1_5_table": [192, 128, 64], "llava_next_table": [640, 320, 160]}
+
+
+@pytest.mark.parametrize("name", shipped_sweeps(SUITES))
+def test_shipped_suites_resolve_on_their_models(name, tmp_path):
+    changes = {}
+    if name != "drawn_table":
+        make = partial(make_qwen, num_hidden_layers=28) if "qwen" in name else partial(config, layers=32, heads=32)
+        changes["model"] = str(make(tmp_path))
+    if "next" in name:  # as many tokens as five tiles have
+        place = tmp_path / "config.json"
+        place.write_text(place.read_text().replace("336", "756"))
+    suite = load_suite(name, changes, gpu=False)
+    assert is_suite(name)
+    assert (len(suite.members), suite.name) == (6 if name == "drawn_table" else 7, name)
+    points = suite.members[0].spec.points
+    assert {one.spec.points for one in suite.members} == {points}
+    if name == "drawn_table":
+        ready, left_out = prepare_suite(suite)
+        assert sum(len(one.prepared.samples) for one in ready) > 200
+        assert not left_out
+        assert not any(one.prepared.notes for one in ready)
+    if name in BUDGETS:
+        assert [point.rank for point in points if point.strategy == "random"] == BUDGETS[name]
+
+
+def test_the_commands_run_plan_and_print_a_suite(tmp_path):
+    """As a user calls them: nothing of Ray, three questions of each benchmark."""
+    out, few = (
+        str(tmp_path / "out"),
+        ["--samples", "3", "--set", "grid[1].tokens=22.2%", "--set", "grid[0].tokens=22.2%"],
+    )
+    runner = CliRunner()
+    planned = runner.invoke(app, ["plan", "drawn_table", "--out", out, *few])
+    assert planned.exit_code == 0, planned.output
+    assert "comparison" in planned.output
+    text = TWO + HEAD.replace("fastv, random", "evenly_spaced")
+    path = str(written(tmp_path, text))
+    ran = runner.invoke(app, ["run", path, "--local", "--out", out, "--samples", "2", "--pictures", "0"])
+    assert ran.exit_code == 0, ran.output
+    printed = runner.invoke(app, ["table", out, "--format", "markdown"])
+    assert printed.exit_code == 0, printed.output
+    assert printed.output.startswith("| budget | method | places | all |")
+    wrong = runner.invoke(app, ["table", str(tmp_path)])
+    assert wrong.exit_code == 2

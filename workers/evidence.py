@@ -330,9 +330,6 @@ def complaint(
     known = partial(strategy.check, params, layer=layer, rank=rank, layers=layers, heads=heads)
     if said := known(side=side, positions=positions):
         return said
-    if positions == "compact" and position_parts > 1:
-        grid = f"position ids of this model have {position_parts} parts, for a grid that has no numbers without gaps"
-        return f"positions: {grid}; leave `compact` out"
     for stage in strategy.stages(layer, sys.maxsize if rank is None else rank, params):
         needs = catalog.get(stage.strategy).needs
         if unknown := [name for name in sorted(needs) if provider_of(name) is None]:

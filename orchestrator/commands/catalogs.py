@@ -25,14 +25,17 @@ def strategies(
     """List the strategies that a sweep may name: what each reads, where it acts, its parameters, its source.
 
     `saccade strategies check ./FILE.py:NAME` tries a rule of your own, or one of ours, on the embedded model; exit code
-    2 if it breaks a promise.
+    code 2 if it breaks a promise.
     """
     from orchestrator.listing import StrategyRow, every_strategy, in_full, strategy_rows
     from orchestrator.sweep.own_rules import rule_of
     from strategies.errors import UsageError
 
     if name == CHECK and rule is not None:
-        _check(rule)
+        from workers.contract import laboratory, promises
+        from workers.embedded.location import DATA_DIR, MODEL_DIR
+
+        _print_promises(promises(laboratory(MODEL_DIR, DATA_DIR), rule_of(rule, Path())))
     elif name == CHECK or rule is not None:
         raise UsageError(
             f"strategies {name}: write `saccade strategies`, `strategies NAME`, or `strategies check NAME`"
@@ -46,16 +49,36 @@ def strategies(
 
 
 @command
-def tasks(name: Annotated[str | None, typer.Argument(help="One of them, to be shown in full.")] = None) -> None:
-    """List the benchmarks that a sweep may name: what each asks, which files it wants, which rules may judge it."""
-    from orchestrator.listing import TaskRow, task_rows
-    from workers.tasks import catalog
+def tasks(
+    name: Annotated[
+        str | None, typer.Argument(help="One of them, or ./FILE.py:NAME, to be shown in full; or `check`.")
+    ] = None,
+    task: Annotated[str | None, typer.Argument(help="After `check`: what is to be tried.")] = None,
+    data: Annotated[Path, typer.Option(help="Directory of its files, for `check`.")] = Path(),
+    scorer: Annotated[
+        str | None, typer.Option(help="Which of its rules judges, for `check`; by default the first.")
+    ] = None,
+) -> None:
+    """List the benchmarks that a sweep may name: what each asks, which files it wants, which rules may judge it.
 
-    if name is None:
-        _print_table(TaskRow._fields, task_rows(catalog.CATALOG.values()))
+    `saccade tasks check ./FILE.py:NAME --data DIR` tries a benchmark of your own, or one of ours, on its files; exit
+    code 2 if it breaks a promise.
+    """
+    from orchestrator.listing import TaskRow, every_task, task_in_full, task_rows
+    from orchestrator.sweep.own_rules import task_of
+    from strategies.errors import UsageError
+    from workers.tasks.contract import task_promises
+
+    if name == CHECK and task is not None:
+        _print_promises(task_promises(task_of(task, Path()), str(data.absolute()), {"scorer": scorer}))
+    elif name == CHECK or task is not None:
+        raise UsageError(f"tasks {name}: write `saccade tasks`, `tasks NAME`, or `tasks check NAME --data DIR`")
+    elif name is None:
+        listed, notes = every_task()
+        _print_table(TaskRow._fields, task_rows(listed))
+        _print_lines(("note", note) for note in notes)
     else:
-        task = catalog.get(name)
-        _print_lines([*zip(TaskRow._fields, task_rows([task])[0], strict=True), ("source", task.source)])
+        _print_lines(task_in_full(task_of(name, Path())))
 
 
 def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -77,16 +100,12 @@ def _print_lines(lines: Iterable[tuple[str, str]]) -> None:
         console.print(f"{name}: {text.replace('`', '')}" if name else f"\n{text}", soft_wrap=True)
 
 
-def _check(name: str) -> None:
-    """Try a strategy, a line a promise."""
+def _print_promises(promises: Iterable[tuple[str, str]]) -> None:
+    """A line each: its text, and what is wrong."""
     from rich.text import Text
 
-    from orchestrator.sweep.own_rules import rule_of
-    from workers.contract import laboratory, promises
-    from workers.embedded.location import DATA_DIR, MODEL_DIR
-
-    strategy, console, broken = rule_of(name, Path()), console_of_command(), False
-    for text, fault in promises(laboratory(MODEL_DIR, DATA_DIR), strategy):
+    console, broken = console_of_command(), False
+    for text, fault in promises:
         mark = Text("FAIL", "red") if fault else Text("ok  ", "green")
         console.print(mark, f"{text}: {fault}" if fault else text, soft_wrap=True)
         broken |= bool(fault)

@@ -33,8 +33,8 @@ def chosen_by(point: GridPoint, position_parts: int = 1) -> str:
             else f"from layer {stage.layer} on none"
             for stage in stages
         ]
-        ids = _positions(point, position_parts)
-        return f"in stages: {', '.join(steps)}; the picture shows what reached the last layer{ids}"
+        words = f"in stages: {', '.join(steps)}; the picture shows what reached the last layer"
+        return words + _positions(point, position_parts)
     words = _evidence(strategy, point.layer)
     words = words if words in (NO_ATTENTION, DRAWN, REMOVED) else f"chosen by {words}"
     if strategy.merge is not None:

@@ -327,6 +327,9 @@ def complaint(
     """
     if positions not in (None, *(ways := get_args(Positions))):
         return f"positions: {positions!r} is none of {', '.join(ways)}{near(str(positions), ways)}"
+    if positions == "compact" and position_parts > 1:
+        grid = f"position ids of this model have {position_parts} parts, for a grid that has no numbers without gaps"
+        return f"positions: {grid}; leave `compact` out"
     known = partial(strategy.check, params, layer=layer, rank=rank, layers=layers, heads=heads)
     if said := known(side=side, positions=positions):
         return said

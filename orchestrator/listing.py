@@ -169,9 +169,10 @@ def _family(strategy: Strategy) -> str:
     providers = [evidence.PROVIDERS[name.partition("@")[0]] for name in strategy.needs]
     if not providers:
         return "control"
-    if any(one.site is not Site.DECODER for one in providers):
+    if any(one.site in (Site.TOWER, Site.QUESTION) for one in providers):
         return "vision tower"
-    return "attention" if any(one.layer_before or one.layer_ahead for one in providers) else "features"
+    attends = any((one.layer_before and one.field) or one.layer_ahead for one in providers)
+    return "attention" if attends else "features"
 
 
 def _needs(strategy: Strategy) -> frozenset[str]:

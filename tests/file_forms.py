@@ -43,6 +43,7 @@ from results.stops import RACING, Stops, read_stops, write_stops
 from results.tables import samples_table
 from results.written import LIST, Written
 from small_llava import make_checkpoint, make_tokenizer
+from small_qwen import make_qwen
 from workers.checkpoints.settings import processor_settings
 from workers.checkpoints.tokenizer import chat_template, rendered
 from workers.families.catalog import load_model, open_checkpoint
@@ -177,9 +178,10 @@ def make_model(folder: Path) -> None:
 
 
 def make_models(folder: Path) -> None:
-    """In all forms: Hugging Face's, LLaVA's own with tower and adapter, and any-resolution."""
+    """In all forms: Hugging Face's, LLaVA's own with tower and adapter, any-resolution, and another family's."""
     checkpoint_forms.hugging_face(folder / "hf")
     checkpoint_forms.hugging_face_next(folder / "next")
+    make_qwen(folder / "qwen")
     checkpoint_forms.tower(folder / "tower")
     checkpoint_forms.original(folder / "own", str(folder / "tower"))
     (folder / "adapter").mkdir()
@@ -326,6 +328,10 @@ def load(folder: Path) -> None:
     load_model(ModelSpec(path=str(folder)), "cpu").chat("what?", image=True)
 
 
+def load_qwen(folder: Path) -> None:
+    load_model(ModelSpec(path=str(folder), image_mode="native"), "cpu")
+
+
 def read_template(folder: Path) -> None:
     template = chat_template(folder)
     assert template is not None
@@ -402,6 +408,8 @@ FORMS = [
     model_file("hf/model.safetensors.index.json", json_parts, "hf"),
     model_file("hf/model-00001-of-00002.safetensors", header_parts, "hf"),
     model_file("next/config.json", json_parts, "next"),
+    model_file("qwen/config.json", json_parts, "qwen"),
+    model_file("qwen/preprocessor_config.json", json_parts, "qwen"),
     model_file("own/config.json", json_parts, "own"),
     model_file("own/pytorch_model.bin.index.json", json_parts, "own"),
     model_file("own/pytorch_model-00001-of-00002.bin", None, "own"),
@@ -413,5 +421,6 @@ FORMS = [
         ("config.json", json_parts), ("preprocessor_config.json", json_parts),
         ("tokenizer_config.json", json_parts), ("tokenizer.json", json_parts), ("generation_config.json", json_parts),
         ("model.safetensors", header_parts))),
+    Form(make=make_qwen, file="config.json", read=load_qwen, parts=json_parts, examples=15),
     Form(make=make_model, file="chat_template.jinja", read=read_template, parts=template_parts),
 ]  # fmt: skip

@@ -28,6 +28,7 @@ HOMES = {
         "workers/families/llava/loading.py",
         "workers/families/qwen/loading.py",
         "workers/speed_test/random_llava.py",
+        "workers/speed_test/random_qwen.py",
         "workers/actor.py",
         "workers/text_tower.py",
     },
@@ -36,7 +37,7 @@ HOMES = {
     "plotly": {"dashboards/figures.py", "dashboards/charts.py", "dashboards/rescued.py", "dashboards/report.py"},
     "matplotlib": {"dashboards/plots.py"},
 }
-# The speed test makes a LLaVA, as a user's own code may.
+# The speed test makes models, as a user's own code may.
 KNOW_A_FAMILY = {"workers/families/catalog.py"}
 FAMILIES = tuple(f"workers.families.{folder.parent.name}" for folder in ROOT.glob("workers/families/*/__init__.py"))
 MADE_OF_A_FAMILY = {("workers", "speed_test")}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,18 +14,21 @@ from PIL import Image
 from prompt_forms import prompt_form
 from strategies import catalog
 from workers.families.model import Encoded, ImageSpan
+from workers.families.qwen.config import model_config, resizing_of, text_section
+from workers.families.qwen.described import described
+from workers.speed_test import random_qwen
 from workers.speed_test.agreement import huggingface_answer
 from workers.speed_test.baselines import attention_of, batched, generate, make_case, masked
 from workers.speed_test.bench import bench, main
 from workers.speed_test.options import BenchSpec
 from workers.speed_test.random_llava import SHAPES, random_llava, text_tokens
 from workers.speed_test.report import Report
-from workers.speed_test.samples import QUESTION_LENGTHS
+from workers.speed_test.samples import QUESTION_LENGTHS, side_of
 from workers.speed_test.timing import Timing, timed
 from workers.speed_test.workloads import LinearSizes, make_workloads, needed, scaled
 from workers.tasks.base import LETTERS, Sample
 from workers.tasks.prompts import build_prompt
-from workers.work import GridPoint, SampleOutcome, unpruned_point
+from workers.work import GridPoint, ModelSpec, SampleOutcome, unpruned_point
 
 TINY = BenchSpec(shape="tiny", samples=2, batches=(2,), agreement=1, seconds=0.0, device="cpu")
 
@@ -334,3 +339,24 @@ def test_seed_style_masking_equals_dropping(llava, use_cache):
     torch.testing.assert_close(made.logits[0][0].float(), dropped.logits_C, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(dropped.logits_C, plain.logits_C, atol=1e-3)
     assert llava.module.config._attn_implementation == "sdpa"
+
+
+def test_another_family_is_measured_too():
+    """In its own size of images, against its own ``generate``."""
+    report = bench(replace(TINY, shape="qwen-tiny", workloads=("one",), questions_per_image=(2,)), lambda *told: None)
+    assert [row.name for row in report.baselines] == ["seed", "seed_nocache", "stock", "stock_batch2"]
+    assert [row.workload for row in report.engine] == ["one"]
+    assert report.mean_prompt_tokens - report.mean_text_tokens > 225
+    assert {row.same_answer for row in report.agreement} == {1}
+    assert report.notes == ()
+    assert report.questions
+
+
+def test_the_shape_of_a_published_model():
+    shape = random_qwen.SHAPES["qwen2.5-vl-7b"]
+    stated = {"model_type": "qwen2_5_vl", **shape}
+    spec = ModelSpec(path="", max_pixels=random_qwen.SIDES["qwen2.5-vl-7b"] ** 2)
+    sizes = model_config(stated, resizing_of(stated, Path(), {}, Path(), spec), Path())
+    assert (sizes.visual_tokens, side_of(sizes)) == (1296, 1008)
+    tensors = described("qwen2_5_vl", text_section(stated, Path()), sizes).values()
+    assert sum(map(math.prod, tensors)) == 8_292_166_656  # as the published index says

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from small_llava import make_checkpoint
+from small_qwen import KINDS, make_qwen
 from strategies.catalog import CATALOG
 from strategies.rank import effective_rank
 from test_workers_engine import make_engine
@@ -18,7 +19,16 @@ from workers.evidence import complaint
 from workers.memory import Budget
 from workers.singular import singular_values
 from workers.spectra import MATRICES
-from workers.work import GridPoint, MeasureSpec, ModelSpec, SpectrumSpec, WorkUnit, unpruned_point
+from workers.work import (
+    EngineSpec,
+    GridPoint,
+    MeasureSpec,
+    ModelSpec,
+    SpectrumSpec,
+    TaskSpec,
+    WorkUnit,
+    unpruned_point,
+)
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -60,6 +70,26 @@ def test_fp32_equals_the_cpu(checkpoint, small_scienceqa):
         assert fast[key].kept_mask == cell.kept_mask
         assert fast[key].answer == cell.answer
         assert fast[key].option_logits == pytest.approx(cell.option_logits, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_in_their_own_size_equal_the_cpu(tmp_path, small_scienceqa, kind):
+    """Another family: positions of three parts, images that differ in their tokens, windows in the tower."""
+    model = ModelSpec(path=str(make_qwen(tmp_path, kind)), image_mode="native")
+    task = TaskSpec(name="scienceqa", data=str(small_scienceqa), conversation="chat_template")
+    spec, found = EngineSpec(model=model, task=task, max_new_tokens=3), {}
+    points = tuple(
+        GridPoint(strategy=name, layer=layer, rank=4)
+        for name, layer in (("fastv", 1), ("divprune", 0), ("hiprune", 0), ("random", 2))
+    )
+    for device, micro_batch in (("cpu", 1), ("cuda", 6)):
+        engine = Engine.load(spec, device=device, micro_batch=micro_batch)
+        outcome = engine.run(WorkUnit(samples=tuple(engine.samples), points=points))
+        assert outcome.failures == ()
+        found[device] = {(cell.sample, cell.point): cell for cell in outcome.outcomes}
+    for key, cell in found["cpu"].items():
+        assert (found["cuda"][key].kept_mask, found["cuda"][key].answer) == (cell.kept_mask, cell.answer)
+        assert found["cuda"][key].option_logits == pytest.approx(cell.option_logits, abs=1e-3)
 
 
 def test_kernels_equal_their_plain_form():

@@ -48,6 +48,16 @@ GRID = [
     *(GridPoint(strategy=name, layer=0, rank=rank) for name in ("visionzip", "holov") for rank in (4, 9)),
     *(GridPoint(strategy="scope", layer=0, rank=rank) for rank in (3, 7)),  # chosen for several images at once
     *STAGED,
+    # Of the layer before: its keys, what entered it, its attention; and rows that a stage has merged, merged again.
+    GridPoint(strategy="dart", layer=2, rank=6),
+    GridPoint(strategy="v2drop", layer=1, rank=9, params=(("second_layer", 3), ("third_layer", 0))),
+    GridPoint(
+        strategy="sparsevlm",
+        layer=1,
+        rank=9,
+        params=(("second_layer", 2), ("second_rank", 5), ("third_layer", 3), ("third_rank", 3)),
+    ),
+    GridPoint(strategy="sparsevlm_plus_stage", layer=2, rank=6, params=(("heads", 2),)),
 ]
 ONE_FORK = Budget(1, 1)
 
@@ -425,6 +435,8 @@ def test_the_plan_counts_what_strategies_choose_by_and_logits():
     wide = row.wide * 100
     assert choosing.wave(0, 100, 0) - row.wave(0, 100, 0) == 10**9 - wide
     assert row.within(Budget(), wide - 1).wave(0, 100, 0) == row.wave(0, 100, 0)
+    keeping = row.within(Budget(), entered=True)  # what entered a layer, beside what leaves it
+    assert keeping.wave(0, 100, 0) - row.wave(0, 100, 0) == 100 * row.start
     assert row.wave(0, 1, 1000) == 1000 * (row.decoded + 32064 * (2 + 3 * 4))
     assert RowBytes.of(LLAVA_7B, 2, 1).wave(0, 0, 1000) == 1000 * 32064 * (2 + 4)
 

@@ -132,6 +132,12 @@ class Placement:
         of_points = (stages for of_sample in self._stages.values() for stages in of_sample)
         return frozenset(layer for stages in of_points for layer in stages if layer < layers)
 
+    def entered_layers(self) -> frozenset[int]:
+        """Layers before which somebody reads what entered the layer before."""
+        of_points = (stages for of_sample in self._stages.values() for stages in of_sample)
+        every = {stage for stages in of_points for stage in stages.values()}
+        return frozenset(one.layer for one in every if evidence.reads_entered(catalog.get(one.strategy).needs))
+
     def needed(self) -> set[TokenSequence]:
         """All sequences that answer a point, whether they have run or not, and their prefixes."""
         return {run for sequence in self._points_of for run in sequence.chain}
@@ -313,11 +319,12 @@ def _choosing(sequence: TokenSequence, stages: Iterable[Stage]) -> dict[tuple[St
 def merge_of(strategy: Strategy, view: EvidenceView, params: Iterable[tuple[str, object]]) -> Merge | None:
     """What makes the rows that go on in place of the kept tokens; None where these go on themselves.
 
-    Made when a fork enters: until then only what was read of the image is held.
+    Made when a fork enters: until then only what was read of the image is held, and what is small of what was made of
+    the rest. So the tokens are chosen before.
     """
     if strategy.rows is None:
         return strategy.merge
-    return partial(_rows, strategy.rows, view.holding(None), dict(params))
+    return partial(_rows, strategy.rows, evidence.of_image(view), dict(params))
 
 
 def _rows(

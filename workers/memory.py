@@ -110,15 +110,18 @@ class RowBytes:
         logits = config.vocab * (value_bytes + (3 if keeps else 1) * 4)
         return cls(config.layers, cached, active, wide, config.hidden * value_bytes, tail, logits, keeps)
 
-    def within(self, budget: Budget, scratch: int = 0) -> RowBytes:
+    def within(self, budget: Budget, scratch: int = 0, entered: bool = False) -> RowBytes:
         """The same in smaller pieces, where the feed-forward's would take too much of a wave's budget.
 
         Args:
             budget: of the wave.
             scratch: bytes that the strategies of the grid choose by, see ``evidence.scratch``.
+            entered: whether they read what entered a layer, which is kept while it runs.
         """
+        active = self.active + self.start * entered
         most = int(WIDE_SHARE * budget.bytes) // self.wide // PIECE_STEP * PIECE_STEP
-        return replace(self, piece=max(PIECE_STEP, min(most, FEED_FORWARD_ROWS)), evidence=scratch)
+        piece = max(PIECE_STEP, min(most, FEED_FORWARD_ROWS))
+        return replace(self, active=active, piece=piece, evidence=scratch)
 
     def riding(self, away: bool) -> RowBytes:
         """The same where two waves have caches at a time: one decodes beside the next one's prefill.

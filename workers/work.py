@@ -121,7 +121,7 @@ def unpruned_point(layers: int, visual_tokens: int) -> GridPoint:
 class ModelSpec:
     """A checkpoint and how it is run."""
 
-    path: str  # directory, or a hub id with or without @REVISION, of a whole LLaVA or of an adapter
+    path: str  # directory, or a hub id with or without @REVISION, of a whole model or of an adapter
     dtype: str = "float32"  # float32, bfloat16 or float16
     image_mode: str = "pad"  # a mode of the checkpoint's; pad: to a square, as LLaVA-1.5 was trained
     base: str | None = None  # of an adapter: the model that it changes, named as ``path`` is
@@ -223,6 +223,7 @@ class SampleOutcome:
     decoded_tokens: int  # generated tokens, the end token included
     prompt_tokens: int  # tokens of the un-pruned prompt, visual ones included
     visual_tokens: int  # visual tokens before pruning; 0 for a sample without an image
+    text_tokens: int | None = None  # after the image; None: an earlier version did not say
     score: float | None = None  # 0 to 1; None: 0 or 1, as ``correct`` says
     measures: tuple[tuple[str, float], ...] = ()  # what MeasureSpec asks for, by name
 

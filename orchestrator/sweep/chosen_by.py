@@ -7,15 +7,20 @@ from strategies.catalog import Strategy
 from workers import evidence
 from workers.work import UNPRUNED, GridPoint
 
-BLIND = {"random": "drawn at random", "cutoff": "every visual token is removed"}
+DRAWN = "drawn at random"
+REMOVED = "every visual token is removed"
 NO_ATTENTION = "drawn at random: there is no attention before the first layer"  # in experiments of earlier versions
 
 
-def chosen_by(point: GridPoint) -> str:
+def chosen_by(point: GridPoint, position_parts: int = 1) -> str:
     """What stands under a picture of the kept tokens; empty for the un-pruned model.
 
     A picture of the kept places alone would mislead where a method prunes more than once, mixes dropped tokens into
     kept ones, renumbers positions, or has nothing to look at yet; so this says it.
+
+    Args:
+        point: of a sweep.
+        position_parts: that a position id of the model has; those of several are never renumbered.
     """
     if point.strategy == UNPRUNED:
         return ""
@@ -28,18 +33,21 @@ def chosen_by(point: GridPoint) -> str:
             else f"from layer {stage.layer} on none"
             for stage in stages
         ]
-        return f"in stages: {', '.join(steps)}; the picture shows what reached the last layer{_positions(point)}"
+        words = f"in stages: {', '.join(steps)}; the picture shows what reached the last layer"
+        return words + _positions(point, position_parts)
     words = _evidence(strategy, point.layer)
-    words = words if words in (NO_ATTENTION, *BLIND.values()) else f"chosen by {words}"
+    words = words if words in (NO_ATTENTION, DRAWN, REMOVED) else f"chosen by {words}"
     if strategy.merge is not None:
         words += "; each kept place also holds a weighted mean of all the others"
     if strategy.rows is not None:
         words += "; what the decoder sees there is the method's own: merged rows, and an order that may be another"
-    return words + _positions(point)
+    return words + _positions(point, position_parts)
 
 
-def _positions(point: GridPoint) -> str:
+def _positions(point: GridPoint, parts: int) -> str:
     """What becomes of position ids, where that is not what one expects."""
+    if parts > 1:
+        return ""
     own = catalog.get(point.strategy).own_positions(point.layer, point.rank, dict(point.params))
     if point.positions == "keep":
         return "; position ids stay those of the whole image"
@@ -49,6 +57,8 @@ def _positions(point: GridPoint) -> str:
 def _evidence(strategy: Strategy, layer: int) -> str:
     if layer == 0 and evidence.reads_layer_before(strategy.needs):
         return NO_ATTENTION
-    if strategy.name in BLIND:
-        return BLIND[strategy.name]
+    if strategy.name in catalog.KEEP_NOTHING:
+        return REMOVED
+    if strategy.name == "random":
+        return DRAWN
     return evidence.words(strategy.needs) or "a fixed pattern of places"

@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from typing import Any, get_args, get_type_hints
 
 from orchestrator.sweep.document import Entry
@@ -25,6 +26,7 @@ from workers.work import UNPRUNED, GridPoint, Scalar
 
 PAPER = "paper"  # in place of a rank: those that a method's authors publish
 _PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,12})?)\s*%")
+FEW = 4  # rows that every method without a parameter of its own for them can keep
 MAX_POINTS = 100_000  # of a grid entry; 3,000 points make a large sweep
 
 
@@ -165,21 +167,12 @@ def _points(
     points = []
     for (layer, rank), positions in itertools.product(settings, wanted):
         assert config is not None  # else there are no layers
-        complaint = evidence.complaint(
-            strategy,
-            dict(params),
-            layer=layer,
-            rank=rank.tokens,
-            layers=config.layers,
-            heads=config.heads,
-            class_token=config.class_token,
-            side=config.side,
-            positions=positions,
-        )
+        complaint = _complaint(strategy, dict(params), layer, rank, positions, config)
         if complaint:
             yield _placed(complaint, place, {"layer", "rank", "positions", *strategy.params})
             break  # the other layers and ranks would say the same
-        if strategy.own_positions(layer, rank.tokens, dict(params)) == (positions,):
+        own = strategy.own_positions(layer, rank.tokens, dict(params))
+        if own == (positions,) or (positions == "keep" and config.position_parts > 1):
             positions = None  # said or not, the cells are the same
         points.append(
             GridPoint(
@@ -192,6 +185,33 @@ def _points(
             )
         )
     return points
+
+
+def _complaint(
+    strategy: Strategy,
+    params: dict[str, Scalar],
+    layer: int,
+    rank: Rank,
+    positions: Positions | None,
+    config: ModelConfig,
+) -> str | None:
+    """Why a point cannot run; one with a share must be able to on small images too."""
+    wrong = partial(
+        evidence.complaint,
+        strategy,
+        params,
+        layer=layer,
+        layers=config.layers,
+        heads=config.heads,
+        class_token=config.class_token,
+        side=config.side,
+        positions=positions,
+        position_parts=config.position_parts,
+    )
+    said = wrong(rank=rank.tokens)
+    if said or rank.share is None or not (said := wrong(rank=min(rank.tokens, FEW))):
+        return said
+    return f"rank: a share may be {FEW} tokens of a small image, and then {said}; give a number"
 
 
 def _too_many(count: int, place: str) -> Check[bool]:

@@ -64,7 +64,7 @@ def prepare(spec: SweepSpec) -> Prepared:
         engine=spec.engine,
         points=spec.points,
         sources=tuple(_source(point) for point in spec.points),
-        chosen_by=tuple(chosen_by(point) for point in spec.points),
+        chosen_by=tuple(chosen_by(point, spec.config.position_parts) for point in spec.points),
         model_fingerprint=model_fingerprint(checkpoint),
         # Of all samples, not only of this sweep's, so that asking more of them continues the same cells.
         data_fingerprint=whole_data_fingerprint(everything),

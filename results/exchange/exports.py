@@ -32,8 +32,8 @@ from results.escaping import csv_text
 from results.exchange.originals import Found, PromisedFile, ablation_table, accuracies, promised_files
 from results.experiment import Experiment
 from results.latencies import latencies
+from strategies.catalog import KEEP_NOTHING
 
-CUTOFF = "cutoff"  # the strategy that keeps nothing
 LAYER_CUTOFF_FILE = "fastv_layer_cutoff_results.json"
 
 
@@ -61,7 +61,7 @@ def layer_cutoff(table: Answers) -> LayerCutoff | None:
     scan = {
         point.layer: row
         for row, point in reversed(list(enumerate(images.points)))  # the first of equal layers stays
-        if point.strategy == CUTOFF and point.positions is None
+        if point.strategy in KEEP_NOTHING and point.positions is None
     }
     finished = {
         layer: row for layer, row in sorted(scan.items()) if (images.answered_PS[row] | images.failed_S)[answered].all()

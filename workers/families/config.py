@@ -61,6 +61,7 @@ class ModelConfig:
     vision: VisionConfig | None = VisionConfig()  # None: a tower whose cost is not counted
     grid: tuple[int, int] | None = None  # rows and columns of the image that the first visual tokens are, row by row
     varies: bool = False  # whether images have tokens in differing number
+    position_parts: int = 1  # that a position id has: 3 for time, row and column
     class_token: bool = True  # whether the vision tower has one, whose attention methods go by
 
     @property

@@ -8,7 +8,7 @@ timed for all.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -29,13 +29,14 @@ class Case:
     ids_S: Tensor  # (S,) int64, the image token repeated for every visual token
     image_at: int
     visual: int
-    pixels_PP: Tensor  # (3, side, side)
+    image: Mapping[str, Tensor]  # what transformers takes besides the ids, by name: a batch of one
 
 
 def make_case(model: Model, id: str, prompt: Encoded) -> Case:
     """Bring a prompt with an image to the model's device and dtype."""
     inputs = model.inputs(prompt)
-    return Case(id, inputs["input_ids"][0], prompt.system, prompt.visual, inputs["pixel_values"][0])
+    ids_BS = inputs.pop("input_ids")
+    return Case(id, ids_BS[0], prompt.system, prompt.visual, inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +106,24 @@ def batched(model: Model, cases: Sequence[Case], size: int) -> list[dict[str, Te
 
 
 def _inputs(model: Model, cases: Sequence[Case]) -> dict[str, Tensor]:
-    longest = max(len(case.ids_S) for case in cases)
-    ids_BS = torch.full((len(cases), longest), pad_token(model), device=model.device)
-    mask_BS = torch.zeros_like(ids_BS)
-    for row, case in enumerate(cases):
-        ids_BS[row, longest - len(case.ids_S) :] = case.ids_S
-        mask_BS[row, longest - len(case.ids_S) :] = 1
-    pixels_BPP = torch.stack([case.pixels_PP for case in cases])
-    return {"input_ids": ids_BS, "attention_mask": mask_BS, "pixel_values": pixels_BPP}
+    inputs = {
+        "input_ids": _left_padded([case.ids_S for case in cases], pad_token(model)),
+        "attention_mask": _left_padded([torch.ones_like(case.ids_S) for case in cases], 0),
+    }
+    for name, first in cases[0].image.items():
+        parts = [case.image[name] for case in cases]
+        of_tokens = first.shape == (1, len(cases[0].ids_S))
+        inputs[name] = _left_padded([part[0] for part in parts], 0) if of_tokens else torch.cat(parts)
+    return inputs
+
+
+def _left_padded(rows: Sequence[Tensor], fill: int) -> Tensor:
+    """(B, S) of rows of different lengths."""
+    longest = max(map(len, rows))
+    padded_BS = rows[0].new_full((len(rows), longest), fill)
+    for padded_S, row_S in zip(padded_BS, rows, strict=True):
+        padded_S[longest - len(row_S) :] = row_S
+    return padded_BS
 
 
 def pad_token(model: Model) -> int:

@@ -26,16 +26,17 @@ import torch
 
 from strategies.errors import SaccadeError, UsageError
 from workers.engine import Engine
-from workers.families.llava.loading import load_llava
+from workers.families.catalog import load_model, open_checkpoint
 from workers.families.model import DTYPES, default_device
 from workers.memory import expandable_segments
 from workers.speed_test.agreement import eager_against_sdpa, engine_against_huggingface
 from workers.speed_test.baselines import attention_of, make_baselines
 from workers.speed_test.options import BenchSpec, build_parser
 from workers.speed_test.questions import drawn_questions, question_rows
-from workers.speed_test.random_llava import random_llava, random_text_tower
+from workers.speed_test.random_llava import random_text_tower
+from workers.speed_test.random_models import random_model
 from workers.speed_test.report import BaselineRow, EngineRow, Report, describe
-from workers.speed_test.samples import drawn_samples, hand_out_pixels, make_cases, read_samples
+from workers.speed_test.samples import drawn_samples, hand_out_pixels, make_cases, read_samples, side_of
 from workers.speed_test.spectra import spectrum_rows
 from workers.speed_test.timing import Timing, matmul_ceiling, timed
 from workers.speed_test.workloads import LinearSizes, Workload, make_workloads, needed, scaled
@@ -74,53 +75,53 @@ class _Bench:
         dtype = spec.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
         if dtype not in DTYPES:
             raise UsageError(f"dtype '{dtype}' is unknown ({', '.join(DTYPES)})")
-        self.llava = (
-            random_llava(spec.shape, DTYPES[dtype], device, spec.seed, spec.offload)
-            if spec.model is None
-            else load_llava(ModelSpec(path=spec.model, dtype=dtype, offload=spec.offload), device)
-        )
+        named = ModelSpec(path=spec.model or f"random:{spec.shape}", dtype=dtype, offload=spec.offload)
+        if spec.model is None:
+            self.model = random_model(spec.shape, DTYPES[dtype], device, spec.seed, spec.offload)
+        else:
+            named = replace(named, image_mode=open_checkpoint(named).image_mode)
+            self.model = load_model(named, device)
         if "towers" in spec.workloads and spec.model is None:
-            self.llava.text_tower = random_text_tower(spec.shape, DTYPES[dtype], device, spec.seed)
+            self.model.text_tower = random_text_tower(spec.shape, DTYPES[dtype], device, spec.seed)
         self.engine_spec = EngineSpec(
-            model=ModelSpec(path=spec.model or f"random:{spec.shape}", dtype=dtype),
+            model=replace(named, offload="auto"),
             task=TaskSpec(name="scienceqa", data=spec.data or ""),
             max_new_tokens=spec.new_tokens,
             seed=spec.seed,
         )
-        self.folder, self.image_processor = folder, self.llava.image_processor
-        side = self.llava.config.image_size
+        self.folder = folder
         self.samples = (
             read_samples(spec.data, spec.samples)
             if spec.data is not None
-            else drawn_samples(spec.questions, spec.samples, side, spec.seed, folder)
+            else drawn_samples(spec.questions, spec.samples, side_of(self.model.config), spec.seed, folder)
         )
-        self.cases = make_cases(self.llava, self.engine_spec, self.samples)
+        self.cases = make_cases(self.model, self.engine_spec, self.samples)
         if spec.images == "memory":
-            self.samples = hand_out_pixels(self.llava, self.engine_spec, self.samples, folder)
-        if spec.gpu_memory and not self.llava.device.type == "cuda":
+            self.samples = hand_out_pixels(self.model, self.engine_spec, self.samples, folder)
+        if spec.gpu_memory and not self.model.device.type == "cuda":
             raise UsageError("gpu_memory: there is no GPU whose memory could be capped")
         self.workloads = make_workloads(
-            self.llava.config.layers, self.llava.config.heads, self.llava.config.visual_tokens
+            self.model.config.layers, self.model.config.heads, self.model.config.visual_tokens
         )
         prompts = [len(case.ids_S) for case in self.cases]
         after = [len(case.ids_S) - case.image_at - case.visual for case in self.cases]
         self.report = Report(
             model=self.engine_spec.model.path,
             dtype=dtype,
-            device=_device_name(self.llava.device),
+            device=_device_name(self.model.device),
             versions={"python": platform.python_version(), **{n: version(n) for n in ("torch", "transformers")}},
             samples=len(self.samples),
             mean_text_tokens=statistics.fmean(after),
             mean_prompt_tokens=statistics.fmean(prompts),
             images=spec.images,
             new_tokens=spec.new_tokens,
-            ceiling=matmul_ceiling(self.llava.device, DTYPES[dtype]),
+            ceiling=matmul_ceiling(self.model.device, DTYPES[dtype]),
         )
         gc.freeze()  # as a worker does that has loaded
 
     def run(self) -> Report:
         self._tell(f"{self.report.model} on {self.report.device}: {self.report.ceiling.tflops:.3g} TFLOP/s ceiling")
-        if away := self.llava.decoder.layers.away:
+        if away := self.model.decoder.layers.away:
             self._note(f"{away} decoder layers are in host memory: Hugging Face's forward cannot run, and is left out")
         elif self.spec.baselines:
             self._baselines()
@@ -131,7 +132,7 @@ class _Bench:
                         self._workload(self.workloads[name], micro_batch, cap)
         if "spectra" in self.spec.workloads:
             self._spectra()
-        if self.spec.agreement and not self.llava.decoder.layers.away:
+        if self.spec.agreement and not self.model.decoder.layers.away:
             self._agreement()
         for questions in self.spec.questions_per_image:
             self._questions(questions)
@@ -145,17 +146,17 @@ class _Bench:
         self._tell(line, notes=(*self.report.notes, line))
 
     def _baselines(self) -> None:
-        config = self.llava.config
+        config = self.model.config
         sizes = LinearSizes.of(config)
         flop = statistics.fmean(
             sizes.prefill_flop(len(case.ids_S), 0) + sizes.decode_flop(self.spec.new_tokens - 1) for case in self.cases
         )
         rank = scaled(128, config.visual_tokens)
         for baseline in make_baselines(
-            self.llava, self.cases, min(2, config.layers), rank, self.spec.batches, self.spec.new_tokens
+            self.model, self.cases, min(2, config.layers), rank, self.spec.batches, self.spec.new_tokens
         ):
             try:
-                with attention_of(self.llava, baseline.attention):
+                with attention_of(self.model, baseline.attention):
                     timing, peak = self._timed(baseline.run)
                     prefill = None if baseline.prefill is None else self._timed(baseline.prefill)[0]
             except torch.OutOfMemoryError as error:
@@ -179,7 +180,7 @@ class _Bench:
         if gib is None:
             yield
             return
-        total = torch.cuda.get_device_properties(self.llava.device).total_memory
+        total = torch.cuda.get_device_properties(self.model.device).total_memory
         torch.cuda.empty_cache()  # what is allocated already counts, used or not
         torch.cuda.set_per_process_memory_fraction(min(1.0, gib * 2**30 / total))
         try:
@@ -190,8 +191,8 @@ class _Bench:
     def _workload(self, workload: Workload, micro_batch: int | None, cap: int | None = None) -> None:
         unit = WorkUnit(samples=tuple(sample.id for sample in self.samples), points=workload.points)
         asked = replace(self.engine_spec, measure=workload.measure)
-        engine = Engine(asked, self.llava, self.samples, micro_batch)
-        forward = Engine(replace(asked, max_new_tokens=1), self.llava, self.samples, micro_batch)
+        engine = Engine(asked, self.model, self.samples, micro_batch)
+        forward = Engine(replace(asked, max_new_tokens=1), self.model, self.samples, micro_batch)
         answered: list[UnitOutcome] = []
 
         def answer() -> None:
@@ -209,13 +210,13 @@ class _Bench:
                 f"first: {failure.kind}: {failure.message[:200]}"
             )
             return
-        prefill, _ = timed(lambda: forward.run(unit), self.llava.device, self.spec.seconds, repeats=0)  # warm by now
+        prefill, _ = timed(lambda: forward.run(unit), self.model.device, self.spec.seconds, repeats=0)  # warm by now
         spectra_share = None
         if workload.measure.spectra:
-            plain = Engine(self.engine_spec, self.llava, self.samples, micro_batch)
+            plain = Engine(self.engine_spec, self.model, self.samples, micro_batch)
             spectra_share = 1 - self._timed(lambda: plain.run(unit))[0].median_s / timing.median_s
         system = {case.id: case.image_at for case in self.cases}
-        work = needed(LinearSizes.of(self.llava.config), unit.points, outcome.outcomes, system)
+        work = needed(LinearSizes.of(self.model.config), unit.points, outcome.outcomes, system)
         ms_per_cell = 1e3 * timing.median_s / unit.cells
         row = EngineRow(
             workload=workload.name,
@@ -245,7 +246,7 @@ class _Bench:
         )
 
     def _spectra(self) -> None:
-        for row in spectrum_rows(self.llava.config, self.llava.device, self.spec.seconds, self.spec.seed):
+        for row in spectrum_rows(self.model.config, self.model.device, self.spec.seconds, self.spec.seed):
             self._tell(
                 f"{row.what}: {row.ms:.3g} ms; Gram + eigvalsh {row.eigvalsh_ms:.3g}, svdvals {row.svdvals_ms:.3g}",
                 spectra=(*self.report.spectra, row),
@@ -256,8 +257,8 @@ class _Bench:
         folder = self.folder / f"{questions}-questions"
         folder.mkdir()
         in_memory = self.spec.images == "memory"
-        asked = (self.llava, self.engine_spec)
-        self.llava.image_processor = self.image_processor
+        asked = (self.model, self.engine_spec)
+        vars(self.model).pop("look", None)
         samples = drawn_questions(*asked, self.spec.samples, questions, self.spec.seed, folder, in_memory)
         for micro_batch in self.spec.micro_batches:
             names = self.spec.question_workloads
@@ -268,13 +269,13 @@ class _Bench:
                     self._tell(row.line, questions=(*self.report.questions, row))
 
     def _agreement(self) -> None:
-        config = self.llava.config
+        config = self.model.config
         baseline = unpruned_point(config.layers, config.visual_tokens)
         layer, rank = min(2, config.layers), scaled(128, config.visual_tokens)
         points = [baseline, GridPoint(strategy="cutoff", layer=layer, rank=0)]
         points += [GridPoint(strategy=name, layer=layer, rank=rank) for name in ("random", "fastv")]
         cases = self.cases[: self.spec.agreement]
-        engine = Engine(self.engine_spec, self.llava, self.samples, self.spec.micro_batches[0])
+        engine = Engine(self.engine_spec, self.model, self.samples, self.spec.micro_batches[0])
         outcome = engine.run(WorkUnit(samples=tuple(case.id for case in cases), points=tuple(points)))
         if outcome.failures:
             failure = outcome.failures[0]
@@ -282,9 +283,9 @@ class _Bench:
             return
         cells: dict[tuple[str, str], SampleOutcome] = {(cell.sample, cell.point): cell for cell in outcome.outcomes}
         seed, tokens = self.spec.seed, self.spec.new_tokens
-        comparisons = [partial(eager_against_sdpa, self.llava, cases, baseline, seed, tokens)]
+        comparisons = [partial(eager_against_sdpa, self.model, cases, baseline, seed, tokens)]
         comparisons += [
-            partial(engine_against_huggingface, self.llava, cases, cells, point, seed, tokens) for point in points
+            partial(engine_against_huggingface, self.model, cases, cells, point, seed, tokens) for point in points
         ]
         for compare in comparisons:
             found = compare()
@@ -297,7 +298,7 @@ class _Bench:
                 self._tell(f"  {describe(one)}")
 
     def _timed(self, run: Callable[[], object]) -> tuple[Timing, float | None]:
-        return timed(run, self.llava.device, self.spec.seconds)
+        return timed(run, self.model.device, self.spec.seconds)
 
     def _share(self, flop: float, timing: Timing) -> float:
         return flop / timing.median_s / 1e12 / self.report.ceiling.tflops

@@ -9,7 +9,7 @@ from pathlib import Path
 from strategies.errors import UsageError
 from workers.families.model import DTYPES
 from workers.speed_test.baselines import NEW_TOKENS
-from workers.speed_test.random_llava import SHAPES
+from workers.speed_test.random_models import SHAPES
 
 WORKLOADS = ("cutoffs", "ranks", "spectra", "strategies", "one")
 QUESTION_WORKLOADS = ("unpruned", "blind", "fastv", "cutoffs")
@@ -20,7 +20,7 @@ LARGE = ("grid", "grid3000", "towers")  # timed where they are asked for
 class BenchSpec:
     """What is measured."""
 
-    shape: str = "llava-1.5-7b"  # a name of random_llava.SHAPES; unused where there is a checkpoint
+    shape: str = "llava-1.5-7b"  # a name of random_models.SHAPES; unused where there is a checkpoint
     model: str | None = None  # a checkpoint directory instead of random weights
     data: str | None = None  # a ScienceQA directory with images; needs ``model``, else prompts are drawn anyway
     questions: str | None = None  # a JSON list of question lengths in characters, or LLaVA's question file

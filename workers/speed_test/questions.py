@@ -12,9 +12,9 @@ from pathlib import Path
 
 from workers.encoding import encode_sample
 from workers.engine import Engine
-from workers.families.llava.model import Llava
+from workers.families.model import Model
 from workers.speed_test.random_llava import text_tokens
-from workers.speed_test.samples import drawn_images, filler, hand_out_pixels
+from workers.speed_test.samples import drawn_images, filler, hand_out_pixels, side_of
 from workers.speed_test.timing import Timing
 from workers.speed_test.workloads import BUDGETS, LinearSizes, Workload, make_workloads, needed, scaled
 from workers.tasks.base import LETTERS, Sample
@@ -70,10 +70,10 @@ def question_workloads(layers: int, heads: int, visual: int) -> dict[str, Worklo
 
 
 def drawn_questions(
-    llava: Llava, spec: EngineSpec, count: int, questions: int, seed: int, folder: Path, in_memory: bool
+    model: Model, spec: EngineSpec, count: int, questions: int, seed: int, folder: Path, in_memory: bool
 ) -> list[Sample]:
     """At least so many samples, in whole images; those of an image one after the other, no two of the same words."""
-    images = drawn_images(ceil(count / questions), llava.config.image_size, seed, folder)
+    images = drawn_images(ceil(count / questions), side_of(model.config), seed, folder)
     characters = next(length for length in range(1000) if text_tokens(length) == TEXT_TOKENS)
     samples = [
         Sample(
@@ -86,11 +86,11 @@ def drawn_questions(
         for place, image in enumerate(images)
         for number in range(questions)
     ]
-    return hand_out_pixels(llava, spec, samples, folder) if in_memory else samples
+    return hand_out_pixels(model, spec, samples, folder) if in_memory else samples
 
 
 def question_rows(
-    llava: Llava,
+    model: Model,
     spec: EngineSpec,
     samples: Sequence[Sample],
     names: Sequence[str],
@@ -100,7 +100,7 @@ def question_rows(
     """A row for each workload, or a line that says why there is none.
 
     Args:
-        llava: the model.
+        model: that answers.
         spec: how samples are asked.
         samples: as ``drawn_questions`` gives them.
         names: of the workloads.
@@ -108,12 +108,12 @@ def question_rows(
         micro_batch: of the engine; None: as it plans.
     """
     images = {sample.id: str(sample.image) for sample in samples}
-    first = encode_sample(llava, samples[0], spec.task, spec.model.image_mode)
-    system, sizes = dict.fromkeys(images, first.system), LinearSizes.of(llava.config)
-    workloads = question_workloads(llava.config.layers, llava.config.heads, llava.config.visual_tokens)
+    first = encode_sample(model, samples[0], spec.task, spec.model.image_mode)
+    system, sizes = dict.fromkeys(images, first.system), LinearSizes.of(model.config)
+    workloads = question_workloads(model.config.layers, model.config.heads, model.config.visual_tokens)
     for workload in map(workloads.__getitem__, names):
         unit = WorkUnit(samples=tuple(images), points=workload.points, images=tuple(images.values()))
-        engine = Engine(spec, llava, samples, micro_batch)
+        engine = Engine(spec, model, samples, micro_batch)
         engine.shares_images = False
         apart, _ = _answered(engine, unit, timed)
         engine.shares_images = True

@@ -7,7 +7,7 @@ so speed is measured here. Answers mean nothing; two ways of computing them can 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,20 +103,25 @@ def random_llava(shape: str, dtype: torch.dtype, device: str, seed: int, offload
     where = torch.device(device)
     away = spread(layers_away(sizes_of, dtype.itemsize, offload, free_bytes(where)), sizes.layers)
     make_parameters(model, dtype, device, away)
-    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []), torch.no_grad():
-        torch.manual_seed(seed)
-        for name, parameter in model.named_parameters():
-            values = torch.empty(parameter.shape, dtype=dtype, device=where)
-            if parameter.dim() > 1:
-                values.normal_(0, 0.02)
-            else:
-                values.fill_(float(name.endswith("weight")))  # norms; biases are 0
-            parameter.copy_(values)
+    draw_weights(model, dtype, where, seed)
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = END, 0
     side = sizes.image_size
     processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     tokenizer = StandInTokenizer(sizes.vocab, model.config.image_token_id)
     return Llava(model, sizes_of, tokenizer, processor, away=away)
+
+
+def draw_weights(model: Any, dtype: torch.dtype, device: torch.device, seed: int) -> None:
+    """Fill a model's parameters as transformers initialises them: matrices N(0, 0.02), norms 1, biases 0."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
+        torch.manual_seed(seed)
+        for name, parameter in model.named_parameters():
+            values = torch.empty(parameter.shape, dtype=dtype, device=device)
+            if parameter.dim() > 1:
+                values.normal_(0, 0.02)
+            else:
+                values.fill_(float(name.endswith("weight")))
+            parameter.copy_(values)
 
 
 def random_text_tower(shape: str, dtype: torch.dtype, device: str, seed: int) -> TextTower:
@@ -214,23 +219,3 @@ class StandInTokenizer:
 def text_tokens(characters: int) -> int:
     """Tokens after the image, for a ScienceQA question of so many characters, its image marker included."""
     return max(8, (characters + 90) // 4)
-
-
-class PreparedPixels:
-    """An image processor that hands out pixels prepared before the clock starts.
-
-    The image it is given is a token: one pixel, whose red and green say which sample is meant.
-    """
-
-    def __init__(self, pixels: Sequence[torch.Tensor], image_mean: Sequence[float]) -> None:
-        self.image_mean = image_mean
-        self._pixels = pixels
-
-    def __call__(self, images: Any, return_tensors: str) -> Mapping[str, Any]:
-        red, green, _ = images.getpixel((0, 0))
-        return {"pixel_values": [self._pixels[red * 256 + green]]}
-
-    @staticmethod
-    def colour(index: int) -> tuple[int, int, int]:
-        """The pixel that stands for a sample."""
-        return (index // 256, index % 256, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,10 @@ import torch
 from PIL import Image
 
 from workers.encoding import encode_sample
-from workers.families.llava.model import Llava
-from workers.families.model import Model
+from workers.families.config import ModelConfig
+from workers.families.model import Model, Pixels
+from workers.images import load_image
 from workers.speed_test.baselines import Case, make_case
-from workers.speed_test.random_llava import PreparedPixels
 from workers.tasks.base import LETTERS, DataError, Sample
 from workers.tasks.catalog import load_samples
 from workers.tasks.prompts import IMAGE_MARKER
@@ -82,16 +83,33 @@ def make_cases(model: Model, spec: EngineSpec, samples: Sequence[Sample]) -> lis
     ]
 
 
-def hand_out_pixels(llava: Llava, spec: EngineSpec, samples: Sequence[Sample], folder: Path) -> list[Sample]:
-    """Prepare all pixels now, and let the model's image processor hand them out: the engine decodes no image then."""
-    first = {sample.image: sample for sample in reversed(samples)}  # that shows an image
-    prompts = [encode_sample(llava, sample, spec.task, spec.model.image_mode) for sample in first.values()]
-    pixels = [prompt.pixels for prompt in prompts]
-    llava.image_processor = PreparedPixels(pixels, llava.image_processor.image_mean)
-    tokens = {image: folder / f"{index}.bmp" for index, image in enumerate(first)}
+def hand_out_pixels(model: Model, spec: EngineSpec, samples: Sequence[Sample], folder: Path) -> list[Sample]:
+    """Prepare all pixels now, and let the model hand them out: the engine decodes and pre-processes no image then.
+
+    An image is a token then: one pixel, whose red and green say which is meant.
+    """
+    images = [sample.image for sample in samples if sample.image is not None]
+    assert len(images) == len(samples), "a question without an image has none to hand out"
+    looks = {
+        image: type(model).look(model, load_image(image), spec.model.image_mode) for image in dict.fromkeys(images)
+    }
+    prepared = list(looks.values())
+
+    def handed_out(image: Image.Image, mode: str) -> Pixels:
+        red, green, _ = image.getpixel((0, 0))  # type: ignore[misc]
+        return prepared[red * 256 + green]
+
+    model.look = handed_out  # type: ignore[method-assign]
+    tokens = {image: folder / f"{index}.bmp" for index, image in enumerate(looks)}
     for index, token in enumerate(tokens.values()):
-        Image.new("RGB", (1, 1), PreparedPixels.colour(index)).save(token)
-    return [replace(sample, image=tokens[sample.image]) for sample in samples]
+        Image.new("RGB", (1, 1), (index // 256, index % 256, 0)).save(token)
+    return [replace(sample, image=tokens[image]) for sample, image in zip(samples, images, strict=True)]
+
+
+def side_of(config: ModelConfig) -> int:
+    """Pixels, one side, of an image with as many tokens as the model's can have."""
+    merge = config.vision.merge if config.vision else 1
+    return config.image_size or math.isqrt(config.visual_tokens) * merge * config.patch_size
 
 
 def _spread(total: int, count: int) -> list[int]:

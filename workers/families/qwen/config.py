@@ -55,7 +55,7 @@ def model_config(config: dict[str, Any], resizing: Resizing, place: Path) -> Mod
         raise ModelError(f"{place}: vision_config: makes tokens {made} wide of a decoder's {sizes['hidden']}")
     _check_positions(text, sizes["head_dim"], place)
     fixed = {"image_size": 0, "patch_size": resizing.patch, "visual_tokens": resizing.most_tokens}
-    return ModelConfig(**sizes, **fixed, vision=tower, grid=None, varies=True, class_token=False)
+    return ModelConfig(**sizes, **fixed, vision=tower, grid=None, varies=True, position_parts=3, class_token=False)
 
 
 def full_layers(config: dict[str, Any], place: Path) -> frozenset[int]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from workers.families.model import Model
+    from workers.families.qwen.grid import TokenGrid
 
 
 class QwenFamily:
@@ -44,7 +45,8 @@ class QwenFamily:
         if getattr(config, "model_type", None) not in MODEL_TYPES or not hasattr(module, "lm_head"):
             return None
         assert config is not None
-        from workers.families.qwen.model import joined, towers_of
+        from workers.families.qwen.model import joined
+        from workers.families.qwen.tower import towers_of
 
         visual, full = module.model.visual, full_layers(config.to_dict(), Path(type(module).__name__))
         return Parts(
@@ -59,15 +61,24 @@ class QwenFamily:
             position_parts=3,
             class_token=False,
             tower_layers=visual.blocks,
-            read_tower=lambda states, call: towers_of(visual, states, _grids(call, visual.spatial_merge_size), full),
+            read_tower=lambda states, call: towers_of(visual, states, _token_grids(visual, call), full),
         )
 
 
-def _grids(call: Call, merge: int = 1) -> list[tuple[int, int]]:
-    """Rows and columns of each image of a call of the tower: of patches, or of what ``merge`` x ``merge`` become."""
+def _grids(call: Call) -> list[tuple[int, int]]:
+    """Rows and columns of the patches of each image of a call of the tower."""
     args, kwargs = call
-    sizes = (args[1] if len(args) > 1 else kwargs["grid_thw"]).tolist()
-    return [(rows // merge, columns // merge) for _, rows, columns in sizes]
+    return [(rows, columns) for _, rows, columns in (args[1] if len(args) > 1 else kwargs["grid_thw"]).tolist()]
+
+
+def _token_grids(visual: Any, call: Call) -> list[TokenGrid]:
+    """Where the tokens of each image of a call lie."""
+    from workers.families.qwen.grid import TokenGrid
+
+    merge: int = visual.spatial_merge_size
+    window = visual.window_size // visual.patch_size // merge if hasattr(visual, "window_size") else 0
+    device = call[0][0].device
+    return [TokenGrid((rows // merge, columns // merge), merge, window, device) for rows, columns in _grids(call)]
 
 
 QWEN = QwenFamily()

@@ -21,6 +21,7 @@ from workers.foreign import readable
 from workers.work import ModelSpec
 
 MODE = "native"  # images keep their shape
+PROCESSORS = ("Qwen2VLImageProcessor", "Qwen2_5_VLImageProcessor")  # the latter in early files of Qwen2.5-VL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +132,7 @@ def open_qwen(spec: ModelSpec) -> QwenCheckpoint:
     place = folder / "config.json"
     config = read_json(place, "model")
     settings = processor_settings(folder)
-    if not (kind := processor_kind(settings)).startswith("Qwen2VLImageProcessor"):
+    if not (kind := processor_kind(settings)).startswith(PROCESSORS):
         raise ModelError(f"model {folder}: image processor '{kind}' is not supported (Qwen2VLImageProcessor)")
     stored = resizing_of(config, place, settings, folder, ModelSpec(path=spec.path))
     resizing = resizing_of(config, place, settings, folder, spec)

@@ -13,17 +13,18 @@ from workers.checkpoints.tokenizer import rendered
 from workers.decoder import Decoder
 from workers.families.config import ModelConfig, ModelError
 from workers.families.model import Encoded, ImageSpan, Model, Pixels, SeenImage
+from workers.families.qwen.forward import run_tower
+from workers.families.qwen.grid import TokenGrid
 from workers.families.qwen.pixels import to_patches
 from workers.families.qwen.resizing import Resizing
-from workers.families.qwen.tower import QwenTower
+from workers.families.qwen.tower import towers_of
 from workers.sequences import to_device
 from workers.sites import Tower
 from workers.tasks.base import DataError
 from workers.tasks.prompts import IMAGE_MARKER
 
-BEGIN, PAD, END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"  # what the chat template puts for an image
-
-
+BEGIN, PAD, END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
+SHOWN = f"{BEGIN}{PAD}{END}"  # what the chat template puts for an image
 PATCHES = 2**15  # that go through the tower together, if several images do: the forward of 1.5 GB in half precision
 READ_PATCHES = 2**13  # where the states between its layers are kept
 
@@ -46,14 +47,17 @@ class Qwen(Model):
         self.image_processor = image_processor
         self.image_token: int = module.config.image_token_id
         self._resizing = resizing
-        self._full_layers = full_layers
+        self._full_layers, self._window = full_layers, config.vision.window if config.vision else 0
         self._chat_template = chat_template
 
     def chat(self, question: str, image: bool) -> str:
         if self._chat_template is None:
             raise ModelError("the checkpoint has no chat template; set task.conversation to vicuna_v1 or llava_v1")
         text = rendered(self.tokenizer, self._chat_template, question, image, marker=PAD)
-        return text.replace(f"{BEGIN}{PAD}{END}", IMAGE_MARKER)
+        if text.count(SHOWN) != image:
+            place = f"model {self.tokenizer.name_or_path}"
+            raise ModelError(f"{place}: its chat template does not put {SHOWN} where the image belongs")
+        return text.replace(SHOWN, IMAGE_MARKER)
 
     def look(self, image: Image.Image, mode: str) -> Pixels:
         size = (image.height, image.width)
@@ -68,7 +72,7 @@ class Qwen(Model):
         """
         if prompt.count(IMAGE_MARKER) > 1:
             raise ModelError(f"the prompt has {prompt.count(IMAGE_MARKER)} images; one is supported")
-        if image is None:
+        if image is None or IMAGE_MARKER not in prompt:
             ids = self._ids(prompt.replace(IMAGE_MARKER, ""))
             return Encoded(ids=ids, images=(), positions_PS=_counted(0, len(ids)), next_position=len(ids))
         seen = image if isinstance(image, Pixels) else self.look(image, mode)
@@ -102,15 +106,15 @@ class Qwen(Model):
 
     def _see(self, shown: Sequence[Encoded], readers: Mapping[str, Callable[[Tower], Tensor]]) -> Iterator[SeenImage]:
         """Images that go through the tower together."""
-        # Only if asked for: otherwise transformers keeps no more hidden states than the merger is given.
-        keep = {"output_hidden_states": True} if readers else {}
-        made = self.module.model.get_image_features(**self._pixels(shown), **keep)
+        visual = self.module.model.visual
+        grids = [TokenGrid(size, visual.spatial_merge_size, self._window, self.device) for size in self._sizes(shown)]
+        pixels_RX = self._pixels(shown)
+        features, states = run_tower(visual, pixels_RX, grids, self._full_layers, keep=bool(readers))
         evidence: list[dict[str, Tensor]] = [{} for _ in shown]
         if readers:
-            grids = [self._resizing.grid(prompt.size) for prompt in shown]
-            towers = towers_of(self.module.model.visual, made.hidden_states, grids, self._full_layers)
+            towers = towers_of(visual, states, grids, self._full_layers)
             evidence = [{name: read(tower)[0] for name, read in readers.items()} for tower in towers]
-        yield from (SeenImage(*one) for one in zip(made.pooler_output, evidence, strict=True))
+        yield from (SeenImage(*one) for one in zip(features, evidence, strict=True))
 
     def project(self, features_PC: Tensor) -> Tensor:
         visual = self.module.model.visual
@@ -121,35 +125,25 @@ class Qwen(Model):
         ids_BS = torch.tensor([prompt.ids], device=self.device)
         if not prompt.images:
             return {"input_ids": ids_BS}
-        kinds_BS = (ids_BS == self.image_token).int()
-        return {"input_ids": ids_BS, "mm_token_type_ids": kinds_BS, **self._pixels([prompt])}
+        ((rows, columns),), merge = self._sizes([prompt]), self._resizing.merge
+        return {
+            "input_ids": ids_BS,
+            "mm_token_type_ids": (ids_BS == self.image_token).int(),
+            "pixel_values": self._pixels([prompt]),
+            "image_grid_thw": torch.tensor([[1, rows * merge, columns * merge]], device=self.device),
+        }
 
     def letter_tokens(self, letters: str) -> list[int]:
         """An answer begins a line of its own, so that no space belongs to its first token."""
         return [self.tokenizer(letter, add_special_tokens=False)["input_ids"][-1] for letter in letters]
 
-    def _pixels(self, prompts: Sequence[Encoded]) -> dict[str, Any]:
-        """What transformers' image features are made of: the patches of all images, and rows and columns of each."""
-        merge = self._resizing.merge
-        grids = [[1, *(side * merge for side in self._resizing.grid(prompt.size))] for prompt in prompts]
-        pixels = to_device(torch.cat([prompt.pixels for prompt in prompts]), self.device).to(self.dtype)
-        return {"pixel_values": pixels, "image_grid_thw": to_device(torch.tensor(grids), self.device)}
+    def _pixels(self, prompts: Sequence[Encoded]) -> Tensor:
+        """The patches of all images, in the model's dtype, on its device."""
+        return to_device(torch.cat([prompt.pixels for prompt in prompts]), self.device).to(self.dtype)
 
-
-def towers_of(
-    visual: Any, hidden_states: Sequence[Tensor], grids: Sequence[tuple[int, int]], full_layers: Collection[int]
-) -> list[QwenTower]:
-    """The tower of each image that went through it together with others.
-
-    Args:
-        visual: transformers' tower.
-        hidden_states: what entered each of its layers and left the last, of all images.
-        grids: rows and columns of each image's tokens.
-        full_layers: those without windows.
-    """
-    patches = [rows * columns * visual.spatial_merge_size**2 for rows, columns in grids]
-    states = zip(*(state.split(patches) for state in hidden_states), strict=True)
-    return [QwenTower(visual, own, grid, full_layers) for own, grid in zip(states, grids, strict=True)]
+    def _sizes(self, prompts: Sequence[Encoded]) -> list[tuple[int, int]]:
+        """Rows and columns of each image's tokens."""
+        return [self._resizing.grid(prompt.size) for prompt in prompts]
 
 
 def _together(prompts: Sequence[Encoded], most: int) -> Iterator[list[Encoded]]:

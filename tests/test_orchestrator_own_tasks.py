@@ -13,8 +13,10 @@ from orchestrator.cluster.seat import WithOwn
 from orchestrator.recompute import recompute
 from orchestrator.run import RunOptions, run_sweep
 from orchestrator.show import PlainConsole
+from orchestrator.suite import prepare_suite, run_suite
 from orchestrator.sweep.prepare import prepare
 from orchestrator.sweep.spec import SpecError, load_sweep
+from orchestrator.sweep.suite import load_suite
 from own_tasks import JUDGED, MY_TASK, forgotten_tasks, write_my_data
 from results.analysis.metrics import summary
 from results.analysis.task_metrics import headline, task_metrics
@@ -89,6 +91,22 @@ def test_rules_and_figures_of_its_own_judge_and_are_shown(sweep, tmp_path):
     assert headline(figures, experiment)["name"].unique().tolist() == ["second half"]
     catalog.admit(from_text("my_task.py", f"{JUDGED}# another\n", "judged"))
     assert task_metrics(experiment).empty  # another version says nothing of these cells
+
+
+def test_a_suite_may_hold_it_beside_ours(sweep, small_scienceqa, tmp_path):
+    """Its engines come to know it, those of the benchmark before need not."""
+    text = sweep.read_text().replace("task: ./my_task.py:load\n", "")
+    ours, own = (
+        f"name: school, task: scienceqa, data: {small_scienceqa}",
+        "name: mine, task: ./my_task.py:load, data: .",
+    )
+    sweep.write_text(f"suite: {{benchmarks: [{{{ours}}}, {{{own}}}]}}\n{text}")
+    members, missing = prepare_suite(load_suite(sweep, gpu=False))
+    assert missing == []
+    options = RunOptions(local=True, pictures=0)
+    run_suite("two", members, tmp_path / "out", options, PlainConsole(120), lambda result: None)
+    counts = [summary(Experiment.open(tmp_path / "out" / name))["n"].tolist() for name in ("school", "mine")]
+    assert counts == [[5, 5], [3, 3]]
 
 
 def test_a_name_that_nobody_has_and_another_form_are_one_line(sweep):

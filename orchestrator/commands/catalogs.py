@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.commands.calling import command
+from orchestrator.commands.options import Data, Scorer
 from orchestrator.commands.shown import console_of_command
 from orchestrator.standard_streams import USER_ERROR
 
@@ -54,10 +55,8 @@ def tasks(
         str | None, typer.Argument(help="One of them, or ./FILE.py:NAME, to be shown in full; or `check`.")
     ] = None,
     task: Annotated[str | None, typer.Argument(help="After `check`: what is to be tried.")] = None,
-    data: Annotated[Path, typer.Option(help="Directory of its files, for `check`.")] = Path(),
-    scorer: Annotated[
-        str | None, typer.Option(help="Which of its rules judges, for `check`; by default the first.")
-    ] = None,
+    data: Data = None,
+    scorer: Scorer = None,
 ) -> None:
     """List the benchmarks that a sweep may name: what each asks, which files it wants, which rules may judge it.
 
@@ -66,11 +65,15 @@ def tasks(
     """
     from orchestrator.listing import TaskRow, every_task, task_in_full, task_rows
     from orchestrator.sweep.own_rules import task_of
+    from orchestrator.sweep.spec import EMBEDDED
     from strategies.errors import UsageError
+    from workers.embedded.location import DATA_DIR
+    from workers.foreign import expanded
     from workers.tasks.contract import task_promises
 
     if name == CHECK and task is not None:
-        _print_promises(task_promises(task_of(task, Path()), str(data.absolute()), {"scorer": scorer}))
+        folder = DATA_DIR if data == EMBEDDED else expanded(Path(data or "."))
+        _print_promises(task_promises(task_of(task, Path()), str(folder.absolute()), {"scorer": scorer}))
     elif name == CHECK or task is not None:
         raise UsageError(f"tasks {name}: write `saccade tasks`, `tasks NAME`, or `tasks check NAME --data DIR`")
     elif name is None:

@@ -424,6 +424,8 @@ def test_the_plan_bounds_what_a_wave_holds(engines, tokens):
     assert need.held_bytes == key_values * (before + behind) + starts * config.hidden * 4
     merged = (GridPoint(strategy="visionzip", layer=0, rank=4),)
     assert footprint(row, merged, prompt=60, visual=16).held_bytes >= 60 * config.hidden * 4  # of all patches
+    staged = (GridPoint(strategy="vscan", layer=0, rank=16, params=(("second_layer", 2),)),)  # prunes at layer 2 first
+    assert footprint(row, staged, prompt=60, visual=16).rows == 60 + 44 + 5
     text = footprint(row, points, prompt=60, visual=0)
     assert (text.rows, text.held_bytes) == (60, 0)
 

@@ -26,6 +26,7 @@ from strategies.catalog import Strategy
 from strategies.evidence import EvidenceView
 from strategies.positions import Positions
 from strategies.pyramiddrop import ROW_AHEAD
+from strategies.stages import Stage
 from strategies.suggestion import near
 from strategies.view import Evidence
 from workers.cost import attention_flop, projection_flop
@@ -167,15 +168,16 @@ def draws_per_image(points: Iterable[GridPoint]) -> bool:
     return any(strategy.draws and strategy.draws_per == "image" for strategy in _choosing(points))
 
 
+def stages_of(point: GridPoint) -> tuple[Stage, ...]:
+    """Where a grid point prunes, one after the other; the un-pruned model nowhere."""
+    if point.strategy == UNPRUNED:
+        return ()
+    return catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params))
+
+
 def _choosing(points: Iterable[GridPoint]) -> list[Strategy]:
     """Who chooses in the stages of some grid points, each once."""
-    pruning = [point for point in points if point.strategy != UNPRUNED]
-    stages = (
-        stage
-        for point in pruning
-        for stage in catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params))
-    )
-    return [catalog.get(name) for name in sorted({stage.strategy for stage in stages})]
+    return [catalog.get(name) for name in sorted({stage.strategy for point in points for stage in stages_of(point)})]
 
 
 def tower_readers(needs: frozenset[str]) -> dict[str, Callable[[Tower], Tensor]]:

@@ -1,4 +1,4 @@
-"""Commands that say what there is to choose from: strategies and benchmarks."""
+"""Commands that say what there is to choose from: sweeps, strategies and benchmarks."""
 
 from __future__ import annotations
 
@@ -14,6 +14,65 @@ from orchestrator.commands.shown import console_of_command
 from orchestrator.standard_streams import USER_ERROR
 
 CHECK = "check"
+
+
+@command
+def shipped() -> None:
+    """List the sweeps and suites that come with saccade, and how many cells each has on the model in its file."""
+    from orchestrator.sweep.source import SUITES, SWEEPS, headline, shipped_sweeps, shipped_text
+
+    rows = [
+        (name, kind.removesuffix("s"), headline(shipped_text(name)), _size(name))
+        for kind in (SWEEPS, SUITES)
+        for name in shipped_sweeps(kind)
+    ]
+    _print_table(("name", "kind", "what it asks", "cells"), rows)
+
+
+@command
+def show(name: Annotated[str, typer.Argument(help="A shipped sweep or suite, as `saccade list` names it.")]) -> None:
+    """Print a shipped sweep's file."""
+    from orchestrator.sweep.source import shipped_text
+
+    typer.echo(shipped_text(name), nl=False)
+
+
+@command
+def init(
+    name: Annotated[str, typer.Argument(help="A shipped sweep or suite to start from, as `saccade list` names it.")],
+    file: Annotated[Path | None, typer.Argument(help="File to make; by default NAME.yaml, here.")] = None,
+) -> None:
+    """Copy a shipped sweep into a file of your own, to be changed."""
+    from orchestrator.sweep.source import shipped_text
+    from strategies.errors import UsageError
+
+    text, place = shipped_text(name), file or Path(f"{name}.yaml")
+    try:
+        with place.open("x", encoding="utf-8") as opened:
+            opened.write(text)
+    except FileExistsError as error:
+        raise UsageError(f"{place}: is there already, and stays as it is; name another file") from error
+    except OSError as error:
+        raise UsageError(f"{place}: cannot be written: {error.strerror}") from error
+    typer.echo(f"{place}; run it with: saccade run {place}")
+
+
+def _size(name: str) -> str:
+    """Cells of a shipped sweep on its own model; empty where that is not here."""
+    from orchestrator.suite import prepare_suite
+    from orchestrator.sweep.prepare import prepare
+    from orchestrator.sweep.spec import load_sweep
+    from orchestrator.sweep.suite import is_suite, load_suite
+    from strategies.errors import SaccadeError
+
+    try:
+        if is_suite(name):
+            found = [one.prepared for one in prepare_suite(load_suite(name))[0]]
+        else:
+            found = [prepare(load_sweep(name))]
+    except SaccadeError:
+        return ""
+    return f"{sum(len(one.spec.points) * len(one.samples) for one in found):,}"
 
 
 @command

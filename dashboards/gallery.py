@@ -224,7 +224,7 @@ class _Feed:
     def _lazy_costs(self, experiment: Experiment, matrix: CellMatrix) -> Callable[[], pd.DataFrame | None]:
         """Counted again only where many more questions have come to be known: a mean over them hardly changes."""
         lengths = image_lengths(matrix)
-        known = int(lengths[2].sum())
+        known = int(lengths[-1].sum())
         before = 0 if self._costed is None else self._costed[0]
         if self._costed is None or known > 1.5 * before or (known > before and known == len(matrix.visual_S)):
             asked = experiment.points, experiment.config.sizes, experiment.spec.model.dtype, lengths

@@ -40,6 +40,7 @@ from results.disk import make_folder, write_whole
 from results.exchange.exports import original_files
 from results.exchange.originals import PromisedFile, min_max
 from results.experiment import Experiment
+from strategies.catalog import KEEP_NOTHING
 from strategies.errors import UsageError
 
 Normalised = tuple[tuple[str, list[float], str], ...]  # name, raw values, colour
@@ -234,7 +235,7 @@ def write_comparison(rows: pd.DataFrame, path: Path) -> None:
 
 def stem(part: Slice) -> str:
     """File name of a slice's picture, without its ending."""
-    if part.axis == "layer" and set(part.rows["strategy"]) == {"cutoff"}:
+    if part.axis == "layer" and set(part.rows["strategy"]) <= KEEP_NOTHING:
         return CUTOFF_STEM
     return f"accuracy_by_{part.axis}_at_{part.fixed}_{part.value}"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from orchestrator.commands import catalogs, computing, keeping, reading
@@ -21,6 +23,9 @@ COMMANDS = {
     "bench": computing.bench,
     "ablate": computing.ablate,
     "status": reading.status,
+    "list": catalogs.shipped,
+    "show": catalogs.show,
+    "init": catalogs.init,
     "strategies": catalogs.strategies,
     "tasks": catalogs.tasks,
     "merge": keeping.merge,
@@ -36,9 +41,27 @@ app = typer.Typer(
     name="saccade",
     help="What does a vision-language model lose when visual tokens are dropped: by which rule, where, and how many?",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from workers.saccade_version import saccade_version
+
+        typer.echo(f"saccade {saccade_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say it and exit.")
+    ] = False,
+) -> None: ...
+
+
 for name, command in COMMANDS.items():
     app.command(name, context_settings=HANDED_ON.get(name))(command)
 

@@ -8,7 +8,7 @@ from types import TracebackType
 
 from orchestrator.cluster.pool import LocalPool, Pool, PoolOptions
 from orchestrator.cluster.ray_pool import RayPool
-from orchestrator.cluster.seat import WithRules
+from orchestrator.cluster.seat import WithOwn
 from orchestrator.followers.base import Followers
 from orchestrator.sweep.spec import SweepSpec
 
@@ -29,7 +29,7 @@ class Crew(AbstractContextManager["Crew"]):
         self._followers: Followers | None = None  # of this sweep
 
     def for_sweep(self, spec: SweepSpec, followers: Followers) -> Pool:
-        """Those who answer a sweep: the same as before, where they have its model and know its rules.
+        """Those who answer a sweep: the same as before, where they have its model and know its rules and its benchmark.
 
         Args:
             spec: Of the sweep.
@@ -38,14 +38,14 @@ class Crew(AbstractContextManager["Crew"]):
         self._followers = followers
         before = self._spec
         if self._pool is not None and before is not None:
-            if (before.engine.model, before.rules) == (spec.engine.model, spec.rules):
+            if (before.engine.model, before.rules, before.tasks) == (spec.engine.model, spec.rules, spec.tasks):
                 self._pool.turn_to(spec.engine)
                 self._spec = spec
                 return self._pool
             self._pool.close()
-        options = (
-            replace(self._options, engine=WithRules(spec.rules, self._options.engine)) if spec.rules else self._options
-        )
+        options = self._options
+        if spec.rules or spec.tasks:
+            options = replace(options, engine=WithOwn(spec.rules, spec.tasks, options.engine))
         kind = LocalPool if self._local else RayPool
         self._pool = kind(spec.engine, options, on_event=self._event, on_ready=self._ready)
         self._spec = spec

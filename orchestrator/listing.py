@@ -20,7 +20,9 @@ from strategies.positions import Positions
 from workers import evidence
 from workers.json_file import read_text
 from workers.sites import Site
+from workers.tasks import answers
 from workers.tasks import catalog as tasks
+from workers.tasks import own as own_tasks
 from workers.tasks.base import Task
 
 DOCUMENTS = Path(__file__).parents[1] / "docs"
@@ -59,6 +61,19 @@ def every_strategy() -> tuple[list[Strategy], list[str]]:
             notes.append(str(error))
         else:
             found += [] if rule is None else [rule]
+    return found, notes
+
+
+def every_task() -> tuple[list[Task], list[str]]:
+    """Ours, and those of installed packages, which are imported; and a line for each of these that cannot be used."""
+    found, notes = list(tasks.CATALOG.values()), own_tasks.collisions()
+    for name in dict.fromkeys(point.name for point in own_tasks.packaged()):
+        try:
+            task = own_tasks.from_package(name)
+        except own_tasks.TaskError as error:
+            notes.append(str(error))
+        else:
+            found += [] if task is None else [task]
     return found, notes
 
 
@@ -107,6 +122,19 @@ def in_full(strategy: Strategy) -> list[tuple[str, str]]:
     return lines + [("", text) for what in (strategy.function, module) if (text := inspect.getdoc(what))]
 
 
+def task_in_full(task: Task) -> list[tuple[str, str]]:
+    """All that is known of a benchmark: what, and in which words."""
+    lines = [pair for pair in zip(TaskRow._fields, task_rows([task])[0], strict=True) if pair[1]]
+    own = {judge.__name__: judge for judge in task.judges}
+    judges = ((name, own.get(name) or answers.SCORERS[name]) for name in task.scorers)
+    lines += [(f"scorer {name}", (inspect.getdoc(judge) or "").partition("\n")[0]) for name, judge in judges]
+    lines += [("usual split", task.split), ("headline", task.headline), ("source", task.source)]
+    lines += [("hash", task.source_hash)]
+    load = task.load.load if isinstance(task.load, own_tasks.Loading) else task.load
+    told = (load, inspect.getmodule(load))
+    return [pair for pair in lines if pair[1]] + [("", text) for what in told if (text := inspect.getdoc(what))]
+
+
 def renewed(text: str) -> str:
     """A document with its tables as they are to be."""
     tables = {
@@ -141,9 +169,10 @@ def _family(strategy: Strategy) -> str:
     providers = [evidence.PROVIDERS[name.partition("@")[0]] for name in strategy.needs]
     if not providers:
         return "control"
-    if any(one.site is not Site.DECODER for one in providers):
+    if any(one.site in (Site.TOWER, Site.QUESTION) for one in providers):
         return "vision tower"
-    return "attention" if any(one.layer_before or one.layer_ahead for one in providers) else "features"
+    attends = any((one.layer_before and one.field) or one.layer_ahead for one in providers)
+    return "attention" if attends else "features"
 
 
 def _needs(strategy: Strategy) -> frozenset[str]:

@@ -413,6 +413,12 @@ def check_target(path: Path, manifest: Manifest) -> Manifest | None:
         return old
     before, now = old.context_parts, manifest.context_parts
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if "task_source" in changed and before["task"] == now["task"] and in_file(str(now["task"])):
+        raise StoreError(
+            f"{path}: holds cells of {now['task']} as it was before (hash {before.get('task_source')}, now "
+            f"{now.get('task_source')}); put that file back, or give the benchmark another name, or --out another "
+            "directory"
+        )
     details = ", ".join(f"{name} was {before.get(name)}, now {now.get(name)}" for name in changed)
     remedy = "give --out another directory, or restore the old setting"
     if set(changed) <= {"scorer", "scoring"}:

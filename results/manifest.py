@@ -150,6 +150,7 @@ class Manifest(BaseModel):
         data_fingerprint: str,
         prompt_fingerprint: str,
         scorer_fingerprint: str,
+        task_source: str = "",
         numerics: int = NUMERICS,
         config: Mapping[str, Any],
         sources_hash: str = "",
@@ -165,6 +166,7 @@ class Manifest(BaseModel):
             model_fingerprint, data_fingerprint, prompt_fingerprint, scorer_fingerprint, numerics: What decides an
                 answer besides the settings.
             config: `ModelConfig` as a dict.
+            task_source: Hash of a benchmark that is not of this project, "" of ours.
             sources_hash, versions: By what it is computed.
             samples: How many there are.
         """
@@ -175,6 +177,7 @@ class Manifest(BaseModel):
             "dtype": model.dtype,
             "image_mode": model.image_mode,
             "task": task.name,
+            **({"task_source": task_source} if task_source else {}),
             "conversation": task.conversation,
             "single_prediction": task.single_prediction,
             **_later_options(task),

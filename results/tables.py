@@ -36,6 +36,7 @@ CELLS = pa.schema(
         ("decoded_tokens", pa.int32()),
         ("prompt_tokens", pa.int32()),
         ("visual_tokens", pa.int32()),
+        ("text_tokens", pa.int32()),  # after the image; null: an earlier version did not say
     ]
 )
 KEPT = pa.schema([*ADDRESS, ("visual_tokens", pa.int32()), ("kept_mask", pa.binary())])
@@ -62,7 +63,7 @@ SAMPLES = pa.schema(
 )
 PICTURES = pa.schema([("context", pa.string()), ("sample", pa.string()), ("webp", pa.binary())])
 SCHEMAS = {"cells": CELLS, "kept": KEPT, "measures": MEASURES, "failures": FAILURES, "pictures": PICTURES}  # by folder
-ADDED = frozenset({"score", "group", "answers", "pixels"})  # columns that files of earlier versions do not have
+ADDED = frozenset({"score", "text_tokens", "group", "answers", "pixels"})  # that files of earlier versions do not have
 HOLES = ADDED | {"parsed", "image", "patches"}  # columns in which a value may be missing
 
 

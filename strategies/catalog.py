@@ -31,6 +31,7 @@ from strategies import (
     ablation,
     baselines,
     coarser,
+    decoder_methods,
     diversity,
     fastv,
     fastv_advanced,
@@ -76,11 +77,12 @@ class Strategy:
     draws_per: Literal["question", "image"] = "question"  # what has a seed of its own: all about an image may share one
     merge: Callable[[Tensor, Tensor], Tensor] | None = None  # hidden_VD, kept_K -> (K, D), what goes on in their place
     rows: Callable[..., Tensor] | None = None  # the same of the evidence: view, kept_K, *, params -> (K, D)
+    fed: bool = False  # it chooses in the order in which its rows are fed, and not ascending
     together: Callable[..., Tensor] | None = None  # views, keep, *, params -> (B, keep), the order or choice of each
     least: int = 1  # rows that the method keeps at least, where it keeps any
     grids: Callable[[int], Sequence[int]] | None = None  # side of a square of tokens -> the ranks that it makes of it
     # Ranks that its authors give figures for, of LLaVA-1.5's 576, each with the parameters that they set for it.
-    published: tuple[tuple[int, tuple[tuple[str, float], ...]], ...] = ()
+    published: tuple[tuple[int, tuple[tuple[str, float | str], ...]], ...] = ()
     remark: Callable[..., str | None] | None = None  # heads, *, params -> what a planner should know
     origin: str | None = None  # source text of a rule that is not of this package, see own.py; None: read from its file
     source: str
@@ -88,7 +90,8 @@ class Strategy:
     def __post_init__(self) -> None:
         ways = [way for way in (self.score, self.order, self.select, self.schedule) if way is not None]
         assert len(ways) == 1, f"{self.name}: give one of score, order, select, schedule"
-        assert self.rows is None or (self.merge is None and self.layers == "input"), f"{self.name}: rows of the input"
+        assert self.rows is None or self.positions == "compact", f"{self.name}: rows of its own have no place to keep"
+        assert self.rows is None or self.merge is None, f"{self.name}: rows are made in one way"
         assert self.merge is None or Evidence.HIDDEN in self.needs, f"{self.name}: merging reads the hidden states"
 
     @property
@@ -429,8 +432,11 @@ CATALOG: dict[str, Strategy] = {
             merge=merging.softmax_merge,
             source=SELECTORS,
         ),
+        # The decoder, by the names of the field's tables
+        *(Strategy(**how) for how in decoder_methods.METHODS),
         # The vision tower, before the decoder
         *(Strategy(**how) for how in tower_methods.METHODS),
     )
 }
+KEEP_NOTHING = frozenset(name for name, strategy in CATALOG.items() if strategy.fixed_rank == 0)
 ADMITTED: dict[str, Strategy] = {}  # what a user adds to it in this process, see own.py

@@ -7,6 +7,7 @@
         SpecError                       orchestrator/sweep/mistakes.py   a sweep file is wrong
         ModelError                      workers/families/config.py       a checkpoint cannot be used
         DataError                       workers/tasks/base.py            a benchmark's files cannot be used
+            TaskError                   workers/tasks/own.py             a benchmark of a user's own cannot be used
         StoreError                      results/disk.py                  an experiment cannot be read or written
             DamagedDescriptionError     results/description.py
             UnknownKindError            results/exchange/imports.py

@@ -11,21 +11,16 @@ number to keep, a selection.
 from __future__ import annotations
 
 import inspect
-import linecache
-import sys
-import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
-from types import ModuleType
 from typing import Any, get_type_hints
 
-from strategies import catalog
+from strategies import catalog, own_code
 from strategies.catalog import Strategy
 from strategies.errors import UsageError
 from strategies.own_names import in_file
-from strategies.suggestion import near
 
 GROUP = "saccade.strategies"
 ENTRY_KEYS = ("strategy", "layer", "rank", "tokens", "positions")  # of a sweep file, so that no parameter is called so
@@ -55,11 +50,8 @@ def from_text(file: str, text: str, name: str) -> Strategy:
     Raises:
         RuleError: the text does not run, or has no such rule.
     """
-    module = _run(file, lambda: _module(file, text))
-    if not hasattr(module, name):
-        known = [other for other, value in vars(module).items() if isinstance(value, Strategy) or callable(value)]
-        raise RuleError(f"{file}: has no '{name}'{near(name, known)}")
-    made = _strategy(getattr(module, name), f"{file}:{name}", f"own rule, {file}")
+    found = own_code.of_file(file, text, name, RuleError, lambda value: isinstance(value, Strategy) or callable(value))
+    made = _strategy(found, f"{file}:{name}", f"own rule, {file}")
     return catalog.admit(replace(made, origin=text))
 
 
@@ -69,13 +61,11 @@ def from_package(name: str) -> Strategy | None:
     Raises:
         RuleError: it cannot be imported, is no rule, or two packages have one of that name.
     """
-    found = [point for point in packaged() if point.name == name]
-    if len(found) > 1:
-        raise RuleError(f"strategy '{name}': is in {' and in '.join(map(_package, found))}; uninstall one of them")
-    if not found or name in catalog.CATALOG:
+    found = None if name in catalog.CATALOG else own_code.of_package(GROUP, name, "strategy", RuleError)
+    if found is None:
         return None
-    package = _package(found[0])
-    made = _strategy(_run(package, found[0].load), name, package)
+    rule, package = found
+    made = _strategy(rule, name, package)
     file = inspect.getsourcefile(made.function)
     text = "" if file is None else Path(file).read_text(encoding="utf-8")
     return catalog.admit(replace(made, origin=f"{text}\n# {package}"))
@@ -83,16 +73,12 @@ def from_package(name: str) -> Strategy | None:
 
 def packaged() -> list[EntryPoint]:
     """What installed packages register, by name; nothing of it is imported."""
-    return sorted(entry_points(group=GROUP), key=lambda point: point.name)
+    return own_code.registered(GROUP)
 
 
 def collisions() -> list[str]:
     """A line for each rule of a package that has the name of one of ours, which goes before it."""
-    return [
-        f"strategy '{point.name}' of {_package(point)} is not used: Saccade has one of that name; rename it there"
-        for point in packaged()
-        if point.name in catalog.CATALOG
-    ]
+    return own_code.collisions(GROUP, "strategy", catalog.CATALOG)
 
 
 def travelling(names: Iterable[str]) -> tuple[OwnRule, ...]:
@@ -116,29 +102,6 @@ def admit(rules: Iterable[OwnRule]) -> None:
             raise RuleError(f"strategy '{rule.name}': its package is not installed here; install it on every machine")
         if made.source_hash != rule.source:
             raise RuleError(f"strategy '{rule.name}': another version is installed here; install the same everywhere")
-
-
-def _module(file: str, text: str) -> ModuleType:
-    """The text as a module, whose lines tracebacks can show."""
-    module = ModuleType(f"saccade_own_{file.removesuffix('.py')}")
-    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-    sys.modules[module.__name__] = module  # where dataclasses and type hints look
-    exec(compile(text, file, "exec"), vars(module))
-    return module
-
-
-def _run(place: str, make: Callable[[], Any]) -> Any:
-    """What code of others makes; whatever it raises, in one line with its place."""
-    try:
-        return make()
-    except SyntaxError as error:
-        raise RuleError(f"{error.filename or place}:{error.lineno}: {error.msg}") from error
-    except (Exception, SystemExit) as error:  # whatever a file of a user's does
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == place]
-        where = f"{place}:{lines[-1]}" if lines else place
-        alone = isinstance(error, ModuleNotFoundError) and place.endswith(".py")
-        remedy = "; a rule is one file: put all of it there, or install what it imports" if alone else ""
-        raise RuleError(f"{where}: {type(error).__name__}: {error}{remedy}") from error
 
 
 def _strategy(made: Any, name: str, source: str) -> Strategy:
@@ -171,7 +134,7 @@ def _typed(strategy: Strategy) -> Strategy:
     """The strategy, once each of its parameters says what it may be."""
     if not inspect.isfunction(strategy.function):
         raise RuleError(f"{strategy.name}: its rule is no plain function, whose source could be named")
-    hints = _run(strategy.name, lambda: get_type_hints(strategy.function))
+    hints = own_code.run(strategy.name, lambda: get_type_hints(strategy.function), RuleError)
     if taken := [name for name in strategy.params if name in ENTRY_KEYS]:
         raise RuleError(f"{strategy.name}: parameter '{taken[0]}' is called as a key of every grid entry; rename it")
     if untyped := [name for name in strategy.params if name not in hints]:
@@ -179,7 +142,3 @@ def _typed(strategy: Strategy) -> Strategy:
             f"{strategy.name}: parameter '{untyped[0]}' has no type; write `{untyped[0]}: float = 0.5`, say"
         )
     return strategy
-
-
-def _package(point: EntryPoint) -> str:
-    return "an installed package" if point.dist is None else f"{point.dist.name} {point.dist.version}"

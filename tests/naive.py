@@ -12,9 +12,12 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from strategies import catalog
+from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES, POSITION_PULL, STATES_BEFORE, TEXT_MASS
 from strategies.evidence import EvidenceView
+from strategies.pyramiddrop import ROW_AHEAD
 from workers import evidence
 from workers.families.model import Encoded, Model
 from workers.forks import Seeds
@@ -47,7 +50,7 @@ def naive_answer(llava: Model, encoded: Encoded, point: GridPoint, seeds: Seeds,
         ((span,), (image,)) = encoded.images, llava.see([encoded], {})
         start, visual, added = span.start, span.tokens, image.added_JVD
         embedded = torch.cat((embedded[:start], image.features_VD, embedded[start + visual :]))
-    run = _Sample(llava, seeds, encoded, start, visual, _tower(llava, encoded, point), added)
+    run = _Sample(llava, seeds, encoded, embedded, start, visual, _tower(llava, encoded, point), added)
     tokens: list[int] = []
     first = None
     for _ in range(max_new_tokens):
@@ -57,7 +60,7 @@ def naive_answer(llava: Model, encoded: Encoded, point: GridPoint, seeds: Seeds,
         tokens.append(int(logits.argmax()))
         if tokens[-1] in llava.end_tokens:
             break
-    return NaiveAnswer(kept, first, tokens)
+    return NaiveAnswer(sorted(kept), first, tokens)
 
 
 @dataclass
@@ -65,6 +68,7 @@ class _Sample:
     llava: Model
     seeds: Seeds
     encoded: Encoded
+    embedded: Tensor  # (S, D) of the prompt
     start: int
     visual: int
     tower: dict[str, Tensor]  # evidence of the vision tower and of the question, for all visual tokens
@@ -95,7 +99,7 @@ def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, li
     positions, alive = _positions(run.encoded, length), list(range(run.visual))
     where, width = {v: run.start + v for v in alive}, run.visual  # row of each visual token, and rows of the image
     mask = torch.ones(length, length, dtype=torch.bool).tril()
-    weights = None
+    before = None
     try:
         for index, layer in enumerate(decoder.layers):
             if index in stages and alive:
@@ -103,17 +107,19 @@ def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, li
                 strategy = catalog.get(stage.strategy)
                 if index not in run.chosen:
                     ahead = _attend(decoder, layer, hidden, positions, mask)[1]
-                    run.chosen[index] = _choose(run, stage, index, weights, ahead, hidden[0], alive, where)
+                    run.chosen[index] = _choose(run, stage, index, before, ahead, hidden[0], alive, where)
                 kept = run.chosen[index]
                 if (strategy.merge or strategy.rows) and 0 < len(kept) < len(alive):
-                    before = hidden[0, [where[v] for v in alive]]
+                    whole = hidden[0, [where[v] for v in alive]]
                     hidden = hidden.clone()
                     places = torch.tensor([alive.index(v) for v in kept], dtype=torch.int64)
                     if strategy.merge is not None:
-                        rows = strategy.merge(before, places)
+                        rows = strategy.merge(whole, places)
                     else:
                         rows = strategy.rows(run.views[index], places, **dict(stage.params))
-                    hidden[0, [where[v] for v in kept]] = rows
+                    columns = sorted(where[v] for v in kept)  # rows that are fed in an order of their own
+                    hidden[0, columns] = rows
+                    where |= dict(zip(kept, columns, strict=True))
                 gone = [where[v] for v in alive if v not in set(kept)]
                 if (point.positions or strategy.positions) == "compact" and gone:
                     image, stays = range(run.start, run.start + width), {where[v] for v in kept}
@@ -128,15 +134,40 @@ def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, li
                     mask = mask.clone()
                     mask[:, gone] = False
                 alive = kept
+            entered, rotary = hidden, _rotary(decoder, hidden, positions)
             attended, weights = _attend(decoder, layer, hidden, positions, mask)
             hidden = hidden + attended
             hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
             if run.added is not None and index < len(run.added):
                 for v in alive:
                     hidden[0, where[v]] += run.added[index][v]
+            before = _Before(layer, entered, rotary, weights)
     finally:
         decoder.config._attn_implementation = implementation
     return run.llava.module.lm_head(decoder.norm(hidden[0, -1])), alive
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What the layer before had and gave."""
+
+    layer: torch.nn.Module
+    entered: Tensor  # (1, S, D)
+    rotary: tuple[Tensor, Tensor]
+    weights: Tensor  # (1, H, S, S)
+
+    def keys(self) -> Tensor:
+        """(S, G, E), positions applied."""
+        attention = self.layer.self_attn
+        keys = attention.k_proj(self.layer.input_layernorm(self.entered)).unflatten(-1, (-1, attention.head_dim))
+        keys = attention.k_norm(keys) if hasattr(attention, "k_norm") else keys
+        return apply_rotary_pos_emb(keys.transpose(1, 2), keys.transpose(1, 2), *self.rotary)[1][0].transpose(0, 1)
+
+    def pull(self) -> Tensor:
+        """(S, S) scores of queries and keys of ones."""
+        ones = torch.ones_like(self.rotary[0])[:, None]
+        query, key = apply_rotary_pos_emb(ones, ones, *self.rotary)
+        return query[0, 0] @ key[0, 0].T * self.layer.self_attn.scaling
 
 
 def _positions(encoded: Encoded, length: int) -> Tensor:
@@ -145,14 +176,18 @@ def _positions(encoded: Encoded, length: int) -> Tensor:
     return torch.cat((encoded.positions_PS, decoded.expand(len(encoded.positions_PS), -1)), dim=1)
 
 
+def _rotary(decoder, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    return decoder.rotary_emb(hidden, positions if len(positions) == 1 else positions[:, None])
+
+
 def _attend(decoder, layer, hidden: Tensor, positions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """What the layer's attention gives, and its weights."""
     additive = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)[None, None]
-    rotary = decoder.rotary_emb(hidden, positions if len(positions) == 1 else positions[:, None])
+    rotary = _rotary(decoder, hidden, positions)
     return layer.self_attn(layer.input_layernorm(hidden), position_embeddings=rotary, attention_mask=additive)
 
 
-def _choose(run, stage, layer, weights, ahead, hidden, alive, where) -> list[int]:
+def _choose(run, stage, layer, before, ahead, hidden, alive, where) -> list[int]:
     if stage.rank == 0 or stage.rank >= len(alive):
         return alive[: stage.rank]
     strategy, params = catalog.get(stage.strategy), dict(stage.params)
@@ -160,8 +195,16 @@ def _choose(run, stage, layer, weights, ahead, hidden, alive, where) -> list[int
     text = list(range(max(rows) + 1, hidden.shape[0]))  # every row after the image, which masked rows may interrupt
     text = text[len(text) - (run.encoded.length - run.start - run.visual) :]
     attention = text_attention = visual_attention = None
-    if weights is not None:
-        probabilities = weights[0].float()
+    of_decoder = {
+        NORMED_STATES: run.llava.module.model.language_model.norm(hidden[rows + text]),
+        ROW_AHEAD: ahead[0, :, -1][:, rows].float(),
+    }
+    if before is not None:
+        probabilities = before.weights[0].float()
+        of_decoder |= {LAYER_KEYS: before.keys()[rows + text], STATES_BEFORE: before.entered[0, rows]}
+        of_decoder[POSITION_PULL] = before.pull()[text][:, rows]
+        image, words = run.embedded[run.start : run.start + run.visual], run.embedded[run.start + run.visual :]
+        of_decoder[TEXT_MASS] = torch.stack([(words @ token).softmax(dim=0) for token in image]).mean(dim=0)
         attention = probabilities[:, text][:, :, rows]
         text_attention = probabilities[:, text][:, :, text]
         visual_attention = probabilities[:, rows][:, :, rows]
@@ -177,7 +220,7 @@ def _choose(run, stage, layer, weights, ahead, hidden, alive, where) -> list[int
         text_attention_HTT=text_attention,
         visual_attention_HVV=visual_attention,
         hidden_states_VD=hidden[rows],
-        evidence={"row_ahead": ahead[0, :, -1][:, rows].float()}
+        evidence=of_decoder
         | {name: rows_VX if len(rows_VX) != run.visual else rows_VX[alive] for name, rows_VX in run.tower.items()},
         project=run.llava.project,
     )

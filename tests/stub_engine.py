@@ -14,6 +14,7 @@ from fake_experiment import fake_outcome
 from strategies import catalog
 from workers.families.config import ModelError
 from workers.fingerprint import sources_hash
+from workers.tasks import catalog as tasks
 from workers.work import EngineSpec, UnitOutcome, WorkUnit
 
 MODULE = "stub_engine"
@@ -49,11 +50,12 @@ class Asked(StubEngine):
 
 
 class KnowingEngine(StubEngine):
-    """Knows a rule that its process was sent, or cannot be made."""
+    """Knows a rule and a benchmark that its process was sent, or cannot be made."""
 
     def __init__(self, spec: EngineSpec, device: str | None = None, threads: int | None = None) -> None:
         super().__init__(spec)
         catalog.get("my_rule.py:my_rule")
+        tasks.get("my_task.py:load")
 
 
 class SlowEngine(StubEngine):

@@ -34,7 +34,7 @@ HOMES = {
     },
     "huggingface_hub": {"workers/checkpoints/hub.py"},
     "cuda": {"workers/nvrtc.py"},
-    "plotly": {"dashboards/figures.py", "dashboards/charts.py", "dashboards/report.py"},
+    "plotly": {"dashboards/figures.py", "dashboards/charts.py", "dashboards/rescued.py", "dashboards/report.py"},
     "matplotlib": {"dashboards/plots.py"},
 }
 # The speed test makes models, as a user's own code may.

@@ -40,6 +40,7 @@ PAGES = (
     "Alpha",
     "Ablations",
     "Pareto",
+    "Rescued",
     "Sample explorer",
     "Run",
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,9 @@ import typer
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
+from orchestrator.sweep.source import SUITES, shipped_sweeps, shipped_text
 from results.experiment import Experiment
+from workers.saccade_version import saccade_version
 
 
 @pytest.fixture
@@ -87,3 +91,24 @@ def test_an_option_of_several_commands_is_the_same_everywhere() -> None:
             for name in parameter.opts:
                 found.setdefault(name, set()).add(f"{getattr(parameter, 'help', None)} {parameter.default}")
     assert {name for name, forms in found.items() if name.startswith("--") and len(forms) > 1} == {"--out", "--format"}
+
+
+def test_what_is_shipped_can_be_listed_shown_and_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    listed = call("list")
+    assert all(name in listed for name in (*shipped_sweeps(), *shipped_sweeps(SUITES)))
+    assert "5,328" in listed  # layer_cutoff's cells on the embedded model
+    assert call("show", "smoke") == shipped_text("smoke")
+    assert call("init", "smoke").startswith("smoke.yaml; run it with: saccade run smoke.yaml")
+    copied = (tmp_path / "smoke.yaml").read_text()
+    assert copied == shipped_text("smoke")
+    for wrong in (["init", "smoke"], ["show", "smok"], ["init", "smoke", "no/where.yaml"]):
+        assert CliRunner().invoke(app, wrong).exit_code != 0
+    assert (tmp_path / "smoke.yaml").read_text() == copied
+
+
+def test_the_version_is_said_without_loading_torch() -> None:
+    code = "from orchestrator.cli import app; app(['--version'], standalone_mode=False)"
+    check = f"import sys; {code}; print('torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout
+    assert told.splitlines() == [f"saccade {saccade_version()}", "False"]

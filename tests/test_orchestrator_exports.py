@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from answer_matrix import MISSING, write_matrix
+from dashboards.plots import stem
+from dashboards.rows import slices
 from fake_experiment import fake_points, write_fake_experiment
 from results.analysis.metrics import answers, summary
 from results.exchange.exports import layer_cutoff, write_exports
@@ -70,6 +72,19 @@ def test_layers_that_lag_behind_are_left_out_and_all_numbers_are_over_the_same_s
         "baseline_acc": 0.75,
         "baseline_correct": 3,
     }
+
+
+def test_the_scan_is_one_by_whichever_name(tmp_path: Path) -> None:
+    """VTW is the layer cut-off by the name of the field's tables, and is shown under it."""
+    files = {}
+    for name in ("cutoff", "vtw"):
+        scan = tuple(GridPoint(strategy=name, layer=layer, rank=0) for layer in (2, 3, 4))
+        experiment = write_matrix(tmp_path / name, (BASE, *scan), np.array([[1, 1], [0, 1], [1, 0], [1, 1]]))
+        files[name] = layer_cutoff(answers(experiment))
+        (part,) = slices(summary(experiment), "layer")
+        assert stem(part) == "fastv_layer_cutoff_plot"
+        assert set(part.rows["strategy"]) == {name}
+    assert files["vtw"] == files["cutoff"] is not None
 
 
 def test_the_originals_kept_position_ids_and_so_do_the_points_of_their_files(tmp_path: Path) -> None:

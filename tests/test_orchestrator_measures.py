@@ -11,10 +11,15 @@ import pytest
 
 from fake_experiment import fake_engine, fake_manifest, fake_points, write_fake_experiment
 from measured_experiment import LAYERS, VISUAL, write_measured
-from results.analysis.costs import costs
+from results.analysis.costs import costs, count_costs
 from results.analysis.kept_quality import agreement, kept_masks, overlap
+from results.analysis.matrix import CellMatrix, image_lengths
 from results.analysis.measured import measure_summary
 from results.experiment import Experiment
+from strategies.catalog import CATALOG
+from strategies.view import Evidence
+from test_workers_cost import SEVEN_B
+from workers.evidence import needed, provider_of
 from workers.work import GridPoint, MeasureSpec, SpectrumSpec
 
 FASTV = GridPoint(strategy="fastv", layer=2, rank=16)
@@ -123,6 +128,26 @@ def test_costs_are_counted_from_the_prompts(tmp_path: Path) -> None:
     assert rows[0]["flops_ratio"] == rows[2]["flops_ratio"] == 1
     assert rows[1]["selector_tflop"] > 0
     assert pd.isna(rows[3]["selector_tflop"])  # the length of the text is not known
+
+
+def test_every_method_has_its_selector_cost(tmp_path: Path) -> None:
+    """Of a 7B model, but for what depends on how long the text is, which these cells do not say."""
+    params = {"ablation": (("heads_kept", 2),)}
+    points = [
+        GridPoint(strategy=name, layer=0 if one.layers == "input" else 2, rank=576, params=params.get(name, ()))
+        for name, one in CATALOG.items()
+    ]
+    matrix = CellMatrix(write_measured(tmp_path / "x", (FASTV,), samples=3))
+    matrix.read()
+    counted = count_costs(points, SEVEN_B, "float16", image_lengths(matrix))
+    assert counted is not None
+    for point, tflop in zip(points, counted["selector_tflop"], strict=True):
+        needs = needed([point])
+        reads_text = bool({Evidence.TEXT_ROWS, Evidence.TEXT_TO_TEXT} & needs)
+        reads_text |= any(getattr(provider_of(need), "text_flop", None) for need in needs)
+        assert math.isnan(tflop) == reads_text, point.label
+        assert reads_text or 0 <= tflop < 0.1, point.label  # the prefill takes about 9
+        assert needs or tflop == 0, point.label
 
 
 def test_without_the_sizes_of_the_model_there_is_no_cost(tmp_path: Path) -> None:

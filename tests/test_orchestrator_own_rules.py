@@ -9,7 +9,7 @@ import pytest
 from fake_experiment import fake_manifest
 from orchestrator.cluster.joining import PoolError
 from orchestrator.cluster.pool import PoolOptions
-from orchestrator.cluster.seat import WithRules
+from orchestrator.cluster.seat import WithOwn
 from orchestrator.recompute import recompute
 from orchestrator.run import RunOptions, run_sweep
 from orchestrator.show import PlainConsole
@@ -109,11 +109,11 @@ def test_a_worker_comes_to_know_the_rules_first(sweep):
     rules = load_sweep(sweep, gpu=False).rules
     spec = fake_manifest([GridPoint(strategy="none", layer=2, rank=16)]).engine
     with forgotten():
-        engine = WithRules(rules, PoolOptions(engine=StubEngine).engine)(spec, None, None)
+        engine = WithOwn(rules, (), PoolOptions(engine=StubEngine).engine)(spec, None, None)
         assert isinstance(engine, StubEngine)
         assert catalog.get("my_rule.py:my_rule").source_hash == rules[1].source
     stale = OwnRule(name=rules[0].name, source="0" * 16, text=rules[0].text)
     with pytest.raises(
         PoolError, match=r"a worker cannot use a rule of the sweep: strategy 'my_rule.py:last_k': another"
     ):
-        WithRules((stale,), StubEngine)(spec, None, None)
+        WithOwn((stale,), (), StubEngine)(spec, None, None)

@@ -171,6 +171,8 @@ def test_run_says_what_a_choice_goes_by(tmp_path: Path) -> None:
     [
         (GridPoint(strategy="none", layer=8, rank=64), ""),
         (GridPoint(strategy="random", layer=2, rank=8), "drawn at random"),
+        (GridPoint(strategy="cutoff", layer=2, rank=0), "every visual token is removed"),
+        (GridPoint(strategy="vtw", layer=2, rank=0), "every visual token is removed"),
         (GridPoint(strategy="text_sum", layer=2, rank=8), "chosen by the attention of the question's words"),
         (GridPoint(strategy="fastv", layer=0, rank=8), "drawn at random: there is no attention before the first layer"),
         (

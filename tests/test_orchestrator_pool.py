@@ -17,13 +17,15 @@ from orchestrator.cluster.joining import PoolError
 from orchestrator.cluster.limits import Limits
 from orchestrator.cluster.pool import LocalPool, PoolOptions
 from orchestrator.cluster.ray_pool import RayPool
-from orchestrator.cluster.seat import WithRules
+from orchestrator.cluster.seat import WithOwn
 from own_rules import PEAKED, forgotten
+from own_tasks import MY_TASK, forgotten_tasks
 from processes import alive
 from ray_cluster import local_cluster
 from strategies.own import from_text, travelling
 from waiting import wait_for
 from workers.families.config import ModelError
+from workers.tasks import own as own_tasks
 from workers.work import EngineSpec, UnitOutcome, WorkUnit
 
 POINTS = fake_points()
@@ -212,9 +214,13 @@ class TestRayPool:
 
 
 @pytest.mark.ray
-def test_a_rule_of_a_users_own_goes_to_the_workers_with_the_job(cluster, spec):
+def test_rules_and_benchmarks_of_a_users_own_go_to_the_workers_with_the_job(cluster, spec):
     with forgotten():
         from_text("my_rule.py", PEAKED, "my_rule")
-        engine = WithRules(travelling(["my_rule.py:my_rule"]), f"{stub_engine.MODULE}:KnowingEngine")
+        rules = travelling(["my_rule.py:my_rule"])
+    with forgotten_tasks():
+        own_tasks.from_text("my_task.py", MY_TASK, "load")
+        tasks = own_tasks.travelling("my_task.py:load")
+    engine = WithOwn(rules, tasks, f"{stub_engine.MODULE}:KnowingEngine")
     with RayPool(spec, PoolOptions(engine=engine, workers=1)) as pool:
         assert len(list(pool.results(UNITS[:1]))) == 1

@@ -91,6 +91,9 @@ def test_baseline_first_and_equal_points_once(tmp_path):
 
 def test_ranks_of_the_papers(tmp_path):
     """With what the authors set for each of them, unless the sweep says otherwise."""
+    pyramid = "  - {strategy: pyramiddrop, layer: 2, rank: paper, second_layer: 4, third_layer: L}\n"
+    (point,) = load_sweep(write(tmp_path, f"{HEAD}grid:\n{pyramid}")).points[1:]
+    assert (point.rank, dict(point.params)["third_layer"]) == (288, L)
     entry = "  - {strategy: [vispruner, visionzip], layer: 0, rank: paper}\n"
     spec = load_sweep(write(tmp_path, f"{HEAD}grid:\n{entry}"))
     found = {(point.strategy, point.rank, *dict(point.params).values()) for point in spec.points[1:]}

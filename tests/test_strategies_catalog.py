@@ -10,6 +10,7 @@ import torch
 from admitted import admitted
 from strategies import catalog
 from strategies.catalog import CATALOG, REQUIRED, Range, Strategy, UnknownStrategy, get
+from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES, STATES_BEFORE
 from strategies.evidence import CLASS_FEATURES, IMAGE_EMBEDDINGS, TOWER_FEATURES, TOWER_KEYS, EvidenceView
 from strategies.scores import descending_order, top_k
 from strategies.stages import Stage
@@ -37,7 +38,7 @@ def make_view(visual: int, distinct: int | None = None, seed: int = 0, text: int
         text_attention_HTT=(torch.rand(HEADS, text, text, generator=generator) / (2 * text)).tril(),
         visual_attention_HVV=attention[:, -1:].expand(HEADS, visual, visual).tril(),
         hidden_states_VD=torch.randn(distinct or visual, WIDTH, generator=generator)[origin],
-        evidence=tower_evidence(READ, visual, distinct, seed),
+        evidence=tower_evidence(READ, visual, distinct, seed, text=text),
         project=lambda features_KC: features_KC @ projector(WIDTH).to(features_KC.dtype),
     )
 
@@ -64,7 +65,8 @@ def test_keeps_exactly_k_distinct_ascending_tokens(name, visual, distinct, keep)
     (kept,) = strategy.choose(make_view(visual, distinct), [keep], some_params(name))
     assert kept.dtype == torch.int64
     assert kept.shape == (keep,)
-    assert torch.equal(kept, kept.unique())  # unique() sorts
+    places = kept.sort().values if strategy.fed else kept
+    assert torch.equal(places, kept.unique())  # unique() sorts
     assert keep == 0 or 0 <= int(kept[0]) <= int(kept[-1]) < visual
 
 
@@ -126,7 +128,8 @@ def test_documents_itself(name):
 def test_takes_a_half_precision_model(name, dtype):
     """Attention arrives in float32; hidden states come in the model's own type."""
     view = make_view(36)
-    models = (TOWER_FEATURES, TOWER_KEYS, CLASS_FEATURES, IMAGE_EMBEDDINGS)  # the rest is made in float32
+    models = {TOWER_FEATURES, TOWER_KEYS, CLASS_FEATURES, IMAGE_EMBEDDINGS}  # the rest is made in float32
+    models |= {STATES_BEFORE, LAYER_KEYS, NORMED_STATES}
     cut = {name: rows.to(dtype) for name, rows in view.evidence.items() if name.partition("@")[0] in models}
     half = dataclasses.replace(
         view, hidden_states_VD=view.hidden_states_VD.to(dtype), evidence={**view.evidence, **cut}
@@ -285,6 +288,17 @@ def test_evenly_spaced_at_every_rank(visual):
         ("himap", {"second_layer": 2}, {"layer": 2}, "second_layer: 2 is not above layer 2"),
         ("himap", {}, {"layer": 2, "rank": 64}, "second_rank: 72 is above the first stage's rank 64"),
         ("himap", {"cutoff_layer": 5}, {"layer": 2}, "cutoff_layer: 5 is not above second_layer 8"),
+        ("sparsevlm_plus", {}, {"layer": 7, "rank": 300}, "second_layer: layers 7, 7 and 16 do not rise"),
+        ("sparsevlm_plus", {}, {"layer": 3, "rank": 99}, "second_rank: 200 is above the first stage's rank 99"),
+        (
+            "sparsevlm_plus",
+            {"second_rank": 9},
+            {"layer": 3, "rank": 99},
+            "third_rank: 118 is above the second stage's 9",
+        ),
+        ("v2drop", {}, {"layer": 17, "rank": 9}, "second_layer: 17 is not above layer 17"),
+        ("v2drop", {"third_layer": 9}, {"layer": 3, "rank": 9}, "third_layer: 9 is not above second_layer 17"),
+        ("v2drop", {"third_rank": 3}, {"layer": 3, "rank": 9}, "third_rank: 3 is above the second stage's 2"),
         ("pyramiddrop", {}, {"layer": 16}, "second_layer: layers 16, 16 and 24 do not rise"),
         ("pyramiddrop", {"third_layer": 9}, {"layer": 8}, "second_layer: layers 8, 16 and 9 do not rise"),
         ("pyramiddrop", {"second_share": 0.2}, {"layer": 8}, "third_share: 0.25 is above second_share 0.2"),
@@ -337,6 +351,8 @@ def test_notes():
 def test_an_ordinary_strategy_is_one_stage():
     assert get("fastv").stages(2, 64, {}) == (Stage("fastv", 2, 64),)
     assert get("cutoff").stages(2, 64, {}) == (Stage("cutoff", 2, 0),)
+    assert get("vtw").stages(15, 64, {}) == (Stage("vtw", 15, 0),)
+    assert {"cutoff", "vtw"} == catalog.KEEP_NOTHING
     alpha = get("weighted_combination").stages(2, 64, {"alpha": 0.3})
     assert alpha == (Stage("weighted_combination", 2, 64, (("alpha", 0.3),)),)
 

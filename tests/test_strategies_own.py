@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from own_rules import PEAKED, forgotten
-from strategies import catalog, own
+from strategies import catalog, own, own_code
 from strategies.own import RuleError, admit, from_package, from_text, travelling
 from strategies.view import TokenView
 
@@ -93,7 +93,7 @@ def test_another_version_there_is_refused():
         ("x = 3", "x", "my_rule.py:x: is no strategy"),
         ("def f(): ...", "f", "my_rule.py:f: is no strategy"),
         ("\n\ndef f(view:\n", "f", "my_rule.py:3: "),
-        ("import helper_beside_it", "f", "my_rule.py:1: ModuleNotFoundError: No module named 'helper_beside_it'; a"),
+        ("import helper_beside_it", "f", "my_rule.py:1: ModuleNotFoundError: No module named 'helper_beside_it'; it"),
         ("from strategies.view import Nothing", "f", "my_rule.py:1: ImportError: cannot import name 'Nothing'"),
         ("\n1 / 0", "f", "my_rule.py:2: ZeroDivisionError"),
         ("raise SystemExit(3)", "f", "my_rule.py:1: SystemExit: 3"),
@@ -139,7 +139,7 @@ class Package(Distribution):
 
 def installed(monkeypatch, **rules: str) -> None:
     points = [EntryPoint(name, value, own.GROUP)._for(Package()) for name, value in rules.items()]  # type: ignore[attr-defined]
-    monkeypatch.setattr(own, "entry_points", lambda group: EntryPoints(points if group == own.GROUP else ()))
+    monkeypatch.setattr(own_code, "entry_points", lambda group: EntryPoints(points if group == own.GROUP else ()))
 
 
 def test_a_rule_of_an_installed_package_goes_by_its_entry_point(monkeypatch):
@@ -163,6 +163,6 @@ def test_a_name_of_ours_stays_ours(monkeypatch):
 
 def test_two_packages_with_one_name_are_refused(monkeypatch):
     points = [EntryPoint("pruner", "x:y", own.GROUP)._for(Package()) for _ in range(2)]  # type: ignore[attr-defined]
-    monkeypatch.setattr(own, "entry_points", lambda group: EntryPoints(points))
+    monkeypatch.setattr(own_code, "entry_points", lambda group: EntryPoints(points))
     with pytest.raises(RuleError, match=r"'pruner': is in pruners 1.2 and in pruners 1.2; uninstall one of them"):
         from_package("pruner")

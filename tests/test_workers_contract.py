@@ -18,6 +18,9 @@ PARAMS = {
     "himap": {"second_layer": 3, "second_rank": 0},
     "pyramiddrop": {"second_layer": 2, "third_layer": 3},
     "vscan": {"second_layer": 3},
+    "sparsevlm_plus": {"second_layer": 3, "second_rank": 0, "third_layer": 4, "third_rank": 0},
+    "sparsevlm": {"second_layer": 3, "second_rank": 0, "third_layer": 4, "third_rank": 0},
+    "v2drop": {"second_layer": 3, "third_layer": 4},
 }
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from results.analysis.costs import count_costs
 from workers.cost import attention_flop, cost, fastv, kv_bytes, swiglu, visual_by_layer
 from workers.families.catalog import open_checkpoint
 from workers.families.config import ModelConfig, ModelError, VisionConfig
-from workers.work import ModelSpec
+from workers.work import GridPoint, ModelSpec
 
 SEVEN_B = ModelConfig(
     layers=32, heads=32, kv_heads=32, head_dim=128, hidden=4096, ffn=11008, vocab=32064, image_size=336, patch_size=14,
@@ -152,3 +154,20 @@ def test_a_feature_layer_outside_the_tower_is_refused(small_checkpoint, tmp_path
 def write_config(checkpoint, folder, chosen) -> None:
     config = json.loads((checkpoint / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"vision_feature_layer": chosen}))
+
+
+def test_what_reads_the_words_costs_by_their_number():
+    """35 tokens before the image, 80 after it; where cells do not say how many, there is no figure."""
+    points = [
+        GridPoint(strategy=name, layer=2, rank=128)
+        for name in ("text_sum", "text_weighted", "sparsevlm_stage", "sparsevlm_plus_stage")
+    ]
+    rows, mass, pull = 2 * 4096 * 80 * 691, 2 * 4096 * 80 * 576, 2 * 128 * 80 * 576
+    lengths = np.array([[691], [576], [80], [3]])
+    counted = count_costs(points, SEVEN_B, "float16", lengths)["selector_tflop"]
+    assert counted.tolist() == pytest.approx(
+        [n / 1e12 for n in (rows, rows, rows + mass, rows + mass + pull)], rel=1e-12
+    )
+    mixed = np.array([[691, 700], [576, 576], [80, -1], [3, 1]])
+    assert count_costs(points, SEVEN_B, "float16", mixed)["selector_tflop"].isna().all()
+    assert count_costs(points, SEVEN_B, "float16", mixed)["prefill_tflop"].notna().all()

@@ -101,7 +101,9 @@ def test_other_shapes_equal_naive(tmp_path, small_scienceqa, layers, heads, kv_h
 def any_point(draw, layers: int, visual: int, heads: int) -> GridPoint:
     """Any strategy of the catalog at any layer and rank that it admits, with drawn parameters."""
     strategy = CATALOG[draw(st.sampled_from(sorted(CATALOG)))]
-    last = layers - {"himap": 1, "pyramiddrop": 2}.get(strategy.name, 0)  # further stages need later layers
+    last = layers - {"himap": 1, "pyramiddrop": 2, "sparsevlm": 2, "sparsevlm_plus": 2, "v2drop": 1}.get(
+        strategy.name, 0
+    )  # further stages need later layers
     first = 0 if complaint(strategy, {}, layer=0) is None else 1
     layer = 0 if strategy.layers == "input" else draw(st.integers(first, last))
     rank = draw(st.integers(0, visual)) if strategy.fixed_rank is None else strategy.fixed_rank
@@ -116,6 +118,13 @@ def any_point(draw, layers: int, visual: int, heads: int) -> GridPoint:
         }
     elif strategy.name == "himap":
         params = {"second_layer": draw(st.integers(layer + 1, layers)), "second_rank": draw(st.integers(0, rank))}
+    elif strategy.name in ("sparsevlm", "sparsevlm_plus"):
+        second, kept = draw(st.integers(layer + 1, layers - 1)), draw(st.integers(0, rank))
+        params = {"second_layer": second, "second_rank": kept, "third_layer": draw(st.integers(second + 1, layers))}
+        params |= {"third_rank": draw(st.integers(0, kept))}
+    elif strategy.name == "v2drop":
+        params = {"second_layer": draw(st.integers(layer + 1, layers)), "second_share": draw(st.floats(0, 1))}
+        params["third_layer"] = draw(st.sampled_from((0, *range(params["second_layer"] + 1, layers + 1))))
     elif strategy.name == "pyramiddrop":
         second = draw(st.integers(layer + 1, layers - 1))
         shares = sorted(draw(st.lists(st.floats(0, 1), min_size=2, max_size=2)))
@@ -162,6 +171,9 @@ def test_every_strategy_equals_naive(deeper_engine, name):
         "himap": {"second_layer": 3, "second_rank": 2},
         "pyramiddrop": {"second_layer": 3, "third_layer": 4},
         "vscan": {"second_layer": 2},
+        "sparsevlm_plus": {"second_layer": 3, "second_rank": 2, "third_layer": 4, "third_rank": 1, "heads": 2},
+        "sparsevlm": {"second_layer": 3, "second_rank": 2, "third_layer": 4, "third_rank": 1},
+        "v2drop": {"second_layer": 3, "second_share": 0.6, "third_layer": 0},
     }.get(name, {})
     layers = [layer for layer in (0, 1, 2) if complaint(strategy, params, layer=layer) is None]
     ranks = (max(2, strategy.least), 7, 15) if strategy.fixed_rank is None else (strategy.fixed_rank,)
@@ -192,6 +204,7 @@ def test_keeping_everything_is_the_untouched_model(engine):
     for cell in cells:
         sample = engine.samples[cell.sample]
         prompt = encode_sample(engine.model, sample, engine.spec.task, "pad")
+        assert cell.text_tokens == prompt.length - prompt.system - prompt.visual
         generated = engine.model.module.generate(
             **engine.model.inputs(prompt),
             attention_mask=torch.ones(1, prompt.length, dtype=torch.int64),

@@ -19,7 +19,9 @@ from measured_experiment import write_measured
 from orchestrator.sweep.chosen_by import chosen_by
 from results.analysis.costs import costs
 from small_llava import make_checkpoint
+from strategies import catalog
 from strategies.catalog import CATALOG, Strategy
+from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES, STATES_BEFORE
 from strategies.evidence import (
     CLASS_ATTENTION,
     CLASS_FEATURES,
@@ -30,7 +32,6 @@ from strategies.evidence import (
     TOWER_STATES,
     EvidenceView,
 )
-from strategies.pyramiddrop import ROW_AHEAD
 from strategies.stages import Stage
 from strategies.view import Evidence
 from test_workers_cost import SEVEN_B
@@ -289,13 +290,15 @@ def test_last_rows_may_reach_back_to_what_samples_share():
 def test_what_reads_the_layer_before_begins_after_one(name):
     """No draw at random under a method's name; a method of several stages counts by its first."""
     strategy, params = CATALOG[name], {"ablation": {"heads_kept": 2}}.get(name, {})
-    reads = "the attention of the question's words" if name == "himap" else words(strategy.needs)
-    if "attention" in reads and "comes next" not in reads and strategy.layers != "input":
+    needs = catalog.get(strategy.stages(0, 300, params)[0].strategy).needs
+    reads, before = words(needs), any(provider_of(need).layer_before for need in needs)
+    assert before or "attention" not in reads or "comes next" in reads or strategy.layers == "input"
+    if before:
         said = f"layer: {name} reads {reads}, which there is from layer 1 on; at layer 0 take `random`"
-        assert complaint(strategy, params, layer=0, rank=100) == said
-        assert complaint(strategy, params, layer=1, rank=100) is None
+        assert complaint(strategy, params, layer=0, rank=300) == said
+        assert complaint(strategy, params, layer=1, rank=300) is None
     else:
-        assert complaint(strategy, params, layer=0, rank=100) is None
+        assert complaint(strategy, params, layer=0, rank=300) is None
 
 
 def test_evidence_that_nobody_provides_is_named(engine, monkeypatch):
@@ -322,8 +325,19 @@ def test_every_provider_has_its_words_and_its_cost():
         assert provider.name == name
         assert provider.words
         flop = provider.flop(SEVEN_B, 691, 576)
-        assert math.isnan(flop) == (name in {Evidence.TEXT_ROWS, Evidence.TEXT_TO_TEXT})
-        assert flop != 0 or name in {Evidence.HIDDEN, TOWER_FEATURES, TOWER_STATES, CLASS_FEATURES, PLACES}
+        flop += provider.text_flop(SEVEN_B, 691, 576, 80) if provider.text_flop else 0
+        there_already = {
+            Evidence.HIDDEN,
+            TOWER_FEATURES,
+            TOWER_STATES,
+            CLASS_FEATURES,
+            PLACES,
+            LAYER_KEYS,
+            NORMED_STATES,
+            STATES_BEFORE,
+            Evidence.TEXT_TO_TEXT,
+        }
+        assert flop != 0 or name in there_already
     assert PROVIDERS.keys() >= set(Evidence)
     # The keys of 577 rows and one query again, and one row of scores.
     assert PROVIDERS[CLASS_ATTENTION].flop(SEVEN_B, 691, 576) == 2 * 578 * 1024**2 + 2 * 577 * 1024
@@ -399,10 +413,12 @@ def test_the_plan_bounds_what_a_strategy_takes_to_choose(name):
     )
     config = replace(SEVEN_B, heads=8, kv_heads=4, head_dim=32, hidden=256)
     planned = scratch(strategy.needs, config, trunk.length, trunk.visual)
-    ahead = LayerAhead(one_layer(config), 0, packing, hidden_RD, lambda: None) if ROW_AHEAD in strategy.needs else None
-    tower = tower_evidence(strategy.needs - {ROW_AHEAD}, trunk.visual, width=config.hidden)
+    ahead = LayerAhead(one_layer(config), 0, packing, hidden_RD, lambda: None)
+    of_image = {need for need in strategy.needs if provider_of(need).site is not Site.DECODER}
+    tower = tower_evidence(of_image, trunk.visual, width=config.hidden, text=trunk.text)
+    before = LayerRead(packing, query_RHE, key_RGE, 32**-0.5, hidden_RD.flip(dims=(0,)))
     with Peak() as peak:
-        place = PackedLayer(trunk, packing, hidden_RD, LayerRead(packing, query_RHE, key_RGE, 32**-0.5), ahead)
+        place = PackedLayer(trunk, packing, hidden_RD, before, ahead)
         seen = view(strategy.needs, place, tower, 1, hidden_RD.device, lambda features_KC: features_KC)
         params = {**strategy.params, "heads_kept": 3} if name == "ablation" else strategy.params
         (kept_K,) = strategy.choose(seen, [strategy.fixed_rank or admitted(strategy, 50, 196)], params)

@@ -77,7 +77,7 @@ def test_a_prompt_says_where_its_image_is(engine):
     for sample in engine.samples.values():
         prompt = encode_sample(engine.model, sample, engine.spec.task, engine.spec.model.image_mode)
         assert prompt.positions_PS.shape[1] == prompt.length
-        assert len(prompt.positions_PS) in (1, 3)
+        assert len(prompt.positions_PS) == engine.model.config.position_parts
         assert bool(prompt.images) == (sample.image is not None)
         (features,) = engine.model.image_features([prompt])
         assert (0 if features is None else len(features)) == prompt.visual
@@ -105,7 +105,7 @@ def test_pruning_is_that_of_the_naive_forward(engine):
     layers = engine.model.config.layers
     points = [
         GridPoint(strategy=name, layer=0 if rules.get(name).layers == "input" else layers - 1, rank=5)
-        for name in ("fastv", "random", "divprune", "fps_merged", "text_sum", "image_column_sum")
+        for name in ("fastv", "random", "divprune", "fps_merged", "text_sum", "image_column_sum", "pyramiddrop_stage")
     ]
     outcome = engine.run(WorkUnit(samples=("1", "3"), points=tuple(points)))
     assert outcome.failures == ()

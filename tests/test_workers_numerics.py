@@ -38,6 +38,9 @@ PARAMS: dict[str, dict[str, float]] = {
     "pyramiddrop": {"second_layer": 6, "third_layer": 9},
     "vispruner": {"important": 1.0},  # its rounds go another way by a last digit: see tests/test_strategies_tower.py
     "vscan": {"second_layer": 6},
+    "sparsevlm_plus": {"second_layer": 4, "second_rank": 24, "third_layer": 8, "third_rank": 12},
+    "sparsevlm": {"second_layer": 4, "second_rank": 24, "third_layer": 8, "third_rank": 12},
+    "v2drop": {"second_layer": 4, "second_share": 0.5, "third_layer": 8, "third_rank": 1},
 }
 LOGITS = 2e-3  # float32 sums in another order, as other hosts and versions of torch take them; logits reach 20
 SWAPPED = 1  # kept tokens that may give way to another one whose score is the same but for the last digits

@@ -30,7 +30,9 @@ def offloaded(checkpoint, data, away: int, **changes):
 
 @pytest.mark.parametrize("away", [1, 2, 3, LAYERS])
 def test_layers_in_host_memory_change_no_bit(checkpoint, small_scienceqa, away):
-    unit = WorkUnit(samples=("1", "2", "6"), points=tuple(GRID))
+    stages = (("second_layer", 2), ("third_layer", 3))  # each asks for a layer before it is its turn
+    ahead = GridPoint(strategy="pyramiddrop", layer=1, rank=8, params=stages)
+    unit = WorkUnit(samples=("1", "2", "6"), points=(*GRID, ahead))
     here, there = make_engine(checkpoint, small_scienceqa), offloaded(checkpoint, small_scienceqa, away)
     assert there.model.decoder.layers.away == away
     for budget in (None, ONE_FORK):

@@ -141,16 +141,18 @@ def test_other_decoders_equal_engine(tmp_path, small_scienceqa, heads, kv_heads,
     assert_equals_engine(engine, ["1", TEXT_ONLY, "2"], points)
 
 
+STAGES = {
+    "himap": (("second_layer", 2), ("second_rank", 3)),
+    "pyramiddrop": (("second_layer", 2), ("third_layer", 3)),
+    "vscan": (("second_layer", 2),),
+    "sparsevlm_plus": (("second_layer", 2), ("second_rank", 3), ("third_layer", 3), ("third_rank", 2), ("heads", 2)),
+    "sparsevlm": (("second_layer", 2), ("second_rank", 4), ("third_layer", 3), ("third_rank", 2)),
+    "v2drop": (("second_layer", 2), ("second_share", 0.6), ("third_layer", 0)),
+}
 EVERY = [
     GridPoint(strategy=name, layer=int(strategy.layers != "input"), rank=admitted(strategy, 6, 16), params=params)
     for name, strategy in catalog.CATALOG.items()
-    for params in [
-        {
-            "himap": (("second_layer", 2), ("second_rank", 3)),
-            "pyramiddrop": (("second_layer", 2), ("third_layer", 3)),
-            "vscan": (("second_layer", 2),),
-        }.get(name, ())
-    ]
+    for params in [STAGES.get(name, ())]
     if strategy.check(dict(params)) is None
 ]
 
@@ -200,7 +202,7 @@ def test_renumbering_ends_the_gaps_of_earlier_stages_too(deep_engine):
 
 
 NAMED_FORMS = [
-    GridPoint(strategy=name, layer=0, rank=10, params=(params,))
+    GridPoint(strategy=name, layer=0 if catalog.get(name).layers == "input" else 1, rank=10, params=(params,))
     for name, params in (
         ("visionzip", ("contextual", 0.4)),
         ("vispruner", ("important", 0.2)),
@@ -215,6 +217,8 @@ NAMED_FORMS = [
         ("holov", ("fed", "raster")),
         ("scope", ("alpha", 0.5)),
         ("hiprune", ("edges", "drop")),
+        ("dart", ("form", "literal")),
+        ("dart", ("text_pivots", 1)),
     )
 ]
 
@@ -402,6 +406,8 @@ def test_layer_l_and_rank_v_are_the_untouched_model(deep_engine):
         ({"alpha": 1}, "has no parameter 'alpha'"),
         ({"strategy": "divprune"}, "layer is 0, not 1"),
         ({"strategy": "himap", "second_layer": 1}, "second_layer: 1 is not above layer 1"),
+        ({"positions": "kept"}, "positions: 'kept' is none of keep, compact. Did you mean 'keep'"),
+        ({"strategy": "visionzip", "layer": 0, "positions": "keep"}, "which have no place to keep"),
     ],
 )
 def test_mistakes_are_one_line(deep_engine, arguments, message):

@@ -105,6 +105,9 @@ def test_every_strategy_equals_naive(engines, name):
         "himap": (("second_layer", 3), ("second_rank", 2)),
         "pyramiddrop": (("second_layer", 3), ("third_layer", 4)),
         "vscan": (("second_layer", 2),),
+        "sparsevlm_plus": (("second_layer", 3), ("second_rank", 2), ("third_layer", 4), ("third_rank", 0)),
+        "sparsevlm": (("second_layer", 3), ("second_rank", 2), ("third_layer", 4), ("third_rank", 0)),
+        "v2drop": (("second_layer", 3), ("third_layer", 0)),
     }.get(name, ())
     points = [
         GridPoint(strategy=name, layer=layer, rank=admitted(CATALOG[name], rank, VISUAL), params=params)
@@ -198,9 +201,10 @@ def test_a_draw_for_each_image_is_that_of_its_pixels(engines, rows):
 
 
 def test_what_reads_no_question_is_said_by_its_evidence():
-    looking_at_nothing = {"cutoff", "evenly_spaced", "first_k", "random_per_image"}
+    looking_at_nothing = {"cutoff", "vtw", "evenly_spaced", "first_k", "random_per_image"}
     at_the_image = {
         "image_column_sum",
+        "state_change",
         "l2_norm",
         "divprune",
         "divprune_unsorted",

@@ -21,6 +21,7 @@ from transformers.vision_utils import get_vision_window_index
 import workers.families.qwen.model as qwen_model
 from examples import few
 from naive import naive_answer, seeds_of
+from orchestrator.sweep.spec import load_sweep
 from small_qwen import DEPTH, KINDS, LAYERS, make_qwen, noise
 from strategies import catalog as rules
 from strategies.budget import rank_of_share
@@ -36,6 +37,7 @@ from workers.images import load_image
 from workers.interop.answering import PrunedModel
 from workers.latency import measure_latency, prepare_prompts
 from workers.memory import Budget, RowBytes, resident_bytes
+from workers.patch import pruned
 from workers.prefill import prefill
 from workers.slow_path import slow_answer
 from workers.tasks.base import DataError
@@ -151,6 +153,7 @@ def test_their_own_generate_answers_the_same(engine):
     points = (
         unpruned_point(config.layers, config.visual_tokens),
         GridPoint(strategy="fastv", layer=1, rank=5),
+        GridPoint(strategy="pyramiddrop", layer=1, rank=6, params=(("second_layer", 2), ("third_layer", 3))),
         GridPoint(strategy="divprune", layer=0, rank=3),
         GridPoint(strategy="hiprune", layer=0, rank=5),
         GridPoint(strategy="random", layer=2, rank=1),
@@ -197,11 +200,11 @@ def test_kept_tokens_inherit_their_positions(engine):
         rows_RD = embed_trunks(engine.model.decoder, [trunk], [prompt], engine.model.image_features([prompt]))
         row = RowBytes.of(engine.model.config, 4, 1)
         list(prefill(engine.model.decoder, rows_RD, [trunk], placement, row))
-    pruned = placement.sequence_of[0, 0]
+    fork = placement.sequence_of[0, 0]
     image, start = prompt.positions_PS[:, prompt.system :], prompt.system
-    expected = torch.cat((image[:, pruned.visual_K], prompt.positions_PS[:, start + prompt.visual :]), dim=1)
-    assert torch.equal(pruned.positions_PR, expected)
-    assert pruned.next_position == prompt.next_position > prompt.system + max(engine.model._resizing.grid(SIZES[0]))
+    expected = torch.cat((image[:, fork.visual_K], prompt.positions_PS[:, start + prompt.visual :]), dim=1)
+    assert torch.equal(fork.positions_PR, expected)
+    assert fork.next_position == prompt.next_position > prompt.system + max(engine.model._resizing.grid(SIZES[0]))
 
 
 def test_questions_about_one_image_share_its_rows(engine):
@@ -294,6 +297,18 @@ def test_what_is_read_of_the_tower_is_what_it_computed(engine, monkeypatch):
 def test_what_the_tower_lacks_is_said_before_the_run(engine, name, lacks):
     with pytest.raises(ValueError, match=f"this model's tower {lacks}; take `divprune` or `hiprune`"):
         engine.run(WorkUnit(samples=("1",), points=(GridPoint(strategy=name, layer=0, rank=4),)))
+
+
+def test_positions_of_three_parts_are_kept_and_nothing_else_can_be_asked_for(engine, tmp_path, small_scienceqa):
+    said = "positions: position ids of this model have 3 parts"
+    point = GridPoint(strategy="divprune", layer=0, rank=4, positions="compact")
+    with pytest.raises(ValueError, match=said):
+        engine.run(WorkUnit(samples=("1",), points=(point,)))
+    with pytest.raises(ValueError, match=said), pruned(engine.model.module, "fastv", 1, 4, positions="compact"):
+        pass
+    head, sweep = f"model: {engine.spec.model.path}\ndata: {small_scienceqa}\n", tmp_path / "sweep.yaml"
+    sweep.write_text(f"{head}grid: [{{strategy: [divprune, random], layer: 0, rank: 4, positions: keep}}]\n")
+    assert [found.positions for found in load_sweep(sweep, gpu=False).points[1:]] == [None, None]
 
 
 def test_images_that_cannot_be_asked_about_are_failed_samples(engine):

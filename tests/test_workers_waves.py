@@ -48,6 +48,16 @@ GRID = [
     *(GridPoint(strategy=name, layer=0, rank=rank) for name in ("visionzip", "holov") for rank in (4, 9)),
     *(GridPoint(strategy="scope", layer=0, rank=rank) for rank in (3, 7)),  # chosen for several images at once
     *STAGED,
+    # Of the layer before: its keys, what entered it, its attention; and rows that a stage has merged, merged again.
+    GridPoint(strategy="dart", layer=2, rank=6),
+    GridPoint(strategy="v2drop", layer=1, rank=9, params=(("second_layer", 3), ("third_layer", 0))),
+    GridPoint(
+        strategy="sparsevlm",
+        layer=1,
+        rank=9,
+        params=(("second_layer", 2), ("second_rank", 5), ("third_layer", 3), ("third_rank", 3)),
+    ),
+    GridPoint(strategy="sparsevlm_plus_stage", layer=2, rank=6, params=(("heads", 2),)),
 ]
 ONE_FORK = Budget(1, 1)
 
@@ -414,6 +424,8 @@ def test_the_plan_bounds_what_a_wave_holds(engines, tokens):
     assert need.held_bytes == key_values * (before + behind) + starts * config.hidden * 4
     merged = (GridPoint(strategy="visionzip", layer=0, rank=4),)
     assert footprint(row, merged, prompt=60, visual=16).held_bytes >= 60 * config.hidden * 4  # of all patches
+    staged = (GridPoint(strategy="vscan", layer=0, rank=16, params=(("second_layer", 2),)),)  # prunes at layer 2 first
+    assert footprint(row, staged, prompt=60, visual=16).rows == 60 + 44 + 5
     text = footprint(row, points, prompt=60, visual=0)
     assert (text.rows, text.held_bytes) == (60, 0)
 
@@ -425,6 +437,8 @@ def test_the_plan_counts_what_strategies_choose_by_and_logits():
     wide = row.wide * 100
     assert choosing.wave(0, 100, 0) - row.wave(0, 100, 0) == 10**9 - wide
     assert row.within(Budget(), wide - 1).wave(0, 100, 0) == row.wave(0, 100, 0)
+    keeping = row.within(Budget(), entered=True)  # what entered a layer, beside what leaves it
+    assert keeping.wave(0, 100, 0) - row.wave(0, 100, 0) == 100 * row.start
     assert row.wave(0, 1, 1000) == 1000 * (row.decoded + 32064 * (2 + 3 * 4))
     assert RowBytes.of(LLAVA_7B, 2, 1).wave(0, 0, 1000) == 1000 * 32064 * (2 + 4)
 

@@ -1,4 +1,4 @@
-"""Made-up evidence of a vision tower and of CLIP, by the names that strategies declare, for views without a model."""
+"""Made-up evidence of the model and of CLIP, by the names that strategies declare, for views without a model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES, POSITION_PULL, STATES_BEFORE, TEXT_MASS
 from strategies.evidence import (
     CLASS_ATTENTION,
     CLASS_FEATURES,
@@ -23,11 +24,11 @@ from strategies.evidence import (
 from strategies.pyramiddrop import ROW_AHEAD
 from strategies.view import Evidence
 
-HEADS, WIDTH, SPACE = 3, 8, 6
+HEADS, WIDTH, SPACE, TEXT = 3, 8, 6, 7
 
 
 def tower_evidence(
-    needs: Iterable[str], visual: int, distinct: int | None = None, seed: int = 0, width: int = WIDTH
+    needs: Iterable[str], visual: int, distinct: int | None = None, seed: int = 0, width: int = WIDTH, text: int = TEXT
 ) -> dict[str, Tensor]:
     """For each name that is no field of a view: drawn, and equal for tokens that repeat where they are not distinct."""
     found = {}
@@ -35,6 +36,14 @@ def tower_evidence(
         base, _, layer = name.partition("@")
         generator = torch.Generator().manual_seed(seed + sum(map(ord, layer)))
         origin = torch.arange(visual) % (distinct or visual)
+        if base in (LAYER_KEYS, NORMED_STATES):  # of the text too, whose tokens never repeat
+            origin = torch.cat((origin, torch.arange(text) + (distinct or visual)))
+            found[name] = _drawn(base, (distinct or visual) + text, generator, origin, width)
+            continue
+        if base in (TEXT_MASS, POSITION_PULL):
+            drawn = torch.rand(text, distinct or visual, generator=generator)[:, origin] + 0.5
+            found[name] = drawn if base == POSITION_PULL else drawn[:, 0].softmax(dim=0)
+            continue
         found[name] = _drawn(base, distinct or visual, generator, origin, width)
     return found
 
@@ -49,10 +58,12 @@ def _drawn(base: str, distinct: int, generator: torch.Generator, origin: Tensor,
         return torch.rand(HEADS, distinct, generator=generator)[:, origin] / distinct
     if base == JOINED_CLASS_ATTENTION:
         return torch.rand(distinct, generator=generator)[origin] / distinct
-    if base == TOWER_KEYS:
+    if base in (TOWER_KEYS, LAYER_KEYS):
         return normal(distinct, HEADS, width // 2)[origin]
-    if base == TOWER_FEATURES:
+    if base in (TOWER_FEATURES, NORMED_STATES):
         return normal(distinct, width)[origin]
+    if base == STATES_BEFORE:
+        return normal(distinct, 12)[origin]  # as wide as the hidden states of a view
     if base == CLASS_FEATURES:
         return normal(1, width).expand(len(origin), -1)
     if base == LOADINGS:

@@ -6,7 +6,6 @@ import gc
 import os
 import platform
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 import transformers
@@ -14,6 +13,7 @@ import transformers
 from workers.engine import Engine
 from workers.fingerprint import sources_hash
 from workers.rules import NUMERICS
+from workers.saccade_version import saccade_version
 from workers.work import EngineSpec, UnitOutcome, WorkUnit
 
 
@@ -67,11 +67,3 @@ class EngineActor:
     def run(self, unit: WorkUnit) -> UnitOutcome:
         """Answer a unit; given twice it gives the same cells: on a GPU up to rounding, as others are in the batch."""
         return replace(self._engine.run(unit), worker=self._worker, made_by=tuple(self._made_by.items()))
-
-
-def saccade_version() -> str:
-    """Of the installed package; that it is run from its sources only, where there is none."""
-    try:
-        return version("saccade")
-    except PackageNotFoundError:
-        return "from its sources"

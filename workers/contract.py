@@ -189,7 +189,8 @@ def _keeps_in_order(trial: _Trial) -> None:
     for view in trial.views:
         for rank, kept_K in zip(trial.ranks, trial.choices(view), strict=True):
             inside = not len(kept_K) or 0 <= int(kept_K.min()) <= int(kept_K.max()) < view.visual
-            if not inside or not torch.equal(kept_K, kept_K.unique()):  # which sorts
+            places_K = kept_K.sort().values if trial.strategy.fed else kept_K
+            if not inside or not torch.equal(places_K, kept_K.unique()):  # which sorts
                 raise _BrokenError(f"of {rank} asked it gives {kept_K.tolist()[:8]} ...")
 
 

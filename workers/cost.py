@@ -133,7 +133,7 @@ def _decode_flop(config: ModelConfig, tokens: Iterable[int]) -> int:
     return sum(_rows_flop(config, 1) + 2 * 2 * width * (n + 1) for n in tokens) + 2 * config.hidden * config.vocab
 
 
-def attention_flop(config: ModelConfig, rows: int, keys: Any) -> Any:
+def attention_flop(config: ModelConfig, rows: Any, keys: Any) -> Any:
     """Scores of some rows over all keys of a decoder layer; queries and keys themselves are there already."""
     return 2 * config.heads * config.head_dim * rows * keys
 

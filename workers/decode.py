@@ -104,8 +104,10 @@ class Decoding:
         self._prompter = Prompter()
         self._prompts: dict[int, list[tuple[Prompts, Groups]]] = {}  # by layer
         self._groups: dict[Packing, Groups] = {}
-        self._renumbered = _renumbered(self._sequences)
-        self._rotaries: dict[int, Rotary] = {}  # of this step's tokens, by the first layer that has it
+        self._numbering = (0, *_renumbered(self._sequences))  # J layers, from each of which on ids are others
+        next_ids = [[one.at(layer).next_position for one in self._sequences] for layer in self._numbering]
+        self._next_JN = torch.tensor(next_ids)  # position id of each sequence's first decoded token
+        self._rotaries: dict[int, Rotary] = {}  # of this step's tokens, by these layers
         for layer in range(self._layers):
             self._attended(layer)
 
@@ -113,8 +115,9 @@ class Decoding:
         """Feed one token to each sequence."""
         assert self._reached == self._layers
         self._hidden_ND = self._decoder.embed(to_device(torch.tensor(tokens), self._decoder.device))
-        for layer in (0, *self._renumbered):
-            self._rotaries[layer] = self._decoder.rotary(to_device(self._positions(layer), self._decoder.device))
+        turned = self._decoder.rotary(to_device(self._positions(), self._decoder.device))
+        cos, sin = (table.split(len(self._sequences)) for table in turned)
+        self._rotaries = dict(zip(self._numbering, zip(cos, sin, strict=True), strict=True))
         self._reached = 0
         for cache, _ in self._attended(0):
             cache.fetch()
@@ -127,7 +130,7 @@ class Decoding:
             prompts = [(*cache.here(), groups) for cache, groups in self._attended(layer)]
             for cache, _ in self._attended(layer + 1) if layer + 1 < self._layers else ():
                 cache.fetch()
-            rotary = self._rotaries[max(first for first in self._rotaries if first <= layer)]
+            rotary = self._rotaries[max(first for first in self._numbering if first <= layer)]
             query_NHE, key_NGE, value_NGE = decoder.attention_inputs(layer, self._hidden_ND, rotary)
             decoded_caches = self._append(layer, key_NGE, value_NGE)
             attended_NHE = attend_groups(query_NHE, prompts, decoder.scale, decoded_caches)
@@ -140,14 +143,15 @@ class Decoding:
         self._steps += 1
         return self._decoder.logits(self._hidden_ND)
 
-    def _positions(self, layer: int) -> Tensor:
-        """(P, N) position ids of this step's tokens in a layer; what is decoded is text, whose P rows are alike."""
-        next_N = torch.tensor([sequence.at(layer).next_position for sequence in self._sequences]) + self._steps
-        return next_N.expand(len(self._sequences[0].positions_PR), -1)
+    def _positions(self) -> Tensor:
+        """(P, J * N) position ids of this step's tokens; what is decoded is text, whose P rows are alike."""
+        next_R = (self._next_JN + self._steps).flatten()
+        return next_R.expand(len(self._sequences[0].positions_PR), -1)
 
     def keep(self, places: Sequence[int]) -> None:
         """Go on with some of the sequences."""
         self._sequences = [self._sequences[place] for place in places]
+        self._next_JN = self._next_JN[:, list(places)]
         chosen = torch.tensor(places, device=self._decoder.device, dtype=torch.int64)
         self._decoded_caches = [(keys[chosen], values[chosen]) for keys, values in self._decoded_caches]
         self._groups.clear()

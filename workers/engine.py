@@ -271,7 +271,8 @@ class Engine:
 
         On a CPU the model's own threads use all cores, so samples are prepared when they are needed.
         """
-        footprints = footprints_of(unit.points, self.row.within(self._budget()), self.model.config)
+        row = self.row.within(self._budget(), entered=evidence.reads_entered(evidence.needed(unit.points)))
+        footprints = footprints_of(unit.points, row, self.model.config)
         prepare = partial(self._try_prepare, footprints, evidence.draws_per_image(unit.points))
         asked = tuple(zip(unit.samples, unit.images or ("",) * len(unit.samples), strict=True))
         if self.model.device.type == "cpu":
@@ -374,7 +375,7 @@ class Engine:
         measured = {index: name for index, name in names.items() if name in self.spectra_samples}
         spectra = SpectraRecorder(self.model.decoder, measure.spectra, measured) if measured else None
         budget = self._budget()
-        row = self.row.within(budget, max(item.need.evidence_bytes for item in batch))
+        row = self.row.within(budget, max(item.need.evidence_bytes for item in batch), evidence.reads_entered(needs))
         waves = prefill(self.model.decoder, hidden_RD, trunks, placement, row, budget, spectra, answers.reach, added)
         del hidden_RD  # layers let go of what they have read
         for start in waves:

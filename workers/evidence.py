@@ -4,19 +4,19 @@ A new signal from anywhere in the model is one ``Provider`` here; a strategy nam
 ``EvidenceView.read``. The engine and ``workers/patch.py`` give the same providers what a site offers (``sites.py``);
 only what a grid point needs is computed. What a provider has ``of_layer`` is had of any tower layer that a name gives.
 
-Those of the vision tower and of the question stand in ``tower_evidence.py``.
+Those of the vision tower and of the question stand in ``tower_evidence.py``, those that methods inside the decoder need
+beside its attention in ``decoder_evidence.py``.
 
 Shape letters: see ``strategies/view.py`` and ``workers/sites.py``.
 """
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -26,8 +26,11 @@ from strategies.catalog import Strategy
 from strategies.evidence import EvidenceView
 from strategies.positions import Positions
 from strategies.pyramiddrop import ROW_AHEAD
+from strategies.stages import Stage
+from strategies.suggestion import near
 from strategies.view import Evidence
 from workers.cost import attention_flop, projection_flop
+from workers.decoder_evidence import DECODER_PROVIDERS
 from workers.families.config import ModelConfig
 from workers.provider import Provider, feature_scratch, nothing
 from workers.sites import DecoderLayer, InputRows, Question, Questions, Site, Tower
@@ -67,11 +70,6 @@ def _ahead_scratch(config: ModelConfig, tokens: int, visual: int) -> int:
     return own + _attention_scratch(config, 1, tokens)
 
 
-def _unknown(config: ModelConfig, tokens: Any, visual: int) -> float:
-    """Cells do not say how many of a prompt's tokens follow the image."""
-    return math.nan
-
-
 PROVIDERS: dict[str, Provider] = {
     provider.name: provider
     for provider in (
@@ -81,7 +79,8 @@ PROVIDERS: dict[str, Provider] = {
             site=Site.DECODER,
             give=lambda layer: _on_image(_text_rows(layer), layer),
             words="the attention of the question's words",
-            flop=_unknown,
+            flop=nothing,
+            text_flop=lambda config, tokens, visual, text: attention_flop(config, text, tokens),
             scratch=_text_scratch,
             field="attention_HQV",
             layer_before=True,
@@ -91,7 +90,7 @@ PROVIDERS: dict[str, Provider] = {
             site=Site.DECODER,
             give=_text_to_text,
             words="the attention of the question's words",
-            flop=_unknown,
+            flop=nothing,  # a part of the rows that are read with it
             scratch=_text_scratch,
             field="text_attention_HTT",
             layer_before=True,
@@ -138,6 +137,7 @@ PROVIDERS: dict[str, Provider] = {
             field="hidden_states_VD",
             image_only=True,
         ),
+        *DECODER_PROVIDERS,
         *TOWER_PROVIDERS,
     )
 }
@@ -168,15 +168,16 @@ def draws_per_image(points: Iterable[GridPoint]) -> bool:
     return any(strategy.draws and strategy.draws_per == "image" for strategy in _choosing(points))
 
 
+def stages_of(point: GridPoint) -> tuple[Stage, ...]:
+    """Where a grid point prunes, one after the other; the un-pruned model nowhere."""
+    if point.strategy == UNPRUNED:
+        return ()
+    return catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params))
+
+
 def _choosing(points: Iterable[GridPoint]) -> list[Strategy]:
     """Who chooses in the stages of some grid points, each once."""
-    pruning = [point for point in points if point.strategy != UNPRUNED]
-    stages = (
-        stage
-        for point in pruning
-        for stage in catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params))
-    )
-    return [catalog.get(name) for name in sorted({stage.strategy for stage in stages})]
+    return [catalog.get(name) for name in sorted({stage.strategy for point in points for stage in stages_of(point)})]
 
 
 def tower_readers(needs: frozenset[str]) -> dict[str, Callable[[Tower], Tensor]]:
@@ -209,7 +210,7 @@ def reads_input(needs: frozenset[str]) -> bool:
 
 
 def of_input(needs: frozenset[str], rows: InputRows) -> dict[str, Tensor]:
-    """What is read of a sample's input rows: (V, ...) each."""
+    """What is read of a sample's input rows: (V, ...) each, or as a provider says."""
     return {name: provider.give(rows) for name, provider in _chosen(needs, Site.INPUT).items()}
 
 
@@ -232,8 +233,8 @@ def view(
         project: the projector, for strategies that merge before it.
     """
     fields: dict[str, Any] = {}
-    asked = _chosen(needs, Site.QUESTION)
-    evidence = {name: image[name] if name in asked else layer.alive(image[name]) for name in needs & image.keys()}
+    whole = {one.name for one in _all(needs) if one.site is Site.QUESTION or one.of_text}
+    evidence = {name: image[name] if name in whole else layer.alive(image[name]) for name in needs & image.keys()}
     for name, provider in _chosen(needs, Site.DECODER).items():
         if provider.field is None:
             evidence[name] = provider.give(layer)
@@ -249,6 +250,15 @@ def view(
         project=project,
         **fields,
     )
+
+
+def of_image(view: EvidenceView) -> EvidenceView:
+    """A view without what a decoder layer gave: it may be held for long."""
+    of_layer = _chosen(frozenset(view.evidence), Site.DECODER)
+    fields: dict[str, Any] = {provider.field: None for provider in PROVIDERS.values() if provider.field}
+    lean = replace(view, evidence={name: had for name, had in view.evidence.items() if name not in of_layer}, **fields)
+    lean.made.update(view.holding(None).made)
+    return lean
 
 
 def scratch(needs: frozenset[str], config: ModelConfig, tokens: int, visual: int) -> int:
@@ -271,6 +281,11 @@ def words(needs: frozenset[str]) -> str:
 def reads_layer_before(needs: frozenset[str]) -> bool:
     """Whether the decoder layer before must have run."""
     return any(one.layer_before for one in _all(needs))
+
+
+def reads_entered(needs: frozenset[str]) -> bool:
+    """Whether what entered the decoder layer before must be kept."""
+    return any(one.entered for one in _all(needs))
 
 
 def reads_question(strategy: Strategy) -> bool:
@@ -312,12 +327,14 @@ def complaint(
         positions: of the point.
         position_parts: that a position id of the model has.
     """
-    known = partial(strategy.check, params, layer=layer, rank=rank, layers=layers, heads=heads)
-    if said := known(side=side, positions=positions):
-        return said
+    if positions not in (None, *(ways := get_args(Positions))):
+        return f"positions: {positions!r} is none of {', '.join(ways)}{near(str(positions), ways)}"
     if positions == "compact" and position_parts > 1:
         grid = f"position ids of this model have {position_parts} parts, for a grid that has no numbers without gaps"
         return f"positions: {grid}; leave `compact` out"
+    known = partial(strategy.check, params, layer=layer, rank=rank, layers=layers, heads=heads)
+    if said := known(side=side, positions=positions):
+        return said
     for stage in strategy.stages(layer, sys.maxsize if rank is None else rank, params):
         needs = catalog.get(stage.strategy).needs
         if unknown := [name for name in sorted(needs) if provider_of(name) is None]:

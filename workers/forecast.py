@@ -75,9 +75,10 @@ def forecast(
     """
     away = layers_away(config, value_bytes, offload, memory)
     weights = resident_bytes(config, value_bytes, away)
-    scratch = evidence.scratch(evidence.needed(points), config, prompt, visual)
+    needs = evidence.needed(points)
+    scratch, entered = evidence.scratch(needs, config, prompt, visual), evidence.reads_entered(needs)
     row = RowBytes.of(config, value_bytes, max_new_tokens)
-    least_row = arrange(0, host, row, streamed=away > 0)[1].within(Budget(1, 1), scratch)
+    least_row = arrange(0, host, row, streamed=away > 0)[1].within(Budget(1, 1), scratch, entered)
     alone = footprint(least_row, points, prompt=prompt, visual=visual, system=system)
     rows = max((min(point.of(visual).rank, visual) for point in points), default=0) + prompt - visual
     fork = alone.held_bytes + least_row.wave(rows * config.layers, rows, 1)
@@ -86,7 +87,7 @@ def forecast(
     free = int(SAFETY * (memory - fixed))
     count, row = arrange(free, host, row, streamed=away > 0)
     budget = lane_budget(free, host, count, row, streamed=away > 0)
-    row = row.within(budget)
+    row = row.within(budget, entered=entered)
     asked = partial(footprint, row, points, prompt=prompt, visual=visual, system=system, scratch=scratch)
     first, further = asked(), asked(further=True)
     total, together = first, 1

@@ -28,7 +28,7 @@ from strategies.stages import Stage
 from workers import evidence
 from workers.packed_layer import LayerAhead, LayerRead, PackedLayer
 from workers.sequences import Packing, TokenSequence, fork, numbers
-from workers.work import UNPRUNED, GridPoint
+from workers.work import GridPoint
 
 TOGETHER = 2**23  # likenesses of tokens to one another that images choosing together may have
 Merge = Callable[[Tensor, Tensor], Tensor]  # hidden_VD, kept_K -> (K, D)
@@ -122,7 +122,9 @@ class Placement:
         self.concentration: dict[tuple[int, int], Concentration] = {}  # (sample, point index): of the last stage
         self._quality = quality
         shares = any(point.share is not None for point in points)
-        stages_of = cache(lambda visual: [{stage.layer: stage for stage in _stages(one.of(visual))} for one in points])
+        stages_of = cache(
+            lambda visual: [{stage.layer: stage for stage in evidence.stages_of(one.of(visual))} for one in points]
+        )
         self._stages = {trunk.sample: stages_of(trunk.visual if shares else 0) for trunk in trunks}  # by point index
         self._positions = [point.positions for point in points]
         self._points_of = {trunk: dict.fromkeys(range(len(points))) for trunk in trunks}  # sequence -> what it answers
@@ -131,6 +133,12 @@ class Placement:
         """Layers before which somebody may fork."""
         of_points = (stages for of_sample in self._stages.values() for stages in of_sample)
         return frozenset(layer for stages in of_points for layer in stages if layer < layers)
+
+    def entered_layers(self) -> frozenset[int]:
+        """Layers before which somebody reads what entered the layer before."""
+        of_points = (stages for of_sample in self._stages.values() for stages in of_sample)
+        every = {stage for stages in of_points for stage in stages.values()}
+        return frozenset(one.layer for one in every if evidence.reads_entered(catalog.get(one.strategy).needs))
 
     def needed(self) -> set[TokenSequence]:
         """All sequences that answer a point, whether they have run or not, and their prefixes."""
@@ -313,11 +321,12 @@ def _choosing(sequence: TokenSequence, stages: Iterable[Stage]) -> dict[tuple[St
 def merge_of(strategy: Strategy, view: EvidenceView, params: Iterable[tuple[str, object]]) -> Merge | None:
     """What makes the rows that go on in place of the kept tokens; None where these go on themselves.
 
-    Made when a fork enters: until then only what was read of the image is held.
+    Made when a fork enters: until then only what was read of the image is held, and what is small of what was made of
+    the rest. So the tokens are chosen before.
     """
     if strategy.rows is None:
         return strategy.merge
-    return partial(_rows, strategy.rows, view.holding(None), dict(params))
+    return partial(_rows, strategy.rows, evidence.of_image(view), dict(params))
 
 
 def _rows(
@@ -344,12 +353,6 @@ def _new_fork(
         visual_V=numbers(visual if choice.merge else slice(0, 0)),
         kept_K=kept_K,
     )
-
-
-def _stages(point: GridPoint) -> tuple[Stage, ...]:
-    if point.strategy == UNPRUNED:
-        return ()
-    return catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params))
 
 
 def draw_seed(text: str, layer: int) -> int:

@@ -20,7 +20,7 @@ from workers import evidence
 from workers.decoder import FEED_FORWARD_ROWS
 from workers.families.config import ModelConfig, ModelError
 from workers.offload import BUFFERS
-from workers.work import UNPRUNED, GridPoint
+from workers.work import GridPoint
 
 LANES = 2  # on a GPU; a third gained nothing
 ENOUGH_ROWS = (
@@ -113,15 +113,18 @@ class RowBytes:
         added = row * config.vision.deep if config.vision else 0
         return cls(config.layers, cached, active, wide, row, tail, logits, keeps, added=added)
 
-    def within(self, budget: Budget, scratch: int = 0) -> RowBytes:
+    def within(self, budget: Budget, scratch: int = 0, entered: bool = False) -> RowBytes:
         """The same in smaller pieces, where the feed-forward's would take too much of a wave's budget.
 
         Args:
             budget: of the wave.
             scratch: bytes that the strategies of the grid choose by, see ``evidence.scratch``.
+            entered: whether they read what entered a layer, which is kept while it runs.
         """
+        active = self.active + self.start * entered
         most = int(WIDE_SHARE * budget.bytes) // self.wide // PIECE_STEP * PIECE_STEP
-        return replace(self, piece=max(PIECE_STEP, min(most, FEED_FORWARD_ROWS)), evidence=scratch)
+        piece = max(PIECE_STEP, min(most, FEED_FORWARD_ROWS))
+        return replace(self, active=active, piece=piece, evidence=scratch)
 
     def riding(self, away: bool) -> RowBytes:
         """The same where two waves have caches at a time: one decodes beside the next one's prefill.
@@ -201,19 +204,19 @@ def footprint(
     changes, sequences = [own] + [0] * row.layers, 1  # of the rows before each layer
     starts: dict[int, int] = {}  # fork layer -> rows of the trunk that forks start from
     for point in (point.of(visual) for point in points):
-        if point.strategy == UNPRUNED or point.rank >= visual or point.layer >= row.layers:
+        stages = [stage for stage in evidence.stages_of(point) if stage.layer < row.layers and stage.rank < visual]
+        if not stages:
             continue  # answered by the trunk
         sequences += 1
-        strategy = catalog.get(point.strategy)
-        kept = visual if strategy.merge or strategy.rows else point.rank
-        starts[point.layer] = min(own, starts.get(point.layer, after) + kept)
+        first, strategy = stages[0], catalog.get(stages[0].strategy)
+        kept = visual if strategy.merge or strategy.rows else first.rank
+        starts[first.layer] = min(own, starts.get(first.layer, after) + kept)
         rows, shares = 0, further
-        for stage in strategy.stages(point.layer, point.rank, dict(point.params)):
-            if stage.layer < row.layers:
-                shares = shares and not evidence.reads_question(catalog.get(stage.strategy))
-                kept = 0 if shares else min(stage.rank, visual)
-                changes[stage.layer] += kept + after - rows
-                rows = kept + after
+        for stage in stages:
+            shares = shares and not evidence.reads_question(catalog.get(stage.strategy))
+            kept = 0 if shares else stage.rank
+            changes[stage.layer] += kept + after - rows
+            rows = kept + after
     layers = list(accumulate(changes[:-1]))
     added = 0 if further else row.added * visual
     before = max(starts, default=0) if row.keeps and not row.away else 0

@@ -84,5 +84,6 @@ def _outcome(
         decoded_tokens=len(answer.ids),
         prompt_tokens=item.prompt.length,
         visual_tokens=trunk.visual,
+        text_tokens=trunk.text,
         measures=measures,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,12 +16,13 @@ from workers.sites import DecoderLayer
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerRead:
-    """What the layer before a fork leaves for the strategies: its queries and keys."""
+    """What the layer before a fork leaves for the strategies: its queries and keys, and what entered it."""
 
     packing: Packing
     query_RHE: Tensor
     key_RGE: Tensor
     scale: float
+    entered_RD: Tensor | None = None  # where somebody reads it
 
 
 class LayerAhead:
@@ -51,6 +52,15 @@ class LayerAhead:
         last = self._packing.last_row(sequence)
         normed_1D, rotary = self._entering(slice(last, last + 1))
         return softmax_rows(self._decoder.queries(self._layer, normed_1D, rotary), key_SGE, self._decoder.scale)
+
+    def rotation(self, rows: Sequence[slice]) -> Rotary:
+        """Cosines and sines (R, 1, E) of some rows' positions."""
+        positions_PR = self._packing.positions(self._hidden_RD.device)
+        return self._decoder.rotary(torch.cat([positions_PR[:, part] for part in rows], dim=1))
+
+    def normed(self, rows_RD: Tensor) -> Tensor:
+        """Through the norm between the last layer and the head."""
+        return self._decoder.final_norm(rows_RD)
 
     def _keys(self, run: TokenSequence) -> Tensor:
         """(R, G, E) of its own rows, whether they are here or ran earlier."""
@@ -88,7 +98,8 @@ class PackedLayer(DecoderLayer):
         """
         self.system, self.visual, self.text = sequence.system, sequence.visual, sequence.text
         self._sequence = sequence
-        self._visual_RD, self._text_RD = hidden_RD[packing.visual(sequence)], hidden_RD[packing.text(sequence)]
+        self._rows = (packing.visual(sequence), packing.text(sequence))
+        self._visual_RD, self._text_RD = (hidden_RD[part] for part in self._rows)
         self._before = before
         self._ahead = ahead
 
@@ -115,8 +126,22 @@ class PackedLayer(DecoderLayer):
     def visual_hidden(self) -> Tensor:
         return self._visual_RD
 
+    def visual_before(self) -> Tensor:
+        entered_RD = self._read.entered_RD
+        assert entered_RD is not None, "nobody said that what entered the layer before is read"
+        return entered_RD[self._read.packing.visual(self._sequence)]
+
     def text_hidden(self) -> Tensor:
         return self._text_RD
+
+    def rotation(self) -> Rotary:
+        assert self._ahead is not None, "positions were asked for, and nobody gave them"
+        cos_R1E, sin_R1E = self._ahead.rotation(self._rows)
+        return cos_R1E[:, 0], sin_R1E[:, 0]
+
+    def normed(self, rows_RD: Tensor) -> Tensor:
+        assert self._ahead is not None, "the norm before the head was asked for, and nobody gave it"
+        return self._ahead.normed(rows_RD)
 
     def alive(self, image_VX: Tensor) -> Tensor:
         if len(image_VX) == self.visual:

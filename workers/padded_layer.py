@@ -20,20 +20,22 @@ from workers.sites import DecoderLayer
 
 @dataclass(slots=True)
 class Probe:
-    """What the layer before a drop computed: projected queries and keys (B, W, H*E and G*E), and its positions."""
+    """What the layer before a drop had and computed: queries and keys (B, W, H*E and G*E), positions and input."""
 
     module: Any  # its attention
     query: Tensor | None = None
     key: Tensor | None = None
     rotary: tuple[Tensor, Tensor] | None = None
+    entered: Tensor | None = None  # (B, W, D), what entered the layer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ahead:
-    """The layer about to run: transformers' module, and the rotation of the columns that enter it."""
+    """The layer about to run: transformers' module, and the columns' rotation; and the norm before the head."""
 
     module: Any
     rotary: tuple[Tensor, Tensor]
+    norm: Any
 
 
 class PaddedLayer(DecoderLayer):
@@ -80,8 +82,21 @@ class PaddedLayer(DecoderLayer):
     def visual_hidden(self) -> Tensor:
         return self._hidden_SD[self.system : self.system + self.visual]
 
+    def visual_before(self) -> Tensor:
+        assert self._probe is not None
+        assert self._probe.entered is not None
+        return self._probe.entered[self._sample, self._living][self.system : self.system + self.visual]
+
     def text_hidden(self) -> Tensor:
         return self._hidden_SD[self.system + self.visual :]
+
+    def rotation(self) -> tuple[Tensor, Tensor]:
+        cos_SE, sin_SE = (table[self._sample if len(table) > 1 else 0, self._living] for table in self._ahead.rotary)
+        return cos_SE[self.system :], sin_SE[self.system :]
+
+    def normed(self, rows_RD: Tensor) -> Tensor:
+        rows: Tensor = self._ahead.norm(rows_RD)
+        return rows
 
     def alive(self, image_VX: Tensor) -> Tensor:
         return image_VX[self._kept_V]

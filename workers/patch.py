@@ -209,6 +209,8 @@ class _Pruner:
                 yield attention.k_proj.register_forward_hook(partial(self._see_rows, probe, "key"))
             if index >= first:
                 yield layer.register_forward_pre_hook(partial(self._enter, index), with_kwargs=True)
+            if stage and evidence.reads_entered(catalog.get(stage.strategy).needs):  # after what is dropped here
+                yield layer.register_forward_pre_hook(partial(self._see_input, self.probes[index + 1]))
 
     # What passes by
 
@@ -225,6 +227,10 @@ class _Pruner:
     def _see_positions(self, probe: Probe, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         if self.batch is not None and self.batch.prefill:
             probe.rotary = kwargs["position_embeddings"]
+
+    def _see_input(self, probe: Probe, module: Any, args: tuple) -> None:
+        if self.batch is not None and self.batch.prefill:
+            probe.entered = args[0]
 
     def _see_rows(self, probe: Probe, name: str, module: Any, args: tuple, output: Tensor) -> None:
         if self.batch is not None and self.batch.prefill:
@@ -328,12 +334,12 @@ class _Pruner:
         batch, self.batch, self.ids_BS = self._running(), None, None
         batch.inputs, batch.attention_mask = {}, None
         for probe in self.probes.values():
-            probe.query = probe.key = probe.rotary = None
+            probe.query = probe.key = probe.rotary = probe.entered = None
         self.images = []
         if not batch.prefill:
             return output
         last, cache = batch.groups[-1], cache_of(output)
-        self.report.kept = last.visual
+        self.report.kept = tuple(visual_K.sort().values for visual_K in last.visual)  # merged rows may stand behind
         if last is not batch.groups[0]:
             output.last_hidden_state = spread(output.last_hidden_state, last, batch.length)
         if cache is not None:
@@ -355,7 +361,7 @@ class _Pruner:
         hidden_BWD = args[0]
         if batch.prefill and layer in self.stages:
             inputs = kwargs | batch.inputs.get(batch.groups[-1].first_layer, {})  # as they are before the drop
-            ahead = Ahead(module, inputs["position_embeddings"])
+            ahead = Ahead(module, inputs["position_embeddings"], self.decoder.norm)
             hidden_BWD = self._drop(self.stages[layer], batch, hidden_BWD, ahead)
         group = batch.group(layer)
         if group is batch.groups[0]:
@@ -419,10 +425,10 @@ class _Pruner:
         place = PaddedLayer(batch, sample, hidden_BWD, self.probes.get(stage.layer), ahead)
         seed = draw_seed(self.seeds[sample].of(strategy), stage.layer)
         view = evidence.view(strategy.needs, place, self.images[sample], seed, hidden_BWD.device, self.parts.project)
-        merge = merge_of(strategy, view, stage.params)
+        kept_K = strategy.choose(view, [rank], dict(stage.params))[0]
         if self.kept is not None:
-            return self._given(stage, sample, rank, visual).to(hidden_BWD.device), merge
-        return strategy.choose(view, [rank], dict(stage.params))[0], merge
+            kept_K = self._given(stage, sample, rank, visual).to(hidden_BWD.device)
+        return kept_K, merge_of(strategy, view, stage.params)
 
     def _given(self, stage: Stage, sample: int, rank: int, visual: int) -> Tensor:
         """A sample's tokens from those that the caller chose; copies of a sample (beams) share them."""

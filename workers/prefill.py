@@ -130,6 +130,7 @@ class _Waves:
         self._added = added
         self._layers = len(decoder.layers)
         self._fork_layers = placement.fork_layers(self._layers)
+        self._entered_layers = placement.entered_layers()
         self._link = HostLink(decoder.device) if row.away else None
         self._prefixes: list[LayerCache | None] = [None] * self._layers  # that waiting forks have
         self._held: list[list[Cache]] = [[] for _ in range(self._layers)]  # what they decode by, of earlier waves
@@ -208,7 +209,8 @@ class _Waves:
             query_RHE, key_RGE, value_RGE = decoder.attention_inputs(layer, hidden_RD, rotary, given)
             attended_RHE = attend(query_RHE, key_RGE, value_RGE, packing, decoder.scale)
             reads_attention = layer + 1 in self._fork_layers
-            read = LayerRead(packing, query_RHE, key_RGE, decoder.scale) if reads_attention else None
+            entered_RD = hidden_RD.clone() if layer + 1 in self._entered_layers else None  # it is overwritten
+            read = LayerRead(packing, query_RHE, key_RGE, decoder.scale, entered_RD) if reads_attention else None
             self._keep(layer, LayerCache(packing, key_RGE, value_RGE))
             if self._observe is None:
                 del query_RHE, key_RGE, value_RGE

@@ -27,11 +27,14 @@ class Provider:
     # Questions -> for each of them a tensor of any shape.
     give: Callable[[Any], Any]
     words: str  # "chosen by ...", for people
-    flop: Flop  # NaN where it depends on what an experiment does not record: tokens may be an array
+    flop: Flop  # NaN where it depends on what an experiment does not record; tokens may be an array
+    text_flop: Callable[[ModelConfig, Any, int, Any], Any] | None = None  # what depends on the tokens after the image
     scratch: Scratch | None = None  # bytes at most while it is had and read of a decoder layer; None: next to nothing
     field: str | None = None  # of TokenView; None: it is read by its name
     layer_before: bool = False  # of a decoder layer: what layer K-1 computed, so that there is none at K = 0
+    entered: bool = False  # of a decoder layer: what entered layer K-1, which has to be kept for it
     layer_ahead: bool = False  # of a decoder layer: what layer K itself would compute
+    of_text: bool = False  # of the input: its rows are not of the visual tokens, so that none goes with them
     image_only: bool = False  # outside of the tower: no token after the image is read, so all questions have it alike
     of_layer: Callable[[Tower, int], Tensor] | None = None  # the same of any tower layer
     class_token: bool = False  # whether it is of the tower's class token, which not every tower has

@@ -50,7 +50,7 @@ def scorer_fingerprint(scorer: Scorer) -> str:
     found: dict[str, Any] = {}
     module = inspect.getmodule(scorer)
     assert module is not None
-    _follow(module, scorer.__name__, found)  # type: ignore[attr-defined]
+    _follow(module, scorer.__name__, found)
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
 
 

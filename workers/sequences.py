@@ -281,7 +281,9 @@ class Packing:
 
 def to_device(host: Tensor, device: torch.device) -> Tensor:
     """Copy bookkeeping to the device without making either side wait for the other."""
-    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
+    if device.type != "cuda":
+        return host
+    return host.contiguous().pin_memory().to(device, non_blocking=True)  # of rows that are one, all: they are written
 
 
 def numbers(*slices: slice) -> Tensor:

@@ -219,8 +219,20 @@ class DecoderLayer(ABC):
         """(V, D) hidden states of the visual tokens that enter layer K."""
 
     @abstractmethod
+    def visual_before(self) -> Tensor:
+        """(V, D) hidden states of the visual tokens that entered layer K-1; only there for who says so."""
+
+    @abstractmethod
     def text_hidden(self) -> Tensor:
         """(T, D) hidden states of the tokens after the image that enter layer K."""
+
+    @abstractmethod
+    def rotation(self) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (V + T, E) of the positions of the visual tokens and those after them."""
+
+    @abstractmethod
+    def normed(self, rows_RD: Tensor) -> Tensor:
+        """Hidden states (R, D) through the norm between the last layer and the head."""
 
     @abstractmethod
     def alive(self, image_VX: Tensor) -> Tensor:

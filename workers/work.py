@@ -223,6 +223,7 @@ class SampleOutcome:
     decoded_tokens: int  # generated tokens, the end token included
     prompt_tokens: int  # tokens of the un-pruned prompt, visual ones included
     visual_tokens: int  # visual tokens before pruning; 0 for a sample without an image
+    text_tokens: int | None = None  # after the image; None: an earlier version did not say
     score: float | None = None  # 0 to 1; None: 0 or 1, as ``correct`` says
     measures: tuple[tuple[str, float], ...] = ()  # what MeasureSpec asks for, by name
 

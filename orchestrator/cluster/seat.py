@@ -18,6 +18,7 @@ from workers.work import DeviceLostError, EngineSpec, UnitOutcome, WorkUnit
 
 if TYPE_CHECKING:
     from strategies.own import OwnRule
+    from workers.tasks.own import OwnTask
 
 log = logging.getLogger(f"saccade.{__name__}")
 
@@ -38,24 +39,28 @@ EngineFactory = Callable[..., EngineLike] | str  # (spec, device, threads), or w
 
 
 @dataclass(frozen=True, slots=True)
-class WithRules:
-    """An engine whose process first comes to know rules that are not of this project."""
+class WithOwn:
+    """An engine whose process first comes to know rules and benchmarks that are not of this project."""
 
     rules: tuple[OwnRule, ...]
+    tasks: tuple[OwnTask, ...]
     engine: EngineFactory
 
     def __call__(self, spec: EngineSpec, device: str | None, threads: int | None) -> EngineLike:
         """Load the engine.
 
         Raises:
-            PoolError: A rule cannot be used here.
+            PoolError: One cannot be used here.
         """
-        from strategies.own import RuleError, admit  # brings torch along
+        from strategies import own  # brings torch along
+        from workers.tasks import own as own_tasks
 
         try:
-            admit(self.rules)
-        except RuleError as error:
-            raise PoolError(f"a worker cannot use a rule of the sweep: {error}") from error
+            own.admit(self.rules)
+            own_tasks.admit(self.tasks)
+        except (own.RuleError, own_tasks.TaskError) as error:
+            what = "rule" if isinstance(error, own.RuleError) else "benchmark"
+            raise PoolError(f"a worker cannot use a {what} of the sweep: {error}") from error
         return engine_of(self.engine)(spec, device, threads)
 
 

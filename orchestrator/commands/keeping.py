@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.commands.calling import command
-from orchestrator.commands.options import NewOut, Place, Sources
+from orchestrator.commands.options import NewOut, Place, Scorer, Sources
 from orchestrator.commands.shown import console_of_command, counter, teller, write_results
 from orchestrator.standard_streams import USER_ERROR
 
@@ -84,7 +84,7 @@ def migrate(
 def rescore(
     experiment: Place,
     out: NewOut,
-    scorer: Annotated[str | None, typer.Option(help="Scoring rule; by default the same one, as it is today.")] = None,
+    scorer: Scorer = None,
 ) -> None:
     """Judge an experiment's answers again; no model runs. The original stays as it is."""
     from orchestrator.rewrite import rescore as rescored

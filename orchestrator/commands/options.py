@@ -29,6 +29,8 @@ Out = Annotated[
 ]
 NewOut = Annotated[Path, typer.Option("--out", help="Directory or URI to make.")]
 Place = Annotated[Path, typer.Argument(help="Experiment directory or URI.")]
+Data = Annotated[str | None, typer.Option(help="Benchmark directory, instead of the file's; `embedded`: ours.")]
+Scorer = Annotated[str | None, typer.Option(help="Scoring rule, instead of the usual one, or of the experiment's.")]
 GpuMemory = Annotated[
     float | None,
     typer.Option(
@@ -57,9 +59,7 @@ class Sources:
     base: Annotated[
         str | None, typer.Option("--model-base", help="What an adapter (LoRA) changes: directory or hub id.")
     ] = None
-    data: Annotated[str | None, typer.Option(help="Benchmark directory, instead of the file's; `embedded`: ours.")] = (
-        None
-    )
+    data: Data = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,8 @@ from strategies.catalog import Strategy
 from workers import evidence
 from workers.work import UNPRUNED, GridPoint
 
-BLIND = {"random": "drawn at random", "cutoff": "every visual token is removed"}
+DRAWN = "drawn at random"
+REMOVED = "every visual token is removed"
 NO_ATTENTION = "drawn at random: there is no attention before the first layer"  # in experiments of earlier versions
 
 
@@ -32,10 +33,10 @@ def chosen_by(point: GridPoint, position_parts: int = 1) -> str:
             else f"from layer {stage.layer} on none"
             for stage in stages
         ]
-        ids = _positions(point, position_parts)
-        return f"in stages: {', '.join(steps)}; the picture shows what reached the last layer{ids}"
+        words = f"in stages: {', '.join(steps)}; the picture shows what reached the last layer"
+        return words + _positions(point, position_parts)
     words = _evidence(strategy, point.layer)
-    words = words if words in (NO_ATTENTION, *BLIND.values()) else f"chosen by {words}"
+    words = words if words in (NO_ATTENTION, DRAWN, REMOVED) else f"chosen by {words}"
     if strategy.merge is not None:
         words += "; each kept place also holds a weighted mean of all the others"
     if strategy.rows is not None:
@@ -56,6 +57,8 @@ def _positions(point: GridPoint, parts: int) -> str:
 def _evidence(strategy: Strategy, layer: int) -> str:
     if layer == 0 and evidence.reads_layer_before(strategy.needs):
         return NO_ATTENTION
-    if strategy.name in BLIND:
-        return BLIND[strategy.name]
+    if strategy.name in catalog.KEEP_NOTHING:
+        return REMOVED
+    if strategy.name == "random":
+        return DRAWN
     return evidence.words(strategy.needs) or "a fixed pattern of places"

@@ -1,4 +1,4 @@
-"""Rules that a sweep file names and Saccade does not have: taken into the catalog before the grid is made."""
+"""Rules and benchmarks that a sweep file names and Saccade does not have: taken into the catalogs when it is read."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from orchestrator.sweep.document import Entry
 from orchestrator.sweep.mistakes import Check, Mistake
 from strategies import catalog, own
 from strategies.catalog import Strategy
+from strategies.errors import SaccadeError
 from workers.foreign import expanded
 from workers.json_file import UnreadableError, read_text
+from workers.tasks import catalog as tasks
+from workers.tasks import own as own_tasks
+from workers.tasks.base import Task
 from workers.work import UNPRUNED
 
 MAX_BYTES = 2**20  # of a file of rules
 REFERENCE = re.compile(r"(?P<file>[^:]+\.py):(?P<name>[A-Za-z_]\w*)")
+TASK_FORM = "a benchmark of your own is named ./FILE.py:NAME, with its place seen from the sweep file"
 FORM = "a rule of your own is named ./FILE.py:NAME, with its place seen from the sweep file"
 
 
@@ -54,6 +59,23 @@ def rule_of(name: str, folder: Path) -> Strategy:
     return catalog.get(_known_name(name, folder, {}))
 
 
+def task_of(name: str, folder: Path) -> Task:
+    """The benchmark of a name: ours, of a package, or in a file, which is run.
+
+    Args:
+        name: As a sweep file gives it.
+        folder: From which a file is seen.
+
+    Raises:
+        TaskError: Its file or package does not run, or has no such benchmark.
+        DataError: Nobody has it.
+    """
+    if is_reference(name):
+        file, text, wanted = _content(name, folder, own_tasks.TaskError, TASK_FORM)
+        return own_tasks.from_text(file.name, text, wanted)
+    return own_tasks.from_package(name) or tasks.get(name)
+
+
 def is_reference(name: str) -> bool:
     """Whether it is meant for a rule in a file, not for a name."""
     return "/" in name or ".py" in name
@@ -71,12 +93,17 @@ def _known_name(name: str, folder: Path, named: dict[str, Path]) -> str:
 
 
 def _read(reference: str, folder: Path) -> tuple[Strategy, Path]:
+    file, text, name = _content(reference, folder, own.RuleError, FORM)
+    return own.from_text(file.name, text, name), file
+
+
+def _content(reference: str, folder: Path, kind: type[SaccadeError], form: str) -> tuple[Path, str, str]:
+    """A file that is named, its text, and what is wanted of it."""
     match = REFERENCE.fullmatch(reference)
     if match is None:
-        raise own.RuleError(f"{reference}: {FORM}")
+        raise kind(f"{reference}: {form}")
     file = (folder / expanded(Path(match["file"]))).resolve()
     try:
-        text = read_text(file, MAX_BYTES)
+        return file, read_text(file, MAX_BYTES), match["name"]
     except UnreadableError as error:
-        raise own.RuleError(f"{error}; {FORM}") from error
-    return own.from_text(file.name, text, match["name"]), file
+        raise kind(f"{error}; {form}") from error

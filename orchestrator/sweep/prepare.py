@@ -16,6 +16,7 @@ from strategies import catalog
 from workers.families.catalog import open_checkpoint
 from workers.fingerprint import model_fingerprint, sources_hash, whole_data_fingerprint
 from workers.rules import prompt_fingerprint, scorer_fingerprint
+from workers.tasks import catalog as tasks
 from workers.tasks.base import Sample
 from workers.tasks.catalog import load_benchmark, scorer_of
 from workers.work import UNPRUNED, GridPoint
@@ -56,6 +57,7 @@ def prepare(spec: SweepSpec) -> Prepared:
     checkpoint.check()
     benchmark = load_benchmark(spec.engine.task)
     everything = benchmark.samples
+    task, scorer = tasks.get(spec.engine.task.name), scorer_of(spec.engine.task)
     samples = everything[: spec.sample_limit]
     manifest = Manifest.of(
         name=spec.name,
@@ -67,7 +69,8 @@ def prepare(spec: SweepSpec) -> Prepared:
         # Of all samples, not only of this sweep's, so that asking more of them continues the same cells.
         data_fingerprint=whole_data_fingerprint(everything),
         prompt_fingerprint=prompt_fingerprint(spec.engine.task),
-        scorer_fingerprint=scorer_fingerprint(scorer_of(spec.engine.task)),
+        scorer_fingerprint=task.source_hash if scorer in task.judges else scorer_fingerprint(scorer),
+        task_source=task.source_hash,
         config=asdict(spec.config),
         sources_hash=sources_hash(),
         versions=dict(_versions()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -68,6 +69,26 @@ def find_sweep(source: str | Path) -> SweepText:
 def shipped_sweeps(kind: str = SWEEPS) -> list[str]:
     """Names of the sweeps, or of the suites, that come with saccade."""
     return sorted(Path(file.name).stem for file in _folder(kind).iterdir() if file.name.endswith(".yaml"))
+
+
+def shipped_text(name: str) -> str:
+    """What a shipped sweep or suite says, comments included.
+
+    Raises:
+        SpecError: There is none of this name.
+    """
+    for kind in (SWEEPS, SUITES):
+        if name in shipped_sweeps(kind):
+            return (_folder(kind) / f"{name}.yaml").read_text(encoding="utf-8")
+    names = [*shipped_sweeps(), *shipped_sweeps(SUITES)]
+    raise SpecError(f"{name}: no shipped sweep{near(name, names)} (shipped: {', '.join(names)})")
+
+
+def headline(text: str) -> str:
+    """What the comment at the head of a sweep says first: its first sentence."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
+    words = " ".join(line.lstrip("# ") for line in lines)
+    return re.split(r"(?<=[.?:])\s", words, maxsplit=1)[0].rstrip(".:")
 
 
 def _folder(kind: str) -> Any:

@@ -11,7 +11,7 @@ from orchestrator.cluster.joining import has_gpu
 from orchestrator.sweep.document import CallbackSpec, Document, MeasureSection, callback_specs, parse
 from orchestrator.sweep.grid import Budget, grid_of
 from orchestrator.sweep.mistakes import Check, Mistake, SpecError, checked, in_file_order
-from orchestrator.sweep.own_rules import with_own_rules
+from orchestrator.sweep.own_rules import task_of, with_own_rules
 from orchestrator.sweep.ranges import expand
 from orchestrator.sweep.source import SweepText, find_sweep
 from results.analysis.racing import RacingRule
@@ -22,8 +22,10 @@ from workers.families.base import Checkpoint
 from workers.families.catalog import open_checkpoint
 from workers.families.config import NO_TEXT_TOWER, ModelConfig, ModelError
 from workers.foreign import expanded
+from workers.tasks import own as own_tasks
 from workers.tasks.base import DataError
 from workers.tasks.catalog import resolved
+from workers.tasks.own import OwnTask
 from workers.work import EngineSpec, GridPoint, MeasureSpec, ModelSpec, SpectrumSpec, TaskSpec, unpruned_point
 
 EMBEDDED = "embedded"
@@ -42,6 +44,7 @@ class SweepSpec:
     racing: RacingRule | None = None
     callbacks: tuple[CallbackSpec, ...] = ()  # of Ray Tune
     rules: tuple[OwnRule, ...] = ()  # of the grid, that Saccade does not have
+    tasks: tuple[OwnTask, ...] = ()  # the benchmark, where Saccade does not have it
 
 
 def load_sweep(source: str | Path, overrides: Mapping[str, Any] | None = None, gpu: bool | None = None) -> SweepSpec:
@@ -68,7 +71,8 @@ def spec_of(written: SweepText, gpu: bool | None = None) -> SweepSpec:
     place, source = written.place, written.source
     (document, entries), mistakes = checked(parse(written.raw))
     checkpoint, config, model_error = _model(document)
-    entries, more = checked(with_own_rules(entries, expanded(Path(source)).parent))
+    folder = expanded(Path(source)).parent
+    entries, more = checked(with_own_rules(entries, folder))
     mistakes += more
     grid, more = checked(grid_of(entries, config))
     mistakes += more
@@ -88,6 +92,7 @@ def spec_of(written: SweepText, gpu: bool | None = None) -> SweepSpec:
     try:
         conversation = document.task.conversation or checkpoint.conversation
         asked = {**document.task.model_dump(), "data": data, "conversation": conversation}
+        asked["name"] = task_of(document.task.name, folder).name
         task = resolved(TaskSpec(**asked))
     except DataError as error:
         raise SpecError(f"{place}: task: {error}") from error
@@ -101,6 +106,7 @@ def spec_of(written: SweepText, gpu: bool | None = None) -> SweepSpec:
         racing=None if document.racing is None else RacingRule(**document.racing.model_dump()),
         callbacks=callback_specs(document.tune.callbacks),
         rules=travelling(point.strategy for point in grid.points),
+        tasks=own_tasks.travelling(task.name),
     )
 
 

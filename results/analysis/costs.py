@@ -37,9 +37,9 @@ def costs(experiment: Experiment, matrix: CellMatrix | None = None) -> pd.DataFr
 
     Returns:
         One row per grid point: key, and the fields of `workers.cost.Cost`. ``selector_tflop`` is missing for strategies
-        that read the text's rows, because cells do not say how many of the prompt's tokens follow the image, and for
-        rules of a user's own, whose file is not run to look at its cells. None where
-        the experiment does not state its model's sizes, or has no cells.
+        that read the text's rows where cells of an earlier version do not say how many of the prompt's tokens follow
+        the image, and for rules of a user's own, whose file is not run to look at its cells. None where the experiment
+        does not state its model's sizes, or has no cells.
     """
     if matrix is None:
         matrix = CellMatrix(experiment)
@@ -61,13 +61,13 @@ def count_costs(
     """
     if config is None or not lengths.size:
         return None
-    prompt_N, visual_N, count_N = lengths
+    visual_N = lengths[1]
     known: dict[object, list[float]] = {}  # strategies that drop alike cost alike
     rows = []
     for point in points:
         work = _work(point, config, visual_N)
         if work not in known:
-            known[work] = _mean_cost(config, work, prompt_N, visual_N, count_N, VALUE_BYTES[dtype])
+            known[work] = _mean_cost(config, work, lengths, VALUE_BYTES[dtype])
         rows.append({"key": point.key, **dict(zip(COLUMNS, known[work], strict=True))})
     return pd.DataFrame(rows)
 
@@ -120,8 +120,16 @@ def _provider(name: str) -> Provider:
     return provider
 
 
-def _selector_flop(config: ModelConfig, readings: tuple[_Reading, ...], others: np.ndarray) -> Any:
-    """Of all evidence that is read, for prompts with some numbers of other tokens than visual ones."""
+def _selector_flop(config: ModelConfig, readings: tuple[_Reading, ...], others: np.ndarray, text: np.ndarray) -> Any:
+    """Of all evidence that is read, for prompts with some numbers of other tokens than visual ones.
+
+    Args:
+        config: Of the model.
+        readings: What is read.
+        others: Of each prompt the tokens that are not visual.
+        text: Those of them after the image; below 0: not known.
+    """
+    after = np.where(text < 0, np.nan, text)
     flop: Any = 0
     for name, layer, visual in readings:
         if name == UNKNOWN:
@@ -129,13 +137,14 @@ def _selector_flop(config: ModelConfig, readings: tuple[_Reading, ...], others: 
         # Attention at layer 0 is in experiments of earlier versions: they drew there, and read nothing.
         provider = _provider(name)
         if layer != 0 or not provider.layer_before:
-            flop = flop + provider.flop(config, others + visual, visual)
+            own = provider.flop(config, others + visual, visual)
+            more = 0 if provider.text_flop is None else provider.text_flop(config, others + visual, visual, after)
+            flop = flop + own + more
     return flop
 
 
-def _mean_cost(
-    config: ModelConfig, work: _Work, prompt_N: np.ndarray, visual_N: np.ndarray, count_N: np.ndarray, value_bytes: int
-) -> list[float]:
+def _mean_cost(config: ModelConfig, work: _Work, lengths: np.ndarray, value_bytes: int) -> list[float]:
+    prompt_N, visual_N, text_N, count_N = lengths
     total = np.zeros(len(COLUMNS))
     for visual, layers, readings in work:
         here = visual_N == visual
@@ -145,7 +154,7 @@ def _mean_cost(
             visual=layers,
             text=prompt_N[here] - visual,  # all lengths at once: a cost is a polynomial of them
             image_tokens=visual,
-            selector_flop=_selector_flop(config, readings, prompt_N[here] - visual),
+            selector_flop=_selector_flop(config, readings, prompt_N[here] - visual, text_N[here]),
             value_bytes=value_bytes,
         )
         values = {name: getattr(counted, name) for name in COLUMNS}

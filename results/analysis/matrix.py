@@ -23,7 +23,7 @@ from results.experiment import Experiment
 from results.tables import CELLS, read_columns, stated_of
 from workers.work import UNPRUNED, GridPoint
 
-_READ = ("context", "source", "point", "sample", "correct", "visual_tokens", "prompt_tokens")
+_READ = ("context", "source", "point", "sample", "correct", "visual_tokens", "prompt_tokens", "text_tokens")
 _NAMES = _READ[:4]  # repeated in every row: read as dictionaries
 _WANTED = pa.schema([CELLS.field(name) for name in (*_READ, "score", "parsed")])
 UNKNOWN = -1
@@ -152,6 +152,7 @@ class CellMatrix:
         shape = self._axes.shape
         self.visual_S: NDArray[np.int32] = np.full(shape[1], UNKNOWN, dtype=np.int32)  # visual tokens before pruning
         self.prompt_S: NDArray[np.int32] = np.full(shape[1], UNKNOWN, dtype=np.int32)  # tokens of the un-pruned prompt
+        self.text_S: NDArray[np.int32] = np.full(shape[1], UNKNOWN, dtype=np.int32)  # of these, after the image
         self._files: dict[Path, tuple[int, int]] = {}  # size and time of what has been read
         self._units: dict[Path, UnitFile] = {}
 
@@ -223,8 +224,9 @@ class CellMatrix:
         unread = pc.is_null(table["parsed"]).to_numpy()
         fresh = self._cells.enter(row, column, correct=correct, unread=unread)
         place = row[fresh], column[fresh]
-        for tokens_S, name in ((self.visual_S, "visual_tokens"), (self.prompt_S, "prompt_tokens")):
-            tokens_S[place[1]] = table[name].to_numpy()[fresh]
+        of_samples = {"visual_tokens": self.visual_S, "prompt_tokens": self.prompt_S, "text_tokens": self.text_S}
+        for name, tokens_S in of_samples.items():
+            tokens_S[place[1]] = pc.fill_null(table[name], UNKNOWN).to_numpy()[fresh]
         own = table["score"].to_numpy()  # NaN: as ``correct`` says
         self._take_scores(place, np.where(np.isnan(own), correct, own)[fresh])
         return bool(fresh[(row >= 0) & (column >= 0)].all())
@@ -238,12 +240,15 @@ class CellMatrix:
 
 
 def image_lengths(matrix: CellMatrix) -> NDArray[np.int64]:
-    """(3, N): prompt tokens, visual tokens, and how many image questions have these; without a column for none."""
+    """(4, N): tokens of the prompt, of the image and after it, or UNKNOWN, and how many image questions have these.
+
+    Without a column for none.
+    """
     images = matrix.visual_S > 0
-    pairs = np.stack([matrix.prompt_S[images], matrix.visual_S[images]]).astype(np.int64)
+    each = np.stack([matrix.prompt_S[images], matrix.visual_S[images], matrix.text_S[images]]).astype(np.int64)
     if not images.any():
-        return np.empty((3, 0), dtype=np.int64)
-    values, counts = np.unique(pairs, axis=1, return_counts=True)
+        return np.empty((4, 0), dtype=np.int64)
+    values, counts = np.unique(each, axis=1, return_counts=True)
     return np.concatenate([values, counts[None]])
 
 

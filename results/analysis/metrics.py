@@ -156,7 +156,7 @@ def summarise(table: Answers, references: Sequence[int | None] = ()) -> pd.DataF
             "accuracy": _share(images.score_PS.sum(axis=1), n),
             "ci_low": interval.low,
             "ci_high": interval.high,
-            "interval": _by(interval.by, images),
+            "interval": made_by(interval.by, images),
             "n_images": seen,
             "design_effect": effect,
             **compared(images, references or [table.baseline] * len(table.points)),
@@ -261,10 +261,10 @@ def _against(table: Answers, reference: int, rows: Sequence[int]) -> dict[str, N
     }
     numbers = {name: np.where(n > 0, value, np.nan)[1:] for name, value in values.items()}
     tests = np.where(n > 0, tested.by, "")
-    return {**numbers, "diff_interval": _by(bands.difference.by[1:], table), "test": _by(tests[1:], table)}
+    return {**numbers, "diff_interval": made_by(bands.difference.by[1:], table), "test": made_by(tests[1:], table)}
 
 
-def _by(names: Iterable[str], table: Answers) -> NDArray[Any]:
+def made_by(names: Iterable[str], table: Answers) -> NDArray[Any]:
     """What numbers were made by, with what told the images apart."""
     said = CLUSTERED.replace(BY_IMAGE, table.clustered_by)
     return np.array([str(name).replace(CLUSTERED, said) for name in names], dtype=object)

@@ -5,6 +5,7 @@
     measures.csv         what was measured on the forward, mean per grid point
     token_quality.csv    do the kept tokens hold the answer?
     agreement.csv        do two methods keep the same tokens? (Jaccard)
+    rescued.csv          what each method gets right where a control is wrong, see `results.analysis.rescue`
     ablation_summary.csv   the runs of an ablation side by side
     *.json               the originals' schemas, see `originals.py`; each with a sidecar, NAME.provenance.json
 
@@ -24,14 +25,15 @@ from results.analysis.kept_quality import agreement, kept_masks, overlap
 from results.analysis.matrix import Answers
 from results.analysis.measured import measure_summary
 from results.analysis.metrics import answers, summarise
+from results.analysis.rescue import CONTROLS, controls_of, rescue
 from results.analysis.task_metrics import task_metrics
 from results.disk import make_folder, write_whole
 from results.escaping import csv_text
 from results.exchange.originals import Found, PromisedFile, ablation_table, accuracies, promised_files
 from results.experiment import Experiment
 from results.latencies import latencies
+from strategies.catalog import KEEP_NOTHING
 
-CUTOFF = "cutoff"  # the strategy that keeps nothing
 LAYER_CUTOFF_FILE = "fastv_layer_cutoff_results.json"
 
 
@@ -59,7 +61,7 @@ def layer_cutoff(table: Answers) -> LayerCutoff | None:
     scan = {
         point.layer: row
         for row, point in reversed(list(enumerate(images.points)))  # the first of equal layers stays
-        if point.strategy == CUTOFF and point.positions is None
+        if point.strategy in KEEP_NOTHING and point.positions is None
     }
     finished = {
         layer: row for layer, row in sorted(scan.items()) if (images.answered_PS[row] | images.failed_S)[answered].all()
@@ -124,6 +126,8 @@ def write_exports(experiment: Experiment) -> list[Path]:
         written.append(_csv(folder / "token_quality.csv", overlap(masks)))
         if len(alike := agreement(masks)):
             written.append(_csv(folder / "agreement.csv", alike))
+    if (control := next(iter(controls_of(experiment.points)), "")) in CONTROLS:
+        written.append(_csv(folder / "rescued.csv", rescue(table, control)))
     if (runs := ablation_table(rows, experiment.points)) is not None:
         written.append(_csv(folder / "ablation_summary.csv", runs))
     if (scan := layer_cutoff(table)) is not None:

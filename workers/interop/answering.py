@@ -57,7 +57,7 @@ class PrunedModel:
             image_mode: one of the checkpoint's; auto: what it was made with.
             min_pixels, max_pixels: of an image, where the model looks at each in its own size.
             conversation: vicuna_v1, llava_v1 or chat_template; auto: as the checkpoint was trained.
-            params: the strategy's own parameters.
+            params: the strategy's own parameters, and ``positions``, keep or compact.
 
         Raises:
             UsageError: a setting is unknown or does not fit the model.

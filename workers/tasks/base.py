@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,8 @@ class Verdict:
 class Scorer(Protocol):
     """A scoring rule: an answer's text and the sample it answers -> verdict."""
 
+    __name__: str
+
     def __call__(self, answer: str, sample: Sample) -> Verdict: ...
 
 
@@ -104,8 +107,15 @@ class Task:
     # score, correct; one row a question) the figures that are published; the headline is the one quoted alone.
     metrics: Callable[[pd.DataFrame], Sequence[Metric]] | None = None
     headline: str = ""
+    judges: tuple[Scorer, ...] = ()  # scoring rules that no other benchmark has, by the names of their functions
+    origin: str | None = None  # source text of a benchmark that is not of this project, see own.py
     # For people, in Markdown: what a question is, which files of whom ``data`` holds, splits, and published figures.
     asks: str = ""
     files: str = ""
     splits: str = ""
     figures: str = ""
+
+    @property
+    def source_hash(self) -> str:
+        """Of a benchmark that is not of this project, part of its cells' address; "" of ours, whose data say it."""
+        return "" if self.origin is None else hashlib.sha256(self.origin.encode()).hexdigest()[:16]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from strategies.own_names import in_file
 from strategies.suggestion import near
 from workers.foreign import readable
 from workers.tasks import answers, prompts
@@ -22,15 +23,33 @@ CATALOG = {
 }
 
 
+ADMITTED: dict[str, Task] = {}  # what a user adds to it in this process, see own.py
+
+
+def find(name: str) -> Task | None:
+    """The benchmark of a name, where this process knows it."""
+    return CATALOG.get(name) or ADMITTED.get(name)
+
+
 def get(name: str) -> Task:
     """Look a benchmark up.
 
     Raises:
-        DataError: unknown name, with a suggestion.
+        DataError: unknown name, with a suggestion; or one of a user's own file, which nobody has named here.
     """
-    if name not in CATALOG:
-        raise DataError(f"unknown task '{name}'{near(name, CATALOG)} (known: {', '.join(CATALOG)})")
-    return CATALOG[name]
+    if (task := find(name)) is not None:
+        return task
+    if in_file(name):
+        raise DataError(f"task '{name}': is of a user's own file, which is run for its sweep file alone: `saccade run`")
+    known = (*CATALOG, *ADMITTED)
+    raise DataError(f"unknown task '{name}'{near(name, known)} (known: {', '.join(known)})")
+
+
+def admit(task: Task) -> Task:
+    """Know a benchmark that is not of this project, in this process; one of the same name from before is forgotten."""
+    assert task.name not in CATALOG
+    ADMITTED[task.name] = task
+    return task
 
 
 def resolved(spec: TaskSpec) -> TaskSpec:
@@ -41,7 +60,7 @@ def resolved(spec: TaskSpec) -> TaskSpec:
     """
     task = get(spec.name)
     scorer = spec.scorer or task.scorers[0]
-    answers.get(scorer)
+    _judge(task, scorer)
     if scorer not in task.scorers:
         raise DataError(f"scorer '{scorer}' cannot judge {task.name} (it takes {', '.join(task.scorers)})")
     split = spec.split or task.split
@@ -58,7 +77,12 @@ def scorer_of(spec: TaskSpec) -> Scorer:
     """
     name = resolved(spec).scorer
     assert name is not None
-    return answers.get(name)
+    return _judge(get(spec.name), name)
+
+
+def _judge(task: Task, name: str) -> Scorer:
+    own = {judge.__name__: judge for judge in task.judges}
+    return own[name] if name in own else answers.get(name)
 
 
 @readable(DataError)

@@ -107,7 +107,7 @@ def drop(batch: Batch, layer: int, kept: Sequence[Tensor], compact: bool, hidden
     Args:
         batch: gets the new group.
         layer: the first that runs without them.
-        kept: per sample (K,) int64 ascending, indices into its living visual tokens.
+        kept: per sample (K,) int64, indices into its living visual tokens, in the order in which they go on.
         compact: whether position ids are renumbered without gaps, also those of earlier drops; else they stay.
         hidden_BWD: residual stream in the columns of the last group.
 
@@ -125,6 +125,9 @@ def drop(batch: Batch, layer: int, kept: Sequence[Tensor], compact: bool, hidden
     lengths = [system + end for system, end in zip(batch.system, ends, strict=True)]
     width = max(lengths)
     columns_BW = alive_BW.byte().argsort(dim=1, stable=True)[:, -width:]  # the living last, in their order
+    if not compact:  # whose positions go with the tokens, in the order in which these were chosen
+        for sample, (kept_K, end) in enumerate(zip(kept, ends, strict=True)):
+            columns_BW[sample, width - end : width - end + len(kept_K)] = before.visual_at[sample] + kept_K
     rows_BW, left_BW = before.rows_BW.gather(1, columns_BW), alive_BW.gather(1, columns_BW)
     shift_BS = before.shift_BS
     if compact:

@@ -88,7 +88,7 @@ class Recomputed:
             yield Finding(
                 well=True,
                 text=f"not checked: {self.refused[0]}{more}, whose tokens an earlier version drew at random under the "
-                "name of a method; today only `random` draws",
+                "name of a method; today only those draw that say so",
             )
         if self.foreign:
             more = f" and {len(self.foreign) - 1} others" if self.foreign[1:] else ""

@@ -107,3 +107,12 @@ def test_everybody_gets_their_own_answers_in_order(counts, size, lanes):
     assert sorted(number for _, batch in doubling.batches for number in batch) == sorted(
         number for items in asked for number in items
     )
+
+
+def test_nobody_waits_for_lanes_that_are_closed():
+    lanes = Lanes(torch.device("cpu"), 1)
+    mixer = Mixer(lanes, lambda key, batch: batch, lambda: Counted(2))
+    lanes.close()
+    for _ in range(2):  # and the count of lanes that are busy is right afterwards
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            mixer.run("a", range(5))

@@ -98,7 +98,12 @@ class Mixer(Generic[Key, Item, Result]):
             else:
                 break
             self._running += 1
-            self._lanes.submit(self._work, key, batch)
+            try:
+                self._lanes.submit(self._work, key, batch)
+            except RuntimeError as error:  # lanes that are closed take nothing: nobody may wait for it
+                self._running -= 1
+                for one in batch:
+                    one.answer.set_exception(error)
         self._changed.notify_all()
 
     def _work(self, key: Key, batch: Sequence[_Asked[Item, Result]]) -> None:

@@ -22,9 +22,11 @@ from orchestrator.suite import PreparedMember, prepare_suite, run_suite
 from orchestrator.sweep.mistakes import SpecError
 from orchestrator.sweep.source import SUITES, shipped_sweeps
 from orchestrator.sweep.suite import is_suite, load_suite
+from results.analysis import published
 from results.analysis.benchmark_table import BenchmarkTable, benchmark_table
 from results.disk import StoreError
 from results.exchange.benchmark_text import printable, rendered
+from results.literature import LINEAGES, Lineage, Published
 from results.suites import Results, SuiteMember, read_suite, results_of, write_suite
 from small_qwen import make_qwen
 from strategies.errors import UsageError
@@ -250,6 +252,46 @@ def test_what_is_not_there_is_an_empty_cell(found, tmp_path):
     assert table.notes == ("third: 1 grid points are not finished", "fourth: has no answers yet")
     header, body = printable(table)
     assert body[1][header.index("third")] == ""
+
+
+@pytest.fixture
+def literature(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One method at 32 tokens from layer 2 on, 40 on average, and one at a budget that is not here."""
+    rows = tuple(
+        Published(method=name, tokens=tokens, figures={"scienceqa": 45.0, "pope": 80.0})
+        for name, tokens in (("Theirs", 40), ("Other", 4))
+    )
+    known = Lineage(origin="copied", unpruned={"scienceqa": 90.0}, mme="total", rows=rows)
+    monkeypatch.setitem(published.LINEAGES, "T", known)
+    monkeypatch.setattr(published, "SIZE", (8, 64, None))
+
+
+def test_published_figures_stand_beside_ours(found, literature):
+    one = found[:1]
+    table = published.with_published(benchmark_table(one), one, "T")
+    assert [row.method for row in table.rows] == [
+        *("un-pruned", "fastv", "l2_norm", "random"),
+        "Theirs (copied)",
+        *("fastv", "l2_norm", "random"),
+    ]
+    theirs = table.rows[4]
+    assert (theirs.budget, theirs.cells["first"].value) == (table.rows[3].budget, 45.0)
+    assert theirs.mean == theirs.cells["first"].relative == 50.0
+    assert np.isnan(theirs.low)
+    (note,) = table.notes
+    assert note.startswith("first: the un-pruned model has 100.0 here and 90 in the literature")
+    assert "Theirs (copied)" in rendered(table, "latex")
+    with pytest.raises(UsageError, match=r"--published D: is none of A \(copied from paper to paper\)"):
+        published.with_published(table, one, "D")
+    with pytest.raises(UsageError, match=r"its figures are of LLaVA-1\.5-7B on benchmarks that are not here"):
+        published.with_published(table, [], "A")
+
+
+def test_the_lineages_are_whole():
+    assert {key: len(one.rows) for key, one in LINEAGES.items()} == {"A": 37, "B": 20, "C": 21}
+    figures = [value for one in LINEAGES.values() for row in one.rows for value in row.figures.values()]
+    assert all(30 < value < 100 or 900 < value < 1900 for value in figures)
+    assert sum(len(row.figures) for row in LINEAGES["A"].rows) == 37 * 5 - 4  # ranges are left out
 
 
 def test_every_form_says_the_same(found):

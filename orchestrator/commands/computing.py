@@ -13,6 +13,7 @@ from orchestrator.commands.options import Changes, Cluster, GpuMemory, Out, Poin
 from orchestrator.commands.shown import (
     console_of_command,
     counter,
+    make_benchmark_table,
     show_benchmark_table,
     show_result,
     teller,
@@ -107,7 +108,7 @@ def _run_suite(
     options = workers.options(pictures=pictures)
     with followed(out or Path("experiments") / suite.name, teller(console)) as folder:
         run_suite(suite.name, members, folder, options, console, partial(show_result, console))
-        show_benchmark_table(console, [folder])
+        show_benchmark_table(console, make_benchmark_table([folder]))
     show_notes(console, left_out)
 
 

@@ -11,7 +11,13 @@ import typer
 
 from orchestrator.commands.calling import command
 from orchestrator.commands.options import Place, Points
-from orchestrator.commands.shown import console_of_command, draw, show_benchmark_table, write_results
+from orchestrator.commands.shown import (
+    console_of_command,
+    draw,
+    make_benchmark_table,
+    show_benchmark_table,
+    write_results,
+)
 from results.escaping import terminal_text
 
 
@@ -90,20 +96,25 @@ def table(
     against: Annotated[
         str | None, typer.Option(help="Hold all methods against this one at each budget, e.g. random.")
     ] = None,
+    published: Annotated[
+        str | None,
+        typer.Option(
+            help="Papers' figures of LLaVA-1.5-7B beside yours: A or B, copied from paper to paper; C, re-run."
+        ),
+    ] = None,
     form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TABLE,
 ) -> None:
     """Put a suite's benchmarks into the papers' table: method x budget x benchmark, and the mean of the un-pruned."""
-    from results.analysis.benchmark_table import benchmark_table
     from results.exchange.benchmark_text import rendered
     from results.location import located
-    from results.suites import results_of
 
     with ExitStack() as stack:
         folders = [stack.enter_context(located(place, exists=True)) for place in places]
+        made = make_benchmark_table(folders, against, published)
         if form is Format.TABLE:
-            show_benchmark_table(console_of_command(), folders, against)
+            show_benchmark_table(console_of_command(), made)
         else:
-            typer.echo(rendered(benchmark_table(results_of(folders), against), form.value), nl=False)
+            typer.echo(rendered(made, form.value), nl=False)
 
 
 @command

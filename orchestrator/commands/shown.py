@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from orchestrator.run import RunResult
+    from results.analysis.benchmark_table import BenchmarkTable
     from results.experiment import Experiment
 
 LOG_WIDTH = 120  # of a file or pipe, where rich would wrap the tables at 80
@@ -88,14 +89,23 @@ def write_results(console: Console, experiment: Experiment) -> None:
             console.print(what + named(paths, experiment.path / "exports"), soft_wrap=True)
 
 
-def show_benchmark_table(console: Console, folders: Sequence[Path], against: str | None = None) -> None:
+def make_benchmark_table(
+    folders: Sequence[Path], against: str | None = None, published: str | None = None
+) -> BenchmarkTable:
     """Of a suite, or of experiments side by side."""
-    from orchestrator.show import show_notes, text_table
     from results.analysis.benchmark_table import benchmark_table
-    from results.exchange.benchmark_text import NOTE, printable
+    from results.analysis.published import with_published
     from results.suites import results_of
 
-    table = benchmark_table(results_of(folders), against)
+    found = results_of(folders)
+    table = benchmark_table(found, against)
+    return table if published is None else with_published(table, found, published)
+
+
+def show_benchmark_table(console: Console, table: BenchmarkTable) -> None:
+    from orchestrator.show import show_notes, text_table
+    from results.exchange.benchmark_text import NOTE, printable
+
     console.print(text_table(*printable(table)), soft_wrap=True, highlight=False)
     console.print(NOTE, soft_wrap=True)
     show_notes(console, table.notes)

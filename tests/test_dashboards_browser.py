@@ -102,7 +102,7 @@ def plotted(page, card: str) -> None:
     page.wait_for_selector(f"#card-{card} .js-plotly-plot .main-svg", timeout=20_000)
 
 
-@pytest.mark.parametrize("look", ["light", "dark"])
+@pytest.mark.parametrize("look", ["light", pytest.param("dark", marks=pytest.mark.system)])
 def test_every_page_opens_without_a_word_on_the_console(page, address: str, look: str) -> None:
     page.emulate_media(color_scheme=look)
     page.goto(address)
@@ -153,6 +153,7 @@ def test_a_filter_in_the_url_restores_the_view_and_choosing_one_changes_the_url(
     assert "random" in boxes.inner_text()
 
 
+@pytest.mark.system
 def test_zoom_survives_new_data(page, tmp_path: Path) -> None:
     path = tmp_path / "live"
     write_fake_experiment(path, samples=60, done=30)
@@ -201,6 +202,7 @@ def test_an_experiment_that_is_moved_away_stays_on_the_page_and_comes_back(page,
         wait_for(lambda: stands_still(page))
 
 
+@pytest.mark.system
 def test_the_controls_follow_a_sweep_that_grows(page, tmp_path: Path) -> None:
     path = tmp_path / "live"
     grid = [unpruned_point(LAYERS, VISUAL_TOKENS)]

@@ -390,6 +390,7 @@ def saccade(*arguments: str) -> Result:
     return result
 
 
+@pytest.mark.system
 def test_errors_of_the_command_line(place, machine):
     for arguments, says in (
         (("status", str(place)), "there is nothing; `saccade run ... --out"),

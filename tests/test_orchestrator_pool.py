@@ -149,6 +149,7 @@ class TestRayPool:
         assert "(no answer for 10 min 00 s over sample s5), 1 sample recorded as failed" in ended[1]
         wait_for(lambda: not alive({int(first[2]), int(alone[2])}))
 
+    @pytest.mark.system
     @pytest.mark.usefixtures("hours")
     def test_a_stopped_worker_is_replaced_and_no_sample_blamed(self, spec, expected):
         with RayPool(spec, PoolOptions(engine=stub_engine.StoppedEngine, workers=1)) as pool:
@@ -166,6 +167,7 @@ class TestRayPool:
             assert cells(list(pool.results(UNITS))) == expected
         assert "a worker was lost while it loaded the model (the model was not there after 5 s)" in events[0]
 
+    @pytest.mark.system
     def test_a_model_that_does_not_fit_is_tried_again_and_then_told(self, spec):
         events: list[str] = []
         with (

@@ -17,6 +17,7 @@ from workers.json_file import UnreadableError, read_json
 
 FILE = "suite.json"
 MAX_BYTES = 2**20
+TITLE = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # of a benchmark or a model: also its folder's name
 
 
 class SuiteMember(BaseModel):
@@ -24,8 +25,8 @@ class SuiteMember(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    model: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$")] = ""  # "" where there is one model
-    benchmark: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    model: Annotated[str, Field(pattern=rf"^$|{TITLE}")] = ""  # "" where there is one model
+    benchmark: Annotated[str, Field(pattern=TITLE)]
 
     @property
     def folder(self) -> Path:

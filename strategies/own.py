@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -30,13 +30,7 @@ class RuleError(UsageError):
     """A rule that is not of this project cannot be used. The message says where and why."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OwnRule:
-    """A rule on its way to another process."""
-
-    name: str  # in grid points
-    source: str  # its hash, which must come out there too
-    text: str | None  # of its file; None: of a package that must be installed there
+OwnRule = own_code.OwnCode
 
 
 def from_text(file: str, text: str, name: str) -> Strategy:
@@ -95,13 +89,7 @@ def admit(rules: Iterable[OwnRule]) -> None:
     Raises:
         RuleError: one does not run here, or is of another version.
     """
-    for rule in rules:
-        file, _, name = rule.name.rpartition(":")
-        made = from_package(rule.name) if rule.text is None else from_text(file, rule.text, name)
-        if made is None:
-            raise RuleError(f"strategy '{rule.name}': its package is not installed here; install it on every machine")
-        if made.source_hash != rule.source:
-            raise RuleError(f"strategy '{rule.name}': another version is installed here; install the same everywhere")
+    own_code.admit(rules, "strategy", RuleError, from_package, from_text)
 
 
 def _strategy(made: Any, name: str, source: str) -> Strategy:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import linecache
 import sys
 import traceback
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from strategies.errors import SaccadeError
 from strategies.suggestion import near
@@ -52,6 +53,46 @@ def of_package(group: str, name: str, kind: str, error: type[SaccadeError]) -> t
         return None
     package = package_of(found[0])
     return run(package, found[0].load, error), package
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnCode:
+    """A rule or a benchmark on its way to another process."""
+
+    name: str  # in grid points, or in a `TaskSpec`
+    source: str  # its hash, which must come out there too
+    text: str | None  # of its file; None: of a package that must be installed there
+
+
+class Hashed(Protocol):
+    """What is in a catalog."""
+
+    @property
+    def source_hash(self) -> str: ...
+
+
+def admit(
+    sent: Iterable[OwnCode],
+    kind: str,
+    error: type[SaccadeError],
+    from_package: Callable[[str], Hashed | None],
+    from_text: Callable[[str, str, str], Hashed],
+) -> None:
+    """Know what another process has sent.
+
+    Args:
+        sent: by that process.
+        kind: for messages, ``strategy``.
+        error: raised where one does not run here, or is of another version.
+        from_package, from_text: take one into the catalog, by its name, or by file, text and name in it.
+    """
+    for one in sent:
+        file, _, name = one.name.rpartition(":")
+        made = from_package(one.name) if one.text is None else from_text(file, one.text, name)
+        if made is None:
+            raise error(f"{kind} '{one.name}': its package is not installed here; install it on every machine")
+        if made.source_hash != one.source:
+            raise error(f"{kind} '{one.name}': another version is installed here; install the same everywhere")
 
 
 def registered(group: str) -> list[EntryPoint]:

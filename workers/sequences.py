@@ -184,7 +184,9 @@ class Packing:
         self._key_starts: dict[TokenSequence, int] = {}
         self._keys: dict[TokenSequence, tuple[slice, ...]] = {}
         self._runs_N6 = np.empty((0, 6), dtype=np.int64)  # the keys of each sequence, see ``flash.key_runs``
-        self._queries_N3 = np.empty((0, 3), dtype=np.int64)  # first row of its block, last, whether the next is of it
+        self._queries_N3 = np.empty(
+            (0, 3), dtype=np.int64
+        )  # its block's first row, the row behind; 1: the next goes on
         self._positions: Tensor | None = None
         self._tiles: Tensor | None = None
         self._given_rows = 0

@@ -80,8 +80,12 @@ def shipped_text(name: str) -> str:
     for kind in (SWEEPS, SUITES):
         if name in shipped_sweeps(kind):
             return (_folder(kind) / f"{name}.yaml").read_text(encoding="utf-8")
+    raise SpecError(f"{name}: {_none_of(name)}")
+
+
+def _none_of(name: str) -> str:
     names = [*shipped_sweeps(), *shipped_sweeps(SUITES)]
-    raise SpecError(f"{name}: no shipped sweep{near(name, names)} (shipped: {', '.join(names)})")
+    return f"no shipped sweep{near(name, names)} (shipped: {', '.join(names)})"
 
 
 def headline(text: str) -> str:
@@ -101,20 +105,16 @@ def _find(source: str | Path) -> tuple[str, str]:
     try:
         if path.is_file():
             return str(source), read_text(path, MAX_BYTES)
-        for kind in (SWEEPS, SUITES):
-            if path.name == str(source) and path.stem in shipped_sweeps(kind) and path.suffix in ("", ".yaml"):
-                shipped = f"{path.stem}.yaml"
-                return shipped, (_folder(kind) / shipped).read_text(encoding="utf-8")
+        shipped = (*shipped_sweeps(), *shipped_sweeps(SUITES))
+        if path.name == str(source) and path.stem in shipped and path.suffix in ("", ".yaml"):
+            return f"{path.stem}.yaml", shipped_text(path.stem)
     except UnreadableError as error:
         raise SpecError(str(error)) from error
     except OSError as error:  # its folder may not be looked into, or the name is too long
         raise SpecError(f"{source}: {error.strerror}") from error
     if path.exists():
         raise SpecError(f"{source}: is not a file; give a sweep file, or the name of a shipped sweep")
-    names = [*shipped_sweeps(), *shipped_sweeps(SUITES)]
-    raise SpecError(
-        f"{source}: no such file, and no shipped sweep{near(path.stem, names)} (shipped: {', '.join(names)})"
-    )
+    raise SpecError(f"{source}: no such file, and {_none_of(path.stem)}")
 
 
 def _set(raw: dict[str, Any], key: str, value: Any) -> None:

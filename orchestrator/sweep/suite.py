@@ -24,9 +24,8 @@ from orchestrator.sweep.document import ModelSection, Section, TaskSection, name
 from orchestrator.sweep.mistakes import Check, Mistake, SpecError, checked
 from orchestrator.sweep.source import SweepText, find_sweep
 from orchestrator.sweep.spec import EMBEDDED, SweepSpec, spec_of
+from results.suites import TITLE
 from workers.families.config import ModelError
-
-TITLE = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
 class BenchmarkSection(Section):

@@ -32,13 +32,7 @@ class TaskError(DataError):
     """A benchmark that is not of this project cannot be used. The message says where and why."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OwnTask:
-    """A benchmark on its way to another process."""
-
-    name: str  # in a `TaskSpec`
-    source: str  # its hash, which must come out there too
-    text: str | None  # of its file; None: of a package that must be installed there
+OwnTask = own_code.OwnCode
 
 
 def from_text(file: str, text: str, name: str) -> Task:
@@ -96,13 +90,7 @@ def admit(tasks: Sequence[OwnTask]) -> None:
     Raises:
         TaskError: one does not run here, or is of another version.
     """
-    for task in tasks:
-        file, _, name = task.name.rpartition(":")
-        made = from_package(task.name) if task.text is None else from_text(file, task.text, name)
-        if made is None:
-            raise TaskError(f"task '{task.name}': its package is not installed here; install it on every machine")
-        if made.source_hash != task.source:
-            raise TaskError(f"task '{task.name}': another version is installed here; install the same everywhere")
+    own_code.admit(tasks, "task", TaskError, from_package, from_text)
 
 
 def _task(made: Any, name: str, place: str, source: str, text: str) -> Task:

@@ -184,9 +184,8 @@ class Packing:
         self._key_starts: dict[TokenSequence, int] = {}
         self._keys: dict[TokenSequence, tuple[slice, ...]] = {}
         self._runs_N6 = np.empty((0, 6), dtype=np.int64)  # the keys of each sequence, see ``flash.key_runs``
-        self._queries_N3 = np.empty(
-            (0, 3), dtype=np.int64
-        )  # its block's first row, the row behind; 1: the next goes on
+        # Of each the first row of its block of queries, the row behind it, and 1 where the next goes on with it.
+        self._queries_N3 = np.empty((0, 3), dtype=np.int64)
         self._positions: Tensor | None = None
         self._tiles: Tensor | None = None
         self._given_rows = 0

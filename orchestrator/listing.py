@@ -209,9 +209,14 @@ def _acts(strategy: Strategy) -> str:
         (strategy.merge is not None, "merges what goes"),
         (strategy.rows is not None, "makes rows of its own"),
         (strategy.own_positions(_first_layer(strategy), sys.maxsize, {}) == ("compact",), "positions renumbered"),
-        (strategy.draws, f"draws for each {strategy.draws_per}"),
+        (bool(strategy.draws), _draws(strategy)),
     ]
     return ", ".join([acts, *(words for so, words in more if so)])
+
+
+def _draws(strategy: Strategy) -> str:
+    how = "" if isinstance(strategy.draws, bool) else f" with {': '.join(strategy.draws)}"
+    return f"draws for each {strategy.draws_per}{how}"
 
 
 def _values(hint: Any, many: int) -> str:

@@ -373,3 +373,10 @@ def test_the_source_hash_covers_what_a_strategy_imports():
     hashes = [get(name).source_hash for name in ("fps", "fps_merged", "divprune", "max_head", "text_weighted")]
     assert len(set(hashes)) == len(hashes)
     assert get("fastv").source_hash == get("avg_all_heads").source_hash
+    fps = get("fps")  # whose draw questions about an image once shared
+    assert (
+        fps.source_with({"start": "first"})
+        == fps.source_with({})
+        == fps.source_hash
+        != fps.source_with({"start": "drawn"})
+    )

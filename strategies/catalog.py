@@ -313,6 +313,8 @@ def _complaint(hint: Any, value: Any, heads: int | None) -> str | None:
     if hint is float:
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         return None if number else f"{value!r} is not a number"
+    if hint is str:
+        return None if isinstance(value, str) else f"{value!r} is not a text; put it in quotes"
     return None if isinstance(value, hint) else f"{value!r} is not {hint.__name__}"
 
 

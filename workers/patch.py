@@ -128,6 +128,8 @@ def _checked(
     text, visual = parts.decoder.config, parts.visual_tokens
     layers = text.num_hidden_layers
     strategy = catalog.get(name)
+    if strategy.smaller and 0 < rank != visual:
+        raise UsageError(f"{name} shows the model a smaller image, and chooses no tokens; give its processor one")
     if not 0 <= layer <= layers:
         raise UsageError(f"layer {layer} is outside 0..{layers}, the model's decoder layers")
     if strategy.fixed_rank is None and not 0 <= rank <= (rank if visual is None else visual):

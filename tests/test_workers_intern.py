@@ -21,6 +21,7 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optim
 
 from examples import few
 from naive import naive_answer, seeds_of
+from orchestrator.sweep.spec import load_sweep
 from small_intern import KINDS, LARGE_TOWER, LAYERS, OTHER_TOWER, TOWER, make_intern
 from small_qwen import noise
 from strategies import catalog as rules
@@ -322,3 +323,14 @@ def test_what_does_not_fit_is_one_line(tmp_path, file, changes, spec, message):
     with pytest.raises(ModelError, match=message) as caught:
         load_model(ModelSpec(**{"path": str(tmp_path), "image_mode": "tiles", **spec}), "cpu")
     assert "\n" not in str(caught.value)
+
+
+def test_a_sweep_file_of_it(tmp_path, small_scienceqa):
+    """Its image mode and conversation where nothing is named, and where its own are; shares stay shares."""
+    folder, sweep = make_intern(tmp_path / "intern"), tmp_path / "sweep.yaml"
+    for model in (str(folder), f"{{path: {folder}, image_mode: tiles}}"):
+        grid = "[{strategy: fastv, layer: 1, rank: [22.2%, 8]}]"
+        sweep.write_text(f"model: {model}\ndata: {small_scienceqa}\ngrid: {grid}\n")
+        spec = load_sweep(sweep, gpu=False)
+        assert (spec.engine.model.image_mode, spec.engine.task.conversation) == ("tiles", "chat_template")
+        assert [(point.kept, point.of(8).rank) for point in spec.points[1:]] == [("8", 8), ("22.2%", 2)]

@@ -195,6 +195,7 @@ class Engine:
                 layers=layers,
                 heads=self.model.config.heads,
                 class_token=self.model.config.class_token,
+                clip=self.model.config.clip,
                 side=self.model.config.side,
                 positions=point.positions,
                 position_parts=self.model.config.position_parts,

@@ -199,6 +199,7 @@ def _complaint(
         layers=config.layers,
         heads=config.heads,
         class_token=config.class_token,
+        clip=config.clip,
         side=config.side,
         positions=positions,
         position_parts=config.position_parts,

@@ -331,6 +331,7 @@ class Engine:
             log.warning(note)
         # Out here nothing holds the exception, whose traceback holds the tensors that did not fit.
         if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)  # copies under way have nobody who waits for them now
             torch.cuda.empty_cache()
         if smaller:
             return Part.of([Part(notes=(note,)), self._answer_or_split(points, batch, alone)])

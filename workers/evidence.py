@@ -165,7 +165,7 @@ def needed(points: Iterable[GridPoint]) -> frozenset[str]:
 
 def draws_per_image(points: Iterable[GridPoint]) -> bool:
     """Whether a strategy of some grid points draws for each image, whose pixels then have to be named."""
-    return any(strategy.draws and strategy.draws_per == "image" for strategy in _choosing(points))
+    return any(bool(strategy.draws) and strategy.draws_per == "image" for strategy in _choosing(points))
 
 
 def stages_of(point: GridPoint) -> tuple[Stage, ...]:
@@ -288,18 +288,22 @@ def reads_entered(needs: frozenset[str]) -> bool:
     return any(one.entered for one in _all(needs))
 
 
-def reads_question(strategy: Strategy) -> bool:
+def reads_question(strategy: Strategy, params: Mapping[str, Any] = {}) -> bool:
     """Whether two questions about one image may have it keep other tokens; so does what draws for each question.
 
     Of a method of several stages each has to be asked.
     """
-    drawn_anew = strategy.draws and strategy.draws_per == "question"
+    drawn_anew = strategy.reads_seed(params) and strategy.draws_per == "question"
     return drawn_anew or any(one.site is not Site.TOWER and not one.image_only for one in _all(strategy.needs))
 
 
 def point_reads_question(point: GridPoint) -> bool:
     """The same of a grid point, in any of its stages; of the un-pruned model never."""
-    return any(map(reads_question, _choosing([point])))
+    return any(map(stage_reads_question, stages_of(point)))
+
+
+def stage_reads_question(stage: Stage) -> bool:
+    return reads_question(catalog.get(stage.strategy), dict(stage.params))
 
 
 def complaint(

@@ -213,7 +213,7 @@ def footprint(
         starts[first.layer] = min(own, starts.get(first.layer, after) + kept)
         rows, shares = 0, further
         for stage in stages:
-            shares = shares and not evidence.reads_question(catalog.get(stage.strategy))
+            shares = shares and not evidence.stage_reads_question(stage)
             kept = 0 if shares else stage.rank
             changes[stage.layer] += kept + after - rows
             rows = kept + after

@@ -140,6 +140,7 @@ def _checked(
         layers=layers,
         heads=text.num_attention_heads,
         class_token=parts.class_token,
+        clip=parts.clip,
         side=0 if visual is None or math.isqrt(visual) ** 2 != visual else math.isqrt(visual),
         positions=positions,
         position_parts=parts.position_parts,
@@ -175,6 +176,7 @@ class _Pruner:
         self.report = Pruning()
         self.ids_BS: Tensor | None = None
         self.tower_call: Call = ((), {})  # the last
+        self.body_call: Call = ((), {})
         self.pictures: Sequence[Tensor] = ()  # some pixels of each image that it was given
         self.seeds: list[Seeds] = []  # per sample
         self.batch: Batch | None = None  # of the forward in progress
@@ -216,10 +218,9 @@ class _Pruner:
 
     def _see_pixels(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         self.tower_call, self.tower_states = (args, kwargs), []
-        given = self.parts.pictures(self.tower_call)
-        self.pictures = [picture[..., ::PIXEL_STRIDE, ::PIXEL_STRIDE] for picture in given]
 
     def _see_tokens(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        self.body_call = (args, kwargs)
         self.ids_BS = args[0] if args else kwargs.get("input_ids")
         if self.ids_BS is None:
             raise UsageError("pruned needs input_ids: in inputs_embeds it cannot see where the image is")
@@ -257,6 +258,9 @@ class _Pruner:
         _check_window(self.decoder.config, seen + ids_BS.shape[1])
         if seen == 0:
             batch = new_batch(ids_BS, given, self.parts.image_token, self.parts.visual_tokens)
+            if self.tower_call != ((), {}):  # ``generate`` calls the tower once, before the body
+                pictures = self.parts.pictures(self.tower_call, self.body_call)
+                self.pictures = [picture[..., ::PIXEL_STRIDE, ::PIXEL_STRIDE] for picture in pictures]
             self.seeds = self._seeds(ids_BS, batch)
             self.images = self._read_images(kwargs["inputs_embeds"], batch)
         else:
@@ -299,13 +303,16 @@ class _Pruner:
         """Per sample what is read of the vision tower and of the input."""
         readers = evidence.tower_readers(self.needs)
         reads = readers and self.tower_states
-        towers = self.parts.read_tower(self.tower_states, self.tower_call) if reads else ()
-        self.tower_call, self.tower_states = ((), {}), []
+        towers = self.parts.read_tower(self.tower_states, self.tower_call, self.body_call) if reads else ()
+        self.tower_call, self.body_call, self.tower_states = ((), {}), ((), {}), []
         if self.asked is not None:
-            for tower in towers:
+            for tower, _ in towers:
                 tower.text_tower = self.asked.tower
         words = self._read_questions(len(batch.groups[0].visual))
-        seen = {name: [rows for tower in towers for rows in read(tower)] for name, read in readers.items()}
+        seen = {
+            name: [rows for tower, of_images in towers for rows in of_images(read(tower))]
+            for name, read in readers.items()
+        }
         found: list[dict[str, Tensor]] = []
         for sample, visual_V in enumerate(batch.groups[0].visual):
             if not len(visual_V):

@@ -105,12 +105,15 @@ class Checkpoint(Protocol):
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # arguments of a module by place and by name
 
 
+OfImages = Callable[["Tensor"], Sequence["Tensor"]]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Parts:
     """Where the parts of a model that transformers built are: for those who hook into its own forward."""
 
     tower: Any  # the module that is given the pixels
-    pictures: Callable[[Call], Sequence[Tensor]]  # from a call of it: the pixels of each image
+    pictures: Callable[[Call, Call], Sequence[Tensor]]  # from a call of it, and of the body: the pixels of each image
     projector: Any  # the module whose output is the visual tokens
     project: Callable[[Tensor], Tensor]  # (P, D) visual tokens of rows as the projector is given them
     body: Any  # the module that takes ``input_ids`` and puts the visual tokens among them
@@ -119,10 +122,11 @@ class Parts:
     visual_tokens: int | None  # V; None: each image has its own number
     position_parts: int  # 1, or 3 for time, height and width
     class_token: bool  # whether the tower has one
+    clip: bool  # whether it is CLIP's
     tower_layers: Sequence[Any]  # each takes hidden states as its first argument, and gives them alone
-    # From what entered each of these layers, and what left the last, and the call of the tower: of all its images,
-    # together or one by one.
-    read_tower: Callable[[Sequence[Tensor], Call], Sequence[Tower]]
+    # From what entered each of these layers, and what left the last, and the calls of tower and body: of all images,
+    # together or one by one, each with what makes (N, P, ...) that is read of it rows (V, ...) of each of its images.
+    read_tower: Callable[[Sequence[Tensor], Call, Call], Sequence[tuple[Tower, OfImages]]]
     # The decoder's method that adds rows to those of visual tokens between layers; called with hidden states (B, S, D),
     # (B, S) bool where these are, and their rows. None: nothing is added.
     adding: str | None = None

@@ -27,6 +27,7 @@ def model_config(config: dict[str, Any], place: Path) -> ModelConfig:
     sizes = decoder_sizes(text, place)
     image_size, patch_size = number(vision, "image_size", 336, place), number(vision, "patch_size", 14, place)
     side, tiling = image_size // patch_size, tiling_of(config, place)
+    clip = vision.get("model_type", "clip_vision_model") in CLASS_TOKEN_TOWERS
     return ModelConfig(
         **sizes,
         image_size=image_size,
@@ -35,7 +36,8 @@ def model_config(config: dict[str, Any], place: Path) -> ModelConfig:
         vision=_vision_config(config, vision, place),
         grid=None if _class_token(config) else (side, side),
         varies=tiling is not None,
-        class_token=vision.get("model_type", "clip_vision_model") in CLASS_TOKEN_TOWERS,
+        class_token=clip,
+        clip=clip,
     )
 
 

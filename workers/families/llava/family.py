@@ -56,7 +56,7 @@ class LlavaFamily:
         side = vision.image_size // vision.patch_size
         return Parts(
             tower=module.model.vision_tower,
-            pictures=lambda call: list(_pixels(call)),
+            pictures=lambda call, _: list(_pixels(call)),
             projector=module.model.multi_modal_projector,
             project=module.model.multi_modal_projector,
             body=module.model,
@@ -65,8 +65,9 @@ class LlavaFamily:
             visual_tokens=side**2 + (config.vision_feature_select_strategy == "full"),
             position_parts=1,
             class_token=vision.model_type in CLASS_TOKEN_TOWERS,
+            clip=vision.model_type in CLASS_TOKEN_TOWERS,
             tower_layers=tower_layers(module),
-            read_tower=lambda states, call: [ClipTower(module, states)],
+            read_tower=lambda states, *_: [(ClipTower(module, states), list)],
         )
 
 

@@ -17,12 +17,13 @@ P pixels.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ from workers.sites import Questions
 
 IMPLEMENTATIONS = ("sdpa", "eager")
 PIXEL_STRIDE = 8  # every eighth pixel of every eighth line names a picture well enough for a draw
+Given = tuple[tuple[Any, ...], dict[str, Any]]  # what a module is called with, by place and by name
 
 _patched: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -174,8 +176,9 @@ class _Pruner:
         self.positions = positions
         self.report = Pruning()
         self.ids_BS: Tensor | None = None
-        self.tower_call: Call = ((), {})  # the last
-        self.pictures: Sequence[Tensor] = ()  # some pixels of each image that it was given
+        self.make_features = parts.body.get_image_features
+        self.call: Call = {}  # for features, the last
+        self.pictures: Sequence[Tensor] = ()  # some pixels of each image of it
         self.seeds: list[Seeds] = []  # per sample
         self.batch: Batch | None = None  # of the forward in progress
         self.batches: weakref.WeakKeyDictionary[Any, Batch] = weakref.WeakKeyDictionary()  # by cache
@@ -188,7 +191,8 @@ class _Pruner:
         """Register every hook; the handles remove them."""
         if not self.stages:
             return  # it never prunes
-        yield self.parts.tower.register_forward_pre_hook(self._see_pixels, with_kwargs=True)
+        seeing = wraps(self.make_features)(partial(self._see_images))  # of which ``generate`` asks what it takes
+        yield Replaced(self.parts.body, "get_image_features", seeing)
         yield self.parts.body.register_forward_pre_hook(self._see_tokens, with_kwargs=True)
         yield self.decoder.register_forward_pre_hook(self._begin, with_kwargs=True)
         yield self.decoder.register_forward_hook(self._end)
@@ -214,15 +218,20 @@ class _Pruner:
 
     # What passes by
 
-    def _see_pixels(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-        self.tower_call, self.tower_states = (args, kwargs), []
-        given = self.parts.pictures(self.tower_call)
+    def _see_images(self, *args: Any, **kwargs: Any) -> Any:
+        """The body's own forward asks it for features, and ``generate`` from transformers 5.24 on before that."""
+        self.call = inspect.signature(self.make_features).bind(*args, **kwargs).arguments
+        self.tower_states = []
+        given = self.parts.pictures(self.call)
         self.pictures = [picture[..., ::PIXEL_STRIDE, ::PIXEL_STRIDE] for picture in given]
+        return self.make_features(*args, **kwargs)
 
     def _see_tokens(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         self.ids_BS = args[0] if args else kwargs.get("input_ids")
         if self.ids_BS is None:
             raise UsageError("pruned needs input_ids: in inputs_embeds it cannot see where the image is")
+        if kwargs.get("pixel_values_videos") is not None or (kwargs.get("mm_encoder_outputs") or {}).get("video"):
+            raise UsageError("pruned takes images; leave pixel_values_videos out")
 
     def _see_positions(self, probe: Probe, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         if self.batch is not None and self.batch.prefill:
@@ -257,6 +266,9 @@ class _Pruner:
         _check_window(self.decoder.config, seen + ids_BS.shape[1])
         if seen == 0:
             batch = new_batch(ids_BS, given, self.parts.image_token, self.parts.visual_tokens)
+            shown, pictures = sum(len(visual_V) > 0 for visual_V in batch.groups[0].visual), len(self.pictures)
+            if 0 < shown < pictures:
+                raise UsageError(f"{pictures} images were given for {shown} samples; pruned takes one image each")
             self.seeds = self._seeds(ids_BS, batch)
             self.images = self._read_images(kwargs["inputs_embeds"], batch)
         else:
@@ -299,13 +311,16 @@ class _Pruner:
         """Per sample what is read of the vision tower and of the input."""
         readers = evidence.tower_readers(self.needs)
         reads = readers and self.tower_states
-        towers = self.parts.read_tower(self.tower_states, self.tower_call) if reads else ()
-        self.tower_call, self.tower_states = ((), {}), []
+        towers, call = self.parts.read_tower(self.tower_states, self.call) if reads else (), self.call
+        self.call, self.tower_states = {}, []
         if self.asked is not None:
             for tower in towers:
                 tower.text_tower = self.asked.tower
         words = self._read_questions(len(batch.groups[0].visual))
-        seen = {name: [rows for tower in towers for rows in read(tower)] for name, read in readers.items()}
+        seen = {
+            name: [rows for tower in towers for rows in self.parts.tokens(read(tower), call)]
+            for name, read in readers.items()
+        }
         found: list[dict[str, Tensor]] = []
         for sample, visual_V in enumerate(batch.groups[0].visual):
             if not len(visual_V):
@@ -355,7 +370,7 @@ class _Pruner:
         """What the decoder adds to visual rows behind a layer, to those that are left."""
         return add_rows(self._running().groups[-1], hidden_BWD, at_BS, rows_ND)
 
-    def _enter(self, layer: int, module: Any, args: tuple, kwargs: dict[str, Any]) -> Call | None:
+    def _enter(self, layer: int, module: Any, args: tuple, kwargs: dict[str, Any]) -> Given | None:
         """Before a layer: drop what is to be dropped here, and give it the mask and positions of its group."""
         batch = self._running()
         hidden_BWD = args[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,8 @@ from workers.families.config import ModelConfig, ModelError
 from workers.sites import Question, Questions, Tower
 from workers.text_tower import TextTower, load_text_tower
 
+PATCHES = 2**15  # that go through the tower together, if several images do: the forward of 1.5 GB in half precision
+READ_PATCHES = 2**13  # where the states between its layers are kept
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -195,6 +197,18 @@ class Model(ABC):
     def letter_tokens(self, letters: str) -> list[int]:
         """The id with which the model begins an answer that is one of the letters."""
         return [self.tokenizer(f"ASSISTANT: {letter}", add_special_tokens=False)["input_ids"][-1] for letter in letters]
+
+
+def together(prompts: Sequence[Encoded], patches: Callable[[Encoded], int], most: int) -> Iterator[list[Encoded]]:
+    """Prompts with images in order, as many at a time as have no more patches, or one."""
+    some: list[Encoded] = []
+    for prompt in prompts:
+        if some and sum(map(patches, (*some, prompt))) > most:
+            yield some
+            some = []
+        some.append(prompt)
+    if some:
+        yield some
 
 
 def default_device() -> str:

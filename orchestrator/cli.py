@@ -20,6 +20,7 @@ COMMANDS = {
     "table": reading.table,
     "import": keeping.import_,
     "latency": computing.latency,
+    "calibrate": computing.calibrate,
     "bench": computing.bench,
     "ablate": computing.ablate,
     "status": reading.status,

@@ -179,20 +179,29 @@ def _needs(strategy: Strategy) -> frozenset[str]:
     """What it reads, in any of its stages."""
     if strategy.schedule is None:
         return strategy.needs
-    stages = strategy.stages(_first_layer(strategy), sys.maxsize, {})
+    stages = strategy.stages(_first_layer(strategy), sys.maxsize, _said_nothing(strategy))
     return frozenset[str]().union(*(catalog.get(stage.strategy).needs for stage in stages))
 
 
 def _positions(strategy: Strategy) -> str:
     """Its own way first, then what a grid entry may ask for instead."""
-    layer, rank = _first_layer(strategy), sys.maxsize
-    own, keeps = strategy.own_positions(layer, rank, {}), strategy.keeps_places(layer, rank, {})
+    own = _own_positions(strategy)
+    keeps = strategy.keeps_places(_first_layer(strategy), sys.maxsize, _said_nothing(strategy))
     others = [one for one in get_args(Positions) if own != (one,) and (one != "keep" or keeps)]
     return " then ".join(own) + "".join(f", or {one}" for one in others)
 
 
+def _own_positions(strategy: Strategy) -> tuple[Positions, ...]:
+    return strategy.own_positions(_first_layer(strategy), sys.maxsize, _said_nothing(strategy))
+
+
 def _first_layer(strategy: Strategy) -> int:
     return 0 if strategy.layers == "input" else 1
+
+
+def _said_nothing(strategy: Strategy) -> dict[str, str]:
+    """In place of the texts that a schedule has to be given."""
+    return {name: "" for name, default in strategy.params.items() if default is REQUIRED}
 
 
 def _acts(strategy: Strategy) -> str:
@@ -208,10 +217,15 @@ def _acts(strategy: Strategy) -> str:
         (strategy.grids is not None, "keeps a smaller square"),
         (strategy.merge is not None, "merges what goes"),
         (strategy.rows is not None, "makes rows of its own"),
-        (strategy.own_positions(_first_layer(strategy), sys.maxsize, {}) == ("compact",), "positions renumbered"),
-        (strategy.draws, f"draws for each {strategy.draws_per}"),
+        (_own_positions(strategy) == ("compact",), "positions renumbered"),
+        (bool(strategy.draws), _draws(strategy)),
     ]
     return ", ".join([acts, *(words for so, words in more if so)])
+
+
+def _draws(strategy: Strategy) -> str:
+    how = "" if isinstance(strategy.draws, bool) else f" with {': '.join(strategy.draws)}"
+    return f"draws for each {strategy.draws_per}{how}"
 
 
 def _values(hint: Any, many: int) -> str:
@@ -226,7 +240,9 @@ def _values(hint: Any, many: int) -> str:
     if get_origin(hint) is Literal:
         words = get_args(hint)
         return " | ".join(map(_word, words[:many])) + (" | ..." if len(words) > many else "")
-    return {bool: "true | false", int: "whole number", float: "number"}.get(hint, getattr(hint, "__name__", "any"))
+    return {bool: "true | false", int: "whole number", float: "number", str: "text"}.get(
+        hint, getattr(hint, "__name__", "any")
+    )
 
 
 def _word(value: Any) -> str:

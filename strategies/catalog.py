@@ -73,7 +73,7 @@ class Strategy:
     positions: Positions = "keep"  # of what is kept; of a schedule its stages say it
     layers: Layers = "any"  # input: only before the first decoder layer
     fixed_rank: int | None = None  # the method itself says how many tokens stay
-    draws: bool = False  # it reads the view's seed
+    draws: bool | tuple[str, str] = False  # it reads the view's seed; of a parameter and its value: with that alone
     draws_per: Literal["question", "image"] = "question"  # what has a seed of its own: all about an image may share one
     merge: Callable[[Tensor, Tensor], Tensor] | None = None  # hidden_VD, kept_K -> (K, D), what goes on in their place
     rows: Callable[..., Tensor] | None = None  # the same of the evidence: view, kept_K, *, params -> (K, D)
@@ -92,6 +92,7 @@ class Strategy:
         assert len(ways) == 1, f"{self.name}: give one of score, order, select, schedule"
         assert self.rows is None or self.positions == "compact", f"{self.name}: rows of its own have no place to keep"
         assert self.rows is None or self.merge is None, f"{self.name}: rows are made in one way"
+        assert isinstance(self.draws, bool) or self.draws[0] in self.params, f"{self.name}: it has no {self.draws[0]}"
         assert self.merge is None or Evidence.HIDDEN in self.needs, f"{self.name}: merging reads the hidden states"
 
     @property
@@ -121,6 +122,18 @@ class Strategy:
         traits += "" if self.draws_per == "question" else f"|draws per {self.draws_per}"
         content = b"".join(file.read_bytes() for file in sorted(files)) + (self.origin or "").encode()
         return hashlib.sha256(content + traits.encode()).hexdigest()[:16]
+
+    def reads_seed(self, params: Mapping[str, Any]) -> bool:
+        """Whether it draws with these parameters."""
+        if isinstance(self.draws, bool):
+            return self.draws
+        name, value = self.draws
+        return bool(params.get(name, self.params[name]) == value)
+
+    def source_with(self, params: Mapping[str, Any]) -> str:
+        """``source_hash``; another where a parameter has it draw: questions about an image once shared that draw."""
+        by_parameter = not isinstance(self.draws, bool) and self.reads_seed(params)
+        return f"{self.source_hash}+draws" if by_parameter else self.source_hash
 
     def check(
         self,
@@ -300,6 +313,8 @@ def _complaint(hint: Any, value: Any, heads: int | None) -> str | None:
     if hint is float:
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         return None if number else f"{value!r} is not a number"
+    if hint is str:
+        return None if isinstance(value, str) else f"{value!r} is not a text; put it in quotes"
     return None if isinstance(value, hint) else f"{value!r} is not {hint.__name__}"
 
 
@@ -327,6 +342,7 @@ TEXT = frozenset({Evidence.TEXT_ROWS})
 TEXT_VOTES = frozenset({Evidence.TEXT_ROWS, Evidence.TEXT_TO_TEXT})
 VISUAL = frozenset({Evidence.VISUAL_ROWS})
 HIDDEN = frozenset({Evidence.HIDDEN})
+DRAWN_START = ("start", "drawn")
 
 FASTV = "FastV, arXiv:2403.06764"
 FASTV_ADVANCED = "HiMAP's FastV Advanced, YangXu-03/Himap-based"
@@ -422,8 +438,15 @@ CATALOG: dict[str, Strategy] = {
             layers="input",
             source=DIVPRUNE,
         ),
-        Strategy(name="fps", order=diversity.fps, needs=HIDDEN, source=SELECTORS),
-        Strategy(name="fps_merged", order=diversity.fps, needs=HIDDEN, merge=merging.softmax_merge, source=SELECTORS),
+        Strategy(name="fps", order=diversity.fps, needs=HIDDEN, draws=DRAWN_START, source=SELECTORS),
+        Strategy(
+            name="fps_merged",
+            order=diversity.fps,
+            needs=HIDDEN,
+            draws=DRAWN_START,
+            merge=merging.softmax_merge,
+            source=SELECTORS,
+        ),
         Strategy(name="tome_centres", select=diversity.tome_centres, needs=HIDDEN, source=SELECTORS),
         Strategy(
             name="tome_merged",

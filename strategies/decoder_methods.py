@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from strategies import dart, sparsevlm, v2drop, vtw
+from strategies import dart, fitprune, sparsevlm, v2drop, vtw
 
 SPARSEVLM = "SparseVLM, arXiv:2410.04417"
 V2DROP = "V2Drop, arXiv:2509.01552"
+FITPRUNE = "FitPrune, arXiv:2409.10197"
 
 
 def _stages(lists: Sequence[tuple[int, int, int]]) -> tuple[tuple[int, tuple[tuple[str, int], ...]], ...]:
@@ -58,5 +59,12 @@ METHODS: tuple[dict[str, Any], ...] = (
         "schedule": v2drop.v2drop,
         "published": tuple((rank, (("second_share", share),)) for rank, share in v2drop.SHARES),
         "source": V2DROP,
+    },
+    {"name": fitprune.STAGE, "score": fitprune.fitprune_stage, "needs": fitprune.NEEDS, "source": FITPRUNE},
+    {
+        "name": "fitprune",
+        "schedule": fitprune.fitprune,
+        "published": fitprune.published(),
+        "source": FITPRUNE,
     },
 )

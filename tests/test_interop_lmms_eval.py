@@ -148,3 +148,23 @@ def test_normalised_answers_equal_lmms_evals():
         )
         for answer in (text, sentence):
             assert normalised(answer) == theirs(answer), answer
+
+
+def test_distances_and_relaxed_numbers_are_lmms_evals():
+    import random
+
+    from lmms_eval.api.metrics import anls
+    from lmms_eval.tasks.chartqa.utils import relaxed_correctness
+
+    from workers.tasks.answers import SCORERS
+    from workers.tasks.base import Sample
+
+    draw = random.Random(0)
+    for _ in range(3000):
+        answer, *answers = ("".join(draw.choices("abB1", k=draw.randint(1, 9))) for _ in range(3))
+        sample = Sample(id="1", question="?", label="", answers=tuple(answers), image=None)
+        assert SCORERS["anls"](answer, sample).score == pytest.approx(anls(answers, [answer])["anls"])
+        said, right = (f"{draw.choice([10, 100, 0, 0.1]) * draw.uniform(0.9, 1.1):.2f}{draw.choice(['', '', '%', 'k'])}"
+                       for _ in range(2))  # fmt: skip
+        ours = SCORERS["relaxed_accuracy"](said, Sample(id="1", question="?", label=right, image=None))
+        assert ours.score == relaxed_correctness(said, right), (said, right)

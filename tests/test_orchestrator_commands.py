@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from orchestrator.cli import app
 from orchestrator.sweep.source import SUITES, shipped_sweeps, shipped_text
+from orchestrator.sweep.spec import load_sweep
 from results.experiment import Experiment
 from workers.saccade_version import saccade_version
 
@@ -71,6 +73,18 @@ def test_a_sweep_that_measures_then_latency_then_compare(sweep: Path, tmp_path: 
     assert stored["rows"][0]["label"] == "un-pruned"
     assert "speed-up" in call("compare", out)
     assert "nothing was missing" in call("run", sweep, "--out", out, "--local")
+
+
+def test_calibration_prints_lines_for_a_grid(sweep: Path) -> None:
+    """Appended to a sweep file they are grid points; a label says of a long list where it begins and its digest."""
+    lines = call("calibrate", sweep, "--questions", 2, "--tokens", 12, "--tokens", 9)
+    sweep.write_text(sweep.read_text() + lines)
+    found = [point for point in load_sweep(sweep).points if point.strategy == "fitprune"]
+    assert [point.layer for point in found] == [1, 1]
+    assert 16 > found[0].rank > found[1].rank
+    long = replace(found[0], params=(("left", ",".join(["16"] * 30)),))
+    assert long.label.startswith(f"fitprune layer=1 rank={long.rank} left=16,16,16,16,16,1...")
+    assert len(long.label) < 60
 
 
 def test_a_change_on_the_command_line_must_be_readable(sweep: Path) -> None:

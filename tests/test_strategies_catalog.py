@@ -45,7 +45,8 @@ def make_view(visual: int, distinct: int | None = None, seed: int = 0, text: int
 
 def some_params(name: str) -> dict:
     """A value for each parameter that has no default."""
-    return {parameter: 2 for parameter, default in get(name).params.items() if default is REQUIRED}
+    given = {"heads_kept": 2, "left": "2"}
+    return {parameter: given[parameter] for parameter, default in get(name).params.items() if default is REQUIRED}
 
 
 def chosen_and_made(strategy: Strategy, view: EvidenceView, rank: int) -> None:
@@ -289,6 +290,10 @@ def test_evenly_spaced_at_every_rank(visual):
         ("himap", {}, {"layer": 2, "rank": 64}, "second_rank: 72 is above the first stage's rank 64"),
         ("himap", {"cutoff_layer": 5}, {"layer": 2}, "cutoff_layer: 5 is not above second_layer 8"),
         ("sparsevlm_plus", {}, {"layer": 7, "rank": 300}, "second_layer: layers 7, 7 and 16 do not rise"),
+        ("fitprune", {"left": 12}, {}, "left: 12 is not a text; put it in quotes"),
+        ("fitprune", {"left": "12 9"}, {}, "left: '12 9' is no text of whole numbers such as '404,368,348'"),
+        ("fitprune", {"left": "12,9,10"}, {}, "left: 10 is above the 9 before it"),
+        ("fitprune", {"left": "12"}, {"layer": 1, "rank": 9}, "left: 12 is above the first stage's rank 9"),
         ("sparsevlm_plus", {}, {"layer": 3, "rank": 99}, "second_rank: 200 is above the first stage's rank 99"),
         (
             "sparsevlm_plus",
@@ -373,3 +378,10 @@ def test_the_source_hash_covers_what_a_strategy_imports():
     hashes = [get(name).source_hash for name in ("fps", "fps_merged", "divprune", "max_head", "text_weighted")]
     assert len(set(hashes)) == len(hashes)
     assert get("fastv").source_hash == get("avg_all_heads").source_hash
+    fps = get("fps")  # whose draw questions about an image once shared
+    assert (
+        fps.source_with({"start": "first"})
+        == fps.source_with({})
+        == fps.source_hash
+        != fps.source_with({"start": "drawn"})
+    )

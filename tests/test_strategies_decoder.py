@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -212,3 +213,37 @@ def test_every_number_of_rows_can_be_had(visual):
         pool = int((visual - kept) * 0.3) + 1
         assert 1 <= merged <= pool
         assert kept == 0 or merged == int(pool / 10) + 1
+
+
+def test_fitprune_keeps_what_text_and_image_look_at(view):
+    """Of each pair of tokens the largest of all heads; in float64, one after the other."""
+    text_HTV, image_HVV = view.attention_HQV.numpy(), view.visual_attention_HVV.numpy()
+    scores = []
+    for token in range(VISUAL):
+        crossing = sum(max(head[row, token] for head in text_HTV) for row in range(TEXT))
+        inside = sum(max(head[row, token] for head in image_HVV) for row in range(VISUAL)) / VISUAL
+        scores.append(crossing * inside)
+    np.testing.assert_allclose(get("fitprune_stage").score(view).numpy(), scores, rtol=1e-12)
+    assert choose(view, "fitprune_stage", 7) == sorted(falling(scores)[:7])
+
+
+def test_fitprune_has_the_published_numbers():
+    """By the authors' count of FLOPs each list saves what it is called by, or less: they round each layer's down."""
+
+    def flop(before: int, after: int) -> int:
+        return 3 * before * 4096**2 + 2 * before**2 * 4096 + after * 4096**2 + 3 * after * 11008 * 4096
+
+    named = (10, 20, 30, 40, 50, 55, 60, 70, 80, 90)
+    for percent, (rank, params) in zip(named, get("fitprune").published, strict=True):
+        stages, left = get("fitprune").stages(1, rank, dict(params)), [576]
+        for layer in range(1, 33):
+            left.append(next((stage.rank for stage in stages if stage.layer == layer), left[-1]))
+        assert left[:2] == [576, rank]
+        assert {stage.strategy for stage in stages} == {"fitprune_stage"}
+        saved = 1 - sum(flop(*pair) for pair in itertools.pairwise(left)) / (32 * flop(576, 576))
+        assert percent - (5 if percent < 50 else 0.6) < 100 * saved <= percent
+
+
+def test_fitprune_leaves_out_layers_in_which_nothing_goes():
+    stages = get("fitprune").stages(2, 20, {"left": "20,18,18,7"})
+    assert stages == tuple(Stage("fitprune_stage", *at) for at in ((2, 20), (4, 18), (6, 7)))

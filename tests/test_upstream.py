@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 import checkpoint_forms as forms
 from orchestrator.tune.trial_records import PENDING, STATE, TrialStates, _metadata, make_trials
 from small_clip import make_clip
+from small_intern import make_intern
 from small_onevision import make_onevision
 from small_qwen import make_qwen
 from workers.families.catalog import load_model, open_checkpoint, parts_of
@@ -246,6 +247,34 @@ def test_transformers_qwen3(tmp_path):
     hidden, at = torch.zeros(1, 3, 2), torch.tensor([[False, True, True]])
     made = decoder._deepstack_process(hidden, at, torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
     assert made.tolist() == [[[0, 0], [1, 2], [3, 4]]], words
+    check_calls(model.module)
+
+
+def test_transformers_intern(tmp_path):
+    """How InternVL's tower is called and calls its layers, names in these, and how images are cut and tokens merged."""
+    import transformers
+
+    words = moved("transformers", "InternVL", "workers/families/intern, workers/patch.py")
+    model = load_model(ModelSpec(path=str(make_intern(tmp_path)), image_mode="tiles"), "cpu")
+    inner, passed, calls = model.module.model, [], []
+    note = lambda _, args, how: calls.append((args, how))  # noqa: E731
+    handles = [inner.vision_tower.register_forward_pre_hook(note, with_kwargs=True)]
+    for layer in inner.vision_tower.encoder.layer:
+        handles.append(layer.register_forward_hook(lambda _, args, out: passed.append((args[0], out))))
+    made = inner.get_image_features(pixel_values=torch.rand(3, 3, 56, 56), return_dict=True, output_hidden_states=True)
+    for handle in handles:
+        handle.remove()
+    assert made.pooler_output.shape == (3, 4, model.config.hidden), words
+    assert calls[0][1].keys() | {"pixel_values"} == calls[0][1].keys(), words
+    for state, (entered, _) in zip(made.hidden_states, passed, strict=False):
+        assert torch.equal(state, entered), words
+    assert torch.equal(made.hidden_states[-1], passed[-1][1]), words
+    order = inner.pixel_shuffle(torch.arange(16.0).view(1, 4, 4, 1), 0.5).view(4, 4)
+    assert order[:2].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7]], words
+    assert hasattr(transformers, "GotOcr2ImageProcessorPil"), words
+    processor = transformers.GotOcr2ImageProcessorPil(size={"height": 56, "width": 56})
+    tiles = processor(np.zeros((60, 120, 3), np.uint8), crop_to_patches=True, max_patches=2, return_tensors="pt")
+    assert tiles["pixel_values"].shape == (3, 3, 56, 56), words
     check_calls(model.module)
 
 

@@ -20,6 +20,7 @@ PARAMS = {
     "vscan": {"second_layer": 3},
     "sparsevlm_plus": {"second_layer": 3, "second_rank": 0, "third_layer": 4, "third_rank": 0},
     "sparsevlm": {"second_layer": 3, "second_rank": 0, "third_layer": 4, "third_rank": 0},
+    "fitprune": {"left": "0"},
     "v2drop": {"second_layer": 3, "third_layer": 4},
 }
 

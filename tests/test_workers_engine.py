@@ -101,7 +101,7 @@ def test_other_shapes_equal_naive(tmp_path, small_scienceqa, layers, heads, kv_h
 def any_point(draw, layers: int, visual: int, heads: int) -> GridPoint:
     """Any strategy of the catalog at any layer and rank that it admits, with drawn parameters."""
     strategy = CATALOG[draw(st.sampled_from(sorted(CATALOG)))]
-    last = layers - {"himap": 1, "pyramiddrop": 2, "sparsevlm": 2, "sparsevlm_plus": 2, "v2drop": 1}.get(
+    last = layers - {"himap": 1, "pyramiddrop": 2, "sparsevlm": 2, "sparsevlm_plus": 2, "v2drop": 1, "fitprune": 1}.get(
         strategy.name, 0
     )  # further stages need later layers
     first = 0 if complaint(strategy, {}, layer=0) is None else 1
@@ -132,6 +132,11 @@ def any_point(draw, layers: int, visual: int, heads: int) -> GridPoint:
         params |= {"second_share": shares[1], "third_share": shares[0]}
     elif strategy.name == "vscan":
         params = {"second_layer": draw(st.integers(1, layers)), "second_share": draw(st.floats(0, 1))}
+    elif strategy.name == "fitprune":
+        left = draw(st.lists(st.integers(0, rank), min_size=1, max_size=layers - layer))
+        params = {"left": ",".join(map(str, sorted(left, reverse=True)))}
+    elif "start" in strategy.params:
+        params = {"start": draw(st.sampled_from(("first", "drawn")))}
     elif "alpha" in strategy.params:
         params = {"alpha": draw(st.floats(0, 1))}
     elif "normalise_by_visible_queries" in strategy.params:

@@ -182,7 +182,7 @@ def test_images_of_many_tiles_go_through_the_tower_one_after_another(engine, mon
     handle = tower.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
     with torch.no_grad():
         together = engine.model.image_features(prompts)
-        monkeypatch.setattr(llava_model, "PATCHES", SIDE**2 * 9)
+        monkeypatch.setattr(llava_model, "TILES", 9)
         apart = engine.model.image_features(prompts)
     handle.remove()
     assert [len(prompt.pixels) for prompt in prompts] == [7, 2, 4, 4, 7]
@@ -275,12 +275,14 @@ def test_several_images_and_videos_are_one_line(engine):
     with pruned(module, "fastv", 1, 4), torch.no_grad():
         with pytest.raises(ValueError, match="leave pixel_values_videos out"):
             module(**engine.model.inputs(prompt), pixel_values_videos=torch.zeros(1, 1, 3, 60, 60))
-        with pytest.raises(ValueError, match="a sample has several images; pruned takes one"):
-            module(**engine.model.inputs(prompt), batch_num_images=torch.tensor([2]))
-        start, pixels = prompt.images[0].start, torch.cat([prompt.pixels] * 2)
-        ids_BS = torch.tensor([[*prompt.ids[:start], *[engine.model.image_token] * prompt.visual, *prompt.ids[start:]]])
-        with pytest.raises(ValueError, match="2 images were given for 1 samples; pruned takes one image each"):
-            module(input_ids=ids_BS, pixel_values=pixels, image_sizes=torch.tensor([SIZES[1]] * 2))
+        start, end = prompt.images[0].start, prompt.images[0].start + prompt.visual
+        for tokens, pixels, how, said in (
+            (2 * prompt.visual, torch.cat([prompt.pixels] * 2), {}, "2 images were given for 1 samples; pruned takes"),
+            (2 * (SIDE**2 + 1), prompt.pixels, {"batch_num_images": torch.tensor([2])}, "a sample has several images"),
+        ):
+            ids_BS = torch.tensor([[*prompt.ids[:start], *[engine.model.image_token] * tokens, *prompt.ids[end:]]])
+            with pytest.raises(ValueError, match=said):
+                module(input_ids=ids_BS, pixel_values=pixels, image_sizes=torch.tensor([SIZES[1]] * 2), **how)
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -177,8 +177,9 @@ def test_questions_that_keep_the_same_tokens_by_chance_share_them(engines, rows,
     engine = engines[1]
     engine.budget = Budget()
     monkeypatch.setitem(engine.samples, "again", replace(engine.samples["a1"], id="again"))
-    for name, kept in (("fastv", 6), ("text_weighted", 6), ("random", 0)):
-        point = GridPoint(strategy=name, layer=1, rank=6)
+    drawn = (("start", "drawn"),)
+    for name, params, kept in (("fastv", (), 6), ("text_weighted", (), 6), ("random", (), 0), ("fps", drawn, 0)):
+        point = GridPoint(strategy=name, layer=1, rank=6, params=params)
         apart, shared, _ = alone_and_together(engine, ["a1", "again"], [point], rows)
         assert [a - b for a, b in zip(apart, shared, strict=True)] == [VISUAL, kept, kept]
         assert_equals_naive(engine, ["a1", "again"], [point])

@@ -143,8 +143,8 @@ def _views(trial: _Trial) -> list[TokenView]:
         return torch.arange(keep, device=view.device)
 
     strategy = trial.strategy
-    kept = {name: getattr(strategy, name) for name in ("needs", "layers", "draws", "draws_per")}
-    probe = Strategy(name=PROBE, select=look, source="", **kept)
+    kept = {name: getattr(strategy, name) for name in ("needs", "layers", "draws_per")}
+    probe = Strategy(name=PROBE, select=look, source="", draws=strategy.reads_seed(trial.params), **kept)
     with _admitted(probe):
         trial.cells([GridPoint(strategy=PROBE, layer=trial.layer, rank=1)])
     assert len(seen) > 1, "no promise is kept where nothing was asked"
@@ -213,7 +213,7 @@ def _repeats(trial: _Trial) -> None:
 
 
 def _says_that_it_draws(trial: _Trial) -> None:
-    if not trial.strategy.draws:
+    if not trial.strategy.reads_seed(trial.params):
         for view in trial.views:
             other = replace(view, seed=view.seed + 1)
             _same(trial.choices(view), trial.choices(other), "under another seed, and does not say that it draws")

@@ -165,7 +165,7 @@ def needed(points: Iterable[GridPoint]) -> frozenset[str]:
 
 def draws_per_image(points: Iterable[GridPoint]) -> bool:
     """Whether a strategy of some grid points draws for each image, whose pixels then have to be named."""
-    return any(strategy.draws and strategy.draws_per == "image" for strategy in _choosing(points))
+    return any(bool(strategy.draws) and strategy.draws_per == "image" for strategy in _choosing(points))
 
 
 def stages_of(point: GridPoint) -> tuple[Stage, ...]:
@@ -288,18 +288,22 @@ def reads_entered(needs: frozenset[str]) -> bool:
     return any(one.entered for one in _all(needs))
 
 
-def reads_question(strategy: Strategy) -> bool:
+def reads_question(strategy: Strategy, params: Mapping[str, Any] = {}) -> bool:
     """Whether two questions about one image may have it keep other tokens; so does what draws for each question.
 
     Of a method of several stages each has to be asked.
     """
-    drawn_anew = strategy.draws and strategy.draws_per == "question"
+    drawn_anew = strategy.reads_seed(params) and strategy.draws_per == "question"
     return drawn_anew or any(one.site is not Site.TOWER and not one.image_only for one in _all(strategy.needs))
 
 
 def point_reads_question(point: GridPoint) -> bool:
     """The same of a grid point, in any of its stages; of the un-pruned model never."""
-    return any(map(reads_question, _choosing([point])))
+    return any(map(stage_reads_question, stages_of(point)))
+
+
+def stage_reads_question(stage: Stage) -> bool:
+    return reads_question(catalog.get(stage.strategy), dict(stage.params))
 
 
 def complaint(
@@ -311,6 +315,7 @@ def complaint(
     layers: int | None = None,
     heads: int | None = None,
     class_token: bool | None = None,
+    clip: bool | None = None,
     side: int | None = None,
     positions: Positions | None = None,
     position_parts: int = 1,
@@ -323,6 +328,7 @@ def complaint(
         layer, rank: of the point; a rank that is not given is not checked.
         layers, heads: of the model; what depends on one that is not given is not checked.
         class_token: whether the model's vision tower has one.
+        clip: whether it may be CLIP's.
         side: of the square that the tokens of each of its images form; 0: they form none.
         positions: of the point.
         position_parts: that a position id of the model has.
@@ -339,11 +345,13 @@ def complaint(
         needs = catalog.get(stage.strategy).needs
         if unknown := [name for name in sorted(needs) if provider_of(name) is None]:
             return f"strategy '{strategy.name}' reads '{unknown[0]}', which nothing provides (workers/evidence.py)"
-        if class_token is False and any(one.class_token or one.text_tower for one in _all(needs)):
-            reads, lacks = f"{strategy.name} reads {words(needs)}", "has no class token"
-            if not any(one.class_token for one in _all(needs)):
-                lacks = "is not CLIP's"
-            return f"{reads}, and this model's tower {lacks}; take `divprune` or `hiprune`, which do without"
+        lacks = {
+            "has no class token": class_token is False and any(one.class_token for one in _all(needs)),
+            "is not CLIP's": clip is False and any(one.text_tower for one in _all(needs)),
+        }
+        if lacking := [what for what, missing in lacks.items() if missing]:
+            reads = f"{strategy.name} reads {words(needs)}"
+            return f"{reads}, and this model's tower {lacking[0]}; take `divprune` or `hiprune`, which do without"
         if stage.layer == 0 and reads_layer_before(needs):
             # FastV's code draws at random there; a draw under a method's name would be taken for the method's.
             reads = f"{strategy.name} reads {words(needs)}"

@@ -174,7 +174,9 @@ class Placement:
                 continue  # nothing is dropped
             strategy = choice.strategy
             # Rows that are made with a look at the question are this question's own, whichever tokens are kept.
-            owner = sequence if strategy.rows and evidence.reads_question(strategy) else sequence.image
+            owner = (
+                sequence if strategy.rows and evidence.reads_question(strategy, dict(choice.params)) else sequence.image
+            )
             positions = self._positions[index] or strategy.positions
             goes_on = (positions, strategy.merge, strategy.rows, choice.params)
             identity = (owner, choice.kept_K.numpy().tobytes(), *goes_on)
@@ -218,8 +220,8 @@ class Placement:
         asked: dict[TokenSequence, dict[Stage, None]] = defaultdict(dict)
         for sequence, stages in waiting:
             for stage in stages.values():
-                reads = evidence.reads_question(catalog.get(stage.strategy))
-                asked[sequence if reads else sequence.image][stage] = None
+                own = evidence.stage_reads_question(stage)
+                asked[sequence if own else sequence.image][stage] = None
         choices = partial(self._choices, layer, packing=packing, hidden_RD=hidden_RD, read=read, ahead=ahead)
         views = self._prepared(asked, packing, hidden_RD, ahead) if layer == 0 else {}
         chosen = {place: dict(choices(place, stages, views.pop(place, None))) for place, stages in asked.items()}

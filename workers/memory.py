@@ -213,7 +213,7 @@ def footprint(
         starts[first.layer] = min(own, starts.get(first.layer, after) + kept)
         rows, shares = 0, further
         for stage in stages:
-            shares = shares and not evidence.reads_question(catalog.get(stage.strategy))
+            shares = shares and not evidence.stage_reads_question(stage)
             kept = 0 if shares else stage.rank
             changes[stage.layer] += kept + after - rows
             rows = kept + after
@@ -403,7 +403,7 @@ def _tower_parameters(config: ModelConfig) -> int:
         return 0
     layer = 4 * vision.hidden**2 + vision.ffn_matrices * vision.hidden * vision.ffn
     given = vision.hidden * vision.features * vision.merge**2
-    inner = config.hidden if vision.merge == 1 else given
+    inner = config.hidden if vision.merge == 1 or vision.tile else given
     made = (1 + vision.deep) * (given * inner + inner * config.hidden)
     return vision.stored_layers * layer + vision.positions * vision.hidden + made
 

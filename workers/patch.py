@@ -142,6 +142,7 @@ def _checked(
         layers=layers,
         heads=text.num_attention_heads,
         class_token=parts.class_token,
+        clip=parts.clip,
         side=0 if visual is None or math.isqrt(visual) ** 2 != visual else math.isqrt(visual),
         positions=positions,
         position_parts=parts.position_parts,
@@ -220,10 +221,7 @@ class _Pruner:
 
     def _see_images(self, *args: Any, **kwargs: Any) -> Any:
         """The body's own forward asks it for features, and ``generate`` from transformers 5.24 on before that."""
-        self.call = inspect.signature(self.make_features).bind(*args, **kwargs).arguments
-        self.tower_states = []
-        given = self.parts.pictures(self.call)
-        self.pictures = [picture[..., ::PIXEL_STRIDE, ::PIXEL_STRIDE] for picture in given]
+        self.call, self.tower_states = inspect.signature(self.make_features).bind(*args, **kwargs).arguments, []
         return self.make_features(*args, **kwargs)
 
     def _see_tokens(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -266,11 +264,9 @@ class _Pruner:
         _check_window(self.decoder.config, seen + ids_BS.shape[1])
         if seen == 0:
             batch = new_batch(ids_BS, given, self.parts.image_token, self.parts.visual_tokens)
-            shown, pictures = sum(len(visual_V) > 0 for visual_V in batch.groups[0].visual), len(self.pictures)
-            if 0 < shown < pictures:
-                raise UsageError(f"{pictures} images were given for {shown} samples; pruned takes one image each")
+            self._see_pictures(ids_BS, batch)
             self.seeds = self._seeds(ids_BS, batch)
-            self.images = self._read_images(kwargs["inputs_embeds"], batch)
+            self.images = self._read_images(kwargs["inputs_embeds"], ids_BS, batch)
         else:
             batch = self._known_batch(cache, ids_BS)
         batch.prefill, batch.attention_mask, batch.inputs = seen == 0, given, {}
@@ -282,6 +278,15 @@ class _Pruner:
         if bool((ids_BS == self.parts.image_token).any()):
             raise UsageError("an image after the first forward of a cache is not supported")
         return self.batches[cache]
+
+    def _see_pictures(self, ids_BS: Tensor, batch: Batch) -> None:
+        """Whose features were asked for; nothing new where a prompt is run again with the same."""
+        if self.call:
+            given = self.parts.pictures(self.call, ids_BS)
+            self.pictures = [picture[..., ::PIXEL_STRIDE, ::PIXEL_STRIDE] for picture in given]
+            shown = sum(len(visual_V) > 0 for visual_V in batch.groups[0].visual)
+            if 0 < shown < len(given):
+                raise UsageError(f"{len(given)} images were given for {shown} samples; pruned takes one image each")
 
     def _seeds(self, ids_BS: Tensor, batch: Batch) -> list[Seeds]:
         """What seeds each sample's draws; beams and further sequences of a sample share it."""
@@ -307,18 +312,18 @@ class _Pruner:
         places = [batch.picture(sample, len(pictures)) for sample in range(len(batch.groups[0].visual))]
         return [b"" if place is None else pictures[place].numpy().tobytes() for place in places]
 
-    def _read_images(self, inputs_BSD: Tensor, batch: Batch) -> list[dict[str, Tensor]]:
+    def _read_images(self, inputs_BSD: Tensor, ids_BS: Tensor, batch: Batch) -> list[dict[str, Tensor]]:
         """Per sample what is read of the vision tower and of the input."""
         readers = evidence.tower_readers(self.needs)
         reads = readers and self.tower_states
-        towers, call = self.parts.read_tower(self.tower_states, self.call) if reads else (), self.call
+        towers = self.parts.read_tower(self.tower_states, self.call, ids_BS) if reads else ()
         self.call, self.tower_states = {}, []
         if self.asked is not None:
-            for tower in towers:
+            for tower, _ in towers:
                 tower.text_tower = self.asked.tower
         words = self._read_questions(len(batch.groups[0].visual))
         seen = {
-            name: [rows for tower in towers for rows in self.parts.tokens(read(tower), call)]
+            name: [rows for tower, of_images in towers for rows in of_images(read(tower))]
             for name, read in readers.items()
         }
         found: list[dict[str, Tensor]] = []

@@ -18,6 +18,7 @@ from strategies.budget import rank_of_share
 from strategies.errors import UsageError
 from strategies.positions import Positions
 
+LONG_TEXT = 32  # letters of a parameter; the words that strategies choose among have fewer
 UNPRUNED = "none"  # the strategy name of the un-pruned model
 
 
@@ -76,6 +77,11 @@ class GridPoint:
         return self.params if self.positions is None else (*self.params, ("positions", self.positions))
 
     @property
+    def said(self) -> str:
+        """The settings for people, ``alpha=0.5``; of a long text its beginning and its digest."""
+        return " ".join(f"{name}={_short(value)}" for name, value in self.settings)
+
+    @property
     def alpha(self) -> float | None:
         """The parameter ``alpha``, where the strategy has one."""
         value = dict(self.params).get("alpha")
@@ -87,7 +93,7 @@ class GridPoint:
         if self.strategy == UNPRUNED:
             return "un-pruned"
         parts = [self.strategy, f"layer={self.layer}", f"rank={self.kept}"]
-        return " ".join(parts + [f"{name}={value}" for name, value in self.settings])
+        return " ".join([*parts, self.said] if self.settings else parts)
 
     def to_json(self) -> dict[str, Any]:
         known = {"strategy": self.strategy, "layer": self.layer, "rank": self.rank, "params": dict(self.params)}
@@ -104,6 +110,11 @@ class GridPoint:
             positions=value.get("positions"),
             share=value.get("share"),
         )
+
+
+def _short(value: Scalar) -> str:
+    text = str(value)
+    return text if len(text) <= LONG_TEXT else f"{text[: LONG_TEXT // 2]}...{content_key(text)[:6]}"
 
 
 @lru_cache(maxsize=2**16)  # asked for each sample anew

@@ -185,6 +185,25 @@ def latency(
 
 
 @command
+def calibrate(
+    sweep: Sweep,
+    changes: Changes,
+    tokens: Annotated[
+        list[int] | None, typer.Option(min=1, help="Visual tokens of a layer on average; repeatable. [192, 128, 64]")
+    ] = None,
+    questions: Annotated[int, typer.Option(min=1, help="How many questions to ask: the first with an image.")] = 32,
+) -> None:
+    """Find how many tokens `fitprune` drops in which layer of a model: prints lines for the grid of a sweep file."""
+    from orchestrator.calibrate import calibrated
+
+    def tried(share: float) -> None:
+        typer.echo(f"a layer may lose {100 * share:.3g} % of the attention ...", err=True)
+
+    for line in calibrated(changes.prepared(sweep), tokens or (192, 128, 64), questions, tried):
+        typer.echo(line)
+
+
+@command
 def bench(context: typer.Context) -> None:
     """Time the shared engine beside real Hugging Face baselines in one process; `saccade bench --help` has options."""
     from workers.speed_test.bench import main as bench_main

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
@@ -98,37 +98,32 @@ def _entry(entry: Entry, place: str, config: ModelConfig | None) -> Check[tuple[
         if strategy is None:
             continue
         if published:
-            settings = yield from _published(strategy, place, layers, config)
+            groups = yield from _published(strategy, place, layers, config)
         else:
             settings = yield from _settings(strategy, place, layers, ranks, budgets)
-        if settings is None:
-            continue
-        for params in (yield from _params(entry, strategy, place, config, len(settings))):
-            if not published:
+            groups = [] if settings is None else [(settings, {})]
+        for settings, theirs in groups:
+            combinations = yield from _params({**theirs, **entry.params}, strategy, place, config, len(settings))
+            if not combinations:
+                break  # the others would say the same
+            for params in combinations:
                 points += yield from _points(strategy, params, settings, entry.all_positions, place, config)
-                continue
-            for layer, rank in settings:
-                theirs = {
-                    name: value for name, value in dict(strategy.published)[rank.tokens] if name not in entry.params
-                }
-                own = tuple({**dict(params), **theirs}.items())
-                points += yield from _points(strategy, own, [(layer, rank)], entry.all_positions, place, config)
     return points, budgets or ()
 
 
 def _published(
     strategy: Strategy, place: str, layers: Sequence[int], config: ModelConfig | None
-) -> Check[list[Setting] | None]:
-    """Of the points that a method's authors give figures for; None where they cannot be said."""
+) -> Check[list[tuple[list[Setting], dict[str, Scalar]]]]:
+    """The points that a method's authors give figures for, each with the parameters that go with it."""
     if not strategy.published:
         yield Mistake(f"{place}.rank", f"{PAPER}: of {strategy.name} no published ranks are known; give numbers")
-        return None
+        return []
     ranks = [rank for rank, _ in strategy.published]
     if config is not None and max(ranks) > config.visual_tokens:
         what = f"{PAPER}: {max(ranks)} is above the model's {config.visual_tokens} visual tokens; give numbers"
         yield Mistake(f"{place}.rank", what)
-        return None
-    return list(itertools.product(layers, map(Rank, ranks)))
+        return []
+    return [([(layer, Rank(rank))], dict(theirs)) for layer in layers for rank, theirs in strategy.published]
 
 
 def _settings(
@@ -204,6 +199,7 @@ def _complaint(
         layers=config.layers,
         heads=config.heads,
         class_token=config.class_token,
+        clip=config.clip,
         side=config.side,
         positions=positions,
         position_parts=config.position_parts,
@@ -331,14 +327,18 @@ def _numbers(
 
 
 def _params(
-    entry: Entry, strategy: Strategy, place: str, config: ModelConfig | None, settings: int
+    asked: Mapping[str, Scalar | list[Scalar]],
+    strategy: Strategy,
+    place: str,
+    config: ModelConfig | None,
+    settings: int,
 ) -> Check[list[tuple[tuple[str, Scalar], ...]]]:
-    """All combinations of a grid entry's parameters for one strategy; defaults are written out.
+    """All combinations of the parameters that are asked of one strategy; defaults are written out.
 
     A default is part of the point, so that giving it explicitly names the same cells.
     """
     lists: dict[str, list[Any]] = {}
-    for name, value in entry.params.items():
+    for name, value in asked.items():
         values = yield from _values(name, value, strategy, f"{place}.{name}", config)
         if values is None:
             return []

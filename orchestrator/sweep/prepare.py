@@ -91,7 +91,7 @@ def _too_many(spec: SweepSpec, available: int) -> Iterator[str]:
 
 
 def _source(point: GridPoint) -> str:
-    return UNPRUNED if point.strategy == UNPRUNED else catalog.get(point.strategy).source_hash
+    return UNPRUNED if point.strategy == UNPRUNED else catalog.get(point.strategy).source_with(dict(point.params))
 
 
 def _versions() -> Iterator[tuple[str, str]]:

@@ -146,7 +146,7 @@ def summarise(table: Answers, references: Sequence[int | None] = ()) -> pd.DataF
             "layer": [point.layer for point in table.points],
             "rank": [point.rank for point in table.points],
             "alpha": np.array([point.alpha for point in table.points], dtype=float),
-            "params": [" ".join(f"{name}={value}" for name, value in point.settings) for point in table.points],
+            "params": [point.said for point in table.points],
             "label": [point.label for point in table.points],
             "n": n,
             "n_expected": len(images.samples),

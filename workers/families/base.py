@@ -99,11 +99,7 @@ class Checkpoint(Protocol):
 
 
 Call = Mapping[str, Any]  # arguments of a ``get_image_features`` by name
-
-
-def of_squares(rows_NPX: Tensor, call: Call) -> Sequence[Tensor]:
-    """Each square of pixels is an image, and each of its rows a token."""
-    return list(rows_NPX)
+OfImages = Callable[["Tensor"], Sequence["Tensor"]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,7 +107,8 @@ class Parts:
     """Where the parts of a model that transformers built are: for those who hook into its own forward."""
 
     tower: Any  # the module that is given the pixels
-    pictures: Callable[[Call], Sequence[Tensor]]  # from a call for features: the pixels of each image
+    # From a call for features, and the (B, S) ids of the prompts that have them: the pixels of each image.
+    pictures: Callable[[Call, Tensor], Sequence[Tensor]]
     projector: Any  # the module whose output is the visual tokens
     project: Callable[[Tensor], Tensor]  # (P, D) visual tokens of rows as the projector is given them
     body: Any  # the module that takes ``input_ids``, and puts what its ``get_image_features`` gives among them
@@ -120,12 +117,11 @@ class Parts:
     visual_tokens: int | None  # V; None: each image has its own number
     position_parts: int  # 1, or 3 for time, height and width
     class_token: bool  # whether the tower has one
+    clip: bool  # whether it is CLIP's
     tower_layers: Sequence[Any]  # each takes hidden states as its first argument, and gives them alone
-    # From what entered each of these layers, and what left the last, and the call for features: of all its images,
-    # together or one by one.
-    read_tower: Callable[[Sequence[Tensor], Call], Sequence[Tower]]
-    # From what was read of such a tower, (N, P, ...): for each image (V, ...), of its tokens.
-    tokens: Callable[[Tensor, Call], Sequence[Tensor]] = of_squares
+    # From what entered each of these layers, and what left the last, and the same two: of all images, together or one
+    # by one, each with what makes (N, P, ...) that is read of it rows (V, ...) of each of its images.
+    read_tower: Callable[[Sequence[Tensor], Call, Tensor], Sequence[tuple[Tower, OfImages]]]
     # The decoder's method that adds rows to those of visual tokens between layers; called with hidden states (B, S, D),
     # (B, S) bool where these are, and their rows. None: nothing is added.
     adding: str | None = None

@@ -17,8 +17,6 @@ from workers.families.config import ModelConfig, ModelError
 from workers.sites import Question, Questions, Tower
 from workers.text_tower import TextTower, load_text_tower
 
-PATCHES = 2**15  # that go through the tower together, if several images do: the forward of 1.5 GB in half precision
-READ_PATCHES = 2**13  # where the states between its layers are kept
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -199,11 +197,11 @@ class Model(ABC):
         return [self.tokenizer(f"ASSISTANT: {letter}", add_special_tokens=False)["input_ids"][-1] for letter in letters]
 
 
-def together(prompts: Sequence[Encoded], patches: Callable[[Encoded], int], most: int) -> Iterator[list[Encoded]]:
-    """Prompts with images in order, as many at a time as have no more patches, or one."""
+def together(prompts: Sequence[Encoded], most: int) -> Iterator[list[Encoded]]:
+    """Images in order, as many at a time as have no more patches, or tiles, or one."""
     some: list[Encoded] = []
     for prompt in prompts:
-        if some and sum(map(patches, (*some, prompt))) > most:
+        if some and sum(len(one.pixels) for one in (*some, prompt)) > most:
             yield some
             some = []
         some.append(prompt)

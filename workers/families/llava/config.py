@@ -28,6 +28,7 @@ def model_config(config: dict[str, Any], place: Path) -> ModelConfig:
     sizes = decoder_sizes(text, place)
     image_size, patch_size = number(vision, "image_size", 336, place), number(vision, "patch_size", 14, place)
     side, tiling = image_size // patch_size, tiling_of(config, place)
+    clip = _is_clip(config)
     return ModelConfig(
         **sizes,
         image_size=image_size,
@@ -36,7 +37,8 @@ def model_config(config: dict[str, Any], place: Path) -> ModelConfig:
         vision=_vision_config(config, vision, place),
         grid=None if _class_token(config) else (side, side),
         varies=tiling is not None,
-        class_token=has_class_token(config),
+        class_token=clip,
+        clip=clip,
     )
 
 
@@ -55,14 +57,14 @@ def tiling_of(config: dict[str, Any], place: Path) -> Tiling | None:
     return Tiling(_pinpoints(config, tile, patch, place), tile, patch, most)
 
 
-def has_class_token(config: dict[str, Any]) -> bool:
-    """Whether the tower has one."""
+def _is_clip(config: dict[str, Any]) -> bool:
+    """Whether the tower is CLIP's, which has a class token; else it is SigLIP's."""
     return (config.get("vision_config") or {}).get("model_type", "clip_vision_model") in CLASS_TOKEN_TOWERS
 
 
 def _class_token(config: dict[str, Any]) -> bool:
     """Whether it is a visual token."""
-    return has_class_token(config) and config.get("vision_feature_select_strategy", "default") == "full"
+    return _is_clip(config) and config.get("vision_feature_select_strategy", "default") == "full"
 
 
 def _pinpoints(config: dict[str, Any], tile: int, patch: int, place: Path) -> tuple[Size, ...]:
@@ -73,7 +75,7 @@ def _pinpoints(config: dict[str, Any], tile: int, patch: int, place: Path) -> tu
         raise ModelError(f"{place}: image_grid_pinpoints: {error}") from error
     if wrong := [size for size in pinpoints if size[0] % tile or size[1] % tile]:
         raise ModelError(f"{place}: image_grid_pinpoints: {list(wrong[0])} is no multiple of the tower's {tile} pixels")
-    if _class_token(config) or (tile % patch and has_class_token(config)):
+    if _class_token(config) or (tile % patch and _is_clip(config)):
         raise ModelError(f"{place}: any-resolution needs tiles of whole patches, without the class token")
     return pinpoints
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from strategies.errors import UsageError
-from workers.families.base import Checkpoint, Parts, of_squares
+from workers.families.base import Checkpoint, Parts
 from workers.families.config import TEXT_MODELS
 from workers.families.llava.config import CLASS_TOKEN_TOWERS, MODEL_TYPES, tiling_of
 from workers.families.llava.layout import LlavaCheckpoint, open_llava
@@ -56,7 +56,7 @@ class LlavaFamily:
         text, vision = config.text_config, config.vision_config
         if text.model_type not in TEXT_MODELS:
             raise UsageError(f"a LLaVA over '{text.model_type}' is not supported ({', '.join(TEXT_MODELS)})")
-        from workers.families.llava.tiles import pictures, tokens
+        from workers.families.llava.tiles import of_call, pictures
         from workers.families.llava.tower import ClipTower, tower_layers
 
         stated, place = config.to_dict(), Path(type(module).__name__)
@@ -64,7 +64,7 @@ class LlavaFamily:
         side = vision.image_size // vision.patch_size
         return Parts(
             tower=module.model.vision_tower,
-            pictures=(lambda call: list(call["pixel_values"])) if tiling is None else partial(pictures, tiling=tiling),
+            pictures=(lambda call, _: list(call["pixel_values"])) if tiling is None else partial(pictures, tiling),
             projector=module.model.multi_modal_projector,
             project=module.model.multi_modal_projector,
             body=module.model,
@@ -73,9 +73,11 @@ class LlavaFamily:
             visual_tokens=None if tiling else side**2 + (config.vision_feature_select_strategy == "full"),
             position_parts=1,
             class_token=vision.model_type in CLASS_TOKEN_TOWERS,
+            clip=vision.model_type in CLASS_TOKEN_TOWERS,
             tower_layers=tower_layers(module),
-            read_tower=lambda states, call: [ClipTower(module, states)],
-            tokens=of_squares if tiling is None else partial(tokens, tiling=tiling),
+            read_tower=lambda states, call, _: [
+                (ClipTower(module, states), list if tiling is None else partial(of_call, tiling, call))
+            ],
         )
 
 

@@ -18,11 +18,14 @@ from workers.families.llava.onevision import ONEVISION
 from workers.families.llava.pixels import to_pixels, to_tiles
 from workers.families.llava.tiles import of_tokens
 from workers.families.llava.tower import ClipTower
-from workers.families.model import PATCHES, READ_PATCHES, Encoded, ImageSpan, Model, Pixels, SeenImage, together
+from workers.families.model import Encoded, ImageSpan, Model, Pixels, SeenImage, together
 from workers.sequences import to_device
 from workers.sites import Tower
 from workers.tasks.base import DataError
 from workers.tasks.prompts import IMAGE_MARKER
+
+TILES = 48  # that go through the tower together, if several images do: the forward of 1.5 GB in half precision
+READ_TILES = 12  # where the states between its layers are kept
 
 
 class Llava(Model):
@@ -96,9 +99,7 @@ class Llava(Model):
         shown = [prompt for prompt in prompts if prompt.images]
         groups: Iterable[Sequence[Encoded]] = [shown] if shown else []
         if self._tiling is not None:
-            patches = self._tiling.side**2
-            most = READ_PATCHES if readers else PATCHES
-            groups = together(shown, lambda prompt: len(prompt.pixels) * patches, most)
+            groups = together(shown, READ_TILES if readers else TILES)
         images = (image for some in groups for image in self._see(some, readers))
         return [next(images) if prompt.images else None for prompt in prompts]
 

@@ -31,7 +31,7 @@ def of_tokens(rows_NPX: Tensor, tiling: Tiling, images: Sequence[Size]) -> list[
     return [_joined(tiles_NPX, tiling, image) for tiles_NPX, image in zip(tiles, images, strict=True)]
 
 
-def pictures(call: Call, tiling: Tiling) -> Sequence[Tensor]:
+def pictures(tiling: Tiling, call: Call, ids_BS: Tensor) -> Sequence[Tensor]:
     """(tiles, 3, side, side) of each image, from a call for features of transformers' model of any-resolution.
 
     Raises:
@@ -46,7 +46,7 @@ def pictures(call: Call, tiling: Tiling) -> Sequence[Tensor]:
     return [tiles[:count] for tiles, count in zip(pixels, counts, strict=True)]
 
 
-def tokens(rows_NPX: Tensor, call: Call, tiling: Tiling) -> list[Tensor]:
+def of_call(tiling: Tiling, call: Call, rows_NPX: Tensor) -> list[Tensor]:
     """As ``of_tokens``, of the images of such a call."""
     return of_tokens(rows_NPX, tiling, _sizes(call))
 

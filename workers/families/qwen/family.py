@@ -55,7 +55,7 @@ class QwenFamily:
         visual, full = module.model.visual, full_layers(config.to_dict(), Path(type(module).__name__))
         return Parts(
             tower=visual,
-            pictures=lambda call: call["pixel_values"].split([rows * columns for rows, columns in _grids(call)]),
+            pictures=lambda call, _: call["pixel_values"].split([rows * columns for rows, columns in _grids(call)]),
             projector=visual.merger,
             project=lambda features_PC: visual.merger(joined(features_PC, visual)),
             body=module.model,
@@ -64,9 +64,12 @@ class QwenFamily:
             visual_tokens=None,
             position_parts=3,
             class_token=False,
+            clip=False,
             tower_layers=visual.blocks,
             adding="_deepstack_process" if hasattr(visual, "deepstack_visual_indexes") else None,
-            read_tower=lambda states, call: towers_of(visual, states, _token_grids(visual, call), full),
+            read_tower=lambda states, call, _: [
+                (tower, list) for tower in towers_of(visual, states, _token_grids(visual, call), full)
+            ],
         )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from workers.checkpoints.tokenizer import rendered
 from workers.decoder import Decoder
 from workers.families.config import ModelConfig, ModelError
-from workers.families.model import PATCHES, READ_PATCHES, Encoded, ImageSpan, Model, Pixels, SeenImage, together
+from workers.families.model import Encoded, ImageSpan, Model, Pixels, SeenImage, together
 from workers.families.qwen.forward import run_tower
 from workers.families.qwen.grid import TokenGrid
 from workers.families.qwen.pixels import to_patches
@@ -26,6 +26,8 @@ from workers.tasks.prompts import IMAGE_MARKER
 BEGIN, PAD, END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
 VIDEO = "<|video_pad|>"
 SHOWN = f"{BEGIN}{PAD}{END}"  # what the chat template puts for an image
+PATCHES = 2**15  # that go through the tower together, if several images do: the forward of 1.5 GB in half precision
+READ_PATCHES = 2**13  # where the states between its layers are kept
 
 
 class Qwen(Model):
@@ -100,7 +102,7 @@ class Qwen(Model):
         self, prompts: Sequence[Encoded], readers: Mapping[str, Callable[[Tower], Tensor]]
     ) -> list[SeenImage | None]:
         shown = [prompt for prompt in prompts if prompt.images]
-        groups = together(shown, lambda prompt: len(prompt.pixels), READ_PATCHES if readers else PATCHES)
+        groups = together(shown, READ_PATCHES if readers else PATCHES)
         images = (image for some in groups for image in self._see(some, readers))
         return [next(images) if prompt.images else None for prompt in prompts]
 

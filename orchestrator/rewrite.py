@@ -171,7 +171,8 @@ def _samples(experiment: Experiment, scorer: str) -> dict[str, Sample]:
     return {
         row["id"]: Sample(
             id=row["id"], question=row["question"], choices=tuple(row["choices"]), label=row["label"],
-            answers=tuple(row["answers"] or ()), group=row["group"] or "", image=None,
+            answers=tuple(row["answers"] or ()), group=row["group"] or "",
+            category=row["category"] or "", image=None,
         )
         for row in rows
     }  # fmt: skip

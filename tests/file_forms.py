@@ -393,6 +393,7 @@ FORMS = [
     benchmark(small.write_scienceqa_parquet, "data/test-00000-of-00002-ab.parquet", table_parts, "scienceqa",
               examples=100),
     benchmark(make_mmbench, "MMBench_DEV_EN.tsv", None, "mmbench", None, "dev", examples=100),
+    benchmark(partial(small.write_tsv, name="mmmu"), "MMMU_DEV_VAL.tsv", None, "mmmu"),
     benchmark(small.write_vqav2, "v2_OpenEnded_mscoco_val2014_questions.json", json_parts, "vqav2"),
     benchmark(small.write_vqav2, "v2_mscoco_val2014_annotations.json", json_parts, "vqav2"),
     benchmark(small.write_textvqa, "TextVQA_0.5.1_val.json", json_parts, "textvqa"),

@@ -86,12 +86,43 @@ def mmbench_rows(split: str = "dev") -> list[dict[str, str]]:
 
 
 def write_mmbench(folder: Path, rows: Sequence[dict[str, str]], name: str = "MMBench_DEV_EN.tsv") -> None:
+    put_tsv(folder / name, rows, [column for column in MMBENCH_HEADER if column in rows[0]])
+
+
+def put_tsv(place: Path, rows: Sequence[dict[str, str]], header: Sequence[str] = ()) -> None:
     def field(text: str) -> str:
         return '"' + text.replace('"', '""') + '"' if set(text) & set('"\t\n') else text
 
-    header = [column for column in MMBENCH_HEADER if column in rows[0]]
-    lines = ["\t".join(header), *("\t".join(field(row[column]) for column in header) for row in rows)]
-    put(folder / name, "\n".join(lines) + "\n")
+    names = header or list(dict.fromkeys(name for row in rows for name in row))
+    lines = ["\t".join(names), *("\t".join(field(row.get(name, "")) for name in names) for row in rows)]
+    put(place, "\n".join(lines) + "\n")
+
+
+def tsv_row(index: str, answer: str, **more: str) -> dict[str, str]:
+    """A row of a VLMEvalKit file with an image of its own."""
+    shown = base64.b64encode(picture(len(index))).decode()
+    return {"index": index, "question": f"what is {index} ?", "image": shown, "answer": answer, **more}
+
+
+def write_tsv(folder: Path, name: str) -> None:
+    """The file of one of VLMEvalKit's benchmarks, with questions of its kinds."""
+    options = {"A": "red", "B": "green", "category": "colour"}
+    files = {
+        "seedbench": "SEEDBench_IMG.tsv", "ai2d": "AI2D_TEST.tsv", "mmstar": "MMStar.tsv", "mmmu": "MMMU_DEV_VAL.tsv",
+        "realworldqa": "RealWorldQA.tsv", "hallusionbench": "HallusionBench.tsv", "ocrbench": "OCRBench.tsv",
+        "chartqa": "ChartQA_TEST.tsv", "docvqa": "DocVQA_VAL.tsv", "infovqa": "InfoVQA_VAL.tsv", "vlmevalkit": "A.tsv",
+    }  # fmt: skip
+    rows = [tsv_row("1", "A", **options), tsv_row("22", "B", **options)]
+    if name == "mmmu":
+        rows = [{**row, "split": "validation"} for row in (*rows, tsv_row("333", "24"))]
+    elif name == "hallusionbench":
+        kinds = {"category": "VD", "l2-category": "chart"}
+        rows = [tsv_row(f"a_b_c_0_{figure}_{q}", ("Yes", "No")[q], **kinds)
+                for figure in (0, 1) for q in (0, 1)]  # fmt: skip
+    elif name in ("ocrbench", "chartqa", "docvqa", "infovqa"):
+        kinds = {"split": "test_human"} if name == "chartqa" else {"category": "Digit String Recognition"}
+        rows = [tsv_row("1", "['12', 'twelve']", **kinds), tsv_row("22", "a long answer", **kinds)]
+    put_tsv(folder / files[name], rows)
 
 
 def write_vqav2(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def noise(size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
 
 
-def make_tokenizer() -> Tokenizer:
+def make_tokenizer(special: Sequence[str] = SPECIAL) -> Tokenizer:
     """Byte pairs without an unknown piece, and the published marks behind them."""
     tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(SPLIT), "isolated")
@@ -93,7 +94,7 @@ def make_tokenizer() -> Tokenizer:
     tokenizer.train_from_iterator(
         corpus, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
     )
-    tokenizer.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in SPECIAL])
+    tokenizer.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in special])
     return tokenizer
 
 

@@ -6,6 +6,7 @@ there.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import json
@@ -17,11 +18,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
-from transformers import LlavaNextModel
 
+import checkpoint_forms as forms
 from orchestrator.tune.trial_records import PENDING, STATE, TrialStates, _metadata, make_trials
 from small_clip import make_clip
+from small_intern import make_intern
+from small_onevision import make_onevision
 from small_qwen import make_qwen
 from workers.families.catalog import load_model, open_checkpoint, parts_of
 from workers.families.llava.loading import load_llava
@@ -126,9 +130,29 @@ def test_transformers_tower(llava):
         assert torch.equal(theirs, ours), words
     attention = parts.tower_layers[0].self_attn
     assert attention.scale == attention.head_dim**-0.5, words
-    assert inspect.signature(LlavaNextModel.pack_image_features).parameters.keys() == {
-        "self", "image_features", "image_sizes", "vision_feature_select_strategy", "image_newline"
-    }, words  # fmt: skip
+
+
+@pytest.mark.parametrize("made", [forms.hugging_face_next, make_onevision])
+def test_transformers_asks_for_features(tmp_path, made):
+    """Once for a prompt, by a name that can be replaced, and with the sizes of images that have tiles."""
+    words = moved("transformers", "who asks for image features", "workers/patch.py, workers/families/llava/tiles.py")
+    model = load_model(ModelSpec(path=str(made(tmp_path / "model")), image_mode="anyres"), "cpu")
+    prompt, inner, calls = model.encode("<image>", Image.new("RGB", (90, 60)), "anyres"), model.module.model, []
+    make = inner.get_image_features
+
+    def watched(*args, **kwargs):
+        calls.append(inspect.signature(make).bind(*args, **kwargs).arguments)
+        return make(*args, **kwargs)
+
+    inner.get_image_features = functools.wraps(make)(watched)
+    with torch.no_grad():
+        model.module(**model.inputs(prompt))
+        model.module.generate(**model.inputs(prompt), max_new_tokens=2, do_sample=False)
+    assert [call["image_sizes"].tolist() for call in calls] == [[[60, 90]]] * 2, words
+    assert all(call["pixel_values"].shape == prompt.pixels.shape for call in calls), words
+    layer = parts_of(model.module).tower_layers[0]
+    assert layer.self_attn.scale == layer.self_attn.head_dim**-0.5, words
+    assert hasattr(layer, "layer_norm1"), words
 
 
 def test_transformers_empty_model(small_checkpoint):
@@ -223,6 +247,34 @@ def test_transformers_qwen3(tmp_path):
     hidden, at = torch.zeros(1, 3, 2), torch.tensor([[False, True, True]])
     made = decoder._deepstack_process(hidden, at, torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
     assert made.tolist() == [[[0, 0], [1, 2], [3, 4]]], words
+    check_calls(model.module)
+
+
+def test_transformers_intern(tmp_path):
+    """How InternVL's tower is called and calls its layers, names in these, and how images are cut and tokens merged."""
+    import transformers
+
+    words = moved("transformers", "InternVL", "workers/families/intern, workers/patch.py")
+    model = load_model(ModelSpec(path=str(make_intern(tmp_path)), image_mode="tiles"), "cpu")
+    inner, passed, calls = model.module.model, [], []
+    note = lambda _, args, how: calls.append((args, how))  # noqa: E731
+    handles = [inner.vision_tower.register_forward_pre_hook(note, with_kwargs=True)]
+    for layer in inner.vision_tower.encoder.layer:
+        handles.append(layer.register_forward_hook(lambda _, args, out: passed.append((args[0], out))))
+    made = inner.get_image_features(pixel_values=torch.rand(3, 3, 56, 56), return_dict=True, output_hidden_states=True)
+    for handle in handles:
+        handle.remove()
+    assert made.pooler_output.shape == (3, 4, model.config.hidden), words
+    assert calls[0][1].keys() | {"pixel_values"} == calls[0][1].keys(), words
+    for state, (entered, _) in zip(made.hidden_states, passed, strict=False):
+        assert torch.equal(state, entered), words
+    assert torch.equal(made.hidden_states[-1], passed[-1][1]), words
+    order = inner.pixel_shuffle(torch.arange(16.0).view(1, 4, 4, 1), 0.5).view(4, 4)
+    assert order[:2].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7]], words
+    assert hasattr(transformers, "GotOcr2ImageProcessorPil"), words
+    processor = transformers.GotOcr2ImageProcessorPil(size={"height": 56, "width": 56})
+    tiles = processor(np.zeros((60, 120, 3), np.uint8), crop_to_patches=True, max_patches=2, return_tensors="pt")
+    assert tiles["pixel_values"].shape == (3, 3, 56, 56), words
     check_calls(model.module)
 
 

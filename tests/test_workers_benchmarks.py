@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -15,6 +16,7 @@ from workers.tasks.answers import SCORERS
 from workers.tasks.base import DataError, Sample, Verdict
 from workers.tasks.catalog import CATALOG, load_benchmark, load_samples, resolved
 from workers.tasks.prompts import build_prompt
+from workers.tasks.vlmevalkit import NAMED, VLMEVALKIT
 from workers.tasks.vqa_answers import normalised, soft_accuracy
 from workers.work import TaskSpec
 
@@ -30,7 +32,9 @@ WRITERS = {
     "gqa": made.write_gqa,
     "mme": made.write_mme,
     "pope": made.write_pope,
-}
+    "mmbench_cn": lambda folder: made.write_mmbench(folder, made.mmbench_rows(), "MMBench_DEV_CN.tsv"),
+    "mmbench_cn_circular": lambda folder: made.write_mmbench(folder, made.mmbench_rows(), "MMBench_DEV_CN.tsv"),
+} | {task.name: partial(made.write_tsv, name=task.name) for task in (*NAMED, VLMEVALKIT)}
 
 
 def read(folder, name, **changes) -> tuple[Sample, ...]:
@@ -65,7 +69,7 @@ def test_every_benchmark_can_be_asked_and_judged(tmp_path, name):
     assert len({sample.id for sample in samples}) == len(samples) > 1
     for sample in samples:
         assert asked(sample).count("<image>") == (sample.image is not None)
-        for scorer in CATALOG[name].scorers:
+        for scorer in CATALOG[name].scorers[: 1 if name == "vlmevalkit" else None]:  # its others are of some files each
             assert SCORERS[scorer](sample.label, sample).correct
             assert not SCORERS[scorer]("?", sample).correct or sample.label == "yes"
 

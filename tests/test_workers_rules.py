@@ -25,6 +25,12 @@ NAMES = {
     "pope_yes_no": "ca879e5b7ca812c8",
     "vqa_soft": "66525a5a89125ef3",
     "gqa_exact": "e8bfe88412e9d62d",
+    "vlmevalkit_exact": "85bfe285e1b8da4a",
+    "yes_no_words": "c8b19e9486d59319",
+    "exact_match": "51677a5134f407fb",
+    "relaxed_accuracy": "d4d995fd02757e86",
+    "anls": "f01e9aeadff07982",
+    "ocrbench_contains": "9a7b8e922add2978",
 }
 FORMS = {
     ("vicuna_v1", True): "c8f8a14ccbc0f5fa",

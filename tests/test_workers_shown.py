@@ -106,7 +106,7 @@ def test_a_model_of_any_size_answers_as_with_fewer_pixels(native):
     """Cells are those of the un-pruned model whose ``max_pixels`` are so few, also where the rank is a share."""
     unit = native.model._resizing.unit
     most = native.model.visual_tokens
-    cells = answered(native, (*IDS, TEXT_ONLY), smaller(6), smaller(most // 2, 0.5))
+    cells = answered(native, (*IDS, TEXT_ONLY), smaller(6), smaller(most // 2, 0.5), smaller(2, 0.05))
     model = replace(native.spec.model, max_pixels=6 * unit**2)
     less = engine_of(model, native.spec.task.data, conversation="chat_template")
     less = with_images(less, Path(native.spec.model.path))
@@ -117,6 +117,7 @@ def test_a_model_of_any_size_answers_as_with_fewer_pixels(native):
         assert ours.answer == theirs.answer
         assert ours.option_logits == pytest.approx(theirs.option_logits, abs=1e-4)
     assert {cells[id, smaller(6).key].visual_tokens > 6 for id in IDS} == {True, False}
+    assert {cells[id, smaller(2, 0.05).key].tokens_kept for id in IDS} == {1}
     for id in IDS:
         half = cells[id, smaller(most // 2, 0.5).key]
         assert half.tokens_kept == len(places(half)) <= (half.visual_tokens + 1) // 2 < half.visual_tokens

@@ -55,9 +55,10 @@ def test_only_long_fields_of_the_image_column_are_images(folder):
     text = base64.b64encode(b"x" * 60).decode()
     place.write_text(f"index\timage\n1\t{text}\n2\t1\n\n{text}\t3\n")
     first, second, third = read_tsv(place, "image")
-    assert first["image"].read() == b"x" * 60
+    (image,) = first["image"]
+    assert image.read() == b"x" * 60
     assert (second["image"], third["index"]) == ("1", text)
-    assert str(first["image"]) == f"{place}: row 0"
+    assert str(image) == f"{place}: row 0"
 
 
 @pytest.mark.parametrize("group", [1, 2, 100])

@@ -116,7 +116,8 @@ class Fetched:
                 assert part.sent is not None
                 fetching.wait_event(part.sent)
             self._copy(rows_RJE)
-            rows_RJE.record_stream(fetching)
+            # Not recorded for this stream: `here` orders whoever has this memory next, where the allocator would keep
+            # it back until the fetches behind this one are done as well, and ask the card for more meanwhile.
             self._coming = rows_RJE, fetching.record_event()
 
     def here(self) -> KeysValues:

@@ -145,15 +145,22 @@ def projection_flop(config: ModelConfig, queries: Any, keys: Any) -> Any:
     return 2 * config.hidden * config.head_dim * (config.heads * queries + config.kv_heads * keys)
 
 
-def class_attention_flop(config: ModelConfig) -> float:
+def class_attention_flop(config: ModelConfig, visual: int) -> float:
     """Scores of the class token over all keys of a tower layer, which are computed again for it, as its query is.
 
     NaN as ``vision_tflop`` is.
     """
-    if config.vision is None or config.varies:
+    if (vision := config.vision) is None or math.isnan(squares := _squares(config, vision, visual)):
         return math.nan
-    tokens, width = (config.image_size // config.patch_size) ** 2 + 1, config.vision.hidden
-    return 2 * (tokens + 1) * width**2 + 2 * tokens * width
+    tokens, width = (config.image_size // config.patch_size) ** 2 + 1, vision.hidden
+    return squares * (2 * (tokens + 1) * width**2 + 2 * tokens * width)
+
+
+def _squares(config: ModelConfig, vision: VisionConfig, visual: int) -> float:
+    """Of one size that the tower sees of an image; NaN where its tokens do not say it."""
+    if vision.tile:
+        return visual // vision.tile
+    return math.nan if config.varies else 1
 
 
 def tower_flop(
@@ -168,15 +175,16 @@ def tower_flop(
         scores: whether all rows' attention to all is.
         components: whether the patches' principal components are: their products, and about 9 P^3 for a decomposition.
     """
-    if (vision := config.vision) is None or (config.varies and vision.merge == 1):
+    if (vision := config.vision) is None:
         return math.nan
-    if vision.merge > 1:  # components are of tokens, whose patches stand side by side
-        tokens, parts, wide = visual * vision.merge**2, visual, vision.merge**2 * vision.hidden
+    if vision.merge > 1 and not vision.tile:
+        squares, tokens, parts = 1.0, visual * vision.merge**2, visual
     else:
-        parts, wide = (config.image_size // config.patch_size) ** 2, vision.hidden
-        tokens = parts + 1
+        squares, parts = _squares(config, vision, visual), (config.image_size // config.patch_size // vision.merge) ** 2
+        tokens = parts * vision.merge**2 + 1
+    wide = vision.merge**2 * vision.hidden  # components are of tokens, whose patches stand side by side
     attention = 2 * tokens * projections * vision.hidden**2 + 2 * tokens**2 * vision.hidden * scores
-    return attention + (2 * parts**2 * wide + 9 * parts**3) * components
+    return squares * (attention + (2 * parts**2 * wide + 9 * parts**3) * components)
 
 
 def image_embedding_flop(config: ModelConfig) -> float:
@@ -199,17 +207,19 @@ def _vision_flop(config: ModelConfig, image_tokens: int) -> float:
     """
     if image_tokens == 0:
         return 0.0
-    if config.vision is None or (config.varies and config.vision.merge == 1):
+    if (vision := config.vision) is None:
         return math.nan
-    if config.vision.merge > 1:
-        return _merging_flop(config, config.vision, image_tokens)
-    whole = image_tokens == config.visual_tokens  # else a smaller square, of as many patches as tokens
-    vision, patches = config.vision, (config.image_size // config.patch_size) ** 2 if whole else image_tokens
+    if vision.merge > 1 and not vision.tile:
+        return _merging_flop(config, vision, image_tokens)
+    whole = config.varies or image_tokens == config.visual_tokens  # else one smaller square, of a patch a token
+    patches = (config.image_size // config.patch_size) ** 2 if whole else image_tokens
     tokens = patches + 1  # the class token
     embedding = 2 * patches * 3 * config.patch_size**2 * vision.hidden
     layer = 2 * tokens * (4 * vision.hidden**2 + 2 * vision.hidden * vision.ffn) + 2 * 2 * tokens**2 * vision.hidden
-    projector = 2 * image_tokens * (vision.features * vision.hidden * config.hidden + config.hidden**2)
-    return embedding + vision.layers * layer + projector
+    given = vision.features * vision.merge**2 * vision.hidden
+    projector = 2 * image_tokens * (given * config.hidden + config.hidden**2)
+    squares = _squares(config, vision, image_tokens) if whole else 1
+    return squares * (embedding + vision.layers * layer) + projector
 
 
 def _merging_flop(config: ModelConfig, vision: VisionConfig, image_tokens: int) -> int:

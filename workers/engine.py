@@ -208,6 +208,7 @@ class Engine:
                 layers=layers,
                 heads=self.model.config.heads,
                 class_token=self.model.config.class_token,
+                clip=self.model.config.clip,
                 side=self.model.config.side,
                 positions=point.positions,
                 position_parts=self.model.config.position_parts,
@@ -347,6 +348,7 @@ class Engine:
             log.warning(note)
         # Out here nothing holds the exception, whose traceback holds the tensors that did not fit.
         if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)  # copies under way have nobody who waits for them now
             torch.cuda.empty_cache()
         if smaller:
             return Part.of([Part(notes=(note,)), self._answer_or_split(points, batch, alone)])

@@ -168,11 +168,17 @@ def draws_per_image(points: Iterable[GridPoint]) -> bool:
     return any(bool(strategy.draws) and strategy.draws_per == "image" for strategy in _choosing(points))
 
 
-def stages_of(point: GridPoint) -> tuple[Stage, ...]:
-    """Where a grid point prunes, one after the other; nowhere if un-pruned, or if it is the image that is smaller."""
+def stages_of(point: GridPoint, visual: int | None = None) -> tuple[Stage, ...]:
+    """Where a grid point prunes, one after the other; nowhere if un-pruned, or if it is the image that is smaller.
+
+    Args:
+        point: of a grid.
+        visual: tokens of an image, of which the point may keep a share; None: of one with the most.
+    """
     if point.strategy == UNPRUNED or (catalog.get(point.strategy).smaller and point.rank):
         return ()
-    return catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params))
+    rank = point.rank if visual is None else point.of(visual).rank
+    return catalog.get(point.strategy).stages(point.layer, rank, dict(point.params))
 
 
 def _choosing(points: Iterable[GridPoint]) -> list[Strategy]:
@@ -315,6 +321,7 @@ def complaint(
     layers: int | None = None,
     heads: int | None = None,
     class_token: bool | None = None,
+    clip: bool | None = None,
     side: int | None = None,
     positions: Positions | None = None,
     position_parts: int = 1,
@@ -327,6 +334,7 @@ def complaint(
         layer, rank: of the point; a rank that is not given is not checked.
         layers, heads: of the model; what depends on one that is not given is not checked.
         class_token: whether the model's vision tower has one.
+        clip: whether it may be CLIP's.
         side: of the square that the tokens of each of its images form; 0: they form none.
         positions: of the point.
         position_parts: that a position id of the model has.
@@ -345,11 +353,13 @@ def complaint(
         needs = catalog.get(stage.strategy).needs
         if unknown := [name for name in sorted(needs) if provider_of(name) is None]:
             return f"strategy '{strategy.name}' reads '{unknown[0]}', which nothing provides (workers/evidence.py)"
-        if class_token is False and any(one.class_token or one.text_tower for one in _all(needs)):
-            reads, lacks = f"{strategy.name} reads {words(needs)}", "has no class token"
-            if not any(one.class_token for one in _all(needs)):
-                lacks = "is not CLIP's"
-            return f"{reads}, and this model's tower {lacks}; take `divprune` or `hiprune`, which do without"
+        lacks = {
+            "has no class token": class_token is False and any(one.class_token for one in _all(needs)),
+            "is not CLIP's": clip is False and any(one.text_tower for one in _all(needs)),
+        }
+        if lacking := [what for what, missing in lacks.items() if missing]:
+            reads = f"{strategy.name} reads {words(needs)}"
+            return f"{reads}, and this model's tower {lacking[0]}; take `divprune` or `hiprune`, which do without"
         if stage.layer == 0 and reads_layer_before(needs):
             # FastV's code draws at random there; a draw under a method's name would be taken for the method's.
             reads = f"{strategy.name} reads {words(needs)}"

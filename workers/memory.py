@@ -203,8 +203,10 @@ def footprint(
     own = after if further else prompt  # rows of its trunk
     changes, sequences = [own] + [0] * row.layers, 1  # of the rows before each layer
     starts: dict[int, int] = {}  # fork layer -> rows of the trunk that forks start from
-    for point in (point.of(visual) for point in points):
-        stages = [stage for stage in evidence.stages_of(point) if stage.layer < row.layers and stage.rank < visual]
+    for point in points:
+        stages = [
+            stage for stage in evidence.stages_of(point, visual) if stage.layer < row.layers and stage.rank < visual
+        ]
         if not stages:
             continue  # answered by the trunk
         sequences += 1
@@ -403,7 +405,7 @@ def _tower_parameters(config: ModelConfig) -> int:
         return 0
     layer = 4 * vision.hidden**2 + vision.ffn_matrices * vision.hidden * vision.ffn
     given = vision.hidden * vision.features * vision.merge**2
-    inner = config.hidden if vision.merge == 1 else given
+    inner = config.hidden if vision.merge == 1 or vision.tile else given
     made = (1 + vision.deep) * (given * inner + inner * config.hidden)
     return vision.stored_layers * layer + vision.positions * vision.hidden + made
 

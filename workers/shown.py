@@ -25,7 +25,7 @@ def look_at(model: Model, image: Image.Image, mode: str, point: GridPoint | None
     """Pre-process an RGB image as a point shows it; None: as it is."""
     if point is not None and shows_smaller(model, point):
         whole = math.prod(model.grid((image.height, image.width)))
-        if 0 < (most := point.of(whole).rank) < whole:
+        if (most := max(1, point.of(whole).rank)) < whole:  # a share may be less than one token
             return model.look_smaller(image, mode, most)
     return model.look(image, mode)
 

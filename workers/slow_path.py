@@ -20,9 +20,9 @@ from workers.families.catalog import parts_of
 from workers.families.model import Model
 from workers.image_digests import sample_digest
 from workers.patch import pruned
-from workers.shown import Shown, shows_smaller
+from workers.shown import Shown
 from workers.tasks.base import Sample
-from workers.work import UNPRUNED, EngineSpec, GridPoint
+from workers.work import EngineSpec, GridPoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ def slow_answer(
     prompt = encode_sample(model, sample, spec.task, spec.model.image_mode, point=point)
     inputs: dict[str, Any] = model.inputs(prompt)
     block: AbstractContextManager[Any] = nullcontext()
-    if point.strategy != UNPRUNED and prompt.visual and not shows_smaller(model, point):
+    if prompt.visual and evidence.stages_of(point, prompt.visual):
         kept = None if kept_K is None else [kept_K]
         settings: dict[str, Any] = dict(point.settings)
         if evidence.reads_text_tower(evidence.needed([point])):

@@ -72,7 +72,7 @@ class ModelSection(Section):
 
     path: str
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # bfloat16 where there is a GPU, else float32
-    image_mode: Literal["auto", "pad", "crop", "anyres", "native"] = "auto"  # what the checkpoint was made with
+    image_mode: Literal["auto", "pad", "crop", "anyres", "native", "tiles"] = "auto"  # as the checkpoint was made
     text_tower: str | None = None  # a CLIP, for strategies that compare the question with the image by it
     offload: Annotated[int | str, AfterValidator(_layers_away)] = "auto"  # decoder layers kept in host memory
 

@@ -9,6 +9,7 @@ from workers.checkpoints.hub import find_folder
 from workers.checkpoints.settings import read_json
 from workers.families.base import Checkpoint, Family, Parts
 from workers.families.config import ModelError
+from workers.families.intern.family import INTERN
 from workers.families.llava.family import LLAVA
 from workers.families.qwen.family import QWEN
 from workers.work import ModelSpec
@@ -16,7 +17,7 @@ from workers.work import ModelSpec
 if TYPE_CHECKING:
     from workers.families.model import Model
 
-FAMILIES: tuple[Family, ...] = (LLAVA, QWEN)
+FAMILIES: tuple[Family, ...] = (LLAVA, QWEN, INTERN)
 
 
 def family_of(spec: ModelSpec) -> Family:

@@ -42,6 +42,7 @@ class VisionConfig:
     windowed: int = 0  # layers in which a patch attends to its window alone
     window: int = 0  # tokens of a window, one side
     positions: int = 0  # learned embeddings of places, which are stretched over each image
+    tile: int = 0  # visual tokens of each square that the tower sees by itself, where images have several
     deep: int = 0  # layers of which visual tokens are made too, that are added after the first decoder layers
 
 
@@ -65,6 +66,7 @@ class ModelConfig:
     varies: bool = False  # whether images have tokens in differing number
     position_parts: int = 1  # that a position id has: 3 for time, row and column
     class_token: bool = True  # whether the vision tower has one, whose attention methods go by
+    clip: bool = True  # whether it may be CLIP's, whose text tower reads the question in the same space
 
     @property
     def side(self) -> int:

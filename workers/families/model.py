@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -210,6 +210,18 @@ class Model(ABC):
     def letter_tokens(self, letters: str) -> list[int]:
         """The id with which the model begins an answer that is one of the letters."""
         return [self.tokenizer(f"ASSISTANT: {letter}", add_special_tokens=False)["input_ids"][-1] for letter in letters]
+
+
+def together(prompts: Sequence[Encoded], most: int) -> Iterator[list[Encoded]]:
+    """Images in order, as many at a time as have no more patches, or tiles, or one."""
+    some: list[Encoded] = []
+    for prompt in prompts:
+        if some and sum(len(one.pixels) for one in (*some, prompt)) > most:
+            yield some
+            some = []
+        some.append(prompt)
+    if some:
+        yield some
 
 
 def default_device() -> str:

@@ -10,6 +10,7 @@ from workers.tasks.vqa_answers import normalised, soft_accuracy
 
 STOP = "</s>"
 THE_ANSWER_IS = re.compile(r"The answer is ([A-Z]).")  # the last dot is unescaped in LLaVA's code, and stays so
+FORMULA = "Handwritten Mathematical Expression Recognition"  # of OCRBench's categories
 TO_SPACE = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 
 
@@ -98,11 +99,78 @@ def gqa_exact(answer: str, sample: Sample) -> Verdict:
     return Verdict(text, text == sample.label)
 
 
+def yes_no_words(answer: str, sample: Sample) -> Verdict:
+    """The one of yes and no that stands among the words.
+
+    Source: open-compass/VLMEvalKit, vlmeval/dataset/utils/yorn.py (``YOrN_Extraction``), in its exact mode: what has
+    both or neither is wrong, where the published evaluation may ask a language model.
+    """
+    words = set(normalised(answer.replace(",", " ")).split()) & {"yes", "no"}
+    parsed = words.pop() if len(words) == 1 else None
+    return Verdict(parsed, parsed == sample.label)
+
+
+def exact_match(answer: str, sample: Sample) -> Verdict:
+    """Equal to one of the answers, spaces around it and capitals apart.
+
+    Source: open-compass/VLMEvalKit, vlmeval/dataset/utils/vqa_eval.py (``process_line``, accuracy).
+    """
+    text = answer.strip().lower()
+    return Verdict(text, any(text == one.strip().lower() for one in _references(sample)))
+
+
+def vlmevalkit_exact(answer: str, sample: Sample) -> Verdict:
+    """VLMEvalKit's exact mode, by what is asked: `mmbench_exact`, `yes_no_words` or `exact_match`."""
+    judge = mmbench_exact if sample.choices else exact_match if sample.answers else yes_no_words
+    return judge(answer, sample)
+
+
+def relaxed_accuracy(answer: str, sample: Sample) -> Verdict:
+    """Within 5 % of one of the answers where both are numbers, a percentage being one; else equal but for capitals.
+
+    Source: Masry et al., ChartQA, 2022, section 5.1; open-compass/VLMEvalKit, vlmeval/dataset/utils/vqa_eval.py
+    (``relaxed_correctness``, of google-research/pix2struct).
+    """
+    text = answer.strip()
+    return Verdict(text, any(_nearly(text, one) for one in _references(sample)))
+
+
+def anls(answer: str, sample: Sample) -> Verdict:
+    """1 minus the edit distance as a share of the longer text, of the nearest answer; 0 where that is below 0.5.
+
+    Source: Biten et al., Scene Text Visual Question Answering, ICCV 2019; as in open-compass/VLMEvalKit,
+    vlmeval/dataset/utils/vqa_eval.py (``anls_compute``).
+    """
+    text = " ".join(answer.lower().split())
+    alike = max(_alike(text, " ".join(one.lower().split())) for one in _references(sample))
+    return Verdict(text, alike if alike >= 0.5 else 0.0)
+
+
+def ocrbench_contains(answer: str, sample: Sample) -> Verdict:
+    """One of the answers occurs in the text; capitals do not count, in formulas spaces do not.
+
+    Source: Liu et al., OCRBench, arXiv:2305.07895; open-compass/VLMEvalKit, vlmeval/dataset/image_vqa.py.
+    """
+    formula = sample.category == FORMULA
+
+    def plain(text: str) -> str:
+        flat = text.strip().replace("\n", " ")
+        return flat.replace(" ", "") if formula else flat.lower()
+
+    return Verdict(answer, any(plain(one) in plain(answer) for one in _references(sample)))
+
+
 SCORERS: dict[str, Scorer] = {
     scorer.__name__: scorer
-    for scorer in (strict_letter, llava_official, mmbench_exact, mme_yes_no, pope_yes_no, vqa_soft, gqa_exact)
-}
-BY_ANNOTATORS = frozenset({"vqa_soft"})  # these compare with Sample.answers
+    for scorer in (
+        strict_letter, llava_official, mmbench_exact, mme_yes_no, pope_yes_no, vqa_soft, gqa_exact, vlmevalkit_exact,
+        yes_no_words, exact_match, relaxed_accuracy, anls, ocrbench_contains,
+    )
+}  # fmt: skip
+# These compare with Sample.answers.
+BY_ANNOTATORS = frozenset(
+    {"vqa_soft", "vlmevalkit_exact", "exact_match", "relaxed_accuracy", "anls", "ocrbench_contains"}
+)
 
 
 def get(name: str) -> Scorer:
@@ -118,3 +186,32 @@ def get(name: str) -> Scorer:
 
 def _letters(sample: Sample) -> tuple[str, ...]:
     return tuple(LETTERS[: len(sample.choices)])
+
+
+def _references(sample: Sample) -> tuple[str, ...]:
+    return sample.answers or (sample.label,)
+
+
+def _nearly(text: str, target: str) -> bool:
+    said, right = _number(text), _number(target)
+    if said is not None and right:
+        return abs(said - right) / abs(right) <= 0.05
+    return text.lower() == target.lower()
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        return None
+
+
+def _alike(first: str, second: str) -> float:
+    """1 minus Levenshtein's distance over the longer length; 1 of two empty texts."""
+    distances = list(range(len(first) + 1))
+    for row, sign in enumerate(second, start=1):
+        diagonal, distances[0] = distances[0], row
+        for place, other in enumerate(first, start=1):
+            least = min(diagonal + (sign != other), distances[place] + 1, distances[place - 1] + 1)
+            diagonal, distances[place] = distances[place], least
+    return 1 - distances[-1] / (max(len(first), len(second)) or 1)

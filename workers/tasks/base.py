@@ -48,7 +48,7 @@ class Sample:
     answers: tuple[str, ...] = ()  # of all annotators, where the scorer compares with each of them
     image: Path | EmbeddedImage | None  # None: a text-only question, answered un-pruned
     group: str = ""  # questions that count together, such as the two of an MME image; "": it counts alone
-    instruction: str = ""  # how a short answer is asked for; "": the benchmark's usual line, see prompts.py
+    instruction: str | None = ""  # how a short answer is asked for; "": the usual line, see prompts.py; None: no line
     subject: str = ""
     topic: str = ""
     category: str = ""

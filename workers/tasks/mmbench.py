@@ -8,13 +8,15 @@ its own answer) is taken as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from workers.tasks.base import LETTERS, Benchmark, DataError, EmbeddedImage, Metric, Sample, Task
 from workers.tasks.files import checked, data_folder, find_file, tsv_rows
+from workers.tasks.prompts import SINGLE_PREDICTION_CN
+from workers.tasks.tsv import TsvRow, images_of, index_of, is_missing, of_split, options_of, said
 from workers.work import TaskSpec
 
 if TYPE_CHECKING:
@@ -24,10 +26,10 @@ ROTATION = 1_000_000  # VLMEvalKit adds it to the index of each further rotation
 OPTIONS = "ABCD"
 FILES = ("MMBench_{upper}_EN.tsv", "MMBench_{upper}_EN_V11.tsv", "mmbench_{lower}_20230712.tsv",
          "mmbench_{lower}_en_20231003.tsv", "MMBench_{upper}_EN_legacy.tsv")  # fmt: skip
-NULLS = frozenset({"", "#N/A", "#N/A N/A", "#NA", "<NA>", "N/A", "NA", "NULL", "n/a", "null"})
+FILES_CN = ("MMBench_{upper}_CN.tsv", "MMBench_{upper}_CN_V11.tsv", "mmbench_{lower}_cn_20231003.tsv")
 
 
-def load_mmbench(spec: TaskSpec, circular: bool) -> Benchmark:
+def load_mmbench(spec: TaskSpec, circular: bool, chinese: bool = False) -> Benchmark:
     """Read one split; rows of other splits in the same file are left out.
 
     Raises:
@@ -35,14 +37,20 @@ def load_mmbench(spec: TaskSpec, circular: bool) -> Benchmark:
     """
     assert spec.split is not None
     folder = data_folder(spec)
-    usual = [name.format(upper=spec.split.upper(), lower=spec.split.lower()) for name in FILES]
+    usual = [
+        name.format(upper=spec.split.upper(), lower=spec.split.lower()) for name in (FILES_CN if chinese else FILES)
+    ]
     file = find_file(folder, spec.questions, usual)
     needed = ("index", "question", "image", *OPTIONS[:2])
-    rows = [(where, row) for where, row in tsv_rows(file, needed) if _is(row.get("split"), spec.split)]
+    rows = [(where, row) for where, row in tsv_rows(file, needed) if of_split(row, spec.split)]
     if rows and "answer" not in rows[0][1]:
         raise DataError(f"{file}: has no column 'answer': this split is judged by the authors' server only; take dev")
-    images = _images(rows)
-    samples = [s for where, row in rows for s in _samples(where, row, images, circular)]
+    images = images_of(rows)
+    samples = [
+        s
+        for where, row in rows
+        for s in _samples(where, row, images, circular, SINGLE_PREDICTION_CN if chinese else "")
+    ]
     return Benchmark(samples=checked(file, samples, f"question of split '{spec.split}'"))
 
 
@@ -88,6 +96,18 @@ MMBENCH_CIRCULAR = replace(
     files="the same",
     figures="circular accuracy, first rotation, by L2 category",
 )
+MMBENCH_CN = replace(
+    MMBENCH,
+    name="mmbench_cn",
+    load=partial(load_mmbench, circular=False, chinese=True),
+    asks="MMBench in Chinese, and asked for the letter in Chinese",
+    files="`MMBench_DEV_CN.tsv` (OpenCompass) or LLaVA's `mmbench_dev_cn_20231003.tsv`",
+)
+MMBENCH_CN_CIRCULAR = replace(
+    MMBENCH_CIRCULAR,
+    name="mmbench_cn_circular",
+    load=partial(load_mmbench, circular=True, chinese=True),
+)
 
 
 def _mean(questions: pd.DataFrame) -> float:
@@ -95,21 +115,20 @@ def _mean(questions: pd.DataFrame) -> float:
 
 
 def _samples(
-    where: str, row: Mapping[str, Any], images: Mapping[str, EmbeddedImage], circular: bool
+    where: str, row: TsvRow, images: Mapping[str, tuple[EmbeddedImage, ...]], circular: bool, instruction: str
 ) -> Iterator[Sample]:
     """The question once, or once for each rotation of its options."""
-    index = row["index"].strip().removesuffix(".0")
+    index = index_of(row)
     if not index.isdecimal():
         raise DataError(f"{where}: index: {index[:40]!r} is no whole number")
     rotation, base = divmod(int(index), ROTATION)
     if rotation and not circular:
         return
-    options = list(_options(row))
+    options = list(options_of(row))
     answer = row["answer"].strip()
     if not options or answer not in tuple(OPTIONS[: len(options)]):
         raise DataError(f"{where}: answer: {answer[:40]!r} names none of its {len(options)} options")
-    picture = row["image"] if not isinstance(row["image"], str) else images.get(row["image"].strip())
-    if picture is None:
+    if len(images.get(index, ())) != 1:
         raise DataError(f"{where}: image: is neither base64 nor the index of a row that has an image")
     right = OPTIONS.index(answer)
     own_rotations = str(base + ROTATION) in images
@@ -120,48 +139,12 @@ def _samples(
         lines = [row["question"], *(f"{letter}. {option}" for letter, option in zip(LETTERS, turned, strict=False))]
         yield Sample(
             id=f"{base}/{turn or rotation}" if circular else str(base),
-            question="\n".join(lines if _is_none(hint) else [hint, *lines]),
+            question="\n".join(lines if is_missing(hint) else [hint, *lines]),
             choices=tuple(turned),
             label=LETTERS[(right - turn) % len(options)],
-            image=picture,
+            image=images[index][0],
             group=str(base),
-            category=_text(row.get("category")),
-            subject=_text(row.get("l2-category")),
+            instruction=instruction,
+            category=said(row, "category"),
+            subject=said(row, "l2-category"),
         )
-
-
-def _images(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, EmbeddedImage]:
-    """By index; a row may name another row's image by its index."""
-    own = {row["index"].strip().removesuffix(".0"): row["image"] for _, row in rows}
-    found = {}
-    for index, image in own.items():
-        target = own.get(image.strip()) if isinstance(image, str) else image
-        if target is not None and not isinstance(target, str):
-            found[index] = target
-    return found
-
-
-def _options(row: Mapping[str, Any]) -> Iterator[str]:
-    """Up to the first that is missing.
-
-    A word that pandas reads as missing, such as None or NA, is an answer where it stands once; twice it is how the file
-    writes what is missing.
-    """
-    texts = [row.get(letter, "") for letter in OPTIONS]
-    for text in texts:
-        if text == "" or text.lower() == "nan" or (_is_none(text) and texts.count(text) > 1):
-            return
-        yield text
-
-
-def _is_none(text: str) -> bool:
-    """What pandas reads as missing, or LLaVA's ``is_none`` takes for it."""
-    return text in NULLS or text.lower() in ("nan", "none")
-
-
-def _is(split: str | None, wanted: str) -> bool:
-    return split is None or _is_none(split) or split.strip().lower() == wanted.lower()
-
-
-def _text(value: str | None) -> str:
-    return "" if value is None or _is_none(value) else value

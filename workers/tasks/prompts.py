@@ -14,6 +14,7 @@ from workers.work import TaskSpec
 
 IMAGE_MARKER = "<image>"
 SINGLE_PREDICTION = "Answer with the option's letter from the given choices directly."
+SINGLE_PREDICTION_CN = "请直接回答选项字母。"  # the same, llava/eval/model_vqa_mmbench.py
 
 _SYSTEM = (
     "A chat between a curious {person} and an artificial intelligence assistant. "
@@ -58,7 +59,9 @@ def build_prompt(sample: Sample, task: TaskSpec, chat: Chat | None = None) -> st
 
 def asked(sample: Sample, instructed: bool) -> str:
     """A sample's question, with its instruction if that is wanted and the question does not end with it already."""
-    question, instruction = sample.question, sample.instruction or SINGLE_PREDICTION
+    question, instruction = sample.question, SINGLE_PREDICTION if sample.instruction == "" else sample.instruction
     if IMAGE_MARKER in question:  # it would be taken for a further image
         question = question.replace(IMAGE_MARKER, "").strip()
-    return f"{question}\n{instruction}" if instructed and not question.endswith(instruction) else question
+    return (
+        f"{question}\n{instruction}" if instructed and instruction and not question.endswith(instruction) else question
+    )

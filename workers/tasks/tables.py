@@ -20,8 +20,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+Shown = tuple["Base64Image", ...]
+
 # A field as Python's csv and pandas read it: quoted with doubled quotes inside, or all up to the next tab or line end.
 FIELD = re.compile(rb'(?:"([^"]*(?:""[^"]*)*)"|((?:[^"\t\r\n][^\t\r\n]*)?))(\t|\r\n|\n|\r|\Z)')
+BASE64 = re.compile(rb"[A-Za-z0-9+/=]{65,}")  # an image of a list of them
 
 _reading = Lock()  # threads that prepare neighbouring samples want the same row group
 
@@ -140,8 +143,8 @@ def _row_group(file: str, changed: int, row: int, column: str) -> tuple[int, pa.
     return starts[group], _row_group_images(file, changed, group, column)
 
 
-def read_tsv(file: Path, image: str) -> Iterator[dict[str, str | Base64Image]]:
-    """Rows of a TSV file with a header line; the image column's fields as places.
+def read_tsv(file: Path, image: str) -> Iterator[dict[str, str | Shown]]:
+    """Rows of a TSV file with a header line; the image column's fields as places, of one image or of a list of them.
 
     A field of at most 64 characters in the image column is text: VLMEvalKit's files name there the row whose image is
     meant.
@@ -161,10 +164,14 @@ def read_tsv(file: Path, image: str) -> Iterator[dict[str, str | Base64Image]]:
                 continue  # an empty line
             if len(fields) != len(header):
                 raise ValueError(f"row {number}: has {len(fields)} fields, and the header has {len(header)}")
-            row: dict[str, str | Base64Image] = {}
+            row: dict[str, str | Shown] = {}
             for name, (start, stop, quoted) in zip(header, fields, strict=True):
-                long = name == image and stop - start > 64
-                row[name] = Base64Image(file, start, stop, number) if long else _text(content, start, stop, quoted)
+                if name == image and stop - start > 64:
+                    listed = BASE64.finditer(content, start, stop) if content[start] == ord("[") else ()
+                    spans = [one.span() for one in listed] or [(start, stop)]
+                    row[name] = tuple(Base64Image(file, *span, number) for span in spans)
+                else:
+                    row[name] = _text(content, start, stop, quoted)
             yield row
 
 

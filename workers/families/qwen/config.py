@@ -61,7 +61,16 @@ def model_config(config: dict[str, Any], resizing: Resizing, place: Path) -> Mod
         raise ModelError(f"{place}: vision_config: makes tokens {made} wide of a decoder's {sizes['hidden']}")
     _check_positions(text, sizes["head_dim"], _SECTIONS3 if config["model_type"] == QWEN3 else _SECTIONS, place)
     fixed = {"image_size": 0, "patch_size": resizing.patch, "visual_tokens": resizing.most_tokens}
-    return ModelConfig(**sizes, **fixed, vision=tower, grid=None, varies=True, position_parts=3, class_token=False)
+    return ModelConfig(
+        **sizes,
+        **fixed,
+        vision=tower,
+        grid=None,
+        varies=True,
+        position_parts=3,
+        class_token=False,
+        clip=False,
+    )
 
 
 def full_layers(config: dict[str, Any], place: Path) -> frozenset[int]:

@@ -55,7 +55,7 @@ class QwenFamily:
         visual, full = module.model.visual, full_layers(config.to_dict(), Path(type(module).__name__))
         return Parts(
             tower=visual,
-            pictures=lambda call: call[0][0].split([rows * columns for rows, columns in _grids(call)]),
+            pictures=lambda call, _: call["pixel_values"].split([rows * columns for rows, columns in _grids(call)]),
             projector=visual.merger,
             project=lambda features_PC: visual.merger(joined(features_PC, visual)),
             body=module.model,
@@ -64,16 +64,18 @@ class QwenFamily:
             visual_tokens=None,
             position_parts=3,
             class_token=False,
+            clip=False,
             tower_layers=visual.blocks,
             adding="_deepstack_process" if hasattr(visual, "deepstack_visual_indexes") else None,
-            read_tower=lambda states, call: towers_of(visual, states, _token_grids(visual, call), full),
+            read_tower=lambda states, call, _: [
+                (tower, list) for tower in towers_of(visual, states, _token_grids(visual, call), full)
+            ],
         )
 
 
 def _grids(call: Call) -> list[tuple[int, int]]:
-    """Rows and columns of the patches of each image of a call of the tower."""
-    args, kwargs = call
-    return [(rows, columns) for _, rows, columns in (args[1] if len(args) > 1 else kwargs["grid_thw"]).tolist()]
+    """Rows and columns of the patches of each image of a call of the model."""
+    return [(rows, columns) for _, rows, columns in call["image_grid_thw"].tolist()]
 
 
 def _token_grids(visual: Any, call: Call) -> list[TokenGrid]:
@@ -82,7 +84,7 @@ def _token_grids(visual: Any, call: Call) -> list[TokenGrid]:
 
     merge: int = visual.spatial_merge_size
     window = visual.window_size // visual.patch_size // merge if hasattr(visual, "window_size") else 0
-    device = call[0][0].device
+    device = call["pixel_values"].device
     return [TokenGrid((rows // merge, columns // merge), merge, window, device) for rows, columns in _grids(call)]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from workers.checkpoints.tokenizer import rendered
 from workers.decoder import Decoder
 from workers.families.config import ModelConfig, ModelError
-from workers.families.model import Encoded, ImageSpan, Model, Pixels, SeenImage
+from workers.families.model import Encoded, ImageSpan, Model, Pixels, SeenImage, together
 from workers.families.qwen.forward import run_tower
 from workers.families.qwen.grid import TokenGrid
 from workers.families.qwen.pixels import to_patches
@@ -110,7 +110,7 @@ class Qwen(Model):
         self, prompts: Sequence[Encoded], readers: Mapping[str, Callable[[Tower], Tensor]]
     ) -> list[SeenImage | None]:
         shown = [prompt for prompt in prompts if prompt.images]
-        groups = _together(shown, READ_PATCHES if readers else PATCHES)
+        groups = together(shown, READ_PATCHES if readers else PATCHES)
         images = (image for some in groups for image in self._see(some, readers))
         return [next(images) if prompt.images else None for prompt in prompts]
 
@@ -155,18 +155,6 @@ class Qwen(Model):
     def _sizes(self, prompts: Sequence[Encoded]) -> list[tuple[int, int]]:
         """Rows and columns of each image's tokens."""
         return [self.grid(prompt.size, prompt.most) for prompt in prompts]
-
-
-def _together(prompts: Sequence[Encoded], most: int) -> Iterator[list[Encoded]]:
-    """Images in order, as many at a time as have no more patches, or one."""
-    some: list[Encoded] = []
-    for prompt in prompts:
-        if some and sum(len(one.pixels) for one in (*some, prompt)) > most:
-            yield some
-            some = []
-        some.append(prompt)
-    if some:
-        yield some
 
 
 def joined(features_PC: Tensor, visual: Any) -> Tensor:

@@ -1,0 +1,117 @@
+"""An InternVL on a device: images in tiles, each a square of tokens, one tile after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from workers.checkpoints.tokenizer import rendered
+from workers.decoder import Decoder
+from workers.families.config import ModelConfig, ModelError
+from workers.families.intern.pixels import to_tiles
+from workers.families.intern.tiling import Tiling
+from workers.families.intern.tower import InternTower
+from workers.families.model import Encoded, ImageSpan, Model, Pixels, SeenImage, together
+from workers.sequences import to_device
+from workers.sites import Tower
+from workers.tasks.base import DataError
+from workers.tasks.prompts import IMAGE_MARKER
+
+BEGIN, PAD, END = "<img>", "<IMG_CONTEXT>", "</img>"
+VIDEO = "<video>"
+TILES = 64  # that go through the tower together, if several images do: the forward of 1.5 GB in half precision
+READ_TILES = 16  # where the states between its layers are kept
+
+
+class Intern(Model):
+    """A loaded InternVL3 or InternVL3.5."""
+
+    def __init__(
+        self,
+        module: Any,
+        config: ModelConfig,
+        tokenizer: Any,
+        image_processor: Any,
+        tiling: Tiling,
+        chat_template: str | None = None,
+        away: Collection[int] = (),
+    ) -> None:
+        super().__init__(module, config, Decoder(module.model.language_model, module.lm_head, away), tokenizer)
+        self.image_processor = image_processor
+        self.image_token: int = module.config.image_token_id
+        self._tiling = tiling
+        self._chat_template = chat_template
+
+    def chat(self, question: str, image: bool) -> str:
+        if self._chat_template is None:
+            raise ModelError("the checkpoint has no chat template; set task.conversation to vicuna_v1 or llava_v1")
+        return rendered(self.tokenizer, self._chat_template, question, image, marker=PAD).replace(PAD, IMAGE_MARKER)
+
+    def look(self, image: Image.Image, mode: str) -> Pixels:
+        size = (image.height, image.width)
+        return Pixels(to_tiles(image, self._tiling, self.image_processor), self._tiling.tokens(size), size)
+
+    def encode(self, prompt: str, image: Image.Image | Pixels | None, mode: str, whole: bool = False) -> Encoded:
+        """Tokenise the text around the image, which stands between two tokens of its own: at once or apart, the same.
+
+        All tiles of an image are in one pair of these, as transformers' processor has them.
+        """
+        if prompt.count(IMAGE_MARKER) > 1:
+            raise ModelError(f"the prompt has {prompt.count(IMAGE_MARKER)} images; one is supported")
+        if image is None or IMAGE_MARKER not in prompt:
+            return Encoded.in_order(self._ids(prompt.replace(IMAGE_MARKER, "")), ())
+        seen = image if isinstance(image, Pixels) else self.look(image, mode)
+        before, _, after = prompt.partition(IMAGE_MARKER)
+        head, tail = self._ids(before + BEGIN), self._ids(END + after)
+        span = ImageSpan(len(head), seen.tokens)
+        ids = (*head, *[self.image_token] * seen.tokens, *tail)
+        return Encoded.in_order(ids, (span,), pixels=seen.values, size=seen.size)
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        for mark in (PAD, VIDEO):
+            if mark in text:
+                raise DataError(f"the question holds {mark}, which would be taken for a part of an image or a video")
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def see(
+        self, prompts: Sequence[Encoded], readers: Mapping[str, Callable[[Tower], Tensor]]
+    ) -> list[SeenImage | None]:
+        shown = [prompt for prompt in prompts if prompt.images]
+        groups = together(shown, READ_TILES if readers else TILES)
+        images = (image for some in groups for image in self._see(some, readers))
+        return [next(images) if prompt.images else None for prompt in prompts]
+
+    def _see(self, shown: Sequence[Encoded], readers: Mapping[str, Callable[[Tower], Tensor]]) -> Iterator[SeenImage]:
+        """Images that go through the tower together."""
+        inner, tiles = self.module.model, [len(prompt.pixels) for prompt in shown]
+        # Only if asked for: otherwise transformers keeps no hidden states.
+        keep = {"output_hidden_states": True} if readers else {}
+        made = inner.get_image_features(pixel_values=self._pixels(shown), return_dict=True, **keep)
+        evidence: list[dict[str, Tensor]] = [{} for _ in shown]
+        if readers:
+            states = zip(*(state.split(tiles) for state in made.hidden_states), strict=True)
+            assert self.config.vision is not None
+            towers = (InternTower(inner.vision_tower, own, self.config.vision.merge) for own in states)
+            evidence = [{name: read(tower).flatten(0, 1) for name, read in readers.items()} for tower in towers]
+        for features, read in zip(made.pooler_output.split(tiles), evidence, strict=True):
+            yield SeenImage(features.flatten(0, 1), read)
+
+    def project(self, features_PC: Tensor) -> Tensor:
+        projected_PD: Tensor = self.module.model.multi_modal_projector(features_PC)
+        return projected_PD
+
+    def inputs(self, prompt: Encoded) -> dict[str, Tensor]:
+        ids_BS = torch.tensor([prompt.ids], device=self.device)
+        return {"input_ids": ids_BS, **({"pixel_values": self._pixels([prompt])} if prompt.images else {})}
+
+    def letter_tokens(self, letters: str) -> list[int]:
+        """An answer begins a line of its own, so that no space belongs to its first token."""
+        return [self.tokenizer(letter, add_special_tokens=False)["input_ids"][-1] for letter in letters]
+
+    def _pixels(self, prompts: Sequence[Encoded]) -> Tensor:
+        """The tiles of all images, in the model's dtype, on its device."""
+        return to_device(torch.cat([prompt.pixels for prompt in prompts]), self.device).to(self.dtype)

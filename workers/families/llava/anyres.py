@@ -12,6 +12,8 @@ from ast import literal_eval
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from workers.token_maps import TokenMap
+
 Size = tuple[int, int]  # height, width
 MAX_TEXT = 10_000  # letters of a list of sizes
 
@@ -47,14 +49,29 @@ class Tiling:
         grid = self.best(image)
         return 1 + (grid[0] // self.tile) * (grid[1] // self.tile)
 
-    def tokens(self, image: Size) -> int:
-        """Visual tokens: the overview's, those of the grid without padding, and one at the end of each row."""
-        height, width = (pixels // self.tile * (self.tile // self.patch) for pixels in self.best(image))
+    @property
+    def side(self) -> int:
+        """Patches of a tile, one side."""
+        return self.tile // self.patch
+
+    def unpadded(self, image: Size) -> Size:
+        """Rows and columns of the grid's patches without those of padding alone."""
+        height, width = (pixels // self.tile * self.side for pixels in self.best(image))
         if image[1] / image[0] > width / height:
             height -= (height - int(round(image[0] * (width / image[1]), 7))) // 2 * 2
         else:
             width -= (width - int(round(image[1] * (height / image[0]), 7))) // 2 * 2
-        return (self.tile // self.patch) ** 2 + height * width + height
+        return height, width
+
+    def tokens(self, image: Size) -> int:
+        """Visual tokens: the overview's, those of the grid without padding, and one at the end of each row."""
+        height, width = self.unpadded(image)
+        return self.side**2 + height * width + height
+
+    def maps(self, image: Size) -> tuple[TokenMap, ...]:
+        """Where an image's tokens lie in it."""
+        overview = TokenMap(0, self.side, self.side, overview=1)
+        return overview, TokenMap(self.side**2, *self.unpadded(image), ends=1)
 
     @property
     def most_tokens(self) -> int:

@@ -106,6 +106,16 @@ def test_tiles_of_an_enlarged_image_are_counted_and_not_drawn(tmp_path: Path) ->
     assert sample_documents(experiment, ["plain"], experiment.failures())["plain"]["maps"] == []
 
 
+def test_maps_of_an_image_are_those_that_its_cells_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = write_seen(tmp_path / "e")
+    kept = experiment.kept(samples=["plain"]).assign(maps="0 6 8 4 0 0;48 4 4 0 0 1")
+    monkeypatch.setattr(experiment, "kept", lambda **_: kept.assign(maps="0 4 8 4 0 0;48 4 4 0 0 1"))
+    document = sample_documents(experiment, ["plain"], experiment.failures())["plain"]
+    assert document["maps"] == [(0, 4, 8, 4, 0, 0), (48, 4, 4, 0, 0, 1)]
+    monkeypatch.setattr(experiment, "kept", lambda **_: kept.assign(maps="0 90 8 0 0 0"))  # more than it has
+    assert sample_documents(experiment, ["plain"], experiment.failures())["plain"]["maps"] == []
+
+
 def test_document_of_a_failed_sample_says_why(seen: Experiment) -> None:
     document = sample_documents(seen, ["damaged"], seen.failures())["damaged"]
     assert document["cells"] == {}

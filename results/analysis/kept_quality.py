@@ -84,7 +84,7 @@ def token_maps(config: RecordedConfig, recorded: object, visual: int) -> tuple[T
 
 def _cells(one: TokenMap) -> Ints:
     """(rows, columns) which cell of the image each place of a map lies in."""
-    row, column = (np.arange(side) * min(COVERAGE_CELLS, side) // side for side in (one.rows, one.columns))
+    row, column = (np.arange(side) * COVERAGE_CELLS // side for side in (one.rows, one.columns))
     return row[:, None] * COVERAGE_CELLS + column[None, :]
 
 
@@ -131,10 +131,9 @@ def agreement(masks: KeptMasks) -> pd.DataFrame:
         Rows layer, rank, left, right (labels), jaccard, identical (share of samples with the very same tokens), n. Sets
         that are both empty, or both everything, say nothing and are left out.
     """
-    visual = int(masks.visual_S.max())
     groups: dict[tuple[int, int], list[int]] = {}
     for row, point in enumerate(masks.points):
-        if point.strategy != UNPRUNED and 0 < point.rank < visual:
+        if point.strategy != UNPRUNED and point.rank:
             groups.setdefault((point.layer, point.rank), []).append(row)
     found = []
     for (layer, rank), members in groups.items():

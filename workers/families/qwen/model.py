@@ -23,6 +23,7 @@ from workers.sequences import to_device
 from workers.sites import Tower
 from workers.tasks.base import DataError
 from workers.tasks.prompts import IMAGE_MARKER
+from workers.token_maps import TokenMap
 
 BEGIN, PAD, END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
 VIDEO = "<|video_pad|>"
@@ -91,6 +92,7 @@ class Qwen(Model):
             next_position=following + len(tail),
             pixels=seen.values,
             size=seen.size,
+            maps=(TokenMap(0, *grid),),
         )
 
     def _ids(self, text: str) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ from orchestrator.suite import PreparedMember, prepare_suite, run_suite
 from orchestrator.sweep.mistakes import SpecError
 from orchestrator.sweep.source import SUITES, shipped_sweeps
 from orchestrator.sweep.suite import is_suite, load_suite
-from results.analysis import published
+from results.analysis import published, task_metrics
 from results.analysis.benchmark_table import BenchmarkTable, benchmark_table
 from results.disk import StoreError
 from results.exchange.benchmark_text import printable, rendered
@@ -225,6 +225,12 @@ def test_best_is_marked_only_beyond_chance(found, tmp_path):
         "random": ("second", "second"),
         "l2_norm": ("", ""),
     }
+
+
+def test_a_benchmark_that_is_not_known_here_says_what_is_shown(found, monkeypatch):
+    monkeypatch.setattr(task_metrics, "find", lambda name: None)
+    (note, *_) = benchmark_table(found).notes
+    assert note.endswith(": the mean score of scienceqa, whose own figures `saccade run` alone writes")
 
 
 def test_methods_are_held_against_one(found):

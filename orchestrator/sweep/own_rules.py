@@ -16,6 +16,7 @@ from workers.json_file import UnreadableError, read_text
 from workers.tasks import catalog as tasks
 from workers.tasks import own as own_tasks
 from workers.tasks.base import Task
+from workers.tasks.from_lmms_eval import PREFIX
 from workers.work import UNPRUNED
 
 MAX_BYTES = 2**20  # of a file of rules
@@ -70,7 +71,7 @@ def task_of(name: str, folder: Path) -> Task:
         TaskError: Its file or package does not run, or has no such benchmark.
         DataError: Nobody has it.
     """
-    if is_reference(name):
+    if is_reference(name) and not name.startswith(PREFIX):
         file, text, wanted = _content(name, folder, own_tasks.TaskError, TASK_FORM)
         return own_tasks.from_text(file.name, text, wanted)
     return own_tasks.from_package(name) or tasks.get(name)

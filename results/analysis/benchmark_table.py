@@ -21,7 +21,7 @@ from results.analysis.clusters import groups_of, per_image
 from results.analysis.costs import costs
 from results.analysis.metrics import answers, on_common_questions
 from results.analysis.significance import resample_counts
-from results.analysis.task_metrics import headline, task_metrics
+from results.analysis.task_metrics import headline, known_task, task_metrics
 from results.suites import Results
 from strategies.budget import average_tokens
 from strategies.catalog import CATALOG
@@ -154,6 +154,9 @@ def _read(one: Results, replicates: int, notes: list[str]) -> _Benchmark | None:
         notes.append(f"{title}: {lacking + int((~answered_P).sum())} grid points are not finished")
     with np.errstate(invalid="ignore"):
         mean_P = np.where(answered_P, images.score_PS.sum(axis=1) / images.answered_PS.sum(axis=1), np.nan)
+    if known_task(experiment) is None:
+        task = experiment.spec.task.name
+        notes.append(f"{title}: the mean score of {task}, whose own figures `saccade run` alone writes")
     own = task_metrics(experiment)
     figures = headline(own, experiment)
     value_P = 100 * mean_P if figures.empty else _by_point(experiment.points, figures)

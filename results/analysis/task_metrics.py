@@ -26,7 +26,7 @@ def task_metrics(experiment: Experiment) -> pd.DataFrame:
         undefined), n (questions, or groups of them, behind it), unit ("share", 0 to 1, or "points"), text (the value
         for people; "" where it is undefined). Empty where the benchmark has no such figures.
     """
-    task = _task(experiment)
+    task = known_task(experiment)
     rows: list[tuple[str, str, str, float, int, str, str]] = []
     if task is not None and task.metrics is not None:
         parts = dict(list(answered(experiment).groupby("point", sort=False)))
@@ -48,14 +48,14 @@ def answered(experiment: Experiment) -> pd.DataFrame:
 
 def headline(table: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
     """Of `task_metrics`, the figure that papers quote alone; empty where there is none."""
-    task = _task(experiment)
+    task = known_task(experiment)
     wanted = task.headline if task is not None else ""
     # A sum over part of its categories says so in its name: "total (3 of 14)".
     chosen = [name.partition(" (")[0] == wanted for name in table["name"]]
     return table[pd.Series(chosen, index=table.index, dtype=bool)]
 
 
-def _task(experiment: Experiment) -> Task | None:
+def known_task(experiment: Experiment) -> Task | None:
     """The benchmark; None where it is not known here, or is a user's own that has been edited since."""
     task = find(experiment.spec.task.name)
     return task if task and task.source_hash == experiment.manifest.context_parts.get("task_source", "") else None

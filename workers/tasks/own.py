@@ -2,8 +2,8 @@
 
 As strategies of a user's own (`strategies.own`): a file is run only for who names it for this very purpose, as ``task:
 ./my_task.py:load`` in a sweep file; it goes to other processes as text (`OwnTask`), and is called ``my_task.py:load``
-everywhere. A package registers its benchmarks under the entry point group ``saccade.tasks``. An experiment holds only
-names and hashes.
+everywhere. A package registers its benchmarks under the entry point group ``saccade.tasks``; those of lmms-eval are
+taken from there. An experiment holds only names and hashes.
 
 Both give a `Task`, or a function of a `TaskSpec` that gives samples or a `Benchmark`.
 """
@@ -23,6 +23,7 @@ from workers.tasks import catalog
 from workers.tasks.answers import SCORERS
 from workers.tasks.base import Benchmark, DataError, Sample, Task
 from workers.tasks.files import checked
+from workers.tasks.from_lmms_eval import PREFIX, task_named
 from workers.work import TaskSpec
 
 GROUP = "saccade.tasks"
@@ -56,6 +57,9 @@ def from_package(name: str) -> Task | None:
     Raises:
         TaskError: it cannot be imported, is no benchmark, or two packages have one of that name.
     """
+    if name.startswith(PREFIX):
+        task, package = task_named(name)
+        return catalog.admit(_task(task, name, package, package, package))
     found = None if name in catalog.CATALOG else own_code.of_package(GROUP, name, "task", TaskError)
     if found is None:
         return None

@@ -341,22 +341,26 @@ def test_seed_style_masking_equals_dropping(llava, use_cache):
     assert llava.module.config._attn_implementation == "sdpa"
 
 
-def test_another_family_is_measured_too():
+@pytest.mark.parametrize(("shape", "tokens"), [("qwen-tiny", 225), ("qwen3-tiny", 196)])
+def test_another_family_is_measured_too(shape, tokens):
     """In its own size of images, against its own ``generate``."""
-    report = bench(replace(TINY, shape="qwen-tiny", workloads=("one",), questions_per_image=(2,)), lambda *told: None)
+    report = bench(replace(TINY, shape=shape, workloads=("one",), questions_per_image=(2,)), lambda *told: None)
     assert [row.name for row in report.baselines] == ["seed", "seed_nocache", "stock", "stock_batch2"]
     assert [row.workload for row in report.engine] == ["one"]
-    assert report.mean_prompt_tokens - report.mean_text_tokens > 225
+    assert report.mean_prompt_tokens - report.mean_text_tokens > tokens
     assert {row.same_answer for row in report.agreement} == {1}
     assert report.notes == ()
     assert report.questions
 
 
-def test_the_shape_of_a_published_model():
-    shape = random_qwen.SHAPES["qwen2.5-vl-7b"]
-    stated = {"model_type": "qwen2_5_vl", **shape}
-    spec = ModelSpec(path="", max_pixels=random_qwen.SIDES["qwen2.5-vl-7b"] ** 2)
-    sizes = model_config(stated, resizing_of(stated, Path(), {}, Path(), spec), Path())
-    assert (sizes.visual_tokens, side_of(sizes)) == (1296, 1008)
-    tensors = described("qwen2_5_vl", text_section(stated, Path()), sizes).values()
-    assert sum(map(math.prod, tensors)) == 8_292_166_656  # of the published sizes, counted once and held
+@pytest.mark.parametrize(
+    ("shape", "visual", "side", "parameters"),  # of the published sizes, counted once and held
+    [("qwen2.5-vl-7b", 1296, 1008, 8_292_166_656), ("qwen3-vl-8b", 2025, 1440, 8_767_123_696)],
+)
+def test_the_shapes_of_published_models(shape, visual, side, parameters):
+    stated = random_qwen.SHAPES[shape]
+    spec, patch = ModelSpec(path="", max_pixels=side**2), {"patch_size": stated["vision_config"]["patch_size"]}
+    sizes = model_config(stated, resizing_of(stated, Path(), patch, Path(), spec), Path())
+    assert (sizes.visual_tokens, side_of(sizes)) == (visual, side) == (visual, random_qwen.SIDES[shape])
+    tensors = described(stated["model_type"], text_section(stated, Path()), sizes).values()
+    assert sum(map(math.prod, tensors)) == parameters

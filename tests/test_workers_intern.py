@@ -171,6 +171,43 @@ def test_a_batch_of_images_with_differing_tiles_is_pruned_as_each_alone(engine):
         assert [kept.tolist() for kept in report.kept] == apart
 
 
+def test_a_share_is_of_each_images_own_tokens(engine):
+    """In one batch, in several stages, as an average over the layers, and in other harnesses."""
+    prompts = [asked(engine, noise(size)) for size in ((30, 30), (61, 300))]
+    module, wide = engine.model.module, max(prompt.length for prompt in prompts)
+    batch = {
+        "input_ids": torch.tensor([[0] * (wide - one.length) + list(one.ids) for one in prompts]),
+        "attention_mask": torch.tensor([[0] * (wide - one.length) + [1] * one.length for one in prompts]),
+        "pixel_values": torch.cat([one.pixels for one in prompts]),
+    }
+    schedule = {"second_layer": 2, "second_share": 0.5, "third_layer": 3, "third_share": 0.25}
+    for strategy, how, kept in (
+        ("fastv", {"rank": "22.2%"}, [1, 5]),
+        ("fastv", {"tokens": "60%"}, [2, 10]),  # 40 % from layer 1 of 3 on
+        ("pyramiddrop", {"rank": "50%", **schedule}, [1, 6]),
+    ):
+        with torch.no_grad(), pruned(module, strategy, 1, **how) as report:
+            module(**batch)
+        assert [len(kept_K) for kept_K in report.kept] == kept, how
+    point = GridPoint(strategy="fastv", layer=1, rank=0, share=0.222)
+    (cell,) = engine.run(WorkUnit(samples=("3",), points=(point,))).outcomes
+    model, sample = PrunedModel(engine.spec.model.path, strategy="fastv", layer=1, rank="22.2%", device="cpu"), "3"
+    question = build_prompt(engine.samples[sample], engine.spec.task, lambda question, image: question)
+    with Image.open(engine.samples[sample].image) as image:
+        assert model.answer(question, [image], max_new_tokens=4) == cell.answer
+    for how, said in (
+        ({"rank": 3, "tokens": "5%"}, "rank and tokens say the same in two ways; give one"),
+        ({"rank": "222%"}, "rank: '222%' is no share between 0% and 100%"),
+        ({"tokens": 9}, "tokens: is an average over a fixed number of visual tokens"),
+        (
+            {"tokens": "20%"},
+            "tokens: an average of 0.2 of an image's tokens cannot be reached by pruning at layer 1 of",
+        ),
+    ):
+        with pytest.raises(ValueError, match=said), pruned(module, "fastv", 1, **how):
+            pass
+
+
 def test_what_is_read_of_the_tower_is_what_it_computed(engine, monkeypatch):
     """Against its queries and keys as it hands them to attention, of patches in the order that pixel shuffle has."""
     prompt, inner = asked(engine, noise(SIZES[0])), engine.model.module.model
@@ -243,15 +280,6 @@ def test_cost_and_memory_of_the_tower(engine):
     assert seven.vision_tflop == pytest.approx(7 * one.vision_tflop)
     matrices = [weight.numel() for weight in engine.model.module.parameters() if weight.dim() == 2]
     assert resident_bytes(config, 4, 0) == 4 * sum(matrices)
-
-
-def test_other_harnesses_have_it(engine):
-    model = PrunedModel(engine.spec.model.path, strategy="fastv", layer=1, rank=3, device="cpu")
-    sample = engine.samples["3"]
-    (cell,) = engine.run(WorkUnit(samples=("3",), points=(GridPoint(strategy="fastv", layer=1, rank=3),))).outcomes
-    question = build_prompt(sample, engine.spec.task, lambda question, image: question)
-    with Image.open(sample.image) as image:
-        assert model.answer(question, [image], max_new_tokens=4) == cell.answer
 
 
 # Files

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -40,6 +41,7 @@ from workers.forks import Merge, Seeds, draw_seed, merge_of
 from workers.layer_calls import Replaced, cache_argument, cache_of, check_calls
 from workers.padded import Batch, Group, add_rows, at_rows, drop, input_rows, mask, new_batch, positions, spread
 from workers.padded_layer import Ahead, PaddedLayer, Probe
+from workers.shares import FEW, Kept
 from workers.sites import Questions
 
 IMPLEMENTATIONS = ("sdpa", "eager")
@@ -60,8 +62,9 @@ def pruned(
     model: Any,
     strategy: str = "fastv",
     layer: int = 2,
-    rank: int = 128,
+    rank: int | str | None = None,
     *,
+    tokens: float | str | None = None,
     seed: int = 0,
     sample_ids: Sequence[str] | None = None,
     image_ids: Sequence[str] | None = None,
@@ -81,7 +84,9 @@ def pruned(
         model: of a class that ``Family.hooked`` names, attention implementation sdpa or eager.
         strategy: a name of ``strategies.catalog``.
         layer: K, decoder layers that run on the whole sequence; 0 prunes the projector's output, L never prunes.
-        rank: visual tokens kept, 0 <= rank <= V; without effect where the method itself fixes the number.
+        rank: visual tokens kept, 0 <= rank <= V, or a share of each image's own, ``22.2%``; 128 where ``tokens`` says
+            nothing either; without effect where the method itself fixes the number.
+        tokens: in place of ``rank`` the average over the layers, a number where all images have as many, or a share.
         seed: of strategies that draw.
         sample_ids: names of the batch's samples, from which with ``seed`` and ``layer`` a draw follows: with a
             benchmark's ids, the draws of the engine. None: a sample is named by its token ids and pixels.
@@ -104,10 +109,11 @@ def pruned(
             (embeddings instead of token ids, several images in a sample, a cache from outside the block).
     """
     parts = parts_of(model)
-    stages = _checked(model, parts, strategy, layer, rank, params, positions)
-    if kept is not None and len(stages) > 1:
-        raise UsageError(f"kept: '{strategy}' chooses in {len(stages)} stages, and one choice was given")
-    pruner = _Pruner(parts, stages, seed, sample_ids, image_ids, kept, asked, positions)
+    stays = Kept.asked(rank, tokens, layer, parts.decoder.config.num_hidden_layers, parts.visual_tokens)
+    plan = _checked(model, parts, strategy, layer, stays, params, positions)
+    if kept is not None and (stages := len(plan(sys.maxsize))) > 1:
+        raise UsageError(f"kept: '{strategy}' chooses in {stages} stages, and one choice was given")
+    pruner = _Pruner(parts, plan, seed, sample_ids, image_ids, kept, asked, positions)
     if asked is None and evidence.reads_text_tower(pruner.needs):
         raise UsageError(f"asked: is missing, and {strategy} compares the question with the image by CLIP; give both")
     with ExitStack() as stack:
@@ -119,24 +125,24 @@ def pruned(
 
 
 def _checked(
-    model: Any, parts: Parts, name: str, layer: int, rank: int, params: Mapping[str, Any], positions: Positions | None
-) -> tuple[Stage, ...]:
-    """The stages that prune; a stage after the last layer never does."""
+    model: Any, parts: Parts, name: str, layer: int, kept: Kept, params: Mapping[str, Any], positions: Positions | None
+) -> Callable[[int], dict[int, Stage]]:
+    """The stages that prune an image of so many tokens, by layer; a stage after the last layer never does."""
     if model in _patched:
         raise UsageError("the model is already pruned by an enclosing block; leave that one first")
     check_calls(model)
     text, visual = parts.decoder.config, parts.visual_tokens
     layers = text.num_hidden_layers
-    strategy = catalog.get(name)
+    strategy, most = catalog.get(name), kept.of(sys.maxsize if visual is None else visual)
     if not 0 <= layer <= layers:
         raise UsageError(f"layer {layer} is outside 0..{layers}, the model's decoder layers")
-    if strategy.fixed_rank is None and not 0 <= rank <= (rank if visual is None else visual):
-        raise UsageError(f"rank {rank} is outside 0..{visual}, the model's visual tokens")
-    complaint = evidence.complaint(
+    if strategy.fixed_rank is None and not 0 <= most <= (most if visual is None else visual):
+        raise UsageError(f"rank {most} is outside 0..{visual}, the model's visual tokens")
+    wrong = partial(
+        evidence.complaint,
         strategy,
         params,
         layer=layer,
-        rank=rank,
         layers=layers,
         heads=text.num_attention_heads,
         class_token=parts.class_token,
@@ -145,9 +151,12 @@ def _checked(
         positions=positions,
         position_parts=parts.position_parts,
     )
-    if complaint:
+    if complaint := wrong(rank=most):
         raise UsageError(complaint)
-    return tuple(stage for stage in strategy.stages(layer, rank, params) if stage.layer < layers)
+    if kept.share is not None and visual is None and (complaint := wrong(rank=min(most, FEW))):
+        raise UsageError(f"rank: a share may be {FEW} tokens of a small image, and then {complaint}; give a number")
+    stages_of = lambda visual: strategy.stages(layer, kept.of(visual), params)  # noqa: E731
+    return lambda visual: {stage.layer: stage for stage in stages_of(visual) if stage.layer < layers}
 
 
 class _Pruner:
@@ -156,7 +165,7 @@ class _Pruner:
     def __init__(
         self,
         parts: Parts,
-        stages: Sequence[Stage],
+        plan: Callable[[int], dict[int, Stage]],
         seed: int,
         sample_ids: Sequence[str] | None,
         image_ids: Sequence[str] | None,
@@ -166,7 +175,9 @@ class _Pruner:
     ) -> None:
         self.parts = parts
         self.decoder = parts.decoder
-        self.stages = {stage.layer: stage for stage in stages}
+        self.plan = plan  # of an image with so many tokens
+        self.stages = plan(sys.maxsize)  # of any: but for their ranks they are those of each
+        self.own: list[dict[int, Stage]] = []  # per sample
         self.seed = seed
         self.sample_ids = sample_ids
         self.image_ids = image_ids
@@ -182,7 +193,7 @@ class _Pruner:
         self.batch: Batch | None = None  # of the forward in progress
         self.batches: weakref.WeakKeyDictionary[Any, Batch] = weakref.WeakKeyDictionary()  # by cache
         self.probes: dict[int, Probe] = {}
-        self.needs = frozenset[str]().union(*(catalog.get(stage.strategy).needs for stage in stages))
+        self.needs = frozenset[str]().union(*(catalog.get(stage.strategy).needs for stage in self.stages.values()))
         self.tower_states: list[Tensor] = []  # what entered each layer of the tower, and what left the last
         self.images: list[dict[str, Tensor]] = []  # per sample what was read of tower and input, (V, ...)
 
@@ -262,6 +273,7 @@ class _Pruner:
                 pictures = self.parts.pictures(self.tower_call, self.body_call)
                 self.pictures = [picture[..., ::PIXEL_STRIDE, ::PIXEL_STRIDE] for picture in pictures]
             self.seeds = self._seeds(ids_BS, batch)
+            self.own = [self.plan(len(seen_V)) if len(seen_V) else self.stages for seen_V in batch.groups[0].visual]
             self.images = self._read_images(kwargs["inputs_embeds"], batch)
         else:
             batch = self._known_batch(cache, ids_BS)
@@ -369,7 +381,7 @@ class _Pruner:
         if batch.prefill and layer in self.stages:
             inputs = kwargs | batch.inputs.get(batch.groups[-1].first_layer, {})  # as they are before the drop
             ahead = Ahead(module, inputs["position_embeddings"], self.decoder.norm)
-            hidden_BWD = self._drop(self.stages[layer], batch, hidden_BWD, ahead)
+            hidden_BWD = self._drop(layer, batch, hidden_BWD, ahead)
         group = batch.group(layer)
         if group is batch.groups[0]:
             return None  # nothing was dropped: the layer's inputs are the model's own
@@ -398,18 +410,20 @@ class _Pruner:
                 inputs["position_ids"] = positions(batch, group, given)
         return inputs
 
-    def _drop(self, stage: Stage, batch: Batch, hidden_BWD: Tensor, ahead: Ahead) -> Tensor:
+    def _drop(self, layer: int, batch: Batch, hidden_BWD: Tensor, ahead: Ahead) -> Tensor:
         """Choose tokens for every sample before the stage's layer runs; the residual stream of what is left."""
-        before = batch.groups[-1]
-        ranks = [min(stage.rank, len(visual_V)) for visual_V in before.visual]
+        before, stages = batch.groups[-1], [own[layer] for own in self.own]
+        ranks = [min(stage.rank, len(visual_V)) for stage, visual_V in zip(stages, before.visual, strict=True)]
         if all(rank == len(visual_V) for rank, visual_V in zip(ranks, before.visual, strict=True)):
             return hidden_BWD
-        strategy = catalog.get(stage.strategy)
-        choices = [self._choose(stage, strategy, sample, rank, hidden_BWD, ahead) for sample, rank in enumerate(ranks)]
+        strategy = catalog.get(self.stages[layer].strategy)
+        choices = [
+            self._choose(stages[sample], strategy, sample, rank, hidden_BWD, ahead) for sample, rank in enumerate(ranks)
+        ]
         kept = [kept_K for kept_K, _ in choices]
         # Positions of three parts stay, as in the engine: see ``sequences.fork``.
         compact = (self.positions or strategy.positions) == "compact" and self.parts.position_parts == 1
-        left_BWD = drop(batch, stage.layer, kept, compact, hidden_BWD)
+        left_BWD = drop(batch, layer, kept, compact, hidden_BWD)
         after = batch.groups[-1]
         for sample, (kept_K, merge) in enumerate(choices):
             if merge is not None and len(kept_K) < len(before.visual[sample]):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from functools import partial
 from typing import Any, get_args, get_type_hints
 
@@ -22,11 +20,10 @@ from strategies.positions import Positions
 from strategies.suggestion import near
 from workers import evidence
 from workers.families.config import ModelConfig
+from workers.shares import FEW, is_share, share_of
 from workers.work import UNPRUNED, GridPoint, Scalar
 
 PAPER = "paper"  # in place of a rank: those that a method's authors publish
-_PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,12})?)\s*%")
-FEW = 4  # rows that every method without a parameter of its own for them can keep
 MAX_POINTS = 100_000  # of a grid entry; 3,000 points make a large sweep
 
 
@@ -223,7 +220,7 @@ def _budgets(entry: Entry, place: str, layers: Sequence[int], config: ModelConfi
         return []
     given = entry.tokens if isinstance(entry.tokens, list) else [entry.tokens]
     values = [value for value in given if value is not None]
-    if config.varies and not all(map(_is_share, values)):
+    if config.varies and not all(map(is_share, values)):
         what = "is an average over a fixed number of visual tokens, and this model's images differ in theirs"
         yield Mistake(place, f"{what}; give a share of each image's own, such as 33.3%, or rank")
         return []
@@ -241,8 +238,8 @@ def _budgets(entry: Entry, place: str, layers: Sequence[int], config: ModelConfi
 
 def _averages(value: int | float | str, config: ModelConfig) -> Sequence[float]:
     """Average tokens; where images differ in theirs, of one with the most."""
-    if _is_share(value):
-        return (_share(str(value)) * config.visual_tokens,)
+    if is_share(value):
+        return (share_of(str(value)) * config.visual_tokens,)
     return (value,) if isinstance(value, float) else expand(value, {"L": config.layers, "N": config.visual_tokens})
 
 
@@ -256,35 +253,19 @@ def _budget(tokens: float, layer: int, config: ModelConfig) -> Budget:
 def _ranks(value: int | str | list[int | str], place: str, config: ModelConfig | None) -> Check[tuple[Rank, ...]]:
     """What is kept: numbers, and behind them shares."""
     values = value if isinstance(value, list) else [value]
-    shares = [str(one) for one in values if _is_share(one)]
-    numbers = [one for one in values if not _is_share(one)]
+    shares = [str(one) for one in values if is_share(one)]
+    numbers = [one for one in values if not is_share(one)]
     found: list[Rank] = []
     if numbers or not shares:
         found += map(Rank, (yield from _numbers(numbers if shares else value, place, "rank", config)))
     for text in shares:
         try:
-            share = _share(text)
+            share = share_of(text)
         except ValueError as error:
             yield Mistake(place, str(error))
         else:
             found += [] if config is None else [Rank.of_share(share, config)]
     return tuple(dict.fromkeys(found))
-
-
-def _is_share(value: Any) -> bool:
-    return isinstance(value, str) and value.strip().endswith("%")
-
-
-def _share(text: str) -> float:
-    """``22.2%`` as 0.222.
-
-    Raises:
-        ValueError: it is no percentage of 0 to 100.
-    """
-    match = _PERCENT.fullmatch(text.strip())
-    if match is None or float(match[1]) > 100:
-        raise ValueError(f"{text[:20]!r} is no share between 0% and 100%")
-    return float(Decimal(match[1]) / 100)  # as it is written: 22.2 / 100 in binary is not 0.222
 
 
 def _placed(complaint: str, place: str, keys: Collection[str]) -> Mistake:

@@ -30,7 +30,8 @@ class PrunedModel:
         *,
         strategy: str = UNPRUNED,
         layer: int = 2,
-        rank: int = 128,
+        rank: int | str | None = None,
+        tokens: float | str | None = None,
         seed: int = 0,
         dtype: str | None = None,
         device: str | None = None,
@@ -48,7 +49,7 @@ class PrunedModel:
             pretrained: checkpoint directory, or a hub id in the local cache.
             strategy: a name of ``strategies.catalog``; ``none`` is the un-pruned model.
             layer: K, decoder layers that run on the whole sequence.
-            rank: visual tokens kept.
+            rank, tokens: what is kept, as ``workers.patch.pruned`` takes it.
             seed: of strategies that draw; a draw also depends on the question and its image.
             dtype: None: bfloat16 on CUDA, else float32.
             device: as torch names it; None: a GPU if there is one.
@@ -85,7 +86,8 @@ class PrunedModel:
         # transformers' forward needs all layers there
         self.model = load_model(replace(spec, image_mode=self._image_mode, offload="never"), device)
         self._conversation = checkpoint.conversation if conversation == "auto" else conversation
-        self._pruning = None if strategy == UNPRUNED else {"strategy": strategy, "layer": layer, "rank": rank, **params}
+        asked = {"strategy": strategy, "layer": layer, "rank": rank, "tokens": tokens}
+        self._pruning = None if strategy == UNPRUNED else {**asked, **params}
         self._seed = seed
         if self._pruning is None and params:
             raise UsageError(f"{next(iter(params))}: the un-pruned model takes no such setting; give strategy=NAME")

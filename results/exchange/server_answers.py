@@ -44,7 +44,9 @@ def write_server_answers(experiment: Experiment, folder: Path, patterns: Sequenc
     for point in experiment.points:
         if not is_chosen(point.label, patterns):
             continue
-        said = dict(cells.loc[cells["point"] == point.key, ["sample", "answer"]].itertuples(index=False))
+        said: dict[str, str] = dict(
+            cells.loc[cells["point"] == point.key, ["sample", "answer"]].itertuples(index=False)
+        )
         if missing := len(order) - len(said):
             raise StoreError(
                 f"{experiment.path}: {point.label} lacks {missing} of {len(order)} answers; run the sweep to its end"

@@ -6,6 +6,7 @@ there.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import json
@@ -17,12 +18,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
-from transformers import LlavaNextModel
 
+import checkpoint_forms as forms
 from orchestrator.tune.trial_records import PENDING, STATE, TrialStates, _metadata, make_trials
 from small_clip import make_clip
 from small_intern import make_intern
+from small_onevision import make_onevision
 from small_qwen import make_qwen
 from workers.families.catalog import load_model, open_checkpoint, parts_of
 from workers.families.llava.loading import load_llava
@@ -127,9 +130,29 @@ def test_transformers_tower(llava):
         assert torch.equal(theirs, ours), words
     attention = parts.tower_layers[0].self_attn
     assert attention.scale == attention.head_dim**-0.5, words
-    assert inspect.signature(LlavaNextModel.pack_image_features).parameters.keys() == {
-        "self", "image_features", "image_sizes", "vision_feature_select_strategy", "image_newline"
-    }, words  # fmt: skip
+
+
+@pytest.mark.parametrize("made", [forms.hugging_face_next, make_onevision])
+def test_transformers_asks_for_features(tmp_path, made):
+    """Once for a prompt, by a name that can be replaced, and with the sizes of images that have tiles."""
+    words = moved("transformers", "who asks for image features", "workers/patch.py, workers/families/llava/tiles.py")
+    model = load_model(ModelSpec(path=str(made(tmp_path / "model")), image_mode="anyres"), "cpu")
+    prompt, inner, calls = model.encode("<image>", Image.new("RGB", (90, 60)), "anyres"), model.module.model, []
+    make = inner.get_image_features
+
+    def watched(*args, **kwargs):
+        calls.append(inspect.signature(make).bind(*args, **kwargs).arguments)
+        return make(*args, **kwargs)
+
+    inner.get_image_features = functools.wraps(make)(watched)
+    with torch.no_grad():
+        model.module(**model.inputs(prompt))
+        model.module.generate(**model.inputs(prompt), max_new_tokens=2, do_sample=False)
+    assert [call["image_sizes"].tolist() for call in calls] == [[[60, 90]]] * 2, words
+    assert all(call["pixel_values"].shape == prompt.pixels.shape for call in calls), words
+    layer = parts_of(model.module).tower_layers[0]
+    assert layer.self_attn.scale == layer.self_attn.head_dim**-0.5, words
+    assert hasattr(layer, "layer_norm1"), words
 
 
 def test_transformers_empty_model(small_checkpoint):

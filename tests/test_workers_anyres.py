@@ -20,7 +20,6 @@ from transformers.models.llava_next.processing_llava_next import LlavaNextProces
 import checkpoint_forms as forms
 from naive import naive_answer, seeds_of
 from orchestrator.sweep.spec import SpecError, load_sweep
-from strategies.errors import UsageError
 from workers.cost import cost
 from workers.encoding import encode_sample
 from workers.engine import Engine
@@ -28,7 +27,7 @@ from workers.families.catalog import open_checkpoint
 from workers.families.config import ModelError
 from workers.families.llava.anyres import Tiling
 from workers.families.llava.loading import load_llava
-from workers.latency import prepare_prompts
+from workers.slow_path import slow_answer
 from workers.work import EngineSpec, GridPoint, ModelSpec, TaskSpec, WorkUnit, unpruned_point
 
 NEXT = Tiling(((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)), 336, 14)
@@ -126,12 +125,29 @@ def test_both_forms_and_the_slow_way_agree(made, small_scienceqa):
         torch.testing.assert_close(torch.tensor(cell.option_logits), letters, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("form", ["theirs", "own"])
+def test_its_own_generate_answers_the_same(made, small_scienceqa, form):
+    """Un-pruned and pruned by ``workers.patch``, with evidence of the tower put together of the tiles."""
+    engine = engine_of(made[form], small_scienceqa)
+    points = (
+        unpruned_point(3, engine.model.visual_tokens),
+        GridPoint(strategy="fastv", layer=2, rank=9),
+        GridPoint(strategy="hiprune", layer=0, rank=20),
+        GridPoint(strategy="visionzip", layer=0, rank=30),
+        GridPoint(strategy="random_per_image", layer=0, rank=7),
+    )
+    for cell, point in zip(
+        engine.run(WorkUnit(samples=tuple(engine.samples), points=points)).outcomes, itertools.cycle(points)
+    ):
+        sample = engine.samples[cell.sample]
+        slow = slow_answer(engine.model, engine.spec, sample, point, engine.letter_tokens[: len(sample.choices)])
+        assert (cell.answer, cell.first_token, cell.kept_mask) == (slow.text, slow.ids[0], slow.kept_mask), point.label
+        torch.testing.assert_close(cell.option_logits, slow.option_logits, atol=1e-4, rtol=1e-4)
+
+
 def test_what_any_resolution_does_not_do(made, small_scienceqa, tmp_path):
     with pytest.raises(ModelError, match=r"image_mode 'pad' is not one of this model's \(anyres\)"):
         load_llava(ModelSpec(path=str(made["theirs"])), "cpu")
-    engine = engine_of(made["theirs"], small_scienceqa)
-    with pytest.raises(UsageError, match=r"pruned needs a LlavaFor.*, got LlavaNextFor"):
-        prepare_prompts(engine.model, tuple(engine.samples.values()), engine.spec.task, "anyres")
     sweep = tmp_path / "sweep.yaml"
     grid = "grid:\n  - {strategy: fastv, layer: 2, tokens: 9}\n  - {strategy: fastv, layer: 2, rank: 89}\n"
     sweep.write_text(f"model: {made['theirs']}\ndata: {small_scienceqa}\n{grid}")

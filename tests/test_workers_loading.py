@@ -125,7 +125,7 @@ def test_a_missing_shard_is_named(tmp_path):
             "is not a configuration that can be built: 'spiral'",
         ),
         ({"text_config__num_hidden_layers": -3}, "num_hidden_layers: -3 is not a positive whole number"),
-        ({"model_type": "qwen2_vl"}, "model_type: 'qwen2_vl' is not 'llava' or 'llava_next'"),
+        ({"model_type": "qwen2_vl"}, "model_type: 'qwen2_vl' is not supported (llava, llava_next, llava_onevision)"),
         ({"text_config__model_type": "gpt2"}, "text_config.model_type: 'gpt2' is not supported"),
         ({"text_config__num_hidden_layers": 3}, "tensors are missing from the weights"),
     ],

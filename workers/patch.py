@@ -17,13 +17,14 @@ P pixels.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import math
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -46,6 +47,7 @@ from workers.sites import Questions
 
 IMPLEMENTATIONS = ("sdpa", "eager")
 PIXEL_STRIDE = 8  # every eighth pixel of every eighth line names a picture well enough for a draw
+Given = tuple[tuple[Any, ...], dict[str, Any]]  # what a module is called with, by place and by name
 
 _patched: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -186,9 +188,9 @@ class _Pruner:
         self.positions = positions
         self.report = Pruning()
         self.ids_BS: Tensor | None = None
-        self.tower_call: Call = ((), {})  # the last
-        self.body_call: Call = ((), {})
-        self.pictures: Sequence[Tensor] = ()  # some pixels of each image that it was given
+        self.make_features = parts.body.get_image_features
+        self.call: Call = {}  # for features, the last
+        self.pictures: Sequence[Tensor] = ()  # some pixels of each image of it
         self.seeds: list[Seeds] = []  # per sample
         self.batch: Batch | None = None  # of the forward in progress
         self.batches: weakref.WeakKeyDictionary[Any, Batch] = weakref.WeakKeyDictionary()  # by cache
@@ -201,7 +203,8 @@ class _Pruner:
         """Register every hook; the handles remove them."""
         if not self.stages:
             return  # it never prunes
-        yield self.parts.tower.register_forward_pre_hook(self._see_pixels, with_kwargs=True)
+        seeing = wraps(self.make_features)(partial(self._see_images))  # of which ``generate`` asks what it takes
+        yield Replaced(self.parts.body, "get_image_features", seeing)
         yield self.parts.body.register_forward_pre_hook(self._see_tokens, with_kwargs=True)
         yield self.decoder.register_forward_pre_hook(self._begin, with_kwargs=True)
         yield self.decoder.register_forward_hook(self._end)
@@ -227,14 +230,17 @@ class _Pruner:
 
     # What passes by
 
-    def _see_pixels(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-        self.tower_call, self.tower_states = (args, kwargs), []
+    def _see_images(self, *args: Any, **kwargs: Any) -> Any:
+        """The body's own forward asks it for features, and ``generate`` from transformers 5.24 on before that."""
+        self.call, self.tower_states = inspect.signature(self.make_features).bind(*args, **kwargs).arguments, []
+        return self.make_features(*args, **kwargs)
 
     def _see_tokens(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-        self.body_call = (args, kwargs)
         self.ids_BS = args[0] if args else kwargs.get("input_ids")
         if self.ids_BS is None:
             raise UsageError("pruned needs input_ids: in inputs_embeds it cannot see where the image is")
+        if kwargs.get("pixel_values_videos") is not None or (kwargs.get("mm_encoder_outputs") or {}).get("video"):
+            raise UsageError("pruned takes images; leave pixel_values_videos out")
 
     def _see_positions(self, probe: Probe, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         if self.batch is not None and self.batch.prefill:
@@ -269,12 +275,10 @@ class _Pruner:
         _check_window(self.decoder.config, seen + ids_BS.shape[1])
         if seen == 0:
             batch = new_batch(ids_BS, given, self.parts.image_token, self.parts.visual_tokens)
-            if self.tower_call != ((), {}):  # ``generate`` calls the tower once, before the body
-                pictures = self.parts.pictures(self.tower_call, self.body_call)
-                self.pictures = [picture[..., ::PIXEL_STRIDE, ::PIXEL_STRIDE] for picture in pictures]
+            self._see_pictures(ids_BS, batch)
             self.seeds = self._seeds(ids_BS, batch)
             self.own = [self.plan(len(seen_V)) if len(seen_V) else self.stages for seen_V in batch.groups[0].visual]
-            self.images = self._read_images(kwargs["inputs_embeds"], batch)
+            self.images = self._read_images(kwargs["inputs_embeds"], ids_BS, batch)
         else:
             batch = self._known_batch(cache, ids_BS)
         batch.prefill, batch.attention_mask, batch.inputs = seen == 0, given, {}
@@ -286,6 +290,15 @@ class _Pruner:
         if bool((ids_BS == self.parts.image_token).any()):
             raise UsageError("an image after the first forward of a cache is not supported")
         return self.batches[cache]
+
+    def _see_pictures(self, ids_BS: Tensor, batch: Batch) -> None:
+        """Whose features were asked for; nothing new where a prompt is run again with the same."""
+        if self.call:
+            given = self.parts.pictures(self.call, ids_BS)
+            self.pictures = [picture[..., ::PIXEL_STRIDE, ::PIXEL_STRIDE] for picture in given]
+            shown = sum(len(visual_V) > 0 for visual_V in batch.groups[0].visual)
+            if 0 < shown < len(given):
+                raise UsageError(f"{len(given)} images were given for {shown} samples; pruned takes one image each")
 
     def _seeds(self, ids_BS: Tensor, batch: Batch) -> list[Seeds]:
         """What seeds each sample's draws; beams and further sequences of a sample share it."""
@@ -311,12 +324,12 @@ class _Pruner:
         places = [batch.picture(sample, len(pictures)) for sample in range(len(batch.groups[0].visual))]
         return [b"" if place is None else pictures[place].numpy().tobytes() for place in places]
 
-    def _read_images(self, inputs_BSD: Tensor, batch: Batch) -> list[dict[str, Tensor]]:
+    def _read_images(self, inputs_BSD: Tensor, ids_BS: Tensor, batch: Batch) -> list[dict[str, Tensor]]:
         """Per sample what is read of the vision tower and of the input."""
         readers = evidence.tower_readers(self.needs)
         reads = readers and self.tower_states
-        towers = self.parts.read_tower(self.tower_states, self.tower_call, self.body_call) if reads else ()
-        self.tower_call, self.body_call, self.tower_states = ((), {}), ((), {}), []
+        towers = self.parts.read_tower(self.tower_states, self.call, ids_BS) if reads else ()
+        self.call, self.tower_states = {}, []
         if self.asked is not None:
             for tower, _ in towers:
                 tower.text_tower = self.asked.tower
@@ -374,7 +387,7 @@ class _Pruner:
         """What the decoder adds to visual rows behind a layer, to those that are left."""
         return add_rows(self._running().groups[-1], hidden_BWD, at_BS, rows_ND)
 
-    def _enter(self, layer: int, module: Any, args: tuple, kwargs: dict[str, Any]) -> Call | None:
+    def _enter(self, layer: int, module: Any, args: tuple, kwargs: dict[str, Any]) -> Given | None:
         """Before a layer: drop what is to be dropped here, and give it the mask and positions of its group."""
         batch = self._running()
         hidden_BWD = args[0]

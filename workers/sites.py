@@ -120,13 +120,13 @@ class Tower(ABC):
         return torch.stack(found)
 
     def places(self) -> Tensor:
-        """(N, P, 3) float32 number of the square, and row and column in it, from 1; 0 for a row that is no patch."""
+        """(N, P, 3) int64 number of the square, and row and column in it, from 1; 0 for a row that is no patch."""
         states_NSC = self.hidden(0)
         squares, columns = len(states_NSC), self.grid[1]
         patch_P = torch.arange(self.grid[0] * columns, device=states_NSC.device)
         place_P2 = torch.stack((patch_P // columns, patch_P % columns), dim=1) + 1
         number_N = torch.arange(1, squares + 1, device=states_NSC.device)[:, None, None]
-        place_NP3 = torch.cat((number_N.expand(-1, len(patch_P), -1), place_P2.expand(squares, -1, -1)), dim=2).float()
+        place_NP3 = torch.cat((number_N.expand(-1, len(patch_P), -1), place_P2.expand(squares, -1, -1)), dim=2)
         others = states_NSC.shape[1] - len(patch_P)
         return torch.cat((place_NP3.new_zeros(squares, others, 3), place_NP3), dim=1)[:, self.given]
 

@@ -7,7 +7,7 @@ library is imported here: planning a sweep loads no weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -71,10 +71,6 @@ class Checkpoint(Protocol):
         """How it is asked where a sweep says nothing: a mode of ``workers/tasks/prompts.py``."""
 
     @property
-    def hooked(self) -> bool:
-        """Whether transformers' own forward of it can be pruned, as ``workers/patch.py`` does."""
-
-    @property
     def sizes(self) -> ModelConfig:
         """What its config.json states.
 
@@ -102,9 +98,7 @@ class Checkpoint(Protocol):
         """
 
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]  # arguments of a module by place and by name
-
-
+Call = Mapping[str, Any]  # arguments of a ``get_image_features`` by name
 OfImages = Callable[["Tensor"], Sequence["Tensor"]]
 
 
@@ -113,10 +107,11 @@ class Parts:
     """Where the parts of a model that transformers built are: for those who hook into its own forward."""
 
     tower: Any  # the module that is given the pixels
-    pictures: Callable[[Call, Call], Sequence[Tensor]]  # from a call of it, and of the body: the pixels of each image
+    # From a call for features, and the (B, S) ids of the prompts that have them: the pixels of each image.
+    pictures: Callable[[Call, Tensor], Sequence[Tensor]]
     projector: Any  # the module whose output is the visual tokens
     project: Callable[[Tensor], Tensor]  # (P, D) visual tokens of rows as the projector is given them
-    body: Any  # the module that takes ``input_ids`` and puts the visual tokens among them
+    body: Any  # the module that takes ``input_ids``, and puts what its ``get_image_features`` gives among them
     decoder: Any  # the language model: ``layers``, ``rotary_emb``, ``config``
     image_token: int  # id that stands for each visual token
     visual_tokens: int | None  # V; None: each image has its own number
@@ -124,9 +119,9 @@ class Parts:
     class_token: bool  # whether the tower has one
     clip: bool  # whether it is CLIP's
     tower_layers: Sequence[Any]  # each takes hidden states as its first argument, and gives them alone
-    # From what entered each of these layers, and what left the last, and the calls of tower and body: of all images,
-    # together or one by one, each with what makes (N, P, ...) that is read of it rows (V, ...) of each of its images.
-    read_tower: Callable[[Sequence[Tensor], Call, Call], Sequence[tuple[Tower, OfImages]]]
+    # From what entered each of these layers, and what left the last, and the same two: of all images, together or one
+    # by one, each with what makes (N, P, ...) that is read of it rows (V, ...) of each of its images.
+    read_tower: Callable[[Sequence[Tensor], Call, Tensor], Sequence[tuple[Tower, OfImages]]]
     # The decoder's method that adds rows to those of visual tokens between layers; called with hidden states (B, S, D),
     # (B, S) bool where these are, and their rows. None: nothing is added.
     adding: str | None = None

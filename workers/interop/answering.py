@@ -76,11 +76,6 @@ class PrunedModel:
             max_pixels=max_pixels,
         )
         checkpoint = open_checkpoint(spec)
-        if not checkpoint.hooked:
-            raise UsageError(
-                f"pretrained: {pretrained} cuts images into tiles, which transformers' own forward "
-                "cannot be pruned of; saccade's engine runs it"
-            )
         _known("image_mode", image_mode, ("auto", *checkpoint.image_modes))
         self._image_mode = checkpoint.image_mode if image_mode == "auto" else image_mode
         # transformers' forward needs all layers there

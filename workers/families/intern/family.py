@@ -52,17 +52,16 @@ class InternFamily:
         merge = merge_of(config.to_dict(), Path(type(module).__name__))
         tokens = visual.embeddings.patch_embeddings.num_patches // merge**2
 
-        def tiles(call: Call, body: Call) -> Sequence[Tensor]:
+        def tiles(call: Call, ids_BS: Tensor) -> Sequence[Tensor]:
             """Of each image, in order."""
-            pixels = call[0][0] if call[0] else call[1]["pixel_values"]
-            ids_BS = body[0][0] if body[0] else body[1]["input_ids"]
+            pixels: Tensor = call["pixel_values"]
             counts = [count // tokens for count in (ids_BS == config.image_token_id).sum(dim=1).tolist() if count]
             copies = max(1, sum(counts) // len(pixels))  # beams, before which ``generate`` calls the tower
             counts = counts[::copies]
             return pixels.split(counts) if sum(counts) == len(pixels) else [pixels]  # which transformers then refuses
 
-        def towers(states: Sequence[Tensor], call: Call, body: Call) -> list[tuple[Tower, OfImages]]:
-            counts = [len(pixels) for pixels in tiles(call, body)]
+        def towers(states: Sequence[Tensor], call: Call, ids_BS: Tensor) -> list[tuple[Tower, OfImages]]:
+            counts = [len(pixels) for pixels in tiles(call, ids_BS)]
             own = zip(*(state.split(counts) for state in states), strict=True)
             return [(InternTower(visual, some, merge), lambda rows_NPX: [rows_NPX.flatten(0, 1)]) for some in own]
 

@@ -37,7 +37,6 @@ class InternCheckpoint:
     image_modes = (MODE,)
     image_options = ()
     conversation = "chat_template"
-    hooked = True
     tower = None
     text_tower = None
     notes = ()

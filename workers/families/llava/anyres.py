@@ -1,8 +1,9 @@
-"""LLaVA-NeXT's any-resolution: an image as one overview and a grid of tiles, and the tokens that come of it.
+"""Any-resolution of LLaVA-NeXT and LLaVA-OneVision: an image as an overview and a grid of tiles, and its tokens.
 
 Source: haotian-liu/LLaVA, llava/mm_utils.py (``select_best_resolution``, ``resize_and_pad_image``) and llava_arch.py
-(``unpad_image``, merge type ``spatial_unpad``); transformers' LlavaNextProcessor counts the same. Only the standard
-library is imported: a planner counts tokens without a model.
+(``unpad_image``, merge type ``spatial_unpad``, and of ``anyres_max_9`` that tokens of many tiles become fewer);
+transformers' LlavaNextProcessor and LlavaOnevisionProcessor count the same. Only the standard library is imported: a
+planner counts tokens without a model.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 
 Size = tuple[int, int]  # height, width
 MAX_TEXT = 10_000  # letters of a list of sizes
+SLACK = 1.1  # by how much, along a side, patches may be more than those of ``most_tiles``
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,12 @@ class Tiling:
     pinpoints: tuple[Size, ...]  # pixels of each grid
     tile: int  # pixels, one side
     patch: int  # pixels of a patch, one side
+    most_tiles: int | None = None  # whose tokens a grid has, where it has more patches; None: a token for each patch
+
+    @property
+    def side(self) -> int:
+        """Patches of a tile, one side."""
+        return self.tile // self.patch
 
     def best(self, image: Size) -> Size:
         """The grid that keeps most of an image's pixels, and of several the smallest; the first of equal ones."""
@@ -47,19 +55,36 @@ class Tiling:
         grid = self.best(image)
         return 1 + (grid[0] // self.tile) * (grid[1] // self.tile)
 
-    def tokens(self, image: Size) -> int:
-        """Visual tokens: the overview's, those of the grid without padding, and one at the end of each row."""
-        height, width = (pixels // self.tile * (self.tile // self.patch) for pixels in self.best(image))
+    def unpadded(self, image: Size) -> Size:
+        """Rows and columns of the grid's patches without those of padding alone."""
+        height, width = (pixels // self.tile * self.side for pixels in self.best(image))
         if image[1] / image[0] > width / height:
             height -= (height - int(round(image[0] * (width / image[1]), 7))) // 2 * 2
         else:
             width -= (width - int(round(image[1] * (height / image[0]), 7))) // 2 * 2
-        return (self.tile // self.patch) ** 2 + height * width + height
+        return height, width
+
+    def merged(self, patches: Size) -> Size:
+        """Rows and columns of tokens that so many of patches become."""
+        height, width = patches
+        ratio = math.sqrt(height * width / (self.most_tiles * self.side**2)) if self.most_tiles else 0
+        return (int(height // ratio), int(width // ratio)) if ratio > SLACK else patches
+
+    def tokens(self, image: Size) -> int:
+        """Visual tokens: the overview's, those of the grid without padding, and one at the end of each row."""
+        return self._tokens(self.unpadded(image))
+
+    def _tokens(self, patches: Size) -> int:
+        rows, columns = self.merged(patches)
+        return self.side**2 + rows * (columns + 1)
 
     @property
     def most_tokens(self) -> int:
-        """Of an image that fills its grid."""
-        return max(self.tokens(grid) for grid in self.pinpoints)
+        """That no image exceeds. One that fills its grid need not have most: somewhat fewer patches are not merged."""
+        grids = [[pixels // self.tile * self.side for pixels in grid] for grid in self.pinpoints]
+        lower = ((rows, width) for height, width in grids for rows in range(height, 0, -2))
+        narrower = ((height, columns) for height, width in grids for columns in range(width, 0, -2))
+        return max(map(self._tokens, (*lower, *narrower)))
 
 
 def read_pinpoints(stated: object) -> tuple[Size, ...]:

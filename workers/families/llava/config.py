@@ -7,10 +7,11 @@ from typing import Any
 
 from workers.families.config import MOST_LAYERS, ModelConfig, ModelError, VisionConfig, decoder_sizes, number, section
 from workers.families.llava.anyres import Size, Tiling, read_pinpoints
+from workers.families.llava.onevision import ONEVISION, most_tiles
 
 ANY_RESOLUTION = "llava_next"  # the model type that cuts images into tiles
 CLASS_TOKEN_TOWERS = ("clip", "clip_vision_model")
-MODEL_TYPES = ("llava", ANY_RESOLUTION)
+MODEL_TYPES = ("llava", ANY_RESOLUTION, ONEVISION)
 
 
 def model_config(config: dict[str, Any], place: Path) -> ModelConfig:
@@ -27,7 +28,7 @@ def model_config(config: dict[str, Any], place: Path) -> ModelConfig:
     sizes = decoder_sizes(text, place)
     image_size, patch_size = number(vision, "image_size", 336, place), number(vision, "patch_size", 14, place)
     side, tiling = image_size // patch_size, tiling_of(config, place)
-    clip = vision.get("model_type", "clip_vision_model") in CLASS_TOKEN_TOWERS
+    clip = _is_clip(config)
     return ModelConfig(
         **sizes,
         image_size=image_size,
@@ -47,15 +48,23 @@ def tiling_of(config: dict[str, Any], place: Path) -> Tiling | None:
     Raises:
         ModelError: the grids are not of whole tiles.
     """
-    if config.get("model_type") != ANY_RESOLUTION:
+    kind = config.get("model_type")
+    if kind not in (ANY_RESOLUTION, ONEVISION):
         return None
     vision = section(config, "vision_config", place)
     tile, patch = number(vision, "image_size", 336, place), number(vision, "patch_size", 14, place)
-    return Tiling(_pinpoints(config, tile, patch, place), tile, patch)
+    most = most_tiles(config) if kind == ONEVISION else None
+    return Tiling(_pinpoints(config, tile, patch, place), tile, patch, most)
+
+
+def _is_clip(config: dict[str, Any]) -> bool:
+    """Whether the tower is CLIP's, which has a class token; else it is SigLIP's."""
+    return (config.get("vision_config") or {}).get("model_type", "clip_vision_model") in CLASS_TOKEN_TOWERS
 
 
 def _class_token(config: dict[str, Any]) -> bool:
-    return bool(config.get("vision_feature_select_strategy", "default") == "full")
+    """Whether it is a visual token."""
+    return _is_clip(config) and config.get("vision_feature_select_strategy", "default") == "full"
 
 
 def _pinpoints(config: dict[str, Any], tile: int, patch: int, place: Path) -> tuple[Size, ...]:
@@ -66,7 +75,7 @@ def _pinpoints(config: dict[str, Any], tile: int, patch: int, place: Path) -> tu
         raise ModelError(f"{place}: image_grid_pinpoints: {error}") from error
     if wrong := [size for size in pinpoints if size[0] % tile or size[1] % tile]:
         raise ModelError(f"{place}: image_grid_pinpoints: {list(wrong[0])} is no multiple of the tower's {tile} pixels")
-    if _class_token(config) or tile % patch:
+    if _class_token(config) or (tile % patch and _is_clip(config)):
         raise ModelError(f"{place}: any-resolution needs tiles of whole patches, without the class token")
     return pinpoints
 

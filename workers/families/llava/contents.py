@@ -60,11 +60,14 @@ def _named(stored: Iterable[tuple[str, Outline]]) -> Iterator[tuple[str, Outline
 def _harmless(name: str, checkpoint: LlavaCheckpoint) -> bool:
     """Whether a tensor that the model has no place for cannot change its answers.
 
-    Layers of the vision tower behind the chosen one, where that is counted from the front; the row end of
-    any-resolution in LLaVA's own checkpoints that were trained with it and see squares.
+    Layers of the vision tower behind the chosen one, where that is counted from the front; the head of SigLIP's, which
+    makes one vector of an image; the row end of any-resolution in LLaVA's own checkpoints that were trained with it and
+    see squares.
     """
     if name == NEWLINE:
         return checkpoint.original
+    if name.startswith(f"{TOWER}head."):
+        return not checkpoint.sizes.class_token
     layer, chosen = name.removeprefix(f"{TOWER}encoder.layers.").partition(".")[0], _chosen(checkpoint.config)
     return layer.isdecimal() and all(isinstance(index, int) and 0 <= index <= int(layer) for index in chosen)
 

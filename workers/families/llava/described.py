@@ -9,7 +9,6 @@ from typing import Any
 
 from workers.families.config import ModelConfig, VisionConfig
 from workers.families.described import Shape, decoder_tensors, linear_layer, norm_layer
-from workers.families.llava.config import ANY_RESOLUTION
 from workers.families.llava.names import NEWLINE, TOWER
 
 CHANNELS = 3
@@ -28,21 +27,23 @@ def described(config: dict[str, Any], sizes: ModelConfig) -> dict[str, Shape]:
     bias = config.get("multimodal_projector_bias", True) is not False
     for name, columns in (("linear_1", sizes.vision.hidden * sizes.vision.features), ("linear_2", sizes.hidden)):
         shapes |= linear_layer(f"model.multi_modal_projector.{name}", sizes.hidden, columns, bias)
-    if config.get("model_type") == ANY_RESOLUTION:
+    if sizes.varies:
         shapes[NEWLINE] = (sizes.hidden,)
     return shapes
 
 
 def _tower(sizes: ModelConfig, tower: VisionConfig, channels: int) -> dict[str, Shape]:
-    """CLIP's vision tower, the layers behind the chosen one too."""
+    """CLIP's vision tower, or SigLIP's without its head, the layers behind the chosen one too."""
     width, ffn, patch = tower.hidden, tower.ffn, sizes.patch_size
     shapes: dict[str, Shape] = {
-        "embeddings.class_embedding": (width,),
         "embeddings.patch_embedding.weight": (width, channels, patch, patch),
-        "embeddings.position_embedding.weight": ((sizes.image_size // patch) ** 2 + 1, width),
-        **norm_layer("pre_layrnorm", width),
+        "embeddings.position_embedding.weight": ((sizes.image_size // patch) ** 2 + sizes.class_token, width),
         **norm_layer("post_layernorm", width),
     }
+    if sizes.class_token:
+        shapes |= {"embeddings.class_embedding": (width,), **norm_layer("pre_layrnorm", width)}
+    else:
+        shapes["embeddings.patch_embedding.bias"] = (width,)
     for number in range(tower.stored_layers):
         place = f"encoder.layers.{number}"
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):

@@ -14,7 +14,8 @@ from workers.checkpoints.hub import find_folder
 from workers.checkpoints.settings import having, processor_kind, processor_settings, read_json
 from workers.families.config import ModelConfig, ModelError, section
 from workers.families.llava.anyres import Tiling
-from workers.families.llava.config import ANY_RESOLUTION, model_config, tiling_of
+from workers.families.llava.config import ANY_RESOLUTION, MODEL_TYPES, model_config, tiling_of
+from workers.families.llava.onevision import ONEVISION, onevision_config
 from workers.families.llava.original import image_mode, is_original, llava_config
 from workers.families.llava.pixel_modes import SQUARE_MODES
 from workers.foreign import readable
@@ -40,7 +41,6 @@ class LlavaCheckpoint:
     images: Path  # folder of the image processor's settings
     text_tower: Path | None = None  # folder of the CLIP whose text tower strategies may read
 
-    conversation = "vicuna_v1"
     image_options = ()
 
     @property
@@ -58,9 +58,9 @@ class LlavaCheckpoint:
         return tiling_of(self.config, self.place)
 
     @property
-    def hooked(self) -> bool:
-        """Any-resolution is not: its tokens are put together of tiles, which the hooks do not know."""
-        return self.tiling is None
+    def conversation(self) -> str:
+        """LLaVA-OneVision was trained on Qwen2's."""
+        return "chat_template" if self.config["model_type"] == ONEVISION else "vicuna_v1"
 
     @property
     def image_modes(self) -> tuple[str, ...]:
@@ -140,17 +140,21 @@ def open_llava(spec: ModelSpec) -> LlavaCheckpoint:
             text_tower=_text_tower(spec, llava_config(config, vision, place)),
         )
     kind = config.get("model_type")
-    if kind not in ("llava", ANY_RESOLUTION):
-        raise ModelError(f"{place}: model_type: '{kind}' is not 'llava' or '{ANY_RESOLUTION}'")
+    if kind not in MODEL_TYPES:
+        raise ModelError(f"{place}: model_type: '{kind}' is not supported ({', '.join(MODEL_TYPES)})")
     if spec.vision_tower is not None:
         raise ModelError(f"model {folder}: holds its own vision tower; leave model.vision_tower out")
+    if kind == ONEVISION:
+        config = onevision_config(config, place)
+        if spec.text_tower is not None:
+            raise ModelError(f"model {folder}: model.text_tower is not supported for SigLIP, its tower; leave it out")
     images = having("p*processor_config", folder, base)
     return LlavaCheckpoint(
         folder=folder,
         original=False,
         config=config,
         place=place,
-        image_mode="anyres" if kind == ANY_RESOLUTION else _mode_of_processor(images),
+        image_mode="anyres" if kind in (ANY_RESOLUTION, ONEVISION) else _mode_of_processor(images),
         base=base,
         tower=None,
         extras=extras,

@@ -15,6 +15,8 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
 )
 
 from workers.checkpoints.files import weight_files
@@ -33,12 +35,20 @@ from workers.families.building import (
 )
 from workers.families.config import ModelError
 from workers.families.llava.adapter import read_adapter
+from workers.families.llava.anyres import read_pinpoints
 from workers.families.llava.config import ANY_RESOLUTION
 from workers.families.llava.layout import LlavaCheckpoint, open_llava
 from workers.families.llava.model import Llava
 from workers.families.llava.names import TOWER, model_name
+from workers.families.llava.onevision import IMAGE_TOKEN, ONEVISION, TILE
 from workers.families.llava.pixel_modes import MODES
 from workers.work import ModelSpec
+
+KINDS: dict[str, tuple[Any, Any]] = {
+    "llava": (LlavaConfig, LlavaForConditionalGeneration),
+    ANY_RESOLUTION: (LlavaNextConfig, LlavaNextForConditionalGeneration),
+    ONEVISION: (LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration),
+}
 
 
 def load_llava(spec: ModelSpec, device: str) -> Llava:
@@ -78,10 +88,7 @@ def load_llava(spec: ModelSpec, device: str) -> Llava:
 
 def _empty_model(checkpoint: LlavaCheckpoint, dtype: torch.dtype, device: str, away: Collection[int]) -> Any:
     """The model with parameters that hold nothing yet, on the device; of the layers that are away, in host memory."""
-    kinds: tuple[Any, Any] = (LlavaConfig, LlavaForConditionalGeneration)
-    if checkpoint.config["model_type"] == ANY_RESOLUTION:
-        kinds = (LlavaNextConfig, LlavaNextForConditionalGeneration)
-    model = without_memory(checkpoint.config, checkpoint.place, kinds, dtype)
+    model = without_memory(checkpoint.config, checkpoint.place, KINDS[checkpoint.config["model_type"]], dtype)
     decoder = model.model.language_model
     if checkpoint.original:  # its vocabulary has no image token: one row more, whose content is never used
         rows, width = decoder.embed_tokens.weight.shape
@@ -139,7 +146,8 @@ def _load_tokenizer(checkpoint: LlavaCheckpoint) -> Any:
     with reading(f"model {folder}", "the tokenizer cannot be loaded"):
         tokenizer = kind.from_pretrained(folder, local_files_only=True, **begin)
     config = checkpoint.config
-    image_token = None if checkpoint.original else config.get("image_token_id", config.get("image_token_index", 32000))
+    usual = IMAGE_TOKEN if config["model_type"] == ONEVISION else 32000
+    image_token = None if checkpoint.original else config.get("image_token_id", config.get("image_token_index", usual))
     check_tokenizer(tokenizer, folder, checkpoint.sizes.vocab, image_token)
     return tokenizer
 
@@ -149,9 +157,26 @@ def load_image_processor(checkpoint: LlavaCheckpoint) -> Any:
 
     LLaVA's own classes are CLIP's with padding or tiles, which ``workers/images.py`` makes.
     """
-    settings = processor_settings(checkpoint.images)
-    kind = processor_kind(settings)
-    if not kind.startswith(("CLIP", "LlavaImage", "LlavaNextImage")):
-        raise ModelError(f"model {checkpoint.images}: image processor '{kind}' is not supported (CLIPImageProcessor)")
-    with reading(f"model {checkpoint.images}", "the image processor cannot be loaded"):
+    settings, place = processor_settings(checkpoint.images), f"model {checkpoint.images}"
+    kind, whole = processor_kind(settings), checkpoint.config["model_type"] == ONEVISION
+    known = ("LlavaOnevisionImage",) if whole else ("CLIPImage", "CLIP", "LlavaImage", "LlavaNextImage")
+    if not kind.startswith(known):
+        raise ModelError(f"{place}: image processor '{kind}' is not supported ({known[0]}Processor)")
+    if whole:  # its squares are resized and not cropped
+        size = settings.get("size", {"height": TILE, "width": TILE})
+        settings = {**settings, "size": size, "crop_size": size, "do_center_crop": False}
+    _check_grids(settings, checkpoint)
+    with reading(place, "the image processor cannot be loaded"):
         return CLIPImageProcessorPil.from_dict(settings)
+
+
+def _check_grids(settings: dict[str, Any], checkpoint: LlavaCheckpoint) -> None:
+    """Those that an image processor states must be the model's, or it would count other tokens."""
+    tiling, stated = checkpoint.tiling, settings.get("image_grid_pinpoints")
+    if tiling is None or stated is None:
+        return
+    with reading(f"model {checkpoint.images}", "image_grid_pinpoints cannot be read"):
+        grids = read_pinpoints(stated)
+    if grids != tiling.pinpoints:
+        what = "the image processor's image_grid_pinpoints are not those of"
+        raise ModelError(f"model {checkpoint.images}: {what} {checkpoint.place}")

@@ -1,8 +1,8 @@
-"""A LLaVA on a device, from haotian-liu/LLaVA: one square per image, or LLaVA-NeXT's overview and tiles."""
+"""A LLaVA on a device, from haotian-liu/LLaVA: one square per image, or any-resolution's overview and tiles."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,12 +14,18 @@ from workers.checkpoints.tokenizer import rendered
 from workers.decoder import Decoder
 from workers.families.config import ModelConfig, ModelError
 from workers.families.llava.anyres import Tiling
+from workers.families.llava.onevision import ONEVISION
 from workers.families.llava.pixels import to_pixels, to_tiles
+from workers.families.llava.tiles import of_tokens
 from workers.families.llava.tower import ClipTower
-from workers.families.model import Encoded, ImageSpan, Model, Pixels, SeenImage
+from workers.families.model import Encoded, ImageSpan, Model, Pixels, SeenImage, together
 from workers.sequences import to_device
 from workers.sites import Tower
+from workers.tasks.base import DataError
 from workers.tasks.prompts import IMAGE_MARKER
+
+TILES = 48  # that go through the tower together, if several images do: the forward of 1.5 GB in half precision
+READ_TILES = 12  # where the states between its layers are kept
 
 
 class Llava(Model):
@@ -40,6 +46,8 @@ class Llava(Model):
         self.image_token: int = module.config.image_token_id
         self._chat_template = chat_template
         self._tiling = tiling
+        video = getattr(module.config, "video_token_id", None)
+        self._video_token = None if video is None else tokenizer.convert_ids_to_tokens(video)
 
     def chat(self, question: str, image: bool) -> str:
         if self._chat_template is None:
@@ -70,6 +78,8 @@ class Llava(Model):
         before, marker, after = prompt.partition(IMAGE_MARKER)
         if IMAGE_MARKER in after:
             raise ModelError(f"the prompt has {prompt.count(IMAGE_MARKER)} images; one is supported")
+        if self._video_token is not None and self._video_token in prompt:
+            raise DataError(f"the question holds {self._video_token}, which would be taken for a video")
         if not whole:
             ids = tuple(self.tokenizer(before)["input_ids"])
             tail = self.tokenizer(after, add_special_tokens=False)["input_ids"] if after else ()
@@ -87,8 +97,14 @@ class Llava(Model):
         self, prompts: Sequence[Encoded], readers: Mapping[str, Callable[[Tower], Tensor]]
     ) -> list[SeenImage | None]:
         shown = [prompt for prompt in prompts if prompt.images]
-        if not shown:
-            return [None] * len(prompts)
+        groups: Iterable[Sequence[Encoded]] = [shown] if shown else []
+        if self._tiling is not None:
+            groups = together(shown, READ_TILES if readers else TILES)
+        images = (image for some in groups for image in self._see(some, readers))
+        return [next(images) if prompt.images else None for prompt in prompts]
+
+    def _see(self, shown: Sequence[Encoded], readers: Mapping[str, Callable[[Tower], Tensor]]) -> Iterator[SeenImage]:
+        """Images that go through the tower together."""
         # Only if asked for: otherwise transformers keeps no more hidden states than the projector is given.
         keep = {"output_hidden_states": True} if readers else {}
         made = self.module.model.get_image_features(**self._pixels(shown), **keep)
@@ -96,11 +112,8 @@ class Llava(Model):
         if readers:
             tower = ClipTower(self.module, made.hidden_states, self.text_tower)
             evidence = {name: self._of_tokens(read(tower), shown) for name, read in readers.items()}
-        images = (
-            SeenImage(features_VD, {name: rows[index] for name, rows in evidence.items()})
-            for index, features_VD in enumerate(made.pooler_output)
-        )
-        return [next(images) if prompt.images else None for prompt in prompts]
+        for index, features_VD in enumerate(made.pooler_output):
+            yield SeenImage(features_VD, {name: rows[index] for name, rows in evidence.items()})
 
     def project(self, features_PC: Tensor) -> Tensor:
         projected_PD: Tensor = self.module.model.multi_modal_projector(features_PC)
@@ -110,15 +123,13 @@ class Llava(Model):
         """For each prompt (V, ...): tiles are put together as their features are, with 0 at the ends of rows."""
         if self._tiling is None:
             return list(rows_NPX)
-        shape = rows_NPX.shape[2:]
-        tiles_NPX = rows_NPX.flatten(2) if shape else rows_NPX[..., None]
-        packed, _ = self.module.model.pack_image_features(
-            [tiles.contiguous() for tiles in tiles_NPX.split([len(prompt.pixels) for prompt in prompts])],
-            torch.tensor([prompt.size for prompt in prompts]),
-            vision_feature_select_strategy=self.module.config.vision_feature_select_strategy,
-            image_newline=tiles_NPX.new_zeros(tiles_NPX.shape[-1]),
-        )
-        return [rows_VX.reshape(len(rows_VX), *shape) for rows_VX in packed]
+        return of_tokens(rows_NPX, self._tiling, [prompt.size for prompt in prompts])
+
+    def letter_tokens(self, letters: str) -> list[int]:
+        """With LLaVA-OneVision an answer begins a line of its own, so that no space belongs to its first token."""
+        if self.module.config.model_type != ONEVISION:
+            return super().letter_tokens(letters)
+        return [self.tokenizer(letter, add_special_tokens=False)["input_ids"][-1] for letter in letters]
 
     def inputs(self, prompt: Encoded) -> dict[str, Tensor]:
         ids_BS = torch.tensor([prompt.ids], device=self.device)

@@ -1,4 +1,4 @@
-"""CLIP's vision tower as a place that evidence comes from, from the hidden states between its layers.
+"""CLIP's or SigLIP's vision tower as a place that evidence comes from, from the hidden states between its layers.
 
 Queries and keys of a layer are computed again from what entered it: the tower itself hands out neither, and for one
 layer that is a hundredth of its forward.
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from workers.families.llava.config import CLASS_TOKEN_TOWERS
 from workers.sites import Tower
 
 if TYPE_CHECKING:
@@ -26,9 +27,7 @@ def tower_layers(module: Any) -> Sequence[Any]:
 
 
 class ClipTower(Tower):
-    """What a CLIP tower's forward leaves."""
-
-    class_token = 0
+    """What the forward of a CLIP tower leaves, or of SigLIP's, which has no class token."""
 
     def __init__(self, module: Any, hidden_states: Sequence[Tensor], text_tower: TextTower | None = None) -> None:
         """Take what one forward of the tower left.
@@ -40,7 +39,9 @@ class ClipTower(Tower):
         """
         self._layers = tower_layers(module)
         self.layers, self.text_tower = len(self._layers), text_tower
-        side = module.config.vision_config.image_size // module.config.vision_config.patch_size
+        vision = module.config.vision_config
+        self.class_token = 0 if vision.model_type in CLASS_TOKEN_TOWERS else None
+        side = vision.image_size // vision.patch_size
         self.grid = (side, side)
         self._hidden_states = hidden_states
         chosen = module.config.vision_feature_layer

@@ -55,7 +55,7 @@ class QwenFamily:
         visual, full = module.model.visual, full_layers(config.to_dict(), Path(type(module).__name__))
         return Parts(
             tower=visual,
-            pictures=lambda call, _: call[0][0].split([rows * columns for rows, columns in _grids(call)]),
+            pictures=lambda call, _: call["pixel_values"].split([rows * columns for rows, columns in _grids(call)]),
             projector=visual.merger,
             project=lambda features_PC: visual.merger(joined(features_PC, visual)),
             body=module.model,
@@ -74,9 +74,8 @@ class QwenFamily:
 
 
 def _grids(call: Call) -> list[tuple[int, int]]:
-    """Rows and columns of the patches of each image of a call of the tower."""
-    args, kwargs = call
-    return [(rows, columns) for _, rows, columns in (args[1] if len(args) > 1 else kwargs["grid_thw"]).tolist()]
+    """Rows and columns of the patches of each image of a call of the model."""
+    return [(rows, columns) for _, rows, columns in call["image_grid_thw"].tolist()]
 
 
 def _token_grids(visual: Any, call: Call) -> list[TokenGrid]:
@@ -85,7 +84,7 @@ def _token_grids(visual: Any, call: Call) -> list[TokenGrid]:
 
     merge: int = visual.spatial_merge_size
     window = visual.window_size // visual.patch_size // merge if hasattr(visual, "window_size") else 0
-    device = call[0][0].device
+    device = call["pixel_values"].device
     return [TokenGrid((rows // merge, columns // merge), merge, window, device) for rows, columns in _grids(call)]
 
 

@@ -37,7 +37,6 @@ class QwenCheckpoint:
     image_mode = MODE
     image_modes = (MODE,)
     conversation = "chat_template"
-    hooked = True
     tower = None
     text_tower = None
     notes = ()

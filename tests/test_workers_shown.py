@@ -106,7 +106,12 @@ def test_a_model_of_any_size_answers_as_with_fewer_pixels(native):
     """Cells are those of the un-pruned model whose ``max_pixels`` are so few, also where the rank is a share."""
     unit = native.model._resizing.unit
     most = native.model.visual_tokens
-    cells = answered(native, (*IDS, TEXT_ONLY), smaller(6), smaller(most // 2, 0.5), smaller(2, 0.05))
+    full = unpruned_point(native.model.config.layers, most)
+    cells = answered(native, (*IDS, TEXT_ONLY), full, smaller(6), smaller(most // 2, 0.5), smaller(2, 0.05))
+    for (id, _), cell in cells.items():
+        whole = cells[id, full.key]
+        for name in ("visual_tokens", "prompt_tokens", "text_tokens", "maps"):
+            assert getattr(cell, name) == getattr(whole, name)
     model = replace(native.spec.model, max_pixels=6 * unit**2)
     less = engine_of(model, native.spec.task.data, conversation="chat_template")
     less = with_images(less, Path(native.spec.model.path))

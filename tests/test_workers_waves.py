@@ -216,7 +216,7 @@ def prepared(need: Footprint, count: int, further: Footprint | None = None, imag
     """Samples with other names that ask for so much."""
     samples = (Sample(id=str(number), question="", label="A", image=None) for number in range(count))
     return [
-        PreparedSample(sample, Encoded.in_order((), ()), image, need, further or need, Shown(0, 0, None))
+        PreparedSample(sample, Encoded.in_order((), ()), image, need, further or need, Shown(0, 0, None, ()))
         for sample in samples
     ]
 

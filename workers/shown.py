@@ -12,6 +12,7 @@ from strategies import catalog
 from strategies.downsample import middles
 from workers.families.model import Encoded, Model, Pixels
 from workers.forks import packed_mask
+from workers.token_maps import TokenMap
 from workers.work import UNPRUNED, GridPoint
 
 
@@ -37,14 +38,16 @@ class Shown:
     tokens: int  # of the prompt
     visual: int  # those of its image
     places_K: Tensor | None  # int64 on the host: where among them the tokens of a smaller image stand; None: they are
+    maps: tuple[TokenMap, ...]  # where they lie in the image
 
     @classmethod
     def of(cls, model: Model, prompt: Encoded) -> Shown:
         if prompt.most is None:
-            return cls(prompt.length, prompt.visual, None)
+            return cls(prompt.length, prompt.visual, None, prompt.maps)
         whole = model.grid(prompt.size)
         places_K = middles(whole, model.grid(prompt.size, prompt.most))
-        return cls(prompt.length - prompt.visual + math.prod(whole), math.prod(whole), places_K)
+        tokens, maps = prompt.length - prompt.visual, tuple(TokenMap(0, *whole) for _ in prompt.maps)
+        return cls(tokens + math.prod(whole), math.prod(whole), places_K, maps)
 
     def mask(self, kept_K: Tensor) -> bytes:
         """The visual tokens of a prompt that are kept, as ``SampleOutcome.kept_mask``."""

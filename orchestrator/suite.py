@@ -35,7 +35,7 @@ def prepare_suite(suite: Suite, keep_going: bool = False) -> tuple[list[Prepared
         keep_going: Leave out benchmarks whose files are missing or damaged.
 
     Returns:
-        Those that can run, and one line for each that is left out.
+        Those that can run, and one line for each benchmark, and each method of a model, that is left out.
 
     Raises:
         SpecError: A benchmark cannot be read; one line each.
@@ -51,11 +51,12 @@ def prepare_suite(suite: Suite, keep_going: bool = False) -> tuple[list[Prepared
     if missing and not (keep_going and ready):
         hint = "or run the others with --keep-going" if ready else "none of them can run"
         raise SpecError(*missing, f"suite {suite.name}: put these files there, {hint}")
-    return ready, [f"left out: {line}" for line in missing]
+    cannot = [f"{one.model} {one.strategy}: {one.reason}" for one in suite.left_out]
+    return ready, [f"left out: {line}" for line in (*missing, *cannot)]
 
 
 def run_suite(
-    name: str,
+    suite: Suite,
     members: Sequence[PreparedMember],
     out: Path,
     options: RunOptions,
@@ -65,8 +66,8 @@ def run_suite(
     """Compute all missing cells of all members; what is there is not computed again.
 
     Args:
-        name: Of the suite.
-        members: In the order in which they run; those of a model one after the other.
+        suite: As `load_suite` gives it.
+        members: Of it, in the order in which they run; those of a model one after the other.
         out: Folder of the suite, made where it is missing.
         options: Where to compute.
         console: For progress.
@@ -76,7 +77,8 @@ def run_suite(
         StoreError, PoolError, SweepError, ModelError, DataError: Nothing that was computed is lost.
     """
     results = []
-    write_suite(out, name, [SuiteMember(model=one.member.model, benchmark=one.member.benchmark) for one in members])
+    held = [SuiteMember(model=one.member.model, benchmark=one.member.benchmark) for one in members]
+    write_suite(out, suite.name, held, suite.left_out)
     with Crew(options, options.local) as crew:
         for place, one in enumerate(members):
             spec = one.prepared.spec

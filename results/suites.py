@@ -34,11 +34,22 @@ class SuiteMember(BaseModel):
         return Path(self.model, self.benchmark)
 
 
+class LeftOut(BaseModel):
+    """A method of the grid that one of several models cannot run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: Annotated[str, Field(pattern=TITLE)]
+    strategy: str
+    reason: str
+
+
 class SuiteFile(BaseModel):
     """What ``suite.json`` says."""
 
     name: str
     members: list[SuiteMember]
+    left_out: list[LeftOut] = []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,11 +61,11 @@ class Results:
     experiment: Experiment
 
 
-def write_suite(folder: Path, name: str, members: Sequence[SuiteMember]) -> None:
-    """Say which experiments a folder holds, those of earlier runs included."""
+def write_suite(folder: Path, name: str, members: Sequence[SuiteMember], left_out: Sequence[LeftOut] = ()) -> None:
+    """Say which experiments a folder holds, those of earlier runs included, and what this run leaves out."""
     folder.mkdir(parents=True, exist_ok=True)
     known = read_suite(folder).members if (folder / FILE).exists() else []
-    whole = SuiteFile(name=name, members=list(dict.fromkeys([*members, *known])))
+    whole = SuiteFile(name=name, members=list(dict.fromkeys([*members, *known])), left_out=list(left_out))
     write_whole(folder / FILE, json.dumps(whole.model_dump(), indent=1).encode() + b"\n")
 
 
@@ -73,6 +84,11 @@ def read_suite(folder: Path) -> SuiteFile:
         raise StoreError(
             f"{folder}: is no suite's folder ({error}); give one that `saccade run SUITE` wrote"
         ) from error
+
+
+def left_out_of(places: Sequence[Path]) -> list[LeftOut]:
+    """What models of suites cannot run, of those among the places that are suites' folders."""
+    return [one for place in places if (place / FILE).exists() for one in read_suite(place).left_out]
 
 
 def results_of(places: Sequence[Path]) -> list[Results]:

@@ -138,6 +138,28 @@ def write_vqav2(folder: Path) -> None:
         put(folder / "val2014" / f"COCO_val2014_{42 + n:012d}.jpg", picture(n))
 
 
+def write_vizwiz(folder: Path) -> None:
+    items = [
+        {"image": f"VizWiz_val_{n}.jpg", "question": f"What is it {n}?", "answer_type": "other",
+         "answers": [{"answer": text, "answer_confidence": "yes"} for text in ANSWERS]}
+        for n in range(2)
+    ]  # fmt: skip
+    put_json(folder / "val.json", items)
+    for n in range(2):
+        put(folder / "val" / f"VizWiz_val_{n}.jpg", picture(n))
+
+
+def write_refcoco(folder: Path, name: str = "REC_refcoco_unc_testA.jsonl") -> None:
+    items = [
+        {"img_path": f"COCO_train2014_{n}.jpg", "expression": f"the {n}. dog", "bbox": [4, 10, 20 + n, 30.0],
+         "dataset_name": "x", "height": 40, "width": 40 + n}
+        for n in range(2)
+    ]  # fmt: skip
+    put_lines(folder / name, items)
+    for n in range(2):
+        put(folder / "train2014" / f"COCO_train2014_{n}.jpg", picture(n))
+
+
 def write_textvqa(folder: Path) -> None:
     items = [
         {"question_id": 34602 + n, "image_id": f"ab{n}", "question": f"What is it {n}?", "answers": ANSWERS}

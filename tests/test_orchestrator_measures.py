@@ -165,7 +165,7 @@ def test_costs_are_counted_from_the_prompts(tmp_path: Path) -> None:
 
 def test_every_method_has_its_selector_cost(tmp_path: Path) -> None:
     """Of a 7B model, but for what depends on how long the text is, which these cells do not say."""
-    params = {"ablation": (("heads_kept", 2),)}
+    params = {"ablation": (("heads_kept", 2),), "fitprune": (("left", "9"),)}
     points = [
         GridPoint(strategy=name, layer=0 if one.layers == "input" else 2, rank=576, params=params.get(name, ()))
         for name, one in CATALOG.items()

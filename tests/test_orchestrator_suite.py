@@ -27,7 +27,7 @@ from results.analysis.benchmark_table import BenchmarkTable, benchmark_table
 from results.disk import StoreError
 from results.exchange.benchmark_text import printable, rendered
 from results.literature import LINEAGES, Lineage, Published
-from results.suites import Results, SuiteMember, read_suite, results_of, write_suite
+from results.suites import Results, SuiteMember, left_out_of, read_suite, results_of, write_suite
 from small_qwen import make_qwen
 from strategies.errors import UsageError
 from test_orchestrator_sweeps import config
@@ -79,6 +79,31 @@ def test_several_models_have_a_folder_each(tmp_path):
     assert [one.spec.engine.model.dtype for one in suite.members] == ["float32", "bfloat16"]
 
 
+def test_what_one_of_several_models_cannot_run_is_an_empty_row_with_its_reason(tmp_path):
+    """A 2-layer model beside the embedded one of more: a method from layer 5 on is the other's alone."""
+    shallow = make_qwen(tmp_path / "shallow")
+    text = (
+        f"data: embedded\nsuite: {{benchmarks: [scienceqa], models: [embedded, {shallow}]}}\n"
+        "grid: [{strategy: [fastv, random], layer: 5, rank: 50%}, {strategy: random, layer: 1, rank: 50%}]\n"
+    )
+    suite = load_suite(written(tmp_path, text), gpu=False)
+    assert [len(one.spec.points) for one in suite.members] == [4, 2]
+    assert [(one.model, one.strategy) for one in suite.left_out] == [("shallow", "fastv"), ("shallow", "random")]
+    reason = suite.left_out[0].reason
+    assert prepare_suite(suite)[1][0] == f"left out: shallow fastv: {reason}"
+    write_suite(tmp_path / "out", "x", [SuiteMember(model="shallow", benchmark="first")], suite.left_out)
+    home = tmp_path / "out" / "shallow" / "first"
+    write_matrix(home, GRID, np.ones((len(GRID), 40), dtype=int), name="first")
+    table = benchmark_table(results_of([tmp_path / "out"]), left_out=left_out_of([tmp_path / "out"]))
+    absent = [row for row in table.rows if row.budget == "cannot run"]
+    assert [(row.method, row.cells) for row in absent] == [("fastv", {}), ("random", {})]
+    assert f"shallow fastv: cannot run: {reason}" in table.notes
+    for form in ("csv", "markdown", "latex"):
+        assert "cannot run" in rendered(table, form)
+    with pytest.raises(SpecError, match=r"table.yaml: grid\[0\]"):
+        load_suite(written(tmp_path, text.replace("layer: 5", "layer: 99")), gpu=False)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -120,10 +145,10 @@ def test_files_that_are_missing_are_told_before_anything_runs(tmp_path):
 
 
 def test_the_model_is_loaded_once_and_what_is_there_is_kept(tmp_path, monkeypatch):
-    ready, _ = prepare_suite(load_suite(written(tmp_path, HEAD + TWO), gpu=False))
+    suite = load_suite(written(tmp_path, HEAD + TWO), gpu=False)
     ready = [
         PreparedMember(member=one.member, prepared=replace(one.prepared, samples=fake_samples(6 + place)))
-        for place, one in enumerate(ready)
+        for place, one in enumerate(prepare_suite(suite)[0])
     ]
     monkeypatch.setattr(stub_engine.Asked, "made", 0)
     shown: list[int] = []
@@ -131,7 +156,7 @@ def test_the_model_is_loaded_once_and_what_is_there_is_kept(tmp_path, monkeypatc
     def run(engine: type) -> None:
         options = RunOptions(local=True, engine=engine)
         console = Console(file=io.StringIO())
-        run_suite("table", ready, tmp_path / "out", options, console, lambda result: shown.append(result.computed))
+        run_suite(suite, ready, tmp_path / "out", options, console, lambda result: shown.append(result.computed))
 
     run(stub_engine.Asked)
     assert shown == [6 * 3, 7 * 3]

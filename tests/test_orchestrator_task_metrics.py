@@ -24,10 +24,12 @@ from results.analysis.task_metrics import headline, task_metrics
 from results.disk import StoreError
 from results.exchange.exports import write_exports
 from results.exchange.lmms_samples import write_lmms_samples
+from results.exchange.server_answers import write_server_answers
 from results.experiment import Experiment
 from test_workers_benchmarks import WRITERS
 from workers.tasks.base import Sample
 from workers.tasks.catalog import CATALOG
+from workers.tasks.vqa_answers import normalised
 from workers.work import GridPoint, SampleOutcome, UnitOutcome, WorkUnit, unpruned_point
 
 HEADLINES = {
@@ -39,7 +41,8 @@ HEADLINES = {
     "hallusionbench": "mean of the three",
     "ocrbench": "accuracy",
 }
-ALIKE = {"mmbench_cn", "mmbench_cn_circular", "seedbench", "ai2d", "mmstar", "realworldqa", "docvqa", "infovqa"}
+ALIKE = {"mmbench_cn", "mmbench_cn_circular", "seedbench", "ai2d", "mmstar", "realworldqa", "docvqa", "infovqa",
+         "refcoco_plus", "refcocog"}  # fmt: skip
 POINTS = (unpruned_point(8, 64), GridPoint(strategy="fastv", layer=2, rank=8))
 
 
@@ -63,7 +66,7 @@ def test_every_benchmark_runs_and_shows_its_figures(tmp_path, small_checkpoint, 
     figures = task_metrics(experiment)
     assert list(headline(figures, experiment)["name"].unique()) == ([HEADLINES[name]] if name in HEADLINES else [])
     tables = {path.name for path in write_exports(experiment)}
-    assert ("task_metrics.csv" in tables) == bool(len(figures)) == (name not in ("textvqa", "scienceqa_img"))
+    assert ("task_metrics.csv" in tables) == bool(len(figures)) == (name not in ("textvqa", "scienceqa_img", "refcoco"))
     page = write_report(experiment).read_text()
     assert ("own figures" in page) == bool(len(figures))
     for figure in figures["name"].unique():
@@ -220,3 +223,24 @@ def test_a_wrong_task_is_one_line(tmp_path, small_checkpoint):
         load_sweep(place)
     shown = CliRunner().invoke(app, ["plan", sweep_file(tmp_path, small_checkpoint, "pope")])
     assert shown.exit_code == 2
+
+
+def test_export_for_a_server_is_all_answers_normalised(tmp_path):
+    samples = tuple(Sample(id=str(7 + n), question="?", label="", image=tmp_path / str(n)) for n in range(2))
+    experiment = write_cells(tmp_path / "e", np.zeros((2, 2)), samples, task="vqav2")
+    shown = CliRunner().invoke(app, ["export", str(tmp_path / "e"), "--format", "server"])
+    assert shown.exit_code == 0, shown.output
+    first, second = sorted((tmp_path / "e" / "exports" / "server").glob("*.json"))
+    assert first.name.endswith("fastv_layer=2_rank=8.json")
+    lines = json.loads(second.read_text())
+    assert [line["question_id"] for line in lines] == [7, 8]
+    said = experiment.cells(["answer"])["answer"].iloc[0]
+    assert lines[0]["answer"] == normalised(said) != said
+    with pytest.raises(StoreError, match="no grid point matches rank=9"):
+        write_server_answers(experiment, tmp_path / "none", ["rank=9"])
+    other = write_cells(tmp_path / "o", np.zeros((2, 2)), samples, task="gqa")
+    with pytest.raises(StoreError, match="of gqa, which has no server"):
+        write_server_answers(other, tmp_path / "none")
+    unfinished = Experiment.create(tmp_path / "u", experiment.manifest, samples)
+    with pytest.raises(StoreError, match="un-pruned lacks 2 of 2 answers"):
+        write_server_answers(unfinished, tmp_path / "none")

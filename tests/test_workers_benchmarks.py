@@ -32,6 +32,10 @@ WRITERS = {
     "gqa": made.write_gqa,
     "mme": made.write_mme,
     "pope": made.write_pope,
+    "vizwiz": made.write_vizwiz,
+    "refcoco": made.write_refcoco,
+    "refcoco_plus": partial(made.write_refcoco, name="REC_refcoco+_unc_testA.jsonl"),
+    "refcocog": partial(made.write_refcoco, name="REC_refcocog_umd_test.jsonl"),
     "mmbench_cn": lambda folder: made.write_mmbench(folder, made.mmbench_rows(), "MMBench_DEV_CN.tsv"),
     "mmbench_cn_circular": lambda folder: made.write_mmbench(folder, made.mmbench_rows(), "MMBench_DEV_CN.tsv"),
 } | {task.name: partial(made.write_tsv, name=task.name) for task in (*NAMED, VLMEVALKIT)}
@@ -272,6 +276,60 @@ def test_vqav2_and_textvqa(tmp_path):
     asks, strangers = load_benchmark(spec).notes
     assert asks == "llava_textvqa_val_v051_ocr.jsonl asks 1 of the 2 questions in TextVQA_0.5.1_val.json"
     assert "1 questions of llava_textvqa_val_v051_ocr.jsonl are not in TextVQA" in strangers
+
+
+def test_vizwiz_may_be_unanswerable(tmp_path):
+    made.write_vizwiz(tmp_path)
+    first, _ = read(tmp_path, "vizwiz")
+    told = "\nWhen the provided information is insufficient, respond with 'Unanswerable'."
+    assert asked(first) == f"<image>\nWhat is it 0?{told}{SHORT}"
+    assert SCORERS["vqa_soft"]("red", first).score == 1.0
+
+
+def test_splits_that_a_server_judges_are_asked(tmp_path):
+    made.put_json(tmp_path / "v2_OpenEnded_mscoco_test-dev2015_questions.json",
+                  {"questions": [{"question_id": 7, "image_id": 3, "question": "What?"}]})  # fmt: skip
+    made.put(tmp_path / "test2015" / "COCO_test2015_000000000003.jpg", made.picture(0))
+    benchmark = load_benchmark(TaskSpec(name="vqav2", data=str(tmp_path), split="test-dev"))
+    (sample,) = benchmark.samples
+    assert (sample.id, sample.label, SCORERS["vqa_soft"]("red", sample).score) == ("7", "", 0.0)
+    assert "--format server" in benchmark.notes[0]
+    made.put_json(tmp_path / "test.json", [{"image": "a.jpg", "question": "What?"}])
+    made.put(tmp_path / "test" / "a.jpg", made.picture(0))
+    assert [sample.id for sample in read(tmp_path, "vizwiz", split="test")] == ["a.jpg"]
+
+
+def test_refcoco_asks_for_boxes_in_both_forms(tmp_path):
+    made.write_refcoco(tmp_path / "lines")
+    first, second = read(tmp_path / "lines", "refcoco")
+    assert asked(first).endswith("the region this sentence describes: the 0. dog ASSISTANT:")
+    assert (first.label, second.label) == ("[0.1, 0.25, 0.5, 0.75]", "[0.097561, 0.25, 0.512195, 0.75]")
+    rows = [{"question_id": "9", "answer": ["a dog", "the dog"], "bbox": [4.0, 10.0, 16.0, 20.0],
+             "image": made.picture(0)}]  # fmt: skip
+    made.put_parquet(tmp_path / "hub" / "testA-00000-of-00001.parquet", rows)
+    samples = read(tmp_path / "hub", "refcoco")
+    assert [(sample.id, sample.label) for sample in samples] == [("9/0", first.label), ("9/1", first.label)]
+    rows[0]["bbox"] = [4.0, 10.0, 0.0, 20.0]
+    made.put_parquet(tmp_path / "hub" / "testA-00000-of-00001.parquet", rows)
+    with pytest.raises(DataError, match=r"row 0: bbox: .* has no area"):
+        read(tmp_path / "hub", "refcoco")
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("[0.1, 0.25, 0.5, 0.75]", True),
+        ("It is at [0.10,0.25, 0.5,0.51 ].", True),
+        ("[0.1, 0.25, 0.5, 0.49]", False),
+        ("[0.5, 0.75, 0.9, 0.9]", False),
+        ("[1, 0, 1, 1]", False),
+        ("0.1, 0.25, 0.5, 0.75", False),
+        ("[0.1, 0.25, 0.5]", False),
+    ],
+)
+def test_a_box_is_right_at_half_of_the_union(answer, right):
+    sample = Sample(id="1", question="?", label="[0.1, 0.25, 0.5, 0.75]", image=None)
+    assert SCORERS["box_iou"](answer, sample).correct == right
 
 
 def test_gqa(tmp_path):

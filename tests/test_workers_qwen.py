@@ -375,9 +375,9 @@ def test_large_images_go_through_the_tower_one_after_another(engine, monkeypatch
         monkeypatch.setattr(qwen_model, "PATCHES", 4 * (prompts[0].visual + prompts[1].visual))
         calls, run = [], qwen_model.run_tower
 
-        def watched(visual, pixels, *rest, **how):
+        def watched(visual, mlps, pixels, *rest, **how):
             calls.append(len(pixels) // 4)
-            return run(visual, pixels, *rest, **how)
+            return run(visual, mlps, pixels, *rest, **how)
 
         monkeypatch.setattr(qwen_model, "run_tower", watched)
         apart = engine.model.image_features(prompts)

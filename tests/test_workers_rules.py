@@ -31,6 +31,7 @@ NAMES = {
     "relaxed_accuracy": "d4d995fd02757e86",
     "anls": "f01e9aeadff07982",
     "ocrbench_contains": "9a7b8e922add2978",
+    "box_iou": "bedc8c80dd183454",
 }
 FORMS = {
     ("vicuna_v1", True): "c8f8a14ccbc0f5fa",

@@ -107,7 +107,7 @@ def _run_suite(
     members, left_out = prepare_suite(suite, keep_going)
     options = workers.options(pictures=pictures)
     with followed(out or Path("experiments") / suite.name, teller(console)) as folder:
-        run_suite(suite.name, members, folder, options, console, partial(show_result, console))
+        run_suite(suite, members, folder, options, console, partial(show_result, console))
         show_benchmark_table(console, make_benchmark_table([folder]))
     show_notes(console, left_out)
 

@@ -34,6 +34,7 @@ class ExportFormat(StrEnum):
     """Whose per-sample files are written."""
 
     LMMS_EVAL = "lmms-eval"
+    SERVER = "server"
 
 
 @command
@@ -156,16 +157,21 @@ def compare(
 def export(
     experiment: Place,
     form: Annotated[ExportFormat, typer.Option("--format", help="Whose per-sample files.")] = ExportFormat.LMMS_EVAL,
-    out: Annotated[Path | None, typer.Option(help="Directory or URI; by default EXPERIMENT/exports/lmms_eval.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory or URI; by default in EXPERIMENT/exports.")] = None,
     points: Points = None,
 ) -> None:
-    """Write each grid point's answers and scores, sample by sample, in another harness's form."""
+    """Write each grid point's answers and scores, sample by sample, in another harness's form.
+
+    `--format server`: the answer files that the server of VQAv2 (test-dev) or VizWiz judges.
+    """
     from orchestrator.show import named
     from results.exchange.lmms_samples import write_lmms_samples
+    from results.exchange.server_answers import write_server_answers
     from results.location import located, opened
 
     with ExitStack() as stack:
         source = stack.enter_context(opened(experiment))
-        folder = stack.enter_context(located(out)) if out else source.path / "exports" / "lmms_eval"
-        files = write_lmms_samples(source, folder, points or ())
+        folder = stack.enter_context(located(out)) if out else source.path / "exports" / form.replace("-", "_")
+        write = write_server_answers if form is ExportFormat.SERVER else write_lmms_samples
+        files = write(source, folder, points or ())
     console_of_command().print(f"{len(files)} grid points: {named(files, folder)}", soft_wrap=True)

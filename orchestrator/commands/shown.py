@@ -95,10 +95,10 @@ def make_benchmark_table(
     """Of a suite, or of experiments side by side."""
     from results.analysis.benchmark_table import benchmark_table
     from results.analysis.published import with_published
-    from results.suites import results_of
+    from results.suites import left_out_of, results_of
 
     found = results_of(folders)
-    table = benchmark_table(found, against)
+    table = benchmark_table(found, against, left_out_of(folders))
     return table if published is None else with_published(table, found, published)
 
 

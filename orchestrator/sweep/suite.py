@@ -13,7 +13,7 @@ A suite is no more than its members, ordinary sweeps: what a member is checked a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,9 +22,10 @@ from pydantic import BeforeValidator, Field
 
 from orchestrator.sweep.document import ModelSection, Section, TaskSection, name_alone, path_alone, valid
 from orchestrator.sweep.mistakes import Check, Mistake, SpecError, checked
+from orchestrator.sweep.per_model import Runnable, runnable
 from orchestrator.sweep.source import SweepText, find_sweep
 from orchestrator.sweep.spec import EMBEDDED, SweepSpec, spec_of
-from results.suites import TITLE
+from results.suites import TITLE, LeftOut
 from workers.families.config import ModelError
 
 
@@ -70,6 +71,7 @@ class Suite:
 
     name: str
     members: tuple[Member, ...]  # model by model, in the order of the file
+    left_out: tuple[LeftOut, ...] = ()  # what one of several models cannot run
 
 
 def is_suite(source: str | Path) -> bool:
@@ -83,6 +85,8 @@ def is_suite(source: str | Path) -> bool:
 
 def load_suite(source: str | Path, overrides: Mapping[str, Any] | None = None, gpu: bool | None = None) -> Suite:
     """Read a suite and check every member as `load_sweep` checks a sweep.
+
+    A method of the grid that one of several models cannot run is left out there; what none can run is a mistake.
 
     Args:
         source: Path of a YAML file, or the name of a shipped suite.
@@ -105,22 +109,39 @@ def load_suite(source: str | Path, overrides: Mapping[str, Any] | None = None, g
     members: list[Member] = []
     wrong: dict[str, str] = {}  # what is wrong with the grid is so for all members, and told once
     unusable: ModelError | None = None
+    refused: dict[str, Runnable] = {}  # by model; its benchmarks have one grid
     for model, benchmark, raw in _documents(changed.raw, section):
         place = f"{text.place}: {f'{model} {benchmark}'.strip()}"
+        written = SweepText(place=place, source=text.source, raw=raw)
         try:
-            spec = spec_of(SweepText(place=place, source=text.source, raw=raw), gpu)
-            members.append(Member(model=model, benchmark=benchmark, spec=spec))
+            made = runnable(written, gpu) if len(section.models) > 1 else Runnable(spec=spec_of(written, gpu))
+            members.append(Member(model=model, benchmark=benchmark, spec=made.spec))
+            refused.setdefault(model, made)
         except SpecError as error:
             for line in error.args:
                 wrong.setdefault(line.removeprefix(f"{place}: "), line)
         except ModelError as error:
             unusable = unusable or error
+    for line in _by_none(list(refused.values())):
+        wrong.setdefault(line[line.index("grid[") :], line)
     if wrong:
         of_grid = {what: f"{text.place}: {what}" for what in wrong if what.startswith("grid")}
         raise SpecError(*(of_grid.get(what, line) for what, line in wrong.items()))
     if unusable is not None:
         raise unusable
-    return Suite(name=str(changed.raw.get("name") or Path(source).stem), members=tuple(members))
+    left_out = tuple(
+        LeftOut(model=model, strategy=one.strategy, reason=one.reason)
+        for model, made in refused.items()
+        for one in made.refused
+    )
+    name = str(changed.raw.get("name") or Path(source).stem)
+    return Suite(name=name, members=tuple(members), left_out=left_out)
+
+
+def _by_none(models: Sequence[Runnable]) -> tuple[str, ...]:
+    """What is said of a grid with an entry that none of the models can run; nothing where each has one."""
+    common = set.intersection(*({one.place for one in made.refused} for made in models)) if models else set()
+    return models[0].complaints if common else ()
 
 
 def _section(raw: Mapping[str, Any]) -> Check[SuiteSection | None]:

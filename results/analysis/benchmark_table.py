@@ -22,7 +22,7 @@ from results.analysis.costs import costs
 from results.analysis.metrics import answers, on_common_questions
 from results.analysis.significance import resample_counts
 from results.analysis.task_metrics import headline, known_task, task_metrics
-from results.suites import Results
+from results.suites import LeftOut, Results
 from strategies.budget import average_tokens
 from strategies.catalog import CATALOG
 from strategies.errors import UsageError
@@ -31,6 +31,7 @@ from workers.work import UNPRUNED, GridPoint
 REPLICATES = 2000
 LEVEL = (2.5, 97.5)
 ALIKE = 0.03  # budgets that differ by less are one
+CANNOT = "cannot run"  # in place of a budget
 FURTHER = {"mme": ("perception",)}  # figures beside the one that is quoted alone, by benchmark
 
 Floats = NDArray[np.float64]
@@ -109,13 +110,17 @@ class _Line:
 
 
 def benchmark_table(
-    found: Sequence[Results], against: str | None = None, replicates: int = REPLICATES
+    found: Sequence[Results],
+    against: str | None = None,
+    left_out: Sequence[LeftOut] = (),
+    replicates: int = REPLICATES,
 ) -> BenchmarkTable:
     """Put experiments side by side.
 
     Args:
         found: Of one grid; a point that one of them does not have is an empty cell there.
         against: A method that all others are held against at each budget, such as ``random``.
+        left_out: Methods that one of the models cannot run: rows of empty cells there, and a note with the reason.
         replicates: Of the bootstrap.
 
     Raises:
@@ -137,6 +142,9 @@ def benchmark_table(
             averaged[one.benchmark] = None
             _enter(lines, one, benchmark)
         rows += _rows(model, list(lines.values()), tuple(averaged), against)
+        for absent in dict.fromkeys(one for one in left_out if one.model == model):
+            rows.append(Row(model=model, method=absent.strategy, budget=CANNOT, tokens=np.nan, cells={}))
+            notes.append(f"{model} {absent.strategy}: {CANNOT}: {absent.reason}")
     return BenchmarkTable(columns=tuple(columns), averaged=tuple(averaged), rows=tuple(rows), notes=tuple(notes))
 
 

@@ -50,7 +50,7 @@ def write_lmms_samples(experiment: Experiment, folder: Path, patterns: Sequence[
             continue
         home = folder / re.sub(r"[^A-Za-z0-9._=-]+", "_", point.label)
         make_folder(home, below=experiment.path if folder.is_relative_to(experiment.path) else folder)
-        task = experiment.spec.task.name
+        task = experiment.spec.task.name.rpartition("/")[2]  # lmms_eval/pope
         lines = [json.dumps(_line(row), ensure_ascii=False) for row in rows.to_dict("records")]
         written.append(home / f"{date}_samples_{task}.jsonl")
         write_whole(written[-1], ("\n".join(lines) + "\n").encode())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
 
 from strategies.suggestion import near
 from workers.tasks.base import LETTERS, DataError, Sample, Scorer, Verdict
@@ -10,6 +12,7 @@ from workers.tasks.vqa_answers import normalised, soft_accuracy
 
 STOP = "</s>"
 THE_ANSWER_IS = re.compile(r"The answer is ([A-Z]).")  # the last dot is unescaped in LLaVA's code, and stays so
+BOX = re.compile(r"\[\s*" + r",\s*".join([r"(-?\d+(?:\.\d+)?)"] * 4) + r"\s*\]")
 FORMULA = "Handwritten Mathematical Expression Recognition"  # of OCRBench's categories
 TO_SPACE = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 
@@ -160,11 +163,28 @@ def ocrbench_contains(answer: str, sample: Sample) -> Verdict:
     return Verdict(answer, any(plain(one) in plain(answer) for one in _references(sample)))
 
 
+def box_iou(answer: str, sample: Sample) -> Verdict:
+    """The first four numbers in square brackets are a box that shares at least half of the union with the label's.
+
+    Source: EvolvingLMMs-Lab/lmms-eval, tasks/refcoco/utils_rec.py (ACC@0.5).
+    """
+    found = BOX.search(answer)
+    if found is None:
+        return Verdict(None, 0.0)
+    box = [float(number) for number in found.groups()]
+    return Verdict(box_text(box), float(_shared(box, json.loads(sample.label)) >= 0.5))
+
+
+def box_text(box: Sequence[float]) -> str:
+    """A box as it is asked for: ``[0.12, 0.3, 0.5, 0.875]``."""
+    return json.dumps([round(number, 6) for number in box])
+
+
 SCORERS: dict[str, Scorer] = {
     scorer.__name__: scorer
     for scorer in (
         strict_letter, llava_official, mmbench_exact, mme_yes_no, pope_yes_no, vqa_soft, gqa_exact, vlmevalkit_exact,
-        yes_no_words, exact_match, relaxed_accuracy, anls, ocrbench_contains,
+        yes_no_words, exact_match, relaxed_accuracy, anls, ocrbench_contains, box_iou,
     )
 }  # fmt: skip
 # These compare with Sample.answers.
@@ -215,3 +235,12 @@ def _alike(first: str, second: str) -> float:
             least = min(diagonal + (sign != other), distances[place] + 1, distances[place - 1] + 1)
             diagonal, distances[place] = distances[place], least
     return 1 - distances[-1] / (max(len(first), len(second)) or 1)
+
+
+def _shared(first: Sequence[float], second: Sequence[float]) -> float:
+    """Intersection over union of two boxes of corners; 0 where there is no union."""
+    width = max(0.0, min(first[2], second[2]) - max(first[0], second[0]))
+    height = max(0.0, min(first[3], second[3]) - max(first[1], second[1]))
+    areas = ((box[2] - box[0]) * (box[3] - box[1]) for box in (first, second))
+    union = sum(areas) - width * height
+    return width * height / union if union > 0 else 0.0

@@ -14,13 +14,14 @@ from workers.tasks.gqa import GQA
 from workers.tasks.mmbench import MMBENCH, MMBENCH_CIRCULAR, MMBENCH_CN, MMBENCH_CN_CIRCULAR
 from workers.tasks.mme import MME
 from workers.tasks.pope import POPE
+from workers.tasks.refcoco import REFCOCO, REFCOCO_PLUS, REFCOCOG
 from workers.tasks.scienceqa import SCIENCEQA, SCIENCEQA_IMG
 from workers.tasks.vlmevalkit import NAMED, VLMEVALKIT
-from workers.tasks.vqa import TEXTVQA, VQAV2
+from workers.tasks.vqa import TEXTVQA, VIZWIZ, VQAV2
 from workers.work import TaskSpec
 
 OWN_FORMS = (SCIENCEQA, SCIENCEQA_IMG, MMBENCH, MMBENCH_CIRCULAR, MMBENCH_CN, MMBENCH_CN_CIRCULAR, VQAV2, TEXTVQA, GQA,
-             MME, POPE)  # fmt: skip
+             MME, POPE, VIZWIZ, REFCOCO, REFCOCO_PLUS, REFCOCOG)  # fmt: skip
 CATALOG = {task.name: task for task in (*OWN_FORMS, *NAMED, VLMEVALKIT)}
 
 ADMITTED: dict[str, Task] = {}  # what a user adds to it in this process, see own.py

@@ -1,12 +1,18 @@
-"""VQAv2 and TextVQA: free answers, compared with those of ten people.
+"""VQAv2, TextVQA and VizWiz: free answers, compared with those of ten people.
 
 Source: Goyal et al., CVPR 2017 (visualqa.org); Singh et al., Towards VQA Models That Can Read, CVPR 2019
-(textvqa.org, release 0.5.1); prompts as in haotian-liu/LLaVA, docs/Evaluation.md. A directory holds
+(textvqa.org, release 0.5.1); Gurari et al., VizWiz Grand Challenge, CVPR 2018 (vizwiz.org); prompts as in
+haotian-liu/LLaVA, docs/Evaluation.md. A directory holds
 
-    VQAv2     v2_OpenEnded_mscoco_val2014_questions.json, v2_mscoco_val2014_annotations.json, val2014/COCO_*.jpg
+    VQAv2     v2_OpenEnded_mscoco_val2014_questions.json, v2_mscoco_val2014_annotations.json, val2014/COCO_*.jpg; of
+              test-dev v2_OpenEnded_mscoco_test-dev2015_questions.json, test2015/COCO_*.jpg
     TextVQA   TextVQA_0.5.1_val.json, train_images/*.jpg; to show OCR tokens as LLaVA does, name its
               llava_textvqa_val_v051_ocr.jsonl with task.questions
-    either    parquet files of the Hugging Face hub, images inside
+    VizWiz    val.json, val/VizWiz_val_*.jpg; test.json, test/
+    each      parquet files of the Hugging Face hub, images inside
+
+VQAv2's test-dev and test and VizWiz's test have no public answers: they are asked and score 0, and `saccade export
+--format server` writes the files that their servers judge.
 """
 
 from __future__ import annotations
@@ -34,6 +40,8 @@ from workers.tasks.metrics import by_category
 from workers.work import TaskSpec
 
 OCR = "Reference OCR token:"
+UNJUDGED = ("test", "test-dev")  # splits whose answers only a server has
+MAY_BE_UNANSWERABLE = f"When the provided information is insufficient, respond with 'Unanswerable'.\n{SHORT_ANSWER}"
 
 
 def load_vqav2(spec: TaskSpec) -> Benchmark:
@@ -46,9 +54,12 @@ def load_vqav2(spec: TaskSpec) -> Benchmark:
     folder = data_folder(spec)
     if files := parquet_files(folder, spec.questions, spec.split):
         return _benchmark(files[0].parent, _from_parquet(files), spec.split)
-    year = f"{spec.split}2014"
+    year = f"{spec.split}{2015 if spec.split in UNJUDGED else 2014}"
     place = question_file(folder, spec.questions or f"v2_OpenEnded_mscoco_{year}_questions.json")
     questions = field(str(place), read_json(place, dict), "questions", list)
+    if spec.split in UNJUDGED:
+        samples = _from_vqav2(place, questions, None, folder / "test2015", place)
+        return replace(_benchmark(place, samples, spec.split), notes=(_unjudged(spec),))
     judged = folder / f"v2_mscoco_{year}_annotations.json"
     if not judged.is_file():
         raise DataError(f"{judged}: no such file; a split without published answers is judged by the server only")
@@ -57,6 +68,22 @@ def load_vqav2(spec: TaskSpec) -> Benchmark:
         for number, item in enumerate(field(str(judged), read_json(judged, dict), "annotations", list))
     }
     return _benchmark(place, _from_vqav2(place, questions, annotations, folder / year, judged), spec.split)
+
+
+def load_vizwiz(spec: TaskSpec) -> Benchmark:
+    """Read the questions of one split; an image has one.
+
+    Raises:
+        DataError: a file or an image is missing or malformed.
+    """
+    assert spec.split is not None
+    folder = data_folder(spec)
+    if files := parquet_files(folder, spec.questions, spec.split):
+        samples = [replace(one, instruction=MAY_BE_UNANSWERABLE) for one in _from_parquet(files)]
+        return Benchmark(samples=checked(files[0].parent, samples, f"question of split '{spec.split}'"))
+    place = question_file(folder, spec.questions or f"{spec.split}.json")
+    benchmark = _benchmark(place, _from_vizwiz(place, folder / spec.split, spec.split in UNJUDGED), spec.split)
+    return replace(benchmark, notes=(_unjudged(spec),)) if spec.split in UNJUDGED else benchmark
 
 
 def load_textvqa(spec: TaskSpec) -> Benchmark:
@@ -99,7 +126,7 @@ VQAV2 = Task(
     asks="free answers about photographs, compared with those of ten people",
     files="`v2_OpenEnded_mscoco_val2014_questions.json`, `v2_mscoco_val2014_annotations.json`, `val2014/` "
     "(visualqa.org), or parquet (lmms-lab/VQAv2, split `validation`)",
-    splits="`val`",
+    splits="`val`; `test-dev` and `test` for the server",
     figures="by answer type",
 )
 TEXTVQA = Task(
@@ -112,6 +139,18 @@ TEXTVQA = Task(
     files="`TextVQA_0.5.1_val.json`, `train_images/` (textvqa.org), or parquet (lmms-lab/textvqa, split `validation`)",
     splits="`val`",
 )
+VIZWIZ = Task(
+    name="vizwiz",
+    load=load_vizwiz,
+    split="val",
+    scorers=("vqa_soft",),
+    source="Gurari et al., CVPR 2018, arXiv:1802.08218",
+    metrics=by_category,
+    asks="what blind people ask about their photographs, some of it unanswerable",
+    files="`val.json`, `val/` (vizwiz.org), or parquet (lmms-lab/VizWiz-VQA)",
+    splits="`val`; `test` for the server",
+    figures="by answer type",
+)
 
 
 def _benchmark(place: Path, samples: Iterator[Sample], split: str) -> Benchmark:
@@ -119,21 +158,38 @@ def _benchmark(place: Path, samples: Iterator[Sample], split: str) -> Benchmark:
 
 
 def _from_vqav2(
-    place: Path, questions: Sequence[Any], annotations: Mapping[str, Any], images: Path, judged: Path
+    place: Path, questions: Sequence[Any], annotations: Mapping[str, Any] | None, images: Path, judged: Path
 ) -> Iterator[Sample]:
     for number, item in enumerate(questions):
         where = f"{place}: question {number}"
         id, image = text(where, item, "question_id"), field(where, item, "image_id", int)
-        if id not in annotations:
+        if annotations is not None and id not in annotations:
             raise DataError(f"{where}: question_id {id} has no annotation in {judged}")
-        judgement = annotations[id]
+        judgement = {} if annotations is None else annotations[id]
         yield _sample(
             id,
             text(where, item, "question"),
-            _answers(f"{judged}: question_id {id}", judgement),
+            () if annotations is None else _answers(f"{judged}: question_id {id}", judgement),
             inside(images, f"COCO_{images.name}_{image:012d}.jpg", where),
             str(judgement.get("answer_type", "")),
         )
+
+
+def _from_vizwiz(place: Path, images: Path, unjudged: bool) -> Iterator[Sample]:
+    for number, item in enumerate(read_json(place, list)):
+        where = f"{place}: item {number}"
+        image = text(where, item, "image")
+        answers = () if unjudged else _answers(where, item)
+        kind = str(item.get("answer_type", ""))
+        sample = _sample(image, text(where, item, "question"), answers, inside(images, image, where), kind)
+        yield replace(sample, instruction=MAY_BE_UNANSWERABLE)
+
+
+def _unjudged(spec: TaskSpec) -> str:
+    return (
+        f"{spec.name}: split '{spec.split}' has no public answers, so every score is 0; `saccade export EXPERIMENT "
+        "--format server` writes the files for its server"
+    )
 
 
 def _from_textvqa(
@@ -159,7 +215,7 @@ def _from_parquet(files: Sequence[Path]) -> Iterator[Sample]:
     for where, row, picture in parquet_rows(files, ("question_id", "question", "answers")):
         if picture is None:
             raise DataError(f"{where}: has no image")
-        kind = str(row.get("answer_type") or "")
+        kind = str(row.get("answer_type") or row.get("category") or "")
         yield _sample(
             text(where, row, "question_id"), text(where, row, "question"), _answers(where, row), picture, kind
         )
@@ -171,7 +227,7 @@ def _sample(
     return Sample(
         id=id,
         question=question,
-        label=Counter(answers).most_common(1)[0][0],
+        label=Counter(answers).most_common(1)[0][0] if answers else "",
         answers=answers,
         image=image,
         instruction=SHORT_ANSWER,

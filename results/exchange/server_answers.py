@@ -1,0 +1,61 @@
+"""Answers in the form that a benchmark's server judges, one file a grid point: VQAv2 and VizWiz.
+
+Source: haotian-liu/LLaVA, scripts/convert_vqav2_for_submission.py and convert_vizwiz_for_submission.py: a JSON list of
+objects with ``question_id`` (VQAv2) or ``image`` (VizWiz) and ``answer``, normalised as for the soft accuracy. LLaVA's
+script for VQAv2 lists all questions of test2015, those that were not asked with an empty answer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from results.disk import StoreError, make_folder, write_whole
+from results.exchange.point_names import is_chosen
+from results.experiment import Experiment
+from workers.tasks.vqa_answers import normalised
+
+KEYS = {"vqav2": "question_id", "vizwiz": "image"}  # by benchmark: what its server calls a question
+
+
+def write_server_answers(experiment: Experiment, folder: Path, patterns: Sequence[str] = ()) -> list[Path]:
+    """Write TASK_SPLIT_POINT.json for each grid point, in the order of the benchmark's file.
+
+    Args:
+        experiment: What to write.
+        folder: Made where it is missing.
+        patterns: Only grid points of one of these names (`point_names`); none: all.
+
+    Returns:
+        The files, in the order of the grid.
+
+    Raises:
+        StoreError: The benchmark has no server, a question has no answer yet, or no grid point matches.
+    """
+    task = experiment.spec.task
+    if task.name not in KEYS:
+        raise StoreError(f"{experiment.path}: of {task.name}, which has no server (these have: {', '.join(KEYS)})")
+    make_folder(folder, below=experiment.path if folder.is_relative_to(experiment.path) else folder)
+    cells = experiment.cells(["point", "sample", "answer"])
+    order = list(experiment.samples["id"])
+    written = []
+    for point in experiment.points:
+        if not is_chosen(point.label, patterns):
+            continue
+        said: dict[str, str] = dict(
+            cells.loc[cells["point"] == point.key, ["sample", "answer"]].itertuples(index=False)
+        )
+        if missing := len(order) - len(said):
+            raise StoreError(
+                f"{experiment.path}: {point.label} lacks {missing} of {len(order)} answers; run the sweep to its end"
+            )
+        key = KEYS[task.name]
+        lines = [{key: int(id) if key == "question_id" else id, "answer": normalised(said[id])} for id in order]
+        name = re.sub(r"[^A-Za-z0-9._=-]+", "_", f"{task.name} {task.split} {point.label}")
+        written.append(folder / f"{name}.json")
+        write_whole(written[-1], json.dumps(lines, ensure_ascii=False).encode())
+    if not written:
+        raise StoreError(f"{experiment.path}: no grid point matches {', '.join(patterns)}")
+    return written

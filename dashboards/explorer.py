@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Collection, Sequence
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import pandas as pd
 
 from dashboards.rows import with_series
 from dashboards.wording import plural, shortened
+from results.analysis.kept_quality import token_maps
 from results.analysis.matrix import Answers
 from results.analysis.metrics import flip_matrices
 from results.experiment import Experiment
@@ -141,8 +143,8 @@ def sample_documents(experiment: Experiment, names: Sequence[str], failures: pd.
 
     Returns:
         By sample id. ``cells`` is by the point's place in the grid: answer, parsed, correct, tokens, visual (tokens
-        before pruning) and kept (mask as base64; missing where it was not recorded). ``side`` is of the square that
-        the first visual tokens are, missing where they are none; an any-resolution image has others after it.
+        before pruning) and kept (mask as base64; missing where it was not recorded). ``maps`` are the fields of each
+        ``TokenMap``, which say where the visual tokens lie in the picture; none where nothing is known of it.
     """
     places = {point.key: place for place, point in enumerate(experiment.points)}
     rows = experiment.samples.set_index("id")
@@ -151,6 +153,7 @@ def sample_documents(experiment: Experiment, names: Sequence[str], failures: pd.
     cells = experiment.cells(["answer", "parsed", "correct", "score", "tokens_kept", "visual_tokens"], samples=wanted)
     kept = experiment.kept(samples=wanted)
     masks = dict(zip(zip(kept["point"], kept["sample"], strict=True), kept["kept_mask"], strict=True))
+    recorded = dict(zip(kept["sample"], kept["maps"], strict=True))
     documents: dict[str, dict[str, Any]] = {}
     for name in wanted:
         row = rows.loc[name]
@@ -163,12 +166,12 @@ def sample_documents(experiment: Experiment, names: Sequence[str], failures: pd.
             "about": " · ".join(part for part in (row["subject"], row["topic"], row["category"]) if part),
             "patches": None if patches is None or not len(patches) else [int(patch) for patch in patches],
             "failure": failures.loc[name, ["kind", "message"]].to_dict() if name in failures.index else None,
-            "side": None,
+            "maps": [],
             "cells": {},
         }
     for cell in cells.to_dict("records"):
         document, visual = documents[cell["sample"]], int(cell["visual_tokens"])
-        document["side"] = _side(experiment.config.grid, visual)
+        document["maps"] = [astuple(one) for one in token_maps(experiment.config, recorded.get(cell["sample"]), visual)]
         mask = masks.get((cell["point"], cell["sample"]))
         document["cells"][places[cell["point"]]] = {
             "answer": cell["answer"],
@@ -180,8 +183,3 @@ def sample_documents(experiment: Experiment, names: Sequence[str], failures: pd.
             **({"kept": b64encode(mask).decode()} if mask is not None and len(mask) == -(-visual // 8) else {}),
         }
     return documents
-
-
-def _side(grid: tuple[int, int] | None, visual: int) -> int | None:
-    """Visual tokens along a side of the picture, where the first of them are a square."""
-    return grid[0] if grid is not None and grid[0] == grid[1] and grid[0] ** 2 <= visual else None

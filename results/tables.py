@@ -39,7 +39,17 @@ CELLS = pa.schema(
         ("text_tokens", pa.int32()),  # after the image; null: an earlier version did not say
     ]
 )
-KEPT = pa.schema([*ADDRESS, ("visual_tokens", pa.int32()), ("kept_mask", pa.binary())])
+KEPT = pa.schema(
+    [
+        *ADDRESS,
+        ("visual_tokens", pa.int32()),
+        ("kept_mask", pa.binary()),
+        (
+            "maps",
+            pa.string(),
+        ),  # where tokens lie, see `workers/token_maps.py`; null: as the model's grid says
+    ]
+)
 MEASURES = pa.schema([*ADDRESS, ("name", pa.string()), ("value", pa.float64())])
 FAILURES = pa.schema([(name, pa.string()) for name in ("context", "sample", "kind", "message", "traceback", "worker")])
 SAMPLES = pa.schema(
@@ -63,7 +73,9 @@ SAMPLES = pa.schema(
 )
 PICTURES = pa.schema([("context", pa.string()), ("sample", pa.string()), ("webp", pa.binary())])
 SCHEMAS = {"cells": CELLS, "kept": KEPT, "measures": MEASURES, "failures": FAILURES, "pictures": PICTURES}  # by folder
-ADDED = frozenset({"score", "text_tokens", "group", "answers", "pixels"})  # that files of earlier versions do not have
+ADDED = frozenset(
+    {"score", "text_tokens", "group", "answers", "pixels", "maps"}
+)  # that files of earlier versions do not have
 HOLES = ADDED | {"parsed", "image", "patches"}  # columns in which a value may be missing
 
 

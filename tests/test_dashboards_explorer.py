@@ -78,8 +78,8 @@ def test_what_no_other_is_like_is_not_lost_and_long_comparisons_are_cut() -> Non
 def test_document_of_a_sample_holds_the_kept_tokens(seen: Experiment) -> None:
     documents = sample_documents(seen, IDS[:3], seen.failures())
     plain = documents["plain"]
-    assert (plain["side"], plain["patches"], plain["label"], plain["choices"]) == (
-        SIDE,
+    assert (plain["maps"], plain["patches"], plain["label"], plain["choices"]) == (
+        [(0, SIDE, SIDE, 0, 0, 0)],
         list(PATCHES),
         "A",
         ["red", "green"],
@@ -100,10 +100,20 @@ def test_tiles_of_an_enlarged_image_are_counted_and_not_drawn(tmp_path: Path) ->
     experiment = write_seen(tmp_path / "e")
     experiment.config = replace(experiment.config, grid=(4, 4))  # of the overview, then 48
     document = sample_documents(experiment, ["plain"], experiment.failures())["plain"]
-    assert document["side"] == 4
+    assert document["maps"] == [(0, 4, 4, 0, 0, 0)]
     assert document["cells"][1]["visual"] == VISUAL
     experiment.config = replace(experiment.config, grid=(40, 40))
-    assert sample_documents(experiment, ["plain"], experiment.failures())["plain"]["side"] is None
+    assert sample_documents(experiment, ["plain"], experiment.failures())["plain"]["maps"] == []
+
+
+def test_maps_of_an_image_are_those_that_its_cells_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = write_seen(tmp_path / "e")
+    kept = experiment.kept(samples=["plain"]).assign(maps="0 6 8 4 0 0;48 4 4 0 0 1")
+    monkeypatch.setattr(experiment, "kept", lambda **_: kept.assign(maps="0 4 8 4 0 0;48 4 4 0 0 1"))
+    document = sample_documents(experiment, ["plain"], experiment.failures())["plain"]
+    assert document["maps"] == [(0, 4, 8, 4, 0, 0), (48, 4, 4, 0, 0, 1)]
+    monkeypatch.setattr(experiment, "kept", lambda **_: kept.assign(maps="0 90 8 0 0 0"))  # more than it has
+    assert sample_documents(experiment, ["plain"], experiment.failures())["plain"]["maps"] == []
 
 
 def test_document_of_a_failed_sample_says_why(seen: Experiment) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,38 @@ def test_keeping_everything_has_lift_one_and_keeping_nothing_none(tmp_path: Path
     assert (nothing["recall"], nothing["kept"], math.isnan(nothing["precision"])) == (0, 0, True)
 
 
+def test_images_of_differing_tokens_are_judged_each_in_its_own_maps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = write_measured(tmp_path / "x", (FASTV, RANDOM), samples=3)
+    names, points = experiment.samples["id"], [point.key for point in experiment.points]
+    rows = [  # of two images the un-pruned model's, and what both rules keep
+        (names[0], 6, "0 2 3 0 0 0", ("111111", "100001", "100000")),
+        (names[1], 20, "0 4 4 2 0 0;16 2 2 0 0 1", ("1" * 20, "1" + "0" * 18 + "1", "1" * 20)),
+        (names[2], 4, None, ("1111", "1111", "1111")),
+    ]
+    kept = pd.DataFrame(
+        [
+            {"point": point, "sample": name, "visual_tokens": visual, "kept_mask": packed(bits), "maps": maps}
+            for name, visual, maps, masks in rows
+            for point, bits in zip(points, masks, strict=True)
+        ]
+    )
+    monkeypatch.setattr(experiment, "kept", lambda: kept)
+    monkeypatch.setattr(experiment, "config", replace(experiment.config, grid=None, varies=True))
+    masks = kept_masks(experiment)
+    assert masks is not None
+    table = overlap(masks).set_index("key")
+    # Of six cells two; of 16 the first, and as a whole the last place, which is another one.
+    assert table.loc[FASTV.key, "coverage"] == pytest.approx((2 / 6 + 2 / 16) / 2)
+    (row,) = agreement(masks).to_dict("records")
+    assert (row["jaccard"], row["n"]) == (pytest.approx((1 / 2 + 2 / 20) / 2), 2)  # that keep everything say nothing
+
+
+def packed(bits: str) -> bytes:
+    return np.packbits([bit == "1" for bit in bits]).tobytes()
+
+
 def test_agreement_is_jaccard_among_points_of_equal_layer_and_rank(tmp_path: Path) -> None:
     points = (
         FASTV,
@@ -132,7 +165,7 @@ def test_costs_are_counted_from_the_prompts(tmp_path: Path) -> None:
 
 def test_every_method_has_its_selector_cost(tmp_path: Path) -> None:
     """Of a 7B model, but for what depends on how long the text is, which these cells do not say."""
-    params = {"ablation": (("heads_kept", 2),)}
+    params = {"ablation": (("heads_kept", 2),), "fitprune": (("left", "9"),)}
     points = [
         GridPoint(strategy=name, layer=0 if one.layers == "input" else 2, rank=576, params=params.get(name, ()))
         for name, one in CATALOG.items()

@@ -9,14 +9,16 @@ import pytest
 import torch
 
 from small_llava import make_checkpoint
-from small_qwen import KINDS, make_qwen
+from small_qwen import KINDS, make_qwen, noise
 from strategies.catalog import CATALOG
 from strategies.rank import effective_rank
 from test_workers_engine import make_engine
 from workers import attention, flash, memory, singular
 from workers.engine import Engine
 from workers.evidence import complaint
+from workers.families.catalog import load_model
 from workers.memory import Budget
+from workers.sequences import Packing, new_prefix, new_trunk
 from workers.singular import singular_values
 from workers.spectra import MATRICES
 from workers.work import (
@@ -92,12 +94,25 @@ def test_images_in_their_own_size_equal_the_cpu(tmp_path, small_scienceqa, kind)
         assert found["cuda"][key].option_logits == pytest.approx(cell.option_logits, abs=1e-3)
 
 
+def test_the_tower_of_qwen_in_half_precision_is_that_in_float32(tmp_path):
+    """By the decoder's kernels, its windows together, its feed-forward padded; 8 bits through two layers."""
+    path = str(make_qwen(tmp_path, "qwen2_5_vl"))
+    seen = {}
+    for device, dtype in (("cpu", "float32"), ("cuda", "bfloat16")):
+        model = load_model(ModelSpec(path=path, image_mode="native", dtype=dtype), device)
+        text = model.chat("what colour is the square ?", image=True)
+        prompts = [model.encode(text, noise(size), "native", whole=True) for size in ((100, 150), (168, 84))]
+        with torch.no_grad():
+            seen[device] = torch.cat([rows.float().cpu() for rows in model.image_features(prompts)])
+    assert (seen["cuda"] - seen["cpu"]).norm() < 0.02 * seen["cpu"].norm()
+
+
 def test_kernels_equal_their_plain_form():
     """One rounding to bfloat16 instead of several: 2 units in the last place of 8 bits."""
     from workers.kernels import gated_silu, rms_norm, rotate
 
     generator = torch.Generator().manual_seed(0)
-    for rows, width, heads in ((1, 64, 1), (37, 160, 5), (301, 4096, 32)):
+    for rows, width, heads in ((1, 64, 1), (37, 160, 5), (37, 240, 3), (301, 4096, 32)):
         x = torch.randn(rows, width, generator=generator)
         w = torch.randn(width, generator=generator)
         angle = torch.rand(rows, 1, width // heads // 2, generator=generator) * 6
@@ -171,6 +186,24 @@ def test_flash_prefill_equals_sdpa(heads, groups, width, dtype, sequences):
         parts = [torch.cat([source[run] for run in keys]).float() for source in (key, value)]
         expected = attention.attend_one(query[rows].float(), *parts, width**-0.5)
         torch.testing.assert_close(out[rows].float(), expected, atol=0.02, rtol=0)
+
+
+def test_long_sequences_attend_as_all_others():
+    """By a library's kernel; that they are as exact, and what lies around them is as it was."""
+    torch.manual_seed(0)
+    system = new_prefix(torch.arange(35)[None])
+    long, short = (
+        new_trunk(sample, system, 20, torch.arange(system.rows + rows)[None], system.rows + rows)
+        for sample, rows in enumerate((flash.LONG + 3, 100))
+    )
+    alone = new_trunk(2, None, 0, torch.arange(flash.LONG)[None], flash.LONG)
+    packing = Packing([short, long, alone], given=[system])
+    assert len(packing.blocks(flash.LONG)) == 2
+    query = torch.randn(packing.total, 8, 64, device="cuda", dtype=torch.bfloat16)
+    key, value = torch.randn(2, system.rows + packing.total, 4, 64, device="cuda", dtype=torch.bfloat16)
+    out = attention.attend(query, key, value, packing, 0.125)
+    plain = attention.attend(*(rows.float().cpu() for rows in (query, key, value)), packing, 0.125)
+    torch.testing.assert_close(out.float().cpu(), plain, atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("decoded", [0, 1, 5])

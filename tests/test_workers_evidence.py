@@ -289,7 +289,7 @@ def test_last_rows_may_reach_back_to_what_samples_share():
 @pytest.mark.parametrize("name", sorted(CATALOG))
 def test_what_reads_the_layer_before_begins_after_one(name):
     """No draw at random under a method's name; a method of several stages counts by its first."""
-    strategy, params = CATALOG[name], {"ablation": {"heads_kept": 2}}.get(name, {})
+    strategy, params = CATALOG[name], {"ablation": {"heads_kept": 2}, "fitprune": {"left": "9"}}.get(name, {})
     needs = catalog.get(strategy.stages(0, 300, params)[0].strategy).needs
     reads, before = words(needs), any(provider_of(need).layer_before for need in needs)
     assert before or "attention" not in reads or "comes next" in reads or strategy.layers == "input"

@@ -42,6 +42,7 @@ from workers.prefill import prefill
 from workers.slow_path import slow_answer
 from workers.tasks.base import DataError
 from workers.tasks.prompts import build_prompt
+from workers.token_maps import read_maps
 from workers.trunks import embed_trunks, make_trunks
 from workers.work import EngineSpec, GridPoint, ModelSpec, TaskSpec, WorkUnit, unpruned_point
 
@@ -168,6 +169,8 @@ def test_their_own_generate_answers_the_same(engine):
         slow = slow_answer(engine.model, engine.spec, sample, point, engine.letter_tokens[: len(sample.choices)])
         assert (cell.answer, cell.first_token, cell.decoded_tokens) == (slow.text, slow.ids[0], len(slow.ids))
         assert cell.kept_mask == slow.kept_mask, point.label
+        shown = read_maps(cell.maps, cell.visual_tokens)
+        assert sum(one.rows * one.columns for one in shown) == cell.visual_tokens
         torch.testing.assert_close(cell.option_logits, slow.option_logits, **TOLERANCE, msg=point.label)
 
 
@@ -372,9 +375,9 @@ def test_large_images_go_through_the_tower_one_after_another(engine, monkeypatch
         monkeypatch.setattr(qwen_model, "PATCHES", 4 * (prompts[0].visual + prompts[1].visual))
         calls, run = [], qwen_model.run_tower
 
-        def watched(visual, pixels, *rest, **how):
+        def watched(visual, mlps, pixels, *rest, **how):
             calls.append(len(pixels) // 4)
-            return run(visual, pixels, *rest, **how)
+            return run(visual, mlps, pixels, *rest, **how)
 
         monkeypatch.setattr(qwen_model, "run_tower", watched)
         apart = engine.model.image_features(prompts)

@@ -42,8 +42,7 @@ def rotate(rows_RHE: Tensor, cos_R1E: Tensor, sin_R1E: Tensor) -> Tensor:
         rows_RHE: (R, heads, E).
         cos_R1E, sin_R1E: (R, 1, E), second half equal to the first.
     """
-    half = rows_RHE.shape[-1] // 2
-    if uses_triton(rows_RHE) and half & (half - 1) == 0:  # a Triton range has a power of two of values
+    if uses_triton(rows_RHE):
         count, heads, width = rows_RHE.shape
         assert rows_RHE.stride()[1:] == (width, 1)
         grid = (count, triton.cdiv(heads, 8))
@@ -53,7 +52,8 @@ def rotate(rows_RHE: Tensor, cos_R1E: Tensor, sin_R1E: Tensor) -> Tensor:
             sin_R1E.contiguous(),
             rows_RHE.stride(0),
             heads,
-            half=half,
+            half=width // 2,
+            block=triton.next_power_of_2(width // 2),
             block_heads=8,
             num_warps=4,
         )
@@ -89,15 +89,15 @@ if triton is not None:
 
     @triton.jit
     def _rotate_kernel(  # type: ignore[no-untyped-def]
-        rows, cos, sin, stride, heads, half: tl.constexpr, block_heads: tl.constexpr
+        rows, cos, sin, stride, heads, half: tl.constexpr, block: tl.constexpr, block_heads: tl.constexpr
     ):
         row = tl.program_id(0).to(tl.int64)
         head = tl.program_id(1) * block_heads + tl.arange(0, block_heads)
-        at = tl.arange(0, half)
-        c = tl.load(cos + row * 2 * half + at).to(tl.float32)[None, :]
-        s = tl.load(sin + row * 2 * half + at).to(tl.float32)[None, :]
+        at = tl.arange(0, block)
+        c = tl.load(cos + row * 2 * half + at, mask=at < half).to(tl.float32)[None, :]
+        s = tl.load(sin + row * 2 * half + at, mask=at < half).to(tl.float32)[None, :]
         place = rows + row * stride + head[:, None] * (2 * half) + at[None, :]
-        inside = (head < heads)[:, None]
+        inside = (head < heads)[:, None] & (at < half)[None, :]
         first = tl.load(place, mask=inside, other=0.0).to(tl.float32)
         second = tl.load(place + half, mask=inside, other=0.0).to(tl.float32)
         kind = rows.dtype.element_ty

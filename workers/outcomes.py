@@ -15,6 +15,7 @@ from workers.part import Part, failure_of
 from workers.sequences import TokenSequence
 from workers.spectra import NoSpectrumError, SpectraRecorder
 from workers.tasks.base import Scorer
+from workers.token_maps import written
 from workers.work import GridPoint, SampleOutcome
 
 Measures = tuple[tuple[str, float], ...]
@@ -85,5 +86,6 @@ def _outcome(
         prompt_tokens=item.prompt.length,
         visual_tokens=trunk.visual,
         text_tokens=trunk.text,
+        maps=written(item.prompt.maps),
         measures=measures,
     )

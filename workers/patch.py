@@ -287,7 +287,8 @@ class _Pruner:
     def _known_batch(self, cache: Any, ids_BS: Tensor) -> Batch:
         if cache not in self.batches:
             raise UsageError("the cache was filled outside this block; prune from the prompt on")
-        if bool((ids_BS == self.parts.image_token).any()):
+        # One token is a decoded one, which may be the image's by chance, and then stands for no image.
+        if ids_BS.shape[1] > 1 and bool((ids_BS == self.parts.image_token).any()):
             raise UsageError("an image after the first forward of a cache is not supported")
         return self.batches[cache]
 

@@ -11,18 +11,22 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from results.analysis.matrix import Matrix
 from results.analysis.significance import Bools, Floats
 from results.experiment import Experiment
+from workers.families.config import RecordedConfig
+from workers.token_maps import TokenMap, read_maps
 from workers.work import UNPRUNED, GridPoint
 
+Ints = NDArray[np.int64]
 COVERAGE_CELLS = 4  # the image as 4 x 4 cells
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptMasks:
-    """Masks of all cells with an image. Every sample has the same number of visual tokens."""
+    """Masks of all cells with an image. Where samples differ in their visual tokens, V is the most that one has."""
 
     points: tuple[GridPoint, ...]
     samples: tuple[str, ...]
@@ -30,36 +34,58 @@ class KeptMasks:
     mask_PSV: Bools
     answer_SV: Bools  # tokens that hold the answer
     answered_S: Bools  # whether that is known
-    grid: tuple[int, int] | None  # rows and columns of the image that the tokens are
+    visual_S: Ints  # visual tokens
+    cell_SV: Ints  # which cell of the image a token shows, of COVERAGE_CELLS squared; -1: it is not known, or none
 
 
 def kept_masks(experiment: Experiment) -> KeptMasks | None:
-    """Read the masks; None where no cell has an image, or where images are cut into tiles of differing number."""
-    if experiment.config.varies:
-        return None
+    """Read the masks; None where no cell has an image."""
     kept = experiment.kept()
     kept = kept[kept["visual_tokens"] > 0]
     if kept.empty:
         return None
-    visual = int(kept["visual_tokens"].mode()[0])
-    kept = kept[kept["visual_tokens"] == visual]
+    if not experiment.config.varies:
+        kept = kept[kept["visual_tokens"] == kept["visual_tokens"].mode()[0]]
+    visual = int(kept["visual_tokens"].max())
     table = experiment.samples.set_index("id")
     samples = [name for name in table.index if name in set(kept["sample"])]
     row = pd.Index([point.key for point in experiment.points]).get_indexer(pd.Index(kept["point"]))
     column = pd.Index(samples).get_indexer(pd.Index(kept["sample"]))
-    packed = np.frombuffer(b"".join(kept["kept_mask"]), dtype=np.uint8).reshape(len(kept), -1)
+    width = -(-visual // 8)
+    packed = np.frombuffer(b"".join(mask.ljust(width, b"\0") for mask in kept["kept_mask"]), dtype=np.uint8)
     cells = Matrix((len(experiment.points), len(samples)), mask=(bool, (visual,)))
-    cells.enter(row, column, mask=np.unpackbits(packed, axis=1, count=visual))
+    cells.enter(row, column, mask=np.unpackbits(packed.reshape(-1, width), axis=1, count=visual))
     answer, answered = np.zeros((len(samples), visual), bool), np.zeros(len(samples), bool)
     for place, patches in enumerate(table.loc[samples, "patches"]):
         if patches is not None and len(patches) and max(patches) < visual:
             answer[place, np.asarray(patches, dtype=int)] = True
             answered[place] = True
+    of_sample = kept.drop_duplicates("sample").set_index("sample").loc[samples]
+    visual_S = of_sample["visual_tokens"].to_numpy(dtype=np.int64)
+    cell_SV = np.full((len(samples), visual), -1)
+    for place, (text, tokens) in enumerate(zip(of_sample["maps"], visual_S.tolist(), strict=True)):
+        for one in token_maps(experiment.config, text, tokens):
+            cell_SV[place][one.token(*np.indices((one.rows, one.columns)))] = _cells(one)
     return KeptMasks(
         points=experiment.points, samples=tuple(samples), known_PS=cells.known_PS,
         mask_PSV=cells.values["mask"], answer_SV=answer,
-        answered_S=answered, grid=experiment.config.grid,
+        answered_S=answered, visual_S=visual_S, cell_SV=cell_SV,
     )  # fmt: skip
+
+
+def token_maps(config: RecordedConfig, recorded: object, visual: int) -> tuple[TokenMap, ...]:
+    """Where an image's tokens lie in it: as its cells say, else as all images of the model have them."""
+    if isinstance(recorded, str):
+        return read_maps(recorded, visual)
+    if config.grid is None or config.grid[0] * config.grid[1] > visual:
+        return ()
+    return (TokenMap(0, *config.grid),)
+
+
+def _cells(one: TokenMap) -> Ints:
+    """(rows, columns) which cell of the image each place of a map lies in."""
+    row, column = (np.arange(side) * COVERAGE_CELLS // side for side in (one.rows, one.columns))
+    return row[:, None] * COVERAGE_CELLS + column[None, :]
 
 
 def overlap(masks: KeptMasks) -> pd.DataFrame:
@@ -74,14 +100,13 @@ def overlap(masks: KeptMasks) -> pd.DataFrame:
     kept_PS = masks.mask_PSV.sum(axis=2)
     common_PS = (masks.mask_PSV & masks.answer_SV).sum(axis=2)
     answer_S = masks.answer_SV.sum(axis=1)
-    visual = masks.mask_PSV.shape[2]
     with np.errstate(divide="ignore", invalid="ignore"):
         precision = common_PS / kept_PS
         values = {
             "precision": precision,
             "recall": common_PS / answer_S,
             "iou": common_PS / (kept_PS + answer_S - common_PS),
-            "lift": precision * visual / answer_S,
+            "lift": precision * masks.visual_S / answer_S,
         }
     usable = masks.known_PS & masks.answered_S
     rows = pd.DataFrame(
@@ -95,7 +120,7 @@ def overlap(masks: KeptMasks) -> pd.DataFrame:
     )
     for name, value in values.items():
         rows[name] = _mean(value, usable)
-    rows["coverage"] = _mean(_coverage(masks.mask_PSV, masks.grid), masks.known_PS)
+    rows["coverage"] = _mean(_coverage(masks), masks.known_PS)
     return rows
 
 
@@ -106,10 +131,9 @@ def agreement(masks: KeptMasks) -> pd.DataFrame:
         Rows layer, rank, left, right (labels), jaccard, identical (share of samples with the very same tokens), n. Sets
         that are both empty, or both everything, say nothing and are left out.
     """
-    visual = masks.mask_PSV.shape[2]
     groups: dict[tuple[int, int], list[int]] = {}
     for row, point in enumerate(masks.points):
-        if point.strategy != UNPRUNED and 0 < point.rank < visual:
+        if point.strategy != UNPRUNED and point.rank:
             groups.setdefault((point.layer, point.rank), []).append(row)
     found = []
     for (layer, rank), members in groups.items():
@@ -121,7 +145,7 @@ def agreement(masks: KeptMasks) -> pd.DataFrame:
             both_S = masks.known_PS[members[left]] & masks.known_PS[members[right]]
             together_S = common[left, right]
             union_S = common[left, left] + common[right, right] - together_S
-            both_S = both_S & (union_S > 0)
+            both_S = both_S & (union_S > 0) & (together_S < masks.visual_S)
             if both_S.any():
                 ratio = together_S[both_S] / union_S[both_S]
                 labels = (masks.points[members[left]].label, masks.points[members[right]].label)
@@ -129,15 +153,14 @@ def agreement(masks: KeptMasks) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["layer", "rank", "left", "right", "jaccard", "identical", "n"])
 
 
-def _coverage(mask_PSV: Bools, grid: tuple[int, int] | None) -> Floats:
-    """(P, S) share of the image's cells that hold a kept token; NaN where the tokens are no grid."""
-    visual = mask_PSV.shape[2]
-    if grid is None or grid[0] * grid[1] != visual:
-        return np.full(mask_PSV.shape[:2], np.nan)
-    row, column = (np.arange(side) * min(COVERAGE_CELLS, side) // side for side in grid)
-    cell_V = (row[:, None] * (column[-1] + 1) + column[None, :]).ravel()
-    touched = [mask_PSV[:, :, cell_V == cell].any(axis=2) for cell in range(cell_V[-1] + 1)]
-    return np.mean(touched, axis=0)
+def _coverage(masks: KeptMasks) -> Floats:
+    """(P, S) share of the image's cells that hold a kept token; NaN where it is not known where tokens lie."""
+    touched_PS, there_S = np.zeros(masks.mask_PSV.shape[:2]), np.zeros(len(masks.samples))
+    for cell in range(COVERAGE_CELLS**2):
+        inside_SV = masks.cell_SV == cell
+        touched_PS += (masks.mask_PSV & inside_SV).any(axis=2)
+        there_S += inside_SV.any(axis=1)
+    return np.divide(touched_PS, there_S, out=np.full(touched_PS.shape, np.nan), where=there_S > 0)
 
 
 def _mean(value_PS: Floats, usable_PS: Bools) -> Floats:

@@ -16,6 +16,7 @@ from workers.decoder import Decoder
 from workers.families.config import ModelConfig, ModelError
 from workers.sites import Question, Questions, Tower
 from workers.text_tower import TextTower, load_text_tower
+from workers.token_maps import TokenMap
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -47,6 +48,7 @@ class Encoded:
     next_position: int  # of the first decoded token, the same in all P rows
     pixels: Any = None  # what the family makes features of; None without an image
     size: tuple[int, int] = (0, 0)  # height and width of the image itself
+    maps: tuple[TokenMap, ...] = ()  # where the image's tokens lie in it; none: as in all images of the model
     question: Question | None = None  # its words, for those who read them; None: nobody said
 
     @classmethod

@@ -35,13 +35,13 @@ window.SaccadeExplorer = (() => {
   // --- the picture ------------------------------------------------------------------------------------------------
 
   // The squares of the grid for which inside(i) holds, as one path: runs of a row in one rectangle.
-  function squares(side, inside) {
+  function squares(map, inside) {
     let path = "";
-    for (let row = 0; row < side; row++) {
-      for (let column = 0; column < side; column++) {
-        if (!inside(row * side + column)) continue;
+    for (let row = 0; row < map.rows; row++) {
+      for (let column = 0; column < map.columns; column++) {
+        if (!inside(map.token(row, column))) continue;
         const start = column;
-        while (column + 1 < side && inside(row * side + column + 1)) column++;
+        while (column + 1 < map.columns && inside(map.token(row, column + 1))) column++;
         path += `M${start} ${row}h${column + 1 - start}v1h${start - column - 1}z`;
       }
     }
@@ -49,12 +49,12 @@ window.SaccadeExplorer = (() => {
   }
 
   // The border between the squares that are inside and those that are not.
-  function border(side, inside) {
+  function border(map, inside) {
     const at = (row, column) =>
-      row >= 0 && column >= 0 && row < side && column < side && inside(row * side + column);
+      row >= 0 && column >= 0 && row < map.rows && column < map.columns && inside(map.token(row, column));
     let path = "";
-    for (let row = 0; row <= side; row++) {
-      for (let column = 0; column <= side; column++) {
+    for (let row = 0; row <= map.rows; row++) {
+      for (let column = 0; column <= map.columns; column++) {
         if (at(row, column) !== at(row - 1, column)) path += `M${column} ${row}h1`;
         if (at(row, column) !== at(row, column - 1)) path += `M${column} ${row}v1`;
       }
@@ -69,24 +69,47 @@ window.SaccadeExplorer = (() => {
     return node;
   }
 
-  // What the model saw, what was dropped of it, and where the answer is.
+  // A TokenMap of workers/token_maps.py: which token lies where in the picture.
+  function mapped([first, rows, columns, tile, ends, overview]) {
+    const token = tile
+      ? (row, column) => {
+        const number = Math.floor(row / tile) * (columns / tile) + Math.floor(column / tile);
+        return first + (number * tile + (row % tile)) * tile + (column % tile);
+      }
+      : (row, column) => first + row * (columns + ends) + column;
+    return { rows, columns, overview, token };
+  }
+
+  // What the model saw, what was dropped of it, and where the answer is: once for each map.
   function seen(sample, cell, url) {
+    const maps = sample.maps.map(mapped);
+    const kept = cell.kept !== undefined && maps.length ? bits(cell.kept, cell.visual) : null;
+    const shape_of = maps.find((map) => !map.overview) || maps[0];
+    const frames = (maps.length ? maps : [null]).map((map) => {
+      const frame = framed(map, sample, kept, url);
+      if (shape_of) frame.style.aspectRatio = Math.min(3, Math.max(1 / 3, shape_of.columns / shape_of.rows));
+      if (maps.length > 1) frame.append(make("span.part", {}, map.overview ? "as a whole" : "in tiles"));
+      return frame;
+    });
+    return frames.length > 1 ? make("div.parts", {}, ...frames) : frames[0];
+  }
+
+  function framed(map, sample, kept, url) {
     const frame = make("div.seen");
     if (url) frame.append(make("img", { src: url, alt: "", loading: "eager", draggable: "false" }));
     else frame.classList.add("blank");
-    const side = sample.side;
-    const kept = cell.kept !== undefined && side ? bits(cell.kept, side * side) : null;
-    if (side) {
+    if (map) {
       const svg = document.createElementNS(SVG, "svg");
-      svg.setAttribute("viewBox", `0 0 ${side} ${side}`);
+      svg.setAttribute("viewBox", `0 0 ${map.columns} ${map.rows}`);
+      svg.setAttribute("preserveAspectRatio", "none");
       svg.setAttribute("aria-hidden", "true");
       if (kept) {
-        svg.append(shape(url ? "dropped" : "dropped bare", squares(side, (i) => !kept[i])));
-        svg.append(shape("edge", border(side, (i) => kept[i]))); // white paper, faded, is white paper
+        svg.append(shape(url ? "dropped" : "dropped bare", squares(map, (i) => !kept[i])));
+        svg.append(shape("edge", border(map, (i) => kept[i]))); // white paper, faded, is white paper
       }
       if (sample.patches) {
         const answer = new Set(sample.patches);
-        const path = border(side, (i) => answer.has(i));
+        const path = border(map, (i) => answer.has(i));
         svg.append(shape("halo", path), shape("truth", path));
       }
       frame.append(svg);
@@ -126,12 +149,13 @@ window.SaccadeExplorer = (() => {
         other ? make("span.other", {}, "other answer") : null));
     const tokens = cell.tokens === null ? "–" : cell.tokens.toLocaleString("en");
     const facts = [`${tokens} of ${cell.visual.toLocaleString("en")} kept`];
-    if (sample.patches && sample.side && cell.kept !== undefined && !point.baseline) {
-      const kept = bits(cell.kept, sample.side ** 2);
+    if (sample.patches && sample.maps.length && cell.kept !== undefined && !point.baseline) {
+      const kept = bits(cell.kept, cell.visual);
       facts.push(`${sample.patches.filter((i) => kept[i]).length} of ${sample.patches.length} that hold the answer`);
     }
-    const more = sample.side ? cell.visual - sample.side ** 2 : 0;
-    if (more > 0) facts.push(`${more.toLocaleString("en")} of them see enlarged parts and are not drawn`);
+    const drawn = sample.maps.reduce((sum, [, rows, columns]) => sum + rows * columns, 0);
+    const more = drawn ? cell.visual - drawn : 0;
+    if (more > 0) facts.push(`${more.toLocaleString("en")} of all are not drawn: they show enlarged parts, or end rows`);
     if (cell.score % 1) facts.push(`score ${cell.score.toFixed(2)}`);
     return make(`figure.panel.${cell.correct ? "right" : "wrong"}`, { "data-point": point.key },
       caption,

@@ -69,7 +69,8 @@ class Intern(Model):
         head, tail = self._ids(before + BEGIN), self._ids(END + after)
         span = ImageSpan(len(head), seen.tokens)
         ids = (*head, *[self.image_token] * seen.tokens, *tail)
-        return Encoded.in_order(ids, (span,), pixels=seen.values, size=seen.size)
+        maps = self._tiling.maps(seen.size)
+        return Encoded.in_order(ids, (span,), pixels=seen.values, size=seen.size, maps=maps)
 
     def _ids(self, text: str) -> tuple[int, ...]:
         for mark in (PAD, VIDEO):

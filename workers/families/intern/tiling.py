@@ -7,7 +7,10 @@ without a model.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+from workers.token_maps import TokenMap
 
 Size = tuple[int, int]  # height, width
 
@@ -45,6 +48,14 @@ class Tiling:
     def tokens(self, image: Size) -> int:
         """Visual tokens."""
         return self.tiles(image) * self.tokens_each
+
+    def maps(self, image: Size) -> tuple[TokenMap, ...]:
+        """Where an image's tokens lie in it."""
+        rows, columns = self.grid(image)
+        side = math.isqrt(self.tokens_each)
+        tiled = TokenMap(0, rows * side, columns * side, tile=side)
+        whole = TokenMap(rows * columns * self.tokens_each, side, side, overview=1)
+        return (tiled, whole) if rows * columns > 1 else (tiled,)
 
     @property
     def most_tokens(self) -> int:

@@ -13,6 +13,8 @@ from ast import literal_eval
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from workers.token_maps import TokenMap
+
 Size = tuple[int, int]  # height, width
 MAX_TEXT = 10_000  # letters of a list of sizes
 SLACK = 1.1  # by how much, along a side, patches may be more than those of ``most_tiles``
@@ -77,6 +79,11 @@ class Tiling:
     def _tokens(self, patches: Size) -> int:
         rows, columns = self.merged(patches)
         return self.side**2 + rows * (columns + 1)
+
+    def maps(self, image: Size) -> tuple[TokenMap, ...]:
+        """Where an image's tokens lie in it."""
+        overview = TokenMap(0, self.side, self.side, overview=1)
+        return overview, TokenMap(self.side**2, *self.merged(self.unpadded(image)), ends=1)
 
     @property
     def most_tokens(self) -> int:

@@ -71,7 +71,8 @@ class Llava(Model):
         seen = image if isinstance(image, Pixels) else self.look(image, mode)
         ids = (*before, *[self.image_token] * seen.tokens, *after)
         span = ImageSpan(len(before), seen.tokens)
-        return Encoded.in_order(ids, (span,), pixels=seen.values, size=seen.size)
+        maps = self._tiling.maps(seen.size) if self._tiling else ()
+        return Encoded.in_order(ids, (span,), pixels=seen.values, size=seen.size, maps=maps)
 
     def _ids(self, prompt: str, whole: bool) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
         """Ids before and after the image; None for the latter where there is none."""

@@ -14,6 +14,7 @@ from workers.decoder import Decoder
 from workers.families.config import ModelConfig, ModelError
 from workers.families.model import Encoded, ImageSpan, Model, Pixels, SeenImage, together
 from workers.families.qwen.forward import run_tower
+from workers.families.qwen.gated import feed_forwards
 from workers.families.qwen.grid import TokenGrid
 from workers.families.qwen.pixels import to_patches
 from workers.families.qwen.resizing import Resizing
@@ -22,6 +23,7 @@ from workers.sequences import to_device
 from workers.sites import Tower
 from workers.tasks.base import DataError
 from workers.tasks.prompts import IMAGE_MARKER
+from workers.token_maps import TokenMap
 
 BEGIN, PAD, END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
 VIDEO = "<|video_pad|>"
@@ -48,6 +50,7 @@ class Qwen(Model):
         self.image_processor = image_processor
         self.image_token: int = module.config.image_token_id
         self._resizing = resizing
+        self._mlps = feed_forwards(module.model.visual)
         self._full_layers, self._window = full_layers, config.vision.window if config.vision else 0
         self._chat_template = chat_template
 
@@ -89,6 +92,7 @@ class Qwen(Model):
             next_position=following + len(tail),
             pixels=seen.values,
             size=seen.size,
+            maps=(TokenMap(0, *grid),),
         )
 
     def _ids(self, text: str) -> tuple[int, ...]:
@@ -111,7 +115,7 @@ class Qwen(Model):
         visual = self.module.model.visual
         grids = [TokenGrid(size, visual.spatial_merge_size, self._window, self.device) for size in self._sizes(shown)]
         pixels_RX = self._pixels(shown)
-        features, states = run_tower(visual, pixels_RX, grids, self._full_layers, keep=bool(readers))
+        features, states = run_tower(visual, self._mlps, pixels_RX, grids, self._full_layers, keep=bool(readers))
         evidence: list[dict[str, Tensor]] = [{} for _ in shown]
         if readers:
             towers = towers_of(visual, states, grids, self._full_layers)

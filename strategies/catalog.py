@@ -170,7 +170,8 @@ class Strategy:
                 return f"{name}: {complaint}"
         missing = [name for name, default in self.params.items() if default is REQUIRED and name not in params]
         if missing:
-            return f"strategy '{self.name}' needs the parameter '{missing[0]}'"
+            told = [limit.remedy for limit in get_args(hints[missing[0]]) if hasattr(limit, "remedy")]
+            return "; ".join([f"strategy '{self.name}' needs the parameter '{missing[0]}'", *told])
         if layer is None:
             return None
         return (

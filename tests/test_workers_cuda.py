@@ -18,7 +18,6 @@ from workers.engine import Engine
 from workers.evidence import complaint
 from workers.families.catalog import load_model
 from workers.memory import Budget
-from workers.sequences import Packing, new_prefix, new_trunk
 from workers.singular import singular_values
 from workers.spectra import MATRICES
 from workers.work import (
@@ -186,24 +185,6 @@ def test_flash_prefill_equals_sdpa(heads, groups, width, dtype, sequences):
         parts = [torch.cat([source[run] for run in keys]).float() for source in (key, value)]
         expected = attention.attend_one(query[rows].float(), *parts, width**-0.5)
         torch.testing.assert_close(out[rows].float(), expected, atol=0.02, rtol=0)
-
-
-def test_long_sequences_attend_as_all_others():
-    """By a library's kernel; that they are as exact, and what lies around them is as it was."""
-    torch.manual_seed(0)
-    system = new_prefix(torch.arange(35)[None])
-    long, short = (
-        new_trunk(sample, system, 20, torch.arange(system.rows + rows)[None], system.rows + rows)
-        for sample, rows in enumerate((flash.LONG + 3, 100))
-    )
-    alone = new_trunk(2, None, 0, torch.arange(flash.LONG)[None], flash.LONG)
-    packing = Packing([short, long, alone], given=[system])
-    assert len(packing.blocks(flash.LONG)) == 2
-    query = torch.randn(packing.total, 8, 64, device="cuda", dtype=torch.bfloat16)
-    key, value = torch.randn(2, system.rows + packing.total, 4, 64, device="cuda", dtype=torch.bfloat16)
-    out = attention.attend(query, key, value, packing, 0.125)
-    plain = attention.attend(*(rows.float().cpu() for rows in (query, key, value)), packing, 0.125)
-    torch.testing.assert_close(out.float().cpu(), plain, atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("decoded", [0, 1, 5])

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
+from small_intern import make_intern
 from small_llava import make_checkpoint
+from small_onevision import make_onevision
 from small_qwen import KINDS, make_qwen, noise
 from strategies.catalog import CATALOG
 from strategies.rank import effective_rank
@@ -73,10 +76,18 @@ def test_fp32_equals_the_cpu(checkpoint, small_scienceqa):
         assert fast[key].option_logits == pytest.approx(cell.option_logits, abs=1e-3)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_images_in_their_own_size_equal_the_cpu(tmp_path, small_scienceqa, kind):
-    """Another family: positions of three parts, images that differ in their tokens, windows in the tower."""
-    model = ModelSpec(path=str(make_qwen(tmp_path, kind)), image_mode="native")
+FAMILIES = {
+    **{kind: (partial(make_qwen, kind=kind), "native") for kind in KINDS},
+    "internvl": (make_intern, "tiles"),
+    "onevision": (make_onevision, "anyres"),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_families_equal_the_cpu(tmp_path, small_scienceqa, family):
+    """Images that differ in their tokens, in windows or tiles; positions of three parts."""
+    make, image_mode = FAMILIES[family]
+    model = ModelSpec(path=str(make(tmp_path)), image_mode=image_mode)
     task = TaskSpec(name="scienceqa", data=str(small_scienceqa), conversation="chat_template")
     spec, found = EngineSpec(model=model, task=task, max_new_tokens=3), {}
     points = tuple(

@@ -14,6 +14,7 @@ from small_llava import make_checkpoint
 from small_onevision import make_onevision
 from small_qwen import KINDS, make_qwen, noise
 from strategies.catalog import CATALOG
+from strategies.greedy import greedy_coverage, greedy_determinant
 from strategies.rank import effective_rank
 from test_workers_engine import make_engine
 from workers import attention, flash, memory, singular
@@ -196,6 +197,17 @@ def test_flash_prefill_equals_sdpa(heads, groups, width, dtype, sequences):
         parts = [torch.cat([source[run] for run in keys]).float() for source in (key, value)]
         expected = attention.attend_one(query[rows].float(), *parts, width**-0.5)
         torch.testing.assert_close(out[rows].float(), expected, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize(("tokens", "keep"), [(40, 12), (576, 192), (1100, 30)])
+def test_greedy_choices_in_one_program_equal_the_plain_form(tokens, keep):
+    """Sums in another order: the same rows here, since random ones are far from ties."""
+    generator = torch.Generator().manual_seed(0)
+    unit = torch.nn.functional.normalize(torch.randn(3, tokens, 256, generator=generator, dtype=torch.float64), dim=-1)
+    likeness, weight = (unit @ unit.mT).float(), torch.rand(3, tokens, generator=generator)
+    for choose in (greedy_determinant, greedy_coverage):
+        plain, fast = choose(likeness.clone(), weight, keep), choose(likeness.cuda(), weight.cuda(), keep)
+        assert torch.equal(fast.cpu(), plain)
 
 
 @pytest.mark.parametrize("decoded", [0, 1, 5])

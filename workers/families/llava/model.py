@@ -26,7 +26,7 @@ from workers.sites import Tower
 from workers.tasks.base import DataError
 from workers.tasks.prompts import IMAGE_MARKER
 
-TILES = 48  # that go through the tower seen_together, if several images do: the forward of 1.5 GB in half precision
+TILES = 48  # that go through the tower together, if several images do: the forward of 1.5 GB in half precision
 READ_TILES = 12  # where the states between its layers are kept
 
 

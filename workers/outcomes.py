@@ -86,6 +86,7 @@ def _outcome(
         prompt_tokens=item.prompt.length,
         visual_tokens=trunk.visual,
         text_tokens=trunk.text,
+        squares=item.prompt.squares,
         maps=written(item.prompt.maps),
         measures=measures,
     )

@@ -215,6 +215,7 @@ def _acts(strategy: Strategy) -> str:
         (strategy.fixed_rank is not None, f"keeps {strategy.fixed_rank}"),
         (strategy.least > 1, f"keeps {strategy.least} at least"),
         (strategy.grids is not None, "keeps a smaller square"),
+        (strategy.smaller, "shows the image with fewer pixels"),
         (strategy.merge is not None, "merges what goes"),
         (strategy.rows is not None, "makes rows of its own"),
         (_own_positions(strategy) == ("compact",), "positions renumbered"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,12 +19,13 @@ from answer_matrix import MISSING, write_matrix
 from fake_experiment import fake_samples
 from orchestrator.cli import app
 from orchestrator.run import RunOptions
-from orchestrator.suite import PreparedMember, prepare_suite, run_suite
+from orchestrator.suite import PreparedMember, one_a_model, prepare_suite, run_suite
 from orchestrator.sweep.mistakes import SpecError
 from orchestrator.sweep.source import SUITES, shipped_sweeps
 from orchestrator.sweep.suite import is_suite, load_suite
 from results.analysis import published, task_metrics
-from results.analysis.benchmark_table import BenchmarkTable, benchmark_table
+from results.analysis.benchmark_table import BenchmarkTable, Spread, benchmark_table
+from results.analysis.printed_costs import with_costs
 from results.disk import StoreError
 from results.exchange.benchmark_text import printable, rendered
 from results.literature import LINEAGES, Lineage, Published
@@ -341,6 +343,46 @@ def test_every_form_says_the_same(found):
     assert {line["benchmark"] for line in lines} == {"first", "second", "mean"}
 
 
+def test_costs_are_columns_of_the_same_table(found):
+    def stat(value: float) -> dict[str, float]:
+        return {"mean": value, "median": value, "p90": 2 * value, "n": 5}
+
+    rows = [
+        {"key": point.key, "total_ms": stat(30 * place), **{name: stat(place) for name in ("prefill_ms", "decode_ms")}}
+        for place, point in enumerate(GRID[:2], start=1)
+    ]
+    place = found[1].experiment.path / "latency.json"
+    place.write_text(json.dumps({"how": {"device": "cuda", "dtype": "bfloat16"}, "rows": rows}))
+    table = with_costs(benchmark_table(found), found)
+    assert table.costs == ("prefill ms", "decode ms", "minutes")  # a model without sizes has no counted costs
+    unpruned, fastv = (rows_of(table)[name] for name in (("un-pruned", ""), ("fastv", "40 tokens")))
+    assert (unpruned.costs["prefill ms"], fastv.costs["decode ms"]) == (
+        Spread(value=1, high=2),
+        Spread(value=2, high=4),
+    )
+    assert fastv.costs["minutes"].value == pytest.approx(60 * 40 / 60_000)
+    assert "on second, cuda bfloat16" in table.notes[-1]
+    header, body = printable(table)
+    assert body[0][header.index("prefill ms")] == "1 (2)"
+    (line,) = [one for one in csv.DictReader(io.StringIO(rendered(table, "csv")))
+               if (one["method"], one["budget"], one["benchmark"]) == ("fastv", "40 tokens", "mean")]  # fmt: skip
+    assert (line["prefill_ms"], line["decode_ms_p90"]) == ("2.0", "4.0")
+    place.unlink()
+    assert with_costs(benchmark_table(found), found).notes[-1].endswith("`saccade latency`")
+
+
+def test_latency_is_measured_on_one_benchmark_of_each_model(tmp_path):
+    models = f"suite: {{benchmarks: [scienceqa, {{name: b, task: scienceqa}}], models: [embedded, {MODEL_DIR}]}}\n"
+    suite = load_suite(written(tmp_path, HEAD.replace("model: embedded\n", "") + models), gpu=False)
+    assert [one.member.title for one in one_a_model(suite, None)] == [
+        "embedded scienceqa",
+        f"{MODEL_DIR.name} scienceqa",
+    ]
+    assert [one.member.benchmark for one in one_a_model(suite, "b")] == ["b", "b"]
+    with pytest.raises(SpecError, match="--benchmark c: suite table has scienceqa, b"):
+        one_a_model(suite, "c")
+
+
 BUDGETS = {"llava_1_5_table": [192, 128, 64], "llava_next_table": [640, 320, 160]}
 
 
@@ -381,6 +423,10 @@ def test_the_commands_run_plan_and_print_a_suite(tmp_path):
     path = str(written(tmp_path, text))
     ran = runner.invoke(app, ["run", path, "--local", "--out", out, "--samples", "2", "--pictures", "0"])
     assert ran.exit_code == 0, ran.output
+    assert ran.output.index("mean %") < ran.output.index("pages:")  # the table first, then what takes long
+    costs = runner.invoke(app, ["table", out, "--cost"])
+    assert "TFLOP" in costs.output
+    assert "KV MB" in costs.output
     printed = runner.invoke(app, ["table", out, "--format", "markdown"])
     assert printed.exit_code == 0, printed.output
     assert printed.output.startswith("| budget | method | places | all |")

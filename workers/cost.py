@@ -71,6 +71,7 @@ def cost(
     text: Any,
     image_tokens: int,
     squares: int | None = None,
+    seen_tokens: int | None = None,
     selector_flop: Any = 0,
     value_bytes: int = 2,
 ) -> Cost:
@@ -82,6 +83,7 @@ def cost(
         visual: visual tokens that each layer processes, as from ``visual_by_layer``.
         image_tokens: visual tokens before pruning; 0 for a sample without an image.
         squares: that the tower sees of the image, the overview among them, where its cells say it.
+        seen_tokens: those that the tower makes, where it is shown the image with fewer pixels.
         selector_flop: of the evidence that is read (``workers/evidence.py``); may be an array where ``text`` is one.
         value_bytes: of one key or value number, 2 in half precision.
 
@@ -96,11 +98,11 @@ def cost(
     unpruned = [system + image_tokens + text] * config.layers
     d, m = config.hidden, config.ffn
     prefill = _decoder_flop(config, tokens)
-    vision = _vision_flop(config, image_tokens, squares_of(config, image_tokens, squares))
+    made = image_tokens if seen_tokens is None else seen_tokens
     return Cost(
         prefill_tflop=prefill / TERA,
         decode_tflop=_decode_flop(config, tokens) / TERA,
-        vision_tflop=vision / TERA if image_tokens else 0.0,
+        vision_tflop=_vision_flop(config, made, squares_of(config, made, squares)) / TERA,
         selector_tflop=selector_flop / TERA,
         flops_ratio=prefill / _decoder_flop(config, unpruned),
         fastv_ratio=sum(fastv(n, d, m) for n in tokens) / sum(fastv(n, d, m) for n in unpruned),
@@ -220,11 +222,15 @@ def _vision_flop(config: ModelConfig, image_tokens: int, squares: float) -> floa
 
     NaN where it is not known how many tiles there are, or the tower is of a kind that is not known.
     """
+    if image_tokens == 0:
+        return 0.0
     if (vision := config.vision) is None:
         return math.nan
     if vision.merge > 1 and not vision.tile:
         return _merging_flop(config, vision, image_tokens)
-    patches, tokens = (config.image_size // config.patch_size) ** 2, _square_tokens(config)
+    whole = config.varies or image_tokens == config.visual_tokens  # else one smaller square, of a patch a token
+    patches = (config.image_size // config.patch_size) ** 2 if whole else image_tokens
+    tokens = patches + config.class_token
     embedding = 2 * patches * 3 * config.patch_size**2 * vision.hidden
     layer = 2 * tokens * (4 * vision.hidden**2 + 2 * vision.hidden * vision.ffn) + 2 * 2 * tokens**2 * vision.hidden
     made = squares * patches // vision.merge**2 if config.varies else image_tokens  # padding is left out afterwards

@@ -136,6 +136,8 @@ def _checked(
     text, visual = parts.decoder.config, parts.visual_tokens
     layers = text.num_hidden_layers
     strategy, most = catalog.get(name), kept.of(sys.maxsize if visual is None else visual)
+    if strategy.smaller and 0 < most != visual:
+        raise UsageError(f"{name} shows the model a smaller image, and chooses no tokens; give its processor one")
     if not 0 <= layer <= layers:
         raise UsageError(f"layer {layer} is outside 0..{layers}, the model's decoder layers")
     if strategy.fixed_rank is None and not 0 <= most <= (most if visual is None else visual):

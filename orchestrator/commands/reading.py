@@ -103,6 +103,9 @@ def table(
             help="Papers' figures of LLaVA-1.5-7B beside yours: A or B, copied from paper to paper; C, re-run."
         ),
     ] = None,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="TFLOP, key-value cache, and what `saccade latency` has measured.")
+    ] = False,
     form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TABLE,
 ) -> None:
     """Put a suite's benchmarks into the papers' table: method x budget x benchmark, and the mean of the un-pruned."""
@@ -111,7 +114,7 @@ def table(
 
     with ExitStack() as stack:
         folders = [stack.enter_context(located(place, exists=True)) for place in places]
-        made = make_benchmark_table(folders, against, published)
+        made = make_benchmark_table(folders, against, published, cost)
         if form is Format.TABLE:
             show_benchmark_table(console_of_command(), made)
         else:

@@ -35,6 +35,8 @@ def chosen_by(point: GridPoint, position_parts: int = 1) -> str:
         ]
         words = f"in stages: {', '.join(steps)}; the picture shows what reached the last layer"
         return words + _positions(point, position_parts)
+    if strategy.smaller:
+        return "the image was shown with fewer pixels; each place is the middle of what a token covers"
     words = _evidence(strategy, point.layer)
     words = words if words in (NO_ATTENTION, DRAWN, REMOVED) else f"chosen by {words}"
     if strategy.merge is not None:

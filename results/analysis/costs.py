@@ -75,8 +75,10 @@ def count_costs(
 
 # Evidence that is read: (its name, before which layer if that is where it comes from, visual tokens there are then).
 _Reading = tuple[str, int | None, int]
-# Of each number of visual tokens and squares: (these, visual tokens that each layer processes, what is read).
-_Work = tuple[tuple[tuple[int, int], tuple[int, ...], tuple[_Reading, ...]], ...]
+# Of each number of visual tokens and squares: (these, visual tokens that the tower makes, those that each layer
+# processes, what is read).
+_WorkOn = tuple[int, tuple[int, ...], tuple[_Reading, ...]]
+_Work = tuple[tuple[tuple[int, int], int, tuple[int, ...], tuple[_Reading, ...]], ...]
 
 
 def answer() -> None:
@@ -93,8 +95,9 @@ def _work(point: GridPoint, config: ModelConfig, images_2N: np.ndarray) -> _Work
     return tuple(((visual, squares), *_work_on(point, config, visual)) for visual, squares in images)
 
 
-def _work_on(point: GridPoint, config: ModelConfig, visual: int) -> tuple[tuple[int, ...], tuple[_Reading, ...]]:
+def _work_on(point: GridPoint, config: ModelConfig, visual: int) -> _WorkOn:
     point = point.of(visual)
+    seen = visual
     stages: list[tuple[int, int]] = []
     readings: dict[_Reading, None] = {}
     if point.strategy not in (UNPRUNED, *catalog.CATALOG):  # a user's own: it chooses once, by what nobody knows here
@@ -102,13 +105,14 @@ def _work_on(point: GridPoint, config: ModelConfig, visual: int) -> tuple[tuple[
         readings[UNKNOWN, None, visual] = None
     elif point.strategy != UNPRUNED:
         strategy = catalog.get(point.strategy)
+        seen = min(visual, point.rank) if strategy.smaller else visual
         for stage in strategy.stages(point.layer, point.rank, dict(point.params)):
             alive = min([visual, *(rank for _, rank in stages)])
             stages.append((stage.layer, stage.rank))
             if stage.layer < config.layers:
                 needs = catalog.get(stage.strategy).needs
                 readings |= dict.fromkeys(_reading(name, stage.layer, alive, visual) for name in sorted(needs))
-    return visual_by_layer(config.layers, visual, stages), tuple(readings)
+    return seen, visual_by_layer(config.layers, visual, stages), tuple(readings)
 
 
 def _reading(name: str, layer: int, alive: int, visual: int) -> _Reading:
@@ -153,10 +157,10 @@ def _selector_flop(
 def _mean_cost(config: ModelConfig, work: _Work, lengths: np.ndarray, value_bytes: int) -> list[float]:
     prompt_N, visual_N, text_N, squares_N, count_N = lengths
     total = np.zeros(len(COLUMNS))
-    for (visual, squares), layers, readings in work:
+    for (visual, squares), seen, layers, readings in work:
         here = (visual_N == visual) & (squares_N == squares)
         recorded = None if squares == UNKNOWN_LENGTH else squares
-        seen = squares_of(config, visual, recorded)
+        shown = squares_of(config, visual, recorded)
         counted = cost(
             config,
             system=0,  # what stands before and after the image costs the same
@@ -164,7 +168,8 @@ def _mean_cost(config: ModelConfig, work: _Work, lengths: np.ndarray, value_byte
             text=prompt_N[here] - visual,  # all lengths at once: a cost is a polynomial of them
             image_tokens=visual,
             squares=recorded,
-            selector_flop=_selector_flop(config, readings, seen, prompt_N[here] - visual, text_N[here]),
+            seen_tokens=seen,
+            selector_flop=_selector_flop(config, readings, shown, prompt_N[here] - visual, text_N[here]),
             value_bytes=value_bytes,
         )
         values = {name: getattr(counted, name) for name in COLUMNS}

@@ -170,7 +170,8 @@ class Strategy:
                 return f"{name}: {complaint}"
         missing = [name for name, default in self.params.items() if default is REQUIRED and name not in params]
         if missing:
-            return f"strategy '{self.name}' needs the parameter '{missing[0]}'"
+            told = [limit.remedy for limit in get_args(hints[missing[0]]) if hasattr(limit, "remedy")]
+            return "; ".join([f"strategy '{self.name}' needs the parameter '{missing[0]}'", *told])
         if layer is None:
             return None
         return (
@@ -399,7 +400,13 @@ CATALOG: dict[str, Strategy] = {
             source="control; arXiv:2510.07143",
         ),
         # The last query's attention
-        Strategy(name="fastv", score=fastv.fastv, needs=LAST_ROW, source=FASTV),
+        Strategy(
+            name="fastv",
+            score=fastv.fastv,
+            needs=LAST_ROW,
+            published=((288, ()), (144, ()), (58, ())),  # 50, 75 and 90 % dropped
+            source=FASTV,
+        ),
         Strategy(name="avg_all_heads", score=fastv.fastv, needs=LAST_ROW, source=FASTV_ADVANCED),
         Strategy(name="max_head", score=fastv_advanced.max_head, needs=LAST_ROW, source=FASTV_ADVANCED),
         Strategy(
@@ -420,7 +427,7 @@ CATALOG: dict[str, Strategy] = {
         Strategy(name="text_sum", score=himap.text_sum, needs=TEXT, source=HIMAP),
         # The image's attention
         Strategy(name="image_column_sum", score=himap.image_column_sum, needs=VISUAL, source=HIMAP),
-        Strategy(name="himap", schedule=himap.himap, source=HIMAP),
+        Strategy(name="himap", schedule=himap.himap, published=((288, ()),), source=HIMAP),
         # The next layer's attention
         Strategy(
             name=pyramiddrop.STAGE,
@@ -450,6 +457,7 @@ CATALOG: dict[str, Strategy] = {
             needs=HIDDEN,
             positions="compact",
             layers="input",
+            published=((56, ()),),  # their ratio of 0.098
             source=DIVPRUNE,
         ),
         Strategy(name="fps", order=diversity.fps, needs=HIDDEN, draws=DRAWN_START, source=SELECTORS),

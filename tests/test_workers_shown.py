@@ -169,5 +169,8 @@ def test_what_cannot_be_shown_smaller_is_one_line(config, point, said):
 
 
 def test_a_model_that_is_hooked_cannot_be_shown_another_image(engine):
-    with pytest.raises(UsageError, match="give its processor one"), pruned(engine.model.module, "downsample", 0, 4):
+    with (
+        pytest.raises(UsageError, match="or give the processor a smaller one"),
+        pruned(engine.model.module, "downsample", 0, 4),
+    ):
         pass

@@ -137,7 +137,8 @@ def _checked(
     layers = text.num_hidden_layers
     strategy, most = catalog.get(name), kept.of(sys.maxsize if visual is None else visual)
     if strategy.smaller and 0 < most != visual:
-        raise UsageError(f"{name} shows the model a smaller image, and chooses no tokens; give its processor one")
+        shows = "shows the model a smaller image, and no token is chosen that could be dropped here"
+        raise UsageError(f"{name} {shows}; leave it out (`--points`), or give the processor a smaller one")
     if not 0 <= layer <= layers:
         raise UsageError(f"layer {layer} is outside 0..{layers}, the model's decoder layers")
     if strategy.fixed_rank is None and not 0 <= most <= (most if visual is None else visual):

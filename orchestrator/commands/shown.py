@@ -114,6 +114,18 @@ def show_benchmark_table(console: Console, table: BenchmarkTable) -> None:
 
 def draw(rows: pd.DataFrame, picture: Path) -> None:
     from dashboards.plots import write_comparison
+
+    write_picture(picture, lambda path: write_comparison(rows, path))
+
+
+def draw_models(table: BenchmarkTable, picture: Path) -> None:
+    from dashboards.model_plot import write_model_plot
+    from results.analysis.by_model import model_curves
+
+    write_picture(picture, lambda path: write_model_plot(model_curves(table), path))
+
+
+def write_picture(picture: Path, write: Callable[[Path], None]) -> None:
     from results.location import local_folder, uri_of
     from strategies.errors import UsageError
 
@@ -122,6 +134,6 @@ def draw(rows: pd.DataFrame, picture: Path) -> None:
     if picture.suffix.lower() not in (".png", ".pdf"):
         raise UsageError(f"--picture {picture}: the name must end in .png or .pdf")
     try:
-        write_comparison(rows, local_folder(picture))
+        write(local_folder(picture))
     except UsageError as error:
         raise UsageError(f"--picture {picture}: {error}") from error

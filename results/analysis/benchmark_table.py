@@ -45,6 +45,8 @@ class Cell:
     relative: float  # percent of the un-pruned model's
     n: int  # image questions
     mark: str = ""  # best or second, where it is so beyond chance: of its model and budget
+    low: float = np.nan  # 95 %, where the cell is a mean
+    high: float = np.nan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,7 +73,7 @@ def _frame(table: BenchmarkTable) -> pd.DataFrame:
             cost |= {name: spread.value, f"{name}_p90": spread.high}
         for name in table.columns:
             if (one := row.cells.get(name)) is not None:
-                figures = {"value": one.value, "relative": one.relative, "low": np.nan, "high": np.nan, "n": one.n}
+                figures = {"value": one.value, "relative": one.relative, "low": one.low, "high": one.high, "n": one.n}
                 rows.append({**named, "benchmark": name, **figures, "mark": one.mark, **cost})
         mean = {"value": np.nan, "relative": row.mean, "low": row.low, "high": row.high, "n": 0, "mark": row.mark}
         rows.append({**named, "benchmark": "mean", **mean, **cost})
@@ -96,7 +96,7 @@ def _names(table: BenchmarkTable, row: Row) -> list[str]:
 
 
 def _value(one: Cell | None) -> str:
-    return "" if one is None else f"{one.value:.1f}"
+    return "" if one is None else _estimate(one.value, one.low, one.high)
 
 
 def _mark(one: Cell | None) -> str:
@@ -104,9 +104,11 @@ def _mark(one: Cell | None) -> str:
 
 
 def _mean(row: Row) -> str:
-    if np.isnan(row.mean):
-        return ""
-    return f"{row.mean:.1f}" + ("" if np.isnan(row.low) else f" [{row.low:.1f}, {row.high:.1f}]")
+    return "" if np.isnan(row.mean) else _estimate(row.mean, row.low, row.high)
+
+
+def _estimate(value: float, low: float, high: float) -> str:
+    return f"{value:.1f}" + ("" if np.isnan(low) else f" [{low:.1f}, {high:.1f}]")
 
 
 def _further(table: BenchmarkTable, row: Row) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -214,16 +214,25 @@ class Model(ABC):
         return [self.tokenizer(f"ASSISTANT: {letter}", add_special_tokens=False)["input_ids"][-1] for letter in letters]
 
 
-def together(prompts: Sequence[Encoded], most: int) -> Iterator[list[Encoded]]:
-    """Images in order, as many at a time as have no more patches, or tiles, or one."""
+def together(prompts: Sequence[Encoded], most: int | None) -> Iterator[list[Encoded]]:
+    """Images in order, as many at a time as have no more patches, or tiles, or one; None: all."""
     some: list[Encoded] = []
     for prompt in prompts:
-        if some and sum(len(one.pixels) for one in (*some, prompt)) > most:
+        if some and most is not None and sum(len(one.pixels) for one in (*some, prompt)) > most:
             yield some
             some = []
         some.append(prompt)
     if some:
         yield some
+
+
+def seen_together(
+    prompts: Sequence[Encoded], most: int | None, see: Callable[[Sequence[Encoded]], Iterable[SeenImage]]
+) -> list[SeenImage | None]:
+    """What was seen of each prompt's image, None where it has none; ``see`` is given those that ``together`` makes."""
+    groups = together([prompt for prompt in prompts if prompt.images], most)
+    images = (image for some in groups for image in see(some))
+    return [next(images) if prompt.images else None for prompt in prompts]
 
 
 def default_device() -> str:

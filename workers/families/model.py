@@ -49,6 +49,7 @@ class Encoded:
     next_position: int  # of the first decoded token, the same in all P rows
     pixels: Any = None  # what the family makes features of; None without an image
     size: tuple[int, int] = (0, 0)  # height and width of the image itself
+    squares: int | None = None  # that the tower sees of the image, where its tokens do not say it
     most: int | None = None  # tokens that it was to have; None: as many as it has
     maps: tuple[TokenMap, ...] = ()  # where the image's tokens lie in it; none: as in all images of the model
     question: Question | None = None  # its words, for those who read them; None: nobody said

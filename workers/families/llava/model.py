@@ -83,8 +83,8 @@ class Llava(Model):
         seen = image if isinstance(image, Pixels) else self.look(image, mode)
         ids = (*before, *[self.image_token] * seen.tokens, *after)
         span = ImageSpan(len(before), seen.tokens)
-        maps = self._tiling.maps(seen.size) if self._tiling else ()
-        return Encoded.in_order(ids, (span,), pixels=seen.values, size=seen.size, most=seen.most, maps=maps)
+        tiles = self._tiling and {"maps": self._tiling.maps(seen.size), "squares": self._tiling.tiles(seen.size)}
+        return Encoded.in_order(ids, (span,), pixels=seen.values, size=seen.size, most=seen.most, **(tiles or {}))
 
     def _ids(self, prompt: str, whole: bool) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
         """Ids before and after the image; None for the latter where there is none."""

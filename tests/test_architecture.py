@@ -26,6 +26,7 @@ HOMES = {
         "workers/families/building.py",
         "workers/families/llava/model.py",
         "workers/families/llava/loading.py",
+        "workers/families/one_folder_loading.py",
         "workers/families/intern/loading.py",
         "workers/families/qwen/loading.py",
         "workers/speed_test/random_llava.py",

@@ -12,8 +12,8 @@ from strategies.suggestion import near
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-    import plotly.graph_objects as go
 
+    from dashboards.figures import Figure
     from results.experiment import Experiment as Stored
     from workers.work import GridPoint
 
@@ -137,8 +137,8 @@ class Experiment:
         found = questions.merge(both, on="sample")
         return found[["sample", "question", "label", "answer_a", "answer_b", "right"]]
 
-    def figure(self, name: str, panel: str | None = None, **choices: Any) -> go.Figure:
-        """A figure of the dashboard.
+    def figure(self, name: str, panel: str | None = None, **choices: Any) -> Figure:
+        """A figure of the dashboard, of plotly.
 
         Args:
             name: of its page: "layer", "tokens", "heat", "alpha", "pareto", ...
@@ -207,7 +207,7 @@ class Experiment:
         return cells.assign(right=scores(cells) >= 0.5)[["sample", "answer", "right"]]
 
 
-def open(place: str | Path) -> Experiment:  # noqa: A001 (read as saccade.open)
+def open(place: str | Path) -> Experiment:
     """Open an experiment for reading.
 
     Args:

@@ -100,10 +100,9 @@ def _squares(number_BV: Tensor) -> Tensor:
 def _by_groups(views: Views, square_V: Tensor, keep: int, drawn: bool) -> Tensor:
     numbers_N = square_V[square_V > 0].unique()
     each = max(1, keep // 4 // len(numbers_N))
-    loading_BVP = torch.stack([_drawn(view, each) for view in views]) if drawn else several.read(views, LOADINGS)
-    loading_BVP = loading_BVP[:, :, :each]
-    groups = loading_BVP.shape[2] * len(numbers_N)
-    own_BV = torch.searchsorted(numbers_N, square_V) * loading_BVP.shape[2] + loading_BVP.argmax(dim=2)
+    components, own_BV = _components(views, each, drawn)
+    groups = components * len(numbers_N)
+    own_BV = torch.searchsorted(numbers_N, square_V) * components + own_BV
     group_BV = own_BV.where(square_V > 0, groups)  # behind all others: no patch
     order_BV = several.by_falling(views, CLASS_ATTENTION)
     order_BV = order_BV.gather(1, group_BV.gather(1, order_BV).sort(dim=1, stable=True).indices)
@@ -123,13 +122,20 @@ def _by_groups(views: Views, square_V: Tensor, keep: int, drawn: bool) -> Tensor
     return order_BV.gather(1, first_BV)[:, : max(keep - 1, 0)]
 
 
+def _components(views: Views, most: int, drawn: bool) -> tuple[int, Tensor]:
+    """How many there are, and (B, V) of each patch the one that it has most of."""
+    loading_BVP = torch.stack([_drawn(view, most) for view in views]) if drawn else several.read(views, LOADINGS)
+    loading_BVP = loading_BVP[:, :, :most]
+    return loading_BVP.shape[2], loading_BVP.argmax(dim=2)
+
+
 def _survivors(views: Views, group_BV: Tensor, order_BV: Tensor, ratio: float) -> Tensor:
     """(B, V) bool in the given order: which patches nothing before them of their group that survives is too like."""
     pairs = max(group_BV.shape[1] * (group_BV.shape[1] - 1), 1)
     threshold_B = ratio * several.each(views, "likeness between", _between) / pairs
-    likeness_BVV = torch.stack([view.likeness(TOWER_FEATURES) for view in views])
+    alike = [view.likeness(TOWER_FEATURES) > least for view, least in zip(views, threshold_B, strict=True)]
     image_B11 = torch.arange(len(views), device=order_BV.device)[:, None, None]
-    alike_BVV = (likeness_BVV > threshold_B[:, None, None])[image_B11, order_BV[:, :, None], order_BV[:, None]]
+    alike_BVV = torch.stack(alike)[image_B11, order_BV[:, :, None], order_BV[:, None]]
     beats_BVV = (alike_BVV & (group_BV[:, :, None] == group_BV[:, None])).tril(diagonal=-1)
     alive_BV, before_BV = torch.ones_like(group_BV, dtype=torch.bool), torch.zeros_like(group_BV, dtype=torch.bool)
     while not torch.equal(alive_BV, before_BV):  # some rounds more than the longest chain of likes: asking waits

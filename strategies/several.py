@@ -22,11 +22,12 @@ def read(views: Views, name: str) -> Tensor:
     Raises:
         ValueError: the strategy did not declare it, or it holds NaN.
     """
-    if any(("read", name) not in view.made for view in views) and all(name in view.evidence for view in views):
-        without_nan(torch.stack([view.evidence[name] for view in views]), name)
-        for view in views:
-            view.made["read", name] = view.evidence[name]
-    return torch.stack([view.read(name) for view in views])
+    if all(("read", name) in view.made for view in views) or any(name not in view.evidence for view in views):
+        return torch.stack([view.read(name) for view in views])
+    rows_BVX = without_nan(torch.stack([view.evidence[name] for view in views]), name)
+    for view in views:
+        view.made["read", name] = view.evidence[name]
+    return rows_BVX
 
 
 def means(views: Views, name: str) -> Tensor:

@@ -47,6 +47,7 @@ METHODS: tuple[dict[str, Any], ...] = (
         "visionzip",
         ranks=TABLES,
         select=visionzip.visionzip,
+        together=visionzip.together,
         rows=visionzip.visionzip_rows,
         needs=visionzip.NEEDS,
         source="VisionZip, arXiv:2412.04467",

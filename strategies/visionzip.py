@@ -17,9 +17,11 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from strategies import several
 from strategies.evidence import CLASS_ATTENTION, CLASS_FEATURES, TOWER_FEATURES, TOWER_KEYS, EvidenceView
 from strategies.limits import Range
 from strategies.scores import cosine, lifted
+from strategies.several import Views
 
 SHARE = 10 / 64
 NEEDS = frozenset({CLASS_ATTENTION, CLASS_FEATURES, TOWER_FEATURES, TOWER_KEYS})
@@ -36,13 +38,19 @@ def visionzip(view: EvidenceView, keep: int, *, contextual: Annotated[float, Ran
     Returns:
         (keep,) int64, ascending, unique.
     """
+    return together([view], keep, contextual=contextual)[0]
+
+
+def together(views: Views, keep: int, *, contextual: float = SHARE) -> Tensor:
+    """(B, keep) the same of several images with as many tokens."""
+    order_BV = several.by_falling(views, CLASS_ATTENTION)
     if keep == 0:
-        return torch.arange(0, device=view.device)
-    order_V = view.by_falling(CLASS_ATTENTION)
-    dominant_K, target_K, _ = _roles(order_V, keep, contextual)
-    taken_V = torch.zeros_like(order_V).index_fill(0, torch.cat((dominant_K, target_K)), 1)
-    free_V = 1 - taken_V[order_V]  # by falling attention
-    return torch.cat((dominant_K, target_K, order_V[free_V.argmax(dim=0, keepdim=True)])).sort().values
+        return order_BV[:, :0]
+    dominant_BK, target_BK, _ = _roles(order_BV, keep, contextual)
+    chosen_BK = torch.cat((dominant_BK, target_BK), dim=1)
+    free_BV = torch.ones_like(order_BV).scatter(1, chosen_BK, 0).gather(1, order_BV)  # by falling attention
+    spare_B1 = order_BV.gather(1, free_BV.argmax(dim=1, keepdim=True))
+    return torch.cat((chosen_BK, spare_B1), dim=1).sort(dim=1).values
 
 
 def visionzip_rows(view: EvidenceView, kept_K: Tensor, *, contextual: float = SHARE) -> Tensor:
@@ -71,6 +79,6 @@ def _roles(order_V: Tensor, keep: int, contextual: float) -> tuple[Tensor, Tenso
     """Dominant patches, targets, and all that are not dominant (targets too), each in raster order."""
     merged = min(math.floor(contextual * keep + 0.5), keep - 1)
     dominant = keep - 1 - merged
-    rest_M = order_V[dominant:].sort().values
-    step = max(1, len(rest_M) // max(merged, 1))
-    return order_V[:dominant].sort().values, rest_M[::step][:merged], rest_M
+    rest_M = order_V[..., dominant:].sort().values
+    step = max(1, rest_M.shape[-1] // max(merged, 1))
+    return order_V[..., :dominant].sort().values, rest_M[..., ::step][..., :merged], rest_M

@@ -185,6 +185,7 @@ def test_rows_stand_for_exactly_the_kept_tokens(name, visual, distinct, keep):
 @pytest.mark.parametrize("name", [name for name in CHOOSING if get(name).together])
 def test_images_that_choose_together_choose_as_each_alone(name):
     strategy, ranks = get(name), [5, 17]
+    params = {"alpha": 1.0} if name == "hiprune" else {}  # of its default share no anchor comes to so few
 
     def made(seed: int) -> EvidenceView:
         view = make_view(36, distinct=7 if seed == 2 else None, seed=seed)  # one with many ties
@@ -195,10 +196,10 @@ def test_images_that_choose_together_choose_as_each_alone(name):
         return view
 
     views = [made(seed) for seed in range(4)]
-    strategy.prepare(views, ranks, {})
+    strategy.prepare(views, ranks, params)
     for seed, view in enumerate(views):
         assert any(what[0] == "prepared" for what in view.made if isinstance(what, tuple))
-        taken, alone = (strategy.choose(one, ranks, {}) for one in (view, made(seed)))
+        taken, alone = (strategy.choose(one, ranks, params) for one in (view, made(seed)))
         assert [kept.tolist() for kept in taken] == [kept.tolist() for kept in alone]
         if strategy.rows is not None:
             pairs = zip(taken, alone, strict=True)

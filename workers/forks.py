@@ -76,7 +76,7 @@ class _Choice:
     """What one stage keeps of a sequence."""
 
     strategy: Strategy
-    kept_K: Tensor  # on the host
+    kept_K: Tensor  # on the host, once all have chosen
     scores: Concentration | None
     merge: Merge | None = None
     params: tuple = ()  # those that decide what goes on in place of the kept tokens
@@ -224,7 +224,9 @@ class Placement:
                 asked[sequence if own else sequence.image][stage] = None
         choices = partial(self._choices, layer, packing=packing, hidden_RD=hidden_RD, read=read, ahead=ahead)
         views = self._prepared(asked, packing, hidden_RD, ahead) if layer == 0 else {}
-        chosen = {place: dict(choices(place, stages, views.pop(place, None))) for place, stages in asked.items()}
+        chosen = _on_host(
+            {place: dict(choices(place, stages, views.pop(place, None))) for place, stages in asked.items()}
+        )
         for sequence, stages in waiting:
             points: dict[Stage, list[int]] = defaultdict(list)
             for index, stage in stages.items():
@@ -251,7 +253,7 @@ class Placement:
         """
         for stage in stages:
             if not 0 < stage.rank < sequence.visual:
-                kept_K = torch.arange(min(stage.rank, sequence.visual))
+                kept_K = torch.arange(min(stage.rank, sequence.visual), device=hidden_RD.device)
                 yield stage, _Choice(catalog.get(stage.strategy), kept_K, None)
         groups = _choosing(sequence, stages)
         if view is None:
@@ -268,7 +270,7 @@ class Placement:
             merge = merge_of(strategy, own, params)
             for stage, kept_K in zip(members, chosen, strict=True):
                 scores = None if scores_V is None else concentration(scores_V, stage.rank)
-                yield stage, _Choice(strategy, kept_K.cpu(), scores, merge, params if strategy.rows else ())
+                yield stage, _Choice(strategy, kept_K.to(view.device), scores, merge, params if strategy.rows else ())
 
     def _view(
         self,
@@ -309,6 +311,18 @@ class Placement:
             for first in range(0, len(some), step):
                 strategy.prepare(some[first : first + step], ranks, dict(params))
         return views
+
+
+def _on_host(chosen: Mapping[TokenSequence, Mapping[Stage, _Choice]]) -> dict[TokenSequence, dict[Stage, _Choice]]:
+    """The same choices; one copy for all, because the host waits for each."""
+    kept = [choice.kept_K for of_one in chosen.values() for choice in of_one.values()]
+    if not kept:
+        return {}
+    on_host = iter(torch.cat(kept).cpu().split([len(kept_K) for kept_K in kept]))
+    return {
+        place: {stage: replace(choice, kept_K=next(on_host)) for stage, choice in of_one.items()}
+        for place, of_one in chosen.items()
+    }
 
 
 def _choosing(sequence: TokenSequence, stages: Iterable[Stage]) -> dict[tuple[Strategy, tuple], list[Stage]]:

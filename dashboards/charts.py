@@ -125,11 +125,11 @@ def _labels(
     per_px = (span[1] - span[0]) / max(height - MARGIN["t"] - MARGIN["b"], 60)
     placed = push_apart([y for _, _, y in ends], 2 * theme.LABEL_GAP_PX * per_px, *span)
     lines = [text.replace(" of ", "<br>", 1) for text, _, _ in ends]
-    for line, (_, colour, y), to in zip(lines, ends, placed, strict=True):
+    for line, (name, colour, y), to in zip(lines, ends, placed, strict=True):
         figure.add_annotation(
             xref="paper", x=1, yref=axis, y=y, ax=22, ay=-(to - y) / per_px, showarrow=True, text=f"<b>{line}</b>",
             arrowhead=0, arrowwidth=0.8, arrowcolor=colour, standoff=2, xanchor="left", align="left",
-            font={"color": colour, "size": theme.LABEL_PX},
+            font={"color": colour, "size": theme.LABEL_PX}, name=f"line:{escape(name)}",
         )  # fmt: skip
     longest = max((len(part) for line in lines for part in line.split("<br>")), default=0)
     return int(36 + longest * CHARACTER_PX)
@@ -164,10 +164,9 @@ def pareto_figure(rows: pd.DataFrame, axis: CostAxis, bases: pd.DataFrame) -> go
     ):
         _dots(figure, part, look)
     for place, (_, part) in enumerate(rows[rows["front"]].groupby("experiment", sort=False)):
-        colour = theme.COLOURS[place % len(theme.COLOURS)]
-        figure.add_scatter(
-            x=part["x"], y=part["y"], mode="lines", line={"color": colour, "width": 2, "shape": "hv"}, hoverinfo="skip"
-        )
+        colour, dash = theme.line_look(place)
+        line = {"color": colour, "width": 2, "shape": "hv", "dash": dash}
+        figure.add_scatter(x=part["x"], y=part["y"], mode="lines", line=line, hoverinfo="skip")
         _dots(figure, part, {"color": colour, "size": 8})
     known = bases[bases[axis.column].notna() & (bases["n"] > 0)] if axis.column in bases else bases.iloc[:0]
     for base in known.to_dict("records"):

@@ -19,8 +19,9 @@ from dashboards.view import View
 
 
 def content(page: Page, panels: Sequence[Panel], shown: View) -> list[Any]:
+    """A card for each panel; words where there is none, and nothing else on the page."""
     cards = [_card(panel, shown.ink) for panel in panels]
-    return [*cards, *page.extra(shown)] or [_nothing(shown)]
+    return cards or ([] if page.extra(shown) else [_nothing(shown)])
 
 
 def _card(panel: Panel, ink: Ink) -> Any:
@@ -55,17 +56,19 @@ def register(app: Dash, gallery: Gallery) -> None:
         Output("drawn", "data"),
         Output("controls", "children"),
         Output("panels", "children"),
+        Output("extra", "children"),
         Output({"type": "nav", "path": ALL}, "className"),
         Input("url", "pathname"),
         Input("theme", "data"),
         State("url", "search"),
     )
-    def draw(path: str, look: str, search: str) -> tuple[Any, Any, Any, Any]:
+    def draw(path: str, look: str, search: str) -> tuple[Any, Any, Any, Any, Any]:
         page, shown = asked(gallery.snapshot, path, search, look)
         controls = offered(page, shown)
         return (
             offer(page, controls),
             components(controls, shown.state),
             content(page, page.panels(shown), shown),
+            page.extra(shown),
             ["here" if other is page else "" for other in PAGES],
         )

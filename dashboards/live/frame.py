@@ -29,7 +29,7 @@ def layout(gallery: Gallery, refresh_s: float) -> Any:
             html.Div(id="filters", children=[_filter(gallery.snapshot, name) for name in FILTERS]),
             html.Div(id="notices"),
             html.Div(id="controls"),
-            html.Main(id="panels"),
+            html.Main([html.Div(id="panels"), html.Div(id="extra")]),  # what is extra outlives other panels
             html.Aside(id="details"),
         ],
     )

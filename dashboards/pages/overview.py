@@ -6,7 +6,7 @@ from typing import Any
 
 import dash_ag_grid as dag
 import pandas as pd
-from dash import Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 
 from dashboards.contrasts import contrast_rows
 from dashboards.figures import forest_figure
@@ -91,7 +91,8 @@ def extra(shown: View) -> list[Any]:
             html.P("tick to compare; a click on a row opens its numbers and flipped answers", className="note"),
         ]
     )
-    return [html.Section([head, grid, dcc.Store(id="overview-shown")], className="card wide")]
+    stores = [dcc.Store(id="overview-shown"), dcc.Store(id="overview-picks", data={"name": PICK, "most": MAX_PICKS})]
+    return [html.Section([head, grid, *stores], className="card wide")]
 
 
 def _columns(several: bool) -> list[dict[str, Any]]:
@@ -147,19 +148,29 @@ def register(app: Dash, gallery: Gallery) -> None:
 
     @app.callback(
         Output("url", "search", allow_duplicate=True),
-        Input("overview-grid", "selectedRows"),
         Input("overview-grid", "cellClicked"),
         State("url", "search"),
         prevent_initial_call=True,
     )
-    def choose(rows: Any, cell: Any, search: str) -> Any:
-        state = UrlState.parse(search)
-        if ctx.triggered_prop_ids.keys() == {"overview-grid.cellClicked"}:
-            return state.with_(CONFIG, cell["rowId"]).search if cell and cell.get("rowId") else no_update
-        ids = [row["id"] for row in rows] if isinstance(rows, list) else (rows or {}).get("ids", [])
-        old = [id for id in state.all(PICK) if id in ids]  # the order of ticking stays
-        new = [*old, *(id for id in ids if id not in old)][:MAX_PICKS]
-        return state.with_(PICK, new).search if tuple(new) != state.all(PICK) else no_update
+    def choose(cell: Any, search: str) -> Any:
+        return UrlState.parse(search).with_(CONFIG, cell["rowId"]).search if cell and cell.get("rowId") else no_update
+
+    app.clientside_callback(  # in the browser, where a second tick cannot overtake the first
+        ClientsideFunction("saccade", "pick"),
+        Output("url", "search", allow_duplicate=True),
+        Input("overview-grid", "selectedRows"),
+        State("url", "search"),
+        State("overview-picks", "data"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        ClientsideFunction("saccade", "tick"),
+        Output("overview-grid", "selectedRows"),
+        Input("url", "search"),
+        State("overview-grid", "selectedRows"),
+        State("overview-picks", "data"),
+        prevent_initial_call=True,
+    )
 
 
 def _picks(shown: View) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 // Functions that the app runs in the browser.
 window.dash_clientside = window.dash_clientside || {};
+const ticked = (rows) => (Array.isArray(rows) ? rows.map((row) => row.id) : (rows && rows.ids) || []);
+const same = (a, b) => a.length === b.length && a.every((id) => b.includes(id));
 window.dash_clientside.saccade = {
   // Light or dark: the reader's choice, else that of the system.
   theme: function (clicks) {
@@ -29,6 +31,20 @@ window.dash_clientside.saccade = {
       });
     }
     return zoomed;
+  },
+  // Ticked rows of the Overview become the picks of the address; the order of ticking stays.
+  pick: function (rows, search, { name, most }) {
+    const asked = new URLSearchParams(search), picks = asked.getAll(name), ids = ticked(rows);
+    if (same(ids, picks)) return window.dash_clientside.no_update;
+    const all = [...picks.filter((id) => ids.includes(id)), ...ids.filter((id) => !picks.includes(id))];
+    asked.delete(name);
+    for (const id of all.slice(0, most)) asked.append(name, id);
+    return asked.size ? `?${asked}` : "";
+  },
+  // And the other way: the reader went back, or ticked more than can be compared.
+  tick: function (search, rows, { name }) {
+    const picks = new URLSearchParams(search).getAll(name);
+    return same(ticked(rows), picks) ? window.dash_clientside.no_update : { ids: picks };
   },
   png: function (job) {
     if (!job) return window.dash_clientside.no_update;

@@ -15,6 +15,7 @@ import pandas as pd
 from results.analysis.matrix import Answers
 from results.analysis.metrics import spoken
 from results.analysis.significance import ALPHA
+from strategies import catalog
 
 Axis = Literal["layer", "rank", "alpha"]
 AXES: tuple[Axis, Axis] = ("layer", "rank")  # those that `slices` finds
@@ -116,7 +117,10 @@ class Heat:
 def with_series(summary: pd.DataFrame) -> pd.DataFrame:
     """The pruned rows of a summary with their series' name in a column ``series``."""
     pruned = summary[~summary["baseline"]].copy()
-    telling = {name: _telling(rows["params"]) for name, rows in pruned.groupby("strategy", sort=False)}
+    telling = {
+        name: set() if _bound(rows) else _telling(rows["params"])
+        for name, rows in pruned.groupby("strategy", sort=False)
+    }
     parts = [
         [part for part in params.split() if part.partition("=")[0] in telling[name]]
         for name, params in zip(pruned["strategy"], pruned["params"], strict=True)
@@ -132,6 +136,14 @@ def _series(strategy: str, parts: list[str], alone: bool) -> str:
     """Short: ``fastv``, ``weighted_combination alpha=0.3``; a rule by its own name, ``sparsity heads_kept=4``."""
     short = [part.partition("=")[2] if part.partition("=")[2][:1].islower() else part for part in parts]
     return " ".join(short if alone else [strategy, *short])
+
+
+def _bound(rows: pd.DataFrame) -> bool:
+    """Whether a method's parameters go with its ranks, as in its authors' lists: then its points are one series."""
+    method = catalog.CATALOG.get(rows["strategy"].iloc[0])
+    listed = method is not None and (method.schedule is not None or bool(method.published))
+    each_once = rows.groupby(["layer", "rank"])["params"].nunique().max() == 1
+    return listed and each_once and rows["rank"].nunique() > 1
 
 
 def _telling(params: pd.Series) -> set[str]:

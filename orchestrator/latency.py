@@ -88,4 +88,6 @@ def write_latency(
 def _old_rows(experiment: Experiment, how: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows measured in the very same way; others must not stand beside new ones."""
     record = latency_record(experiment)
-    return [row.model_dump() for row in record.rows] if record is not None and record.how == how else []
+    return (
+        [row.model_dump(exclude_unset=True) for row in record.rows] if record is not None and record.how == how else []
+    )

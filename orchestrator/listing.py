@@ -10,6 +10,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -131,6 +132,7 @@ def task_in_full(task: Task) -> list[tuple[str, str]]:
     lines += [("usual split", task.split), ("headline", task.headline), ("source", task.source)]
     lines += [("hash", task.source_hash)]
     load = task.load.load if isinstance(task.load, own_tasks.Loading) else task.load
+    load = load.func if isinstance(load, partial) else load
     told = (load, inspect.getmodule(load))
     return [pair for pair in lines if pair[1]] + [("", text) for what in told if (text := inspect.getdoc(what))]
 
@@ -215,6 +217,7 @@ def _acts(strategy: Strategy) -> str:
         (strategy.fixed_rank is not None, f"keeps {strategy.fixed_rank}"),
         (strategy.least > 1, f"keeps {strategy.least} at least"),
         (strategy.grids is not None, "keeps a smaller square"),
+        (strategy.smaller, "shows the image with fewer pixels"),
         (strategy.merge is not None, "merges what goes"),
         (strategy.rows is not None, "makes rows of its own"),
         (_own_positions(strategy) == ("compact",), "positions renumbered"),

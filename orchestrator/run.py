@@ -206,7 +206,9 @@ def _policy(prepared: Prepared, experiment: Experiment | None) -> Policy:
 def _plan(prepared: Prepared, policy: Policy, done: dict[str, frozenset[str]], workers: int) -> Plan:
     spec = prepared.spec
     settled = policy.settled(done)
-    return make_plan(spec.points, policy.samples, settled, spec.config, spec.engine.task, workers, policy.images)
+    return make_plan(
+        spec.points, policy.samples, settled, spec.config, spec.engine.task, workers, policy.images, prepared.visual.of
+    )
 
 
 def _images(prepared: Prepared, out: Path, console: Console) -> tuple[str, ...]:

@@ -69,11 +69,10 @@ def show_plan(
     model = spec.engine.model
     name = model.path if model.base is None else f"{model.path} on {model.base}"
     most = "up to " if spec.config.varies else ""
+    mean = "" if prepared.visual.mean is None else f", {prepared.visual.mean:,.0f} on average"
+    sizes = f"{spec.config.layers} layers, {most}{spec.config.visual_tokens} visual tokens{mean}"
     rows = [
-        (
-            "model",
-            f"{name} ({spec.config.layers} layers, {most}{spec.config.visual_tokens} visual tokens, {model.dtype})",
-        ),
+        ("model", f"{name} ({sizes}, {model.dtype})"),
         ("grid", f"{len(spec.points)} points: un-pruned, {', '.join(strategies)}"),
         ("samples", f"{len(prepared.samples)}{of} of {spec.engine.task.name}"),
         ("cells", cells_text(plan, stops)),

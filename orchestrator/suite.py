@@ -55,6 +55,20 @@ def prepare_suite(suite: Suite, keep_going: bool = False) -> tuple[list[Prepared
     return ready, [f"left out: {line}" for line in (*missing, *cannot)]
 
 
+def one_a_model(suite: Suite, benchmark: str | None) -> list[PreparedMember]:
+    """Of each model the member that is named, or the first.
+
+    Raises:
+        SpecError: The suite has no such benchmark.
+        DataError, ModelError: Its files cannot be used.
+    """
+    known = dict.fromkeys(one.benchmark for one in suite.members)
+    name = next(iter(known)) if benchmark is None else benchmark
+    if name not in known:
+        raise SpecError(f"--benchmark {name}: suite {suite.name} has {', '.join(known)}")
+    return [PreparedMember(member=one, prepared=prepare(one.spec)) for one in suite.members if one.benchmark == name]
+
+
 def run_suite(
     suite: Suite,
     members: Sequence[PreparedMember],

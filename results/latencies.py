@@ -12,10 +12,15 @@ from results.side_files import read_side_file
 LATENCY_FILE = "latency.json"
 
 
+Figure = Annotated[StrictFloat | StrictInt, Field(ge=0, allow_inf_nan=False)]
+
+
 class _Spread(BaseModel):
     model_config = ConfigDict(extra="allow")
 
-    mean: Annotated[StrictFloat | StrictInt, Field(ge=0, allow_inf_nan=False)]
+    mean: Figure
+    median: Figure | None = None
+    p90: Figure | None = None
 
 
 class LatencyRow(BaseModel):
@@ -25,6 +30,11 @@ class LatencyRow(BaseModel):
 
     key: StrictStr
     total_ms: _Spread
+    vision_ms: _Spread | None = None
+    prefill_ms: _Spread | None = None
+    decode_ms: _Spread | None = None
+    tokens_per_s: _Spread | None = None
+    peak_gib: _Spread | None = None
 
 
 class LatencyRecord(BaseModel):

@@ -33,6 +33,7 @@ from strategies import (
     coarser,
     decoder_methods,
     diversity,
+    downsample,
     fastv,
     fastv_advanced,
     himap,
@@ -80,6 +81,7 @@ class Strategy:
     fed: bool = False  # it chooses in the order in which its rows are fed, and not ascending
     together: Callable[..., Tensor] | None = None  # views, keep, *, params -> (B, keep), the order or choice of each
     least: int = 1  # rows that the method keeps at least, where it keeps any
+    smaller: bool = False  # it chooses nothing: the model is shown the image with fewer pixels, of ``rank`` tokens
     grids: Callable[[int], Sequence[int]] | None = None  # side of a square of tokens -> the ranks that it makes of it
     # Ranks that its authors give figures for, of LLaVA-1.5's 576, each with the parameters that they set for it.
     published: tuple[tuple[int, tuple[tuple[str, float | str], ...]], ...] = ()
@@ -168,7 +170,8 @@ class Strategy:
                 return f"{name}: {complaint}"
         missing = [name for name, default in self.params.items() if default is REQUIRED and name not in params]
         if missing:
-            return f"strategy '{self.name}' needs the parameter '{missing[0]}'"
+            told = [limit.remedy for limit in get_args(hints[missing[0]]) if hasattr(limit, "remedy")]
+            return "; ".join([f"strategy '{self.name}' needs the parameter '{missing[0]}'", *told])
         if layer is None:
             return None
         return (
@@ -197,7 +200,8 @@ class Strategy:
         if self.grids is None or side is None:
             return None
         if side == 0:
-            return f"{self.name} makes one square of tokens coarser, and this model's images are none; leave it out"
+            what = "shows one square smaller" if self.smaller else "makes one square of tokens coarser"
+            return f"{self.name} {what}, and this model's images are none; leave it out"
         known = [0, *self.grids(side)]
         if rank is None or rank in known or rank > side**2:
             return None
@@ -208,13 +212,14 @@ class Strategy:
         self, params: Mapping[str, Any], layer: int, rank: int | None, positions: Positions | None
     ) -> str | None:
         if positions == "keep" and not self.keeps_places(layer, sys.maxsize if rank is None else rank, params):
-            return f"positions: {self.name} feeds rows of its own making, which have no place to keep; leave `keep` out"
+            feeds = "tokens of a smaller image" if self.smaller else "rows of its own making"
+            return f"positions: {self.name} feeds {feeds}, which have no place to keep; leave `keep` out"
         return None
 
     def keeps_places(self, layer: int, rank: int, params: Mapping[str, Any]) -> bool:
         """Whether each row that goes on is of one visual token, whose position id it may keep."""
         if self.schedule is None:
-            return self.rows is None
+            return self.rows is None and not self.smaller
         return all(get(stage.strategy).rows is None for stage in self.stages(layer, rank, params))
 
     def note(self, params: Mapping[str, Any], heads: int) -> str | None:
@@ -384,8 +389,24 @@ CATALOG: dict[str, Strategy] = {
             layers="input",
             source="control",
         ),
+        # The image itself
+        Strategy(
+            name="downsample",
+            select=downsample.downsample,
+            smaller=True,
+            grids=downsample.squares,
+            positions="compact",
+            layers="input",
+            source="control; arXiv:2510.07143",
+        ),
         # The last query's attention
-        Strategy(name="fastv", score=fastv.fastv, needs=LAST_ROW, source=FASTV),
+        Strategy(
+            name="fastv",
+            score=fastv.fastv,
+            needs=LAST_ROW,
+            published=((288, ()), (144, ()), (58, ())),  # 50, 75 and 90 % dropped
+            source=FASTV,
+        ),
         Strategy(name="avg_all_heads", score=fastv.fastv, needs=LAST_ROW, source=FASTV_ADVANCED),
         Strategy(name="max_head", score=fastv_advanced.max_head, needs=LAST_ROW, source=FASTV_ADVANCED),
         Strategy(
@@ -406,7 +427,7 @@ CATALOG: dict[str, Strategy] = {
         Strategy(name="text_sum", score=himap.text_sum, needs=TEXT, source=HIMAP),
         # The image's attention
         Strategy(name="image_column_sum", score=himap.image_column_sum, needs=VISUAL, source=HIMAP),
-        Strategy(name="himap", schedule=himap.himap, source=HIMAP),
+        Strategy(name="himap", schedule=himap.himap, published=((288, ()),), source=HIMAP),
         # The next layer's attention
         Strategy(
             name=pyramiddrop.STAGE,
@@ -436,6 +457,7 @@ CATALOG: dict[str, Strategy] = {
             needs=HIDDEN,
             positions="compact",
             layers="input",
+            published=((56, ()),),  # their ratio of 0.098
             source=DIVPRUNE,
         ),
         Strategy(name="fps", order=diversity.fps, needs=HIDDEN, draws=DRAWN_START, source=SELECTORS),

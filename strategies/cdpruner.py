@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from strategies.evidence import IMAGE_EMBEDDINGS, QUESTION_EMBEDDINGS, EvidenceView, without_nan
+from strategies.greedy import greedy_determinant
 from strategies.scores import cosine
 from strategies.view import Evidence
 
-LEAST = 1e-6  # of a unit vector's square that is new: below is rounding in float32
 NEEDS = frozenset({Evidence.HIDDEN, IMAGE_EMBEDDINGS, QUESTION_EMBEDDINGS})
 
 
@@ -65,23 +65,3 @@ def relevance(view: EvidenceView, long_text: str, sign: str) -> Tensor:
     most = likeness_V.masked_fill(~patch_V, -torch.inf).amax()
     span = (most - least).clamp(min=torch.finfo(likeness_V.dtype).tiny)
     return ((likeness_V - least + 1e-6) / span).where(patch_V, 0.0)
-
-
-def greedy_determinant(likeness_BVV: Tensor, relevance_BV: Tensor, keep: int) -> Tensor:
-    """(B, keep) int64: each time the row that adds most to the determinant of ``r_i likeness_ij r_j``.
-
-    That is the square of its relevance times what is new in it: the diagonal of what is left of the likeness when the
-    rows chosen before are projected out. The likeness is written over.
-    """
-    weight_BV = relevance_BV.square()
-    new_BV = likeness_BVV.diagonal(dim1=1, dim2=2)
-    order_BK = torch.empty(len(likeness_BVV), keep, dtype=torch.int64, device=likeness_BVV.device)
-    for i in range(keep):
-        next_B1 = (weight_BV * new_BV.clamp(min=LEAST)).argmax(dim=1, keepdim=True)
-        order_BK[:, i : i + 1] = next_B1
-        row_BV = likeness_BVV.gather(1, next_B1[:, :, None].expand(-1, 1, new_BV.shape[1]))[:, 0]
-        own_B1 = row_BV.gather(1, next_B1)
-        part_BV = row_BV * (1 / own_B1).where(own_B1 > LEAST, 0.0)
-        likeness_BVV.baddbmm_(part_BV[:, :, None], row_BV[:, None], alpha=-1)
-        weight_BV = weight_BV.scatter(1, next_B1, -1.0)  # it is not chosen again
-    return order_BK

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 
@@ -42,12 +42,12 @@ _DROPPED = """
 class Falling:
     """Whole numbers that do not rise, written ``404,368,348``."""
 
+    remedy: ClassVar[str] = "`saccade calibrate` finds them"
+
     def complaint(self, value: Any, heads: int | None = None) -> str | None:
         numbers = str(value).split(",")
         if not isinstance(value, str) or not all(number.isascii() and number.isdigit() for number in numbers):
-            return (
-                f"{str(value)[:40]!r} is no text of whole numbers such as '404,368,348'; `saccade calibrate` finds them"
-            )
+            return f"{str(value)[:40]!r} is no text of whole numbers such as '404,368,348'; {self.remedy}"
         rising = [(one, next_) for one, next_ in pairwise(numbers) if int(next_) > int(one)]
         return f"{rising[0][1]} is above the {rising[0][0]} before it" if rising else None
 

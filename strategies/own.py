@@ -103,6 +103,10 @@ def _strategy(made: Any, name: str, source: str) -> Strategy:
             raise RuleError(
                 f"{name}: prunes in stages, which is for strategies of the catalog; give a rule that chooses once"
             )
+        if made.smaller:
+            raise RuleError(
+                f"{name}: shows the image with fewer pixels, which is `downsample`; give a rule that chooses"
+            )
         return _typed(replace(made, name=name))
     if inspect.isfunction(made):
         kinds = inspect.signature(made).parameters.values()

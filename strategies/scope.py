@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from strategies.evidence import CLASS_ATTENTION, TOWER_FEATURES, EvidenceView
+from strategies.greedy import greedy_coverage
 from strategies.limits import Range
 
 NEEDS = frozenset({CLASS_ATTENTION, TOWER_FEATURES})
@@ -37,14 +38,4 @@ def together(views: Sequence[EvidenceView], keep: int, *, alpha: float = 1.0) ->
     """(B, keep) the same of several images with as many tokens."""
     weight_BV = torch.stack([view.read(CLASS_ATTENTION).sum(dim=1) for view in views]) ** alpha
     likeness_BVV = torch.stack([view.likeness(TOWER_FEATURES) for view in views])
-    covered_BV = torch.zeros_like(likeness_BVV[:, 0])
-    order_BK = torch.empty(len(views), keep, dtype=torch.int64, device=likeness_BVV.device)
-    chosen_BV = torch.zeros_like(covered_BV)  # 0, or minus infinity where it is chosen already
-    for i in range(keep):
-        gain_BV = (likeness_BVV - covered_BV[:, None]).clamp(min=0).sum(dim=2)  # symmetric: row j is of candidate j
-        next_B1 = torch.addcmul(chosen_BV, weight_BV, gain_BV).argmax(dim=1, keepdim=True)
-        order_BK[:, i : i + 1] = next_B1
-        chosen_BV = chosen_BV.scatter(1, next_B1, -torch.inf)
-        row_B1V = likeness_BVV.gather(1, next_B1[:, :, None].expand(-1, 1, chosen_BV.shape[1]))
-        covered_BV = covered_BV.maximum(row_B1V[:, 0])
-    return order_BK
+    return greedy_coverage(likeness_BVV, weight_BV, keep)

@@ -33,6 +33,7 @@ def _tower(name: str, ranks: Sequence[int] = (), **how: Any) -> dict[str, Any]:
 
 
 TABLES = (192, 128, 64)  # the budgets of most papers' tables
+ADAPTIVE = ((575, (("count", "adaptive"),)),)  # as many as a method finds for each image, of 576
 
 METHODS: tuple[dict[str, Any], ...] = (
     _tower(
@@ -71,6 +72,7 @@ METHODS: tuple[dict[str, Any], ...] = (
         select=trim.trim,
         rows=trim.trim_rows,
         needs=trim.NEEDS,
+        published=ADAPTIVE,
         least=2,
         source="TRIM, arXiv:2409.10994",
     ),
@@ -79,6 +81,7 @@ METHODS: tuple[dict[str, Any], ...] = (
         select=prumerge.prumerge,
         rows=prumerge.prumerge_rows,
         needs=prumerge.NEEDS,
+        published=ADAPTIVE,
         least=2,
         source=PRUMERGE,
     ),
@@ -87,6 +90,7 @@ METHODS: tuple[dict[str, Any], ...] = (
         select=prumerge.prumerge_plus,
         rows=prumerge.prumerge_plus_rows,
         needs=prumerge.NEEDS,
+        published=ADAPTIVE,
         least=2,
         source=PRUMERGE,
     ),

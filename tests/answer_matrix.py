@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fake_experiment import fake_manifest
+from fake_experiment import LAYERS, SIZES, fake_manifest
 from results.experiment import Experiment
 from workers.tasks.base import Sample
 from workers.work import GridPoint, SampleFailure, SampleOutcome, UnitOutcome, WorkUnit
@@ -25,6 +25,7 @@ def write_matrix(
     wrong: str = "B",
     name: str = "matrix",
     model: str = "0123456789abcdef",
+    layers: int = LAYERS,
 ) -> Experiment:
     """Write an experiment.
 
@@ -38,6 +39,7 @@ def write_matrix(
         wrong: The answer text of a wrong cell; a right one is "A".
         name: Of the experiment.
         model: Fingerprint of its model.
+        layers: Of its model.
     """
     count = right_PS.shape[1]
     samples = tuple(
@@ -47,7 +49,9 @@ def write_matrix(
         )
         for i in range(count)
     )  # fmt: skip
-    experiment = Experiment.create(path, fake_manifest(points, name=name, model_fingerprint=model), samples)
+    config = {**SIZES, "layers": layers}
+    manifest = fake_manifest(points, name=name, model_fingerprint=model, config=config)
+    experiment = Experiment.create(path, manifest, samples)
     cells = tuple(
         SampleOutcome(
             point=point.key, sample=f"s{i}", answer="A" if right else wrong, parsed="A" if right else None,

@@ -36,7 +36,7 @@ HOMES = {
     "huggingface_hub": {"workers/checkpoints/hub.py"},
     "cuda": {"workers/nvrtc.py"},
     "plotly": {"dashboards/figures.py", "dashboards/charts.py", "dashboards/rescued.py", "dashboards/report.py"},
-    "matplotlib": {"dashboards/plots.py"},
+    "matplotlib": {"dashboards/plots.py", "dashboards/model_plot.py"},
 }
 # The speed test makes models, as a user's own code may.
 KNOW_A_FAMILY = {"workers/families/catalog.py"}

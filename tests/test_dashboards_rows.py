@@ -25,6 +25,7 @@ from dashboards.rows import (
     reference,
     slices,
     value_range,
+    with_series,
 )
 from fake_experiment import write_fake_experiment
 from results.analysis.metrics import answers, summary
@@ -59,6 +60,15 @@ def test_two_positions_of_a_method_are_two_curves_with_telling_names(tmp_path: P
     rows = summary(write_matrix(tmp_path / "e", points, np.ones((5, 6), dtype=int)))
     (ranks,) = slices(rows, "rank")
     assert ranks.rows["series"].tolist() == ["fastv", "fastv", "fastv compact", "fastv compact"]
+
+
+def test_parameters_that_go_with_the_rank_are_one_curve(tmp_path: Path) -> None:
+    """As a method's authors list them; another value at one of these ranks tells curves apart again."""
+    lists = ((48, 0.3), (32, 0.25), (28, 0.05), (28, 0.5))
+    points = [GridPoint(strategy="v2drop", layer=3, rank=r, params=(("second_share", s),)) for r, s in lists]
+    for some, names in ((points[:3], ["v2drop"]), (points, [f"second_share={share}" for _, share in lists])):
+        matrix = write_matrix(tmp_path / str(len(some)), (BASE, *some), np.ones((len(some) + 1, 6), dtype=int))
+        assert with_series(summary(matrix))["series"].unique().tolist() == names
 
 
 def test_curves_are_the_summary_in_percent_from_left_to_right(fake: pd.DataFrame) -> None:

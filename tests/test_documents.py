@@ -17,7 +17,7 @@ from orchestrator.sweep.spec import load_sweep
 from orchestrator.tune.trials import tell_all
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "BENCHMARKS.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def commands() -> list[str]:

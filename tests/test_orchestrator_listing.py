@@ -87,6 +87,7 @@ def test_the_commands_list_all_and_show_one_in_full() -> None:
     assert "FinePruner" in full
     assert all(name in printed("tasks") for name in TASKS)
     assert "source: Li et al., EMNLP 2023" in printed("tasks", "pope")
+    assert "Read one split; rows of other splits in the same file are left out." in printed("tasks", "mmbench")
 
 
 @pytest.mark.parametrize(("what", "near"), [("strategies", "fastvv"), ("tasks", "popee")])

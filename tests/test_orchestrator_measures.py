@@ -183,5 +183,15 @@ def test_every_method_has_its_selector_cost(tmp_path: Path) -> None:
         assert needs or tflop == 0, point.label
 
 
+def test_a_smaller_image_costs_the_tower_less() -> None:
+    """As many tokens in every layer of the decoder, and a sixteenth of the patches before it."""
+    points = [GridPoint(strategy=name, layer=0, rank=36) for name in ("downsample", "divprune")]
+    counted = count_costs(points, SEVEN_B, "float16", np.array([[691], [576], [80], [1]]))
+    smaller, whole = counted.to_dict("records")
+    assert smaller["prefill_tflop"] == whole["prefill_tflop"]
+    assert smaller["average_visual_tokens"] == whole["average_visual_tokens"] == 36
+    assert 0.05 < smaller["vision_tflop"] / whole["vision_tflop"] < 1 / 16
+
+
 def test_without_the_sizes_of_the_model_there_is_no_cost(tmp_path: Path) -> None:
     assert costs(write_fake_experiment(tmp_path / "x", samples=3)) is None

@@ -101,10 +101,11 @@ def test_a_suite_may_hold_it_beside_ours(sweep, small_scienceqa, tmp_path):
         "name: mine, task: ./my_task.py:load, data: .",
     )
     sweep.write_text(f"suite: {{benchmarks: [{{{ours}}}, {{{own}}}]}}\n{text}")
-    members, missing = prepare_suite(load_suite(sweep, gpu=False))
+    suite = load_suite(sweep, gpu=False)
+    members, missing = prepare_suite(suite)
     assert missing == []
     options = RunOptions(local=True, pictures=0)
-    run_suite("two", members, tmp_path / "out", options, PlainConsole(120), lambda result: None)
+    run_suite(suite, members, tmp_path / "out", options, PlainConsole(120), lambda result: None)
     counts = [summary(Experiment.open(tmp_path / "out" / name))["n"].tolist() for name in ("school", "mine")]
     assert counts == [[5, 5], [3, 3]]
 

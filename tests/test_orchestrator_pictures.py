@@ -171,6 +171,31 @@ def test_run_says_what_a_choice_goes_by(tmp_path: Path) -> None:
     [
         (GridPoint(strategy="none", layer=8, rank=64), ""),
         (GridPoint(strategy="random", layer=2, rank=8), "drawn at random"),
+        (GridPoint(strategy="random_per_image", layer=2, rank=8), "drawn at random, once for each image"),
+        (
+            GridPoint(strategy="fps", layer=2, rank=8, params=(("start", "drawn"),)),
+            "chosen by the tokens' features and a draw",
+        ),
+        (GridPoint(strategy="first_k", layer=2, rank=8), "chosen by a fixed pattern of places"),
+        (
+            GridPoint(strategy="pool", layer=0, rank=64),
+            "nothing is chosen: each place is the middle of what a row is made of; "
+            "position ids are renumbered without gaps",
+        ),
+        (
+            GridPoint(strategy="downsample", layer=0, rank=64),
+            "the image was shown with fewer pixels; each place is the middle of what a token covers",
+        ),
+        (
+            GridPoint(strategy="v2drop", layer=3, rank=288),
+            "in stages: from layer 3 on 288, from layer 17 on 86 by the tokens' features and how a layer changes the "
+            "image's tokens, from layer 22 on none; the picture shows what reached the last layer",
+        ),
+        (
+            GridPoint(strategy="fitprune", layer=1, rank=99, params=(("left", "80,70,60,50"),)),
+            "in stages: 5 from layer 1 to 5, 99 to 50 left, by the attention of the question's words and the attention "
+            "of the image's tokens; the picture shows what reached the last layer",
+        ),
         (GridPoint(strategy="cutoff", layer=2, rank=0), "every visual token is removed"),
         (GridPoint(strategy="vtw", layer=2, rank=0), "every visual token is removed"),
         (GridPoint(strategy="text_sum", layer=2, rank=8), "chosen by the attention of the question's words"),

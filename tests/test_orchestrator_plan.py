@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fake_experiment import fake_points, fake_samples
+from orchestrator.sweep import image_tokens as module
+from orchestrator.sweep.image_tokens import ImageTokens, image_tokens
 from orchestrator.sweep.plan import (
     MAX_CELLS,
     MAX_SHARD,
@@ -17,8 +20,10 @@ from orchestrator.sweep.plan import (
     make_units,
     questions_per_image,
 )
+from small_qwen import make_qwen, noise
+from workers.families.catalog import open_checkpoint
 from workers.families.config import ModelConfig
-from workers.work import GridPoint, TaskSpec, WorkUnit, unpruned_point
+from workers.work import GridPoint, ModelSpec, TaskSpec, WorkUnit, unpruned_point
 
 POINTS = fake_points()
 KEYS = [point.key for point in POINTS]
@@ -115,3 +120,27 @@ def test_questions_about_an_image_share_its_rows():
     assert estimate_work((known,), samples, FACTS, TASK).shared == together.shared - again
     assert questions_per_image(samples) == 2
     assert questions_per_image(fake_samples(9)) == questions_per_image(fake_samples(10)[9:]) == 1
+
+
+def test_each_image_counts_as_its_own_size_says(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    """Work is that of as many tokens, and a share of them; what is not looked at, or cannot be read, is the mean."""
+    checkpoint = open_checkpoint(ModelSpec(path=str(make_qwen(tmp_path / "qwen"))))
+    samples = [replace(sample, image=tmp_path / f"{place}.png") for place, sample in enumerate(fake_samples(5))]
+    for sample, size in zip(samples, ((56, 84), (112, 112), (84, 56), (56, 56)), strict=False):
+        noise(size).save(sample.image)
+    samples[4].image.write_bytes(b"no image")
+    found = image_tokens(samples, checkpoint)
+    assert list(found.of.values()) == [6, 16, 6, 4, 8]
+    assert (found.mean, found.every) == (8, False)
+    assert image_tokens(samples[:4], checkpoint).every
+    monkeypatch.setattr(module, "LOOKED_AT", 2)
+    assert list(image_tokens(samples[:4], checkpoint).of.values()) == [6, 6, 6, 6]
+    facts = replace(FACTS, visual_tokens=30, varies=True)
+    fixed = replace(FACTS, visual_tokens=6)
+    share = GridPoint(strategy="random", layer=2, rank=15, share=0.5)
+    unit = WorkUnit(samples=(samples[0].id,), points=(unpruned_point(8, 30), share))
+    same = WorkUnit(samples=unit.samples, points=(unpruned_point(8, 6), replace(share, rank=3, share=None)))
+    counted = estimate_work((unit,), samples, facts, TASK, found.of)
+    assert counted == estimate_work((same,), samples, fixed, TASK)
+    assert counted.shared < estimate_work((unit,), samples, facts, TASK).shared
+    assert ImageTokens().mean is None

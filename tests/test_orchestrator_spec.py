@@ -223,8 +223,8 @@ def test_numbers_are_compared_with_the_model(tmp_path):
         (f"{HEAD}grid: [{{strategy: himap, layer: 0, rank: 288}}]\n",
          "grid[0].layer: himap reads the attention of the question's words, which there is from layer 1 on; "
          "at layer 0 take `random`"),
-        (f"{HEAD}grid: [{{strategy: [fastervlm, trim], layer: 0, rank: paper}}]\n",
-         "grid[0].rank: paper: of trim no published ranks are known; give numbers"),
+        (f"{HEAD}grid: [{{strategy: [fastervlm, random], layer: 0, rank: paper}}]\n",
+         "grid[0].rank: paper: of random no published ranks are known; give numbers"),
         (f"{HEAD}grid: [{{strategy: [divprune, visionzip], layer: 0, rank: 64, positions: keep}}]\n",
          "grid[0].positions: visionzip feeds rows of its own making, which have no place to keep; leave `keep` out"),
         (f"{HEAD}grid: [{{strategy: random, layer: 0, rank: 64, positions: [kept]}}]\n",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,15 +16,18 @@ from typer.testing import CliRunner
 
 import stub_engine
 from answer_matrix import MISSING, write_matrix
+from dashboards.model_plot import write_model_plot
 from fake_experiment import fake_samples
 from orchestrator.cli import app
 from orchestrator.run import RunOptions
-from orchestrator.suite import PreparedMember, prepare_suite, run_suite
+from orchestrator.suite import PreparedMember, one_a_model, prepare_suite, run_suite
 from orchestrator.sweep.mistakes import SpecError
 from orchestrator.sweep.source import SUITES, shipped_sweeps
 from orchestrator.sweep.suite import is_suite, load_suite
 from results.analysis import published, task_metrics
-from results.analysis.benchmark_table import BenchmarkTable, benchmark_table
+from results.analysis.benchmark_table import BenchmarkTable, Spread, benchmark_table
+from results.analysis.by_model import by_model, model_curves
+from results.analysis.printed_costs import with_costs
 from results.disk import StoreError
 from results.exchange.benchmark_text import printable, rendered
 from results.literature import LINEAGES, Lineage, Published
@@ -341,6 +345,87 @@ def test_every_form_says_the_same(found):
     assert {line["benchmark"] for line in lines} == {"first", "second", "mean"}
 
 
+@pytest.fixture
+def two_models(tmp_path: Path) -> list[Results]:
+    """One benchmark on a model of 8 layers and one of 4: a cut-off at half the depth loses 10 of 40 on both."""
+    made = []
+    for model, layers in (("deep", 8), ("flat", 4)):
+        points = (
+            unpruned_point(layers, 64),
+            GridPoint(strategy="cutoff", layer=layers // 2, rank=0),
+            GridPoint(strategy="cutoff", layer=layers // 4, rank=0),
+            *([GridPoint(strategy="random", layer=0, rank=16)] if model == "deep" else []),
+        )
+        right = np.ones((len(points), 40), dtype=int)
+        right[1, :10] = right[2:, :20] = 0
+        home = tmp_path / "models" / model
+        experiment = write_matrix(home, points, right, name=model, layers=layers)
+        made.append(Results(model=model, benchmark="one", experiment=experiment))
+    return made
+
+
+def test_models_stand_side_by_side_at_shares_of_their_depth(two_models, tmp_path):
+    table = by_model(benchmark_table(two_models))
+    assert table.columns == ("deep", "flat")
+    half = rows_of(table)["cutoff", "50.0%"]
+    assert {model: cell.value for model, cell in half.cells.items()} == {"deep": 75.0, "flat": 75.0}
+    assert half.mean == 75.0
+    alone = rows_of(table)["random K=0", "25.0%"]
+    assert set(alone.cells) == {"deep"}
+    assert np.isnan(alone.mean)
+    assert printable(table)[0] == ["budget", "method", "deep", "flat", "mean %", "FLOPs", "KV"]
+    low, high = half.cells["deep"].low, half.cells["deep"].high
+    assert f"75.0 [{low:.1f}, {high:.1f}]" in rendered(table, "markdown")
+    curves = model_curves(benchmark_table(two_models))
+    assert [(one.method, one.model, one.share) for one in curves] == [
+        ("cutoff", "deep", (0.25, 0.5)), ("cutoff", "flat", (0.25, 0.5)), ("random K=0", "deep", (0.25,))
+    ]  # fmt: skip
+    write_model_plot(curves, tmp_path / "models.png")
+    assert (tmp_path / "models.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(UsageError, match="--by model: the table is of one model"):
+        by_model(benchmark_table(two_models[:1]))
+
+
+def test_costs_are_columns_of_the_same_table(found):
+    def stat(value: float) -> dict[str, float]:
+        return {"mean": value, "median": value, "p90": 2 * value, "n": 5}
+
+    rows = [
+        {"key": point.key, "total_ms": stat(30 * place), **{name: stat(place) for name in ("prefill_ms", "decode_ms")}}
+        for place, point in enumerate(GRID[:2], start=1)
+    ]
+    place = found[1].experiment.path / "latency.json"
+    place.write_text(json.dumps({"how": {"device": "cuda", "dtype": "bfloat16"}, "rows": rows}))
+    table = with_costs(benchmark_table(found), found)
+    assert table.costs == ("prefill ms", "decode ms", "minutes")  # a model without sizes has no counted costs
+    unpruned, fastv = (rows_of(table)[name] for name in (("un-pruned", ""), ("fastv", "40 tokens")))
+    assert (unpruned.costs["prefill ms"], fastv.costs["decode ms"]) == (
+        Spread(value=1, high=2),
+        Spread(value=2, high=4),
+    )
+    assert fastv.costs["minutes"].value == pytest.approx(60 * 40 / 60_000)
+    assert "on second, cuda bfloat16" in table.notes[-1]
+    header, body = printable(table)
+    assert body[0][header.index("prefill ms")] == "1 (2)"
+    (line,) = [one for one in csv.DictReader(io.StringIO(rendered(table, "csv")))
+               if (one["method"], one["budget"], one["benchmark"]) == ("fastv", "40 tokens", "mean")]  # fmt: skip
+    assert (line["prefill_ms"], line["decode_ms_p90"]) == ("2.0", "4.0")
+    place.unlink()
+    assert with_costs(benchmark_table(found), found).notes[-1].endswith("`saccade latency`")
+
+
+def test_latency_is_measured_on_one_benchmark_of_each_model(tmp_path):
+    models = f"suite: {{benchmarks: [scienceqa, {{name: b, task: scienceqa}}], models: [embedded, {MODEL_DIR}]}}\n"
+    suite = load_suite(written(tmp_path, HEAD.replace("model: embedded\n", "") + models), gpu=False)
+    assert [one.member.title for one in one_a_model(suite, None)] == [
+        "embedded scienceqa",
+        f"{MODEL_DIR.name} scienceqa",
+    ]
+    assert [one.member.benchmark for one in one_a_model(suite, "b")] == ["b", "b"]
+    with pytest.raises(SpecError, match="--benchmark c: suite table has scienceqa, b"):
+        one_a_model(suite, "c")
+
+
 BUDGETS = {"llava_1_5_table": [192, 128, 64], "llava_next_table": [640, 320, 160]}
 
 
@@ -360,7 +445,7 @@ def test_shipped_suites_resolve_on_their_models(name, tmp_path):
     assert {one.spec.points for one in suite.members} == {points}
     if name == "drawn_table":
         ready, left_out = prepare_suite(suite)
-        assert sum(len(one.prepared.samples) for one in ready) > 200
+        assert sum(len(one.prepared.samples) for one in ready) > 150
         assert not left_out
         assert not any(one.prepared.notes for one in ready)
     if name in BUDGETS:
@@ -381,6 +466,10 @@ def test_the_commands_run_plan_and_print_a_suite(tmp_path):
     path = str(written(tmp_path, text))
     ran = runner.invoke(app, ["run", path, "--local", "--out", out, "--samples", "2", "--pictures", "0"])
     assert ran.exit_code == 0, ran.output
+    assert ran.output.index("mean %") < ran.output.index("pages:")  # the table first, then what takes long
+    costs = runner.invoke(app, ["table", out, "--cost"])
+    assert "TFLOP" in costs.output
+    assert "KV MB" in costs.output
     printed = runner.invoke(app, ["table", out, "--format", "markdown"])
     assert printed.exit_code == 0, printed.output
     assert printed.output.startswith("| budget | method | places | all |")

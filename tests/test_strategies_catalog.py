@@ -290,6 +290,7 @@ def test_evenly_spaced_at_every_rank(visual):
         ("himap", {}, {"layer": 2, "rank": 64}, "second_rank: 72 is above the first stage's rank 64"),
         ("himap", {"cutoff_layer": 5}, {"layer": 2}, "cutoff_layer: 5 is not above second_layer 8"),
         ("sparsevlm_plus", {}, {"layer": 7, "rank": 300}, "second_layer: layers 7, 7 and 16 do not rise"),
+        ("fitprune", {}, {}, "strategy 'fitprune' needs the parameter 'left'; `saccade calibrate` finds them"),
         ("fitprune", {"left": 12}, {}, "left: 12 is not a text; put it in quotes"),
         ("fitprune", {"left": "12 9"}, {}, "left: '12 9' is no text of whole numbers such as '404,368,348'"),
         ("fitprune", {"left": "12,9,10"}, {}, "left: 10 is above the 9 before it"),

@@ -112,6 +112,12 @@ def test_another_version_there_is_refused():
             "my_rule.py:f: prunes in stages",
         ),
         (
+            "from strategies.catalog import Strategy\nfrom strategies.downsample import downsample\n"
+            "f = Strategy(name='f', select=downsample, smaller=True, source='')",
+            "f",
+            "my_rule.py:f: shows the image with fewer pixels, which is `downsample`",
+        ),
+        (
             "from functools import partial\nfrom strategies.catalog import Strategy\n"
             "f = Strategy(name='f', score=partial(print), source='')",
             "f",

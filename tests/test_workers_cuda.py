@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
+from small_intern import make_intern
 from small_llava import make_checkpoint
+from small_onevision import make_onevision
 from small_qwen import KINDS, make_qwen, noise
 from strategies.catalog import CATALOG
+from strategies.greedy import greedy_coverage, greedy_determinant
 from strategies.rank import effective_rank
 from test_workers_engine import make_engine
 from workers import attention, flash, memory, singular
@@ -18,7 +22,6 @@ from workers.engine import Engine
 from workers.evidence import complaint
 from workers.families.catalog import load_model
 from workers.memory import Budget
-from workers.sequences import Packing, new_prefix, new_trunk
 from workers.singular import singular_values
 from workers.spectra import MATRICES
 from workers.work import (
@@ -74,10 +77,18 @@ def test_fp32_equals_the_cpu(checkpoint, small_scienceqa):
         assert fast[key].option_logits == pytest.approx(cell.option_logits, abs=1e-3)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_images_in_their_own_size_equal_the_cpu(tmp_path, small_scienceqa, kind):
-    """Another family: positions of three parts, images that differ in their tokens, windows in the tower."""
-    model = ModelSpec(path=str(make_qwen(tmp_path, kind)), image_mode="native")
+FAMILIES = {
+    **{kind: (partial(make_qwen, kind=kind), "native") for kind in KINDS},
+    "internvl": (make_intern, "tiles"),
+    "onevision": (make_onevision, "anyres"),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_families_equal_the_cpu(tmp_path, small_scienceqa, family):
+    """Images that differ in their tokens, in windows or tiles; positions of three parts."""
+    make, image_mode = FAMILIES[family]
+    model = ModelSpec(path=str(make(tmp_path)), image_mode=image_mode)
     task = TaskSpec(name="scienceqa", data=str(small_scienceqa), conversation="chat_template")
     spec, found = EngineSpec(model=model, task=task, max_new_tokens=3), {}
     points = tuple(
@@ -188,22 +199,15 @@ def test_flash_prefill_equals_sdpa(heads, groups, width, dtype, sequences):
         torch.testing.assert_close(out[rows].float(), expected, atol=0.02, rtol=0)
 
 
-def test_long_sequences_attend_as_all_others():
-    """By a library's kernel; that they are as exact, and what lies around them is as it was."""
-    torch.manual_seed(0)
-    system = new_prefix(torch.arange(35)[None])
-    long, short = (
-        new_trunk(sample, system, 20, torch.arange(system.rows + rows)[None], system.rows + rows)
-        for sample, rows in enumerate((flash.LONG + 3, 100))
-    )
-    alone = new_trunk(2, None, 0, torch.arange(flash.LONG)[None], flash.LONG)
-    packing = Packing([short, long, alone], given=[system])
-    assert len(packing.blocks(flash.LONG)) == 2
-    query = torch.randn(packing.total, 8, 64, device="cuda", dtype=torch.bfloat16)
-    key, value = torch.randn(2, system.rows + packing.total, 4, 64, device="cuda", dtype=torch.bfloat16)
-    out = attention.attend(query, key, value, packing, 0.125)
-    plain = attention.attend(*(rows.float().cpu() for rows in (query, key, value)), packing, 0.125)
-    torch.testing.assert_close(out.float().cpu(), plain, atol=0.02, rtol=0)
+@pytest.mark.parametrize(("tokens", "keep"), [(40, 12), (576, 192), (1100, 30)])
+def test_greedy_choices_in_one_program_equal_the_plain_form(tokens, keep):
+    """Sums in another order: the same rows here, since random ones are far from ties."""
+    generator = torch.Generator().manual_seed(0)
+    unit = torch.nn.functional.normalize(torch.randn(3, tokens, 256, generator=generator, dtype=torch.float64), dim=-1)
+    likeness, weight = (unit @ unit.mT).float(), torch.rand(3, tokens, generator=generator)
+    for choose in (greedy_determinant, greedy_coverage):
+        plain, fast = choose(likeness.clone(), weight, keep), choose(likeness.cuda(), weight.cuda(), keep)
+        assert torch.equal(fast.cpu(), plain)
 
 
 @pytest.mark.parametrize("decoded", [0, 1, 5])

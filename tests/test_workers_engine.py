@@ -25,6 +25,7 @@ from strategies.queries import QueryRule
 from workers.encoding import encode_sample
 from workers.engine import Engine
 from workers.evidence import complaint
+from workers.shown import Shown
 from workers.work import DeviceLostError, EngineSpec, GridPoint, ModelSpec, TaskSpec, WorkUnit, unpruned_point
 
 # Dropping and masking differ in the shapes of their reductions only; the weights are scaled up, so logits reach 1e2.
@@ -45,9 +46,11 @@ def engine(small_checkpoint, small_scienceqa) -> Engine:
 
 def naive_cell(engine: Engine, sample_id: str, point: GridPoint):
     sample = engine.samples[sample_id]
-    prompt = encode_sample(engine.model, sample, engine.spec.task, engine.spec.model.image_mode)
+    prompt = encode_sample(engine.model, sample, engine.spec.task, engine.spec.model.image_mode, point=point)
     with torch.inference_mode():
-        return naive_answer(engine.model, prompt, point, seeds_of(sample, engine.spec.seed), engine.spec.max_new_tokens)
+        slow = naive_answer(engine.model, prompt, point, seeds_of(sample, engine.spec.seed), engine.spec.max_new_tokens)
+    places_K = Shown.of(engine.model, prompt).places_K
+    return slow if places_K is None else replace(slow, kept=places_K[slow.kept].tolist())
 
 
 def assert_equals_naive(engine: Engine, ids, points) -> None:

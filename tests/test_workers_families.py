@@ -24,7 +24,7 @@ from workers.encoding import encode_sample
 from workers.engine import Engine
 from workers.families.catalog import FAMILIES, family_of, open_checkpoint, parts_of
 from workers.families.config import ModelConfig, ModelError, RecordedConfig
-from workers.images import load_image
+from workers.images import image_size, load_image
 from workers.patch import pruned
 from workers.work import EngineSpec, GridPoint, ModelSpec, TaskSpec, WorkUnit, unpruned_point
 
@@ -86,6 +86,8 @@ def test_a_prompt_says_where_its_image_is(engine):
         (features,) = engine.model.image_features([prompt])
         assert (0 if features is None else len(features)) == prompt.visual
         assert prompt.visual <= engine.model.visual_tokens
+        if sample.image is not None:
+            assert prompt.visual == open_checkpoint(engine.spec.model).visual_tokens(image_size(sample.image))
         assert engine.model.config.varies or prompt.visual in (0, engine.model.visual_tokens)
 
 

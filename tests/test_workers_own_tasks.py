@@ -76,6 +76,7 @@ def test_it_may_bring_rules_and_figures_of_its_own(data):
         ("return [", "return 3, [", LOADS, "gives a int, no workers.tasks.base.Sample"),
         ('image=folder / row["image"]', 'image=folder / "test.csv"', "its images can be decoded", "is no JPEG"),
         ('label=row["right"]', 'label="C"', "labels of questions with options", "has 2 options, and the label 'C'"),
+        ('label=row["right"]', 'label="AB"', "labels of questions with options", "has 2 options, and the label 'AB'"),
         ('question=f"{row[', 'question="" and f"{row[', "asks something", "question 0 is empty"),
     ],
 )  # fmt: skip

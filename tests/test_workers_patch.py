@@ -154,7 +154,7 @@ EVERY = [
     GridPoint(strategy=name, layer=int(strategy.layers != "input"), rank=admitted(strategy, 6, 16), params=params)
     for name, strategy in catalog.CATALOG.items()
     for params in [STAGES.get(name, ())]
-    if strategy.check(dict(params)) is None
+    if strategy.check(dict(params)) is None and not strategy.smaller
 ]
 
 

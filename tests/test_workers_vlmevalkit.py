@@ -82,6 +82,7 @@ def test_images_are_base64_lists_indices_and_paths(tmp_path):
     ("row", "complaint"),
     [
         ({"A": "x", "B": "y", "answer": "C"}, "row 0: answer: 'C' names none of its 2 options"),
+        ({"A": "x", "B": "y", "answer": "AB"}, "row 0: answer: 'AB' names none of its 2 options"),
         ({"answer": ""}, "row 0: answer: is missing"),
         ({"answer": "nan"}, "row 0: answer: is missing"),
     ],

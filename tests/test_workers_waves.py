@@ -28,6 +28,7 @@ from workers.filling import Filling, PreparedSample, rounds
 from workers.forecast import forecast
 from workers.memory import ENOUGH_WAVES, Budget, Footprint, RowBytes, arrange, footprint
 from workers.sequences import Packing
+from workers.shown import Shown
 from workers.speed_test.workloads import make_workloads
 from workers.tasks.base import Sample
 from workers.work import GridPoint, MeasureSpec, ModelSpec, SpectrumSpec, WorkUnit, unpruned_point
@@ -214,7 +215,10 @@ def test_rounds_of_a_micro_batch_ride_on_one_another(engines, waves, tokens):
 def prepared(need: Footprint, count: int, further: Footprint | None = None, image: str = "") -> list[PreparedSample]:
     """Samples with other names that ask for so much."""
     samples = (Sample(id=str(number), question="", label="A", image=None) for number in range(count))
-    return [PreparedSample(sample, Encoded.in_order((), ()), image, need, further or need) for sample in samples]
+    return [
+        PreparedSample(sample, Encoded.in_order((), ()), image, need, further or need, Shown(0, 0, None, ()))
+        for sample in samples
+    ]
 
 
 def taken(filling: Filling, items: list[PreparedSample]) -> list[PreparedSample]:

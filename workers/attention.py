@@ -2,8 +2,7 @@
 
 So the result of a sequence does not depend on who shares the batch. Queries are always the last rows of their keys,
 hence the causal mask is aligned to the bottom right. On CUDA in half precision the whole packing is one kernel
-(``flash.py``), but for sequences of thousands of rows, for which libraries have faster ones; elsewhere, and as its
-reference, each sequence is one call of PyTorch's scaled dot product attention.
+(``flash.py``); elsewhere, and as its reference, each sequence is one call of PyTorch's scaled dot product attention.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from workers.flash import DECODE_TILE, LONG, flash_decode, flash_prefill, tiles, uses_flash
+from workers.flash import DECODE_TILE, flash_decode, flash_prefill, tiles, uses_flash
 from workers.sequences import Packing, TokenSequence, gather, to_device
 
 
@@ -38,15 +37,7 @@ def attend(query_RHE: Tensor, key_RGE: Tensor, value_RGE: Tensor, packing: Packi
         (R, H, E).
     """
     if uses_flash(query_RHE):
-        out_RHE = flash_prefill(query_RHE, key_RGE, value_RGE, packing.tiles(query_RHE.device), scale)
-        for rows, keys in packing.blocks(LONG):
-            long_QHE, key_SGE, value_SGE = query_RHE[rows], gather(key_RGE, keys), gather(value_RGE, keys)
-            before_PHE = long_QHE.new_zeros(
-                len(key_SGE) - len(long_QHE), *long_QHE.shape[1:]
-            )  # no mask is written then
-            square_SHE = torch.cat((before_PHE, long_QHE)) if len(before_PHE) else long_QHE
-            out_RHE[rows] = attend_one(square_SHE, key_SGE, value_SGE, scale)[len(before_PHE) :]
-        return out_RHE
+        return flash_prefill(query_RHE, key_RGE, value_RGE, packing.tiles(query_RHE.device), scale)
     out_RHE = torch.empty_like(query_RHE)
     for rows, keys in packing.blocks():
         out_RHE[rows] = attend_one(query_RHE[rows], gather(key_RGE, keys), gather(value_RGE, keys), scale)

@@ -70,6 +70,7 @@ def cost(
     visual: Sequence[int],
     text: Any,
     image_tokens: int,
+    seen_tokens: int | None = None,
     selector_flop: Any = 0,
     value_bytes: int = 2,
 ) -> Cost:
@@ -80,6 +81,7 @@ def cost(
         system, text: tokens before and after the image; ``text`` may be an array of integers, for one cost of each.
         visual: visual tokens that each layer processes, as from ``visual_by_layer``.
         image_tokens: visual tokens before pruning; 0 for a sample without an image.
+        seen_tokens: those that the tower makes, where it is shown the image with fewer pixels.
         selector_flop: of the evidence that is read (``workers/evidence.py``); may be an array where ``text`` is one.
         value_bytes: of one key or value number, 2 in half precision.
 
@@ -97,7 +99,7 @@ def cost(
     return Cost(
         prefill_tflop=prefill / TERA,
         decode_tflop=_decode_flop(config, tokens) / TERA,
-        vision_tflop=_vision_flop(config, image_tokens) / TERA if image_tokens else 0.0,
+        vision_tflop=_vision_flop(config, image_tokens if seen_tokens is None else seen_tokens) / TERA,
         selector_tflop=selector_flop / TERA,
         flops_ratio=prefill / _decoder_flop(config, unpruned),
         fastv_ratio=sum(fastv(n, d, m) for n in tokens) / sum(fastv(n, d, m) for n in unpruned),
@@ -203,17 +205,21 @@ def _vision_flop(config: ModelConfig, image_tokens: int) -> float:
 
     NaN where images have several tiles, or the tower is of a kind that is not known.
     """
+    if image_tokens == 0:
+        return 0.0
     if (vision := config.vision) is None:
         return math.nan
     if vision.merge > 1 and not vision.tile:
         return _merging_flop(config, vision, image_tokens)
-    patches = (config.image_size // config.patch_size) ** 2
+    whole = config.varies or image_tokens == config.visual_tokens  # else one smaller square, of a patch a token
+    patches = (config.image_size // config.patch_size) ** 2 if whole else image_tokens
     tokens = patches + 1  # the class token
     embedding = 2 * patches * 3 * config.patch_size**2 * vision.hidden
     layer = 2 * tokens * (4 * vision.hidden**2 + 2 * vision.hidden * vision.ffn) + 2 * 2 * tokens**2 * vision.hidden
     given = vision.features * vision.merge**2 * vision.hidden
     projector = 2 * image_tokens * (given * config.hidden + config.hidden**2)
-    return _squares(config, vision, image_tokens) * (embedding + vision.layers * layer) + projector
+    squares = _squares(config, vision, image_tokens) if whole else 1
+    return squares * (embedding + vision.layers * layer) + projector
 
 
 def _merging_flop(config: ModelConfig, vision: VisionConfig, image_tokens: int) -> int:

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 from workers.families.model import Encoded, Model, Pixels
 from workers.images import load_image
+from workers.shown import look_at
 from workers.sites import Question
 from workers.tasks.base import Sample
 from workers.tasks.prompts import CHAT_TEMPLATE, asked, build_prompt
-from workers.work import TaskSpec
+from workers.work import GridPoint, TaskSpec
 
 
 def encode_sample(
@@ -19,6 +20,7 @@ def encode_sample(
     task: TaskSpec,
     image_mode: str,
     once: Callable[[Callable[[], Pixels]], Pixels] | None = None,
+    point: GridPoint | None = None,
 ) -> Encoded:
     """Read a sample's image and tokenise its prompt.
 
@@ -30,6 +32,7 @@ def encode_sample(
         task: how it is asked.
         image_mode: one of the checkpoint's.
         once: calls what reads the image, or has what it gave for another sample; None: there is no other.
+        point: that is to be answered; it may show the image with fewer pixels.
 
     Raises:
         DataError: unknown conversation mode, or the image is missing, damaged or too large.
@@ -38,7 +41,7 @@ def encode_sample(
     text = build_prompt(sample, task, model.chat)
     pixels, source = None, sample.image
     if source is not None:
-        look = lambda: model.look(load_image(source), image_mode)  # noqa: E731
+        look = lambda: look_at(model, load_image(source), image_mode, point)  # noqa: E731
         pixels = look() if once is None else once(look)
     encoded = model.encode(text, pixels, image_mode, whole=task.conversation == CHAT_TEMPLATE)
     return replace(encoded, question=question_of(sample, task))

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import accumulate, pairwise
 from threading import Lock
@@ -50,6 +51,7 @@ from workers.prefill import prefill
 from workers.recent import Recent
 from workers.seen_images import SeenImages
 from workers.sequences import TokenSequence
+from workers.shown import Shown, shows_smaller
 from workers.singular import piece_bytes
 from workers.spectra import SpectraRecorder, check_spectra
 from workers.tasks.base import LETTERS, DataError, Sample
@@ -143,23 +145,34 @@ class Engine:
         self._check(unit.points)
         self._need(evidence.needed(unit.points))
         began = time.perf_counter()
-        unprepared: list[SampleFailure] = []
-        prepared = self._prepared(unit, unprepared)
-        if self.model.device.type == "cpu":  # by the caller, who may be interrupted
-            batches = self._batches(prepared)
-            parts = [self._answer_or_split(unit.points, batch) for batch in batches]
-        else:
-            parts = self._mixer.run(unit.points, prepared)
-        whole = Part.of(parts)
+        whole = Part.of([part for points in self._alike(unit.points) for part in self._answered(unit, points)])
+        failures = {failure.sample: failure for failure in reversed(whole.failures)}  # of each sample the first
         on_gpu = self.model.device.type == "cuda"
         return UnitOutcome(
             unit=unit.key,
-            outcomes=whole.outcomes,
-            failures=(*unprepared, *whole.failures),
+            outcomes=tuple(outcome for outcome in whole.outcomes if outcome.sample not in failures),
+            failures=tuple(failures.values()),
             seconds=time.perf_counter() - began,
             peak_bytes=torch.cuda.max_memory_allocated(self.model.device) if on_gpu else 0,
             notes=whole.notes,
         )
+
+    def _alike(self, points: Sequence[GridPoint]) -> list[tuple[GridPoint, ...]]:
+        """Points whose prompts are the same: all, but for each that shows the image with fewer pixels."""
+        apart = [point for point in points if shows_smaller(self.model, point)]
+        return [
+            group for group in (tuple(point for point in points if point not in apart), *((p,) for p in apart)) if group
+        ]
+
+    def _answered(self, unit: WorkUnit, points: tuple[GridPoint, ...]) -> list[Part]:
+        """What became of a unit's samples at points whose prompts are the same."""
+        failures: list[SampleFailure] = []
+        prepared = self._prepared(replace(unit, points=points), failures)
+        if self.model.device.type == "cpu":  # by the caller, who may be interrupted
+            parts = [self._answer_or_split(points, batch) for batch in self._batches(prepared)]
+        else:
+            parts = self._mixer.run(points, prepared)
+        return [Part(failures=tuple(failures)), *parts]
 
     def turned_to(self, spec: EngineSpec) -> Engine:
         """An engine for other questions to the same model, which takes the place of this one.
@@ -274,7 +287,8 @@ class Engine:
         """
         row = self.row.within(self._budget(), entered=evidence.reads_entered(evidence.needed(unit.points)))
         footprints = footprints_of(unit.points, row, self.model.config)
-        prepare = partial(self._try_prepare, footprints, evidence.draws_per_image(unit.points))
+        smaller = next((point for point in unit.points if shows_smaller(self.model, point)), None)
+        prepare = partial(self._try_prepare, footprints, evidence.draws_per_image(unit.points), smaller)
         asked = tuple(zip(unit.samples, unit.images or ("",) * len(unit.samples), strict=True))
         if self.model.device.type == "cpu":
             pending: Iterator[PreparedSample | SampleFailure] = map(prepare, asked)
@@ -287,26 +301,29 @@ class Engine:
                 yield item
 
     def _try_prepare(
-        self, footprints: Footprints, named: bool, asked: tuple[str, str]
+        self, footprints: Footprints, named: bool, smaller: GridPoint | None, asked: tuple[str, str]
     ) -> PreparedSample | SampleFailure:
         id, image = asked
         try:
             if id not in self.samples:
                 raise DataError(f"the benchmark has no sample '{id}'")
-            return self._prepare(footprints, named, self.samples[id], image)
+            return self._prepare(footprints, named, smaller, self.samples[id], image)
         except Exception as error:  # whatever is wrong with one sample must not cost the others
             return failure_of(id, error)
 
-    def _prepare(self, footprints: Footprints, named: bool, sample: Sample, image: str) -> PreparedSample:
+    def _prepare(
+        self, footprints: Footprints, named: bool, smaller: GridPoint | None, sample: Sample, image: str
+    ) -> PreparedSample:
         digest = (image or sample_digest(sample)) if named else ""
         # Where nobody has looked at the pixels, images are the same only if they are the same file.
         image = (image or str(sample.image)) if sample.image is not None and self.shares_images else ""
+        image += f" {smaller.key}" if image and smaller is not None else ""
         once = partial(self._pixels.get, image) if image else None
-        prompt = encode_sample(self.model, sample, self.spec.task, self.spec.model.image_mode, once)
+        prompt = encode_sample(self.model, sample, self.spec.task, self.spec.model.image_mode, once, smaller)
         image = image if prompt.visual else ""
         need = footprints(prompt, False)
         further = footprints(prompt, True) if image else need
-        return PreparedSample(sample, prompt, image, need, further, digest)
+        return PreparedSample(sample, prompt, image, need, further, Shown.of(self.model, prompt), digest)
 
     def _answer_or_split(
         self, points: Sequence[GridPoint], batch: Sequence[PreparedSample], alone: bool = False

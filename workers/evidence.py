@@ -168,11 +168,17 @@ def draws_per_image(points: Iterable[GridPoint]) -> bool:
     return any(bool(strategy.draws) and strategy.draws_per == "image" for strategy in _choosing(points))
 
 
-def stages_of(point: GridPoint) -> tuple[Stage, ...]:
-    """Where a grid point prunes, one after the other; the un-pruned model nowhere."""
-    if point.strategy == UNPRUNED:
+def stages_of(point: GridPoint, visual: int | None = None) -> tuple[Stage, ...]:
+    """Where a grid point prunes, one after the other; nowhere if un-pruned, or if it is the image that is smaller.
+
+    Args:
+        point: of a grid.
+        visual: tokens of an image, of which the point may keep a share; None: of one with the most.
+    """
+    if point.strategy == UNPRUNED or (catalog.get(point.strategy).smaller and point.rank):
         return ()
-    return catalog.get(point.strategy).stages(point.layer, point.rank, dict(point.params))
+    rank = point.rank if visual is None else point.of(visual).rank
+    return catalog.get(point.strategy).stages(point.layer, rank, dict(point.params))
 
 
 def _choosing(points: Iterable[GridPoint]) -> list[Strategy]:
@@ -338,6 +344,8 @@ def complaint(
     if positions == "compact" and position_parts > 1:
         grid = f"position ids of this model have {position_parts} parts, for a grid that has no numbers without gaps"
         return f"positions: {grid}; leave `compact` out"
+    if strategy.smaller and position_parts > 1:
+        side = None  # it looks at each image in its own size
     known = partial(strategy.check, params, layer=layer, rank=rank, layers=layers, heads=heads)
     if said := known(side=side, positions=positions):
         return said

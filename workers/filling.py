@@ -11,6 +11,7 @@ from workers import evidence
 from workers.families.config import ModelConfig
 from workers.families.model import Encoded
 from workers.memory import ENOUGH_WAVES, NOTHING, Budget, Footprint, RowBytes, footprint
+from workers.shown import Shown
 from workers.tasks.base import Sample
 from workers.work import GridPoint
 
@@ -24,6 +25,7 @@ class PreparedSample:
     image: str  # by what its image is recognised; '' where it has none, or shares it with nobody
     need: Footprint  # of the first question about an image
     further: Footprint  # of each later one
+    shown: Shown
     digest: str = ""  # of the image's pixels, where somebody draws by it
 
 

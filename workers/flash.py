@@ -29,7 +29,6 @@ LOG2_E = 1.4426950408889634
 PREFILL_OPTIONS: dict[str, Any] = {"num_warps": 4, "num_stages": 3}
 DECODE_OPTIONS: dict[str, Any] = {"num_warps": 4, "num_stages": 3}
 
-LONG = 2048  # queries of one sequence from which on a library's kernel is faster, though it wants the keys gathered
 RUNS = 3  # of keys at most: system, image, question
 
 

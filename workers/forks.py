@@ -123,7 +123,7 @@ class Placement:
         self._quality = quality
         shares = any(point.share is not None for point in points)
         stages_of = cache(
-            lambda visual: [{stage.layer: stage for stage in evidence.stages_of(one.of(visual))} for one in points]
+            lambda visual: [{stage.layer: stage for stage in evidence.stages_of(one, visual)} for one in points]
         )
         self._stages = {trunk.sample: stages_of(trunk.visual if shares else 0) for trunk in trunks}  # by point index
         self._positions = [point.positions for point in points]

@@ -62,6 +62,18 @@ def load_image(source: Path | EmbeddedImage, content: bytes | None = None) -> Im
         return _eight_bits(image, source).convert("RGB")
 
 
+def image_size(source: Path | EmbeddedImage) -> tuple[int, int]:
+    """Height and width of an image in a file, which is not decoded.
+
+    Raises:
+        DataError: as ``load_image``, as far as the beginning of the file says it.
+    """
+    with _told(source):
+        opened = source if isinstance(source, Path) else BytesIO(source.read())
+        with Image.open(opened, formats=FORMATS) as image:
+            return image.height, image.width
+
+
 @contextmanager
 def _told(source: Path | EmbeddedImage) -> Iterator[None]:
     """Tell whatever is wrong with an image as a DataError."""

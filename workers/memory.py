@@ -203,8 +203,10 @@ def footprint(
     own = after if further else prompt  # rows of its trunk
     changes, sequences = [own] + [0] * row.layers, 1  # of the rows before each layer
     starts: dict[int, int] = {}  # fork layer -> rows of the trunk that forks start from
-    for point in (point.of(visual) for point in points):
-        stages = [stage for stage in evidence.stages_of(point) if stage.layer < row.layers and stage.rank < visual]
+    for point in points:
+        stages = [
+            stage for stage in evidence.stages_of(point, visual) if stage.layer < row.layers and stage.rank < visual
+        ]
         if not stages:
             continue  # answered by the trunk
         sequences += 1

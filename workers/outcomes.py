@@ -10,7 +10,7 @@ from torch import Tensor
 from strategies.quality import diversity
 from workers.answers import Answer, Answers
 from workers.filling import PreparedSample
-from workers.forks import Placement, packed_mask
+from workers.forks import Placement
 from workers.part import Part, failure_of
 from workers.sequences import TokenSequence
 from workers.spectra import NoSpectrumError, SpectraRecorder
@@ -81,11 +81,11 @@ def _outcome(
         option_logits=answer.letter_logits[: len(sample.choices)],
         margin=answer.margin,
         tokens_kept=sequence.visual,
-        kept_mask=packed_mask(sequence.visual_K, trunk.visual),
+        kept_mask=item.shown.mask(sequence.visual_K),
         decoded_tokens=len(answer.ids),
-        prompt_tokens=item.prompt.length,
-        visual_tokens=trunk.visual,
+        prompt_tokens=item.shown.tokens,
+        visual_tokens=item.shown.visual,
         text_tokens=trunk.text,
-        maps=written(item.prompt.maps),
+        maps=written(item.shown.maps),
         measures=measures,
     )

@@ -16,15 +16,13 @@ P pixels.
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import math
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,17 +34,17 @@ from strategies.errors import UsageError
 from strategies.positions import Positions
 from strategies.stages import Stage
 from workers import evidence
-from workers.families.base import Call, Parts
+from workers.families.base import Parts
 from workers.families.catalog import parts_of
 from workers.forks import Merge, Seeds, draw_seed, merge_of
 from workers.layer_calls import Replaced, cache_argument, cache_of, check_calls
-from workers.padded import Batch, Group, add_rows, at_rows, drop, input_rows, mask, new_batch, positions, spread
+from workers.padded import Batch, Group, add_rows, at_rows, drop, mask, new_batch, positions, spread
 from workers.padded_layer import Ahead, PaddedLayer, Probe
+from workers.prompt_images import PromptImages
 from workers.shares import FEW, Kept
 from workers.sites import Questions
 
 IMPLEMENTATIONS = ("sdpa", "eager")
-PIXEL_STRIDE = 8  # every eighth pixel of every eighth line names a picture well enough for a draw
 Given = tuple[tuple[Any, ...], dict[str, Any]]  # what a module is called with, by place and by name
 
 _patched: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -136,6 +134,9 @@ def _checked(
     text, visual = parts.decoder.config, parts.visual_tokens
     layers = text.num_hidden_layers
     strategy, most = catalog.get(name), kept.of(sys.maxsize if visual is None else visual)
+    if strategy.smaller and 0 < most != visual:
+        shows = "shows the model a smaller image, and no token is chosen that could be dropped here"
+        raise UsageError(f"{name} {shows}; leave it out (`--points`), or give the processor a smaller one")
     if not 0 <= layer <= layers:
         raise UsageError(f"layer {layer} is outside 0..{layers}, the model's decoder layers")
     if strategy.fixed_rank is None and not 0 <= most <= (most if visual is None else visual):
@@ -180,40 +181,28 @@ class _Pruner:
         self.plan = plan  # of an image with so many tokens
         self.stages = plan(sys.maxsize)  # of any: but for their ranks they are those of each
         self.own: list[dict[int, Stage]] = []  # per sample
-        self.seed = seed
-        self.sample_ids = sample_ids
-        self.image_ids = image_ids
         self.kept = kept
-        self.asked = asked
         self.positions = positions
         self.report = Pruning()
         self.ids_BS: Tensor | None = None
-        self.make_features = parts.body.get_image_features
-        self.call: Call = {}  # for features, the last
-        self.pictures: Sequence[Tensor] = ()  # some pixels of each image of it
         self.seeds: list[Seeds] = []  # per sample
         self.batch: Batch | None = None  # of the forward in progress
         self.batches: weakref.WeakKeyDictionary[Any, Batch] = weakref.WeakKeyDictionary()  # by cache
         self.probes: dict[int, Probe] = {}
         self.needs = frozenset[str]().union(*(catalog.get(stage.strategy).needs for stage in self.stages.values()))
-        self.tower_states: list[Tensor] = []  # what entered each layer of the tower, and what left the last
+        self.shown = PromptImages(parts, self.needs, seed, sample_ids, image_ids, asked)
         self.images: list[dict[str, Tensor]] = []  # per sample what was read of tower and input, (V, ...)
 
     def attach(self) -> Iterator[Any]:
         """Register every hook; the handles remove them."""
         if not self.stages:
             return  # it never prunes
-        seeing = wraps(self.make_features)(partial(self._see_images))  # of which ``generate`` asks what it takes
-        yield Replaced(self.parts.body, "get_image_features", seeing)
+        yield from self.shown.attach()
         yield self.parts.body.register_forward_pre_hook(self._see_tokens, with_kwargs=True)
         yield self.decoder.register_forward_pre_hook(self._begin, with_kwargs=True)
         yield self.decoder.register_forward_hook(self._end)
         if self.parts.adding is not None:
             yield Replaced(self.decoder, self.parts.adding, self._add)
-        if evidence.tower_readers(self.needs):
-            for layer in self.parts.tower_layers:
-                yield layer.register_forward_pre_hook(lambda _, args: self.tower_states.append(args[0]))
-            yield self.parts.tower_layers[-1].register_forward_hook(lambda _, args, out: self.tower_states.append(out))
         first = min(self.stages)
         for index, layer in enumerate(self.decoder.layers):
             stage = self.stages.get(index + 1)
@@ -229,11 +218,6 @@ class _Pruner:
                 yield layer.register_forward_pre_hook(partial(self._see_input, self.probes[index + 1]))
 
     # What passes by
-
-    def _see_images(self, *args: Any, **kwargs: Any) -> Any:
-        """The body's own forward asks it for features, and ``generate`` from transformers 5.24 on before that."""
-        self.call, self.tower_states = inspect.signature(self.make_features).bind(*args, **kwargs).arguments, []
-        return self.make_features(*args, **kwargs)
 
     def _see_tokens(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         self.ids_BS = args[0] if args else kwargs.get("input_ids")
@@ -275,10 +259,8 @@ class _Pruner:
         _check_window(self.decoder.config, seen + ids_BS.shape[1])
         if seen == 0:
             batch = new_batch(ids_BS, given, self.parts.image_token, self.parts.visual_tokens)
-            self._see_pictures(ids_BS, batch)
-            self.seeds = self._seeds(ids_BS, batch)
+            self.seeds, self.images = self.shown.read(ids_BS, kwargs["inputs_embeds"], batch)
             self.own = [self.plan(len(seen_V)) if len(seen_V) else self.stages for seen_V in batch.groups[0].visual]
-            self.images = self._read_images(kwargs["inputs_embeds"], ids_BS, batch)
         else:
             batch = self._known_batch(cache, ids_BS)
         batch.prefill, batch.attention_mask, batch.inputs = seen == 0, given, {}
@@ -291,77 +273,6 @@ class _Pruner:
         if ids_BS.shape[1] > 1 and bool((ids_BS == self.parts.image_token).any()):
             raise UsageError("an image after the first forward of a cache is not supported")
         return self.batches[cache]
-
-    def _see_pictures(self, ids_BS: Tensor, batch: Batch) -> None:
-        """Whose features were asked for; nothing new where a prompt is run again with the same."""
-        if self.call:
-            given = self.parts.pictures(self.call, ids_BS)
-            self.pictures = [picture[..., ::PIXEL_STRIDE, ::PIXEL_STRIDE] for picture in given]
-            shown = sum(len(visual_V) > 0 for visual_V in batch.groups[0].visual)
-            if 0 < shown < len(given):
-                raise UsageError(f"{len(given)} images were given for {shown} samples; pruned takes one image each")
-
-    def _seeds(self, ids_BS: Tensor, batch: Batch) -> list[Seeds]:
-        """What seeds each sample's draws; beams and further sequences of a sample share it."""
-        pictures, size = self._pixels(batch), ids_BS.shape[0]
-        words = [str(ids_S[alive_S].tolist()) for ids_S, alive_S in zip(ids_BS, batch.groups[0].alive_BW, strict=True)]
-        contents = [_digest(text.encode() + picture) for text, picture in zip(words, pictures, strict=True)]
-        samples = self._named("sample_ids", self.sample_ids, size) or contents
-        images = self._named("image_ids", self.image_ids, size) or map(_digest, pictures)
-        return [Seeds(f"{self.seed}|{one}", f"{self.seed}|{image}") for one, image in zip(samples, images, strict=True)]
-
-    @staticmethod
-    def _named(what: str, names: Sequence[str] | None, size: int) -> list[str]:
-        """Names that the caller gave, for each row of the batch; none where they gave none."""
-        if names is None:
-            return []
-        if not names or size % len(names):
-            raise UsageError(f"{len(names)} {what} were given for a batch of {size}")
-        return [name for name in names for _ in range(size // len(names))]
-
-    def _pixels(self, batch: Batch) -> list[bytes]:
-        """Per sample its pixels; nothing where it has none."""
-        pictures = [picture.float().cpu() for picture in self.pictures]
-        places = [batch.picture(sample, len(pictures)) for sample in range(len(batch.groups[0].visual))]
-        return [b"" if place is None else pictures[place].numpy().tobytes() for place in places]
-
-    def _read_images(self, inputs_BSD: Tensor, ids_BS: Tensor, batch: Batch) -> list[dict[str, Tensor]]:
-        """Per sample what is read of the vision tower and of the input."""
-        readers = evidence.tower_readers(self.needs)
-        reads = readers and self.tower_states
-        towers = self.parts.read_tower(self.tower_states, self.call, ids_BS) if reads else ()
-        self.call, self.tower_states = {}, []
-        if self.asked is not None:
-            for tower, _ in towers:
-                tower.text_tower = self.asked.tower
-        words = self._read_questions(len(batch.groups[0].visual))
-        seen = {
-            name: [rows for tower, of_images in towers for rows in of_images(read(tower))]
-            for name, read in readers.items()
-        }
-        found: list[dict[str, Tensor]] = []
-        for sample, visual_V in enumerate(batch.groups[0].visual):
-            if not len(visual_V):
-                found.append({})
-                continue
-            own = words[sample]
-            for name in readers:
-                place = batch.picture(sample, len(seen.get(name, ())))
-                if place is None:
-                    raise UsageError(f"sample {sample} has image tokens without pixel_values, whose {name} is needed")
-                own[name] = seen[name][place]
-            found.append(own | evidence.of_input(self.needs, input_rows(batch, inputs_BSD, sample)))
-        return found
-
-    def _read_questions(self, size: int) -> list[dict[str, Tensor]]:
-        """Per sample what is read of its question; beams and further sequences of a sample share it."""
-        if self.asked is None:
-            return [{} for _ in range(size)]
-        asked = self.asked.asked
-        if not asked or size % len(asked):
-            raise UsageError(f"asked: {len(asked)} questions were given for a batch of {size}")
-        found = evidence.of_questions(self.needs, asked, self.asked.tower)
-        return [dict(words) for words in found for _ in range(size // len(asked))]
 
     def _end(self, module: Any, args: tuple, output: Any) -> Any:
         batch, self.batch, self.ids_BS = self._running(), None, None
@@ -479,10 +390,6 @@ class _Pruner:
         ):
             raise UsageError(f"kept: give {rank} ascending indices below {visual}")
         return kept_K
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _check_window(text_config: Any, length: int) -> None:

@@ -35,7 +35,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from workers.flash import LONG, PREFILL_TILE, key_runs, tiles
+from workers.flash import PREFILL_TILE, key_runs, tiles
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -254,15 +254,13 @@ class Packing:
         runs_N6: np.ndarray = self._runs_N6[np.asarray(places, dtype=np.int64)]
         return runs_N6
 
-    def blocks(self, least: int = 1) -> list[tuple[slice, tuple[slice, ...]]]:
-        """Query rows and their keys, those of the queries last; what lies right behind its prefix is one with it.
-
-        Args:
-            least: rows of queries; shorter blocks are left out.
-        """
-        first_N, stop_N, goes_on_N = self._queries_N3.T
-        places = np.flatnonzero((goes_on_N == 0) & (stop_N - first_N >= least)).tolist()
-        return [(slice(int(first_N[place]), int(stop_N[place])), self.keys(self.sequences[place])) for place in places]
+    def blocks(self) -> list[tuple[slice, tuple[slice, ...]]]:
+        """Query rows and their keys, those of the queries last; what lies right behind its prefix is one with it."""
+        return [
+            (slice(first, stop), self.keys(sequence))
+            for sequence, (first, stop, goes_on) in zip(self.sequences, self._queries_N3.tolist(), strict=True)
+            if not goes_on
+        ]
 
     def positions(self, device: torch.device) -> Tensor:
         """(P, R) int64 position ids on a device; made once."""
@@ -273,11 +271,11 @@ class Packing:
         return self._positions
 
     def tiles(self, device: torch.device) -> Tensor:
-        """Who attends to what, for the kernel: see ``flash.tiles``; made once. Without blocks that are `LONG`."""
+        """Who attends to what, for the kernel: see ``flash.tiles``; made once."""
         if self._tiles is None:
-            first_N, stop_N, goes_on_N = self._queries_N3.T
-            ends = (goes_on_N == 0) & (stop_N - first_N < LONG)
-            blocks_B8 = np.column_stack((first_N, stop_N - first_N, self._runs_N6))[ends]
+            ends = self._queries_N3[:, 2] == 0
+            first_B, stop_B = self._queries_N3[ends, :2].T
+            blocks_B8 = np.column_stack((first_B, stop_B - first_B, self._runs_N6[ends]))
             self._tiles = to_device(tiles(blocks_B8, PREFILL_TILE), device)
         return self._tiles
 

@@ -18,11 +18,11 @@ from workers import evidence
 from workers.encoding import encode_sample
 from workers.families.catalog import parts_of
 from workers.families.model import Model
-from workers.forks import packed_mask
 from workers.image_digests import sample_digest
 from workers.patch import pruned
+from workers.shown import Shown
 from workers.tasks.base import Sample
-from workers.work import UNPRUNED, EngineSpec, GridPoint
+from workers.work import EngineSpec, GridPoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +61,10 @@ def slow_answer(
         DataError: the image cannot be read.
     """
     parts_of(model.module)
-    prompt = encode_sample(model, sample, spec.task, spec.model.image_mode)
+    prompt = encode_sample(model, sample, spec.task, spec.model.image_mode, point=point)
     inputs: dict[str, Any] = model.inputs(prompt)
     block: AbstractContextManager[Any] = nullcontext()
-    if point.strategy != UNPRUNED and prompt.visual:
+    if prompt.visual and evidence.stages_of(point, prompt.visual):
         kept = None if kept_K is None else [kept_K]
         settings: dict[str, Any] = dict(point.settings)
         if evidence.reads_text_tower(evidence.needed([point])):
@@ -86,7 +86,7 @@ def slow_answer(
     with block as report, torch.inference_mode():
         made = module.generate(
             **inputs,
-            attention_mask=torch.ones_like(inputs["input_ids"]),
+            attention_mask=torch.ones(1, prompt.length, dtype=torch.int64, device=model.device),
             max_new_tokens=spec.max_new_tokens,
             do_sample=False,
             pad_token_id=min(model.end_tokens),
@@ -94,16 +94,17 @@ def slow_answer(
             return_dict_in_generate=True,
             output_logits=True,
         )
-    decoded = made.sequences[0, prompt.length :].tolist()
+    decoded = made.sequences[0, -len(made.logits) :].tolist()  # of embeddings there are no ids before them
     highest_T2 = torch.stack([logits_BC[0].float().topk(2).values for logits_BC in made.logits])
     first_C = made.logits[0][0].float()
     stayed_K = report.kept[0].cpu() if report is not None and report.kept else torch.arange(prompt.visual)
+    shown = Shown.of(model, prompt)
     return SlowAnswer(
         text=model.text(decoded),
         ids=tuple(decoded),
         margins=tuple((highest_T2[:, 0] - highest_T2[:, 1]).tolist()),
         option_logits=tuple(first_C[list(letter_tokens)].tolist()),
-        kept_mask=packed_mask(stayed_K, prompt.visual),
-        prompt_tokens=prompt.length,
-        visual_tokens=prompt.visual,
+        kept_mask=shown.mask(stayed_K),
+        prompt_tokens=shown.tokens,
+        visual_tokens=shown.visual,
     )

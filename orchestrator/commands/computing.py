@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -92,6 +93,7 @@ def run(
     with followed(place, teller(console)) as folder:
         result = run_sweep(prepared, folder, workers.options(pictures=pictures), console)
         show_result(console, result)
+        write_results(console, result.experiment)
 
 
 def _run_suite(
@@ -107,9 +109,11 @@ def _run_suite(
     members, left_out = prepare_suite(suite, keep_going)
     options = workers.options(pictures=pictures)
     with followed(out or Path("experiments") / suite.name, teller(console)) as folder:
-        run_suite(suite, members, folder, options, console, partial(show_result, console))
+        results = run_suite(suite, members, folder, options, console, partial(show_result, console))
         show_benchmark_table(console, make_benchmark_table([folder]))
-    show_notes(console, left_out)
+        show_notes(console, left_out)
+        for result in results:  # pages take as long as a small benchmark, and nobody waits for them to see the table
+            write_results(console, result.experiment)
 
 
 @resumable
@@ -161,6 +165,9 @@ def latency(
     repeats: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 5,
     warmup: Annotated[int, typer.Option(min=0, help="Rounds before them.")] = 1,
     decode_tokens: Annotated[int, typer.Option(min=1, help="Tokens decoded after the first.")] = 16,
+    benchmark: Annotated[
+        str | None, typer.Option(help="Of a suite: measure on this one, with each model; by default on the first.")
+    ] = None,
 ) -> None:
     """Measure grid points one at a time, with tokens really dropped; writes EXPERIMENT/latency.json."""
     from orchestrator.latency import chosen_points, write_latency
@@ -168,20 +175,34 @@ def latency(
     from results.location import followed
 
     console = console_of_command()
-    prepared = changes.prepared(sweep)
-    chosen = chosen_points(prepared.spec.points, points or ())
-    count = (len(chosen) + 1) * images * (repeats + warmup)
-    console.print(f"{len(chosen)} grid points and the un-pruned model: {count} measurements")
     rounds: dict[str, int] = {
         "images": images,
         "repeats": repeats,
         "warmup": warmup,
         "decode_tokens": decode_tokens,
     }
-    with followed(out or prepared.default_out, teller(console)) as folder:
-        path, rows = write_latency(prepared, folder, chosen, **rounds, progress=counter(console))
-    typer.echo(latency_text(rows))
-    console.print(f"medians of {images * repeats} measurements, in {path}", soft_wrap=True)
+    for prepared, place in _measured(sweep, changes, out, benchmark):
+        chosen = chosen_points(prepared.spec.points, points or ())
+        count = (len(chosen) + 1) * images * (repeats + warmup)
+        console.print(f"{len(chosen)} grid points and the un-pruned model: {count} measurements")
+        with followed(place, teller(console)) as folder:
+            path, rows = write_latency(prepared, folder, chosen, **rounds, progress=counter(console))
+        typer.echo(latency_text(rows))
+        console.print(f"medians of {images * repeats} measurements, in {path}", soft_wrap=True)
+
+
+def _measured(sweep: str, changes: Changes, out: Path | None, benchmark: str | None) -> Iterator[tuple[Prepared, Path]]:
+    """The sweep and its folder; of a suite one benchmark of each model."""
+    from orchestrator.suite import one_a_model
+    from orchestrator.sweep.suite import is_suite, load_suite
+
+    if not is_suite(sweep):
+        prepared = changes.prepared(sweep)
+        yield prepared, out or prepared.default_out
+        return
+    suite = load_suite(sweep, changes.by_place())
+    for one in one_a_model(suite, benchmark):
+        yield one.prepared, (out or Path("experiments") / suite.name) / one.member.folder
 
 
 @command

@@ -14,6 +14,7 @@ from orchestrator.commands.options import Place, Points
 from orchestrator.commands.shown import (
     console_of_command,
     draw,
+    draw_models,
     make_benchmark_table,
     show_benchmark_table,
     write_results,
@@ -28,6 +29,13 @@ class Format(StrEnum):
     CSV = "csv"
     MARKDOWN = "markdown"
     LATEX = "latex"
+
+
+class By(StrEnum):
+    """What stands beside one another in the papers' table."""
+
+    BENCHMARK = "benchmark"
+    MODEL = "model"
 
 
 class ExportFormat(StrEnum):
@@ -103,15 +111,27 @@ def table(
             help="Papers' figures of LLaVA-1.5-7B beside yours: A or B, copied from paper to paper; C, re-run."
         ),
     ] = None,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="TFLOP, key-value cache, and what `saccade latency` has measured.")
+    ] = False,
+    by: Annotated[By, typer.Option(help="Columns: benchmarks, or of several models their means.")] = By.BENCHMARK,
+    picture: Annotated[
+        Path | None,
+        typer.Option(help="Draw means over the share of tokens, a panel a method, a line a model."),
+    ] = None,
     form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TABLE,
 ) -> None:
     """Put a suite's benchmarks into the papers' table: method x budget x benchmark, and the mean of the un-pruned."""
+    from results.analysis.by_model import by_model
     from results.exchange.benchmark_text import rendered
     from results.location import located
 
     with ExitStack() as stack:
         folders = [stack.enter_context(located(place, exists=True)) for place in places]
-        made = make_benchmark_table(folders, against, published)
+        made = make_benchmark_table(folders, against, published, cost)
+        if picture is not None:
+            draw_models(made, picture)
+        made = by_model(made) if by is By.MODEL else made
         if form is Format.TABLE:
             show_benchmark_table(console_of_command(), made)
         else:

@@ -67,7 +67,6 @@ def show_result(console: Console, result: RunResult) -> None:
     pictures = Pictures(experiment)
     size = size_text(pictures.size_bytes)
     console.print(f"pictures of {len(pictures.samples)} samples: {size}")
-    write_results(console, experiment)
     failures = experiment.failures()
     if len(failures):
         show_failures(console, failures)
@@ -90,15 +89,17 @@ def write_results(console: Console, experiment: Experiment) -> None:
 
 
 def make_benchmark_table(
-    folders: Sequence[Path], against: str | None = None, published: str | None = None
+    folders: Sequence[Path], against: str | None = None, published: str | None = None, cost: bool = False
 ) -> BenchmarkTable:
     """Of a suite, or of experiments side by side."""
     from results.analysis.benchmark_table import benchmark_table
+    from results.analysis.printed_costs import with_costs
     from results.analysis.published import with_published
     from results.suites import left_out_of, results_of
 
     found = results_of(folders)
     table = benchmark_table(found, against, left_out_of(folders))
+    table = with_costs(table, found) if cost else table
     return table if published is None else with_published(table, found, published)
 
 
@@ -113,6 +114,18 @@ def show_benchmark_table(console: Console, table: BenchmarkTable) -> None:
 
 def draw(rows: pd.DataFrame, picture: Path) -> None:
     from dashboards.plots import write_comparison
+
+    write_picture(picture, lambda path: write_comparison(rows, path))
+
+
+def draw_models(table: BenchmarkTable, picture: Path) -> None:
+    from dashboards.model_plot import write_model_plot
+    from results.analysis.by_model import model_curves
+
+    write_picture(picture, lambda path: write_model_plot(model_curves(table), path))
+
+
+def write_picture(picture: Path, write: Callable[[Path], None]) -> None:
     from results.location import local_folder, uri_of
     from strategies.errors import UsageError
 
@@ -121,6 +134,6 @@ def draw(rows: pd.DataFrame, picture: Path) -> None:
     if picture.suffix.lower() not in (".png", ".pdf"):
         raise UsageError(f"--picture {picture}: the name must end in .png or .pdf")
     try:
-        write_comparison(rows, local_folder(picture))
+        write(local_folder(picture))
     except UsageError as error:
         raise UsageError(f"--picture {picture}: {error}") from error

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
 from strategies import catalog
 from strategies.catalog import Strategy
+from strategies.stages import Stage
 from workers import evidence
 from workers.work import UNPRUNED, GridPoint
 
 DRAWN = "drawn at random"
 REMOVED = "every visual token is removed"
+SAID = 4  # stages that are said one by one
 NO_ATTENTION = "drawn at random: there is no attention before the first layer"  # in experiments of earlier versions
 
 
@@ -25,18 +31,19 @@ def chosen_by(point: GridPoint, position_parts: int = 1) -> str:
     if point.strategy == UNPRUNED:
         return ""
     strategy = catalog.get(point.strategy)
+    if strategy.smaller:
+        return "the image was shown with fewer pixels; each place is the middle of what a token covers"
+    if strategy.grids is not None:
+        return (
+            f"nothing is chosen: each place is the middle of what a row is made of{_positions(point, position_parts)}"
+        )
     stages = strategy.stages(point.layer, point.rank, dict(point.params))
     if len(stages) > 1:
-        steps = [
-            f"from layer {stage.layer} on {stage.rank} by {_evidence(catalog.get(stage.strategy), stage.layer)}"
-            if stage.rank
-            else f"from layer {stage.layer} on none"
-            for stage in stages
-        ]
+        steps = [_steps(list(some), words) for words, some in groupby(stages, _by)]
         words = f"in stages: {', '.join(steps)}; the picture shows what reached the last layer"
         return words + _positions(point, position_parts)
-    words = _evidence(strategy, point.layer)
-    words = words if words in (NO_ATTENTION, DRAWN, REMOVED) else f"chosen by {words}"
+    words = _evidence(strategy, point.layer, dict(point.params))
+    words = words if words.startswith((NO_ATTENTION, DRAWN, REMOVED)) else f"chosen by {words}"
     if strategy.merge is not None:
         words += "; each kept place also holds a weighted mean of all the others"
     if strategy.rows is not None:
@@ -54,11 +61,28 @@ def _positions(point: GridPoint, parts: int) -> str:
     return "; position ids are renumbered without gaps" if point.positions or own == ("compact",) else ""
 
 
-def _evidence(strategy: Strategy, layer: int) -> str:
+def _by(stage: Stage) -> str:
+    return _evidence(catalog.get(stage.strategy), stage.layer, dict(stage.params)) if stage.rank else ""
+
+
+def _steps(stages: Sequence[Stage], words: str) -> str:
+    """What goes by the same, one after the other; of many the first and the last."""
+    if not words:
+        return f"from layer {stages[0].layer} on none"
+    if len(stages) > SAID:
+        first, last = stages[0], stages[-1]
+        return f"{len(stages)} from layer {first.layer} to {last.layer}, {first.rank} to {last.rank} left, by {words}"
+    return ", ".join(f"from layer {stage.layer} on {stage.rank}" for stage in stages) + f" by {words}"
+
+
+def _evidence(strategy: Strategy, layer: int, params: Mapping[str, Any]) -> str:
     if layer == 0 and evidence.reads_layer_before(strategy.needs):
         return NO_ATTENTION
     if strategy.name in catalog.KEEP_NOTHING:
         return REMOVED
-    if strategy.name == "random":
-        return DRAWN
-    return evidence.words(strategy.needs) or "a fixed pattern of places"
+    words, draws = evidence.words(strategy.needs), strategy.reads_seed(params)
+    if strategy.name not in catalog.CATALOG and not words:
+        return "a rule of one's own that looks at nothing"
+    if draws and not words:
+        return f"{DRAWN}, once for each image" if strategy.draws_per == "image" else DRAWN
+    return f"{words} and a draw" if draws else words or "a fixed pattern of places"

@@ -27,7 +27,8 @@ def card_bytes(gib: float | None) -> int | None:
 def memory_forecast(prepared: Prepared, memory: int) -> Forecast:
     """What the longest of the sweep's prompts asks of a card with so many bytes."""
     spec = prepared.spec
-    lengths = (prompt_lengths(sample, spec.config, spec.engine.task) for sample in prepared.samples)
+    known = prepared.visual.of if prepared.visual.every else {}  # else one of the largest may come
+    lengths = (prompt_lengths(sample, spec.config, spec.engine.task, known) for sample in prepared.samples)
     system, visual, text = max(lengths, key=sum)
     return forecast(
         spec.config,

@@ -61,6 +61,7 @@ def make_plan(
     task: TaskSpec,
     workers: int,
     images: Mapping[str, str] | None = None,
+    visual: Mapping[str, int] | None = None,
 ) -> Plan:
     """Plan a sweep.
 
@@ -72,15 +73,17 @@ def make_plan(
         task: How samples are asked, for the length of prompts.
         workers: Number of engines.
         images: By sample what its image is recognised by, "" for none.
+        visual: By sample its visual tokens, where images differ in theirs.
     """
+    visual = visual or {}
     units = make_units(points, [sample.id for sample in samples], done, workers, images)
     missing = sum(unit.cells for unit in units)
     return Plan(
         units=units,
         cells=len(points) * len(samples),
         missing=missing,
-        work=estimate_work(units, samples, config, task),
-        bytes_on_disk=estimate_bytes(units, config),
+        work=estimate_work(units, samples, config, task, visual),
+        bytes_on_disk=estimate_bytes(units, config, visual),
     )
 
 
@@ -166,7 +169,35 @@ def shard_size(samples: int, points: int, workers: int, questions: int = 1) -> i
     return max(1, min(MAX_SHARD * questions, fair, MAX_CELLS // max(1, points)))
 
 
-def estimate_work(units: Sequence[WorkUnit], samples: Sequence[Sample], config: ModelConfig, task: TaskSpec) -> Work:
+@dataclass(frozen=True, slots=True)
+class _Forks:
+    """What the points of a unit that prune an image of some tokens have in common."""
+
+    pruning: int  # points
+    full_layers: int  # that all of them run on the whole sequence
+    visual: int  # token-layers of what they keep
+    blind: int  # the same of those that read no question
+
+    @classmethod
+    def of(cls, points: Sequence[GridPoint], layers: int, visual: int) -> _Forks:
+        own = [point.of(visual) for point in points]
+        pruning = [point for point in own if point.layer < layers and point.rank < visual]
+        kept = {point: (layers - point.layer) * point.rank for point in pruning}
+        return cls(
+            pruning=len(pruning),
+            full_layers=sum(point.layer for point in pruning),
+            visual=sum(kept.values()),
+            blind=sum(rows for point, rows in kept.items() if not point_reads_question(point)),
+        )
+
+
+def estimate_work(
+    units: Sequence[WorkUnit],
+    samples: Sequence[Sample],
+    config: ModelConfig,
+    task: TaskSpec,
+    image_tokens: Mapping[str, int] | None = None,
+) -> Work:
     """Token-layers of the prefill of some units, shared and separate.
 
     A point that prunes nothing (rank N, layer L, or a sample without an image) is answered by the trunk. Questions of a
@@ -176,27 +207,27 @@ def estimate_work(units: Sequence[WorkUnit], samples: Sequence[Sample], config: 
     by_id = {sample.id: sample for sample in samples}
     shared = separate = 0
     for unit in units:
-        pruning = [p for p in unit.points if p.layer < config.layers and p.rank < config.visual_tokens]
-        full_layers = sum(point.layer for point in pruning)
-        fork_layers = config.layers * len(pruning) - full_layers
-        fork_visual = sum((config.layers - point.layer) * point.rank for point in pruning)
-        of_image = [point for point in pruning if not point_reads_question(point)]
-        blind_visual = sum((config.layers - point.layer) * point.rank for point in of_image)
+        of_visual: dict[int, _Forks] = {}
         seen: set[str] = set()
         for sample_id, image in zip(unit.samples, images_of(unit, by_id), strict=True):
-            system, visual, text = prompt_lengths(by_id[sample_id], config, task)
+            system, visual, text = prompt_lengths(by_id[sample_id], config, task, image_tokens or {})
             full = system + visual + text
             trunk = config.layers * full
             if not visual:
                 shared += trunk
                 separate += trunk * len(unit.points)
                 continue
+            if visual not in of_visual:
+                of_visual[visual] = _Forks.of(unit.points, config.layers, visual)
+            here = of_visual[visual]
+            fork_layers = config.layers * here.pruning - here.full_layers
             # The system part of a fork is read from the trunk's keys and values; run alone it has to be computed.
-            forks = fork_visual + fork_layers * text
-            again = config.layers * visual + blind_visual if image in seen else 0
+            forks = here.visual + fork_layers * text
+            again = config.layers * visual + here.blind if image in seen else 0
             seen.add(image)
             shared += trunk + forks - again
-            separate += trunk * (len(unit.points) - len(pruning)) + full_layers * full + forks + fork_layers * system
+            separate += trunk * (len(unit.points) - here.pruning) + here.full_layers * full
+            separate += forks + fork_layers * system
     return Work(shared=shared, separate=separate)
 
 
@@ -212,21 +243,30 @@ def questions_per_image(samples: Sequence[Sample]) -> float:
     return len(files) / len(set(files)) if files else 1.0
 
 
-def estimate_bytes(units: Sequence[WorkUnit], config: ModelConfig) -> int:
+def estimate_bytes(
+    units: Sequence[WorkUnit], config: ModelConfig, image_tokens: Mapping[str, int] | None = None
+) -> int:
     """Bytes that the cells and masks of some units take. A mask of scattered tokens does not compress."""
+    visual = image_tokens or {}
     total = 0
     for unit in units:
         scattered = sum(0 < point.rank < config.visual_tokens for point in unit.points)
-        total += UNIT_BYTES + unit.cells * CELL_BYTES + len(unit.samples) * scattered * config.visual_tokens // 8
+        tokens = sum(visual.get(sample, config.visual_tokens) for sample in unit.samples)
+        total += UNIT_BYTES + unit.cells * CELL_BYTES + tokens * scattered // 8
     return total
 
 
-def prompt_lengths(sample: Sample, config: ModelConfig, task: TaskSpec) -> tuple[int, int, int]:
-    """Estimated tokens before the image, of the image, and after it; without an image all text counts as after."""
+def prompt_lengths(
+    sample: Sample, config: ModelConfig, task: TaskSpec, image_tokens: Mapping[str, int]
+) -> tuple[int, int, int]:
+    """Estimated tokens before the image, of the image, and after it; without an image all text counts as after.
+
+    ``image_tokens`` are by sample; one that is not there has as many as the model's largest image.
+    """
     prompt = build_prompt(sample, task)
     before, _, after = prompt.partition(IMAGE_MARKER) if sample.image is not None else ("", "", prompt)
     return (
         math.ceil(len(before) / CHARACTERS_PER_TOKEN),
-        config.visual_tokens if sample.image is not None else 0,
+        image_tokens.get(sample.id, config.visual_tokens) if sample.image is not None else 0,
         math.ceil(len(after) / CHARACTERS_PER_TOKEN),
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from itertools import zip_longest
 from pathlib import Path
 from platform import python_version
 
 from orchestrator.sweep.chosen_by import chosen_by
+from orchestrator.sweep.image_tokens import ImageTokens, image_tokens
 from orchestrator.sweep.spec import SweepSpec
 from results.manifest import Manifest
 from strategies import catalog
@@ -33,6 +34,7 @@ class Prepared:
     available: int  # samples that the benchmark has
     manifest: Manifest
     notes: tuple[str, ...] = ()  # what is to be known of the benchmark's files, and what was asked of them
+    visual: ImageTokens = field(default_factory=ImageTokens)  # of the samples
     images: tuple[str, ...] = ()  # digest of each sample's image, "" for none; empty: not looked at yet
 
     @property
@@ -81,6 +83,7 @@ def prepare(spec: SweepSpec) -> Prepared:
         samples=samples,
         available=len(everything),
         manifest=manifest,
+        visual=image_tokens(samples, checkpoint),
         notes=(*checkpoint.notes, *benchmark.notes, *_too_many(spec, len(everything))),
     )
 

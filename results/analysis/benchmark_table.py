@@ -45,6 +45,16 @@ class Cell:
     relative: float  # percent of the un-pruned model's
     n: int  # image questions
     mark: str = ""  # best or second, where it is so beyond chance: of its model and budget
+    low: float = np.nan  # 95 %, where the cell is a mean
+    high: float = np.nan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """A figure of cost."""
+
+    value: float
+    high: float = np.nan  # 90th percentile, of what is measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +75,8 @@ class Row:
     gain_high: float = np.nan
     flops: float = np.nan  # of prefill, as a share of the un-pruned model's
     kv: float = np.nan  # of keys and values
+    key: str = ""  # of its grid point; "" of what is none of ours
+    costs: Mapping[str, Spread] = field(default_factory=dict)  # by column, see `printed_costs`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +87,7 @@ class BenchmarkTable:
     averaged: tuple[str, ...]  # those that the mean is over
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
+    costs: tuple[str, ...] = ()  # columns of cost, where they are wanted
 
 
 @dataclass(slots=True, kw_only=True)
@@ -286,6 +299,7 @@ def _row(model: str, budget: str, line: _Line, averaged: Sequence[str], several:
         high=high,
         flops=line.cost[1],
         kv=line.cost[2],
+        key=line.point.key,
     )
 
 

@@ -74,8 +74,9 @@ def count_costs(
 
 # Evidence that is read: (its name, before which layer if that is where it comes from, visual tokens there are then).
 _Reading = tuple[str, int | None, int]
-# Of each number of visual tokens: (itself, those that each layer processes, what is read).
-_Work = tuple[tuple[int, tuple[int, ...], tuple[_Reading, ...]], ...]
+# Of each number of visual tokens: (itself, those that the tower makes, that each layer processes, what is read).
+_WorkOn = tuple[int, int, tuple[int, ...], tuple[_Reading, ...]]
+_Work = tuple[_WorkOn, ...]
 
 
 def answer() -> None:
@@ -91,8 +92,9 @@ def _work(point: GridPoint, config: ModelConfig, visual_N: np.ndarray) -> _Work:
     return tuple(_work_on(point, config, int(visual)) for visual in np.unique(visual_N))
 
 
-def _work_on(point: GridPoint, config: ModelConfig, visual: int) -> tuple[int, tuple[int, ...], tuple[_Reading, ...]]:
+def _work_on(point: GridPoint, config: ModelConfig, visual: int) -> _WorkOn:
     point = point.of(visual)
+    seen = visual
     stages: list[tuple[int, int]] = []
     readings: dict[_Reading, None] = {}
     if point.strategy not in (UNPRUNED, *catalog.CATALOG):  # a user's own: it chooses once, by what nobody knows here
@@ -100,13 +102,14 @@ def _work_on(point: GridPoint, config: ModelConfig, visual: int) -> tuple[int, t
         readings[UNKNOWN, None, visual] = None
     elif point.strategy != UNPRUNED:
         strategy = catalog.get(point.strategy)
+        seen = min(visual, point.rank) if strategy.smaller else visual
         for stage in strategy.stages(point.layer, point.rank, dict(point.params)):
             alive = min([visual, *(rank for _, rank in stages)])
             stages.append((stage.layer, stage.rank))
             if stage.layer < config.layers:
                 needs = catalog.get(stage.strategy).needs
                 readings |= dict.fromkeys(_reading(name, stage.layer, alive, visual) for name in sorted(needs))
-    return visual, visual_by_layer(config.layers, visual, stages), tuple(readings)
+    return visual, seen, visual_by_layer(config.layers, visual, stages), tuple(readings)
 
 
 def _reading(name: str, layer: int, alive: int, visual: int) -> _Reading:
@@ -146,7 +149,7 @@ def _selector_flop(config: ModelConfig, readings: tuple[_Reading, ...], others: 
 def _mean_cost(config: ModelConfig, work: _Work, lengths: np.ndarray, value_bytes: int) -> list[float]:
     prompt_N, visual_N, text_N, count_N = lengths
     total = np.zeros(len(COLUMNS))
-    for visual, layers, readings in work:
+    for visual, seen, layers, readings in work:
         here = visual_N == visual
         counted = cost(
             config,
@@ -154,6 +157,7 @@ def _mean_cost(config: ModelConfig, work: _Work, lengths: np.ndarray, value_byte
             visual=layers,
             text=prompt_N[here] - visual,  # all lengths at once: a cost is a polynomial of them
             image_tokens=visual,
+            seen_tokens=seen,
             selector_flop=_selector_flop(config, readings, prompt_N[here] - visual, text_N[here]),
             value_bytes=value_bytes,
         )

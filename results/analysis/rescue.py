@@ -1,10 +1,10 @@
 """Rescued and retained: what a method gets right where a control is wrong, and where the un-pruned model is right.
 
 An accuracy hides which questions a method wins: many are right whatever is kept. So the method is held against a
-control that chooses nothing, such as the features resampled to as few tokens (`downsample_features`). Of the image
-questions that the control gets wrong, the share that the method gets right is *rescued*; of those that the un-pruned
-model gets right, the share that stays right is *retained*. A random choice rescues some by luck, which is the floor;
-the un-pruned model does not rescue all, which is the ceiling. Each is over the questions that both have answered.
+control that chooses nothing, such as the image itself with as few tokens (`downsample`). Of the image questions that
+the control gets wrong, the share that the method gets right is *rescued*; of those that the un-pruned model gets right,
+the share that stays right is *retained*. A random choice rescues some by luck, which is the floor; the un-pruned model
+does not rescue all, which is the ceiling. Each is over the questions that both have answered.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from results.analysis.metrics import made_by
 from results.analysis.significance import Bools, Interval, wilson_mean
 from workers.work import UNPRUNED, GridPoint
 
-CONTROLS = ("downsample_features", "pool", "evenly_spaced")  # the first that a grid has is the usual one
+CONTROLS = ("downsample", "downsample_features", "pool", "evenly_spaced")  # the first that a grid has is the usual one
 FLOOR = "random"
 
 

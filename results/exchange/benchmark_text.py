@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
-from results.analysis.benchmark_table import BenchmarkTable, Cell, Row
+from results.analysis.benchmark_table import BenchmarkTable, Cell, Row, Spread
 from results.escaping import csv_text, latex_cell, markdown_cell
 
 NOTE = (
@@ -69,9 +67,13 @@ def _frame(table: BenchmarkTable) -> pd.DataFrame:
     for row in table.rows:
         named = {"model": row.model, "method": row.method, "budget": row.budget, "tokens": row.tokens}
         cost = {"flops_ratio": row.flops, "kv_ratio": row.kv}
+        for title in table.costs:
+            spread = row.costs.get(title, Spread(value=np.nan))
+            name = title.lower().replace(" ", "_").replace("/", "_per_")
+            cost |= {name: spread.value, f"{name}_p90": spread.high}
         for name in table.columns:
             if (one := row.cells.get(name)) is not None:
-                figures = {"value": one.value, "relative": one.relative, "low": np.nan, "high": np.nan, "n": one.n}
+                figures = {"value": one.value, "relative": one.relative, "low": one.low, "high": one.high, "n": one.n}
                 rows.append({**named, "benchmark": name, **figures, "mark": one.mark, **cost})
         mean = {"value": np.nan, "relative": row.mean, "low": row.low, "high": row.high, "n": 0, "mark": row.mark}
         rows.append({**named, "benchmark": "mean", **mean, **cost})
@@ -80,7 +82,7 @@ def _frame(table: BenchmarkTable) -> pd.DataFrame:
 
 def _header(table: BenchmarkTable) -> list[str]:
     gains = ["over it"] if _has_gains(table) else []
-    return [*_titles(table), *table.columns, "mean %", *gains, "FLOPs", "KV"]
+    return [*_titles(table), *table.columns, "mean %", *gains, "FLOPs", "KV", *table.costs]
 
 
 def _titles(table: BenchmarkTable) -> list[str]:
@@ -94,7 +96,7 @@ def _names(table: BenchmarkTable, row: Row) -> list[str]:
 
 
 def _value(one: Cell | None) -> str:
-    return "" if one is None else f"{one.value:.1f}"
+    return "" if one is None else _estimate(one.value, one.low, one.high)
 
 
 def _mark(one: Cell | None) -> str:
@@ -102,15 +104,23 @@ def _mark(one: Cell | None) -> str:
 
 
 def _mean(row: Row) -> str:
-    if np.isnan(row.mean):
-        return ""
-    return f"{row.mean:.1f}" + ("" if np.isnan(row.low) else f" [{row.low:.1f}, {row.high:.1f}]")
+    return "" if np.isnan(row.mean) else _estimate(row.mean, row.low, row.high)
+
+
+def _estimate(value: float, low: float, high: float) -> str:
+    return f"{value:.1f}" + ("" if np.isnan(low) else f" [{low:.1f}, {high:.1f}]")
 
 
 def _further(table: BenchmarkTable, row: Row) -> list[str]:
     gain = "" if np.isnan(row.gain) else f"{row.gain:+.1f} [{row.gain_low:+.1f}, {row.gain_high:+.1f}]"
-    costs: Sequence[float] = (row.flops, row.kv)
-    return ([gain] if _has_gains(table) else []) + ["" if np.isnan(one) else f"{one:.2f}" for one in costs]
+    shares = ["" if np.isnan(one) else f"{one:.2f}" for one in (row.flops, row.kv)]
+    return [*([gain] if _has_gains(table) else []), *shares, *(_cost(row.costs.get(title)) for title in table.costs)]
+
+
+def _cost(one: Spread | None) -> str:
+    if one is None or np.isnan(one.value):
+        return ""
+    return f"{one.value:.3g}" + ("" if np.isnan(one.high) else f" ({one.high:.3g})")
 
 
 def _has_gains(table: BenchmarkTable) -> bool:

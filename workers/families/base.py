@@ -78,6 +78,9 @@ class Checkpoint(Protocol):
             ModelError: a field is no number, or the model is one the engine does not run.
         """
 
+    def visual_tokens(self, image: tuple[int, int]) -> int:
+        """Of an image of some height and width."""
+
     @property
     def files(self) -> tuple[Path, ...]:
         """All files with tensors.

@@ -36,6 +36,7 @@ class Pixels:
     values: Any  # what the family makes features of
     tokens: int  # V
     size: tuple[int, int]  # height and width of the image itself
+    most: int | None = None  # tokens that it was to have; None: as many as it has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,6 +49,7 @@ class Encoded:
     next_position: int  # of the first decoded token, the same in all P rows
     pixels: Any = None  # what the family makes features of; None without an image
     size: tuple[int, int] = (0, 0)  # height and width of the image itself
+    most: int | None = None  # tokens that it was to have; None: as many as it has
     maps: tuple[TokenMap, ...] = ()  # where the image's tokens lie in it; none: as in all images of the model
     question: Question | None = None  # its words, for those who read them; None: nobody said
 
@@ -130,6 +132,19 @@ class Model(ABC):
     @abstractmethod
     def look(self, image: Image.Image, mode: str) -> Pixels:
         """Pre-process an RGB image in one of the checkpoint's image modes."""
+
+    def look_smaller(self, image: Image.Image, mode: str, most: int) -> Pixels:
+        """The same with fewer pixels, so that it has so many tokens at most; of a tower of one size a square number."""
+        raise AssertionError("a point was let through whose images cannot be shown smaller")
+
+    def grid(self, size: tuple[int, int], most: int | None = None) -> tuple[int, int]:
+        """Rows and columns of the tokens of an image that can be shown smaller.
+
+        Args:
+            size: its height and width.
+            most: tokens of ``look_smaller``; None: of ``look``.
+        """
+        raise AssertionError("a point was let through whose images cannot be shown smaller")
 
     @abstractmethod
     def encode(self, prompt: str, image: Image.Image | Pixels | None, mode: str, whole: bool = False) -> Encoded:

@@ -96,7 +96,7 @@ def _asks(trial: _Trial) -> None:
 
 def _letters_are_options(trial: _Trial) -> None:
     for sample in trial.samples:
-        if sample.choices and sample.label not in LETTERS[: len(sample.choices)]:
+        if sample.choices and sample.label not in tuple(LETTERS[: len(sample.choices)]):
             raise _BrokenError(
                 f"question {sample.id} has {len(sample.choices)} options, and the label {sample.label!r}"
             )

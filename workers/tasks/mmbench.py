@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ROTATION = 1_000_000  # VLMEvalKit adds it to the index of each further rotation
-OPTIONS = "ABCD"
 FILES = ("MMBench_{upper}_EN.tsv", "MMBench_{upper}_EN_V11.tsv", "mmbench_{lower}_20230712.tsv",
          "mmbench_{lower}_en_20231003.tsv", "MMBench_{upper}_EN_legacy.tsv")  # fmt: skip
 FILES_CN = ("MMBench_{upper}_CN.tsv", "MMBench_{upper}_CN_V11.tsv", "mmbench_{lower}_cn_20231003.tsv")
@@ -41,7 +40,7 @@ def load_mmbench(spec: TaskSpec, circular: bool, chinese: bool = False) -> Bench
         name.format(upper=spec.split.upper(), lower=spec.split.lower()) for name in (FILES_CN if chinese else FILES)
     ]
     file = find_file(folder, spec.questions, usual)
-    needed = ("index", "question", "image", *OPTIONS[:2])
+    needed = ("index", "question", "image", *LETTERS[:2])
     rows = [(where, row) for where, row in tsv_rows(file, needed) if of_split(row, spec.split)]
     if rows and "answer" not in rows[0][1]:
         raise DataError(f"{file}: has no column 'answer': this split is judged by the authors' server only; take dev")
@@ -126,11 +125,11 @@ def _samples(
         return
     options = list(options_of(row))
     answer = row["answer"].strip()
-    if not options or answer not in tuple(OPTIONS[: len(options)]):
+    if not options or answer not in tuple(LETTERS[: len(options)]):
         raise DataError(f"{where}: answer: {answer[:40]!r} names none of its {len(options)} options")
     if len(images.get(index, ())) != 1:
         raise DataError(f"{where}: image: is neither base64 nor the index of a row that has an image")
-    right = OPTIONS.index(answer)
+    right = LETTERS.index(answer)
     own_rotations = str(base + ROTATION) in images
     rounds = len(options) if circular and not own_rotations else 1
     hint = row.get("hint", "")

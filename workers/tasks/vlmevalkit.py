@@ -255,7 +255,7 @@ def _sample(where: str, row: TsvRow, image: Path | EmbeddedImage, form: Form, ye
     if is_missing(answer) and answer != "None":
         raise DataError(f"{where}: answer: is missing: this split is judged by the authors' server only")
     if options:
-        if answer not in LETTERS[: len(options)]:
+        if answer not in tuple(LETTERS[: len(options)]):
             raise DataError(f"{where}: answer: {answer[:40]!r} names none of its {len(options)} options")
         lines = (f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
         text = "\n".join((head, *lines))

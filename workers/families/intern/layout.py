@@ -72,6 +72,10 @@ class InternCheckpoint:
         """Whether the embeddings are the head where no file holds one; transformers' class has it so."""
         return any(part.get("tie_word_embeddings", part is self.config) for part in (self.config, self._text))
 
+    def visual_tokens(self, image: tuple[int, int]) -> int:
+        """Of an image of some height and width."""
+        return self.tiling.tokens(image)
+
     @property
     def files(self) -> tuple[Path, ...]:
         """All files with tensors.

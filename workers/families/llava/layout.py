@@ -76,6 +76,10 @@ class LlavaCheckpoint:
         """
         return weight_files(self.base)
 
+    def visual_tokens(self, image: tuple[int, int]) -> int:
+        """Of an image of some height and width."""
+        return self.sizes.visual_tokens if self.tiling is None else self.tiling.tokens(image)
+
     @property
     def files(self) -> tuple[Path, ...]:
         """All files with tensors."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -60,6 +61,16 @@ class Llava(Model):
             return Pixels(to_pixels(image, mode, self.image_processor), self.visual_tokens, size)
         return Pixels(to_tiles(image, self._tiling, self.image_processor), self._tiling.tokens(size), size)
 
+    def look_smaller(self, image: Image.Image, mode: str, most: int) -> Pixels:
+        side, _ = self.grid(size := (image.height, image.width), most)
+        pixels = to_pixels(image, mode, self.image_processor, side * self.config.patch_size)
+        return Pixels(pixels, side**2, size, most)
+
+    def grid(self, size: tuple[int, int], most: int | None = None) -> tuple[int, int]:
+        assert self.config.side, "a point was let through whose images are no square"
+        side = self.config.side if most is None else min(self.config.side, math.isqrt(most))
+        return side, side
+
     def encode(self, prompt: str, image: Image.Image | Pixels | None, mode: str, whole: bool = False) -> Encoded:
         """Tokenise each side of the image marker by itself, as LLaVA was trained (``tokenizer_image_token``).
 
@@ -72,7 +83,7 @@ class Llava(Model):
         ids = (*before, *[self.image_token] * seen.tokens, *after)
         span = ImageSpan(len(before), seen.tokens)
         maps = self._tiling.maps(seen.size) if self._tiling else ()
-        return Encoded.in_order(ids, (span,), pixels=seen.values, size=seen.size, maps=maps)
+        return Encoded.in_order(ids, (span,), pixels=seen.values, size=seen.size, most=seen.most, maps=maps)
 
     def _ids(self, prompt: str, whole: bool) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
         """Ids before and after the image; None for the latter where there is none."""
@@ -134,12 +145,18 @@ class Llava(Model):
 
     def inputs(self, prompt: Encoded) -> dict[str, Tensor]:
         ids_BS = torch.tensor([prompt.ids], device=self.device)
+        if prompt.most is not None:  # `generate` lets nobody ask the tower for stretched positions
+            rows_SD = self.decoder.embed(ids_BS[0])
+            made = self.module.model.get_image_features(**self._pixels([prompt]))
+            rows_SD[prompt.system : prompt.system + prompt.visual] = made.pooler_output[0]
+            return {"inputs_embeds": rows_SD[None]}
         return {"input_ids": ids_BS, **(self._pixels([prompt]) if prompt.images else {})}
 
     def _pixels(self, prompts: Sequence[Encoded]) -> dict[str, Any]:
         """What transformers' image features are made of; padding of tiles is left out there, and row ends marked."""
         many = [prompt.pixels for prompt in prompts]
         if self._tiling is None:
-            return {"pixel_values": to_device(torch.stack(many), self.device).to(self.dtype)}
+            stretched = {} if prompts[0].most is None else {"interpolate_pos_encoding": True}
+            return {"pixel_values": to_device(torch.stack(many), self.device).to(self.dtype), **stretched}
         pixels = to_device(torch.cat(many), self.device).to(self.dtype)
         return {"pixel_values": pixels, "image_sizes": torch.tensor([prompt.size for prompt in prompts])}

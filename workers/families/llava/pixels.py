@@ -46,19 +46,22 @@ def to_tiles(image: Image.Image, tiling: Tiling, processor: Any) -> Tensor:
     return torch.stack([torch.as_tensor(one, dtype=torch.float32) for one in pixels])
 
 
-def to_pixels(image: Image.Image, mode: str, processor: Any) -> Tensor:
+def to_pixels(image: Image.Image, mode: str, processor: Any, side: int | None = None) -> Tensor:
     """Pre-process one image.
 
     Args:
         image: RGB.
         mode: ``pad`` to a square with the processor's mean colour (122, 116, 104 for CLIP), or ``crop`` the centre.
         processor: the checkpoint's image processor, PIL back end.
+        side: pixels, in place of the processor's own.
 
     Returns:
         (3, side, side) float32, normalised as the processor says.
     """
     image = _squared(image, mode, processor)
-    return torch.as_tensor(processor(images=image, return_tensors="pt")["pixel_values"][0], dtype=torch.float32)
+    sizes = {} if side is None else {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+    made = processor(images=image, return_tensors="pt", **sizes)["pixel_values"][0]
+    return torch.as_tensor(made, dtype=torch.float32)
 
 
 def as_seen(image: Image.Image, mode: str, processor: Any) -> Image.Image:

@@ -77,6 +77,11 @@ class QwenCheckpoint:
         """Whether the embeddings are the head too."""
         return any(part.get("tie_word_embeddings") for part in (self.config, text_section(self.config, self.place)))
 
+    def visual_tokens(self, image: tuple[int, int]) -> int:
+        """Of an image of some height and width."""
+        rows, columns = self.resizing.grid(image)
+        return rows * columns
+
     @property
     def files(self) -> tuple[Path, ...]:
         """All files with tensors.

@@ -51,6 +51,9 @@ class Qwen(Model):
         self.image_token: int = module.config.image_token_id
         self._resizing = resizing
         self._mlps = feed_forwards(module.model.visual)
+        if self.device.type == "cuda":
+            # It plans anew for every number of windows and patches, 60 to 90 ms each; PyTorch's own does not.
+            torch.backends.cuda.enable_cudnn_sdp(False)
         self._full_layers, self._window = full_layers, config.vision.window if config.vision else 0
         self._chat_template = chat_template
 
@@ -68,6 +71,13 @@ class Qwen(Model):
         rows, columns = self._resizing.grid(size)
         return Pixels(to_patches(image, self._resizing, self.image_processor), rows * columns, size)
 
+    def look_smaller(self, image: Image.Image, mode: str, most: int) -> Pixels:
+        rows, columns = grid = self.grid(size := (image.height, image.width), most)
+        return Pixels(to_patches(image, self._resizing, self.image_processor, grid), rows * columns, size, most)
+
+    def grid(self, size: tuple[int, int], most: int | None = None) -> tuple[int, int]:
+        return self._resizing.grid(size) if most is None else self._resizing.smaller(size, most)
+
     def encode(self, prompt: str, image: Image.Image | Pixels | None, mode: str, whole: bool = False) -> Encoded:
         """Tokenise the text around the image, which stands between two tokens of its own: at once or apart, the same.
 
@@ -82,7 +92,7 @@ class Qwen(Model):
         seen = image if isinstance(image, Pixels) else self.look(image, mode)
         before, _, after = prompt.partition(IMAGE_MARKER)
         head, tail = self._ids(before + BEGIN), self._ids(END + after)
-        grid = self._resizing.grid(seen.size)
+        grid = self.grid(seen.size, seen.most)
         start, following = len(head), len(head) + max(grid)
         positions = (_counted(0, start), _of_image(start, grid), _counted(following, len(tail)))
         return Encoded(
@@ -92,6 +102,7 @@ class Qwen(Model):
             next_position=following + len(tail),
             pixels=seen.values,
             size=seen.size,
+            most=seen.most,
             maps=(TokenMap(0, *grid),),
         )
 
@@ -150,7 +161,7 @@ class Qwen(Model):
 
     def _sizes(self, prompts: Sequence[Encoded]) -> list[tuple[int, int]]:
         """Rows and columns of each image's tokens."""
-        return [self._resizing.grid(prompt.size) for prompt in prompts]
+        return [self.grid(prompt.size, prompt.most) for prompt in prompts]
 
 
 def joined(features_PC: Tensor, visual: Any) -> Tensor:

@@ -12,13 +12,14 @@ from workers.families.qwen.resizing import MAX_RATIO, Resizing
 from workers.tasks.base import DataError
 
 
-def to_patches(image: Image.Image, resizing: Resizing, processor: Any) -> Tensor:
+def to_patches(image: Image.Image, resizing: Resizing, processor: Any, grid: tuple[int, int] | None = None) -> Tensor:
     """Pre-process one image.
 
     Args:
         image: RGB.
         resizing: how large it becomes.
         processor: the checkpoint's image processor, PIL back end.
+        grid: rows and columns of tokens, in place of those that ``resizing`` says.
 
     Returns:
         (patches, values of one) float32, those of a token next to one another.
@@ -31,8 +32,13 @@ def to_patches(image: Image.Image, resizing: Resizing, processor: Any) -> Tensor
             f"the image has {image.width} x {image.height} pixels: its sides differ more than {MAX_RATIO}-fold, "
             "which the model does not take; leave its questions out"
         )
-    made = processor(images=image, return_tensors="pt")
-    rows, columns = (side * resizing.merge for side in resizing.grid((image.height, image.width)))
+    if grid is None:
+        grid, made = resizing.grid((image.height, image.width)), processor(images=image, return_tensors="pt")
+    else:
+        height, width = (side * resizing.unit for side in grid)
+        resized = image.resize((width, height), Image.Resampling(int(processor.resample)))
+        made = processor(images=resized, do_resize=False, return_tensors="pt")
+    rows, columns = (side * resizing.merge for side in grid)
     assert made["image_grid_thw"].tolist() == [[1, rows, columns]], "sizes are not counted as transformers does"
     patches: Tensor = torch.as_tensor(made["pixel_values"], dtype=torch.float32)
     return patches

@@ -45,6 +45,20 @@ class Resizing:
         height, width = self.scaled(image)
         return height // self.unit, width // self.unit
 
+    def smaller(self, image: Size, tokens: int) -> Size:
+        """Rows and columns of at most so many tokens: those of a ``max_pixels`` that allows no more, or of a strip.
+
+        An image that was to grow shrinks from what it would have become.
+        """
+        rows, columns = self.grid(image)
+        if rows * columns <= tokens:
+            return rows, columns
+        grows = round(image[0] / self.unit) * round(image[1] / self.unit) * self.unit**2 < self.min_pixels
+        height, width = self.scaled(image) if grows else image
+        shrink = math.sqrt(height * width / (tokens * self.unit**2))
+        rows, columns = (max(1, math.floor(side / shrink / self.unit)) for side in (height, width))
+        return (rows, columns) if rows * columns <= tokens else (min(rows, tokens), min(columns, tokens))
+
     @property
     def most_tokens(self) -> int:
         """That an image can have: of one that fills ``max_pixels``, or of a strip that no scaling makes narrower.

@@ -29,7 +29,7 @@ from dashboards.rows import (
     reference,
     value_range,
 )
-from dashboards.wording import count, number, p_value, percent, percent_span, plural, points, points_span, shortened
+from dashboards.wording import count, number, p_value, percent, percent_span, plural, points, points_span, told_apart
 from results.analysis.metrics import spoken
 
 HEIGHT = 400
@@ -154,7 +154,7 @@ def heat_figure(heat: Heat, axis: str, held: str = "") -> go.Figure:
         for row in zip(heat.points, heat.significant, heat.partial, strict=True)
     ]  # fmt: skip
     # Rows have numbers, not names: two names that are shortened alike would fall into one row.
-    names, places = [escape(shortened(name, LABEL_LENGTH)) for name in heat.series], list(range(len(heat.series)))
+    names, places = [escape(name) for name in told_apart(heat.series, LABEL_LENGTH)], list(range(len(heat.series)))
     told = _cells(heat, axis, dict(zip(heat.rows["key"], hover(heat.rows), strict=True)), "key")
     chosen = (
         _cells(heat, axis, dict(zip(heat.rows["id"], heat.rows["id"], strict=True)), "id")
@@ -204,7 +204,7 @@ def forest_figure(rows: pd.DataFrame, against: str = "the un-pruned model") -> g
     """
     figure = go.Figure()
     band, test = spoken(rows["diff_interval"]), spoken(rows["test"])
-    names = [escape(shortened(label, 60)) for label in rows["label"]]
+    names = [escape(label) for label in told_apart(rows["label"], 60)]
     colours = [theme.verdict(x, sure) for x, sure in zip(rows["x"], rows["significant"], strict=True)]
     for place, (low, high, colour) in enumerate(zip(rows["low"], rows["high"], colours, strict=True)):
         figure.add_scatter(x=[low, high], y=[place, place], mode="lines", line={"color": colour, "width": 2},
@@ -242,7 +242,7 @@ def ids(rows: pd.DataFrame) -> list[str] | None:
 def _hover(row: dict[Hashable, Any]) -> str:
     span = percent_span(row["ci_low"], row["ci_high"])
     asked = "" if row["state"] == "complete" else f" of {count(row['n_expected'])}"
-    text = f"<b>{escape(shortened(row['label'], 60))}</b><br>"
+    text = f"<b>{escape(row['label'])}</b><br>"
     text += f"accuracy {percent(row['accuracy'])} ({span}), n = {count(row['n'])}{asked}"
     if np.isnan(row["difference"]):
         return text

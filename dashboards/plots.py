@@ -34,7 +34,7 @@ from dashboards.rows import (
     slices,
     value_range,
 )
-from dashboards.wording import shortened
+from dashboards.wording import told_apart
 from results.analysis.metrics import spoken, summary
 from results.disk import make_folder, write_whole
 from results.exchange.exports import original_files
@@ -269,7 +269,7 @@ def forest_plot(rows: pd.DataFrame) -> Figure:
         axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2)
         face = colour if row["significant"] else theme.LIGHT.paper
         axes.plot([row["x"]], [place], marker="o", markersize=6, color=colour, markerfacecolor=face)
-    axes.set_yticks(range(len(rows)), [shortened(label, 48) for label in rows["label"]])
+    axes.set_yticks(range(len(rows)), told_apart(rows["label"], 48))
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(visible=False)
     axes.set_xlim(*forest_range(rows))

@@ -17,6 +17,7 @@ from workers.work import GridPoint, unpruned_point
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install .[dev]")
 expect = playwright.expect
+expect.set_options(timeout=20_000)  # ms; a busy machine is no failure
 pytestmark = needs_chromium
 
 EVIL = "<img src=x onerror=document.title='owned'>"
@@ -251,6 +252,7 @@ def test_ticking_rows_compares_them_and_stays_in_the_url(page, address: str) -> 
     rows = page.locator(".ag-row input[type=checkbox]")
     ticked = page.locator(".ag-center-cols-container .ag-row-selected")
     compared = page.locator("#card-compare .js-plotly-plot")
+    expect(page.locator(".ag-row [col-id=accuracy]").first).to_have_text(re.compile(r"^\d+\.\d$"))
     for place in range(3):  # all of it in one page, which no step may empty
         rows.nth(place).click()
         expect(ticked).to_have_count(place + 1)
@@ -267,11 +269,26 @@ def test_a_page_that_was_opened_before_the_first_answer_fills(page, tmp_path: Pa
     write_fake_experiment(tmp_path / "live", samples=20, done=0)
     with serving([tmp_path / "live"]) as address:
         page.goto(f"{address}/layer")
-        page.wait_for_selector("main .nothing")
+        expect(page.locator("main .nothing")).to_contain_text("Nothing is answered yet")
         write_fake_experiment(tmp_path / "live", samples=20)
         plotted(page, "accuracy")
         assert page.locator("main .nothing").count() == 0
         page.goto("about:blank")  # nobody asks while the server goes
+
+
+def test_a_server_that_is_gone_and_a_page_that_never_was_are_said(browser, address: str) -> None:
+    page = browser.new_page()  # whose console complains of what does not arrive
+    page.goto(f"{address}/layers")
+    expect(page.locator("main .nothing")).to_have_text(
+        "There is no page /layers. Those that there are stand at the top."
+    )
+    page.get_by_role("link", name="Run", exact=True).click()
+    expect(page.locator("main time")).to_have_attribute("data-ago", re.compile(r"^\d+ (s|min) ago$"))
+    page.context.set_offline(True)
+    expect(page.locator("#as-of")).to_have_attribute("data-lost", re.compile("^no answer from the server for"))
+    page.context.set_offline(False)
+    expect(page.locator("#as-of")).not_to_have_attribute("data-lost", re.compile(""))
+    page.close()
 
 
 def test_labels_at_line_ends_stay_at_their_lines_when_zoomed(page, address: str) -> None:

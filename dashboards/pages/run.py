@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pandas as pd
@@ -15,7 +16,7 @@ from dashboards.progress import progress, rate_rows, state_rows
 from dashboards.rows import failure_groups
 from dashboards.view import View
 from dashboards.wording import MISSING, count, number, percent, plural, shortened
-from results.durations import duration, since
+from results.durations import duration
 
 MAX_FAILURES = 30
 
@@ -74,9 +75,15 @@ def _state(source: Source) -> Any:
         ("cells", count(done.answered), f"of {count(done.cells)}; {count(done.missing)} missing"),
         ("speed", speed, each or "over the last fifth of the files"),
         ("failed samples", count(len(source.failures)), "listed below" if len(source.failures) else "none"),
-        ("last answer", MISSING if newest is None else since(newest), str(source.experiment.path)),
+        ("last answer", MISSING if newest is None else _moment(newest), str(source.experiment.path)),
     ]
     return html.Div([html.H3(source.name, dir="auto"), tiles(found)])
+
+
+def _moment(seconds: float) -> Any:
+    """A time of the epoch that stays true in a report; the live app says beside it how long ago that was."""
+    moment = datetime.fromtimestamp(round(seconds), UTC)
+    return html.Time(f"{moment:%Y-%m-%d %H:%M:%S} UTC", dateTime=moment.isoformat())
 
 
 def _failures(failures: pd.DataFrame) -> Any:

@@ -94,3 +94,22 @@ window.dash_clientside.saccade = {
     subtree: true, childList: true, attributes: true, attributeFilter: ["data-tree"],
   });
 })();
+
+// What only the clock changes, each second: how long ago a <time> was, and for how long the server has said nothing.
+(function () {
+  const said = (s) => (s < 60 ? `${s} s` : s < 3600 ? `${Math.floor(s / 60)} min` : s < 172800
+    ? `${Math.floor(s / 3600)} h` : `${Math.floor(s / 86400)} days`);
+  let seen = "", quiet = 0; // seconds that this page was awake, which a sleeping laptop's are not
+  setInterval(() => {
+    for (const time of document.querySelectorAll("time[datetime]")) {
+      const age = Math.round((Date.now() - Date.parse(time.dateTime)) / 1000);
+      time.dataset.ago = age < -1 ? "by a clock that is ahead" : `${said(Math.max(age, 0))} ago`;
+    }
+    const look = document.getElementById("as-of"), live = document.querySelector("#live input");
+    if (!look) return;
+    quiet = look.textContent === seen && live && live.checked ? quiet + 1 : 0;
+    seen = look.textContent;
+    if (quiet > look.dataset.patience) look.dataset.lost = `no answer from the server for ${said(quiet)}`;
+    else delete look.dataset.lost;
+  }, 1000);
+})();

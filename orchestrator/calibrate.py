@@ -42,6 +42,6 @@ def calibrated(
 
 
 def _line(fitted: Fitted) -> str:
-    left = ",".join(map(str, fitted.left))
+    left = "-".join(map(str, fitted.left))
     point = f'strategy: fitprune, layer: {fitted.layer}, rank: {fitted.rank}, left: "{left}"'
     return f"  - {{{point}}}     # {fitted.average:.4g} on average; {100 * fitted.share:.3g} % of the attention may go"

@@ -37,6 +37,7 @@ CELLS = pa.schema(
         ("prompt_tokens", pa.int32()),
         ("visual_tokens", pa.int32()),
         ("text_tokens", pa.int32()),  # after the image; null: an earlier version did not say
+        ("squares", pa.int32()),  # that the tower saw; null: one, or as many as visual tokens say
     ]
 )
 KEPT = pa.schema(
@@ -44,10 +45,7 @@ KEPT = pa.schema(
         *ADDRESS,
         ("visual_tokens", pa.int32()),
         ("kept_mask", pa.binary()),
-        (
-            "maps",
-            pa.string(),
-        ),  # where tokens lie, see `workers/token_maps.py`; null: as the model's grid says
+        ("maps", pa.string()),  # where tokens lie (`workers/token_maps.py`); null: as the model's grid says
     ]
 )
 MEASURES = pa.schema([*ADDRESS, ("name", pa.string()), ("value", pa.float64())])
@@ -73,9 +71,8 @@ SAMPLES = pa.schema(
 )
 PICTURES = pa.schema([("context", pa.string()), ("sample", pa.string()), ("webp", pa.binary())])
 SCHEMAS = {"cells": CELLS, "kept": KEPT, "measures": MEASURES, "failures": FAILURES, "pictures": PICTURES}  # by folder
-ADDED = frozenset(
-    {"score", "text_tokens", "group", "answers", "pixels", "maps"}
-)  # that files of earlier versions do not have
+# Columns that files of earlier versions do not have.
+ADDED = frozenset({"score", "text_tokens", "group", "answers", "pixels", "maps", "squares"})
 HOLES = ADDED | {"parsed", "image", "patches"}  # columns in which a value may be missing
 
 

@@ -40,14 +40,14 @@ _DROPPED = """
 
 @dataclass(frozen=True, slots=True)
 class Falling:
-    """Whole numbers that do not rise, written ``404,368,348``."""
+    """Whole numbers that do not rise, written ``404-368-348``."""
 
     remedy: ClassVar[str] = "`saccade calibrate` finds them"
 
     def complaint(self, value: Any, heads: int | None = None) -> str | None:
-        numbers = str(value).split(",")
+        numbers = str(value).split("-")
         if not isinstance(value, str) or not all(number.isascii() and number.isdigit() for number in numbers):
-            return f"{str(value)[:40]!r} is no text of whole numbers such as '404,368,348'; {self.remedy}"
+            return f"{str(value)[:40]!r} is no text of whole numbers such as '404-368-348'; {self.remedy}"
         rising = [(one, next_) for one, next_ in pairwise(numbers) if int(next_) > int(one)]
         return f"{rising[0][1]} is above the {rising[0][0]} before it" if rising else None
 
@@ -67,12 +67,12 @@ def fitprune(layer: int, rank: int, *, left: Annotated[str, Falling()]) -> tuple
     Args:
         layer: of the first stage; 1 in the original, of what goes in its layer 0.
         rank: tokens that it leaves.
-        left: tokens that are left after each of the layers that follow, ``404,368,348``; from then on none go.
+        left: tokens that are left after each of the layers that follow, ``404-368-348``; from then on none go.
 
     Raises:
         ValueError: more are left than before.
     """
-    kept = [rank, *map(int, filter(None, left.split(",")))]
+    kept = [rank, *map(int, filter(None, left.split("-")))]
     if len(kept) > 1 and kept[1] > rank:
         raise ValueError(f"left: {kept[1]} is above the first stage's rank {rank}")
     fewer = [place for place, now in enumerate(kept) if place == 0 or now < kept[place - 1]]
@@ -84,5 +84,5 @@ def published() -> tuple[tuple[int, tuple[tuple[str, str], ...]], ...]:
     found = []
     for line in _DROPPED.strip().splitlines():
         _, *left = accumulate(map(int, line.split()), lambda before, gone: before - gone, initial=576)
-        found.append((left[0], (("left", ",".join(map(str, left[1:]))),)))
+        found.append((left[0], (("left", "-".join(map(str, left[1:]))),)))
     return tuple(found)

@@ -17,9 +17,10 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
+from strategies import several
 from strategies.evidence import PLACES, RECEIVED_ATTENTION, EvidenceView
 from strategies.limits import Range
-from strategies.scores import descending_order
+from strategies.several import Views
 
 MIDDLE, DEEP = f"{RECEIVED_ATTENTION}@8/24", f"{RECEIVED_ATTENTION}@-2"
 NEEDS = frozenset({MIDDLE, DEEP, PLACES})
@@ -44,16 +45,24 @@ def hiprune(
     Returns:
         (keep,) int64, ascending, unique.
     """
+    return together([view], keep, alpha=alpha, edges=edges)[0]
+
+
+def together(views: Views, keep: int, *, alpha: float = 0.1, edges: str = "clip") -> Tensor:
+    """(B, keep) the same of several images with as many tokens."""
     anchors = min(round(keep * alpha / GROUP), keep // GROUP)
-    anchor_A = view.by_falling(MIDDLE)[:anchors]
-    square_V, row_V, column_V = view.read(PLACES).long().unbind(dim=1)
-    width, last = column_V.amax(), row_V.amax() * column_V.amax() - 1
-    place_V = ((row_V - 1) * width + column_V - 1).where(square_V > 0, -1)
-    one = torch.ones_like(width)
-    around_A4 = place_V[anchor_A][:, None] + torch.stack((-one, one, -width, width))
+    anchor_BA = several.by_falling(views, MIDDLE)[:, :anchors]
+    square_BV, row_BV, column_BV = several.read(views, PLACES).long().unbind(dim=2)
+    width_B1 = column_BV.amax(dim=1, keepdim=True)
+    last_B1 = row_BV.amax(dim=1, keepdim=True) * width_B1 - 1
+    place_BV = ((row_BV - 1) * width_B1 + column_BV - 1).where(square_BV > 0, -1)
+    one_B1 = torch.ones_like(width_B1)
+    aside_B14 = torch.stack((-one_B1, one_B1, -width_B1, width_B1), dim=2)
+    around_BA4 = place_BV.gather(1, anchor_BA)[:, :, None] + aside_B14
     if edges == "clip":
-        around_A4 = around_A4.clamp(min=0).minimum(last)
-    near_VA = (place_V[:, None, None] == around_A4).any(dim=2) & (square_V[:, None] == square_V[anchor_A])
-    first_V = (near_VA.any(dim=1) & (place_V >= 0)).index_fill(0, anchor_A, True)
-    deep_V = view.read(DEEP).mean(dim=1).masked_fill(first_V, torch.inf)
-    return descending_order(deep_V)[:keep].sort().values
+        around_BA4 = around_BA4.clamp(min=0).minimum(last_B1[:, :, None])
+    same_BVA = square_BV[:, :, None] == square_BV.gather(1, anchor_BA)[:, None]
+    near_BVA = (place_BV[:, :, None, None] == around_BA4[:, None]).any(dim=3) & same_BVA
+    first_BV = (near_BVA.any(dim=2) & (place_BV >= 0)).scatter(1, anchor_BA, True)
+    deep_BV = several.means(views, DEEP).masked_fill(first_BV, torch.inf)
+    return several.orders(deep_BV)[:, :keep].sort(dim=1).values

@@ -19,9 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from strategies import several
 from strategies.evidence import CLASS_ATTENTION, EvidenceView, without_nan
 from strategies.limits import Range
 from strategies.scores import lifted
+from strategies.several import Views
 from strategies.view import Evidence
 
 NEEDS = frozenset({CLASS_ATTENTION, Evidence.HIDDEN})
@@ -46,19 +48,26 @@ def holov(
     Returns:
         (keep,) int64, ascending, unique.
     """
-    chosen_K = _chosen(view, keep, stretches, form)
-    free_V = torch.ones(view.visual, device=view.device).index_fill(0, chosen_K, 0)
-    zeros_N = free_V.sort(descending=True, stable=True).indices[: keep - len(chosen_K)]
-    return torch.cat((chosen_K, zeros_N)).sort().values
+    return together([view], keep, stretches=stretches, form=form)[0]
+
+
+def together(
+    views: Views, keep: int, *, stretches: int = 16, form: str = "redistributed", fed: str = "stretches"
+) -> Tensor:
+    """(B, keep) the same of several images with as many tokens."""
+    fed_BK = _fed(views, keep, stretches, form)
+    free_BV = fed_BK.new_ones(len(views), views[0].visual + 1).scatter(1, fed_BK, 0)[:, :-1]
+    return free_BV.sort(dim=1, stable=True).indices[:, :keep].sort(dim=1).values
 
 
 def holov_rows(
     view: EvidenceView, kept_K: Tensor, *, stretches: int = 16, form: str = "redistributed", fed: str = "stretches"
 ) -> Tensor:
     """(K, D) what the decoder sees: the chosen patches, and in the literal form zeros in place of missing ones."""
-    chosen_K = _chosen(view, len(kept_K), stretches, form)
-    rows_KD = view.hidden_VD[chosen_K if fed == "stretches" else chosen_K.sort().values]
-    return torch.cat((rows_KD, rows_KD.new_zeros(len(kept_K) - len(chosen_K), rows_KD.shape[1])))
+    fed_K = _fed([view], len(kept_K), stretches, form)[0]
+    if fed == "raster":
+        fed_K = fed_K.sort().values
+    return view.hidden_VD[fed_K.clamp(max=view.visual - 1)].masked_fill((fed_K == view.visual)[:, None], 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,41 +99,62 @@ class _Stretches:
         own_V = self.own_V
         return own_V * self.sizes[0] + torch.arange(self.visual, device=self.device) - self.starts_G[own_V]
 
-    def side_by_side(self, rows_VX: Tensor) -> Tensor:
-        """(G, N, ...) the rows of each, 0 behind those of the shorter ones."""
-        padded = rows_VX.new_zeros(self.count * self.sizes[0], *rows_VX.shape[1:])
-        return padded.index_copy(0, self.flat_V, rows_VX).unflatten(0, (self.count, self.sizes[0]))
+    def side_by_side(self, rows_BVX: Tensor) -> Tensor:
+        """(B, G, N, ...) the rows of each, 0 behind those of the shorter ones."""
+        padded = rows_BVX.new_zeros(len(rows_BVX), self.count * self.sizes[0], *rows_BVX.shape[2:])
+        return padded.index_copy(1, self.flat_V, rows_BVX).unflatten(1, (self.count, self.sizes[0]))
 
 
-def _chosen(view: EvidenceView, keep: int, stretches: int, form: str) -> Tensor:
-    """Stretch by stretch, each by falling score, or as it lies where it is kept whole."""
-    runs = _Stretches(view.visual, min(stretches, view.visual), view.device)
-    own_V, attention_V = runs.own_V, SCALE * view.read(CLASS_ATTENTION).mean(dim=1)
-    score_V = view.once(("holov", stretches), lambda: _scores(view, attention_V, runs))
-    sizes_G = torch.bincount(own_V, minlength=runs.count)
-    weights = (runs.side_by_side(score_V).sum(dim=1) / sizes_G).tolist()
-    budgets_G = torch.tensor(_budgets(weights, runs.sizes, keep, pass_on=form != "literal"), device=view.device)
-    by_V = (score_V if form == "paper" else attention_V).masked_fill((budgets_G >= sizes_G)[own_V], torch.inf)
-    order_V = by_V.sort(descending=True, stable=True).indices
-    order_V = order_V[own_V[order_V].sort(stable=True).indices]
-    place_V = torch.arange(view.visual, device=view.device) - runs.starts_G[own_V]
-    return order_V[place_V < budgets_G[own_V]]
+def _fed(views: Views, keep: int, stretches: int, form: str) -> Tensor:
+    """(B, keep) stretch by stretch, each by falling score, or as it lies where it is kept whole; V for each missing."""
+    what = ("holov", keep, stretches, form)
+    if any(what not in view.made for view in views):
+        runs = _Stretches(views[0].visual, min(stretches, views[0].visual), views[0].device)
+        several.keep_each(views, what, _chosen(views, keep, runs, form))
+    return torch.stack([view.made[what] for view in views])
 
 
-def _scores(view: EvidenceView, attention_V: Tensor, runs: _Stretches) -> Tensor:
-    """(V,) attention, and variety scaled to its mean: the variance of a patch's likeness to the others of its stretch.
+def _chosen(views: Views, keep: int, runs: _Stretches, form: str) -> Tensor:
+    attention_BV, own_V = SCALE * several.means(views, CLASS_ATTENTION), runs.own_V
+    if any(("holov", runs.count) not in view.made for view in views):
+        several.keep_each(views, ("holov", runs.count), _scores(views, attention_BV, runs))
+    score_BV = torch.stack([view.made["holov", runs.count] for view in views])
+    sizes_G = torch.tensor(runs.sizes, device=runs.device)
+    weights = (runs.side_by_side(score_BV).sum(dim=2) / sizes_G).tolist()
+    budgets = [_budgets(heaviness, runs.sizes, keep, pass_on=form != "literal") for heaviness in weights]
+    budgets_BG = torch.tensor(budgets, device=runs.device)
+    by_BV = score_BV if form == "paper" else attention_BV
+    by_BV = by_BV.masked_fill((budgets_BG >= sizes_G)[:, own_V], torch.inf)
+    order_BV = by_BV.sort(dim=1, descending=True, stable=True).indices
+    order_BV = order_BV.gather(1, own_V[order_BV].sort(dim=1, stable=True).indices)
+    place_V = torch.arange(runs.visual, device=runs.device) - runs.starts_G[own_V]
+    beyond_BV = place_V >= budgets_BG[:, own_V]
+    order_BV = order_BV.masked_fill(beyond_BV, runs.visual)
+    return order_BV.gather(1, beyond_BV.sort(dim=1, stable=True).indices)[:, :keep]
+
+
+def _scores(views: Views, attention_BV: Tensor, runs: _Stretches) -> Tensor:
+    """(B, V) attention, and variety scaled to its mean: the variance of a patch's likeness to others of its stretch.
 
     Its likeness to itself counts as 0, and by the number of others is divided.
     """
-    unit_GND = runs.side_by_side(normalize(lifted(view.hidden_VD), dim=-1))
-    there_GN = runs.side_by_side(torch.ones_like(unit_GND[0, 0, :1]).expand(view.visual))
-    likeness_GNN = unit_GND @ unit_GND.transpose(1, 2)
-    likeness_GNN = likeness_GNN * (1 - torch.eye(runs.sizes[0], dtype=unit_GND.dtype, device=view.device))
-    others_G1 = (there_GN.sum(dim=1, keepdim=True) - 1).clamp(min=1)
-    mean_GN = likeness_GNN.sum(dim=2) / others_G1
-    apart_GNN = (likeness_GNN - mean_GN[:, :, None]) * there_GN[:, None]
-    variety_V = (apart_GNN.square().sum(dim=2) / others_G1).flatten()[runs.flat_V]
-    return without_nan(attention_V + VARIETY * variety_V * attention_V.mean() / (variety_V.mean() + 1e-6), "a score")
+    there_1GN = runs.side_by_side(torch.ones_like(attention_BV[:1]))
+    likeness_BGNN = torch.stack([_likeness(view, runs) for view in views])
+    likeness_BGNN = likeness_BGNN * (1 - torch.eye(runs.sizes[0], dtype=likeness_BGNN.dtype, device=runs.device))
+    others_1G1 = (there_1GN.sum(dim=2, keepdim=True) - 1).clamp(min=1)
+    mean_BGN = likeness_BGNN.sum(dim=3) / others_1G1
+    apart_BGNN = (likeness_BGNN - mean_BGN[:, :, :, None]) * there_1GN[:, :, None]
+    variety_BV = (apart_BGNN.square().sum(dim=3) / others_1G1).flatten(1)[:, runs.flat_V]
+    attentive_B1, various_B1 = (
+        torch.stack([row_V.mean() for row_V in of_BV])[:, None] for of_BV in (attention_BV, variety_BV)
+    )
+    return without_nan(attention_BV + VARIETY * variety_BV * attentive_B1 / (various_B1 + 1e-6), "a score")
+
+
+def _likeness(view: EvidenceView, runs: _Stretches) -> Tensor:
+    """(G, N, N) cosines of the patches of a stretch."""
+    unit_GND = runs.side_by_side(normalize(lifted(view.hidden_VD), dim=-1)[None])[0]
+    return unit_GND @ unit_GND.transpose(1, 2)
 
 
 def _budgets(heaviness: list[float], sizes: list[int], keep: int, pass_on: bool) -> list[int]:

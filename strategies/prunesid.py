@@ -17,11 +17,14 @@ import math
 import torch
 from torch import Tensor
 
+from strategies import several
 from strategies.evidence import CLASS_ATTENTION, CLASS_FEATURES, LOADINGS, PLACES, TOWER_FEATURES, EvidenceView
 from strategies.scores import lifted
+from strategies.several import Views
 
 DRAWN_NEEDS = frozenset({CLASS_ATTENTION, CLASS_FEATURES, PLACES, TOWER_FEATURES})
 NEEDS = DRAWN_NEEDS | {LOADINGS}
+AT_ONCE = 8  # rounds of removing what is alike before one asks whether something changed
 ROUNDS = 2  # of the drawn subspace, as torch.pca_lowrank
 
 
@@ -35,73 +38,110 @@ def prunesid(view: EvidenceView, keep: int) -> Tensor:
     Returns:
         (keep,) int64, ascending, unique.
     """
-    return _with_spare(view, _chosen(view, keep, drawn=False), keep)
+    return together([view], keep)[0]
 
 
 def prunesid_drawn(view: EvidenceView, keep: int) -> Tensor:
     """As ``prunesid``, by components in a subspace that is drawn."""
-    return _with_spare(view, _chosen(view, keep, drawn=True), keep)
+    return drawn_together([view], keep)[0]
+
+
+def together(views: Views, keep: int) -> Tensor:
+    """(B, keep) ``prunesid`` of several images with as many tokens."""
+    return _with_spare(views, _chosen(views, keep, drawn=False), keep)
+
+
+def drawn_together(views: Views, keep: int) -> Tensor:
+    """(B, keep) ``prunesid_drawn`` of several images with as many tokens."""
+    return _with_spare(views, _chosen(views, keep, drawn=True), keep)
 
 
 def prunesid_rows(view: EvidenceView, kept_K: Tensor) -> Tensor:
     """(K, D) the class token, and the patches group by group."""
-    return _rows(view, _chosen(view, len(kept_K), drawn=False))
+    return _rows(view, _chosen([view], len(kept_K), drawn=False)[0])
 
 
 def prunesid_drawn_rows(view: EvidenceView, kept_K: Tensor) -> Tensor:
     """As ``prunesid_rows``."""
-    return _rows(view, _chosen(view, len(kept_K), drawn=True))
+    return _rows(view, _chosen([view], len(kept_K), drawn=True)[0])
 
 
-def _with_spare(view: EvidenceView, chosen_K: Tensor, keep: int) -> Tensor:
+def _with_spare(views: Views, chosen_BK: Tensor, keep: int) -> Tensor:
     """With the place that stands for the class token: the most attended patch that is not chosen."""
     if keep == 0:
-        return chosen_K[:0]
-    spare_V = view.read(CLASS_ATTENTION).sum(dim=1).index_fill(0, chosen_K, -torch.inf)
-    return torch.cat((chosen_K, spare_V.argmax(dim=0, keepdim=True))).sort().values
+        return chosen_BK
+    sums_BV = several.each(views, "summed attention", lambda view: view.read(CLASS_ATTENTION).sum(dim=1))
+    spare_B1 = sums_BV.scatter(1, chosen_BK, -torch.inf).argmax(dim=1, keepdim=True)
+    return torch.cat((chosen_BK, spare_B1), dim=1).sort(dim=1).values
 
 
 def _rows(view: EvidenceView, chosen_K: Tensor) -> Tensor:
     return view.projected(torch.cat((view.read(CLASS_FEATURES)[:1], view.read(TOWER_FEATURES)[chosen_K])))
 
 
-def _chosen(view: EvidenceView, keep: int, drawn: bool) -> Tensor:
-    """(keep - 1,) patches, group by group, in each first those that nothing better is like."""
-    return view.once(("chosen", keep, drawn), lambda: _by_groups(view, keep, drawn))
+def _chosen(views: Views, keep: int, drawn: bool) -> Tensor:
+    """(B, keep - 1) patches, group by group, in each first those that nothing better is like."""
+    what = ("chosen", keep, drawn)
+    if any(what not in view.made for view in views):
+        square_BV = _squares(several.read(views, PLACES)[:, :, 0])
+        if bool((square_BV == square_BV[0]).all()):
+            several.keep_each(views, what, _by_groups(views, square_BV[0].contiguous(), keep, drawn))
+        else:  # cut into other squares, which have other numbers of components
+            several.keep_each(views, what, torch.cat([_chosen([view], keep, drawn) for view in views]))
+    return torch.stack([view.made[what] for view in views])
 
 
-def _by_groups(view: EvidenceView, keep: int, drawn: bool) -> Tensor:
-    square_V = view.read(PLACES)[:, 0].contiguous()
+def _squares(number_BV: Tensor) -> Tensor:
+    """(B, V) the number of each patch's square, from 1 in each image; 0 for a row that is no patch."""
+    first_B1 = number_BV.where(number_BV > 0, number_BV.amax()).amin(dim=1, keepdim=True)
+    return (number_BV - first_B1 + 1).clamp(min=0)
+
+
+def _by_groups(views: Views, square_V: Tensor, keep: int, drawn: bool) -> Tensor:
     numbers_N = square_V[square_V > 0].unique()
     each = max(1, keep // 4 // len(numbers_N))
-    loading_VP = _drawn(view, each) if drawn else view.read(LOADINGS)[:, :each]
-    groups = loading_VP.shape[1] * len(numbers_N)
-    own_V = torch.searchsorted(numbers_N, square_V) * loading_VP.shape[1] + loading_VP.argmax(dim=1)
-    group_V = own_V.where(square_V > 0, groups)  # behind all others: no patch
-    order_V = view.by_falling(CLASS_ATTENTION)
-    order_V = order_V[group_V[order_V].sort(stable=True).indices]
-    alive_V = _survivors(view.likeness(TOWER_FEATURES), group_V, order_V, keep / 32)
-    sizes, alive = (
-        torch.bincount(one, minlength=groups + 1)[:groups].tolist() for one in (group_V, group_V[order_V[alive_V]])
-    )
-    order_V = order_V[(2 * group_V[order_V] - alive_V.long()).sort(stable=True).indices]
-    budgets = [*_budgets(sizes, alive, keep), view.visual]
-    starts_G = torch.tensor([0, *sizes], device=view.device).cumsum(dim=0)
-    place_V = torch.arange(view.visual, device=view.device) - starts_G[group_V[order_V]]
-    within_V = place_V < torch.tensor(budgets, device=view.device)[group_V[order_V]]
-    return order_V[within_V][: max(keep - 1, 0)]
+    loading_BVP = torch.stack([_drawn(view, each) for view in views]) if drawn else several.read(views, LOADINGS)
+    loading_BVP = loading_BVP[:, :, :each]
+    groups = loading_BVP.shape[2] * len(numbers_N)
+    own_BV = torch.searchsorted(numbers_N, square_V) * loading_BVP.shape[2] + loading_BVP.argmax(dim=2)
+    group_BV = own_BV.where(square_V > 0, groups)  # behind all others: no patch
+    order_BV = several.by_falling(views, CLASS_ATTENTION)
+    order_BV = order_BV.gather(1, group_BV.gather(1, order_BV).sort(dim=1, stable=True).indices)
+    group_BV = group_BV.gather(1, order_BV)  # from here on in that order
+    alive_BV = _survivors(views, group_BV, order_BV, keep / 32)
+    in_BVG = group_BV[:, :, None] == torch.arange(groups, device=group_BV.device)
+    counts_2BG = torch.stack((in_BVG.sum(dim=1), (in_BVG & alive_BV[:, :, None]).sum(dim=1)))
+    budgets = [
+        [*_budgets(sizes, alive, keep), len(square_V)] for sizes, alive in zip(*counts_2BG.tolist(), strict=True)
+    ]
+    starts_BG = torch.nn.functional.pad(counts_2BG[0].cumsum(dim=1), (1, 0))
+    place_BV = torch.arange(len(square_V), device=group_BV.device) - starts_BG.gather(1, group_BV)
+    beyond_BV = place_BV >= torch.tensor(budgets, device=group_BV.device).gather(1, group_BV)
+    # Within a group survivors come first, and what is beyond its budget comes after all groups.
+    first_BV = (2 * group_BV - alive_BV.long()).sort(dim=1, stable=True).indices
+    first_BV = first_BV.gather(1, beyond_BV.sort(dim=1, stable=True).indices)
+    return order_BV.gather(1, first_BV)[:, : max(keep - 1, 0)]
 
 
-def _survivors(likeness_VV: Tensor, group_V: Tensor, order_V: Tensor, ratio: float) -> Tensor:
-    """(V,) bool in the given order: which patches nothing before them of their group that survives is too like."""
-    pairs = max(len(group_V) * (len(group_V) - 1), 1)
-    threshold = ratio * (likeness_VV.sum() - likeness_VV.diagonal().sum()) / pairs
-    alike_VV = (likeness_VV > threshold) & (group_V[:, None] == group_V)
-    beats_VV = alike_VV[order_V][:, order_V].tril(diagonal=-1)
-    alive_V, before_V = torch.ones_like(group_V, dtype=torch.bool), torch.zeros_like(group_V, dtype=torch.bool)
-    while not torch.equal(alive_V, before_V):  # as many rounds as the longest chain of likes, a few
-        alive_V, before_V = ~(beats_VV & alive_V).any(dim=1), alive_V
-    return alive_V
+def _survivors(views: Views, group_BV: Tensor, order_BV: Tensor, ratio: float) -> Tensor:
+    """(B, V) bool in the given order: which patches nothing before them of their group that survives is too like."""
+    pairs = max(group_BV.shape[1] * (group_BV.shape[1] - 1), 1)
+    threshold_B = ratio * several.each(views, "likeness between", _between) / pairs
+    likeness_BVV = torch.stack([view.likeness(TOWER_FEATURES) for view in views])
+    image_B11 = torch.arange(len(views), device=order_BV.device)[:, None, None]
+    alike_BVV = (likeness_BVV > threshold_B[:, None, None])[image_B11, order_BV[:, :, None], order_BV[:, None]]
+    beats_BVV = (alike_BVV & (group_BV[:, :, None] == group_BV[:, None])).tril(diagonal=-1)
+    alive_BV, before_BV = torch.ones_like(group_BV, dtype=torch.bool), torch.zeros_like(group_BV, dtype=torch.bool)
+    while not torch.equal(alive_BV, before_BV):  # some rounds more than the longest chain of likes: asking waits
+        for _ in range(AT_ONCE):
+            alive_BV, before_BV = ~(beats_BVV & alive_BV[:, None]).any(dim=2), alive_BV
+    return alive_BV
+
+
+def _between(view: EvidenceView) -> Tensor:
+    """() sum of the likenesses of all pairs."""
+    likeness_VV = view.likeness(TOWER_FEATURES)
+    return likeness_VV.sum() - likeness_VV.diagonal().sum()
 
 
 def _budgets(sizes: list[int], alive: list[int], keep: int) -> list[int]:

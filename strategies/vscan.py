@@ -19,9 +19,11 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from strategies import several
 from strategies.evidence import CLASS_ATTENTION, PLACES, EvidenceView
 from strategies.limits import Range
-from strategies.scores import cosine, descending_order, lifted
+from strategies.scores import cosine, lifted
+from strategies.several import Views
 from strategies.stages import Stage
 from strategies.view import Evidence
 
@@ -40,17 +42,23 @@ def vscan_tower(view: EvidenceView, keep: int) -> Tensor:
     Returns:
         (keep,) int64, ascending, unique.
     """
-    global_K = view.by_falling(CLASS_ATTENTION)[: keep // 2]
-    local_V = view.read(SHALLOW).mean(dim=1).index_fill(0, global_K, -1.0)
-    order_V = descending_order(local_V)
-    square_V, row_V, column_V = view.read(PLACES).long().unbind(dim=1)
-    side = row_V.amax()
-    window_V = (square_V * WINDOWS + (row_V - 1) * WINDOWS // side) * WINDOWS + (column_V - 1) * WINDOWS // side
-    same_VV = window_V[order_V][:, None] == window_V[order_V]
-    better_V = same_VV.tril(diagonal=-1).sum(dim=1)  # of its window, in the order of scores
-    better_V = better_V + (local_V[order_V] < 0) * view.visual  # what is chosen already comes last
-    local_K = order_V[better_V.sort(stable=True).indices][: keep - len(global_K)]
-    return torch.cat((global_K, local_K)).sort().values
+    return together([view], keep)[0]
+
+
+def together(views: Views, keep: int) -> Tensor:
+    """(B, keep) the same of several images with as many tokens."""
+    global_BK = several.by_falling(views, CLASS_ATTENTION)[:, : keep // 2]
+    local_BV = several.means(views, SHALLOW).scatter(1, global_BK, -1.0)
+    order_BV = several.orders(local_BV)
+    square_BV, row_BV, column_BV = several.read(views, PLACES).long().unbind(dim=2)
+    side_B1 = row_BV.amax(dim=1, keepdim=True)
+    down_BV, along_BV = (row_BV - 1) * WINDOWS // side_B1, (column_BV - 1) * WINDOWS // side_B1
+    window_BV = ((square_BV * WINDOWS + down_BV) * WINDOWS + along_BV).gather(1, order_BV)
+    same_BVV = window_BV[:, :, None] == window_BV[:, None]
+    better_BV = same_BVV.tril(diagonal=-1).sum(dim=2)  # of its window, in the order of scores
+    better_BV = better_BV + (local_BV.gather(1, order_BV) < 0) * order_BV.shape[1]  # what is chosen already comes last
+    local_BK = order_BV.gather(1, better_BV.sort(dim=1, stable=True).indices)[:, : keep - keep // 2]
+    return torch.cat((global_BK, local_BK), dim=1).sort(dim=1).values
 
 
 def vscan_rows(view: EvidenceView, kept_K: Tensor) -> Tensor:

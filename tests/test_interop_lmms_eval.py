@@ -277,11 +277,12 @@ def test_normalised_answers_equal_lmms_evals():
             assert normalised(answer) == theirs(answer), answer
 
 
-def test_distances_and_relaxed_numbers_are_lmms_evals():
+def test_distances_relaxed_numbers_and_boxes_are_lmms_evals():
     import random
 
     from lmms_eval.api.metrics import anls
     from lmms_eval.tasks.chartqa.utils import relaxed_correctness
+    from lmms_eval.tasks.refcoco.utils_rec import compute_accuracy, parse_float_sequence_within
 
     from workers.tasks.answers import SCORERS
     from workers.tasks.base import Sample
@@ -295,3 +296,8 @@ def test_distances_and_relaxed_numbers_are_lmms_evals():
                        for _ in range(2))  # fmt: skip
         ours = SCORERS["relaxed_accuracy"](said, Sample(id="1", question="?", label=right, image=None))
         assert ours.score == relaxed_correctness(said, right), (said, right)
+        left, top = draw.uniform(0, 0.5), draw.uniform(0, 0.5)
+        box = [round(n, 3) for n in (left, top, left + draw.uniform(0.1, 0.5), top + draw.uniform(0.1, 0.5))]
+        said = f"at {[round(n + draw.uniform(-0.1, 0.1), 3) for n in box]}."
+        ours = SCORERS["box_iou"](said, Sample(id="1", question="?", label=str(box), image=None))
+        assert ours.score == compute_accuracy(box, parse_float_sequence_within(said)), (said, box)

@@ -82,8 +82,8 @@ def test_calibration_prints_lines_for_a_grid(sweep: Path) -> None:
     found = [point for point in load_sweep(sweep).points if point.strategy == "fitprune"]
     assert [point.layer for point in found] == [1, 1]
     assert 16 > found[0].rank > found[1].rank
-    long = replace(found[0], params=(("left", ",".join(["16"] * 30)),))
-    assert long.label.startswith(f"fitprune layer=1 rank={long.rank} left=16,16,16,16,16,1...")
+    long = replace(found[0], params=(("left", "-".join(["16"] * 30)),))
+    assert long.label.startswith(f"fitprune layer=1 rank={long.rank} left=16-16-16-16-16-1...")
     assert len(long.label) < 60
 
 

@@ -186,7 +186,7 @@ def test_every_method_has_its_selector_cost(tmp_path: Path) -> None:
 def test_a_smaller_image_costs_the_tower_less() -> None:
     """As many tokens in every layer of the decoder, and a sixteenth of the patches before it."""
     points = [GridPoint(strategy=name, layer=0, rank=36) for name in ("downsample", "divprune")]
-    counted = count_costs(points, SEVEN_B, "float16", np.array([[691], [576], [80], [1]]))
+    counted = count_costs(points, SEVEN_B, "float16", np.array([[691], [576], [80], [-1], [1]]))
     smaller, whole = counted.to_dict("records")
     assert smaller["prefill_tflop"] == whole["prefill_tflop"]
     assert smaller["average_visual_tokens"] == whole["average_visual_tokens"] == 36

@@ -88,7 +88,7 @@ def test_rules_and_figures_of_its_own_judge_and_are_shown(sweep, tmp_path):
     parts = experiment.manifest.context_parts
     assert (parts["scorer"], parts["scoring"]) == ("loose", parts["task_source"])
     figures = task_metrics(experiment)
-    assert headline(figures, experiment)["name"].unique().tolist() == ["second half"]
+    assert headline(figures)["name"].unique().tolist() == ["second half"]
     catalog.admit(from_text("my_task.py", f"{JUDGED}# another\n", "judged"))
     assert task_metrics(experiment).empty  # another version says nothing of these cells
 

@@ -192,7 +192,7 @@ def test_run_says_what_a_choice_goes_by(tmp_path: Path) -> None:
             "image's tokens, from layer 22 on none; the picture shows what reached the last layer",
         ),
         (
-            GridPoint(strategy="fitprune", layer=1, rank=99, params=(("left", "80,70,60,50"),)),
+            GridPoint(strategy="fitprune", layer=1, rank=99, params=(("left", "80-70-60-50"),)),
             "in stages: 5 from layer 1 to 5, 99 to 50 left, by the attention of the question's words and the attention "
             "of the image's tokens; the picture shows what reached the last layer",
         ),

@@ -256,10 +256,27 @@ def test_best_is_marked_only_beyond_chance(found, tmp_path):
     }
 
 
-def test_a_benchmark_that_is_not_known_here_says_what_is_shown(found, monkeypatch):
+def test_a_benchmark_that_is_not_known_here_has_the_figures_that_its_run_wrote(found, monkeypatch):
     monkeypatch.setattr(task_metrics, "find", lambda name: None)
     (note, *_) = benchmark_table(found).notes
-    assert note.endswith(": the mean score of scienceqa, whose own figures `saccade run` alone writes")
+    assert note == "first: the mean score of scienceqa, whose own figures `saccade run` writes when it ends"
+    place = found[0].experiment.path / task_metrics.WRITTEN
+    place.parent.mkdir()
+    figures = (("score (f1)", 0.25, "share", True), ("length", 7.5, "points", False))
+    lines = [
+        f"{point.key},{point.label},{name},{value},40,{unit},{quoted}"
+        for point in GRID
+        for name, value, unit, quoted in figures
+    ]
+    place.write_text("\n".join(["\ufeffpoint,label,name,value,n,unit,quoted", *lines]) + "\n")
+    table = benchmark_table(found)
+    assert {row.cells["first"].value for row in table.rows} == {25.0}
+    assert not any(line.startswith("first: the mean score") for line in table.notes)
+    written_by_run = task_metrics.task_metrics(found[0].experiment)
+    assert list(written_by_run["text"][:2]) == ["25.0 %", "7.5"]
+    place.write_text("point,label\n")
+    assert task_metrics.task_metrics(found[0].experiment).empty
+    assert "task_metrics.csv" in found[0].experiment.notes[0]
 
 
 def test_methods_are_held_against_one(found):

@@ -63,7 +63,7 @@ def test_every_benchmark_runs_and_shows_its_figures(tmp_path, small_checkpoint, 
     assert (result.computed, result.failed) == (2 * len(prepared.samples), 0)
     experiment = Experiment.open(tmp_path / "out")
     figures = task_metrics(experiment)
-    assert list(headline(figures, experiment)["name"].unique()) == ([HEADLINES[name]] if name in HEADLINES else [])
+    assert list(headline(figures)["name"].unique()) == ([HEADLINES[name]] if name in HEADLINES else [])
     tables = {path.name for path in write_exports(experiment)}
     assert ("task_metrics.csv" in tables) == bool(len(figures)) == (name not in ("textvqa", "scienceqa_img"))
     page = write_report(experiment).read_text()
@@ -175,7 +175,7 @@ def test_text_only_questions_stand_apart_in_the_table(tmp_path):
     experiment = write_cells(tmp_path, score_PS, samples, task="scienceqa")
     console = Console(width=200, record=True, quiet=False, file=None, force_terminal=False)
     with console.capture() as shown:
-        console.print(accuracy_table(summarise(answers(experiment)), headline(task_metrics(experiment), experiment)))
+        console.print(accuracy_table(summarise(answers(experiment)), headline(task_metrics(experiment))))
     lines = shown.get().splitlines()
     assert "text-only" in shown.get()
     assert "all questions" in shown.get()

@@ -245,5 +245,5 @@ def test_fitprune_has_the_published_numbers():
 
 
 def test_fitprune_leaves_out_layers_in_which_nothing_goes():
-    stages = get("fitprune").stages(2, 20, {"left": "20,18,18,7"})
+    stages = get("fitprune").stages(2, 20, {"left": "20-18-18-7"})
     assert stages == tuple(Stage("fitprune_stage", *at) for at in ((2, 20), (4, 18), (6, 7)))

@@ -185,4 +185,6 @@ def test_what_the_tower_costs_is_not_known_where_the_number_of_tiles_is_not(made
     counted = cost(config, system=5, visual=(88, 88, 9), text=5, image_tokens=88)
     assert math.isnan(counted.vision_tflop)
     assert counted.prefill_tflop > 0
+    one, five = (cost(config, system=5, visual=(88,) * 3, text=5, image_tokens=88, squares=n) for n in (1, 5))
+    assert five.vision_tflop == 5 * one.vision_tflop > 0  # the projector sees padding too
     assert cost(config, system=5, visual=(0, 0, 0), text=5, image_tokens=0).vision_tflop == 0

@@ -94,7 +94,7 @@ def test_a_budget_is_met_to_the_token(engine, prompts):
     assert [one.share for one in found] == sorted(one.share for one in found)
     for budget, one in zip((14, 9, 6), found, strict=True):
         assert one.average == pytest.approx(budget, abs=0.5)
-        params = {"left": ",".join(map(str, one.left))}
+        params = {"left": "-".join(map(str, one.left))}
         strategy = get("fitprune")
         assert strategy.check(params, layer=one.layer, rank=one.rank, layers=LAYERS) is None
         stages = [(stage.layer, stage.rank) for stage in strategy.stages(one.layer, one.rank, params)]

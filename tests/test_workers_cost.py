@@ -163,11 +163,11 @@ def test_what_reads_the_words_costs_by_their_number():
         for name in ("text_sum", "text_weighted", "sparsevlm_stage", "sparsevlm_plus_stage")
     ]
     rows, mass, pull = 2 * 4096 * 80 * 691, 2 * 4096 * 80 * 576, 2 * 128 * 80 * 576
-    lengths = np.array([[691], [576], [80], [3]])
+    lengths = np.array([[691], [576], [80], [-1], [3]])
     counted = count_costs(points, SEVEN_B, "float16", lengths)["selector_tflop"]
     assert counted.tolist() == pytest.approx(
         [n / 1e12 for n in (rows, rows, rows + mass, rows + mass + pull)], rel=1e-12
     )
-    mixed = np.array([[691, 700], [576, 576], [80, -1], [3, 1]])
+    mixed = np.array([[691, 700], [576, 576], [80, -1], [-1, -1], [3, 1]])
     assert count_costs(points, SEVEN_B, "float16", mixed)["selector_tflop"].isna().all()
     assert count_costs(points, SEVEN_B, "float16", mixed)["prefill_tflop"].notna().all()

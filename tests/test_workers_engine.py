@@ -137,7 +137,7 @@ def any_point(draw, layers: int, visual: int, heads: int) -> GridPoint:
         params = {"second_layer": draw(st.integers(1, layers)), "second_share": draw(st.floats(0, 1))}
     elif strategy.name == "fitprune":
         left = draw(st.lists(st.integers(0, rank), min_size=1, max_size=layers - layer))
-        params = {"left": ",".join(map(str, sorted(left, reverse=True)))}
+        params = {"left": "-".join(map(str, sorted(left, reverse=True)))}
     elif "start" in strategy.params:
         params = {"start": draw(st.sampled_from(("first", "drawn")))}
     elif "alpha" in strategy.params:

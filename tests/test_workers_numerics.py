@@ -40,7 +40,7 @@ PARAMS: dict[str, dict[str, float | str]] = {
     "vscan": {"second_layer": 6},
     "sparsevlm_plus": {"second_layer": 4, "second_rank": 24, "third_layer": 8, "third_rank": 12},
     "sparsevlm": {"second_layer": 4, "second_rank": 24, "third_layer": 8, "third_rank": 12},
-    "fitprune": {"left": "40,40,24,12"},
+    "fitprune": {"left": "40-40-24-12"},
     "v2drop": {"second_layer": 4, "second_share": 0.5, "third_layer": 8, "third_rank": 1},
 }
 LOGITS = 2e-3  # float32 sums in another order, as other hosts and versions of torch take them; logits reach 20

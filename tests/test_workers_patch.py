@@ -147,7 +147,7 @@ STAGES = {
     "vscan": (("second_layer", 2),),
     "sparsevlm_plus": (("second_layer", 2), ("second_rank", 3), ("third_layer", 3), ("third_rank", 2), ("heads", 2)),
     "sparsevlm": (("second_layer", 2), ("second_rank", 4), ("third_layer", 3), ("third_rank", 2)),
-    "fitprune": (("left", "4,2"),),
+    "fitprune": (("left", "4-2"),),
     "v2drop": (("second_layer", 2), ("second_share", 0.6), ("third_layer", 0)),
 }
 EVERY = [

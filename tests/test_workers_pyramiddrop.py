@@ -122,7 +122,7 @@ def test_what_it_looks_at_is_counted():
     image = {"image_size": 336, "patch_size": 14, "visual_tokens": 576}
     config = ModelConfig(layers=32, **heads, **width, **image, parameters=0)
     point = GridPoint(strategy="pyramiddrop", layer=8, rank=288, params=tuple(get("pyramiddrop").params.items()))
-    table = count_costs([point], config, "bfloat16", np.array([[700], [576], [80], [1]]))
+    table = count_costs([point], config, "bfloat16", np.array([[700], [576], [80], [-1], [1]]))
     lengths = [700, 700 - 288, 700 - 288 - 144]
     expected = sum(2 * 4096 * (n * 8 * 128 + 32 * 128) + 2 * 32 * 128 * n for n in lengths)
     assert table["selector_tflop"][0] == pytest.approx(expected / 1e12, rel=1e-12)

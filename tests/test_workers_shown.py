@@ -131,6 +131,13 @@ def test_a_model_of_any_size_answers_as_with_fewer_pixels(native):
         assert (slow.text, slow.kept_mask, slow.prompt_tokens) == (cell.answer, cell.kept_mask, cell.prompt_tokens)
 
 
+def test_a_question_that_fails_is_one_record_whatever_is_shown_of_its_image(engine):
+    points = (unpruned_point(2, 16), smaller(4), smaller(9))
+    outcome = engine.run(WorkUnit(samples=("1", "gone", "2"), points=points))
+    assert [failure.sample for failure in outcome.failures] == ["gone"]
+    assert [(cell.sample, cell.point) for cell in outcome.outcomes] == [(s, p.key) for p in points for s in ("1", "2")]
+
+
 @settings(deadline=None, max_examples=few(200))
 @given(
     height=st.integers(1, 900),

@@ -25,7 +25,7 @@ class Cost:
 
     prefill_tflop: float  # decoder and head's last row; neither vision tower nor selector
     decode_tflop: float  # the first decoded token; each later one attends to one key more
-    vision_tflop: float  # tower and projector; 0 for a sample without an image, NaN where images have several tiles
+    vision_tflop: float  # tower and projector; 0 for a sample without an image, NaN where tiles are not known
     selector_tflop: float  # of the evidence that the strategy reads; what it makes of it is not counted
     flops_ratio: float  # of prefill_tflop
     fastv_ratio: float  # 4nd^2 + 2n^2d + 2ndm
@@ -70,6 +70,7 @@ def cost(
     visual: Sequence[int],
     text: Any,
     image_tokens: int,
+    squares: int | None = None,
     seen_tokens: int | None = None,
     selector_flop: Any = 0,
     value_bytes: int = 2,
@@ -81,6 +82,7 @@ def cost(
         system, text: tokens before and after the image; ``text`` may be an array of integers, for one cost of each.
         visual: visual tokens that each layer processes, as from ``visual_by_layer``.
         image_tokens: visual tokens before pruning; 0 for a sample without an image.
+        squares: that the tower sees of the image, the overview among them, where its cells say it.
         seen_tokens: those that the tower makes, where it is shown the image with fewer pixels.
         selector_flop: of the evidence that is read (``workers/evidence.py``); may be an array where ``text`` is one.
         value_bytes: of one key or value number, 2 in half precision.
@@ -96,10 +98,11 @@ def cost(
     unpruned = [system + image_tokens + text] * config.layers
     d, m = config.hidden, config.ffn
     prefill = _decoder_flop(config, tokens)
+    made = image_tokens if seen_tokens is None else seen_tokens
     return Cost(
         prefill_tflop=prefill / TERA,
         decode_tflop=_decode_flop(config, tokens) / TERA,
-        vision_tflop=_vision_flop(config, image_tokens if seen_tokens is None else seen_tokens) / TERA,
+        vision_tflop=_vision_flop(config, made, squares_of(config, made, squares)) / TERA,
         selector_tflop=selector_flop / TERA,
         flops_ratio=prefill / _decoder_flop(config, unpruned),
         fastv_ratio=sum(fastv(n, d, m) for n in tokens) / sum(fastv(n, d, m) for n in unpruned),
@@ -145,32 +148,42 @@ def projection_flop(config: ModelConfig, queries: Any, keys: Any) -> Any:
     return 2 * config.hidden * config.head_dim * (config.heads * queries + config.kv_heads * keys)
 
 
-def class_attention_flop(config: ModelConfig, visual: int) -> float:
-    """Scores of the class token over all keys of a tower layer, which are computed again for it, as its query is.
+def squares_of(config: ModelConfig, visual: int, recorded: int | None = None) -> float:
+    """Of one size that the tower sees of an image, or the image itself; NaN where its tokens do not say it.
 
-    NaN as ``vision_tflop`` is.
+    Args:
+        config: sizes of the model.
+        visual: tokens of the image.
+        recorded: what its cells say of it.
     """
-    if (vision := config.vision) is None or math.isnan(squares := _squares(config, vision, visual)):
-        return math.nan
-    tokens, width = (config.image_size // config.patch_size) ** 2 + 1, vision.hidden
-    return squares * (2 * (tokens + 1) * width**2 + 2 * tokens * width)
-
-
-def _squares(config: ModelConfig, vision: VisionConfig, visual: int) -> float:
-    """Of one size that the tower sees of an image; NaN where its tokens do not say it."""
-    if vision.tile:
+    if (vision := config.vision) is not None and vision.tile:
         return visual // vision.tile
-    return math.nan if config.varies else 1
+    if not config.varies or (vision is not None and vision.merge > 1):
+        return 1
+    return math.nan if recorded is None else recorded
+
+
+def class_attention_flop(config: ModelConfig) -> float:
+    """Of a square: the class token's scores over all keys of a tower layer, computed again for it, as its query is.
+
+    NaN where the tower is of a kind that is not known.
+    """
+    if config.vision is None:
+        return math.nan
+    tokens, width = _square_tokens(config), config.vision.hidden
+    return 2 * (tokens + 1) * width**2 + 2 * tokens * width
 
 
 def tower_flop(
     config: ModelConfig, visual: int, *, projections: int = 0, scores: bool = False, components: bool = False
 ) -> float:
-    """What is computed again of a tower layer, or made of its features. NaN as ``vision_tflop`` is.
+    """Of a square: what is computed again of a tower layer, or made of its features.
+
+    NaN where the tower is of a kind that is not known.
 
     Args:
         config: sizes of the model.
-        visual: tokens of the image.
+        visual: tokens of the image, where the tower sees it in its own size.
         projections: of queries and keys how many, for all rows.
         scores: whether all rows' attention to all is.
         components: whether the patches' principal components are: their products, and about 9 P^3 for a decomposition.
@@ -178,20 +191,24 @@ def tower_flop(
     if (vision := config.vision) is None:
         return math.nan
     if vision.merge > 1 and not vision.tile:
-        squares, tokens, parts = 1.0, visual * vision.merge**2, visual
+        tokens, parts = visual * vision.merge**2, visual
     else:
-        squares, parts = _squares(config, vision, visual), (config.image_size // config.patch_size // vision.merge) ** 2
-        tokens = parts * vision.merge**2 + 1
+        tokens, parts = _square_tokens(config), (config.image_size // config.patch_size // vision.merge) ** 2
     wide = vision.merge**2 * vision.hidden  # components are of tokens, whose patches stand side by side
     attention = 2 * tokens * projections * vision.hidden**2 + 2 * tokens**2 * vision.hidden * scores
-    return squares * (attention + (2 * parts**2 * wide + 9 * parts**3) * components)
+    return attention + (2 * parts**2 * wide + 9 * parts**3) * components
 
 
 def image_embedding_flop(config: ModelConfig) -> float:
-    """CLIP's projection of all patches into the space that its towers share. NaN as ``vision_tflop`` is."""
-    if config.vision is None or config.varies:
+    """Of a square: CLIP's projection of all patches into the space that its towers share."""
+    if config.vision is None:
         return math.nan
     return 2 * (config.image_size // config.patch_size) ** 2 * config.vision.hidden * CLIP_TEXT_WIDTH
+
+
+def _square_tokens(config: ModelConfig) -> int:
+    """Rows of a tower whose squares are of one size."""
+    return (config.image_size // config.patch_size) ** 2 + config.class_token
 
 
 def text_embedding_flop() -> float:
@@ -200,10 +217,10 @@ def text_embedding_flop() -> float:
     return CLIP_TEXT_LAYERS * layer + 2 * CLIP_TEXT_WIDTH**2
 
 
-def _vision_flop(config: ModelConfig, image_tokens: int) -> float:
+def _vision_flop(config: ModelConfig, image_tokens: int, squares: float) -> float:
     """Patch embedding, the tower's layers up to the one whose output is read, and the projector's two matrices.
 
-    NaN where images have several tiles, or the tower is of a kind that is not known.
+    NaN where it is not known how many tiles there are, or the tower is of a kind that is not known.
     """
     if image_tokens == 0:
         return 0.0
@@ -213,12 +230,12 @@ def _vision_flop(config: ModelConfig, image_tokens: int) -> float:
         return _merging_flop(config, vision, image_tokens)
     whole = config.varies or image_tokens == config.visual_tokens  # else one smaller square, of a patch a token
     patches = (config.image_size // config.patch_size) ** 2 if whole else image_tokens
-    tokens = patches + 1  # the class token
+    tokens = patches + config.class_token
     embedding = 2 * patches * 3 * config.patch_size**2 * vision.hidden
     layer = 2 * tokens * (4 * vision.hidden**2 + 2 * vision.hidden * vision.ffn) + 2 * 2 * tokens**2 * vision.hidden
+    made = squares * patches // vision.merge**2 if config.varies else image_tokens  # padding is left out afterwards
     given = vision.features * vision.merge**2 * vision.hidden
-    projector = 2 * image_tokens * (given * config.hidden + config.hidden**2)
-    squares = _squares(config, vision, image_tokens) if whole else 1
+    projector = 2 * made * (given * config.hidden + config.hidden**2)
     return squares * (embedding + vision.layers * layer) + projector
 
 

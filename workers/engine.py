@@ -146,7 +146,9 @@ class Engine:
         self._need(evidence.needed(unit.points))
         began = time.perf_counter()
         whole = Part.of([part for points in self._alike(unit.points) for part in self._answered(unit, points)])
-        failures = {failure.sample: failure for failure in reversed(whole.failures)}  # of each sample the first
+        failures: dict[str, SampleFailure] = {}
+        for failure in whole.failures:  # of each sample the first
+            failures.setdefault(failure.sample, failure)
         on_gpu = self.model.device.type == "cuda"
         return UnitOutcome(
             unit=unit.key,
@@ -160,9 +162,8 @@ class Engine:
     def _alike(self, points: Sequence[GridPoint]) -> list[tuple[GridPoint, ...]]:
         """Points whose prompts are the same: all, but for each that shows the image with fewer pixels."""
         apart = [point for point in points if shows_smaller(self.model, point)]
-        return [
-            group for group in (tuple(point for point in points if point not in apart), *((p,) for p in apart)) if group
-        ]
+        together = tuple(point for point in points if point not in apart)
+        return [*([together] if together else []), *((point,) for point in apart)]
 
     def _answered(self, unit: WorkUnit, points: tuple[GridPoint, ...]) -> list[Part]:
         """What became of a unit's samples at points whose prompts are the same."""

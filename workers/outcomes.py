@@ -86,6 +86,7 @@ def _outcome(
         prompt_tokens=item.shown.tokens,
         visual_tokens=item.shown.visual,
         text_tokens=trunk.text,
+        squares=item.prompt.squares,
         maps=written(item.shown.maps),
         measures=measures,
     )

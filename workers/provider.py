@@ -27,7 +27,7 @@ class Provider:
     # Questions -> for each of them a tensor of any shape.
     give: Callable[[Any], Any]
     words: str  # "chosen by ...", for people
-    flop: Flop  # NaN where it depends on what an experiment does not record; tokens may be an array
+    flop: Flop  # of the tower: of each square; NaN where an experiment does not record it; tokens may be an array
     text_flop: Callable[[ModelConfig, Any, int, Any], Any] | None = None  # what depends on the tokens after the image
     scratch: Scratch | None = None  # bytes at most while it is had and read of a decoder layer; None: next to nothing
     field: str | None = None  # of TokenView; None: it is read by its name

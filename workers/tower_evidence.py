@@ -32,7 +32,7 @@ TOWER_PROVIDERS = (
         give=lambda tower: tower.class_attention(-2),
         of_layer=lambda tower, layer: tower.class_attention(layer),
         words="the attention of the vision tower's class token",
-        flop=lambda config, tokens, visual: class_attention_flop(config, visual),
+        flop=lambda config, tokens, visual: class_attention_flop(config),
         class_token=True,
     ),
     Provider(
@@ -41,7 +41,7 @@ TOWER_PROVIDERS = (
         give=lambda tower: tower.joined_class_attention(-2),
         of_layer=lambda tower, layer: tower.joined_class_attention(layer),
         words="the attention of the vision tower's class token",
-        flop=lambda config, tokens, visual: class_attention_flop(config, visual),
+        flop=lambda config, tokens, visual: class_attention_flop(config),
         class_token=True,
     ),
     Provider(

@@ -236,6 +236,7 @@ class SampleOutcome:
     visual_tokens: int  # visual tokens before pruning; 0 for a sample without an image
     text_tokens: int | None = None  # after the image; None: an earlier version did not say
     score: float | None = None  # 0 to 1; None: 0 or 1, as ``correct`` says
+    squares: int | None = None  # that the tower saw of the image; None: one, or as many as its tokens say
     maps: str | None = None  # where visual tokens lie, as ``token_maps.written``; None: as the model's grid says
     measures: tuple[tuple[str, float], ...] = ()  # what MeasureSpec asks for, by name
 

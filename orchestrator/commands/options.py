@@ -48,6 +48,8 @@ Points = Annotated[
     ),
 ]
 
+Picture = Annotated[Path | None, typer.Option("--picture", help="Draw the curves into this file, .png or .pdf.")]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.commands.calling import command
-from orchestrator.commands.options import Place, Points
+from orchestrator.commands.options import Picture, Place, Points
 from orchestrator.commands.shown import (
     console_of_command,
     draw,
@@ -115,10 +115,7 @@ def table(
         bool, typer.Option("--cost", help="TFLOP, key-value cache, and what `saccade latency` has measured.")
     ] = False,
     by: Annotated[By, typer.Option(help="Columns: benchmarks, or of several models their means.")] = By.BENCHMARK,
-    picture: Annotated[
-        Path | None,
-        typer.Option(help="Draw means over the share of tokens, a panel a method, a line a model."),
-    ] = None,
+    picture: Picture = None,
     form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TABLE,
 ) -> None:
     """Put a suite's benchmarks into the papers' table: method x budget x benchmark, and the mean of the un-pruned."""
@@ -149,7 +146,7 @@ def compare(
         ),
     ] = None,
     form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TABLE,
-    picture: Annotated[Path | None, typer.Option(help="Draw the curves into this file, .png or .pdf.")] = None,
+    picture: Picture = None,
 ) -> None:
     """Put experiments or grid points side by side, with differences, intervals, cost, and a recommendation."""
     from orchestrator.show import text_table

@@ -53,7 +53,7 @@ def show_result(console: Console, result: RunResult) -> None:
     from results.pictures import Pictures
 
     experiment = result.experiment
-    figures = headline(task_metrics(experiment), experiment)
+    figures = headline(task_metrics(experiment))
     rows = summarise(answers(experiment))
     console.print(accuracy_table(rows, figures))
     show_warnings(console, rows)

@@ -175,11 +175,11 @@ def _read(one: Results, replicates: int, notes: list[str]) -> _Benchmark | None:
         notes.append(f"{title}: {lacking + int((~answered_P).sum())} grid points are not finished")
     with np.errstate(invalid="ignore"):
         mean_P = np.where(answered_P, images.score_PS.sum(axis=1) / images.answered_PS.sum(axis=1), np.nan)
-    if known_task(experiment) is None:
-        task = experiment.spec.task.name
-        notes.append(f"{title}: the mean score of {task}, whose own figures `saccade run` alone writes")
     own = task_metrics(experiment)
-    figures = headline(own, experiment)
+    if known_task(experiment) is None and own.empty:
+        task = experiment.spec.task.name
+        notes.append(f"{title}: the mean score of {task}, whose own figures `saccade run` writes when it ends")
+    figures = headline(own)
     value_P = 100 * mean_P if figures.empty else _by_point(experiment.points, figures)
     further = {
         name: _by_point(experiment.points, own[own["name"].str.partition(" (")[0] == name])

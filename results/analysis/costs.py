@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from results.analysis.matrix import UNKNOWN as UNKNOWN_LENGTH
 from results.analysis.matrix import CellMatrix, image_lengths
 from results.experiment import Experiment
 from strategies import catalog
-from workers.cost import Cost, cost, visual_by_layer
+from workers.cost import Cost, cost, squares_of, visual_by_layer
 from workers.evidence import provider_of
 from workers.families.config import ModelConfig
 from workers.provider import Provider
@@ -61,11 +62,11 @@ def count_costs(
     """
     if config is None or not lengths.size:
         return None
-    visual_N = lengths[1]
+    images_2N = lengths[[1, 3]]
     known: dict[object, list[float]] = {}  # strategies that drop alike cost alike
     rows = []
     for point in points:
-        work = _work(point, config, visual_N)
+        work = _work(point, config, images_2N)
         if work not in known:
             known[work] = _mean_cost(config, work, lengths, VALUE_BYTES[dtype])
         rows.append({"key": point.key, **dict(zip(COLUMNS, known[work], strict=True))})
@@ -74,9 +75,10 @@ def count_costs(
 
 # Evidence that is read: (its name, before which layer if that is where it comes from, visual tokens there are then).
 _Reading = tuple[str, int | None, int]
-# Of each number of visual tokens: (itself, those that the tower makes, that each layer processes, what is read).
-_WorkOn = tuple[int, int, tuple[int, ...], tuple[_Reading, ...]]
-_Work = tuple[_WorkOn, ...]
+# Of each number of visual tokens and squares: (these, visual tokens that the tower makes, those that each layer
+# processes, what is read).
+_WorkOn = tuple[int, tuple[int, ...], tuple[_Reading, ...]]
+_Work = tuple[tuple[tuple[int, int], int, tuple[int, ...], tuple[_Reading, ...]], ...]
 
 
 def answer() -> None:
@@ -88,8 +90,9 @@ def answer() -> None:
         os._exit(0)  # without a word about what could not be written
 
 
-def _work(point: GridPoint, config: ModelConfig, visual_N: np.ndarray) -> _Work:
-    return tuple(_work_on(point, config, int(visual)) for visual in np.unique(visual_N))
+def _work(point: GridPoint, config: ModelConfig, images_2N: np.ndarray) -> _Work:
+    images = np.unique(images_2N, axis=1).T.tolist()
+    return tuple(((visual, squares), *_work_on(point, config, visual)) for visual, squares in images)
 
 
 def _work_on(point: GridPoint, config: ModelConfig, visual: int) -> _WorkOn:
@@ -109,7 +112,7 @@ def _work_on(point: GridPoint, config: ModelConfig, visual: int) -> _WorkOn:
             if stage.layer < config.layers:
                 needs = catalog.get(stage.strategy).needs
                 readings |= dict.fromkeys(_reading(name, stage.layer, alive, visual) for name in sorted(needs))
-    return visual, seen, visual_by_layer(config.layers, visual, stages), tuple(readings)
+    return seen, visual_by_layer(config.layers, visual, stages), tuple(readings)
 
 
 def _reading(name: str, layer: int, alive: int, visual: int) -> _Reading:
@@ -123,12 +126,15 @@ def _provider(name: str) -> Provider:
     return provider
 
 
-def _selector_flop(config: ModelConfig, readings: tuple[_Reading, ...], others: np.ndarray, text: np.ndarray) -> Any:
+def _selector_flop(
+    config: ModelConfig, readings: tuple[_Reading, ...], squares: float, others: np.ndarray, text: np.ndarray
+) -> Any:
     """Of all evidence that is read, for prompts with some numbers of other tokens than visual ones.
 
     Args:
         config: Of the model.
         readings: What is read.
+        squares: That the tower sees of the image.
         others: Of each prompt the tokens that are not visual.
         text: Those of them after the image; below 0: not known.
     """
@@ -141,24 +147,29 @@ def _selector_flop(config: ModelConfig, readings: tuple[_Reading, ...], others: 
         provider = _provider(name)
         if layer != 0 or not provider.layer_before:
             own = provider.flop(config, others + visual, visual)
+            if provider.site is Site.TOWER and np.any(own):  # what costs nothing does so of any number
+                own = own * squares
             more = 0 if provider.text_flop is None else provider.text_flop(config, others + visual, visual, after)
             flop = flop + own + more
     return flop
 
 
 def _mean_cost(config: ModelConfig, work: _Work, lengths: np.ndarray, value_bytes: int) -> list[float]:
-    prompt_N, visual_N, text_N, count_N = lengths
+    prompt_N, visual_N, text_N, squares_N, count_N = lengths
     total = np.zeros(len(COLUMNS))
-    for visual, seen, layers, readings in work:
-        here = visual_N == visual
+    for (visual, squares), seen, layers, readings in work:
+        here = (visual_N == visual) & (squares_N == squares)
+        recorded = None if squares == UNKNOWN_LENGTH else squares
+        shown = squares_of(config, visual, recorded)
         counted = cost(
             config,
             system=0,  # what stands before and after the image costs the same
             visual=layers,
             text=prompt_N[here] - visual,  # all lengths at once: a cost is a polynomial of them
             image_tokens=visual,
+            squares=recorded,
             seen_tokens=seen,
-            selector_flop=_selector_flop(config, readings, prompt_N[here] - visual, text_N[here]),
+            selector_flop=_selector_flop(config, readings, shown, prompt_N[here] - visual, text_N[here]),
             value_bytes=value_bytes,
         )
         values = {name: getattr(counted, name) for name in COLUMNS}

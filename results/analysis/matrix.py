@@ -23,7 +23,7 @@ from results.experiment import Experiment
 from results.tables import CELLS, read_columns, stated_of
 from workers.work import UNPRUNED, GridPoint
 
-_READ = ("context", "source", "point", "sample", "correct", "visual_tokens", "prompt_tokens", "text_tokens")
+_READ = ("context", "source", "point", "sample", "correct", "visual_tokens", "prompt_tokens", "text_tokens", "squares")
 _NAMES = _READ[:4]  # repeated in every row: read as dictionaries
 _WANTED = pa.schema([CELLS.field(name) for name in (*_READ, "score", "parsed")])
 UNKNOWN = -1
@@ -153,6 +153,7 @@ class CellMatrix:
         self.visual_S: NDArray[np.int32] = np.full(shape[1], UNKNOWN, dtype=np.int32)  # visual tokens before pruning
         self.prompt_S: NDArray[np.int32] = np.full(shape[1], UNKNOWN, dtype=np.int32)  # tokens of the un-pruned prompt
         self.text_S: NDArray[np.int32] = np.full(shape[1], UNKNOWN, dtype=np.int32)  # of these, after the image
+        self.squares_S: NDArray[np.int32] = np.full(shape[1], UNKNOWN, dtype=np.int32)  # that the tower saw
         self._files: dict[Path, tuple[int, int]] = {}  # size and time of what has been read
         self._units: dict[Path, UnitFile] = {}
 
@@ -224,7 +225,12 @@ class CellMatrix:
         unread = pc.is_null(table["parsed"]).to_numpy()
         fresh = self._cells.enter(row, column, correct=correct, unread=unread)
         place = row[fresh], column[fresh]
-        of_samples = {"visual_tokens": self.visual_S, "prompt_tokens": self.prompt_S, "text_tokens": self.text_S}
+        of_samples = {
+            "visual_tokens": self.visual_S,
+            "prompt_tokens": self.prompt_S,
+            "text_tokens": self.text_S,
+            "squares": self.squares_S,
+        }
         for name, tokens_S in of_samples.items():
             tokens_S[place[1]] = pc.fill_null(table[name], UNKNOWN).to_numpy()[fresh]
         own = table["score"].to_numpy()  # NaN: as ``correct`` says
@@ -240,14 +246,16 @@ class CellMatrix:
 
 
 def image_lengths(matrix: CellMatrix) -> NDArray[np.int64]:
-    """(4, N): tokens of the prompt, of the image and after it, or UNKNOWN, and how many image questions have these.
+    """(5, N): of the prompt, of the image and after it tokens, squares that the tower saw, and questions with these.
 
+    What is not known is UNKNOWN.
     Without a column for none.
     """
     images = matrix.visual_S > 0
-    each = np.stack([matrix.prompt_S[images], matrix.visual_S[images], matrix.text_S[images]]).astype(np.int64)
+    known = (matrix.prompt_S, matrix.visual_S, matrix.text_S, matrix.squares_S)
+    each = np.stack([one_S[images] for one_S in known]).astype(np.int64)
     if not images.any():
-        return np.empty((4, 0), dtype=np.int64)
+        return np.empty((5, 0), dtype=np.int64)
     values, counts = np.unique(each, axis=1, return_counts=True)
     return np.concatenate([values, counts[None]])
 

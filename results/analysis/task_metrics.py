@@ -1,12 +1,15 @@
 """What a benchmark publishes besides the mean of its scores (POPE's F1, MME's acc+, MMBench's circular accuracy).
 
 Computed from the cells, over all questions that a grid point has answered; the benchmark says how
-(`workers.tasks.base`). They have no interval: paired statistics are on the scores of single questions.
+(`workers.tasks.base`). Of a benchmark that this process does not know - a user's own, a package's, lmms-eval's - they
+are those that `saccade run` wrote when it ended. They have no interval: paired statistics are on the scores of single
+questions.
 """
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pandas as pd
 
@@ -15,7 +18,8 @@ from results.experiment import Experiment
 from workers.tasks.base import Metric, Task
 from workers.tasks.catalog import find
 
-COLUMNS = ("point", "label", "name", "value", "n", "unit", "text")
+COLUMNS = ("point", "label", "name", "value", "n", "unit", "quoted", "text")
+WRITTEN = Path("exports/task_metrics.csv")  # all columns but the last
 
 
 def task_metrics(experiment: Experiment) -> pd.DataFrame:
@@ -24,15 +28,22 @@ def task_metrics(experiment: Experiment) -> pd.DataFrame:
     Returns:
         One row per grid point and figure, in the order of the grid: point (key), label, name, value (NaN where it is
         undefined), n (questions, or groups of them, behind it), unit ("share", 0 to 1, or "points"), text (the value
-        for people; "" where it is undefined). Empty where the benchmark has no such figures.
+        for people; "" where it is undefined), and before it quoted (whether papers quote it alone). Empty where the
+        benchmark has no such figures.
     """
     task = known_task(experiment)
-    rows: list[tuple[str, str, str, float, int, str, str]] = []
-    if task is not None and task.metrics is not None:
+    if task is None:
+        return _written(experiment)
+    rows: list[tuple[str, str, str, float, int, str, bool, str]] = []
+    if task.metrics is not None:
         parts = dict(list(answered(experiment).groupby("point", sort=False)))
         for point in experiment.points:
             if point.key in parts:
-                rows += [(point.key, point.label, *metric, _text(metric)) for metric in task.metrics(parts[point.key])]
+                # A sum over part of its categories says so in its name: "total (3 of 14)".
+                rows += [
+                    (point.key, point.label, *metric, metric.name.partition(" (")[0] == task.headline, _text(metric))
+                    for metric in task.metrics(parts[point.key])
+                ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -46,13 +57,23 @@ def answered(experiment: Experiment) -> pd.DataFrame:
     return cells.drop(columns="visual_tokens").merge(asked, left_on="sample", right_on="id", validate="many_to_one")
 
 
-def headline(table: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
+def headline(table: pd.DataFrame) -> pd.DataFrame:
     """Of `task_metrics`, the figure that papers quote alone; empty where there is none."""
-    task = known_task(experiment)
-    wanted = task.headline if task is not None else ""
-    # A sum over part of its categories says so in its name: "total (3 of 14)".
-    chosen = [name.partition(" (")[0] == wanted for name in table["name"]]
-    return table[pd.Series(chosen, index=table.index, dtype=bool)]
+    return table[table["quoted"].astype(bool)]
+
+
+def _written(experiment: Experiment) -> pd.DataFrame:
+    """The figures that were written when a run ended; none where that has not been, or the file is damaged."""
+    path = experiment.path / WRITTEN
+    try:
+        found = pd.read_csv(path, encoding="utf-8-sig", dtype={"point": str, "label": str, "name": str, "unit": str})
+        table = found.assign(text=[_text(Metric(*one)) for one in found[list(Metric._fields)].itertuples(index=False)])
+        return table[list(COLUMNS)].astype({"value": float, "n": int, "quoted": bool})
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError) as error:
+        experiment.note(path, error, "`saccade run` writes it again when it ends")
+    return pd.DataFrame([], columns=list(COLUMNS))
 
 
 def known_task(experiment: Experiment) -> Task | None:

@@ -40,6 +40,17 @@ def known_dtype(spec: ModelSpec) -> torch.dtype:
     return DTYPES[spec.dtype]
 
 
+def check_mode(spec: ModelSpec, modes: Collection[str]) -> None:
+    """Refuse a pre-processing of images that is none of the model's.
+
+    Raises:
+        ModelError: it is another.
+    """
+    if spec.image_mode not in modes:
+        known = ", ".join(modes)
+        raise ModelError(f"model {spec.path}: image_mode '{spec.image_mode}' is not one of this model's ({known})")
+
+
 def layers_on_host(spec: ModelSpec, sizes: ModelConfig, dtype: torch.dtype, device: str) -> Collection[int]:
     """Decoder layers that stay in host memory, as ``model.offload`` says.
 

@@ -5,6 +5,7 @@ Every family's decoder is laid out as transformers does it; what its tower has b
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from workers.families.config import ModelConfig
@@ -12,6 +13,14 @@ from workers.families.config import ModelConfig
 Shape = tuple[int, ...]
 LAYERS = "model.language_model.layers."
 HEAD = "lm_head.weight"
+
+
+def renamed(stored: str, prefixes: Iterable[tuple[str, str]]) -> str:
+    """A tensor's name with the first of some prefixes that it has replaced by another."""
+    for prefix, name in prefixes:
+        if stored.startswith(prefix):
+            return name + stored.removeprefix(prefix)
+    return stored
 
 
 def decoder_tensors(text: dict[str, Any], sizes: ModelConfig) -> dict[str, Shape]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +49,7 @@ class Encoded:
     next_position: int  # of the first decoded token, the same in all P rows
     pixels: Any = None  # what the family makes features of; None without an image
     size: tuple[int, int] = (0, 0)  # height and width of the image itself
+    squares: int | None = None  # that the tower sees of the image, where its tokens do not say it
     most: int | None = None  # tokens that it was to have; None: as many as it has
     maps: tuple[TokenMap, ...] = ()  # where the image's tokens lie in it; none: as in all images of the model
     question: Question | None = None  # its words, for those who read them; None: nobody said
@@ -214,16 +215,25 @@ class Model(ABC):
         return [self.tokenizer(f"ASSISTANT: {letter}", add_special_tokens=False)["input_ids"][-1] for letter in letters]
 
 
-def together(prompts: Sequence[Encoded], most: int) -> Iterator[list[Encoded]]:
-    """Images in order, as many at a time as have no more patches, or tiles, or one."""
+def together(prompts: Sequence[Encoded], most: int | None) -> Iterator[list[Encoded]]:
+    """Images in order, as many at a time as have no more patches, or tiles, or one; None: all."""
     some: list[Encoded] = []
     for prompt in prompts:
-        if some and sum(len(one.pixels) for one in (*some, prompt)) > most:
+        if some and most is not None and sum(len(one.pixels) for one in (*some, prompt)) > most:
             yield some
             some = []
         some.append(prompt)
     if some:
         yield some
+
+
+def seen_together(
+    prompts: Sequence[Encoded], most: int | None, see: Callable[[Sequence[Encoded]], Iterable[SeenImage]]
+) -> list[SeenImage | None]:
+    """What was seen of each prompt's image, None where it has none; ``see`` is given those that ``together`` makes."""
+    groups = together([prompt for prompt in prompts if prompt.images], most)
+    images = (image for some in groups for image in see(some))
+    return [next(images) if prompt.images else None for prompt in prompts]
 
 
 def default_device() -> str:

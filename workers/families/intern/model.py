@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from workers.families.config import ModelConfig, ModelError
 from workers.families.intern.pixels import to_tiles
 from workers.families.intern.tiling import Tiling
 from workers.families.intern.tower import InternTower
-from workers.families.model import Encoded, ImageSpan, Model, Pixels, SeenImage, together
+from workers.families.model import Encoded, ImageSpan, Model, Pixels, SeenImage, seen_together
 from workers.sequences import to_device
 from workers.sites import Tower
 from workers.tasks.base import DataError
@@ -81,10 +82,7 @@ class Intern(Model):
     def see(
         self, prompts: Sequence[Encoded], readers: Mapping[str, Callable[[Tower], Tensor]]
     ) -> list[SeenImage | None]:
-        shown = [prompt for prompt in prompts if prompt.images]
-        groups = together(shown, READ_TILES if readers else TILES)
-        images = (image for some in groups for image in self._see(some, readers))
-        return [next(images) if prompt.images else None for prompt in prompts]
+        return seen_together(prompts, READ_TILES if readers else TILES, partial(self._see, readers=readers))
 
     def _see(self, shown: Sequence[Encoded], readers: Mapping[str, Callable[[Tower], Tensor]]) -> Iterator[SeenImage]:
         """Images that go through the tower together."""

@@ -8,6 +8,8 @@ Two layouts are in use; no name of one means something else in the other:
 
 from __future__ import annotations
 
+from workers.families.described import renamed
+
 TOWER = "model.vision_tower."
 PROJECTOR = "model.multi_modal_projector."
 _PREFIXES = (
@@ -20,7 +22,4 @@ _PREFIXES = (
 
 def model_name(stored: str) -> str:
     """The model's name of a stored tensor."""
-    for prefix, name in _PREFIXES:
-        if stored.startswith(prefix):
-            return name + stored.removeprefix(prefix)
-    return stored
+    return renamed(stored, _PREFIXES)

@@ -24,6 +24,7 @@ from workers.checkpoints.settings import processor_kind, processor_settings, rea
 from workers.checkpoints.tensors import stored_tensors
 from workers.checkpoints.tokenizer import chat_template, check_tokenizer
 from workers.families.building import (
+    check_mode,
     fill,
     known_dtype,
     layers_on_host,
@@ -66,10 +67,8 @@ def load_llava(spec: ModelSpec, device: str) -> Llava:
     if spec.image_mode not in MODES:
         raise ModelError(f"image_mode '{spec.image_mode}' is unknown ({', '.join(MODES)})")
     checkpoint = open_llava(spec)
-    sizes, modes = checkpoint.sizes, checkpoint.image_modes
-    if spec.image_mode not in modes:
-        known = ", ".join(modes)
-        raise ModelError(f"model {spec.path}: image_mode '{spec.image_mode}' is not one of this model's ({known})")
+    sizes = checkpoint.sizes
+    check_mode(spec, checkpoint.image_modes)
     checkpoint.check()
     quiet()
     tokenizer, image_processor = _load_tokenizer(checkpoint), load_image_processor(checkpoint)

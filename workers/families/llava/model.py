@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from workers.families.llava.onevision import ONEVISION
 from workers.families.llava.pixels import to_pixels, to_tiles
 from workers.families.llava.tiles import of_tokens
 from workers.families.llava.tower import ClipTower
-from workers.families.model import Encoded, ImageSpan, Model, Pixels, SeenImage, together
+from workers.families.model import Encoded, ImageSpan, Model, Pixels, SeenImage, seen_together
 from workers.sequences import to_device
 from workers.sites import Tower
 from workers.tasks.base import DataError
@@ -82,8 +83,8 @@ class Llava(Model):
         seen = image if isinstance(image, Pixels) else self.look(image, mode)
         ids = (*before, *[self.image_token] * seen.tokens, *after)
         span = ImageSpan(len(before), seen.tokens)
-        maps = self._tiling.maps(seen.size) if self._tiling else ()
-        return Encoded.in_order(ids, (span,), pixels=seen.values, size=seen.size, most=seen.most, maps=maps)
+        tiles = self._tiling and {"maps": self._tiling.maps(seen.size), "squares": self._tiling.tiles(seen.size)}
+        return Encoded.in_order(ids, (span,), pixels=seen.values, size=seen.size, most=seen.most, **(tiles or {}))
 
     def _ids(self, prompt: str, whole: bool) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
         """Ids before and after the image; None for the latter where there is none."""
@@ -108,12 +109,8 @@ class Llava(Model):
     def see(
         self, prompts: Sequence[Encoded], readers: Mapping[str, Callable[[Tower], Tensor]]
     ) -> list[SeenImage | None]:
-        shown = [prompt for prompt in prompts if prompt.images]
-        groups: Iterable[Sequence[Encoded]] = [shown] if shown else []
-        if self._tiling is not None:
-            groups = together(shown, READ_TILES if readers else TILES)
-        images = (image for some in groups for image in self._see(some, readers))
-        return [next(images) if prompt.images else None for prompt in prompts]
+        most = None if self._tiling is None else READ_TILES if readers else TILES
+        return seen_together(prompts, most, partial(self._see, readers=readers))
 
     def _see(self, shown: Sequence[Encoded], readers: Mapping[str, Callable[[Tower], Tensor]]) -> Iterator[SeenImage]:
         """Images that go through the tower together."""

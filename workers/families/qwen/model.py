@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from workers.checkpoints.tokenizer import rendered
 from workers.decoder import Decoder
 from workers.families.config import ModelConfig, ModelError
-from workers.families.model import Encoded, ImageSpan, Model, Pixels, SeenImage, together
+from workers.families.model import Encoded, ImageSpan, Model, Pixels, SeenImage, seen_together
 from workers.families.qwen.forward import run_tower
 from workers.families.qwen.gated import feed_forwards
 from workers.families.qwen.grid import TokenGrid
@@ -116,10 +117,7 @@ class Qwen(Model):
     def see(
         self, prompts: Sequence[Encoded], readers: Mapping[str, Callable[[Tower], Tensor]]
     ) -> list[SeenImage | None]:
-        shown = [prompt for prompt in prompts if prompt.images]
-        groups = together(shown, READ_PATCHES if readers else PATCHES)
-        images = (image for some in groups for image in self._see(some, readers))
-        return [next(images) if prompt.images else None for prompt in prompts]
+        return seen_together(prompts, READ_PATCHES if readers else PATCHES, partial(self._see, readers=readers))
 
     def _see(self, shown: Sequence[Encoded], readers: Mapping[str, Callable[[Tower], Tensor]]) -> Iterator[SeenImage]:
         """Images that go through the tower together."""

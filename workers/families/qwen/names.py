@@ -8,7 +8,7 @@ Two layouts are in use; no name of one means something else in the other:
 
 from __future__ import annotations
 
-from workers.families.described import LAYERS
+from workers.families.described import LAYERS, renamed
 
 TOWER = "model.visual."
 _PREFIXES = (
@@ -21,7 +21,4 @@ _PREFIXES = (
 
 def model_name(stored: str) -> str:
     """The model's name of a stored tensor."""
-    for prefix, name in _PREFIXES:
-        if stored.startswith(prefix):
-            return name + stored.removeprefix(prefix)
-    return stored
+    return renamed(stored, _PREFIXES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +17,7 @@ from dashboards.progress import progress, rate_rows, state_rows
 from dashboards.rows import failure_groups
 from dashboards.view import View
 from dashboards.wording import MISSING, count, number, percent, plural, shortened
-from results.durations import duration
+from results.durations import duration, since
 
 MAX_FAILURES = 30
 
@@ -82,8 +83,9 @@ def _state(source: Source) -> Any:
 
 def _moment(seconds: float) -> Any:
     """A time of the epoch that stays true in a report; the live app says beside it how long ago that was."""
-    moment = datetime.fromtimestamp(round(seconds), UTC)
-    return html.Time(f"{moment:%Y-%m-%d %H:%M:%S} UTC", dateTime=moment.isoformat())
+    moment = datetime.fromtimestamp(int(seconds), UTC)
+    ahead = f", {since(seconds)}" if seconds > time.time() + 1 else ""
+    return html.Time(f"{moment:%Y-%m-%d %H:%M:%S} UTC{ahead}", dateTime=moment.isoformat())
 
 
 def _failures(failures: pd.DataFrame) -> Any:

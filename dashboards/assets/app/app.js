@@ -103,7 +103,7 @@ window.dash_clientside.saccade = {
   setInterval(() => {
     for (const time of document.querySelectorAll("time[datetime]")) {
       const age = Math.round((Date.now() - Date.parse(time.dateTime)) / 1000);
-      time.dataset.ago = age < -1 ? "by a clock that is ahead" : `${said(Math.max(age, 0))} ago`;
+      if (age >= 0) time.dataset.ago = `${said(age)} ago`; // of a clock that is ahead the text says so
     }
     const look = document.getElementById("as-of"), live = document.querySelector("#live input");
     if (!look) return;

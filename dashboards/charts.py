@@ -15,7 +15,7 @@ from dashboards.figures import CHARACTER_PX, HEIGHT, MARGIN, hover, ids, templat
 from dashboards.labels import AXIS_TITLES, push_apart
 from dashboards.pareto import CostAxis
 from dashboards.rows import Reference, axis_range
-from dashboards.wording import count, number, percent, percent_span, shortened
+from dashboards.wording import count, number, percent, percent_span, told_apart
 from results.analysis.metrics import spoken
 
 TALL = 520
@@ -125,11 +125,11 @@ def _labels(
     per_px = (span[1] - span[0]) / max(height - MARGIN["t"] - MARGIN["b"], 60)
     placed = push_apart([y for _, _, y in ends], 2 * theme.LABEL_GAP_PX * per_px, *span)
     lines = [text.replace(" of ", "<br>", 1) for text, _, _ in ends]
-    for line, (_, colour, y), to in zip(lines, ends, placed, strict=True):
+    for line, (name, colour, y), to in zip(lines, ends, placed, strict=True):
         figure.add_annotation(
             xref="paper", x=1, yref=axis, y=y, ax=22, ay=-(to - y) / per_px, showarrow=True, text=f"<b>{line}</b>",
             arrowhead=0, arrowwidth=0.8, arrowcolor=colour, standoff=2, xanchor="left", align="left",
-            font={"color": colour, "size": theme.LABEL_PX},
+            font={"color": colour, "size": theme.LABEL_PX}, name=f"line:{escape(name)}",
         )  # fmt: skip
     longest = max((len(part) for line in lines for part in line.split("<br>")), default=0)
     return int(36 + longest * CHARACTER_PX)
@@ -164,10 +164,9 @@ def pareto_figure(rows: pd.DataFrame, axis: CostAxis, bases: pd.DataFrame) -> go
     ):
         _dots(figure, part, look)
     for place, (_, part) in enumerate(rows[rows["front"]].groupby("experiment", sort=False)):
-        colour = theme.COLOURS[place % len(theme.COLOURS)]
-        figure.add_scatter(
-            x=part["x"], y=part["y"], mode="lines", line={"color": colour, "width": 2, "shape": "hv"}, hoverinfo="skip"
-        )
+        colour, dash = theme.line_look(place)
+        line = {"color": colour, "width": 2, "shape": "hv", "dash": dash}
+        figure.add_scatter(x=part["x"], y=part["y"], mode="lines", line=line, hoverinfo="skip")
         _dots(figure, part, {"color": colour, "size": 8})
     known = bases[bases[axis.column].notna() & (bases["n"] > 0)] if axis.column in bases else bases.iloc[:0]
     for base in known.to_dict("records"):
@@ -225,11 +224,11 @@ def _front_labels(
         clear = all(abs(px[place] - px[o]) > LABEL_PX[0] or abs(py[place] - py[o]) > 2 * LABEL_PX[1] for o in taken)
         if clear and len(taken) < 8:
             taken.append(place)
+    names = told_apart(rows["short"], 32)
     for place in taken:
         row = rows.iloc[place]
-        name = str(row["short"])
         figure.add_annotation(
-            x=row["x"], y=row["y"], text=escape(shortened(name, 32)),
+            x=row["x"], y=row["y"], text=escape(names[place]),
             showarrow=True, arrowhead=0, arrowwidth=0.8, arrowcolor=theme.CONTEXT, ax=-14, ay=-22,
             xanchor="right", font={"size": 11, "color": theme.REFERENCE},
         )  # fmt: skip
@@ -239,8 +238,7 @@ def state_figure(rows: pd.DataFrame) -> go.Figure:
     """Cells by strategy: answered, failed, missing. Rows from `dashboards.progress.state_rows`."""
     several = rows["experiment"].nunique() > 1
     owners = rows["experiment"] + ": " if several else pd.Series("", index=rows.index)
-    names = [escape(shortened(owner + name.replace("none", "un-pruned"), 34)) for owner, name in
-             zip(owners, rows["strategy"], strict=True)]  # fmt: skip
+    names = [escape(name) for name in told_apart(owners + rows["strategy"].replace("none", "un-pruned"), 34)]
     places = list(range(len(rows)))
     total = (rows["answered"] + rows["failed"] + rows["missing"]).clip(lower=1)
     figure = go.Figure()
@@ -276,6 +274,7 @@ def rate_figure(rows: pd.DataFrame) -> go.Figure:
     """Samples per second over the time of work, one line a worker, and their sum. Rows from `progress.rate_rows`."""
     figure = go.Figure()
     workers = rows["worker"].drop_duplicates().tolist()
+    texts = told_apart(workers, 20)
     total = rows.groupby("minute", sort=True)["per_s"].sum()
     for place, worker in enumerate(workers):
         part = rows[rows["worker"] == worker]
@@ -288,7 +287,7 @@ def rate_figure(rows: pd.DataFrame) -> go.Figure:
             hoverinfo="text",
         )  # fmt: skip
         if place < 8 and not alone:
-            _right_label(figure, worker, float(part["per_s"].iloc[-1]), theme.REFERENCE)
+            _right_label(figure, texts[place], float(part["per_s"].iloc[-1]), theme.REFERENCE)
     if len(workers) > 1:
         figure.add_scatter(
             x=total.index, y=total, mode="lines", line={"color": theme.COLOURS[0], "width": 2.5, "shape": "hvh"},
@@ -312,6 +311,6 @@ def rate_figure(rows: pd.DataFrame) -> go.Figure:
 
 def _right_label(figure: go.Figure, text: str, y: float, colour: str) -> None:
     figure.add_annotation(
-        xref="paper", x=1.005, y=y, text=escape(shortened(text, 20)), showarrow=False, xanchor="left",
+        xref="paper", x=1.005, y=y, text=escape(text), showarrow=False, xanchor="left",
         font={"size": 11, "color": colour},
     )  # fmt: skip

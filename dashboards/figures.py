@@ -6,6 +6,7 @@ import json
 from collections.abc import Hashable
 from functools import cache
 from html import escape
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -28,13 +29,14 @@ from dashboards.rows import (
     reference,
     value_range,
 )
-from dashboards.wording import count, number, p_value, percent, percent_span, plural, points, points_span, shortened
+from dashboards.wording import count, number, p_value, percent, percent_span, plural, points, points_span, told_apart
 from results.analysis.metrics import spoken
 
 HEIGHT = 400
 MARGIN = {"l": 56, "r": 24, "t": 72, "b": 52}
 HEAD_ROOM = 16  # more above a heat-map, whose first row has no axis to keep it from the subtitle
 Figure = go.Figure
+LABELS = (files("dashboards") / "assets" / "app" / "labels.js").read_text(encoding="utf-8")  # beside plotly.js
 CHARACTER_PX = 7.4  # mean width of a bold character at theme.LABEL_PX
 
 # Of plotly.js, wherever a figure is shown.
@@ -85,7 +87,8 @@ def repainted(figure: go.Figure, ink: theme.Ink) -> dict[str, Any]:
 
 def as_page(figure: go.Figure, ink: theme.Ink) -> str:
     """A figure as an HTML page of its own, with the library inside it."""
-    return str(go.Figure(repainted(figure, ink)).to_html(include_plotlyjs=True, config=CONFIG))
+    page = go.Figure(repainted(figure, ink)).to_html(include_plotlyjs=True, config=CONFIG, post_script=[LABELS])
+    return str(page)
 
 
 def bare_json(figure: go.Figure) -> str:
@@ -151,7 +154,7 @@ def heat_figure(heat: Heat, axis: str, held: str = "") -> go.Figure:
         for row in zip(heat.points, heat.significant, heat.partial, strict=True)
     ]  # fmt: skip
     # Rows have numbers, not names: two names that are shortened alike would fall into one row.
-    names, places = [escape(shortened(name, LABEL_LENGTH)) for name in heat.series], list(range(len(heat.series)))
+    names, places = [escape(name) for name in told_apart(heat.series, LABEL_LENGTH)], list(range(len(heat.series)))
     told = _cells(heat, axis, dict(zip(heat.rows["key"], hover(heat.rows), strict=True)), "key")
     chosen = (
         _cells(heat, axis, dict(zip(heat.rows["id"], heat.rows["id"], strict=True)), "id")
@@ -201,7 +204,7 @@ def forest_figure(rows: pd.DataFrame, against: str = "the un-pruned model") -> g
     """
     figure = go.Figure()
     band, test = spoken(rows["diff_interval"]), spoken(rows["test"])
-    names = [escape(shortened(label, 60)) for label in rows["label"]]
+    names = [escape(label) for label in told_apart(rows["label"], 60)]
     colours = [theme.verdict(x, sure) for x, sure in zip(rows["x"], rows["significant"], strict=True)]
     for place, (low, high, colour) in enumerate(zip(rows["low"], rows["high"], colours, strict=True)):
         figure.add_scatter(x=[low, high], y=[place, place], mode="lines", line={"color": colour, "width": 2},
@@ -239,7 +242,7 @@ def ids(rows: pd.DataFrame) -> list[str] | None:
 def _hover(row: dict[Hashable, Any]) -> str:
     span = percent_span(row["ci_low"], row["ci_high"])
     asked = "" if row["state"] == "complete" else f" of {count(row['n_expected'])}"
-    text = f"<b>{escape(shortened(row['label'], 60))}</b><br>"
+    text = f"<b>{escape(row['label'])}</b><br>"
     text += f"accuracy {percent(row['accuracy'])} ({span}), n = {count(row['n'])}{asked}"
     if np.isnan(row["difference"]):
         return text
@@ -282,8 +285,7 @@ def _curve(figure: go.Figure, rows: pd.DataFrame, name: str, chosen: tuple[str, 
     figure.add_scatter(
         x=rows["x"], y=rows["y"], mode="lines+markers", name=escape(name), connectgaps=False,
         line={
-            "color": colour, "width": 2.5 if focused else 1.2,
-            "dash": theme.DASHES[chosen.index(name)] if focused else "solid",
+            "color": colour, "width": 2.5 if focused else 1.2, "dash": theme.dash_of(name, chosen),
         },
         marker={
             "color": colour, "size": 7 if focused else 4,
@@ -320,6 +322,7 @@ def _end_labels(
             xref="paper", x=1, yref="y", y=label.y, ax=22, ay=-(label.placed - label.y) / per_px, showarrow=True,
             text=f"<b>{text}</b>" if label.series in chosen else text, arrowhead=0, arrowwidth=0.8, arrowcolor=leader,
             standoff=2, xanchor="left", align="left", font={"color": colour, "size": theme.LABEL_PX},
+            name=f"line:{escape(label.series or '')}",  # assets/app/labels.js moves it when the reader zooms
         )  # fmt: skip
     longest = max((len(label.text) for label in labels), default=0)
     figure.update_layout(margin={**MARGIN, "r": int(36 + longest * CHARACTER_PX)})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from dashboards.rows import ACCURACY, Axis, Measure, Reference
-from dashboards.wording import number, shortened
+from dashboards.wording import number, told_apart
 
 LABEL_LENGTH = 30  # characters of an end label
 
@@ -54,11 +54,13 @@ def end_labels(
     last = rows["x"].min() if axis == "rank" else rows["x"].max()  # tokens run from many to few
     fit = (rows["series"].nunique() + 1) * gap <= span[1] - span[0]
     labelled = rows if fit else rows[rows["series"].isin(chosen)]
+    names = [str(name) for name in rows["series"].unique()]
+    texts = dict(zip(names, told_apart(names, LABEL_LENGTH), strict=True))
     for name, curve in labelled.groupby("series", sort=False):
         known = curve[curve["y"].notna()]
         if len(known):
             reaches = bool(known["x"].iloc[-1] == last)
-            ends.append((end_label(curve, str(name)), str(name), float(known["y"].iloc[-1]), reaches))
+            ends.append((end_label(curve, texts[str(name)]), str(name), float(known["y"].iloc[-1]), reaches))
     if base is not None:
         level = f" {number(base.value)}\u00a0%" if measure is ACCURACY else ""
         ends.append((f"un-pruned{level}", None, base.value, True))
@@ -69,9 +71,8 @@ def end_labels(
     ]
 
 
-def end_label(rows: pd.DataFrame, name: str) -> str:
+def end_label(rows: pd.DataFrame, text: str) -> str:
     """What stands at the end of a curve: its name, and how far it got where it is not finished."""
-    text = shortened(name, LABEL_LENGTH)
     if (rows["state"] == "complete").all():
         return text
     known = rows["y"].notna()

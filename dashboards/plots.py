@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dashboards import theme
-from dashboards.labels import AXIS_TITLES, end_labels
+from dashboards.labels import AXIS_TITLES, end_labels, push_apart
 from dashboards.rows import (
     AXES,
     DROP,
@@ -34,7 +34,7 @@ from dashboards.rows import (
     slices,
     value_range,
 )
-from dashboards.wording import shortened
+from dashboards.wording import told_apart
 from results.analysis.metrics import spoken, summary
 from results.disk import make_folder, write_whole
 from results.exchange.exports import original_files
@@ -49,8 +49,9 @@ CUTOFF_STEM = "fastv_layer_cutoff_plot"  # the name of the original (semantics 5
 INCHES = (8.0, 4.5)
 DPI = 160
 LABEL_PT = 9
+LABEL_INCHES = 0.36  # height of a label of two lines
 DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-.", "longdash": (0, (8, 3))}
-LEADER = {"arrowstyle": "-", "linewidth": 0.6, "shrinkA": 2, "shrinkB": 0}
+LEADER = {"arrowstyle": "-", "linewidth": 0.6, "shrinkA": 2, "shrinkB": 0, "relpos": (0, 0.5)}
 RC: Any = {
     "text.parse_math": False,  # a dollar in a name is a dollar
     "pdf.fonttype": 42,  # embed TrueType, so that text in a PDF stays text
@@ -189,18 +190,19 @@ def comparison_plot(rows: pd.DataFrame) -> Figure:
     if not found:
         raise UsageError("no grid points differ in the layer or the rank alone, so that there is no curve to draw")
     with mpl.rc_context(RC):
-        figure, axes = _canvas()
-        ends = []
+        figure, axes = _canvas(height=max(INCHES[1], 1.2 + LABEL_INCHES * len(found)))
+        ends: list[tuple[tuple[float, float], str, str]] = []
         for place, curve in enumerate(found):
-            colour = theme.COLOURS[place % len(theme.COLOURS)]
+            colour, dash = theme.line_look(place)
             owner, strategy, params, value = (curve[key].iloc[0] for key in keys)
             x = curve[axis] / sizes[owner] if shares else curve[axis]
             axes.fill_between(x, 100 * curve["ci_low"], 100 * curve["ci_high"], color=colour, alpha=0.12, linewidth=0)
-            dash = DASHES[theme.DASHES[place % len(theme.DASHES)]]
-            axes.plot(x, 100 * curve["accuracy"], color=colour, linewidth=2, marker="o", markersize=3, linestyle=dash)
+            axes.plot(
+                x, 100 * curve["accuracy"], color=colour, linewidth=2, marker="o", markersize=3, linestyle=DASHES[dash]
+            )
             ends.append(
                 (
-                    100 * curve["accuracy"].iloc[-1],
+                    (x.iloc[-1], 100 * curve["accuracy"].iloc[-1]),
                     f"{owner}\n{strategy} {params}".strip() + ("" if pd.isna(value) else f", {fixed} {value:g}"),
                     colour,
                 )
@@ -211,14 +213,13 @@ def comparison_plot(rows: pd.DataFrame) -> Figure:
         if axis == "rank":
             axes.invert_xaxis()
         _title(axes, title, f"band: 95 %, {spoken(pruned['interval'])}, where the number of answers is known")
-        free = low
-        for end, text, colour in sorted(ends):
-            placed = max(end, free)
-            free = placed + 0.1 * (high - low)
+        gap = LABEL_INCHES * (high - low) / (figure.get_figheight() * axes.get_position().height)
+        placed = push_apart([y for (_, y), _, _ in ends], gap, low, high)
+        for (end, text, colour), to in zip(ends, placed, strict=True):
             axes.annotate(
-                text, (1, end), xytext=(1.03, placed), xycoords=("axes fraction", "data"),
-                textcoords=("axes fraction", "data"), color=colour, fontsize=LABEL_PT, verticalalignment="center",
-                annotation_clip=False,
+                text, end, xytext=(1.03, to), xycoords="data", textcoords=("axes fraction", "data"), color=colour,
+                fontsize=LABEL_PT, verticalalignment="center", annotation_clip=False,
+                arrowprops={**LEADER, "color": colour},
             )  # fmt: skip
     return figure
 
@@ -268,7 +269,7 @@ def forest_plot(rows: pd.DataFrame) -> Figure:
         axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2)
         face = colour if row["significant"] else theme.LIGHT.paper
         axes.plot([row["x"]], [place], marker="o", markersize=6, color=colour, markerfacecolor=face)
-    axes.set_yticks(range(len(rows)), [shortened(label, 48) for label in rows["label"]])
+    axes.set_yticks(range(len(rows)), told_apart(rows["label"], 48))
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(visible=False)
     axes.set_xlim(*forest_range(rows))
@@ -313,7 +314,7 @@ def _curve(axes: Axes, rows: pd.DataFrame, name: str, chosen: tuple[str, ...]) -
         axes.fill_between(rows["x"], rows["low"], rows["high"], color=colour, alpha=theme.BAND_OPACITY, linewidth=0)
     axes.plot(
         rows["x"], rows["y"], color=colour, linewidth=2 if focused else 1, zorder=3 if focused else 2,
-        linestyle=DASHES[theme.DASHES[chosen.index(name)]] if focused else "-",
+        linestyle=DASHES[theme.dash_of(name, chosen)],
     )  # fmt: skip
     for finished in (True, False):
         marked = rows[(rows["state"] == "complete") == finished]

@@ -37,7 +37,7 @@ MAX_FOLDED = 12  # other settings of a page that are drawn too
 OVERVIEW, EXPLORER, RUN, PICTURES = "index", "samples", "run", "pictures"  # pages that have more than figures
 DATA = "data"
 ASSETS = files("dashboards") / "assets"
-STATIC = ("report.css", "report.js", "app/explorer.css", "app/explorer.js")
+STATIC = ("report.css", "report.js", "app/labels.js", "app/explorer.css", "app/explorer.js")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,7 +257,9 @@ def _html(page: ReportPage, pages: Sequence[ReportPage], experiment: Experiment,
         links=links,
         body=page.body,
         kind="wide" if page.wide else "",
-        plotly='<script src="plotly.min.js"></script>' if 'class="plot"' in page.body else "",
+        plotly='<script src="plotly.min.js"></script>\n<script src="labels.js"></script>'
+        if 'class="plot"' in page.body
+        else "",
         look=script_json(look),
         footer=f"Written {now:%Y-%m-%d %H:%M} UTC from {escape(experiment.path.name)}.",
     )

@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 from dashboards import theme
 from dashboards.figures import MARGIN, ids, template
 from dashboards.rows import short_labels, with_series
-from dashboards.wording import count, percent, percent_span, shortened
+from dashboards.wording import count, percent, percent_span, told_apart
 from results.analysis.metrics import spoken
 
 MAX_ROWS = 30  # in one picture
@@ -66,7 +66,7 @@ def rescue_figure(rows: pd.DataFrame, control: str) -> go.Figure:
         )  # fmt: skip
         seen = rows[[f"{share}_low", f"{share}_high", *(("floor", "ceiling") if column == 1 else ())]].to_numpy(float)
         figure.update_xaxes(title={"text": "%"}, range=_ends(seen), row=1, col=column)
-    names = [escape(shortened(name, 48)) for name in rows["name"]]
+    names = [escape(name) for name in told_apart(rows["name"], 48)]
     figure.update_yaxes(tickvals=places, range=[len(places) - 0.5, -0.5])
     figure.update_yaxes(ticktext=names, row=1, col=1)
     figure.update_annotations(font={"size": 12, "color": theme.REFERENCE})
@@ -93,7 +93,7 @@ def _hover(row: dict, asked: str, hit: str, share: str) -> str:
     span = percent_span(row[f"{share}_low"], row[f"{share}_high"])
     against = row["control"] if asked == "wrong" else "un-pruned"
     return (
-        f"<b>{escape(shortened(row['label'], 60))}</b><br>{hit} {count(row[hit])} of {count(row[asked])}: "
-        f"{percent(row[share])} ({span})<br>against {escape(shortened(against, 60))}"
+        f"<b>{escape(row['label'])}</b><br>{hit} {count(row[hit])} of {count(row[asked])}: "
+        f"{percent(row[share])} ({span})<br>against {escape(against)}"
         + (f"<br>random {percent(row['floor'])}, un-pruned {percent(row['ceiling'])}" if asked == "wrong" else "")
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 ON_DARK = ("#4CA8E8", "#F0803C", "#2BC49A", "#E39CC4", "#F2B544", "#8CCBF2")  # COLOURS for a dark paper
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "solid")  # in step with COLOURS
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")  # see `line_look`
 CONTEXT = "#9A9A9A"  # grey that stands on white and on near-black
 REFERENCE = "#6E6E6E"  # also of words about the context, which need more contrast than lines
 EMPTY = "#D5D8DC"  # what is not there yet
@@ -40,9 +40,20 @@ LIGHT = Ink(paper="#ffffff", text="#1d2126", muted="#5c6570", grid="#e7e9ec", da
 DARK = Ink(paper="#15181c", text="#e6e8ea", muted="#a0a8b1", grid="#2d3238", dark=True)
 
 
+def line_look(place: int) -> tuple[str, str]:
+    """Colour and dash of the n-th line of a picture, from 0: no two of the first 30 have both in common."""
+    turn, hue = divmod(place, len(COLOURS))
+    return COLOURS[hue], DASHES[(hue + turn) % len(DASHES)]
+
+
 def colour_of(series: str, focus: tuple[str, ...]) -> str:
     """The colour of a series, the same in all pictures that share a focus."""
-    return COLOURS[focus.index(series) % len(COLOURS)] if series in focus else CONTEXT
+    return line_look(focus.index(series))[0] if series in focus else CONTEXT
+
+
+def dash_of(series: str, focus: tuple[str, ...]) -> str:
+    """Its dash."""
+    return line_look(focus.index(series))[1] if series in focus else "solid"
 
 
 def verdict(difference: float, significant: bool) -> str:

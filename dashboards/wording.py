@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 MISSING = "–"
 
@@ -53,6 +54,32 @@ def shortened(text: str, length: int) -> str:
     """One line of at most ``length`` characters."""
     line = " ".join(text.split())
     return line if len(line) <= length else line[: length - 1].rstrip() + "…"
+
+
+def told_apart(names: Iterable[str], length: int) -> list[str]:
+    """Names of one picture, as far as possible of at most ``length`` characters, and as different as they were.
+
+    A name that is too long loses what all names with its first word have in common, from the right, and then its
+    middle: ``ablation layer=2 … head=sum``. Where that would make two of them equal, all stay as they are.
+    """
+    lines = [" ".join(name.split()) for name in names]
+    common: dict[str, set[str]] = {}
+    for first, *rest in (line.split(" ") for line in lines):
+        common[first] = common.get(first, set(rest)) & set(rest)
+    texts = [_without(line, common[line.split(" ")[0]], length) for line in lines]
+    return texts if len(set(texts)) == len(set(lines)) else lines
+
+
+def _without(line: str, common: set[str], length: int) -> str:
+    words = line.split(" ")
+    for place in range(len(words) - 1, 0, -1):
+        if len(" ".join(words)) <= length:
+            break
+        if words[place] in common:
+            words[place : place + 1] = [] if words[place + 1 : place + 2] == ["…"] else ["…"]
+    text = " ".join(words)
+    tail = length // 2
+    return text if len(text) <= length else f"{text[: length - tail - 1]}…{text[-tail:]}"
 
 
 def _minus(value: float, digits: int) -> str:

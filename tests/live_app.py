@@ -36,4 +36,4 @@ def serving(paths: list[Path], refresh_s: float = 0.5, host: str = "127.0.0.1") 
         yield address_of(host, server)
     finally:
         server.close()
-        thread.join(timeout=5)
+        thread.join(timeout=1)  # a daemon: a connection that is kept alive holds it up

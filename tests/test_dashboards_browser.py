@@ -17,6 +17,7 @@ from workers.work import GridPoint, unpruned_point
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install .[dev]")
 expect = playwright.expect
+expect.set_options(timeout=20_000)  # ms; a busy machine is no failure
 pytestmark = needs_chromium
 
 EVIL = "<img src=x onerror=document.title='owned'>"
@@ -249,14 +250,66 @@ def test_ticking_rows_compares_them_and_stays_in_the_url(page, address: str) -> 
     page.wait_for_selector(".ag-center-cols-container .ag-row")
     page.locator("#overview-grid").scroll_into_view_if_needed()
     rows = page.locator(".ag-row input[type=checkbox]")
-    rows.nth(0).click()
-    page.wait_for_function("() => location.search.includes('pick=')")
-    rows.nth(1).click()
-    page.wait_for_selector("#card-compare .js-plotly-plot", state="attached")
-    assert page.url.count("pick=") == 2
+    ticked = page.locator(".ag-center-cols-container .ag-row-selected")
+    compared = page.locator("#card-compare .js-plotly-plot")
+    expect(page.locator(".ag-row [col-id=accuracy]").first).to_have_text(re.compile(r"^\d+\.\d$"))
+    for place in range(3):  # all of it in one page, which no step may empty
+        rows.nth(place).click()
+        expect(ticked).to_have_count(place + 1)
+        expect(compared).to_have_count(int(place > 0))
+    assert page.url.count("pick=") == 3
+    page.go_back()
+    expect(ticked).to_have_count(2)
     page.reload()
-    page.wait_for_selector("#card-compare .js-plotly-plot", state="attached")
-    page.wait_for_selector(".ag-row-selected")
+    expect(compared).to_have_count(1)
+    expect(ticked).to_have_count(2)
+
+
+def test_a_page_that_was_opened_before_the_first_answer_fills(page, tmp_path: Path) -> None:
+    write_fake_experiment(tmp_path / "live", samples=20, done=0)
+    with serving([tmp_path / "live"]) as address:
+        page.goto(f"{address}/layer")
+        expect(page.locator("main .nothing")).to_contain_text("Nothing is answered yet")
+        write_fake_experiment(tmp_path / "live", samples=20)
+        plotted(page, "accuracy")
+        assert page.locator("main .nothing").count() == 0
+        page.goto("about:blank")  # nobody asks while the server goes
+
+
+def test_a_server_that_is_gone_and_a_page_that_never_was_are_said(browser, address: str) -> None:
+    page = browser.new_page()  # whose console complains of what does not arrive
+    page.goto(f"{address}/layers")
+    expect(page.locator("main .nothing")).to_have_text(
+        "There is no page /layers. Those that there are stand at the top."
+    )
+    page.get_by_role("link", name="Run", exact=True).click()
+    expect(page.locator("main time")).to_have_attribute("data-ago", re.compile(r"^\d+ (s|min) ago$"))
+    page.context.set_offline(True)
+    expect(page.locator("#as-of")).to_have_attribute("data-lost", re.compile("^no answer from the server for"))
+    page.context.set_offline(False)
+    expect(page.locator("#as-of")).not_to_have_attribute("data-lost", re.compile(""))
+    page.close()
+
+
+def test_labels_at_line_ends_stay_at_their_lines_when_zoomed(page, address: str) -> None:
+    """Where a line leaves the picture, that is; and as drawn once the zoom is taken back."""
+    plot = "document.querySelector('#card-accuracy .js-plotly-plot')"
+    labels = f"Object.fromEntries({plot}.layout.annotations.map(a => [a.name, a.visible === false ? null : a.y]))"
+    page.goto(f"{address}/layer?strategy=fastv&strategy=random&kept=16")
+    plotted(page, "accuracy")
+    drawn = page.evaluate(labels)
+    curves = f"{plot}._fullData.filter(t => t.hovertext).map(t => ['line:' + t.name, [...t.y]])"
+    lines = page.evaluate(f"Object.fromEntries({curves})")
+    assert {name: y[-1] for name, y in lines.items()}.items() <= drawn.items()
+    page.evaluate(f"Plotly.relayout({plot}, {{'xaxis.range': [2, 3]}})")  # half way from layer 2 to 4
+    half = {name: (first + second) / 2 for name, (first, second, *_) in lines.items()}
+    page.wait_for_function(
+        f"half => Object.entries(half).every(([name, y]) => Math.abs({labels}[name] - y) < 1e-6)", arg=half
+    )
+    page.evaluate(f"Plotly.relayout({plot}, {{'yaxis.range': [0, 99]}})")
+    page.wait_for_function(f"() => {labels}['line:'] === null")  # the un-pruned model's, at 100 %, is out of sight
+    page.locator("#card-accuracy .nsewdrag").first.dblclick()
+    page.wait_for_function(f"drawn => JSON.stringify({labels}) === JSON.stringify(drawn)", arg=drawn)
 
 
 def test_unfolded_numbers_are_those_of_the_filter(page, address: str) -> None:

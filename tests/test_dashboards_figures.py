@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 
 from answer_matrix import MISSING, write_matrix
 from dashboards.figures import curve_figure, forest_figure, heat_figure
-from dashboards.plots import curve_plot, write_plots
+from dashboards.plots import comparison_plot, curve_plot, write_plots
 from dashboards.rows import ACCURACY, DROP, curves, forest, heat, leftovers, slices
+from dashboards.theme import line_look
 from fake_experiment import write_fake_experiment
 from results.analysis.metrics import summary
 from workers.work import GridPoint, unpruned_point
@@ -120,3 +124,16 @@ def test_write_plots_makes_the_promised_files(tmp_path: Path) -> None:
             assert content.startswith(b"%PDF")
             assert b"/FontType 3" not in content
             assert b"/Type3" not in content  # text stays text: TrueType, not outlines
+
+
+def test_no_two_lines_of_a_picture_look_alike_nor_labels_cover_one_another(tmp_path: Path) -> None:
+    assert len({line_look(place) for place in range(30)}) == 30
+    points = (BASE, *(GridPoint(strategy=f"s{i}", layer=2, rank=rank) for i in range(9) for rank in (4, 16)))
+    right = np.random.default_rng(1).integers(0, 2, (len(points), 12))
+    figure = comparison_plot(summary(write_matrix(tmp_path / "e", points, right)).assign(experiment="e"))
+    (axes,) = figure.axes
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 9
+    FigureCanvasAgg(figure).draw()
+    labels = [Text.get_window_extent(text) for text in axes.texts if text.get_text().startswith("e\n")]
+    assert len(labels) == 9
+    assert not any(one.overlaps(other) for one, other in combinations(labels, 2))

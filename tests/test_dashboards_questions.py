@@ -282,3 +282,21 @@ def test_the_spectra_on_offer_are_those_of_the_chosen_curve(tmp_path: Path) -> N
         page, shown = asked(snapshot, "/tokens", f"?curve={quote(value)}")
         offered[value] = [list(c.values) for c in page.controls(shown) if c.name == "measures"]
     assert offered == {"a: fastv": [], "b: fastv": [["stable_rank"]]}
+
+
+def test_tokens_show_accuracy_first_and_scale_it_beside_spectra_alone(tmp_path: Path) -> None:
+    points = tuple(GridPoint(strategy=name, layer=2, rank=rank) for name in ("fastv", "random") for rank in (8, 16))
+    write_measured(tmp_path / "without", points)
+    write_measured(tmp_path / "with", points, lambda point: (("hidden_states.7.effective_rank", point.rank / 2),))
+    for name, panels, controls in (
+        ("without", ["accuracy", "difference"], ["at"]),
+        ("with", ["accuracy", "difference", "ranks"], ["at", "curve", "scale"]),
+    ):
+        page, shown = asked(Gallery([tmp_path / name]).snapshot, "/tokens", "")
+        found = page.panels(shown)
+        assert [panel.name for panel in found] == panels
+        assert [control.name for control in page.controls(shown)] == controls
+        figure = found[0].figure
+        assert figure is not None
+        assert max(figure.layout.yaxis.range) > 50, "percent, not scaled"
+        assert ("no spectra" in found[0].note) == (name == "without")

@@ -11,10 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from answer_matrix import MISSING, write_matrix
+from dashboards.gallery import Gallery
 from dashboards.labels import end_labels, push_apart
+from dashboards.pages.overview import table_rows
 from dashboards.reading import reading
 from dashboards.rows import ACCURACY, curves, reference, slices
-from dashboards.wording import p_value, percent, percent_span, points, points_span, shortened
+from dashboards.view import State, view
+from dashboards.wording import p_value, percent, percent_span, points, points_span, shortened, told_apart
 from results.analysis.metrics import summary
 from workers.work import GridPoint, unpruned_point
 
@@ -50,6 +53,27 @@ def test_numbers_are_written_with_a_real_minus_and_missing_as_a_dash() -> None:
     assert (p_value(0.0004), p_value(0.03), p_value(1.0)) == ("< 0.001", "0.030", "1.000")
     assert {percent(nan), percent_span(nan, nan), points(nan), points_span(nan, nan), p_value(nan)} == {"–"}
     assert shortened("a  b\nc" + "d" * 30, 10) == "a b cdddd…"
+
+
+def test_names_are_cut_in_what_they_have_in_common() -> None:
+    rules = [f"ablation layer=2 rank=64 head={head} heads_kept=8" for head in ("sum", "entropy")]
+    assert told_apart([*rules, "fastv layer=2 rank=64"], 38) == [
+        "ablation layer=2 rank=64 head=sum …", "ablation layer=2 … head=entropy …", "fastv layer=2 rank=64",
+    ]  # fmt: skip
+    assert told_apart(rules, 25) == ["ablation … head=sum …", "ablation … head=entropy …"]
+    assert told_apart(["x" * 9 + str(place) for place in range(2)], 6) == ["xx…xx0", "xx…xx1"]
+    alike = ["x" * 9 + str(place) + "y" * 9 for place in range(2)]
+    assert told_apart(alike, 6) == alike  # a long name before a wrong one
+
+
+def test_the_table_writes_a_number_as_the_rest_of_the_page(tmp_path: Path) -> None:
+    """A share half way between two texts, which a browser would round up."""
+    right = np.ones((2, 400), dtype=int)
+    right[1, :3] = 0
+    write_matrix(tmp_path / "e", (BASE, SCAN[0]), right)
+    row = table_rows(view(Gallery([tmp_path / "e"]).snapshot, State()))[1]
+    assert (row["accuracy"], row["accuracy_text"], percent(row["accuracy"])) == (0.9925, "99.2", "99.2\u00a0%")
+    assert row["difference_text"] == points(row["difference"])
 
 
 def test_end_labels_say_how_far_an_unfinished_curve_got(tmp_path: Path) -> None:

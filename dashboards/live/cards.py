@@ -13,14 +13,15 @@ from dashboards.live.controls import components, offer, offered
 from dashboards.live.downloads import buttons
 from dashboards.live.trees import light
 from dashboards.pages.base import Page, Panel
-from dashboards.pages.catalog import PAGES, asked
+from dashboards.pages.catalog import PAGES, asked, page_at
 from dashboards.theme import Ink
 from dashboards.view import View
 
 
 def content(page: Page, panels: Sequence[Panel], shown: View) -> list[Any]:
+    """A card for each panel; words where there is none, and nothing else on the page."""
     cards = [_card(panel, shown.ink) for panel in panels]
-    return [*cards, *page.extra(shown)] or [_nothing(shown)]
+    return cards or ([] if page.extra(shown) else [_nothing(shown)])
 
 
 def _card(panel: Panel, ink: Ink) -> Any:
@@ -45,9 +46,14 @@ def _nothing(shown: View) -> Any:
     filtered_out = shown.pruned.empty and not shown.snapshot.rows["baseline"].all()
     text = (
         "No configuration passes the filters." if filtered_out
+        else "Nothing is answered yet. This page fills by itself." if not shown.pruned["n"].any()
         else "There is nothing to draw here: the grid does not vary what this page shows."
     )  # fmt: skip
     return html.P(text, className="nothing")
+
+
+def _unknown(path: str) -> Any:
+    return html.P(f"There is no page {path}. Those that there are stand at the top.", className="nothing", dir="auto")
 
 
 def register(app: Dash, gallery: Gallery) -> None:
@@ -55,17 +61,21 @@ def register(app: Dash, gallery: Gallery) -> None:
         Output("drawn", "data"),
         Output("controls", "children"),
         Output("panels", "children"),
+        Output("extra", "children"),
         Output({"type": "nav", "path": ALL}, "className"),
         Input("url", "pathname"),
         Input("theme", "data"),
         State("url", "search"),
     )
-    def draw(path: str, look: str, search: str) -> tuple[Any, Any, Any, Any]:
+    def draw(path: str, look: str, search: str) -> tuple[Any, Any, Any, Any, Any]:
+        if path and page_at(path) is None:  # until the URL is known it is None
+            return None, [], [_unknown(path)], [], [""] * len(PAGES)
         page, shown = asked(gallery.snapshot, path, search, look)
         controls = offered(page, shown)
         return (
             offer(page, controls),
             components(controls, shown.state),
             content(page, page.panels(shown), shown),
+            page.extra(shown),
             ["here" if other is page else "" for other in PAGES],
         )

@@ -25,23 +25,24 @@ def layout(gallery: Gallery, refresh_s: float) -> Any:
             dcc.Store(id="zoomed"),  # which figures the reader has zoomed into
             dcc.Store(id="png"),
             dcc.Download(id="file"),
-            _header(gallery),
+            _header(gallery, refresh_s),
             html.Div(id="filters", children=[_filter(gallery.snapshot, name) for name in FILTERS]),
             html.Div(id="notices"),
             html.Div(id="controls"),
-            html.Main(id="panels"),
+            html.Main([html.Div(id="panels"), html.Div(id="extra")]),  # what is extra outlives other panels
             html.Aside(id="details"),
         ],
     )
 
 
-def _header(gallery: Gallery) -> Any:
+def _header(gallery: Gallery, refresh_s: float) -> Any:
+    patience: dict[str, Any] = {"data-patience": 4 * refresh_s}  # seconds until a silent server is one that is gone
     links = [dcc.Link(page.name, href=page.path, id={"type": "nav", "path": page.path}) for page in PAGES]
     return html.Header(
         [
             html.Span("Saccade", className="brand"),
             html.Nav(links),
-            html.Span(id="as-of", className="as-of", children=_as_of(gallery)),
+            html.Span(id="as-of", className="as-of", children=_as_of(gallery), **patience),
             dcc.Checklist(id="live", options=[{"label": "refresh", "value": "on"}], value=["on"], className="live"),
             html.Button("dark", id="theme-button", n_clicks=0, title="light or dark"),
         ]

@@ -17,6 +17,7 @@ from dashboards.theme import Ink
 
 def register(app: Dash, gallery: Gallery) -> None:
     @app.callback(
+        Output("panels", "children", allow_duplicate=True),  # also of a page that has no graph yet
         Output({"type": "graph", "name": ALL}, "figure"),
         Output({"type": "note", "name": ALL}, "children"),
         Output({"type": "below", "name": ALL}, "children"),
@@ -30,22 +31,22 @@ def register(app: Dash, gallery: Gallery) -> None:
     )
     def update(_: str, search: str, path: str, drawn: Offer | None, look: str, zoomed: dict[str, bool] | None) -> Any:
         """New data leave alone what a reader zoomed into; a filter draws it anew."""
-        idle = [[no_update] * len(specs) for specs in ctx.outputs_list]
+        idle = [[no_update] * len(specs) for specs in ctx.outputs_list[1:]]
         page, shown = asked(gallery.snapshot, path, search, look)
         if drawn is None or page.path != drawn["path"]:
-            return idle
+            return no_update, *idle
         controls = offered(page, shown)
         if (now := offer(page, controls)) != drawn:
             set_props("drawn", {"data": now})
             set_props("controls", {"children": components(controls, shown.state)})
         panels = page.panels(shown)
         figures = {panel.name: panel.figure for panel in panels if panel.figure is not None}
-        on_screen = [[spec["id"]["name"] for spec in specs] for specs in ctx.outputs_list[:2]]
-        if [list(figures), [panel.name for panel in panels]] != on_screen:
-            set_props("panels", {"children": content(page, panels, shown)})
-            return idle
+        on_screen = [[spec["id"]["name"] for spec in specs] for specs in ctx.outputs_list[1:3]]
+        if not panels or [list(figures), [panel.name for panel in panels]] != on_screen:
+            return content(page, panels, shown), *idle
         filtered = "url.search" in ctx.triggered_prop_ids
         return (
+            no_update,
             [
                 repainted(figure, shown.ink) if filtered
                 else patch(figure, shown.ink, zoomed=bool((zoomed or {}).get(name)))

@@ -73,7 +73,7 @@ class Page:
     path: str  # "/layer"
     panels: Callable[[View], Sequence[Panel]] = field(default=lambda view: ())
     controls: Callable[[View], Sequence[Control]] = field(default=lambda view: ())
-    extra: Callable[[View], Sequence[Any]] = field(default=lambda view: ())  # its own callbacks keep it up to date
+    extra: Callable[[View], Sequence[Any]] = field(default=lambda view: ())  # drawn once: its own callbacks follow
     register: Callable[[Dash, Gallery], None] = field(
         default=lambda app, gallery: None
     )  # ids begin with the page's name

@@ -22,7 +22,11 @@ PAGES: tuple[Page, ...] = (
 )
 
 
+def page_at(path: str | None) -> Page | None:
+    """The page of a URL."""
+    return next((page for page in PAGES if page.path == f"/{(path or '').strip('/')}"), None)
+
+
 def asked(snapshot: Snapshot, path: str | None, search: str | None, look: str | None = None) -> tuple[Page, View]:
     """The page of a URL, else the first one, and the view that it asks for."""
-    page = next((page for page in PAGES if page.path == path), PAGES[0])
-    return page, view(snapshot, State.parse(search), DARK if look == "dark" else LIGHT)
+    return page_at(path) or PAGES[0], view(snapshot, State.parse(search), DARK if look == "dark" else LIGHT)

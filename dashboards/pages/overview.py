@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import dash_ag_grid as dag
 import pandas as pd
-from dash import Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 
 from dashboards.contrasts import contrast_rows
 from dashboards.figures import forest_figure
@@ -18,16 +20,27 @@ from dashboards.reading import reading
 from dashboards.rows import forest, short_labels, significant, with_series
 from dashboards.view import CONFIG, View, view
 from dashboards.view import State as UrlState
-from dashboards.wording import MISSING, count, percent, percent_span, plural
+from dashboards.wording import MISSING, count, number, p_value, percent, percent_span, plural, points
 from results.analysis.metrics import spoken
 
 PICK = "pick"  # configurations that are compared: values of the column ``id``
 MAX_PICKS = 12
 MAX_FOREST = 24
-SHARE = {"function": "params.value == null ? '–' : d3.format('.1f')(100 * params.value)"}
-CHANGE = {"function": "params.value == null ? '–' : d3.format('+.1f')(100 * params.value).replace('-', '−')"}
-P_VALUE = {"function": "params.value == null ? '–' : params.value < 0.001 ? '< 0.001' : d3.format('.3f')(params.value)"}
-COUNT = {"function": "params.value == null ? '–' : d3.format(',')(params.value)"}
+
+
+def _count(value: float) -> str:
+    return MISSING if math.isnan(value) else count(int(value))
+
+
+def _share(value: float) -> str:
+    return number(100 * value)
+
+
+NUMBERS: dict[str, Callable[[float], str]] = {  # columns of numbers and how they are written, here as everywhere
+    "n": _count, "n_images": _count, "accuracy": _share, "ci_low": _share, "ci_high": _share, "difference": points,
+    "diff_low": points, "diff_high": points, "lost": _count, "gained": _count, "p_holm": p_value,
+}  # fmt: skip
+WRITTEN = {"function": "params.data[params.colDef.field + '_text']"}  # sorted and filtered by the number behind
 
 
 def panels(shown: View) -> list[Panel]:
@@ -91,7 +104,8 @@ def extra(shown: View) -> list[Any]:
             html.P("tick to compare; a click on a row opens its numbers and flipped answers", className="note"),
         ]
     )
-    return [html.Section([head, grid, dcc.Store(id="overview-shown")], className="card wide")]
+    stores = [dcc.Store(id="overview-shown"), dcc.Store(id="overview-picks", data={"name": PICK, "most": MAX_PICKS})]
+    return [html.Section([head, grid, *stores], className="card wide")]
 
 
 def _columns(several: bool) -> list[dict[str, Any]]:
@@ -101,26 +115,26 @@ def _columns(several: bool) -> list[dict[str, Any]]:
         {"field": "label", "headerName": "configuration", "flex": 1, "minWidth": 250, "tooltipField": "label"},
         {"field": "experiment", "headerName": "experiment", "hide": not several, "width": 120},
         {"field": "status", "headerName": "state", "width": 92},
-        _number("n", "n", COUNT),
-        _number("n_images", "images", COUNT, width=84, headerTooltip="images that these questions are about"),
-        _number("accuracy", "acc. %", SHARE, width=84),
-        _number("ci_low", "from", SHARE, headerTooltip=interval, tooltipField="interval"),
-        _number("ci_high", "to", SHARE, headerTooltip=interval, tooltipField="interval"),
-        _number("difference", "change", CHANGE, width=108, sort="desc", headerTooltip=change),
-        _number("diff_low", "from", CHANGE, headerTooltip=of_change, tooltipField="diff_interval"),
-        _number("diff_high", "to", CHANGE, headerTooltip=of_change, tooltipField="diff_interval"),
-        _number("lost", "lost", COUNT),
-        _number("gained", "gained", COUNT, width=84),
-        _number("p_holm", "p Holm", P_VALUE, width=90, tooltipField="test"),
+        _number("n", "n"),
+        _number("n_images", "images", width=84, headerTooltip="images that these questions are about"),
+        _number("accuracy", "acc. %", width=84),
+        _number("ci_low", "from", headerTooltip=interval, tooltipField="interval"),
+        _number("ci_high", "to", headerTooltip=interval, tooltipField="interval"),
+        _number("difference", "change", width=108, sort="desc", headerTooltip=change),
+        _number("diff_low", "from", headerTooltip=of_change, tooltipField="diff_interval"),
+        _number("diff_high", "to", headerTooltip=of_change, tooltipField="diff_interval"),
+        _number("lost", "lost"),
+        _number("gained", "gained", width=84),
+        _number("p_holm", "p Holm", width=90, tooltipField="test"),
         {"field": "significant", "headerName": "sign.", "width": 72, "headerTooltip": "p below 0.05 after Holm"},
         {"field": "flags", "headerName": "suspicious", "width": 150, "tooltipField": "flags"},
     ]
 
 
-def _number(field: str, name: str, form: dict[str, str], width: int = 76, **more: str) -> dict[str, Any]:
+def _number(field: str, name: str, width: int = 76, **more: str) -> dict[str, Any]:
     return {
         "field": field, "headerName": name, "type": "rightAligned", "filter": "agNumberColumnFilter", "width": width,
-        "valueFormatter": form, **more,
+        "valueFormatter": WRITTEN, **more,
     }  # fmt: skip
 
 
@@ -128,6 +142,7 @@ def table_rows(shown: View) -> list[dict[str, Any]]:
     """What the table holds: plain values, None where there is none."""
     rows = shown.rows.assign(significant=["yes" if sure else "" for sure in significant(shown.rows)])
     rows = rows[["id", *(column["field"] for column in _columns(several=True)), "interval", "diff_interval", "test"]]
+    rows = rows.assign(**{f"{name}_text": rows[name].astype(float).map(written) for name, written in NUMBERS.items()})
     return rows.astype(object).where(rows.notna(), None).to_dict("records")  # type: ignore[return-value]
 
 
@@ -147,19 +162,29 @@ def register(app: Dash, gallery: Gallery) -> None:
 
     @app.callback(
         Output("url", "search", allow_duplicate=True),
-        Input("overview-grid", "selectedRows"),
         Input("overview-grid", "cellClicked"),
         State("url", "search"),
         prevent_initial_call=True,
     )
-    def choose(rows: Any, cell: Any, search: str) -> Any:
-        state = UrlState.parse(search)
-        if ctx.triggered_prop_ids.keys() == {"overview-grid.cellClicked"}:
-            return state.with_(CONFIG, cell["rowId"]).search if cell and cell.get("rowId") else no_update
-        ids = [row["id"] for row in rows] if isinstance(rows, list) else (rows or {}).get("ids", [])
-        old = [id for id in state.all(PICK) if id in ids]  # the order of ticking stays
-        new = [*old, *(id for id in ids if id not in old)][:MAX_PICKS]
-        return state.with_(PICK, new).search if tuple(new) != state.all(PICK) else no_update
+    def choose(cell: Any, search: str) -> Any:
+        return UrlState.parse(search).with_(CONFIG, cell["rowId"]).search if cell and cell.get("rowId") else no_update
+
+    app.clientside_callback(  # in the browser, where a second tick cannot overtake the first
+        ClientsideFunction("saccade", "pick"),
+        Output("url", "search", allow_duplicate=True),
+        Input("overview-grid", "selectedRows"),
+        State("url", "search"),
+        State("overview-picks", "data"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        ClientsideFunction("saccade", "tick"),
+        Output("overview-grid", "selectedRows"),
+        Input("url", "search"),
+        State("overview-grid", "selectedRows"),
+        State("overview-picks", "data"),
+        prevent_initial_call=True,
+    )
 
 
 def _picks(shown: View) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -51,11 +51,11 @@ def numbers(rows: pd.DataFrame, view: View, against: str = "un-pruned", label: s
     )
 
 
-def tiles(found: list[tuple[str, str, str]]) -> Any:
+def tiles(found: Sequence[tuple[str, Any, str]]) -> Any:
     """Large numbers side by side.
 
     Args:
-        found: (name, value, detail) of each.
+        found: (name, value, detail) of each; a value is a text or a component.
     """
     body = [
         html.Div([html.Dt(name, dir="auto"), html.Dd([value, html.Small(detail, dir="auto")])])

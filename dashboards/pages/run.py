@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime
 from typing import Any
 
 import pandas as pd
@@ -74,9 +76,16 @@ def _state(source: Source) -> Any:
         ("cells", count(done.answered), f"of {count(done.cells)}; {count(done.missing)} missing"),
         ("speed", speed, each or "over the last fifth of the files"),
         ("failed samples", count(len(source.failures)), "listed below" if len(source.failures) else "none"),
-        ("last answer", MISSING if newest is None else since(newest), str(source.experiment.path)),
+        ("last answer", MISSING if newest is None else _moment(newest), str(source.experiment.path)),
     ]
     return html.Div([html.H3(source.name, dir="auto"), tiles(found)])
+
+
+def _moment(seconds: float) -> Any:
+    """A time of the epoch that stays true in a report; the live app says beside it how long ago that was."""
+    moment = datetime.fromtimestamp(int(seconds), UTC)
+    ahead = f", {since(seconds)}" if seconds > time.time() + 1 else ""
+    return html.Time(f"{moment:%Y-%m-%d %H:%M:%S} UTC{ahead}", dateTime=moment.isoformat())
 
 
 def _failures(failures: pd.DataFrame) -> Any:

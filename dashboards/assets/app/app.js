@@ -1,5 +1,7 @@
 // Functions that the app runs in the browser.
 window.dash_clientside = window.dash_clientside || {};
+const ticked = (rows) => (Array.isArray(rows) ? rows.map((row) => row.id) : (rows && rows.ids) || []);
+const same = (a, b) => a.length === b.length && a.every((id) => b.includes(id));
 window.dash_clientside.saccade = {
   // Light or dark: the reader's choice, else that of the system.
   theme: function (clicks) {
@@ -29,6 +31,20 @@ window.dash_clientside.saccade = {
       });
     }
     return zoomed;
+  },
+  // Ticked rows of the Overview become the picks of the address; the order of ticking stays.
+  pick: function (rows, search, { name, most }) {
+    const asked = new URLSearchParams(search), picks = asked.getAll(name), ids = ticked(rows);
+    if (same(ids, picks)) return window.dash_clientside.no_update;
+    const all = [...picks.filter((id) => ids.includes(id)), ...ids.filter((id) => !picks.includes(id))];
+    asked.delete(name);
+    for (const id of all.slice(0, most)) asked.append(name, id);
+    return asked.size ? `?${asked}` : "";
+  },
+  // And the other way: the reader went back, or ticked more than can be compared.
+  tick: function (search, rows, { name }) {
+    const picks = new URLSearchParams(search).getAll(name);
+    return same(ticked(rows), picks) ? window.dash_clientside.no_update : { ids: picks };
   },
   png: function (job) {
     if (!job) return window.dash_clientside.no_update;
@@ -77,4 +93,23 @@ window.dash_clientside.saccade = {
   new MutationObserver(follow).observe(document.documentElement, {
     subtree: true, childList: true, attributes: true, attributeFilter: ["data-tree"],
   });
+})();
+
+// What only the clock changes, each second: how long ago a <time> was, and for how long the server has said nothing.
+(function () {
+  const said = (s) => (s < 60 ? `${s} s` : s < 3600 ? `${Math.floor(s / 60)} min` : s < 172800
+    ? `${Math.floor(s / 3600)} h` : `${Math.floor(s / 86400)} days`);
+  let seen = "", quiet = 0; // seconds that this page was awake, which a sleeping laptop's are not
+  setInterval(() => {
+    for (const time of document.querySelectorAll("time[datetime]")) {
+      const age = Math.round((Date.now() - Date.parse(time.dateTime)) / 1000);
+      if (age >= 0) time.dataset.ago = `${said(age)} ago`; // of a clock that is ahead the text says so
+    }
+    const look = document.getElementById("as-of"), live = document.querySelector("#live input");
+    if (!look) return;
+    quiet = look.textContent === seen && live && live.checked ? quiet + 1 : 0;
+    seen = look.textContent;
+    if (quiet > look.dataset.patience) look.dataset.lost = `no answer from the server for ${said(quiet)}`;
+    else delete look.dataset.lost;
+  }, 1000);
 })();

@@ -253,7 +253,7 @@ class Placement:
         """
         for stage in stages:
             if not 0 < stage.rank < sequence.visual:
-                kept_K = torch.arange(min(stage.rank, sequence.visual), device=hidden_RD.device)
+                kept_K = torch.arange(min(stage.rank, sequence.visual))
                 yield stage, _Choice(catalog.get(stage.strategy), kept_K, None)
         groups = _choosing(sequence, stages)
         if view is None:
@@ -270,7 +270,7 @@ class Placement:
             merge = merge_of(strategy, own, params)
             for stage, kept_K in zip(members, chosen, strict=True):
                 scores = None if scores_V is None else concentration(scores_V, stage.rank)
-                yield stage, _Choice(strategy, kept_K.to(view.device), scores, merge, params if strategy.rows else ())
+                yield stage, _Choice(strategy, kept_K, scores, merge, params if strategy.rows else ())
 
     def _view(
         self,
@@ -314,14 +314,18 @@ class Placement:
 
 
 def _on_host(chosen: Mapping[TokenSequence, Mapping[Stage, _Choice]]) -> dict[TokenSequence, dict[Stage, _Choice]]:
-    """The same choices; one copy for all, because the host waits for each."""
-    kept = [choice.kept_K for of_one in chosen.values() for choice in of_one.values()]
-    if not kept:
-        return {}
-    on_host = iter(torch.cat(kept).cpu().split([len(kept_K) for kept_K in kept]))
+    """The same choices; one copy for all that lie on a device, because the host waits for each.
+
+    Where nothing was looked at - a cut-off, a random draw - nothing lies there, and the host runs ahead of the device.
+    """
+    away = [one.kept_K for choices in chosen.values() for one in choices.values() if one.kept_K.device.type != "cpu"]
+    copies = iter(torch.cat(away).cpu().split([len(kept_K) for kept_K in away]) if away else ())
     return {
-        place: {stage: replace(choice, kept_K=next(on_host)) for stage, choice in of_one.items()}
-        for place, of_one in chosen.items()
+        place: {
+            stage: one if one.kept_K.device.type == "cpu" else replace(one, kept_K=next(copies))
+            for stage, one in choices.items()
+        }
+        for place, choices in chosen.items()
     }
 
 

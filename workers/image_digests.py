@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 
 from PIL import Image
 
@@ -68,14 +69,16 @@ class _Taking:
 
     def __init__(self) -> None:
         self._seen: dict[bytes, str] = {}
+        self._turns: dict[bytes, Lock] = {}  # who comes with equal bytes waits for the one who decodes them
 
     def __call__(self, source: Source) -> str:
         try:
             content = image_content(source)
             name = hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
-            if name not in self._seen:
-                self._seen[name] = pixel_digest(load_image(source, content))
-            return self._seen[name]
+            with self._turns.setdefault(name, Lock()):
+                if name not in self._seen:
+                    self._seen[name] = pixel_digest(load_image(source, content))
+                return self._seen[name]
         except (DataError, MemoryError):
             return ""  # fails when it is asked about, and is recorded then
 

@@ -23,6 +23,7 @@ from orchestrator.sweep.spec import EMBEDDED
 from results.disk import StoreError
 from results.experiment import Experiment
 from results.inventory import Finding
+from results.tables import unpacked
 from strategies import catalog
 from strategies.errors import UsageError
 from workers import evidence
@@ -260,7 +261,7 @@ def _choice_complaint(mask: object, slow: SlowAnswer, allowed: Tolerance) -> str
 
 
 def _indices(mask: bytes) -> Tensor:
-    return torch.from_numpy(np.flatnonzero(np.unpackbits(np.frombuffer(mask, np.uint8))))
+    return torch.from_numpy(np.flatnonzero(unpacked(mask)))
 
 
 def _verdict_complaints(cell: Any, verdict: Any) -> Iterator[str]:

@@ -278,6 +278,12 @@ def _between(value: pa.ChunkedArray, most: pa.ChunkedArray) -> pa.ChunkedArray:
 _BITS = np.array([byte.bit_count() for byte in range(256)], dtype=np.int64)
 
 
+def unpacked(mask: bytes, visual: int | None = None) -> np.ndarray:
+    """(V,) bool, which visual tokens a cell keeps; without their number also the bits behind them, which are none."""
+    bits: np.ndarray = np.unpackbits(np.frombuffer(mask, np.uint8), count=visual)
+    return bits.astype(bool)
+
+
 def mask_bits(masks: pa.ChunkedArray) -> pa.Array:
     """How many bits are set in each mask; null where there is none."""
     lengths = np.array(pc.fill_null(pc.binary_length(masks), 0), dtype=np.int64)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from strategies.errors import UsageError
 from strategies.suggestion import near
+from workers.work import UNPRUNED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from dashboards.figures import Figure
     from results.experiment import Experiment as Stored
     from workers.work import GridPoint
-
-UNPRUNED = "none"  # as cells and tables call the un-pruned model
 
 
 class Experiment:
@@ -105,16 +104,14 @@ class Experiment:
         Raises:
             UsageError: no grid point is like this, or several; or there is no such cell.
         """
-        import numpy as np
+        from results.tables import unpacked
 
         point = self._one(chosen)
         kept = self._stored.kept(points=[point.key], samples=[sample])
         if kept.empty:
             raise UsageError(f"there is no cell of sample '{sample}' at {point.label}")
         row = kept.iloc[0]
-        packed = np.frombuffer(row["kept_mask"], dtype=np.uint8)
-        mask: np.ndarray = np.unpackbits(packed, count=int(row["visual_tokens"])).astype(bool)
-        return mask
+        return unpacked(row["kept_mask"], int(row["visual_tokens"]))
 
     def flips(self, a: dict[str, Any], b: dict[str, Any] | None = None) -> pd.DataFrame:
         """The questions of which two grid points get one right and the other wrong.

@@ -9,12 +9,11 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 import checkpoint_forms as forms
-from naive import naive_answer, seeds_of
+from against_naive import assert_every_cell_is_naive
 from small_intern import make_intern
 from small_llava import make_checkpoint
 from small_onevision import make_onevision
@@ -113,18 +112,7 @@ def test_pruning_is_that_of_the_naive_forward(engine):
         GridPoint(strategy=name, layer=0 if rules.get(name).layers == "input" else layers - 1, rank=5)
         for name in ("fastv", "random", "divprune", "fps_merged", "text_sum", "image_column_sum", "pyramiddrop_stage")
     ]
-    outcome = engine.run(WorkUnit(samples=("1", "3"), points=tuple(points)))
-    assert outcome.failures == ()
-    for cell, point in zip(outcome.outcomes, points * 2, strict=True):
-        sample = engine.samples[cell.sample]
-        prompt = encode_sample(engine.model, sample, engine.spec.task, engine.spec.model.image_mode)
-        with torch.inference_mode():
-            slow = naive_answer(engine.model, prompt, point, seeds_of(sample), 3)
-        kept = np.flatnonzero(np.unpackbits(np.frombuffer(cell.kept_mask, np.uint8))[: cell.visual_tokens])
-        assert kept.tolist() == slow.kept, point.label
-        letters = slow.first_logits[engine.letter_tokens[: len(sample.choices)]]
-        torch.testing.assert_close(torch.tensor(cell.option_logits), letters, **TOLERANCE, msg=point.label)
-        assert (cell.first_token, cell.decoded_tokens) == (slow.tokens[0], len(slow.tokens))
+    assert_every_cell_is_naive(engine, ("1", "3"), points, **TOLERANCE)
 
 
 def test_its_own_forward_can_be_pruned(engine):

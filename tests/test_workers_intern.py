@@ -9,7 +9,6 @@ import itertools
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,14 +18,13 @@ from safetensors.torch import load_file, save_file
 from transformers import GotOcr2ImageProcessorPil, InternVLForConditionalGeneration
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
+from against_naive import assert_every_cell_is_naive
 from examples import few
-from naive import naive_answer, seeds_of
 from orchestrator.sweep.spec import load_sweep
 from small_intern import KINDS, LARGE_TOWER, LAYERS, OTHER_TOWER, TOWER, make_intern
 from small_qwen import noise
 from strategies import catalog as rules
 from workers.cost import cost
-from workers.encoding import encode_sample
 from workers.engine import Engine
 from workers.families.catalog import load_model, open_checkpoint
 from workers.families.config import ModelError
@@ -117,18 +115,7 @@ def test_every_layer_and_rank_is_the_naive_forward(engine, layer):
         if (rules.get(name).layers != "input" or layer == 0) and (layer or name not in ("fastv", "text_sum"))
         if rules.get(name).check(rules.get(name).params, layer=layer, rank=rank, layers=LAYERS, heads=2) is None
     ]
-    outcome = engine.run(WorkUnit(samples=("1", "5"), points=tuple(points)))
-    assert outcome.failures == ()
-    for cell, point in zip(outcome.outcomes, itertools.cycle(points)):
-        sample = engine.samples[cell.sample]
-        prompt = encode_sample(engine.model, sample, engine.spec.task, "tiles")
-        with torch.inference_mode():
-            slow = naive_answer(engine.model, prompt, point, seeds_of(sample), 4)
-        kept = np.flatnonzero(np.unpackbits(np.frombuffer(cell.kept_mask, np.uint8))[: cell.visual_tokens])
-        assert kept.tolist() == slow.kept, point.label
-        letters = slow.first_logits[engine.letter_tokens[: len(sample.choices)]]
-        torch.testing.assert_close(torch.tensor(cell.option_logits), letters, **TOLERANCE, msg=point.label)
-        assert (cell.first_token, cell.decoded_tokens) == (slow.tokens[0], len(slow.tokens))
+    assert_every_cell_is_naive(engine, ("1", "5"), points, **TOLERANCE)
 
 
 def test_their_own_generate_answers_the_same(engine):

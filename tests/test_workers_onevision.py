@@ -9,7 +9,6 @@ import itertools
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -21,13 +20,12 @@ from transformers.models.llava_onevision.modeling_llava_onevision import image_s
 from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
 
 import workers.families.llava.model as llava_model
+from against_naive import assert_every_cell_is_naive
 from examples import few
-from naive import naive_answer, seeds_of
 from orchestrator.sweep.spec import SpecError, load_sweep
 from small_onevision import DEPTH, LAYERS, SIDE, make_onevision
 from small_qwen import noise
 from strategies import catalog as rules
-from workers.encoding import encode_sample
 from workers.engine import Engine
 from workers.families.catalog import load_model, open_checkpoint
 from workers.families.config import ModelError
@@ -131,18 +129,7 @@ def test_every_layer_and_rank_is_the_naive_forward(engine, layer):
         for rank in (0, 1, 5)
         if (rules.get(name).layers != "input" or layer == 0) and (layer or name not in ("fastv", "text_sum"))
     ]
-    outcome = engine.run(WorkUnit(samples=("1", "5"), points=tuple(points)))
-    assert outcome.failures == ()
-    for cell, point in zip(outcome.outcomes, itertools.cycle(points)):
-        sample = engine.samples[cell.sample]
-        prompt = encode_sample(engine.model, sample, engine.spec.task, "anyres")
-        with torch.inference_mode():
-            slow = naive_answer(engine.model, prompt, point, seeds_of(sample), 4)
-        kept = np.flatnonzero(np.unpackbits(np.frombuffer(cell.kept_mask, np.uint8))[: cell.visual_tokens])
-        assert kept.tolist() == slow.kept, point.label
-        letters = slow.first_logits[engine.letter_tokens[: len(sample.choices)]]
-        torch.testing.assert_close(torch.tensor(cell.option_logits), letters, **TOLERANCE, msg=point.label)
-        assert (cell.first_token, cell.decoded_tokens) == (slow.tokens[0], len(slow.tokens))
+    assert_every_cell_is_naive(engine, ("1", "5"), points, **TOLERANCE)
 
 
 def test_its_own_generate_answers_the_same(engine):

@@ -9,7 +9,6 @@ import itertools
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,6 +18,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.vision_utils import get_vision_window_index
 
 import workers.families.qwen.model as qwen_model
+from against_naive import assert_every_cell_is_naive
 from examples import few
 from naive import naive_answer, seeds_of
 from orchestrator.sweep.spec import load_sweep
@@ -135,17 +135,7 @@ def test_every_layer_and_rank_is_the_naive_forward(engine, layer):
         for rank in (0, 1, 5)
         if (rules.get(name).layers != "input" or layer == 0) and (layer or name not in ("fastv", "text_sum"))
     ]
-    outcome = engine.run(WorkUnit(samples=("1", "5"), points=tuple(points)))
-    assert outcome.failures == ()
-    for cell, point in zip(outcome.outcomes, itertools.cycle(points)):
-        sample, prompt = engine.samples[cell.sample], asked_about(engine, cell.sample)
-        with torch.inference_mode():
-            slow = naive_answer(engine.model, prompt, point, seeds_of(sample), 4)
-        kept = np.flatnonzero(np.unpackbits(np.frombuffer(cell.kept_mask, np.uint8))[: cell.visual_tokens])
-        assert kept.tolist() == slow.kept, point.label
-        letters = slow.first_logits[engine.letter_tokens[: len(sample.choices)]]
-        torch.testing.assert_close(torch.tensor(cell.option_logits), letters, **TOLERANCE, msg=point.label)
-        assert (cell.first_token, cell.decoded_tokens) == (slow.tokens[0], len(slow.tokens))
+    assert_every_cell_is_naive(engine, ("1", "5"), points, **TOLERANCE)
 
 
 def test_their_own_generate_answers_the_same(engine):

@@ -316,7 +316,7 @@ class Placement:
 def _on_host(chosen: Mapping[TokenSequence, Mapping[Stage, _Choice]]) -> dict[TokenSequence, dict[Stage, _Choice]]:
     """The same choices; one copy for all that lie on a device, because the host waits for each.
 
-    Where nothing was looked at - a cut-off, a random draw - nothing lies there, and the host runs ahead of the device.
+    Where nothing is chosen, as of a cut-off, nothing lies there, and the host runs ahead of the device.
     """
     away = [one.kept_K for choices in chosen.values() for one in choices.values() if one.kept_K.device.type != "cpu"]
     copies = iter(torch.cat(away).cpu().split([len(kept_K) for kept_K in away]) if away else ())

@@ -96,14 +96,16 @@ def chat_template(*folders: Path) -> str | None:
     return None
 
 
-def rendered(tokenizer: Any, template: str, question: str, image: bool, marker: str = IMAGE_MARKER) -> str:
+def rendered(tokenizer: Any, template: str | None, question: str, image: bool, marker: str = IMAGE_MARKER) -> str:
     """One question in a chat template, which puts ``marker`` where the image belongs.
 
     Templates of processors take a list of parts, those of tokenizers a text.
 
     Raises:
-        ModelError: the template is broken, or loses the question or its image in both ways.
+        ModelError: there is no template, or it is broken, or loses the question or its image in both ways.
     """
+    if template is None:
+        raise ModelError("the checkpoint has no chat template; set task.conversation to vicuna_v1 or llava_v1")
     parts = [*([{"type": "image"}] if image else []), {"type": "text", "text": question}]
     text = f"{marker}\n{question}" if image else question
     reason = "it loses the question or its image"

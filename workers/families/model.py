@@ -212,7 +212,15 @@ class Model(ABC):
 
     def letter_tokens(self, letters: str) -> list[int]:
         """The id with which the model begins an answer that is one of the letters."""
-        return [self.tokenizer(f"ASSISTANT: {letter}", add_special_tokens=False)["input_ids"][-1] for letter in letters]
+        return [self._last_token(f"ASSISTANT: {letter}") for letter in letters]
+
+    def letters_of_a_line(self, letters: str) -> list[int]:
+        """The same where an answer begins a line of its own, so that no space belongs to its first token."""
+        return [self._last_token(letter) for letter in letters]
+
+    def _last_token(self, text: str) -> int:
+        token: int = self.tokenizer(text, add_special_tokens=False)["input_ids"][-1]
+        return token
 
 
 def together(prompts: Sequence[Encoded], most: int | None) -> Iterator[list[Encoded]]:

@@ -15,7 +15,7 @@ from workers.checkpoints.files import ADAPTER, weight_files
 from workers.checkpoints.hub import find_folder
 from workers.checkpoints.settings import processor_kind, processor_settings, read_json
 from workers.families.config import ModelConfig, ModelError
-from workers.families.described import Shape
+from workers.families.described import Shape, renamed
 from workers.work import ModelSpec
 
 Refused = tuple[object, str, str]  # whether it was given, what it is, and the remedy
@@ -31,6 +31,7 @@ class OneFolder(ABC):
     image_options: tuple[tuple[str, int], ...] = ()  # what was asked for in place of the stored settings
 
     image_modes: ClassVar[tuple[str, ...]]  # that a sweep may ask for
+    prefixes: ClassVar[tuple[tuple[str, str], ...]]  # of stored tensors, and what the model has in their place
     conversation = "chat_template"
     tower = None
     text_tower = None
@@ -86,10 +87,9 @@ class OneFolder(ABC):
     def described(self) -> dict[str, Shape]:
         """Shape of every tensor that its config.json describes, by the model's name."""
 
-    @staticmethod
-    @abstractmethod
-    def model_name(stored: str) -> str:
+    def model_name(self, stored: str) -> str:
         """The model's name of a stored tensor."""
+        return renamed(stored, self.prefixes)
 
     def check(self) -> None:
         """Find out whether the files are whole and hold the model that config.json describes; nothing is loaded.

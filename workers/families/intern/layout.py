@@ -12,7 +12,7 @@ from workers.families.config import ModelConfig, ModelError, section
 from workers.families.described import Shape
 from workers.families.intern.config import model_config, text_section, tiling_of
 from workers.families.intern.described import described
-from workers.families.intern.names import model_name
+from workers.families.intern.names import PREFIXES
 from workers.families.intern.tiling import Tiling
 from workers.families.one_folder import OneFolder, find_parts
 from workers.foreign import readable
@@ -28,6 +28,7 @@ class InternCheckpoint(OneFolder):
     tiling: Tiling
 
     image_modes = ("tiles",)
+    prefixes = PREFIXES
 
     @property
     def sizes(self) -> ModelConfig:
@@ -41,10 +42,6 @@ class InternCheckpoint(OneFolder):
     @property
     def described(self) -> dict[str, Shape]:
         return described(section(self.config, "vision_config", self.place), self._text, self.sizes)
-
-    @staticmethod
-    def model_name(stored: str) -> str:
-        return model_name(stored)
 
     def visual_tokens(self, image: tuple[int, int]) -> int:
         """Of an image of some height and width."""

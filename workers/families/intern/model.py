@@ -48,8 +48,6 @@ class Intern(Model):
         self._chat_template = chat_template
 
     def chat(self, question: str, image: bool) -> str:
-        if self._chat_template is None:
-            raise ModelError("the checkpoint has no chat template; set task.conversation to vicuna_v1 or llava_v1")
         return rendered(self.tokenizer, self._chat_template, question, image, marker=PAD).replace(PAD, IMAGE_MARKER)
 
     def look(self, image: Image.Image, mode: str) -> Pixels:
@@ -109,7 +107,7 @@ class Intern(Model):
 
     def letter_tokens(self, letters: str) -> list[int]:
         """An answer begins a line of its own, so that no space belongs to its first token."""
-        return [self.tokenizer(letter, add_special_tokens=False)["input_ids"][-1] for letter in letters]
+        return self.letters_of_a_line(letters)
 
     def _pixels(self, prompts: Sequence[Encoded]) -> Tensor:
         """The tiles of all images, in the model's dtype, on its device."""

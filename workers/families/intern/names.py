@@ -8,18 +8,11 @@ Two layouts are in use; no name of one means something else in the other:
 
 from __future__ import annotations
 
-from workers.families.described import renamed
-
 TOWER = "model.vision_tower."
 PROJECTOR = "model.multi_modal_projector."
-_PREFIXES = (
+PREFIXES = (
     ("language_model.model.", "model.language_model."),
     ("language_model.lm_head.", "lm_head."),
     ("vision_tower.", TOWER),
     ("multi_modal_projector.", PROJECTOR),
 )
-
-
-def model_name(stored: str) -> str:
-    """The model's name of a stored tensor."""
-    return renamed(stored, _PREFIXES)

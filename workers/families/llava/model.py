@@ -52,8 +52,6 @@ class Llava(Model):
         self._video_token = None if video is None else tokenizer.convert_ids_to_tokens(video)
 
     def chat(self, question: str, image: bool) -> str:
-        if self._chat_template is None:
-            raise ModelError("the checkpoint has no chat template; set task.conversation to vicuna_v1 or llava_v1")
         return rendered(self.tokenizer, self._chat_template, question, image)
 
     def look(self, image: Image.Image, mode: str) -> Pixels:
@@ -138,7 +136,7 @@ class Llava(Model):
         """With LLaVA-OneVision an answer begins a line of its own, so that no space belongs to its first token."""
         if self.module.config.model_type != ONEVISION:
             return super().letter_tokens(letters)
-        return [self.tokenizer(letter, add_special_tokens=False)["input_ids"][-1] for letter in letters]
+        return self.letters_of_a_line(letters)
 
     def inputs(self, prompt: Encoded) -> dict[str, Tensor]:
         ids_BS = torch.tensor([prompt.ids], device=self.device)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention
 
+from workers.decoder import Rotary
 from workers.families.qwen.grid import TokenGrid, turned
 from workers.kernels import rms_norm, rotate, uses_triton
 from workers.sequences import to_device
@@ -59,6 +60,7 @@ def run_tower(
     hidden_RC = embedded_RC.unflatten(0, (-1, merged))[order_T].flatten(0, 1)
     head_dim = visual.blocks[0].attn.head_dim
     angles = torch.cat([grid.angles(head_dim)[grid.order_V].flatten(0, 1) for grid in grids])[:, None]
+    rotary = angles.cos(), angles.sin()
     windowed = _together((size * merged for grid in grids for size in grid.windows), hidden_RC.device)
     whole = _together((grid.patches for grid in grids), hidden_RC.device)
     states, deep = [], list(getattr(visual, "deepstack_visual_indexes", ()))
@@ -66,7 +68,7 @@ def run_tower(
     for layer, (block, mlp) in enumerate(zip(visual.blocks, mlps, strict=True)):
         if keep:
             states.append(hidden_RC)
-        hidden_RC = hidden_RC + _attended(block, hidden_RC, angles, whole if layer in full_layers else windowed)
+        hidden_RC = hidden_RC + _attended(block, hidden_RC, rotary, whole if layer in full_layers else windowed)
         hidden_RC = hidden_RC + mlp(_normed(block.norm2, hidden_RC))
         if layer in deep:
             added[layer] = visual.deepstack_merger_list[deep.index(layer)](hidden_RC)
@@ -92,15 +94,15 @@ def _normed(norm: Any, hidden_RC: Tensor) -> Tensor:
     return normed_RC
 
 
-def _attended(block: Any, hidden_RC: Tensor, angles_R1E: Tensor, windows: Sequence[Windows]) -> Tensor:
+def _attended(block: Any, hidden_RC: Tensor, rotary: Rotary, windows: Sequence[Windows]) -> Tensor:
     """(R, C) a layer's attention, each window's patches among themselves."""
     attention = block.attn
     rows_RIHE = attention.qkv(_normed(block.norm1, hidden_RC)).unflatten(-1, (3, attention.num_heads, -1))
     query_key_RJE = rows_RIHE[:, :2].flatten(1, 2)
     if uses_triton(query_key_RJE):
-        rotate(query_key_RJE, angles_R1E.cos(), angles_R1E.sin())
+        rotate(query_key_RJE, *rotary)
     else:
-        query_key_RJE = turned(query_key_RJE, angles_R1E)
+        query_key_RJE = turned(query_key_RJE, *rotary)
     query_RHE, key_RHE = query_key_RJE.chunk(2, dim=1)
     given_RHE = torch.empty_like(query_RHE, memory_format=torch.contiguous_format)
     for rows, size in windows:

@@ -80,7 +80,7 @@ class TokenGrid:
         return self.place_V2[:, None] * self.merge + inner_M2
 
 
-def turned(rows: Tensor, angles: Tensor) -> Tensor:
+def turned(rows: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary positions of rows (..., H, E) by their angles (..., 1, E); computed in float32, rounded once."""
     first, second = rows.float().chunk(2, dim=-1)
-    return (rows.float() * angles.cos() + torch.cat((-second, first), dim=-1) * angles.sin()).to(rows.dtype)
+    return (rows.float() * cos + torch.cat((-second, first), dim=-1) * sin).to(rows.dtype)

@@ -12,7 +12,7 @@ from workers.families.described import Shape
 from workers.families.one_folder import OneFolder, find_parts
 from workers.families.qwen.config import full_layers, model_config, resizing_of, text_section
 from workers.families.qwen.described import described
-from workers.families.qwen.names import model_name
+from workers.families.qwen.names import PREFIXES
 from workers.families.qwen.resizing import Resizing
 from workers.foreign import readable
 from workers.work import ModelSpec
@@ -27,6 +27,7 @@ class QwenCheckpoint(OneFolder):
     resizing: Resizing
 
     image_modes = ("native",)  # images keep their shape
+    prefixes = PREFIXES
 
     @property
     def sizes(self) -> ModelConfig:
@@ -44,10 +45,6 @@ class QwenCheckpoint(OneFolder):
     @property
     def described(self) -> dict[str, Shape]:
         return described(self.config["model_type"], text_section(self.config, self.place), self.sizes)
-
-    @staticmethod
-    def model_name(stored: str) -> str:
-        return model_name(stored)
 
     def visual_tokens(self, image: tuple[int, int]) -> int:
         """Of an image of some height and width."""

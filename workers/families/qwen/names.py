@@ -8,17 +8,12 @@ Two layouts are in use; no name of one means something else in the other:
 
 from __future__ import annotations
 
-from workers.families.described import LAYERS, renamed
+from workers.families.described import LAYERS
 
 TOWER = "model.visual."
-_PREFIXES = (
+PREFIXES = (
     ("model.layers.", LAYERS),
     ("model.embed_tokens.", "model.language_model.embed_tokens."),
     ("model.norm.", "model.language_model.norm."),
     ("visual.", TOWER),
 )
-
-
-def model_name(stored: str) -> str:
-    """The model's name of a stored tensor."""
-    return renamed(stored, _PREFIXES)

@@ -86,7 +86,7 @@ class QwenTower(Tower):
         normed_VMC = block.norm1(self._patches(self._hidden_states[:-1][layer]))
         rows_VMC = linear(normed_VMC, attention.qkv.weight[own], attention.qkv.bias[own])
         angles_VM1E = self._tokens.angles(attention.head_dim)[:, :, None]
-        return turned(rows_VMC.unflatten(-1, (attention.num_heads, -1)), angles_VM1E)
+        return turned(rows_VMC.unflatten(-1, (attention.num_heads, -1)), angles_VM1E.cos(), angles_VM1E.sin())
 
 
 def towers_of(

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,14 +22,16 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import pandas as pd
 
+from dashboards.opened import Opened, opened, titles
 from results.analysis.matrix import Answers, CellMatrix, UnitFile, image_lengths
 from results.analysis.measured import measure_summary
 from results.analysis.metrics import answers_of, open_failures, summarise
 from results.disk import StoreError, stamp
-from results.experiment import Experiment, names_apart
+from results.experiment import Experiment
 from results.import_path import python_command, safe_environment
 from results.latencies import latencies
 from results.stops import RACING
+from results.suites import LeftOut, left_out_of
 
 T = TypeVar("T")
 
@@ -50,6 +53,7 @@ class Source:
     measured: Callable[[], pd.DataFrame]  # `results.analysis.measured.measure_summary`, read when first asked for
     costed: Callable[[], pd.DataFrame | None]  # `results.analysis.costs.costs`, likewise
     latency: dict[str, float]  # seconds per sample by key, of what `saccade latency` has measured
+    opened: Opened  # where it lies, and what its suite calls it
 
     @property
     def baseline(self) -> pd.Series | None:
@@ -65,8 +69,14 @@ class Snapshot:
     version: str  # changes when the data do
     sources: tuple[Source, ...]
     rows: pd.DataFrame  # the summaries one below the other; column ``id`` is unique: "EXPERIMENT:KEY"
+    left_out: tuple[LeftOut, ...] = ()  # what models of suites cannot run
     found: dict[object, Any] = field(default_factory=dict)  # what views have worked out of it
     lock: Any = field(default_factory=threading.RLock)
+
+    @property
+    def is_suite(self) -> bool:
+        """Whether some of the experiments are a suite's."""
+        return any(source.opened.benchmark for source in self.sources)
 
     def source(self, name: str) -> Source | None:
         return next((source for source in self.sources if source.name == name), None)
@@ -87,12 +97,17 @@ class Gallery:
     def __init__(self, paths: Sequence[Path]) -> None:
         """Read everything once.
 
+        Args:
+            paths: Experiments, and suites' folders; what of a suite begins later is taken up then.
+
         Raises:
-            StoreError: One of the paths is not an experiment.
+            StoreError: One of the paths is neither, or of a suite nothing has begun.
         """
-        experiments = [Experiment.open(path) for path in dict.fromkeys(path.resolve() for path in paths)]
-        names = names_apart(experiments)
-        self._feeds = [_Feed(experiment.path, name) for experiment, name in zip(experiments, names, strict=True)]
+        self._places = [*dict.fromkeys(path.resolve() for path in paths)]
+        found = opened(self._places)
+        if not found:
+            raise StoreError(f"{self._places[0]}: no benchmark of the suite has begun; look again when one has")
+        self._feeds = [_Feed(one, name) for one, name in zip(found, titles(found), strict=True)]
         self._lock = threading.Lock()
         self.checked_at = datetime.now(UTC)
         self._snapshot = self._read()
@@ -105,7 +120,7 @@ class Gallery:
     def poll(self) -> Snapshot:
         """Look for new data and begin to read them if there are any; the latest snapshot at once."""
         if self._lock.acquire(blocking=False):
-            if any(feed.stale() for feed in self._feeds):
+            if any(feed.stale() for feed in self._feeds) or self._begun():
                 threading.Thread(target=self._read_and_release, daemon=True).start()
             else:
                 self.checked_at = datetime.now(UTC)
@@ -123,6 +138,13 @@ class Gallery:
         for source in self.snapshot.sources:
             source.costed()
 
+    def _begun(self) -> list[Opened]:
+        """What of a suite has begun since; nothing of one whose file cannot be read now."""
+        known = {feed.opened.path for feed in self._feeds}
+        with suppress(StoreError):
+            return [one for one in opened(self._places) if one.path not in known]
+        return []
+
     def _read_and_release(self) -> None:
         try:
             self._snapshot = self._read()
@@ -130,20 +152,29 @@ class Gallery:
             self._lock.release()
 
     def _read(self) -> Snapshot:
+        self._feeds += [_Feed(one, one.title) for one in self._begun()]
         sources = tuple(feed.read() for feed in self._feeds)
         self.checked_at = datetime.now(UTC)
         return Snapshot(
             version="-".join(feed.version for feed in self._feeds),
             sources=sources,
             rows=pd.concat([source.summary for source in sources], ignore_index=True),
+            left_out=self._left_out(),
         )
+
+    def _left_out(self) -> tuple[LeftOut, ...]:
+        try:
+            return tuple(left_out_of(self._places))
+        except StoreError:  # the file is being written again
+            return self._snapshot.left_out
 
 
 class _Feed:
     """One experiment, read again where its files have changed."""
 
-    def __init__(self, path: Path, name: str) -> None:
-        self._path, self._name = path, name
+    def __init__(self, opened: Opened, name: str) -> None:
+        self.opened = opened
+        self._path, self._name = opened.path, name
         self._signature: object = None  # of what was last read
         self._cells: object = None  # what lay there at the last look
         self._moved = -math.inf  # when that changed before our eyes, on the monotonic clock
@@ -212,6 +243,7 @@ class _Feed:
             measured=self._lazy_measures(experiment),
             costed=self._lazy_costs(experiment, self._matrix),
             latency=latency,
+            opened=self.opened,
         )
 
     def _lazy_measures(self, experiment: Experiment) -> Callable[[], pd.DataFrame]:

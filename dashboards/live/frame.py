@@ -8,6 +8,7 @@ from dash import ALL, ClientsideFunction, Dash, Input, Output, State, dcc, html,
 
 from dashboards.gallery import Gallery, Snapshot
 from dashboards.pages.catalog import PAGES
+from dashboards.pages.catalog import links as looks_of
 from dashboards.pages.parts import notices
 from dashboards.view import FILTERS, options, view
 from dashboards.view import State as UrlState
@@ -37,7 +38,10 @@ def layout(gallery: Gallery, refresh_s: float) -> Any:
 
 def _header(gallery: Gallery, refresh_s: float) -> Any:
     patience: dict[str, Any] = {"data-patience": 4 * refresh_s}  # seconds until a silent server is one that is gone
-    links = [dcc.Link(page.name, href=page.path, id={"type": "nav", "path": page.path}) for page in PAGES]
+    links = [
+        dcc.Link(page.name, href=page.path, id={"type": "nav", "path": page.path}, className=look)
+        for page, look in zip(PAGES, looks_of(gallery.snapshot), strict=True)
+    ]
     return html.Header(
         [
             html.Span("Saccade", className="brand"),

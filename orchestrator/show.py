@@ -327,18 +327,11 @@ def show_failures(console: Console, failures: pd.DataFrame) -> None:
 
 def latency_text(rows: Sequence[Latency]) -> str:
     """Latencies as a table: medians, and the 90th percentile of the time to the first token."""
-    header = [
-        "grid point",
-        "first token ms",
-        "p90",
-        "decode ms/token",
-        "tokens/s",
-        "total ms",
-        "speed-up",
-        "peak GiB",
-    ]
+    header = ["grid point", "tower ms", "projector ms", "selector ms", "prefill ms", "first token ms", "p90",
+              "decode ms/token", "tokens/s", "total ms", "speed-up", "peak GiB"]  # fmt: skip
     body = [
-        [row.point.label, f"{row.first_token_ms.median:.1f}", f"{row.first_token_ms.p90:.1f}",
+        [row.point.label, *(f"{part.median:.1f}" for part in (row.tower_ms, row.projector_ms, row.selector_ms)),
+         f"{row.prefill_ms.median:.1f}", f"{row.first_token_ms.median:.1f}", f"{row.first_token_ms.p90:.1f}",
          f"{row.decode_ms.median:.2f}", f"{row.tokens_per_s.median:.0f}", f"{row.total_ms.median:.1f}",
          f"{row.total_speedup:.2f}", "-" if row.peak_gib is None else f"{row.peak_gib.median:.2f}"]
         for row in rows

@@ -55,16 +55,9 @@ class Experiment:
 
         A parameter that a strategy does not have is missing.
         """
-        import pandas as pd
+        from results.exchange.tidy import tidy_points
 
-        return pd.DataFrame(
-            [
-                {"point": point.key, "strategy": point.strategy, "layer": point.layer, "rank": point.rank}
-                | dict(point.settings)
-                | {"label": point.label}
-                for point in self._stored.points
-            ]
-        )
+        return tidy_points(self._stored)
 
     def table(self) -> pd.DataFrame:
         """One row a grid point, in the order of the grid: accuracy, its interval, the paired difference, and so on.
@@ -85,11 +78,9 @@ class Experiment:
             Columns of `points`, and sample, answer, parsed, correct, score (0 to 1), margin, tokens_kept,
             visual_tokens and the rest of what a cell holds.
         """
-        from results.analysis.metrics import scores
+        from results.exchange.tidy import tidy_cells
 
-        points = self._chosen(chosen)
-        cells = self._stored.cells(points=list(points["point"]))
-        return points.merge(cells.assign(score=scores(cells)), on="point", how="inner")
+        return tidy_cells(self._stored, self._chosen(chosen)["point"])
 
     def mask(self, sample: str, **chosen: Any) -> np.ndarray:
         """Which visual tokens of a sample a grid point keeps.

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import json
 import subprocess
 import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 import saccade
+from orchestrator.cli import app
 from results.analysis.metrics import summary
 from results.experiment import Experiment as Stored
 from strategies.errors import SaccadeError, UsageError
@@ -79,6 +82,34 @@ def test_table_and_cells_are_the_stored_ones(experiment) -> None:
     assert set(some["strategy"]) == {"random", "fastv"}
     assert set(some["rank"]) == {40}
     assert set(some["tokens_kept"]) == {40}
+
+
+def test_the_command_line_exports_the_same_cells(experiment, tmp_path) -> None:
+    ask = ["export", str(experiment.path), "--out", str(tmp_path)]
+    assert CliRunner().invoke(app, ask).exit_code == 0
+    ours = experiment.cells()
+    written = pd.read_csv(tmp_path / "cells.csv", dtype={"sample": str, "answer": str, "parsed": str})
+    wanted = dict(ours.drop(columns="option_logits").set_index(["label", "sample"]))
+    for name, values in wanted.items():
+        found = written.set_index(["label", "sample"])[name]
+        pd.testing.assert_series_equal(found, values, check_dtype=False, check_index_type=False, rtol=1e-6)
+    labels = dict(zip(experiment.samples["id"], experiment.samples["label"], strict=True))
+    assert (written["right_answer"] == written["sample"].map(labels)).all()
+
+
+def test_the_command_line_writes_answers_as_llava_does(experiment, tmp_path) -> None:
+    ask = ["export", str(experiment.path), "--out", str(tmp_path), "--format", "llava", "--points", "fastv rank=40"]
+    assert CliRunner().invoke(app, ask).exit_code == 0
+    (file,) = tmp_path.iterdir()
+    assert file.name == "fastv_layer=1_rank=40.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert list(lines[0]) == ["question_id", "prompt", "text", "answer_id", "model_id", "metadata"]
+    said = experiment.cells(strategy="fastv", rank=40)
+    assert [(line["question_id"], line["text"]) for line in lines] == list(
+        zip(said["sample"], said["answer"], strict=True)
+    )
+    nothing = CliRunner().invoke(app, [*ask[:-1], "fastv rank=41"])
+    assert nothing.exit_code == 2
 
 
 def test_masks_are_what_is_kept(experiment) -> None:

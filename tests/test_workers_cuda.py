@@ -21,6 +21,7 @@ from workers import attention, flash, memory, singular
 from workers.engine import Engine
 from workers.evidence import complaint
 from workers.families.catalog import load_model
+from workers.latency import measure_latency, prepare_prompts
 from workers.memory import Budget
 from workers.singular import singular_values
 from workers.spectra import MATRICES
@@ -396,3 +397,15 @@ def test_layers_in_host_memory_change_no_bit(checkpoint, small_scienceqa, away):
     for budget in (None, Budget(150, 10**12)):
         here.budget = there.budget = budget
         assert logits(there) == logits(here)
+
+
+def test_parts_of_the_time_to_the_first_token_are_told_apart(checkpoint, small_scienceqa):
+    """By events in the stream: each part is there, and together they are no more than the host's clock says."""
+    engine = cuda_engine(checkpoint, small_scienceqa, "bfloat16")
+    point = GridPoint(strategy="fastv", layer=1, rank=4)
+    prompts = prepare_prompts(engine.model, [engine.samples["1"]], engine.spec.task, "pad", [point])
+    for one in measure_latency(engine.model, prompts, [point], repeats=2, warmup=1, decode_tokens=2):
+        parts = [one.tower_ms.mean, one.projector_ms.mean, one.selector_ms.mean, one.prefill_ms.mean]
+        assert [part > 0 for part in parts] == [True, True, one.point == point, True]
+        assert sum(parts) == pytest.approx(one.first_token_ms.mean)
+        assert one.peak_gib is not None

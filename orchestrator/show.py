@@ -16,7 +16,7 @@ from results.analysis.metrics import is_soft, share_images, spoken
 from results.disk import stamp
 from results.durations import since
 from results.escaping import terminal_text
-from results.exchange.point_names import is_chosen
+from results.exchange.point_names import is_chosen, names_of
 from results.provenance import ways_text
 from results.stops import STOPPED, read_stops
 from results.wording import MISSING, p_value, percent, percent_span, points
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from results.inventory import Merged
     from results.stops import Stops
     from workers.latency import Latency
+    from workers.work import GridPoint
 
 
 NOTE = Text("note", "yellow")
@@ -112,12 +113,12 @@ def show_plan(
         console.print(_budget_text(budget, spec.config.visual_tokens), soft_wrap=True)
     notes = (catalog.get(p.strategy).note(dict(p.params), spec.config.heads) for p in spec.points[1:])
     show_notes(console, dict.fromkeys(part for note in notes if note for part in note.split("; ")))
-    _show_points(console, [point.label for point in spec.points], points)
+    _show_points(console, spec.points, points)
 
 
-def _show_points(console: Console, labels: Sequence[str], patterns: Sequence[str]) -> None:
+def _show_points(console: Console, points: Sequence[GridPoint], patterns: Sequence[str]) -> None:
     """The grid points that are asked for, else the first ones, each by its name in tables and `--points`."""
-    chosen = [label for label in labels if is_chosen(label, patterns)]
+    chosen = [point.label for point in points if is_chosen(names_of(point), patterns)]
     shown = chosen if patterns else chosen[:LISTED]
     console.print("grid points:" if chosen else f"no grid point is named {', '.join(patterns)}")
     for label in shown:

@@ -58,7 +58,7 @@ def test_plan_lists_grid_points_and_says_how_long_once_the_card_is_calibrated(sw
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     text = call("plan", sweep, "--out", tmp_path / "x")
     assert "`saccade bench --calibrate` measures it, once" in text
-    assert "  ablation layer=1 rank=8 head=sum" in text
+    assert "  ablation layer=1 tokens=8 heads_kept=4" in text
     write_speed(
         CardSpeed(device=device_name("cpu"), dtype="float32", tflop_s=0, cell_s=4, model="a model", date="2026-11-28")
     )

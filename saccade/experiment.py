@@ -13,6 +13,7 @@ from workers.work import UNPRUNED
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    from PIL.Image import Image
 
     from dashboards.figures import Figure
     from results.experiment import Experiment as Stored
@@ -103,6 +104,20 @@ class Experiment:
             raise UsageError(f"there is no cell of sample '{sample}' at {point.label}")
         row = kept.iloc[0]
         return unpacked(row["kept_mask"], int(row["visual_tokens"]))
+
+    def picture(self, sample: str, **chosen: Any) -> Image:
+        """A sample's image as the model saw it, with the patches faded that a grid point drops.
+
+        Args:
+            sample: its id.
+            chosen: what tells the point, as for `mask`.
+
+        Raises:
+            UsageError: as for `mask`; or the run recorded no picture of it (see ``pictures`` of `saccade.run`).
+        """
+        from dashboards.kept_picture import kept_picture
+
+        return kept_picture(self._stored, sample, self._one(chosen))
 
     def flips(self, a: dict[str, Any], b: dict[str, Any] | None = None) -> pd.DataFrame:
         """The questions of which two grid points get one right and the other wrong.

@@ -43,7 +43,8 @@ def test_the_public_surface() -> None:
     assert dir(saccade) == saccade.__all__
     methods = {name for name in vars(saccade.Experiment) if not name.startswith("_")}
     assert methods == {
-        "cells", "compare", "failures", "figure", "flips", "mask", "name", "path", "points", "samples", "table",
+        "cells", "compare", "failures", "figure", "flips", "mask", "name", "path", "picture", "points", "samples",
+        "table",
     }  # fmt: skip
     assert list(inspect.signature(saccade.run).parameters) == [
         "sweep", "out", "samples", "model", "data", "changes", "local", "workers", "address", "pictures", "quiet",
@@ -119,6 +120,19 @@ def test_masks_are_what_is_kept(experiment) -> None:
     assert mask.sum() == 40
     assert experiment.mask(sample, strategy="fastv", rank=576).all()
     assert not experiment.mask(sample, strategy="cutoff", layer=1).any()
+
+
+def test_a_picture_fades_what_is_dropped(experiment) -> None:
+    sample = experiment.samples["id"].iloc[0]
+    mask = experiment.mask(sample, strategy="fastv", rank=40).reshape(24, 24)
+    whole, pruned = (
+        np.asarray(experiment.picture(sample, strategy="fastv", rank=rank), dtype=int) for rank in (576, 40)
+    )
+    side = whole.shape[0] // 24
+    same = (whole == pruned).all(axis=-1).reshape(24, side, 24, side).all(axis=(1, 3))
+    white = (whole == 255).all(axis=-1).reshape(24, side, 24, side).all(axis=(1, 3))
+    assert (same == (mask | white)).all()
+    assert abs((255 - pruned) - (255 - whole) * 0.2)[~np.kron(mask, np.ones((side, side), dtype=bool))].max() <= 1
 
 
 def test_flips_are_questions_that_one_gets_right(experiment) -> None:

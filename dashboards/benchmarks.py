@@ -9,8 +9,8 @@ from typing import Any
 
 from dash import html
 
-from dashboards.wording import MISSING, number, points, points_span
 from results.analysis.benchmark_table import CANNOT, BenchmarkTable, Cell, Row, Spread
+from results.wording import MISSING, number, points, points_span
 
 Address = Callable[[Row, str], str | None]  # of a row and a column: where its answers are to be seen
 MARKS = {"best": " best", "second": " second", "": ""}
@@ -69,8 +69,7 @@ def table_html(table: BenchmarkTable, against: str, address: Address) -> Any:
 
 
 def _row(row: Row, table: BenchmarkTable, names: Sequence[str], address: Address) -> Any:
-    named: list[Any] = [row.method, *([html.Small(" ".join(filter(None, (row.origin, row.source))))] if row.origin else [])]
-    first = html.Th(named, dir="auto", className="method")
+    first = html.Th(_told(row.method, f"{row.origin} {row.source}".strip()), dir="auto", className="method")
     if row.budget == CANNOT:
         return html.Tr([first, html.Td(f"{CANNOT}: {row.reason}", colSpan=len(names), className="absent")])
     cells = [_cell(row.cells.get(name), None if row.origin else address(row, name)) for name in table.columns]

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -22,7 +22,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import pandas as pd
 
-from dashboards.opened import Opened, opened, titles
+from dashboards.opened import Opened, opened
+from dashboards.rows import with_parameters
 from results.analysis.matrix import Answers, CellMatrix, UnitFile, image_lengths
 from results.analysis.measured import measure_summary
 from results.analysis.metrics import answers_of, open_failures, summarise
@@ -30,6 +31,7 @@ from results.disk import StoreError, stamp
 from results.experiment import Experiment
 from results.import_path import python_command, safe_environment
 from results.latencies import latencies
+from results.owners import Owner, owners_of
 from results.stops import RACING
 from results.suites import LeftOut, left_out_of
 
@@ -104,10 +106,9 @@ class Gallery:
             StoreError: One of the paths is neither, or of a suite nothing has begun.
         """
         self._places = [*dict.fromkeys(path.resolve() for path in paths)]
-        found = opened(self._places)
-        if not found:
+        self._feeds = self._new_feeds([])
+        if not self._feeds:
             raise StoreError(f"{self._places[0]}: no benchmark of the suite has begun; look again when one has")
-        self._feeds = [_Feed(one, name) for one, name in zip(found, titles(found), strict=True)]
         self._lock = threading.Lock()
         self.checked_at = datetime.now(UTC)
         self._snapshot = self._read()
@@ -120,7 +121,7 @@ class Gallery:
     def poll(self) -> Snapshot:
         """Look for new data and begin to read them if there are any; the latest snapshot at once."""
         if self._lock.acquire(blocking=False):
-            if any(feed.stale() for feed in self._feeds) or self._begun():
+            if any(feed.stale() for feed in self._feeds) or self._has_grown():
                 threading.Thread(target=self._read_and_release, daemon=True).start()
             else:
                 self.checked_at = datetime.now(UTC)
@@ -138,12 +139,19 @@ class Gallery:
         for source in self.snapshot.sources:
             source.costed()
 
-    def _begun(self) -> list[Opened]:
-        """What of a suite has begun since; nothing of one whose file cannot be read now."""
+    def _new_feeds(self, known: Sequence[_Feed]) -> list[_Feed]:
+        """Of what is not followed yet."""
+        paths = [feed.opened.path for feed in known]
+        found = [one for one in opened(self._places) if one.path not in paths]
+        owners = owners_of([Experiment.open(path) for path in (*paths, *(one.path for one in found))]) if found else []
+        return [_Feed(one, owner) for one, owner in zip(found, owners[len(paths) :], strict=True)]
+
+    def _has_grown(self) -> bool:
+        """Whether something of a suite has begun since; of one whose file cannot be read now nobody knows."""
         known = {feed.opened.path for feed in self._feeds}
         with suppress(StoreError):
-            return [one for one in opened(self._places) if one.path not in known]
-        return []
+            return any(one.path not in known for one in opened(self._places))
+        return False
 
     def _read_and_release(self) -> None:
         try:
@@ -152,13 +160,14 @@ class Gallery:
             self._lock.release()
 
     def _read(self) -> Snapshot:
-        self._feeds += [_Feed(one, one.title) for one in self._begun()]
+        if self._has_grown():
+            self._feeds += self._new_feeds(self._feeds)
         sources = tuple(feed.read() for feed in self._feeds)
         self.checked_at = datetime.now(UTC)
         return Snapshot(
             version="-".join(feed.version for feed in self._feeds),
             sources=sources,
-            rows=pd.concat([source.summary for source in sources], ignore_index=True),
+            rows=with_parameters(pd.concat([source.summary for source in sources], ignore_index=True)),
             left_out=self._left_out(),
         )
 
@@ -172,9 +181,9 @@ class Gallery:
 class _Feed:
     """One experiment, read again where its files have changed."""
 
-    def __init__(self, opened: Opened, name: str) -> None:
+    def __init__(self, opened: Opened, owner: Owner) -> None:
         self.opened = opened
-        self._path, self._name = opened.path, name
+        self._path, self._owner = opened.path, owner
         self._signature: object = None  # of what was last read
         self._cells: object = None  # what lay there at the last look
         self._moved = -math.inf  # when that changed before our eyes, on the monotonic clock
@@ -232,10 +241,10 @@ class _Feed:
         unfinished = bool((~answers.answered_PS & ~answers.failed_S).any())
         running = unfinished and self._written_lately()
         return Source(
-            name=self._name,
+            name=self._owner.experiment,
             experiment=experiment,
             answers=answers,
-            summary=_named(summarise(answers), self._name, running),
+            summary=_named(summarise(answers), self._owner, running),
             failures=failures,
             notes=experiment.notes,
             units=tuple(self._matrix.units),
@@ -315,11 +324,12 @@ def _counted_elsewhere(*asked: object) -> pd.DataFrame | None:
     return found
 
 
-def _named(summary: pd.DataFrame, name: str, running: bool) -> pd.DataFrame:
-    """With the experiment's name, an id that is unique on the gallery, and a status for people."""
+def _named(summary: pd.DataFrame, owner: Owner, running: bool) -> pd.DataFrame:
+    """With the names of whose it is, an id that is unique on the gallery, and a status for people."""
     status = np.where((summary["state"] == "partial") & running, "running", summary["state"])
     status = np.where((summary["failed"] > 0) & (summary["failed"] == summary["n_expected"]), "failed", status)
-    return summary.assign(experiment=name, id=name + ":" + summary["key"], status=status)
+    ids = owner.experiment + ":" + summary["key"]
+    return summary.assign(**asdict(owner), id=ids, status=status)
 
 
 def _listing(folder: Path) -> tuple[int, int, int]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from results.experiment import Experiment, names_apart
 from results.suites import begun, is_suite
 
 
@@ -17,11 +16,6 @@ class Opened:
     path: Path
     model: str = ""  # of a suite of several
     benchmark: str = ""  # of a suite; "" where it was opened by itself
-
-    @property
-    def title(self) -> str:
-        """What a suite calls it."""
-        return "/".join(filter(None, (self.model, self.benchmark)))
 
 
 def opened(places: Sequence[Path]) -> list[Opened]:
@@ -39,13 +33,3 @@ def opened(places: Sequence[Path]) -> list[Opened]:
             path = place / one.folder
             found[path] = Opened(path=path, model=one.model, benchmark=one.benchmark)
     return list(found.values())
-
-
-def titles(found: Sequence[Opened]) -> list[str]:
-    """What they are called: no two alike.
-
-    Raises:
-        StoreError: One of them is no experiment.
-    """
-    names = [one.title or Experiment.open(one.path).name for one in found]
-    return names if len(set(names)) == len(names) else names_apart([Experiment.open(one.path) for one in found])

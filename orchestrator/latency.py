@@ -68,7 +68,7 @@ def write_latency(
     model = load_model(replace(spec.model, offload="never"), device)  # transformers' forward needs all layers there
     if spec.model.text_tower is not None and evidence.reads_text_tower(evidence.needed(points)):
         model.load_text_tower(spec.model.text_tower)
-    prompts = prepare_prompts(model, asked, spec.task, spec.model.image_mode)
+    prompts = prepare_prompts(model, asked, spec.task, spec.model.image_mode, points)
     measured = measure_latency(
         model, prompts, points, repeats=repeats, warmup=warmup, decode_tokens=decode_tokens, seed=spec.seed,
         progress=progress,

@@ -16,10 +16,12 @@ from results.analysis.metrics import is_soft, share_images, spoken
 from results.disk import stamp
 from results.durations import since
 from results.escaping import terminal_text
+from results.exchange.point_names import is_chosen
 from results.provenance import ways_text
 from results.stops import STOPPED, read_stops
 from strategies import catalog
 
+LISTED = 12  # grid points of a plan, where nobody asks for others
 NO_OPTION = 0.05  # of the answers: so many without an option are said
 
 if TYPE_CHECKING:
@@ -57,8 +59,21 @@ def show_plan(
     folder: Path,
     stops: Stops | None = None,
     memory: str | None = None,
+    time: str = "",
+    points: Sequence[str] = (),
 ) -> None:
-    """The plan as a table; ``memory`` says what the sweep takes of a GPU's, where there is one."""
+    """The plan as a table.
+
+    Args:
+        console: Where to print.
+        prepared: The sweep.
+        plan: Of its missing cells.
+        folder: Of the experiment.
+        stops: By racing.
+        memory: What the sweep takes of a GPU's, where there is one.
+        time: How long it will take.
+        points: Words that name the grid points to list; none: the first ones.
+    """
     spec = prepared.spec
     strategies = sorted({" ".join((p.strategy, *([p.positions] if p.positions else []))) for p in spec.points[1:]})
     limited = len(prepared.samples) < prepared.available
@@ -80,6 +95,8 @@ def show_plan(
         ("work, one by one", f"{plan.work.separate / 1e6:,.1f} million, {plan.work.saving:.1f} times as much"),
         ("disk", f"about {size_text(plan.bytes_on_disk)} in {folder}"),
     ]
+    if time:
+        rows.append(("time", time))
     if memory is not None:
         rows.append(("memory", memory))
     if stops is not None:
@@ -94,6 +111,18 @@ def show_plan(
         console.print(_budget_text(budget, spec.config.visual_tokens), soft_wrap=True)
     notes = (catalog.get(p.strategy).note(dict(p.params), spec.config.heads) for p in spec.points[1:])
     show_notes(console, dict.fromkeys(part for note in notes if note for part in note.split("; ")))
+    _show_points(console, [point.label for point in spec.points], points)
+
+
+def _show_points(console: Console, labels: Sequence[str], patterns: Sequence[str]) -> None:
+    """The grid points that are asked for, else the first ones, each by its name in tables and `--points`."""
+    chosen = [label for label in labels if is_chosen(label, patterns)]
+    shown = chosen if patterns else chosen[:LISTED]
+    console.print("grid points:" if chosen else f"no grid point is named {', '.join(patterns)}")
+    for label in shown:
+        console.print(f"  {label}", soft_wrap=True)
+    if left := len(chosen) - len(shown):
+        console.print(f"  ... and {left} more; --points '*' lists all, --points 'fastv layer=2' those with these words")
 
 
 def _budget_text(budget: Budget, most: int) -> str:
@@ -298,18 +327,11 @@ def show_failures(console: Console, failures: pd.DataFrame) -> None:
 
 def latency_text(rows: Sequence[Latency]) -> str:
     """Latencies as a table: medians, and the 90th percentile of the time to the first token."""
-    header = [
-        "grid point",
-        "first token ms",
-        "p90",
-        "decode ms/token",
-        "tokens/s",
-        "total ms",
-        "speed-up",
-        "peak GiB",
-    ]
+    header = ["grid point", "tower ms", "projector ms", "selector ms", "prefill ms", "first token ms", "p90",
+              "decode ms/token", "tokens/s", "total ms", "speed-up", "peak GiB"]  # fmt: skip
     body = [
-        [row.point.label, f"{row.first_token_ms.median:.1f}", f"{row.first_token_ms.p90:.1f}",
+        [row.point.label, *(f"{part.median:.1f}" for part in (row.tower_ms, row.projector_ms, row.selector_ms)),
+         f"{row.prefill_ms.median:.1f}", f"{row.first_token_ms.median:.1f}", f"{row.first_token_ms.p90:.1f}",
          f"{row.decode_ms.median:.2f}", f"{row.tokens_per_s.median:.0f}", f"{row.total_ms.median:.1f}",
          f"{row.total_speedup:.2f}", "-" if row.peak_gib is None else f"{row.peak_gib.median:.2f}"]
         for row in rows

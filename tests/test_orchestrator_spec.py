@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from fake_experiment import fake_engine, fake_manifest, fake_points
 from orchestrator.sweep import document
 from orchestrator.sweep.document import CallbackSpec
 from orchestrator.sweep.mistakes import Mistake, checked
+from orchestrator.sweep.prepare import prepare
 from orchestrator.sweep.ranges import expand
 from orchestrator.sweep.source import shipped_sweeps
 from orchestrator.sweep.spec import SpecError, load_sweep
@@ -38,6 +40,46 @@ def complaints(folder: Path, text: str) -> list[str]:
     with pytest.raises(SpecError) as caught:
         load_sweep(path)
     return [line.removeprefix(f"{path}: ") for line in str(caught.value).splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("0.1..0.9 step 0.2", [0.1, 0.3, 0.5, 0.7, 0.9]),
+        ("0..1 step 0.3", [0.0, 0.3, 0.6, 0.9]),
+        ("0.9 .. 0.1 step -0.4", [0.9, 0.5, 0.1]),
+    ],
+)
+def test_a_range_of_fractions_is_the_numbers_that_one_would_write(tmp_path, text, numbers):
+    entry = f"grid: [{{strategy: weighted_combination, layer: 2, rank: 144, alpha: {text}}}]\n"
+    points = load_sweep(write(tmp_path, HEAD + entry)).points[1:]
+    assert [dict(point.params)["alpha"] for point in points] == numbers
+
+
+@pytest.mark.parametrize("text", ["0.1..0.9", "0.9..0.1 step 0.2", "0..1 step 0", "0..1 step 0.000001", "a..b step 1"])
+def test_a_range_of_fractions_that_is_none_is_told_at_its_key(tmp_path, text):
+    entry = f"grid: [{{strategy: weighted_combination, layer: 2, rank: 144, alpha: {text}}}]\n"
+    assert complaints(tmp_path, HEAD + entry)[0].startswith(f"grid[0].alpha: '{text}'")
+
+
+def test_mistakes_of_model_data_task_and_grid_are_told_at_once(tmp_path):
+    text = "model: embeded\ndata: embeded\ntask: scienceq\ngrid: [{strategy: fastvv, layer: 2, rank: 9}]\n"
+    told = complaints(tmp_path, text)
+    assert [line.partition(":")[0] for line in told] == ["task", "data", "model", "grid[0].strategy"]
+    for line, meant in zip(told, ("scienceqa", "embedded", "embedded", "fastv"), strict=True):
+        assert f"Did you mean '{meant}'?" in line
+
+
+def test_files_of_model_and_data_that_are_wrong_are_told_at_once(tmp_path, small_checkpoint):
+    whole = "grid: [{strategy: fastv, layer: 1, rank: 1}]\n"
+    damaged = copytree(small_checkpoint, tmp_path / "damaged")
+    next(damaged.glob("*.safetensors")).unlink()
+    spec = load_sweep(write(tmp_path, f"model: {damaged}\ndata: {tmp_path / 'none'}\n{whole}"))
+    with pytest.raises(SpecError) as caught:
+        prepare(spec)
+    first, second = str(caught.value).splitlines()
+    assert first.startswith(f"{tmp_path / 'sweep.yaml'}: model: ")
+    assert second.startswith(f"{tmp_path / 'sweep.yaml'}: data: {tmp_path / 'none'}: no such directory")
 
 
 @pytest.mark.parametrize(
@@ -265,7 +307,7 @@ def test_racing_and_callbacks(tmp_path):
 def test_a_missing_model_is_told_with_the_other_mistakes_or_alone(tmp_path):
     head = f"model: {tmp_path}/nope\ndata: embedded\n"
     assert complaints(tmp_path, f"{head}grid: [{{strategy: cutof, layer: 2}}]\n")[0].startswith(
-        f"model: model {tmp_path}/nope: no such directory"
+        f"model: {tmp_path}/nope: no such directory"
     )
     with pytest.raises(ModelError, match="no such directory"):
         load_sweep(write(tmp_path, f"{head}grid: [{{strategy: cutoff, layer: 2}}]\n"))

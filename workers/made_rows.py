@@ -17,7 +17,8 @@ from torch import Tensor
 from strategies.catalog import Strategy
 from strategies.evidence import EvidenceView
 from workers import evidence
-from workers.sequences import numbers, to_device
+from workers.sequences import numbers
+from workers.upload import to_device
 
 TOGETHER = 2**23  # likenesses of tokens to one another that images looked at together may have
 
@@ -100,4 +101,4 @@ def _make(images: Sequence[Sequence[Order]], out_RD: Tensor) -> None:
         rows_BKD = maker.strategy.goes_on(views, part.view(len(group), -1), dict(maker.params))
         made.append(rows_BKD.flatten(0, 1))
     places = numbers(*(order.place for group in groups for order, _ in group))
-    out_RD[to_device(places, out_RD.device)] = torch.cat(made)
+    out_RD[to_device(places, out_RD.device)] = torch.cat(made).to(out_RD.dtype)

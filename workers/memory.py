@@ -41,7 +41,7 @@ FEW_ROWS = 8_000  # where one lane's caches do not fit for so many, they go to h
 ENOUGH_WAVES = 8  # of a micro-batch: the last, which is not full and has none to decode beside, is then a small part
 FULL = 0.75  # of a wave that need not be filled by breaking its last sample up
 HELD_SHARE = 0.4  # of a lane's memory that trunks may hold for the waves to come
-CACHES = 3  # that a lane has in host memory: of a wave, of the one before, and of the trunks of all
+CACHES = 4  # that a lane has in host memory: of a wave, of two before it (one may not have been read), of all trunks
 IN_FLIGHT = 4  # layers of a wave's caches on the device then: one more than is on its way, in each direction
 
 

@@ -29,8 +29,9 @@ from workers.forks import NewFork, Placement
 from workers.made_rows import Order, make_rows
 from workers.memory import Budget, Room, RowBytes
 from workers.packed_layer import LayerAhead, LayerRead
-from workers.sequences import Packing, TokenSequence, gather, joined, numbers, to_device
+from workers.sequences import Packing, TokenSequence, gather, joined, numbers
 from workers.trunks import pack_trunks
+from workers.upload import to_device
 
 
 @dataclass(frozen=True, slots=True, eq=False)

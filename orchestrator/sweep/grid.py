@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 
 from orchestrator.sweep.document import Entry
 from orchestrator.sweep.mistakes import Check, Mistake
-from orchestrator.sweep.ranges import expand
+from orchestrator.sweep.ranges import expand, fractions
 from strategies import catalog
 from strategies.budget import average_tokens, rank_for_average, rank_of_share, share_for_average
 from strategies.catalog import Strategy
@@ -360,6 +360,12 @@ def _values(
         except ValueError as error:
             yield Mistake(place, str(error))
             return None
+    if isinstance(strategy.params[name], float):
+        try:
+            values = [number for one in values for number in (fractions(one) if _is_range(one) else (one,))]
+        except ValueError as error:
+            yield Mistake(place, str(error))
+            return None
     if not values:
         yield Mistake(place, "is an empty list")
         return None
@@ -367,6 +373,10 @@ def _values(
         yield Mistake(place, f"{bad[0]!r} is neither a number, a text, true nor false")
         return None
     return values
+
+
+def _is_range(value: Any) -> bool:
+    return isinstance(value, str) and ".." in value
 
 
 def _whole_numbers(strategy: Strategy) -> dict[str, bool]:

@@ -65,7 +65,7 @@ class LlavaFamily:
         return Parts(
             tower=module.model.vision_tower,
             pictures=(lambda call, _: list(call["pixel_values"])) if tiling is None else partial(pictures, tiling),
-            projector=module.model.multi_modal_projector,
+            projectors=(module.model.multi_modal_projector,),
             project=module.model.multi_modal_projector,
             body=module.model,
             decoder=module.model.language_model,

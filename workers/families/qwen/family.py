@@ -56,7 +56,7 @@ class QwenFamily:
         return Parts(
             tower=visual,
             pictures=lambda call, _: call["pixel_values"].split([rows * columns for rows, columns in _grids(call)]),
-            projector=visual.merger,
+            projectors=(visual.merger, *getattr(visual, "deepstack_merger_list", ())),
             project=lambda features_PC: visual.merger(joined(features_PC, visual)),
             body=module.model,
             decoder=module.model.language_model,

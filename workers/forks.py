@@ -138,6 +138,10 @@ class Placement:
         every = {stage for stages in of_points for stage in stages.values()}
         return frozenset(one.layer for one in every if evidence.reads_entered(catalog.get(one.strategy).needs))
 
+    def forget_images(self) -> None:
+        """All have chosen: let go of what was read of the tower, which is on the device."""
+        self._images = ()
+
     def needed(self) -> set[TokenSequence]:
         """All sequences that answer a point, whether they have run or not, and their prefixes."""
         return {run for sequence in self._points_of for run in sequence.chain}

@@ -16,7 +16,10 @@ def buttons(panel: Panel) -> Any:
     kinds = ("csv",) if panel.figure is None else ("csv", "png", "html")
     tools = [
         html.Button(
-            kind.upper(), id={"type": "save", "kind": kind, "name": panel.name}, title=f"download as {kind.upper()}"
+            kind.upper(),
+            id={"type": "save", "kind": kind, "name": panel.name},
+            title=f"download as {kind.upper()}",
+            **{"aria-label": f"{kind.upper()} of {panel.name}"},
         )
         for kind in kinds
     ]

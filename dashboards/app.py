@@ -62,7 +62,7 @@ def create_app(
     )
     guard(app, hosts)
     compress(app)
-    app.server.wsgi_app = Unprefixed(app.server.wsgi_app, prefix)  # type: ignore[method-assign]
+    app.server.wsgi_app = Unprefixed(app.server.wsgi_app, prefix)
     app.layout = lambda: frame.layout(gallery, refresh_s)
     for part in (frame, controls, cards, refresh, downloads, details):
         part.register(app, gallery)
@@ -87,7 +87,7 @@ def _load_on_demand() -> None:
         name = script.get("relative_package_path") or ""
         if script.get("async") and not any(used in name for used in EAGER):
             script["async"] = "lazy"
-    for script in dag._js_dist:  # type: ignore[attr-defined]
+    for script in dag._js_dist:
         if not script.get("async"):
             script["dynamic"] = True
 

@@ -79,7 +79,7 @@ def test_answers_are_compressed_for_those_who_can_read_that_and_the_grid_comes_a
     assert "Content-Encoding" not in plain.headers
     page = plain.get_data(as_text=True)
     assert f'src="{PREFIX}_dash-component-suites/' in page
-    assert "dash_ag_grid" not in page
+    assert "dash_ag_grid.min.js" not in page
     for _ in range(2):  # compressed, and out of the store
         script = client.get(
             "/_dash-component-suites/dash_ag_grid/dash_ag_grid.min.js", headers={"Accept-Encoding": "gzip"}

@@ -8,10 +8,11 @@ import pandas as pd
 from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
 
 from dashboards.gallery import Gallery, Source
+from dashboards.live.trees import spoken
 from dashboards.rows import flipped
 from dashboards.view import CONFIG
 from dashboards.view import State as UrlState
-from dashboards.wording import (
+from results.wording import (
     MISSING,
     count,
     number,
@@ -68,7 +69,7 @@ def drawer(source: Source, row: pd.Series, state: UrlState) -> list[Any]:
     """Numbers, and flips with both answers."""
     facts = facts_of(row)
     return [
-        html.Button("×", id="details-close", title="close", **{"aria-label": "close"}),
+        html.Button("×", id="details-close", title="close", **spoken("close")),
         html.H2(row["label"], dir="auto"),
         html.P(f"{source.name} · {row['status']}", className="note", dir="auto"),
         html.Dl([part for name, value in facts for part in (html.Dt(name), html.Dd(value))]),

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dash import ALL, ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
+from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update, set_props
 
 from dashboards.gallery import Gallery, Snapshot
+from dashboards.live.trees import spoken
 from dashboards.pages.catalog import PAGES
 from dashboards.pages.parts import notices
-from dashboards.view import FILTERS, options, view
 from dashboards.view import State as UrlState
+from dashboards.view import filters_of, options, view
 
 
 def layout(gallery: Gallery, refresh_s: float) -> Any:
@@ -27,7 +28,7 @@ def layout(gallery: Gallery, refresh_s: float) -> Any:
             dcc.Store(id="png"),
             dcc.Download(id="file"),
             _header(gallery, refresh_s),
-            _region("filters", "filters", [_filter(gallery.snapshot, name) for name in FILTERS]),
+            _region("filters", "filters", _filters(gallery.snapshot)),
             _region("notices", "notices"),
             _region("controls", "settings of this page"),
             html.Main(
@@ -44,8 +45,7 @@ def layout(gallery: Gallery, refresh_s: float) -> Any:
 
 def _region(id: str, name: str, children: Sequence[Any] = (), kind: Any = html.Section) -> Any:
     """A part of the page that can be gone to by its name."""
-    named: dict[str, Any] = {"aria-label": name}
-    return kind(id=id, children=list(children), tabIndex=-1, **named)
+    return kind(id=id, children=list(children), tabIndex=-1, **spoken(name))
 
 
 def _header(gallery: Gallery, refresh_s: float) -> Any:
@@ -54,7 +54,7 @@ def _header(gallery: Gallery, refresh_s: float) -> Any:
     return html.Header(
         [
             html.Span("Saccade", className="brand"),
-            html.Nav(links, **{"aria-label": "pages"}),
+            html.Nav(links, **spoken("pages")),
             html.Span(id="as-of", className="as-of", children=_as_of(gallery), **patience),
             dcc.Checklist(id="live", options=[{"label": "refresh", "value": "on"}], value=["on"], className="live"),
             html.Button("dark", id="theme-button", n_clicks=0, title="light or dark"),
@@ -62,12 +62,16 @@ def _header(gallery: Gallery, refresh_s: float) -> Any:
     )
 
 
-def _filter(snapshot: Snapshot, name: str) -> Any:
+def _filters(snapshot: Snapshot) -> list[Any]:
+    return [_filter(snapshot, *each) for each in filters_of(snapshot.rows).items()]
+
+
+def _filter(snapshot: Snapshot, name: str, title: str) -> Any:
     values = options(snapshot.rows, name)
     field = dcc.Dropdown(
         id={"type": "filter", "name": name}, options=values, multi=True, placeholder="all", debounce=True,
     )  # fmt: skip
-    return html.Label([FILTERS[name], field], id={"type": "filter-box", "name": name}, hidden=_idle(values))
+    return html.Label([title, field], id={"type": "filter-box", "name": name}, hidden=_idle(values))
 
 
 def _idle(values: list[str]) -> bool:
@@ -111,8 +115,13 @@ def register(app: Dash, gallery: Gallery) -> None:
         Output({"type": "filter-box", "name": ALL}, "hidden"),
         Input("version", "data"),
     )
-    def offer(_: str) -> tuple[list[Any], list[bool]]:
-        found = [options(gallery.snapshot.rows, name) for name in FILTERS]
+    def offer(_: str) -> tuple[list[Any], list[Any]]:
+        """New values of the filters that there are; others where a parameter has come to vary."""
+        rows, drawn = gallery.snapshot.rows, [spec["id"]["name"] for spec in ctx.outputs_list[0]]
+        if drawn != list(filters_of(rows)):
+            set_props("filters", {"children": _filters(gallery.snapshot)})
+            return [no_update] * len(drawn), [no_update] * len(drawn)
+        found = [options(rows, name) for name in drawn]
         return found, [_idle(values) for values in found]
 
     app.clientside_callback(

@@ -65,7 +65,7 @@ def table_html(table: BenchmarkTable, against: str, address: Address) -> Any:
         body.append(html.Tr(html.Th(title, colSpan=len(names) + 1, dir="auto"), className="budget"))
         body += [_row(row, table, names, address) for row in rows]
     grid = html.Table([html.Thead(head), html.Tbody(body)], className="benchmarks")
-    return html.Div(grid, className="scroll benchmarks")
+    return html.Div(grid, className="scroll benchmarks", tabIndex=0)  # the arrow keys move it too
 
 
 def _row(row: Row, table: BenchmarkTable, names: Sequence[str], address: Address) -> Any:

@@ -111,7 +111,7 @@ def test_the_tower_of_qwen_in_half_precision_is_that_in_float32(tmp_path):
     seen = {}
     for device, dtype in (("cpu", "float32"), ("cuda", "bfloat16")):
         model = load_model(ModelSpec(path=path, image_mode="native", dtype=dtype), device)
-        text = model.chat("what colour is the square ?", image=True)
+        text = model.chat("what colour is the square ?", 1)
         prompts = [model.encode(text, noise(size), "native", whole=True) for size in ((100, 150), (168, 84))]
         with torch.no_grad():
             seen[device] = torch.cat([rows.float().cpu() for rows in model.image_features(prompts)])

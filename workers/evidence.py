@@ -325,6 +325,7 @@ def complaint(
     side: int | None = None,
     positions: Positions | None = None,
     position_parts: int = 1,
+    several: bool = False,
 ) -> str | None:
     """Say in one line why a strategy cannot run so; None where it can.
 
@@ -338,7 +339,10 @@ def complaint(
         side: of the square that the tokens of each of its images form; 0: they form none.
         positions: of the point.
         position_parts: that a position id of the model has.
+        several: whether some prompt has several images.
     """
+    if several and strategy.grids is not None:
+        return f"{strategy.name} lays out one image as a square, and the benchmark has questions with several"
     if positions not in (None, *(ways := get_args(Positions))):
         return f"positions: {positions!r} is none of {', '.join(ways)}{near(str(positions), ways)}"
     if positions == "compact" and position_parts > 1:

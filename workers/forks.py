@@ -365,12 +365,12 @@ def _new_fork(
     else:
         image = fork(parents[0].image, layer, kept_K, compact)
         sequences = [image, *(fork(parent, layer, kept_K, compact, image) for parent in parents)]
-    visual, text_R = packing.visual(parents[0]), numbers(*(packing.text(parent) for parent in parents))
+    stay_R, text_R = parents[0].staying(kept_K), numbers(*(packing.text(parent) for parent in parents))
     return NewFork(
         sequences=tuple(sequences),
-        source_R=torch.cat((kept_K + visual.start, text_R)) if len(kept_K) else text_R,
+        source_R=torch.cat((stay_R + packing.image(parents[0]).start, text_R)) if len(stay_R) else text_R,
         merge=choice.merge,
-        visual_V=numbers(visual if choice.merge else slice(0, 0)),
+        visual_V=numbers(packing.visual(parents[0]) if choice.merge else slice(0, 0)),
         kept_K=kept_K,
     )
 

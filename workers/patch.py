@@ -106,7 +106,7 @@ def pruned(
 
     Raises:
         UsageError: on entry, for what cannot work with this model; in a forward, for inputs that cannot be pruned
-            (embeddings instead of token ids, several images in a sample, a cache from outside the block).
+            (embeddings instead of token ids, a cache from outside the block, several images where a rule takes one).
     """
     parts = parts_of(model)
     stays = Kept.asked(rank, tokens, layer, parts.decoder.config.num_hidden_layers, parts.visual_tokens)
@@ -260,6 +260,9 @@ class _Pruner:
         if seen == 0:
             batch = new_batch(ids_BS, given, self.parts.image_token, self.parts.visual_tokens)
             self.seeds, self.images = self.shown.read(ids_BS, kwargs["inputs_embeds"], batch)
+            one = next((name for stage in self.stages.values() if catalog.get(name := stage.strategy).grids), None)
+            if one is not None and self.shown.several:
+                raise UsageError(f"{one} lays out one image as a square, and a sample has several; take another rule")
             self.own = [self.plan(len(seen_V)) if len(seen_V) else self.stages for seen_V in batch.groups[0].visual]
         else:
             batch = self._known_batch(cache, ids_BS)
@@ -352,9 +355,8 @@ class _Pruner:
         after = batch.groups[-1]
         for sample, (kept_K, merge) in enumerate(choices):
             if merge is not None and len(kept_K) < len(before.visual[sample]):
-                old, new = before.visual_at[sample], after.visual_at[sample]
-                all_VD = hidden_BWD[sample, old : old + len(before.visual[sample])]
-                left_BWD[sample, new : new + len(kept_K)] = merge(all_VD, kept_K)
+                all_VD = hidden_BWD[sample, before.columns[sample]]
+                left_BWD[sample, after.columns[sample]] = merge(all_VD, kept_K)
         return left_BWD
 
     def _choose(

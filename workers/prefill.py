@@ -28,7 +28,7 @@ from workers.decoder import Decoder, Given, Rotary
 from workers.forks import NewFork, Placement
 from workers.memory import Budget, Room, RowBytes
 from workers.packed_layer import LayerAhead, LayerRead
-from workers.sequences import Packing, TokenSequence, gather, joined, numbers, to_device
+from workers.sequences import Packing, TokenSequence, gather, joined, numbers, on, to_device
 from workers.trunks import pack_trunks
 
 
@@ -294,7 +294,8 @@ class _Waves:
         for fork, source_RD in begun:
             if fork.merge is not None:
                 parent_VD, kept_K = (to_device(rows, hidden_RD.device) for rows in (fork.visual_V, fork.kept_K))
-                new_RD[new.visual(fork.sequences[0])] = fork.merge(source_RD[parent_VD], kept_K)
+                merged_KD = fork.merge(source_RD[parent_VD], kept_K)
+                new_RD[on(new.visual(fork.sequences[0]), hidden_RD.device)] = merged_KD
         return new, new_RD, True
 
     def _postpone(self, forks: Sequence[NewFork], hidden_RD: Tensor, room: Room) -> None:

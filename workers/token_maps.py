@@ -22,6 +22,7 @@ class TokenMap:
     tile: int = 0  # tokens of a tile, one side, where tiles come one after another; 0: row comes after row
     ends: int = 0  # tokens behind each row that show nothing
     overview: int = 0  # 1: the image squeezed into one tile, beside its tiles
+    image: int = 0  # which of a prompt's images it is of
 
     def token(self, row: Any, column: Any) -> Any:
         """Which token is at a place, or at each of some places, where these are arrays."""
@@ -38,7 +39,7 @@ class TokenMap:
 
 def written(maps: Iterable[TokenMap]) -> str | None:
     """As a table keeps them; None where there are none."""
-    return ";".join(" ".join(map(str, astuple(one))) for one in maps) or None
+    return ";".join(" ".join(map(str, _stated(one))) for one in maps) or None
 
 
 def read_maps(text: str | None, visual: int) -> tuple[TokenMap, ...]:
@@ -50,6 +51,12 @@ def read_maps(text: str | None, visual: int) -> tuple[TokenMap, ...]:
     whole = all(min(astuple(one)) >= 0 < one.rows * one.columns and _of_whole_tiles(one) for one in maps)
     apart = whole and all(one.last < other.first for one, other in pairwise(sorted(maps)))
     return maps if apart and all(one.last < visual for one in maps) else ()
+
+
+def _stated(one: TokenMap) -> tuple[int, ...]:
+    """Its fields; the image only where there are several, so that tables of one stay as they were."""
+    fields = astuple(one)
+    return fields if one.image else fields[:-1]
 
 
 def _of_whole_tiles(one: TokenMap) -> bool:

@@ -40,7 +40,7 @@ class Prepared:
     @property
     def image_names(self) -> tuple[str, ...]:
         """What each sample's image is recognised by: its pixels, else its file; "" for none."""
-        files = ("" if sample.image is None else str(sample.image) for sample in self.samples)
+        files = (sample.shown for sample in self.samples)
         return tuple(digest or file for digest, file in zip_longest(self.images, files, fillvalue=""))
 
     @property

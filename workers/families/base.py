@@ -78,8 +78,8 @@ class Checkpoint(Protocol):
             ModelError: a field is no number, or the model is one the engine does not run.
         """
 
-    def visual_tokens(self, image: tuple[int, int]) -> int:
-        """Of an image of some height and width."""
+    def visual_tokens(self, image: tuple[int, int], among: int = 1) -> int:
+        """Of an image of some height and width, in a prompt with so many images."""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -110,8 +110,8 @@ class Parts:
     """Where the parts of a model that transformers built are: for those who hook into its own forward."""
 
     tower: Any  # the module that is given the pixels
-    # From a call for features, and the (B, S) ids of the prompts that have them: the pixels of each image.
-    pictures: Callable[[Call, Tensor], Sequence[Tensor]]
+    # From a call for features, and the (B, S) ids of the prompts that have them: each image's pixels and visual tokens.
+    pictures: Callable[[Call, Tensor], Sequence[tuple[Tensor, int]]]
     projector: Any  # the module whose output is the visual tokens
     project: Callable[[Tensor], Tensor]  # (P, D) visual tokens of rows as the projector is given them
     body: Any  # the module that takes ``input_ids``, and puts what its ``get_image_features`` gives among them

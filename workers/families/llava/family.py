@@ -62,15 +62,20 @@ class LlavaFamily:
         stated, place = config.to_dict(), Path(type(module).__name__)
         tiling = tiling_of(onevision_config(stated, place) if config.model_type == ONEVISION else stated, place)
         side = vision.image_size // vision.patch_size
+        visual = side**2 + (config.vision_feature_select_strategy == "full")
         return Parts(
             tower=module.model.vision_tower,
-            pictures=(lambda call, _: list(call["pixel_values"])) if tiling is None else partial(pictures, tiling),
+            pictures=(
+                (lambda call, _: [(square, visual) for square in call["pixel_values"]])
+                if tiling is None
+                else partial(pictures, tiling)
+            ),
             projector=module.model.multi_modal_projector,
             project=module.model.multi_modal_projector,
             body=module.model,
             decoder=module.model.language_model,
             image_token=config.image_token_id,
-            visual_tokens=None if tiling else side**2 + (config.vision_feature_select_strategy == "full"),
+            visual_tokens=None if tiling else visual,
             position_parts=1,
             class_token=vision.model_type in CLASS_TOKEN_TOWERS,
             clip=vision.model_type in CLASS_TOKEN_TOWERS,

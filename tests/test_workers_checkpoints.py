@@ -444,8 +444,8 @@ def test_prompts_have_the_ids_that_llava_was_trained_on(made):
         assert prompt.system == 1 + len(slow.encode(before))
         bare = llava.encode(f"{before}what ?", None, "pad")
         assert (bare.ids, bare.images) == ((1, *slow.encode(f"{before}what ?")), ())
-        both = llava.encode(f"{before}<image> and <image>{after}", [BLANK, BLANK], "pad")
-        assert both.ids == (1, *slow.encode(before), *image, *slow.encode(" and "), *image, *slow.encode(after))
+        both = llava.encode(f"{before}<image>\nand\n<image>{after}", [BLANK, BLANK], "pad")
+        assert both.ids == (1, *slow.encode(before), *image, *slow.encode("\nand\n"), *image, *slow.encode(after))
     behind = prompt.system + prompt.visual
     space, newline = prompt.ids[behind:][:2]
     assert slow.id_to_piece([space, newline]) == ["▁", "<0x0A>"]  # 29871, 13 in LLaVA-1.5

@@ -87,6 +87,7 @@ class Engine:
         self.model = model
         self.samples = {sample.id: sample for sample in samples}
         self.micro_batch = micro_batch
+        self._several = any(sample.more for sample in samples)
         self.shares_images = True  # False: as if no two samples showed the same, to measure what that costs
         self.score = scorer_of(spec.task)
         self.letter_tokens = model.letter_tokens(LETTERS)
@@ -198,7 +199,7 @@ class Engine:
         for point in points:
             if point.strategy == UNPRUNED:
                 continue
-            if point.layer > layers or point.rank > visual:
+            if point.layer > layers or (point.rank > visual and not self._several):
                 raise UsageError(f"{point.label}: the model has {layers} layers and {visual} visual tokens")
             strategy, params = catalog.get(point.strategy), dict(point.params)
             complaint = evidence.complaint(
@@ -213,6 +214,7 @@ class Engine:
                 side=self.model.config.side,
                 positions=point.positions,
                 position_parts=self.model.config.position_parts,
+                several=self._several,
             )
             if complaint:
                 raise UsageError(f"{point.label}: {complaint}")

@@ -38,6 +38,7 @@ from workers.text_tower import TextTower
 from workers.tower_evidence import TOWER_PROVIDERS
 from workers.work import UNPRUNED, GridPoint
 
+ONE_IMAGE = "makes one image smaller, and there are questions with several"
 LAST_QUERIES = 5  # the longest window of last queries that a strategy reads where the text itself is shorter
 
 
@@ -342,7 +343,7 @@ def complaint(
         several: whether some prompt has several images.
     """
     if several and strategy.grids is not None:
-        return f"{strategy.name} lays out one image as a square, and the benchmark has questions with several"
+        return f"{strategy.name} {ONE_IMAGE}; leave it out"
     if positions not in (None, *(ways := get_args(Positions))):
         return f"positions: {positions!r} is none of {', '.join(ways)}{near(str(positions), ways)}"
     if positions == "compact" and position_parts > 1:

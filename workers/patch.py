@@ -262,7 +262,7 @@ class _Pruner:
             self.seeds, self.images = self.shown.read(ids_BS, kwargs["inputs_embeds"], batch)
             one = next((name for stage in self.stages.values() if catalog.get(name := stage.strategy).grids), None)
             if one is not None and self.shown.several:
-                raise UsageError(f"{one} lays out one image as a square, and a sample has several; take another rule")
+                raise UsageError(f"{one} {evidence.ONE_IMAGE}; leave it out")
             self.own = [self.plan(len(seen_V)) if len(seen_V) else self.stages for seen_V in batch.groups[0].visual]
         else:
             batch = self._known_batch(cache, ids_BS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from itertools import zip_longest
@@ -11,9 +11,11 @@ from platform import python_version
 
 from orchestrator.sweep.chosen_by import chosen_by
 from orchestrator.sweep.image_tokens import ImageTokens, image_tokens
+from orchestrator.sweep.mistakes import SpecError
 from orchestrator.sweep.spec import SweepSpec
 from results.manifest import Manifest
 from strategies import catalog
+from workers import evidence
 from workers.families.catalog import open_checkpoint
 from workers.fingerprint import model_fingerprint, sources_hash, whole_data_fingerprint
 from workers.rules import prompt_fingerprint, scorer_fingerprint
@@ -61,6 +63,7 @@ def prepare(spec: SweepSpec) -> Prepared:
     everything = benchmark.samples
     task, scorer = tasks.get(spec.engine.task.name), scorer_of(spec.engine.task)
     samples = everything[: spec.sample_limit]
+    _check_images(spec, samples)
     manifest = Manifest.of(
         name=spec.name,
         engine=spec.engine,
@@ -84,8 +87,24 @@ def prepare(spec: SweepSpec) -> Prepared:
         available=len(everything),
         manifest=manifest,
         visual=image_tokens(samples, checkpoint),
-        notes=(*checkpoint.notes, *benchmark.notes, *_too_many(spec, len(everything))),
+        notes=(*checkpoint.notes, *benchmark.notes, *_too_many(spec, len(everything)), *_several(samples)),
     )
+
+
+def _check_images(spec: SweepSpec, samples: Sequence[Sample]) -> None:
+    """Refuse a rule that takes one image, where a question has several."""
+    several = any(sample.more for sample in samples)
+    for point in spec.points if several else ():
+        if point.strategy == UNPRUNED:
+            continue
+        rule = catalog.get(point.strategy)
+        if complaint := evidence.complaint(rule, dict(point.params), layer=point.layer, several=True):
+            raise SpecError(f"{spec.name}: {complaint}")
+
+
+def _several(samples: Sequence[Sample]) -> Iterator[str]:
+    if count := sum(bool(sample.more) for sample in samples):
+        yield f"{count} of {len(samples)} questions have several images: what is kept is of all their tokens together"
 
 
 def _too_many(spec: SweepSpec, available: int) -> Iterator[str]:

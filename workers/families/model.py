@@ -106,9 +106,9 @@ class Encoded:
 
     @property
     def squares(self) -> int | None:
-        """That the tower sees of the images, where their tokens do not say it."""
+        """That the tower sees of the images, or how many these are; None where they are one and its tokens say it."""
         known = [one.squares for one in self.pixels if one.squares is not None]
-        return sum(known) if known else None
+        return sum(known) if known else len(self.pixels) if len(self.pixels) > 1 else None
 
     @property
     def maps(self) -> tuple[TokenMap, ...]:

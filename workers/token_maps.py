@@ -32,6 +32,12 @@ class TokenMap:
         return self.first + (tile * self.tile + row % self.tile) * self.tile + column % self.tile
 
     @property
+    def stated(self) -> tuple[int, ...]:
+        """Its fields, without the image where that is the first: tables of one image stay as they were."""
+        fields = astuple(self)
+        return fields if self.image else fields[:-1]
+
+    @property
     def last(self) -> int:
         """Its last token."""
         return int(self.token(self.rows - 1, self.columns - 1))
@@ -39,7 +45,7 @@ class TokenMap:
 
 def written(maps: Iterable[TokenMap]) -> str | None:
     """As a table keeps them; None where there are none."""
-    return ";".join(" ".join(map(str, _stated(one))) for one in maps) or None
+    return ";".join(" ".join(map(str, one.stated)) for one in maps) or None
 
 
 def read_maps(text: str | None, visual: int) -> tuple[TokenMap, ...]:
@@ -51,12 +57,6 @@ def read_maps(text: str | None, visual: int) -> tuple[TokenMap, ...]:
     whole = all(min(astuple(one)) >= 0 < one.rows * one.columns and _of_whole_tiles(one) for one in maps)
     apart = whole and all(one.last < other.first for one, other in pairwise(sorted(maps)))
     return maps if apart and all(one.last < visual for one in maps) else ()
-
-
-def _stated(one: TokenMap) -> tuple[int, ...]:
-    """Its fields; the image only where there are several, so that tables of one stay as they were."""
-    fields = astuple(one)
-    return fields if one.image else fields[:-1]
 
 
 def _of_whole_tiles(one: TokenMap) -> bool:

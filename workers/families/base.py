@@ -155,8 +155,8 @@ class Family(Protocol):
             ModelError: the checkpoint is incomplete or not what its config.json says, or its parts do not fit.
         """
 
-    def picturer(self, checkpoint: Checkpoint, mode: str) -> Callable[[Image.Image], Image.Image]:
-        """What the tower is given of an image, before it is normalised; for people, and without a model.
+    def picturer(self, checkpoint: Checkpoint, mode: str) -> Callable[[Image.Image, int], Image.Image]:
+        """What the tower is given of an image, of so many of a prompt, before it is normalised; without a model.
 
         Raises:
             ModelError: the checkpoint has no image processor of the family's.

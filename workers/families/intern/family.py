@@ -34,13 +34,13 @@ class InternFamily:
 
         return load_intern(spec, device)
 
-    def picturer(self, checkpoint: Checkpoint, mode: str) -> Callable[[Image.Image], Image.Image]:
+    def picturer(self, checkpoint: Checkpoint, mode: str) -> Callable[[Image.Image, int], Image.Image]:
         from workers.families.intern.loading import load_image_processor
         from workers.families.intern.pixels import as_seen
 
         ours = cast(InternCheckpoint, checkpoint)
         processor = load_image_processor(ours)
-        return lambda image: as_seen(image, ours.tiling, processor)
+        return lambda image, among: as_seen(image, ours.tiling, processor)
 
     def parts(self, module: Any) -> Parts | None:
         config = getattr(module, "config", None)

@@ -41,12 +41,13 @@ class LlavaFamily:
 
         return load_llava(spec, device)
 
-    def picturer(self, checkpoint: Checkpoint, mode: str) -> Callable[[Image.Image], Image.Image]:
+    def picturer(self, checkpoint: Checkpoint, mode: str) -> Callable[[Image.Image, int], Image.Image]:
         from workers.families.llava.loading import load_image_processor
         from workers.families.llava.pixels import as_seen
 
-        processor = load_image_processor(cast(LlavaCheckpoint, checkpoint))
-        return lambda image: as_seen(image, mode, processor)
+        ours = cast(LlavaCheckpoint, checkpoint)
+        processor, square = load_image_processor(ours), ours.tiling is not None and ours.tiling.one_tile_among
+        return lambda image, among: as_seen(image, "pad" if among > 1 and square else mode, processor)
 
     def parts(self, module: Any) -> Parts | None:
         config = getattr(module, "config", None)

@@ -58,7 +58,9 @@ class Llava(Model):
     def look(self, image: Image.Image, mode: str, among: int = 1) -> Pixels:
         size = (image.height, image.width)
         if (tiling := self._tiling) is None:
-            return Pixels(to_pixels(image, mode, self.image_processor), self.visual_tokens, size)
+            # Of one image the model's grid says it.
+            maps = (TokenMap(0, *self.config.grid),) if among > 1 and self.config.grid else ()
+            return Pixels(to_pixels(image, mode, self.image_processor), self.visual_tokens, size, maps=maps)
         if among > 1 and tiling.one_tile_among:
             tile, maps = to_pixels(image, "pad", self.image_processor), (TokenMap(0, tiling.side, tiling.side),)
             return Pixels(tile[None], tiling.tokens(size, among), size, squares=1, maps=maps)

@@ -37,13 +37,13 @@ class QwenFamily:
 
         return load_qwen(spec, device)
 
-    def picturer(self, checkpoint: Checkpoint, mode: str) -> Callable[[Image.Image], Image.Image]:
+    def picturer(self, checkpoint: Checkpoint, mode: str) -> Callable[[Image.Image, int], Image.Image]:
         from workers.families.qwen.loading import load_image_processor
         from workers.families.qwen.pixels import as_seen
 
         ours = cast(QwenCheckpoint, checkpoint)
         processor = load_image_processor(ours)
-        return lambda image: as_seen(image, ours.resizing, processor)
+        return lambda image, among: as_seen(image, ours.resizing, processor)
 
     def parts(self, module: Any) -> Parts | None:
         config = getattr(module, "config", None)

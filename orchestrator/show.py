@@ -16,10 +16,13 @@ from results.analysis.metrics import is_soft, share_images, spoken
 from results.disk import stamp
 from results.durations import since
 from results.escaping import terminal_text
+from results.exchange.point_names import is_chosen, names_of
 from results.provenance import ways_text
 from results.stops import STOPPED, read_stops
+from results.wording import MISSING, p_value, percent, percent_span, points
 from strategies import catalog
 
+LISTED = 12  # grid points of a plan, where nobody asks for others
 NO_OPTION = 0.05  # of the answers: so many without an option are said
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from results.inventory import Merged
     from results.stops import Stops
     from workers.latency import Latency
+    from workers.work import GridPoint
 
 
 NOTE = Text("note", "yellow")
@@ -57,8 +61,21 @@ def show_plan(
     folder: Path,
     stops: Stops | None = None,
     memory: str | None = None,
+    time: str = "",
+    points: Sequence[str] = (),
 ) -> None:
-    """The plan as a table; ``memory`` says what the sweep takes of a GPU's, where there is one."""
+    """The plan as a table.
+
+    Args:
+        console: Where to print.
+        prepared: The sweep.
+        plan: Of its missing cells.
+        folder: Of the experiment.
+        stops: By racing.
+        memory: What the sweep takes of a GPU's, where there is one.
+        time: How long it will take.
+        points: Words that name the grid points to list; none: the first ones.
+    """
     spec = prepared.spec
     strategies = sorted({" ".join((p.strategy, *([p.positions] if p.positions else []))) for p in spec.points[1:]})
     limited = len(prepared.samples) < prepared.available
@@ -80,6 +97,8 @@ def show_plan(
         ("work, one by one", f"{plan.work.separate / 1e6:,.1f} million, {plan.work.saving:.1f} times as much"),
         ("disk", f"about {size_text(plan.bytes_on_disk)} in {folder}"),
     ]
+    if time:
+        rows.append(("time", time))
     if memory is not None:
         rows.append(("memory", memory))
     if stops is not None:
@@ -94,6 +113,18 @@ def show_plan(
         console.print(_budget_text(budget, spec.config.visual_tokens), soft_wrap=True)
     notes = (catalog.get(p.strategy).note(dict(p.params), spec.config.heads) for p in spec.points[1:])
     show_notes(console, dict.fromkeys(part for note in notes if note for part in note.split("; ")))
+    _show_points(console, spec.points, points)
+
+
+def _show_points(console: Console, points: Sequence[GridPoint], patterns: Sequence[str]) -> None:
+    """The grid points that are asked for, else the first ones, each by its name in tables and `--points`."""
+    chosen = [point.label for point in points if is_chosen(names_of(point), patterns)]
+    shown = chosen if patterns else chosen[:LISTED]
+    console.print("grid points:" if chosen else f"no grid point is named {', '.join(patterns)}")
+    for label in shown:
+        console.print(f"  {label}", soft_wrap=True)
+    if left := len(chosen) - len(shown):
+        console.print(f"  ... and {left} more; --points '*' lists all, --points 'fastv layer=2' those with these words")
 
 
 def _budget_text(budget: Budget, most: int) -> str:
@@ -167,21 +198,21 @@ def accuracy_table(rows: pd.DataFrame, figures: pd.DataFrame | None = None) -> o
         table.add_column(name, justify="right")
     for _, row in rows.iterrows():
         without_image = (
-            f"{100 * row['accuracy_text_only']:.1f} % of {row['n_text_only']}" if row["n_text_only"] else "-"
+            f"{percent(row['accuracy_text_only'])} of {row['n_text_only']}" if row["n_text_only"] else MISSING
         )
-        more = [without_image] * texts + [own.get(row["key"], "-")] * bool(own)
+        more = [without_image] * texts + [own.get(row["key"], MISSING)] * bool(own)
         if not row["n"]:
-            table.add_row(row["label"], "-", "", "0", *["0"] * several, "", "", *more)
+            table.add_row(row["label"], MISSING, "", "0", *["0"] * several, "", "", *more)
             continue
         change = p = ""
         if not row["baseline"] and row["n_paired"]:
-            change = f"{100 * row['difference']:+.1f}"
-            p = f"{row['p_holm']:.2g}"
-        interval = f"{100 * row['ci_low']:.1f} .. {100 * row['ci_high']:.1f}"
+            change = points(row["difference"])
+            p = p_value(row["p_holm"])
+        interval = percent_span(row["ci_low"], row["ci_high"])
         n = f"{row['n']}" if row["n"] == row["n_expected"] else f"{row['n']} of {row['n_expected']}"
         n += ", stopped early" if row["state"] == STOPPED else ""
         images = [str(row["n_images"])] * several
-        table.add_row(row["label"], f"{100 * row['accuracy']:.1f} %", interval, n, *images, change, p, *more)
+        table.add_row(row["label"], percent(row["accuracy"]), interval, n, *images, change, p, *more)
     return table
 
 
@@ -196,7 +227,7 @@ def show_warnings(console: Console, rows: pd.DataFrame) -> None:
         _warn(console, f"suspicious: {flags}", part["label"])
     unread = rows[rows["no_option"] >= NO_OPTION].sort_values("no_option", ascending=False, kind="stable")
     if len(unread):
-        worst = f"no option was found in {100 * unread['no_option'].iloc[0]:.1f} % of the answers, which count as wrong"
+        worst = f"no option was found in {percent(unread['no_option'].iloc[0])} of the answers, which count as wrong"
         _warn(console, worst, unread["label"])
 
 
@@ -298,18 +329,11 @@ def show_failures(console: Console, failures: pd.DataFrame) -> None:
 
 def latency_text(rows: Sequence[Latency]) -> str:
     """Latencies as a table: medians, and the 90th percentile of the time to the first token."""
-    header = [
-        "grid point",
-        "first token ms",
-        "p90",
-        "decode ms/token",
-        "tokens/s",
-        "total ms",
-        "speed-up",
-        "peak GiB",
-    ]
+    header = ["grid point", "tower ms", "projector ms", "selector ms", "prefill ms", "first token ms", "p90",
+              "decode ms/token", "tokens/s", "total ms", "speed-up", "peak GiB"]  # fmt: skip
     body = [
-        [row.point.label, f"{row.first_token_ms.median:.1f}", f"{row.first_token_ms.p90:.1f}",
+        [row.point.label, *(f"{part.median:.1f}" for part in (row.tower_ms, row.projector_ms, row.selector_ms)),
+         f"{row.prefill_ms.median:.1f}", f"{row.first_token_ms.median:.1f}", f"{row.first_token_ms.p90:.1f}",
          f"{row.decode_ms.median:.2f}", f"{row.tokens_per_s.median:.0f}", f"{row.total_ms.median:.1f}",
          f"{row.total_speedup:.2f}", "-" if row.peak_gib is None else f"{row.peak_gib.median:.2f}"]
         for row in rows

@@ -47,7 +47,7 @@ def prepare_suite(suite: Suite, keep_going: bool = False) -> tuple[list[Prepared
         try:
             ready.append(PreparedMember(member=member, prepared=prepare(member.spec)))
         except DataError as error:
-            missing.append(f"{member.title}: {error}")
+            missing.append(str(error))
     if missing and not (keep_going and ready):
         hint = "or run the others with --keep-going" if ready else "none of them can run"
         raise SpecError(*missing, f"suite {suite.name}: put these files there, {hint}")

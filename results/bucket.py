@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
 from results.disk import LOCK, StoreError, open_to_write
 from results.lock import DAMAGED, MAX_BYTES, SETTLE_S
 from results.removal import remove
+from workers.user_cache import cache_folder
 from workers.work import content_key
 
 SCHEMES = ("s3", "gs", "abfs", "abfss")  # what pyarrow reads and writes by itself
@@ -59,9 +60,8 @@ class Bucket:
         except (pa.ArrowException, OSError, ValueError) as error:
             raise StoreError(f"{uri}: cannot be used: {_reason(error)}; check the name and the network") from error
         self._root = PurePosixPath(root)
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         name = PurePosixPath(urlsplit(uri).path).name or "bucket"
-        self.folder = cache / "saccade" / "buckets" / f"{name}-{content_key(uri)[:8]}"
+        self.folder = cache_folder("buckets") / f"{name}-{content_key(uri)[:8]}"
         self._sent: dict[str, _Look] = {}  # by name: files of the working copy that the bucket has
         self._undated: set[str] = set()  # names sent whose objects have another time than the files
 

@@ -11,7 +11,6 @@ from results.side_files import read_side_file
 
 LATENCY_FILE = "latency.json"
 
-
 Figure = Annotated[StrictFloat | StrictInt, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -30,8 +29,11 @@ class LatencyRow(BaseModel):
 
     key: StrictStr
     total_ms: _Spread
-    vision_ms: _Spread | None = None
+    tower_ms: _Spread | None = None
+    projector_ms: _Spread | None = None
+    selector_ms: _Spread | None = None
     prefill_ms: _Spread | None = None
+    first_token_ms: _Spread | None = None
     decode_ms: _Spread | None = None
     tokens_per_s: _Spread | None = None
     peak_gib: _Spread | None = None

@@ -13,6 +13,7 @@ from workers.work import UNPRUNED
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    from PIL.Image import Image
 
     from dashboards.figures import Figure
     from results.experiment import Experiment as Stored
@@ -55,16 +56,9 @@ class Experiment:
 
         A parameter that a strategy does not have is missing.
         """
-        import pandas as pd
+        from results.exchange.tidy import tidy_points
 
-        return pd.DataFrame(
-            [
-                {"point": point.key, "strategy": point.strategy, "layer": point.layer, "rank": point.rank}
-                | dict(point.settings)
-                | {"label": point.label}
-                for point in self._stored.points
-            ]
-        )
+        return tidy_points(self._stored)
 
     def table(self) -> pd.DataFrame:
         """One row a grid point, in the order of the grid: accuracy, its interval, the paired difference, and so on.
@@ -85,11 +79,9 @@ class Experiment:
             Columns of `points`, and sample, answer, parsed, correct, score (0 to 1), margin, tokens_kept,
             visual_tokens and the rest of what a cell holds.
         """
-        from results.analysis.metrics import scores
+        from results.exchange.tidy import tidy_cells
 
-        points = self._chosen(chosen)
-        cells = self._stored.cells(points=list(points["point"]))
-        return points.merge(cells.assign(score=scores(cells)), on="point", how="inner")
+        return tidy_cells(self._stored, self._chosen(chosen)["point"])
 
     def mask(self, sample: str, **chosen: Any) -> np.ndarray:
         """Which visual tokens of a sample a grid point keeps.
@@ -112,6 +104,20 @@ class Experiment:
             raise UsageError(f"there is no cell of sample '{sample}' at {point.label}")
         row = kept.iloc[0]
         return unpacked(row["kept_mask"], int(row["visual_tokens"]))
+
+    def picture(self, sample: str, **chosen: Any) -> Image:
+        """A sample's image as the model saw it, with the patches faded that a grid point drops.
+
+        Args:
+            sample: its id.
+            chosen: what tells the point, as for `mask`.
+
+        Raises:
+            UsageError: as for `mask`; or the run recorded no picture of it (see ``pictures`` of `saccade.run`).
+        """
+        from dashboards.kept_picture import kept_picture
+
+        return kept_picture(self._stored, sample, self._one(chosen))
 
     def flips(self, a: dict[str, Any], b: dict[str, Any] | None = None) -> pd.DataFrame:
         """The questions of which two grid points get one right and the other wrong.

@@ -417,9 +417,9 @@ def test_import_and_export_write_into_buckets(place, machine, tmp_path, monkeypa
     ):
         done = saccade(*arguments)
         assert done.exit_code == 0, done.stderr
-    assert any(name.endswith(".jsonl") for name in in_bucket(Path(at.replace("/exp", "/export"))))
+    assert in_bucket(Path(at.replace("/exp", "/export"))) == {"cells.csv"}
     assert in_bucket(Path(at.replace("/exp", "/import"))) == {"imported.json"}
-    assert list((tmp_path / "local").glob("un-pruned/*.jsonl"))
+    assert (tmp_path / "local" / "cells.csv").is_file()
     done = saccade("compare", str(experiment.path), "--picture", "s3://lab/x.png")
     assert (done.exit_code, "give a path" in done.stderr) == (2, True)
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(":")]

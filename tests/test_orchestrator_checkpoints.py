@@ -71,4 +71,5 @@ def test_one_clear_line_and_exit_code_2(sweep, tmp_path, monkeypatch):
     assert template == "the checkpoint has no chat template; set task.conversation to vicuna_v1 or llava_v1"
     shard = sorted(own.glob("*.bin"))[1]
     shard.write_bytes(shard.read_bytes()[:-9])
-    assert refuse("plan", sweep, "--model", own) == f"{shard}: is truncated or not a PyTorch file; download it again"
+    truncated = f"{sweep}: model: {shard}: is truncated or not a PyTorch file; download it again"
+    assert refuse("plan", sweep, "--model", own) == truncated

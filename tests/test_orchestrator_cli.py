@@ -125,7 +125,7 @@ def test_a_truncated_checkpoint(sweep, tmp_path):
     weights = next((tmp_path / "model").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-100])
     error = refuse("run", sweep, "--out", tmp_path / "x", "--local")
-    assert error == f"{weights}: is truncated, 100 bytes are missing; download it again"
+    assert error == f"{sweep}: model: {weights}: is truncated, 100 bytes are missing; download it again"
 
 
 def test_a_damage_between_two_runs_loses_nothing(sweep, undrawn, tmp_path):
@@ -152,7 +152,7 @@ def test_another_setting_does_not_mix_with_old_cells(sweep, undrawn, tmp_path):
         (("run", "smoke", "--samples", "few"), "--samples few: give `all` or a whole number above 0"),
         (
             ("plan", "smoke", "--model", "/nowhere"),
-            "model /nowhere: no such directory; give a checkpoint directory",
+            "smoke.yaml: model: /nowhere: no such directory; give a checkpoint directory",
         ),
         (
             ("status", "/nowhere"),

@@ -16,6 +16,7 @@ from orchestrator.cli import app
 from orchestrator.sweep.source import SUITES, shipped_sweeps, shipped_text
 from orchestrator.sweep.spec import load_sweep
 from results.experiment import Experiment
+from workers.card_speed import CardSpeed, device_name, speed_file, write_speed
 from workers.saccade_version import saccade_version
 
 
@@ -51,6 +52,31 @@ def test_plan_shows_budgets_remarks_and_what_is_measured(sweep: Path, tmp_path: 
     assert "(first 2 image questions), concentration and diversity of the kept tokens" in text
     text = call("plan", sweep, "--out", tmp_path / "x", "--set", "grid[0].positions=[keep, compact]")
     assert "un-pruned, ablation, ablation compact" in text
+
+
+def test_plan_lists_grid_points_and_says_how_long_once_the_card_is_calibrated(sweep, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    text = call("plan", sweep, "--out", tmp_path / "x")
+    assert "`saccade bench --calibrate` measures it, once" in text
+    assert "  ablation layer=1 tokens=8 heads_kept=4" in text
+    write_speed(
+        CardSpeed(device=device_name("cpu"), dtype="float32", tflop_s=0, cell_s=4, model="a model", date="2026-11-28")
+    )
+    text = call("plan", sweep, "--out", tmp_path / "x", "--workers", 3, "--points", "rank=8")
+    listed = text.partition("grid points:\n")[2]
+    assert "about 40 s once the model is loaded, on 3 x core of" in text  # 5 points of 6 questions, 4 s a cell
+    assert listed.count("ablation layer=1 tokens=12 ") == 2
+    assert "rank=16" not in listed
+    assert "un-pruned" not in listed
+    speed_file(device_name("cpu"), "float32").write_text("{}")
+    assert "--calibrate" in call("plan", sweep, "--out", tmp_path / "x")
+
+
+def test_a_shell_completes_commands_options_and_shipped_sweeps() -> None:
+    for words, found in (("saccade sta", "status"), ("saccade plan --gpu", "--gpu-memory"), ("saccade run head", None)):
+        asked = {"_SACCADE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        done = CliRunner().invoke(app, [], prog_name="saccade", env=asked)
+        assert done.output.split() == [found or "head_ablation"]
 
 
 def test_a_sweep_that_measures_then_latency_then_compare(sweep: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 from hypothesis import given
@@ -15,10 +16,12 @@ from fake_experiment import fake_engine, fake_manifest, fake_points
 from orchestrator.sweep import document
 from orchestrator.sweep.document import CallbackSpec
 from orchestrator.sweep.mistakes import Mistake, checked
+from orchestrator.sweep.prepare import prepare
 from orchestrator.sweep.ranges import expand
 from orchestrator.sweep.source import shipped_sweeps
 from orchestrator.sweep.spec import SpecError, load_sweep
 from results.analysis.racing import RacingRule
+from results.exchange.point_names import is_named, names_of
 from results.manifest import RecordedPoint
 from workers.families.config import ModelError
 from workers.work import UNPRUNED, GridPoint, TaskSpec
@@ -38,6 +41,46 @@ def complaints(folder: Path, text: str) -> list[str]:
     with pytest.raises(SpecError) as caught:
         load_sweep(path)
     return [line.removeprefix(f"{path}: ") for line in str(caught.value).splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("0.1..0.9 step 0.2", [0.1, 0.3, 0.5, 0.7, 0.9]),
+        ("0..1 step 0.3", [0.0, 0.3, 0.6, 0.9]),
+        ("0.9 .. 0.1 step -0.4", [0.9, 0.5, 0.1]),
+    ],
+)
+def test_a_range_of_fractions_is_the_numbers_that_one_would_write(tmp_path, text, numbers):
+    entry = f"grid: [{{strategy: weighted_combination, layer: 2, rank: 144, alpha: {text}}}]\n"
+    points = load_sweep(write(tmp_path, HEAD + entry)).points[1:]
+    assert [dict(point.params)["alpha"] for point in points] == numbers
+
+
+@pytest.mark.parametrize("text", ["0.1..0.9", "0.9..0.1 step 0.2", "0..1 step 0", "0..1 step 0.000001", "a..b step 1"])
+def test_a_range_of_fractions_that_is_none_is_told_at_its_key(tmp_path, text):
+    entry = f"grid: [{{strategy: weighted_combination, layer: 2, rank: 144, alpha: {text}}}]\n"
+    assert complaints(tmp_path, HEAD + entry)[0].startswith(f"grid[0].alpha: '{text}'")
+
+
+def test_mistakes_of_model_data_task_and_grid_are_told_at_once(tmp_path):
+    text = "model: embeded\ndata: embeded\ntask: scienceq\ngrid: [{strategy: fastvv, layer: 2, rank: 9}]\n"
+    told = complaints(tmp_path, text)
+    assert [line.partition(":")[0] for line in told] == ["task", "data", "model", "grid[0].strategy"]
+    for line, meant in zip(told, ("scienceqa", "embedded", "embedded", "fastv"), strict=True):
+        assert f"Did you mean '{meant}'?" in line
+
+
+def test_files_of_model_and_data_that_are_wrong_are_told_at_once(tmp_path, small_checkpoint):
+    whole = "grid: [{strategy: fastv, layer: 1, rank: 1}]\n"
+    damaged = copytree(small_checkpoint, tmp_path / "damaged")
+    next(damaged.glob("*.safetensors")).unlink()
+    spec = load_sweep(write(tmp_path, f"model: {damaged}\ndata: {tmp_path / 'none'}\n{whole}"))
+    with pytest.raises(SpecError) as caught:
+        prepare(spec)
+    first, second = str(caught.value).splitlines()
+    assert first.startswith(f"{tmp_path / 'sweep.yaml'}: model: ")
+    assert second.startswith(f"{tmp_path / 'sweep.yaml'}: data: {tmp_path / 'none'}: no such directory")
 
 
 @pytest.mark.parametrize(
@@ -130,6 +173,21 @@ def test_a_point_that_says_nothing_of_positions_has_the_address_that_it_always_h
     assert other.key != replace(other, positions="keep").key
     assert GridPoint.from_json(other.to_json()) == RecordedPoint.of(other, "").point == other
     assert other.label == "fastv layer=0 rank=64 contextual=0.15625 positions=compact"
+
+
+def test_a_point_is_called_as_its_sweep_asked_for_it_and_its_address_does_not_know(tmp_path):
+    entries = "{strategy: fastv, layer: 2, tokens: [192, 30%]}, {strategy: fastv, layer: 3, rank: 22.2%}"
+    entries += ", {strategy: weighted_combination, layer: 2, rank: 64, alpha: [0.5, 0.7]}"
+    spec = load_sweep(write(tmp_path, f"{HEAD}grid: [{entries}]\n"))
+    assert [point.label for point in spec.points[1:]] == [
+        "fastv layer=2 tokens=192", "fastv layer=2 tokens=30%", "fastv layer=3 rank=22.2%",
+        "weighted_combination layer=2 rank=64", "weighted_combination layer=2 rank=64 alpha=0.7",
+    ]  # fmt: skip
+    assert all(replace(point, name=None).key == point.key for point in spec.points)
+    recorded = [RecordedPoint.of(point, "").point for point in spec.points]
+    assert [point.label for point in recorded] == [point.label for point in spec.points]
+    for pattern in ("tokens=192", "fastv rank=115", "alpha=0.5", "weighted_combination layer=2 rank=64"):
+        assert any(is_named(names_of(point), pattern) for point in spec.points), pattern
 
 
 def test_shipped_sweeps_are_valid():
@@ -265,7 +323,7 @@ def test_racing_and_callbacks(tmp_path):
 def test_a_missing_model_is_told_with_the_other_mistakes_or_alone(tmp_path):
     head = f"model: {tmp_path}/nope\ndata: embedded\n"
     assert complaints(tmp_path, f"{head}grid: [{{strategy: cutof, layer: 2}}]\n")[0].startswith(
-        f"model: model {tmp_path}/nope: no such directory"
+        f"model: {tmp_path}/nope: no such directory"
     )
     with pytest.raises(ModelError, match="no such directory"):
         load_sweep(write(tmp_path, f"{head}grid: [{{strategy: cutoff, layer: 2}}]\n"))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import json
 import subprocess
 import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 import saccade
+from orchestrator.cli import app
 from results.analysis.metrics import summary
 from results.experiment import Experiment as Stored
 from strategies.errors import SaccadeError, UsageError
@@ -40,7 +43,8 @@ def test_the_public_surface() -> None:
     assert dir(saccade) == saccade.__all__
     methods = {name for name in vars(saccade.Experiment) if not name.startswith("_")}
     assert methods == {
-        "cells", "compare", "failures", "figure", "flips", "mask", "name", "path", "points", "samples", "table",
+        "cells", "compare", "failures", "figure", "flips", "mask", "name", "path", "picture", "points", "samples",
+        "table",
     }  # fmt: skip
     assert list(inspect.signature(saccade.run).parameters) == [
         "sweep", "out", "samples", "model", "data", "changes", "local", "workers", "address", "pictures", "quiet",
@@ -81,6 +85,34 @@ def test_table_and_cells_are_the_stored_ones(experiment) -> None:
     assert set(some["tokens_kept"]) == {40}
 
 
+def test_the_command_line_exports_the_same_cells(experiment, tmp_path) -> None:
+    ask = ["export", str(experiment.path), "--out", str(tmp_path)]
+    assert CliRunner().invoke(app, ask).exit_code == 0
+    ours = experiment.cells()
+    written = pd.read_csv(tmp_path / "cells.csv", dtype={"sample": str, "answer": str, "parsed": str})
+    wanted = dict(ours.drop(columns="option_logits").set_index(["label", "sample"]))
+    for name, values in wanted.items():
+        found = written.set_index(["label", "sample"])[name]
+        pd.testing.assert_series_equal(found, values, check_dtype=False, check_index_type=False, rtol=1e-6)
+    labels = dict(zip(experiment.samples["id"], experiment.samples["label"], strict=True))
+    assert (written["right_answer"] == written["sample"].map(labels)).all()
+
+
+def test_the_command_line_writes_answers_as_llava_does(experiment, tmp_path) -> None:
+    ask = ["export", str(experiment.path), "--out", str(tmp_path), "--format", "llava", "--points", "fastv rank=40"]
+    assert CliRunner().invoke(app, ask).exit_code == 0
+    (file,) = tmp_path.iterdir()
+    assert file.name == "fastv_layer=1_rank=40.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert list(lines[0]) == ["question_id", "prompt", "text", "answer_id", "model_id", "metadata"]
+    said = experiment.cells(strategy="fastv", rank=40)
+    assert [(line["question_id"], line["text"]) for line in lines] == list(
+        zip(said["sample"], said["answer"], strict=True)
+    )
+    nothing = CliRunner().invoke(app, [*ask[:-1], "fastv rank=41"])
+    assert nothing.exit_code == 2
+
+
 def test_masks_are_what_is_kept(experiment) -> None:
     sample = experiment.samples["id"].iloc[0]
     mask = experiment.mask(sample, strategy="fastv", rank=40)
@@ -88,6 +120,19 @@ def test_masks_are_what_is_kept(experiment) -> None:
     assert mask.sum() == 40
     assert experiment.mask(sample, strategy="fastv", rank=576).all()
     assert not experiment.mask(sample, strategy="cutoff", layer=1).any()
+
+
+def test_a_picture_fades_what_is_dropped(experiment) -> None:
+    sample = experiment.samples["id"].iloc[0]
+    mask = experiment.mask(sample, strategy="fastv", rank=40).reshape(24, 24)
+    whole, pruned = (
+        np.asarray(experiment.picture(sample, strategy="fastv", rank=rank), dtype=int) for rank in (576, 40)
+    )
+    side = whole.shape[0] // 24
+    same = (whole == pruned).all(axis=-1).reshape(24, side, 24, side).all(axis=(1, 3))
+    white = (whole == 255).all(axis=-1).reshape(24, side, 24, side).all(axis=(1, 3))
+    assert (same == (mask | white)).all()
+    assert abs((255 - pruned) - (255 - whole) * 0.2)[~np.kron(mask, np.ones((side, side), dtype=bool))].max() <= 1
 
 
 def test_flips_are_questions_that_one_gets_right(experiment) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from prompt_forms import prompt_form
 from strategies import catalog
+from workers.card_speed import device_name, fitted, read_speed, speed_file
 from workers.families.model import Encoded, ImageSpan, Pixels
 from workers.families.qwen.config import model_config, resizing_of, text_section
 from workers.families.qwen.described import described
@@ -75,6 +76,30 @@ def test_engine_agrees_with_huggingface_in_float32(measured):
     ]
     for row in report.agreement:
         assert (row.same_first_token, row.same_answer, row.disagreements) == (row.samples, row.samples, ())
+
+
+@pytest.mark.parametrize(
+    ("tflop_s", "cell_s", "found"),
+    [(2.0, 0.5, (2.0, 0.5)), (2.0, 0.0, (2.0, 0.0)), (0.0, 0.25, (0.0, 0.25)), (2.0, -0.01, (1.5, 0.0))],
+)
+def test_the_speed_of_a_card_is_what_explains_the_runs(tflop_s, cell_s, found):
+    tflops, cells = [1.0, 3.0, 0.5], [2, 11, 55]
+    seconds = [max(tflop_s * tflop + cell_s * count, 1e-9) for tflop, count in zip(tflops, cells, strict=True)]
+    assert fitted(tflops, cells, seconds) == pytest.approx(found, rel=0.3, abs=1e-9)
+
+
+def test_a_card_is_calibrated_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("workers.speed_test.calibrate.SECONDS", 0.0)
+    monkeypatch.setattr("workers.speed_test.calibrate.GRIDS", ("one",))
+    threads = torch.get_num_threads()
+    assert main(["--calibrate", "--device", "cpu"]) == 0
+    torch.set_num_threads(threads)
+    speed = read_speed(device_name("cpu"), "float32")
+    assert speed is not None
+    assert speed.tflop_s + speed.cell_s > 0
+    assert speed.model == "the embedded model"
+    assert capsys.readouterr().out.endswith(f"kept in {speed_file(device_name('cpu'), 'float32')}\n")
 
 
 def test_report_survives_json(measured, tmp_path):

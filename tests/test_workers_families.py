@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,13 @@ from small_llava import make_checkpoint
 from small_onevision import make_onevision
 from small_qwen import make_qwen
 from strategies import catalog as rules
+from workers import laps, latency
 from workers.encoding import encode_sample
 from workers.engine import Engine
 from workers.families.catalog import FAMILIES, family_of, open_checkpoint, parts_of
 from workers.families.config import ModelConfig, ModelError, RecordedConfig
 from workers.images import image_size, load_image
+from workers.latency import measure_latency, prepare_prompts
 from workers.patch import pruned
 from workers.work import EngineSpec, GridPoint, ModelSpec, TaskSpec, WorkUnit, unpruned_point
 
@@ -124,6 +127,22 @@ def test_its_own_forward_can_be_pruned(engine):
     with pruned(module, "fastv", 1, 4) as report, torch.no_grad():
         module(**engine.model.inputs(prompt))
     assert [len(kept) for kept in report.kept] == [4]
+
+
+def test_its_own_forward_is_timed_part_by_part(engine, monkeypatch):
+    """With a clock that jumps a second at each look, a part has as many as it is looked at."""
+    looks = count()
+    for module in (laps, latency):
+        monkeypatch.setattr(module, "now", lambda device: float(next(looks)))
+    mergers = len(parts_of(engine.model.module).projectors)
+    asked = [engine.samples[id] for id in ("1", "3")]
+    points = [GridPoint(strategy="fastv", layer=1, rank=3), GridPoint(strategy="divprune", layer=0, rank=3)]
+    prompts = prepare_prompts(engine.model, asked, engine.spec.task, engine.spec.model.image_mode, points)
+    for one in measure_latency(engine.model, prompts, points, repeats=1, warmup=0, decode_tokens=1):
+        parts = [one.tower_ms, one.projector_ms, one.selector_ms, one.prefill_ms]
+        assert [part.p90 for part in parts[:2]] == [1000 * mergers, 1000 * (mergers + 1)]
+        assert one.selector_ms.mean == (0 if one.point.strategy == "none" else 2000)
+        assert one.first_token_ms.mean == sum(part.mean for part in parts)
 
 
 def test_people_see_what_the_tower_sees(engine):

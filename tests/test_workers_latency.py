@@ -11,7 +11,7 @@ import torch
 
 import workers.patch
 from test_workers_engine import make_engine
-from workers import latency
+from workers import laps, latency
 from workers.latency import Latency, Stat, measure_latency, prepare_prompts
 from workers.work import GridPoint, unpruned_point
 
@@ -20,6 +20,7 @@ POINTS = (
     GridPoint(strategy="divprune", layer=0, rank=4, positions="keep"),
     GridPoint(strategy="weighted_combination", layer=1, rank=4, params=(("alpha", 0.5),)),
 )
+PARTS = ("tower_ms", "projector_ms", "selector_ms", "prefill_ms")
 COUNTS = {"repeats": 3, "warmup": 1, "decode_tokens": 2}
 
 
@@ -42,12 +43,13 @@ def test_every_configuration_beside_the_unpruned_model(engine, prompts):
     assert told == [(done, 32) for done in range(1, 33)]
     for entry in found:
         figures = {name: value for name, value in asdict(entry).items() if isinstance(value, dict) and "mean" in value}
-        assert set(figures) == {"vision_ms", "prefill_ms", "first_token_ms", "decode_ms", "tokens_per_s", "total_ms"}
-        for figure in figures.values():
+        assert set(figures) == {*PARTS, "first_token_ms", "decode_ms", "tokens_per_s", "total_ms"}
+        for name, figure in figures.items():
             assert figure["n"] == 6
-            assert 0 < figure["median"] <= figure["p90"]
+            assert (figure["median"] > 0) == (name != "selector_ms" or entry.point.strategy != "none")
+            assert figure["median"] <= figure["p90"]
         assert entry.total_ms.mean == pytest.approx(entry.first_token_ms.mean + 2 * entry.decode_ms.mean)
-        assert entry.first_token_ms.mean == pytest.approx(entry.vision_ms.mean + entry.prefill_ms.mean)
+        assert entry.first_token_ms.mean == pytest.approx(sum(getattr(entry, part).mean for part in PARTS))
         assert entry.peak_gib is None
         assert entry.decode_tokens == 2
     assert (found[0].prefill_speedup, found[0].decode_speedup, found[0].total_speedup) == (1, 1, 1)
@@ -72,20 +74,28 @@ def test_json_both_ways(engine, prompts):
 
 def test_configurations_take_turns_and_warm_up_does_not_count(engine, prompts, monkeypatch):
     """With a clock that jumps by a known step at each look, every figure is known."""
-    order, looks = [], itertools.count()
+    order = []
     measure = latency._measure
-    monkeypatch.setattr(latency, "_now", lambda device: float(next(looks)))
+    jumping_clock(monkeypatch)
     monkeypatch.setattr(
         latency, "_measure", lambda llava, point, *rest: order.append(point) or measure(llava, point, *rest)
     )
     found = measure_latency(engine.model, prompts, POINTS[:1], repeats=2, warmup=3, decode_tokens=4)
     assert order == [unpruned_point(2, 16), POINTS[0]] * (5 * 2)
-    for entry in found:  # looks: begin, tower, projector, first token, last token
-        assert entry.vision_ms == Stat(mean=1000, median=1000, p90=1000, n=4)
-        assert entry.prefill_ms.mean == 2000
+    for entry, looks in zip(found, (0, 4), strict=True):
+        assert entry.tower_ms == Stat(mean=1000, median=1000, p90=1000, n=4)
+        assert entry.projector_ms.mean == 2000  # the module, and what makes visual tokens of its output
+        assert entry.selector_ms.mean == 1000 * looks / 2  # a look before and one after, at the input and at layer 1
+        assert entry.prefill_ms.mean == 2000 + 1000 * looks / 2  # before the tower, behind all, and before each look
         assert entry.decode_ms.mean == 250
         assert entry.tokens_per_s.mean == 4
-        assert entry.total_ms.mean == 4000
+        assert entry.total_ms.mean == 6000 + 1000 * looks
+
+
+def jumping_clock(monkeypatch) -> None:
+    looks = itertools.count()
+    for module in (laps, latency):
+        monkeypatch.setattr(module, "now", lambda device: float(next(looks)))
 
 
 def test_decoding_goes_on_after_the_end_token(engine, prompts, monkeypatch):
@@ -118,7 +128,7 @@ def test_tokens_are_really_dropped(engine, prompts):
 
 def test_nothing_stays_behind(engine, prompts):
     def hooks() -> list[int]:
-        return [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in engine.model.module.modules()]
+        return [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(vars(m)) for m in engine.model.module.modules()]
 
     with torch.inference_mode():
         before = engine.model.module(input_ids=torch.tensor([[1, 5, 7]])).logits

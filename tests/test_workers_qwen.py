@@ -35,7 +35,6 @@ from workers.families.qwen.tower import QwenTower
 from workers.forks import Placement, Seeds
 from workers.images import load_image
 from workers.interop.answering import PrunedModel
-from workers.latency import measure_latency, prepare_prompts
 from workers.memory import Budget, RowBytes, resident_bytes
 from workers.patch import pruned
 from workers.prefill import prefill
@@ -339,13 +338,6 @@ def test_the_memory_of_the_tower_is_counted(engine):
         if weight.dim() == 2 and "patch_embed" not in name
     ]
     assert resident_bytes(engine.model.config, 4, 0) == 4 * sum(matrices)
-
-
-def test_its_own_forward_is_timed(engine):
-    prompts = prepare_prompts(engine.model, list(engine.samples.values())[:2], engine.spec.task, "native")
-    point = GridPoint(strategy="fastv", layer=1, rank=3)
-    timed = measure_latency(engine.model, prompts, [point], repeats=1, warmup=0, decode_tokens=1)
-    assert [one.point.strategy for one in timed] == ["none", "fastv"]
 
 
 def test_other_harnesses_have_it(engine):

@@ -20,8 +20,10 @@ from strategies.errors import UsageError
 from workers.encoding import encode_sample
 from workers.engine import Engine
 from workers.evidence import complaint
+from workers.families.catalog import parts_of
 from workers.families.qwen.resizing import Resizing
 from workers.images import load_image
+from workers.latency import measure_latency, prepare_prompts
 from workers.patch import pruned
 from workers.slow_path import slow_answer
 from workers.work import EngineSpec, GridPoint, ModelSpec, SampleOutcome, TaskSpec, WorkUnit, unpruned_point
@@ -100,6 +102,32 @@ def test_a_square_tower_is_given_a_smaller_square_and_stretched_positions(engine
             assert (slow.prompt_tokens, slow.visual_tokens) == (cell.prompt_tokens, cell.visual_tokens)
     assert cells["1", smaller(9).key].option_logits != cells["1", smaller(4).key].option_logits
     assert cells[TEXT_ONLY, smaller(4).key] == replace(cells[TEXT_ONLY, whole.key], point=smaller(4).key)
+
+
+def test_its_latency_is_that_of_the_smaller_image(engine, native):
+    for one in (engine, native):
+        assert_timed_smaller(one)
+
+
+def assert_timed_smaller(engine: Engine) -> None:
+    """Rows that layers of tower and decoder see: of 4 tokens at most, beside the whole image and a random choice."""
+    model, rows = engine.model, []
+    points = [smaller(4), GridPoint(strategy="random", layer=0, rank=4)]
+    mode = engine.spec.model.image_mode
+    prompts = prepare_prompts(model, [engine.samples["1"]], engine.spec.task, mode, points)
+    parts = parts_of(model.module)
+    handles = [
+        layer.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[-2]))
+        for layer in (parts.tower_layers[-1], model.decoder.module.layers[-1])
+    ]
+    measure_latency(model, prompts, points, repeats=1, warmup=0, decode_tokens=1)
+    for handle in handles:
+        handle.remove()
+    prompt, shown = prompts[0].prompt, prompts[0].smaller[points[0].key]
+    assert shown.visual <= 4 < prompt.visual
+    (tower, whole, _), (few, less, _), (again, kept, _) = rows[:3], rows[3:6], rows[6:]
+    assert (whole, less, kept) == (prompt.length, shown.length, prompt.length - prompt.visual + 4)
+    assert few < tower == again
 
 
 def test_a_model_of_any_size_answers_as_with_fewer_pixels(native):

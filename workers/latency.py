@@ -1,18 +1,18 @@
 """What one configuration costs in time and memory: one at a time, with tokens really dropped, on the stock model.
 
 The shared engine has no latency of a single configuration, so this is measured with ``pruned`` on transformers' own
-layers, batch 1, key-value cache on. The device is synchronised before and after every phase, the first rounds are
-discarded, and the configurations take turns (A, B, A, B, ...) with the un-pruned model, so that a drift of the machine
-hits all of them. A configuration's time includes what its strategy takes to choose.
+layers, batch 1, key-value cache on. The device is synchronised before the prompt, after the first token and after the
+last; what lies between is told apart by marks in the device's own stream. The first rounds are discarded, and the
+configurations take turns (A, B, A, B, ...) with the un-pruned model, so that a drift of the machine hits all of them.
 """
 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -22,8 +22,11 @@ from strategies.errors import UsageError
 from workers.encoding import encode_sample
 from workers.families.catalog import parts_of
 from workers.families.model import Encoded, Model
-from workers.layer_calls import go_on
-from workers.patch import pruned
+from workers.image_digests import sample_digest
+from workers.laps import PREFILL, PROJECTOR, SELECTOR, TOWER, Laps, now
+from workers.layer_calls import Replaced, go_on
+from workers.patch import Pruning, pruned
+from workers.shown import shows_smaller
 from workers.tasks.base import Sample
 from workers.work import UNPRUNED, GridPoint, TaskSpec, unpruned_point
 
@@ -50,18 +53,23 @@ class Stat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """One configuration. Speed-ups are the un-pruned median of the same run over this one's: above 1 is faster."""
+    """One configuration. Speed-ups are the un-pruned median of the same run over this one's: above 1 is faster.
+
+    Tower, projector, selector and prefill are the time to the first token, nothing left out and nothing counted twice.
+    """
 
     point: GridPoint
-    vision_ms: Stat  # vision tower and projector
-    prefill_ms: Stat  # from the projector's output to the first token
-    first_token_ms: Stat  # vision and prefill: the time to the first token
+    tower_ms: Stat  # vision tower
+    projector_ms: Stat  # from the tower's output to visual tokens, tiles put together
+    selector_ms: Stat  # what pruning adds: evidence, choice, dropping; 0 of the un-pruned model
+    prefill_ms: Stat  # all else to the first token: the decoder
+    first_token_ms: Stat
     decode_ms: Stat  # per further token
     tokens_per_s: Stat  # decoded tokens over decode seconds
     total_ms: Stat  # to the last token
     peak_gib: Stat | None  # of device memory, weights included; None: the device does not count it
     decode_tokens: int  # decoded after the first one, whatever they are
-    prefill_speedup: float
+    prefill_speedup: float  # the selector's time counts as this one's
     decode_speedup: float
     total_speedup: float
 
@@ -79,11 +87,22 @@ class TimedPrompt:
     """A prompt ready for the model, all work on the host done."""
 
     id: str
+    image: str  # digest, by which strategies draw
     prompt: Encoded
+    smaller: Mapping[str, Encoded]  # by key of those points that show the image with fewer pixels
 
 
-def prepare_prompts(model: Model, samples: Sequence[Sample], task: TaskSpec, image_mode: str) -> list[TimedPrompt]:
+def prepare_prompts(
+    model: Model, samples: Sequence[Sample], task: TaskSpec, image_mode: str, points: Sequence[GridPoint] = ()
+) -> list[TimedPrompt]:
     """Tokenise and pre-process the samples that have an image; the others have nothing to prune.
+
+    Args:
+        model: whose prompts they are.
+        samples: of a benchmark.
+        task: how they are asked.
+        image_mode: one of the checkpoint's.
+        points: to be measured, some of which may show a smaller image.
 
     Raises:
         DataError: an image cannot be read.
@@ -91,9 +110,12 @@ def prepare_prompts(model: Model, samples: Sequence[Sample], task: TaskSpec, ima
     """
     prompts = []
     parts_of(model.module)
+    apart = [point for point in points if shows_smaller(model, point)]
     for sample in samples:
         if sample.image is not None:
-            prompts.append(TimedPrompt(sample.id, encode_sample(model, sample, task, image_mode)))
+            encode = partial(encode_sample, model, sample, task, image_mode)
+            smaller = {point.key: encode(point=point) for point in apart}
+            prompts.append(TimedPrompt(sample.id, sample_digest(sample), encode(), smaller))
     return prompts
 
 
@@ -157,10 +179,16 @@ def measure_latency(
 class _Run:
     """One measurement, in seconds."""
 
-    vision: float
-    prefill: float
+    tower: float
+    projector: float
+    selector: float
+    first_token: float
     decode: float
     peak: int | None  # bytes
+
+    @property
+    def prefill(self) -> float:
+        return self.first_token - self.tower - self.projector - self.selector
 
 
 def _latency(point: GridPoint, runs: Sequence[_Run], unpruned: Sequence[_Run], decode_tokens: int) -> Latency:
@@ -170,23 +198,22 @@ def _latency(point: GridPoint, runs: Sequence[_Run], unpruned: Sequence[_Run], d
     def speedup(value: Callable[[_Run], float]) -> float:
         return stat(value, unpruned).median / stat(value).median
 
-    def total(run: _Run) -> float:
-        return 1e3 * (run.vision + run.prefill + run.decode)
-
     peaks = [run.peak / GIB for run in runs if run.peak is not None]
     return Latency(
         point=point,
-        vision_ms=stat(lambda run: 1e3 * run.vision),
+        tower_ms=stat(lambda run: 1e3 * run.tower),
+        projector_ms=stat(lambda run: 1e3 * run.projector),
+        selector_ms=stat(lambda run: 1e3 * run.selector),
         prefill_ms=stat(lambda run: 1e3 * run.prefill),
-        first_token_ms=stat(lambda run: 1e3 * (run.vision + run.prefill)),
+        first_token_ms=stat(lambda run: 1e3 * run.first_token),
         decode_ms=stat(lambda run: 1e3 * run.decode / decode_tokens),
         tokens_per_s=stat(lambda run: decode_tokens / run.decode),
-        total_ms=stat(total),
+        total_ms=stat(lambda run: 1e3 * (run.first_token + run.decode)),
         peak_gib=Stat.of(peaks) if peaks else None,
         decode_tokens=decode_tokens,
-        prefill_speedup=speedup(lambda run: run.prefill),
+        prefill_speedup=speedup(lambda run: run.prefill + run.selector),
         decode_speedup=speedup(lambda run: run.decode),
-        total_speedup=speedup(total),
+        total_speedup=speedup(lambda run: run.first_token + run.decode),
     )
 
 
@@ -196,50 +223,64 @@ def _measure(
 ) -> _Run:
     """One configuration on one prompt."""
     module: Any = model.module
-    settings: dict[str, Any] = dict(point.settings)
-    settings["asked"] = model.asked([item.prompt])
-    own = point.of(item.prompt.visual)
-    block = (
-        nullcontext()
-        if point.strategy == UNPRUNED
-        else pruned(module, point.strategy, point.layer, own.rank, seed=seed, sample_ids=[item.id], **settings)
-    )
+    smaller = item.smaller.get(point.key)
     counted = model.device.type == "cuda"
-    with block, _vision_clock(model) as vision:
+    with ExitStack() as stack:
         if counted:
             torch.cuda.reset_peak_memory_stats(model.device)
-        began = _now(model.device)
-        out = module(**inputs, use_cache=True, logits_to_keep=1)
+        laps = Laps(model.device)
+        if point.strategy != UNPRUNED and smaller is None:
+            stack.enter_context(_pruned(model, point, item, seed, laps))
+        stack.enter_context(_watched(model, laps))
+        began = now(model.device)
+        # The tower of a smaller image may be asked for apart; its pixels go to the device meanwhile.
+        asked = inputs if smaller is None else model.inputs(smaller)
+        out = module(**asked, use_cache=True, logits_to_keep=1)
         token_BT = out.logits[:, -1:].argmax(dim=-1)
-        first = _now(model.device)
+        first = now(model.device)
         for _ in range(decode_tokens):
             out = module(input_ids=token_BT, **go_on(module, out), use_cache=True, logits_to_keep=1)
             token_BT = out.logits[:, -1:].argmax(dim=-1)
-        last = _now(model.device)
+        last = now(model.device)
         peak = torch.cuda.max_memory_allocated(model.device) if counted else None
-    seen = vision[1] - vision[0]
-    return _Run(vision=seen, prefill=first - began - seen, decode=last - first, peak=peak)
+    return _Run(
+        tower=laps.seconds(TOWER),
+        projector=laps.seconds(PROJECTOR),
+        selector=laps.seconds(SELECTOR),
+        first_token=first - began,
+        decode=last - first,
+        peak=peak,
+    )
+
+
+def _pruned(
+    model: Model, point: GridPoint, item: TimedPrompt, seed: int, laps: Laps
+) -> AbstractContextManager[Pruning]:
+    settings: dict[str, Any] = dict(point.settings)
+    settings |= {"asked": model.asked([item.prompt]), "sample_ids": [item.id], "image_ids": [item.image]}
+    rank = point.of(item.prompt.visual).rank
+    return pruned(model.module, point.strategy, point.layer, rank, seed=seed, ended=laps.end, **settings)
 
 
 @contextmanager
-def _vision_clock(model: Model) -> Iterator[list[float]]:
-    """When the vision tower began, and when the projector ended."""
-    times: list[float] = []
-
-    def note(*_: Any) -> None:
-        times.append(_now(model.device))
-
+def _watched(model: Model, laps: Laps) -> Iterator[None]:
+    """End laps around tower and projector while features of images are made."""
     parts = parts_of(model.module)
-    handles = (parts.tower.register_forward_pre_hook(note), parts.projector.register_forward_hook(note))
+    make_features = parts.body.get_image_features
+
+    @wraps(make_features)
+    def features(*args: Any, **kwargs: Any) -> Any:
+        laps.end(PREFILL)
+        made = make_features(*args, **kwargs)
+        laps.end(PROJECTOR)
+        return made
+
+    handles: list[Any] = [Replaced(parts.body, "get_image_features", features)]
+    for projector in parts.projectors:
+        handles.append(projector.register_forward_pre_hook(lambda *_: laps.end(TOWER)))
+        handles.append(projector.register_forward_hook(lambda *_: laps.end(PROJECTOR)))
     try:
-        yield times
+        yield
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _now(device: torch.device) -> float:
-    """The clock, once the device has done all it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

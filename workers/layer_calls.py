@@ -98,8 +98,12 @@ class Replaced:
         """
         if not hasattr(module, name):
             raise UnknownCallError(f"transformers {version('transformers')}: {type(module).__name__} has no {name}")
-        self._module, self._name = module, name
+        self._module, self._name, self._before = module, name, vars(module).get(name)
         setattr(module, name, method)
 
     def remove(self) -> None:
-        delattr(self._module, self._name)  # the class's own is seen again
+        """What was replaced last is given back first."""
+        if self._before is None:
+            delattr(self._module, self._name)  # the class's own is seen again
+        else:
+            setattr(self._module, self._name, self._before)

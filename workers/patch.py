@@ -36,8 +36,10 @@ from strategies.stages import Stage
 from workers import evidence
 from workers.families.base import Parts
 from workers.families.catalog import parts_of
-from workers.forks import Merge, Seeds, draw_seed, merge_of
+from workers.forks import Seeds, draw_seed
+from workers.laps import PREFILL, SELECTOR
 from workers.layer_calls import Replaced, cache_argument, cache_of, check_calls
+from workers.made_rows import makers_of
 from workers.padded import Batch, Group, add_rows, at_rows, drop, mask, new_batch, positions, spread
 from workers.padded_layer import Ahead, PaddedLayer, Probe
 from workers.prompt_images import PromptImages
@@ -71,6 +73,7 @@ def pruned(
     kept: Sequence[Tensor] | None = None,
     asked: Questions | None = None,
     positions: Positions | None = None,
+    ended: Callable[[str], None] | None = None,
     **params: Any,
 ) -> Iterator[Pruning]:
     """Let a model drop visual tokens until the block ends.
@@ -99,6 +102,8 @@ def pruned(
             sample one, also where it has no image.
         positions: keep: what stays keeps its position ids; compact: they are renumbered without gaps wherever tokens
             go; None: as the method itself has it.
+        ended: told of each prompt which part of its forward has just ended, see ``workers/laps.py``: the selector,
+            which is all that pruning adds - evidence, choice, dropping -, or the prefill around it.
         params: the strategy's own parameters.
 
     Yields:
@@ -113,7 +118,7 @@ def pruned(
     plan = _checked(model, parts, strategy, layer, stays, params, positions)
     if kept is not None and (stages := len(plan(sys.maxsize))) > 1:
         raise UsageError(f"kept: '{strategy}' chooses in {stages} stages, and one choice was given")
-    pruner = _Pruner(parts, plan, seed, sample_ids, image_ids, kept, asked, positions)
+    pruner = _Pruner(parts, plan, seed, sample_ids, image_ids, kept, asked, positions, ended or (lambda part: None))
     if asked is None and evidence.reads_text_tower(pruner.needs):
         raise UsageError(f"asked: is missing, and {strategy} compares the question with the image by CLIP; give both")
     with ExitStack() as stack:
@@ -175,6 +180,7 @@ class _Pruner:
         kept: Sequence[Tensor] | None,
         asked: Questions | None,
         positions: Positions | None,
+        ended: Callable[[str], None],
     ) -> None:
         self.parts = parts
         self.decoder = parts.decoder
@@ -183,6 +189,7 @@ class _Pruner:
         self.own: list[dict[int, Stage]] = []  # per sample
         self.kept = kept
         self.positions = positions
+        self.ended = ended
         self.report = Pruning()
         self.ids_BS: Tensor | None = None
         self.seeds: list[Seeds] = []  # per sample
@@ -258,12 +265,14 @@ class _Pruner:
         seen = 0 if cache is None else cache.get_seq_length()
         _check_window(self.decoder.config, seen + ids_BS.shape[1])
         if seen == 0:
+            self.ended(PREFILL)
             batch = new_batch(ids_BS, given, self.parts.image_token, self.parts.visual_tokens)
             self.seeds, self.images = self.shown.read(ids_BS, kwargs["inputs_embeds"], batch)
             one = next((name for stage in self.stages.values() if catalog.get(name := stage.strategy).grids), None)
             if one is not None and self.shown.several:
                 raise UsageError(f"{one} {evidence.ONE_IMAGE}; leave it out")
             self.own = [self.plan(len(seen_V)) if len(seen_V) else self.stages for seen_V in batch.groups[0].visual]
+            self.ended(SELECTOR)
         else:
             batch = self._known_batch(cache, ids_BS)
         batch.prefill, batch.attention_mask, batch.inputs = seen == 0, given, {}
@@ -305,11 +314,21 @@ class _Pruner:
     def _enter(self, layer: int, module: Any, args: tuple, kwargs: dict[str, Any]) -> Given | None:
         """Before a layer: drop what is to be dropped here, and give it the mask and positions of its group."""
         batch = self._running()
-        hidden_BWD = args[0]
-        if batch.prefill and layer in self.stages:
-            inputs = kwargs | batch.inputs.get(batch.groups[-1].first_layer, {})  # as they are before the drop
-            ahead = Ahead(module, inputs["position_embeddings"], self.decoder.norm)
-            hidden_BWD = self._drop(layer, batch, hidden_BWD, ahead)
+        if not (batch.prefill and layer in self.stages):
+            return self._given_group(layer, module, args[0], args, kwargs)
+        self.ended(PREFILL)
+        inputs = kwargs | batch.inputs.get(batch.groups[-1].first_layer, {})  # as they are before the drop
+        ahead = Ahead(module, inputs["position_embeddings"], self.decoder.norm)
+        left_BWD = self._drop(layer, batch, args[0], ahead)
+        given = self._given_group(layer, module, left_BWD, args, kwargs)
+        self.ended(SELECTOR)
+        return given
+
+    def _given_group(
+        self, layer: int, module: Any, hidden_BWD: Tensor, args: tuple, kwargs: dict[str, Any]
+    ) -> Given | None:
+        """What a layer is called with in place of what the model calls it with; None: nothing else."""
+        batch = self._running()
         group = batch.group(layer)
         if group is batch.groups[0]:
             return None  # nothing was dropped: the layer's inputs are the model's own
@@ -361,7 +380,7 @@ class _Pruner:
 
     def _choose(
         self, stage: Stage, strategy: Strategy, sample: int, rank: int, hidden_BWD: Tensor, ahead: Ahead
-    ) -> tuple[Tensor, Merge | None]:
+    ) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor] | None]:
         """(rank,) int64: which of the sample's living visual tokens stay, and what makes the rows in their place."""
         batch = self._running()
         group = batch.groups[-1]
@@ -376,7 +395,7 @@ class _Pruner:
         kept_K = strategy.choose(view, [rank], dict(stage.params))[0]
         if self.kept is not None:
             kept_K = self._given(stage, sample, rank, visual).to(hidden_BWD.device)
-        return kept_K, merge_of(strategy, view, stage.params)
+        return kept_K, makers_of([(strategy, stage.params, view)])[0]
 
     def _given(self, stage: Stage, sample: int, rank: int, visual: int) -> Tensor:
         """A sample's tokens from those that the caller chose; copies of a sample (beams) share them."""

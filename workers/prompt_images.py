@@ -92,11 +92,14 @@ class PromptImages:
 
     def _seeds(self, ids_BS: Tensor, batch: Batch, shown: Sequence[range]) -> list[Seeds]:
         """What seeds each sample's draws; beams and further sequences of a sample share it."""
-        pictures, size = self._pixels(shown), ids_BS.shape[0]
-        words = [str(ids_S[alive_S].tolist()) for ids_S, alive_S in zip(ids_BS, batch.groups[0].alive_BW, strict=True)]
-        contents = [_digest(text.encode() + picture) for text, picture in zip(words, pictures, strict=True)]
-        samples = self._named("sample_ids", self._sample_ids, size) or contents
-        images = self._named("image_ids", self._image_ids, size) or map(_digest, pictures)
+        size = ids_BS.shape[0]
+        samples = self._named("sample_ids", self._sample_ids, size)
+        images = self._named("image_ids", self._image_ids, size)
+        if not samples or not images:  # what has names is not fetched from the device
+            pictures, alive_BW = self._pixels(shown), batch.groups[0].alive_BW
+            words = [str(ids_S[alive_S].tolist()) for ids_S, alive_S in zip(ids_BS, alive_BW, strict=True)]
+            contents = [_digest(text.encode() + picture) for text, picture in zip(words, pictures, strict=True)]
+            samples, images = samples or contents, images or [*map(_digest, pictures)]
         return [
             Seeds(f"{self._seed}|{one}", f"{self._seed}|{image}") for one, image in zip(samples, images, strict=True)
         ]

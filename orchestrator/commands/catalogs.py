@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.commands.calling import command
-from orchestrator.commands.options import Data, Scorer
+from orchestrator.commands.options import Data, Scorer, Shipped
 from orchestrator.commands.shown import console_of_command
 from orchestrator.standard_streams import USER_ERROR
 
@@ -30,7 +30,7 @@ def shipped() -> None:
 
 
 @command
-def show(name: Annotated[str, typer.Argument(help="A shipped sweep or suite, as `saccade list` names it.")]) -> None:
+def show(name: Shipped) -> None:
     """Print a shipped sweep's file."""
     from orchestrator.sweep.source import shipped_text
 
@@ -39,7 +39,7 @@ def show(name: Annotated[str, typer.Argument(help="A shipped sweep or suite, as 
 
 @command
 def init(
-    name: Annotated[str, typer.Argument(help="A shipped sweep or suite to start from, as `saccade list` names it.")],
+    name: Shipped,
     file: Annotated[Path | None, typer.Argument(help="File to make; by default NAME.yaml, here.")] = None,
 ) -> None:
     """Copy a shipped sweep into a file of your own, to be changed."""

@@ -28,8 +28,15 @@ if TYPE_CHECKING:
 
 
 @command
-def plan(sweep: Sweep, changes: Changes, cluster: Cluster, out: Out = None, gpu_memory: GpuMemory = None) -> None:
-    """Say what a sweep would compute, and what that costs; nothing is computed or written."""
+def plan(
+    sweep: Sweep,
+    changes: Changes,
+    cluster: Cluster,
+    out: Out = None,
+    gpu_memory: GpuMemory = None,
+    points: Points = None,
+) -> None:
+    """Say what a sweep would compute, and what that costs in time, memory and disk; nothing is computed or written."""
     from rich.text import Text
 
     from orchestrator.run import plan_and_stops
@@ -37,6 +44,7 @@ def plan(sweep: Sweep, changes: Changes, cluster: Cluster, out: Out = None, gpu_
     from orchestrator.suite import prepare_suite
     from orchestrator.sweep.gpu_memory import card_bytes, memory_forecast, memory_text
     from orchestrator.sweep.suite import is_suite, load_suite
+    from orchestrator.sweep.time_taken import time_text
     from results.location import located
 
     cluster.join()
@@ -46,7 +54,8 @@ def plan(sweep: Sweep, changes: Changes, cluster: Cluster, out: Out = None, gpu_
         memory = None if card is None else memory_text(memory_forecast(prepared, card), card)
         with located(place) as folder:
             found, stops = plan_and_stops(prepared, folder, cluster.workers or 1)
-            show_plan(console, prepared, found, folder, stops, memory)
+            time = time_text(found, prepared, cluster.workers)
+            show_plan(console, prepared, found, folder, stops, memory, time, points or ())
 
     if is_suite(sweep):
         suite = load_suite(sweep, changes.by_place())

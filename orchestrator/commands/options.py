@@ -23,7 +23,22 @@ def _number(value: float | None) -> float | None:
     return value
 
 
-Sweep = Annotated[str, typer.Argument(help="A sweep file, or a shipped sweep's name: layer_cutoff, text_weighted, ...")]
+def _shipped(incomplete: str) -> list[str]:
+    """What a shell may complete a name to."""
+    from orchestrator.sweep.source import SUITES, shipped_sweeps
+
+    return [name for name in (*shipped_sweeps(), *shipped_sweeps(SUITES)) if name.startswith(incomplete)]
+
+
+Sweep = Annotated[
+    str,
+    typer.Argument(
+        autocompletion=_shipped, help="A sweep file, or a shipped sweep's name: layer_cutoff, text_weighted, ..."
+    ),
+]
+Shipped = Annotated[
+    str, typer.Argument(autocompletion=_shipped, help="A shipped sweep or suite, as `saccade list` names it.")
+]
 Out = Annotated[
     Path | None, typer.Option(help="Experiment: a directory or s3://, gs://, abfs:// URI; by default experiments/NAME.")
 ]

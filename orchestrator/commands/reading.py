@@ -39,8 +39,10 @@ class By(StrEnum):
 
 
 class ExportFormat(StrEnum):
-    """Whose per-sample files are written."""
+    """In which form per-sample files are written."""
 
+    CSV = "csv"
+    LLAVA = "llava"
     LMMS_EVAL = "lmms-eval"
     SERVER = "server"
 
@@ -173,22 +175,32 @@ def compare(
 @command
 def export(
     experiment: Place,
-    form: Annotated[ExportFormat, typer.Option("--format", help="Whose per-sample files.")] = ExportFormat.LMMS_EVAL,
+    form: Annotated[ExportFormat, typer.Option("--format", help="Whose per-sample files.")] = ExportFormat.CSV,
     out: Annotated[Path | None, typer.Option(help="Directory or URI; by default in EXPERIMENT/exports.")] = None,
     points: Points = None,
 ) -> None:
-    """Write each grid point's answers and scores, sample by sample, in another harness's form.
+    """Write answers and scores, sample by sample.
 
-    `--format server`: the answer files that the server of VQAv2 (test-dev) or VizWiz judges.
+    `--format csv`: all in one tidy table, a row a grid point and sample, as `Experiment.cells()` in Python. `llava`:
+    LLaVA's own answer files, one a grid point. `lmms-eval`: its per-sample files. `server`: what the server of VQAv2
+    (test-dev) or VizWiz judges.
     """
     from orchestrator.show import named
+    from results.exchange.llava_answers import write_llava_answers
     from results.exchange.lmms_samples import write_lmms_samples
     from results.exchange.server_answers import write_server_answers
+    from results.exchange.tidy import write_tidy
     from results.location import located, opened
+    from results.wording import plural
 
+    write = {
+        ExportFormat.CSV: write_tidy,
+        ExportFormat.LLAVA: write_llava_answers,
+        ExportFormat.LMMS_EVAL: write_lmms_samples,
+        ExportFormat.SERVER: write_server_answers,
+    }[form]
     with ExitStack() as stack:
         source = stack.enter_context(opened(experiment))
         folder = stack.enter_context(located(out)) if out else source.path / "exports" / form.replace("-", "_")
-        write = write_server_answers if form is ExportFormat.SERVER else write_lmms_samples
         files = write(source, folder, points or ())
-    console_of_command().print(f"{len(files)} grid points: {named(files, folder)}", soft_wrap=True)
+    console_of_command().print(f"{plural(len(files), 'file')}: {named(files, folder)}", soft_wrap=True)

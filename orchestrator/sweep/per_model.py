@@ -39,14 +39,14 @@ def runnable(written: SweepText, gpu: bool | None) -> Runnable:
         SpecError, ModelError: Something else is wrong, or no entry is left.
     """
     try:
-        return Runnable(spec=spec_of(written, gpu))
+        return Runnable(spec=spec_of(written, gpu, files=False))
     except SpecError as error:
         complaints = error
     entries = dict(enumerate(_taken_apart(written.raw.get("grid"))))
     refused: list[Refused] = []
     while entries:
         try:
-            spec = spec_of(replace(written, raw={**written.raw, "grid": list(entries.values())}), gpu)
+            spec = spec_of(replace(written, raw={**written.raw, "grid": list(entries.values())}), gpu, files=False)
             return Runnable(spec=spec, refused=tuple(refused), complaints=complaints.args)
         except SpecError as error:
             found = [IN_GRID.fullmatch(line.removeprefix(f"{written.place}: ")) for line in error.args]

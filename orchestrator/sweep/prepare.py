@@ -12,15 +12,17 @@ from platform import python_version
 from orchestrator.sweep.chosen_by import chosen_by
 from orchestrator.sweep.image_tokens import ImageTokens, image_tokens
 from orchestrator.sweep.mistakes import SpecError
-from orchestrator.sweep.spec import SweepSpec
+from orchestrator.sweep.spec import SweepSpec, placed, wrong_files
 from results.manifest import Manifest
 from strategies import catalog
 from workers import evidence
+from workers.families.base import Checkpoint
 from workers.families.catalog import open_checkpoint
+from workers.families.config import ModelError
 from workers.fingerprint import model_fingerprint, sources_hash, whole_data_fingerprint
 from workers.rules import prompt_fingerprint, scorer_fingerprint
 from workers.tasks import catalog as tasks
-from workers.tasks.base import Sample
+from workers.tasks.base import Benchmark, DataError, Sample
 from workers.tasks.catalog import load_benchmark, scorer_of
 from workers.work import UNPRUNED, GridPoint
 
@@ -56,10 +58,9 @@ def prepare(spec: SweepSpec) -> Prepared:
 
     Raises:
         ModelError, DataError: Files are missing or damaged.
+        SpecError: Those of both are; a line each.
     """
-    checkpoint = open_checkpoint(spec.engine.model)
-    checkpoint.check()
-    benchmark = load_benchmark(spec.engine.task)
+    checkpoint, benchmark = _read(spec)
     everything = benchmark.samples
     task, scorer = tasks.get(spec.engine.task.name), scorer_of(spec.engine.task)
     samples = everything[: spec.sample_limit]
@@ -95,16 +96,24 @@ def _check_images(spec: SweepSpec, samples: Sequence[Sample]) -> None:
     """Refuse a rule that takes one image, where a question has several."""
     several = any(sample.more for sample in samples)
     for point in spec.points if several else ():
-        if point.strategy == UNPRUNED:
-            continue
-        rule = catalog.get(point.strategy)
-        if complaint := evidence.complaint(rule, dict(point.params), layer=point.layer, several=True):
-            raise SpecError(f"{spec.name}: {complaint}")
+        if point.strategy != UNPRUNED and catalog.get(point.strategy).grids is not None:
+            raise SpecError(f"{spec.name}: {point.strategy} {evidence.ONE_IMAGE}; leave it out")
 
 
 def _several(samples: Sequence[Sample]) -> Iterator[str]:
     if count := sum(bool(sample.more) for sample in samples):
         yield f"{count} of {len(samples)} questions have several images: what is kept is of all their tokens together"
+
+
+def _read(spec: SweepSpec) -> tuple[Checkpoint, Benchmark]:
+    checkpoint = open_checkpoint(spec.engine.model)
+    try:
+        checkpoint.check()
+        return checkpoint, load_benchmark(spec.engine.task)
+    except (ModelError, DataError):
+        wrong = list(wrong_files(checkpoint, spec.engine.task.data, spec.engine.task))
+    lines = [placed(spec.place, error) for error in wrong]
+    raise type(wrong[0])(*lines) if len(wrong) == 1 else SpecError(*lines)
 
 
 def _too_many(spec: SweepSpec, available: int) -> Iterator[str]:

@@ -1,7 +1,8 @@
-"""The whole numbers of a sweep file: ``3``, ``L``, ``3N/4``, ``L/32+1``, ``2..L``, ``576..16 step -10``.
+"""The numbers of a sweep file: ``3``, ``3N/4``, ``L/32+1``, ``2..L``, ``576..16 step -10``, ``0.1..0.9 step 0.2``.
 
     value := term | term .. term | term .. term step INTEGER | [value, ...]
     term  := INTEGER | [INTEGER] SYMBOL [/ INTEGER] [+ INTEGER | - INTEGER]      (3N/4 is 3N over 4, rounded down)
+    fractions := DECIMAL .. DECIMAL step DECIMAL
 
 Ranges include both ends, as far as the step meets the last one.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 
 MAX_NUMBERS = 100_000  # of one value; a model has some hundred layers and some thousand visual tokens
 MAX_LENGTH = 100  # characters of a term or a range
@@ -20,6 +22,9 @@ _TERM = re.compile(
     r"|(?P<factor>\d+)?\s*(?P<symbol>[A-Za-z]\w*)(?:\s*/\s*(?P<divisor>\d+))?(?:\s*(?P<sign>[-+])\s*(?P<shift>\d+))?"
 )
 _RANGE = re.compile(r"(?P<first>.+?)\s*\.\.\s*(?P<last>.+?)(?:\s+step\s+(?P<step>[-+]?\d+))?")
+
+_DECIMAL = r"[-+]?(?:\d+\.?\d*|\.\d+)"
+_FRACTIONS = re.compile(rf"(?P<first>{_DECIMAL})\s*\.\.\s*(?P<last>{_DECIMAL})\s+step\s+(?P<step>{_DECIMAL})")
 
 IntegerValue = int | str | list[int | str]
 
@@ -63,6 +68,23 @@ def expand(value: IntegerValue, symbols: Mapping[str, int]) -> tuple[int, ...]:
         sign = "-1" if first > last else "1"
         raise ValueError(f"{value!r} is empty: it {direction}; add for example 'step {sign}'")
     return tuple(range(first, last + (1 if step > 0 else -1), step))
+
+
+def fractions(text: str) -> tuple[float, ...]:
+    """The numbers of a range such as ``0.1..0.9 step 0.2``, each as it would be written: 0.3, not 0.30000000000000004.
+
+    Raises:
+        ValueError: It is no such range, or is empty. The message quotes it.
+    """
+    match = _FRACTIONS.fullmatch(text.strip()) if len(text) <= MAX_LENGTH else None
+    if match is None:
+        raise ValueError(f"{text[:MAX_LENGTH]!r} is not a range of numbers; write for example 0.1..0.9 step 0.2")
+    first, last, step = (Decimal(match[name]) for name in ("first", "last", "step"))
+    count = int((last - first) / step) + 1 if step and (last - first) / step >= 0 else 0
+    if not 1 <= count <= MAX_NUMBERS:
+        what = "is empty" if count < 1 else f"stands for {count:,} numbers, more than {MAX_NUMBERS:,}"
+        raise ValueError(f"{text!r} {what}: from {first} to {last} in steps of {step}")
+    return tuple(float(first + place * step) for place in range(count))
 
 
 def _term(text: str, symbols: Mapping[str, int]) -> int:

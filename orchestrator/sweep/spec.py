@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from workers.families.config import NO_TEXT_TOWER, ModelConfig, ModelError
 from workers.foreign import expanded
 from workers.tasks import own as own_tasks
 from workers.tasks.base import DataError
-from workers.tasks.catalog import resolved
+from workers.tasks.catalog import load_benchmark, resolved
+from workers.tasks.files import data_folder
 from workers.tasks.own import OwnTask
 from workers.work import EngineSpec, GridPoint, MeasureSpec, ModelSpec, SpectrumSpec, TaskSpec, unpruned_point
 
@@ -36,6 +37,7 @@ class SweepSpec:
     """A checked sweep, for one model."""
 
     name: str
+    place: str = "the sweep"  # where it is written, for messages
     engine: EngineSpec
     points: tuple[GridPoint, ...]  # the un-pruned baseline first, each once
     sample_limit: int | None  # the first N samples of the file; None: all
@@ -62,8 +64,13 @@ def load_sweep(source: str | Path, overrides: Mapping[str, Any] | None = None, g
     return spec_of(find_sweep(source).changed(overrides or {}), gpu)
 
 
-def spec_of(written: SweepText, gpu: bool | None = None) -> SweepSpec:
+def spec_of(written: SweepText, gpu: bool | None = None, files: bool = True) -> SweepSpec:
     """The same of a sweep that has been read.
+
+    Args:
+        written: The sweep.
+        gpu: As in `load_sweep`.
+        files: Whether mistakes are told together with what is wrong with the files of model and benchmark.
 
     Raises:
         SpecError, ModelError: As in `load_sweep`.
@@ -81,23 +88,22 @@ def spec_of(written: SweepText, gpu: bool | None = None) -> SweepSpec:
         mistakes += more
         if document.model.text_tower is None and evidence.reads_text_tower(evidence.needed(grid.points)):
             mistakes.append(Mistake("model.text_tower", NO_TEXT_TOWER))
+        task, more = checked(_task(document, data, checkpoint, folder))
+        mistakes += more
+        if files and (mistakes or model_error is not None):  # else they are looked at when the sweep is prepared
+            mistakes += [told_at(error) for error in wrong_files(checkpoint, data, task)]
+    if model_error is not None and not mistakes:
+        raise ModelError(placed(place, model_error)) from model_error
     if mistakes:
-        mistakes += [] if model_error is None else [Mistake("model", str(model_error))]
+        mistakes += [] if model_error is None else [told_at(model_error)]
         raise SpecError(*(f"{place}: {where}: {what}" for where, what in in_file_order(mistakes)))
-    if model_error is not None:
-        raise model_error
     assert document is not None
     assert checkpoint is not None
     assert config is not None
-    try:
-        conversation = document.task.conversation or checkpoint.conversation
-        asked = {**document.task.model_dump(), "data": data, "conversation": conversation}
-        asked["name"] = task_of(document.task.name, folder).name
-        task = resolved(TaskSpec(**asked))
-    except DataError as error:
-        raise SpecError(f"{place}: task: {error}") from error
+    assert task is not None
     return SweepSpec(
         name=document.name or Path(source).stem,
+        place=place,
         engine=_engine(document, checkpoint, task, measure, gpu),
         points=(unpruned_point(config.layers, config.visual_tokens), *grid.points),
         sample_limit=document.samples,
@@ -120,6 +126,44 @@ def _model(document: Document | None) -> tuple[Checkpoint | None, ModelConfig | 
         return checkpoint, checkpoint.sizes, None
     except ModelError as error:
         return None, None, error
+
+
+def _task(document: Document, data: str, checkpoint: Checkpoint | None, folder: Path) -> Check[TaskSpec | None]:
+    """How the questions are asked, as the checkpoint was trained where the sweep does not say."""
+    asked = {**document.task.model_dump(exclude_none=True), "data": data}
+    if checkpoint is not None:
+        asked.setdefault("conversation", checkpoint.conversation)
+    try:
+        asked["name"] = task_of(document.task.name, folder).name
+        return resolved(TaskSpec(**asked))
+    except DataError as error:
+        yield Mistake("task", str(error))
+        return None
+
+
+def wrong_files(checkpoint: Checkpoint | None, data: str, task: TaskSpec | None) -> Iterator[ModelError | DataError]:
+    """What is wrong with the files of a model and of a benchmark, where these are known (``data``: "" where not)."""
+    try:
+        if checkpoint is not None:
+            checkpoint.check()
+    except ModelError as error:
+        yield error
+    try:
+        if data:
+            load_benchmark(task) if task is not None else data_folder(TaskSpec(name="", data=data))
+    except DataError as error:
+        yield error
+
+
+def told_at(error: ModelError | DataError) -> Mistake:
+    """What is wrong with files, at the key that names them."""
+    key = "model" if isinstance(error, ModelError) else "data"
+    return Mistake(key, str(error).removeprefix(f"{key} "))
+
+
+def placed(place: str, error: ModelError | DataError) -> str:
+    """The same as a line, with the sweep's file before it."""
+    return ": ".join((place, *told_at(error)))
 
 
 def _dtype(name: str, gpu: bool | None) -> str:
@@ -164,8 +208,9 @@ def _sections(document: Document, config: ModelConfig | None) -> Check[tuple[str
     if config is not None and isinstance(away, int) and away > config.layers:
         yield Mistake("model.offload", f"{away} is above the model's {config.layers} decoder layers")
     measure = yield from _measure(document.measure, config)
-    data = named[0] if named else ""
-    return str(DATA_DIR if data == EMBEDDED else expanded(Path(data)).absolute()), measure
+    if not named:
+        return "", measure
+    return str(DATA_DIR if named[0] == EMBEDDED else expanded(Path(named[0])).absolute()), measure
 
 
 def _measure(section: MeasureSection, config: ModelConfig | None) -> Check[MeasureSpec]:

@@ -114,7 +114,9 @@ def load_suite(source: str | Path, overrides: Mapping[str, Any] | None = None, g
         place = f"{text.place}: {f'{model} {benchmark}'.strip()}"
         written = SweepText(place=place, source=text.source, raw=raw)
         try:
-            made = runnable(written, gpu) if len(section.models) > 1 else Runnable(spec=spec_of(written, gpu))
+            made = (
+                runnable(written, gpu) if len(section.models) > 1 else Runnable(spec=spec_of(written, gpu, files=False))
+            )
             members.append(Member(model=model, benchmark=benchmark, spec=made.spec))
             refused.setdefault(model, made)
         except SpecError as error:

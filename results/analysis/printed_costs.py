@@ -1,8 +1,9 @@
 """What papers print beside scores: TFLOP and key-value cache as counted, times and memory as measured.
 
 Times are medians over the measured questions at batch 1, with the 90th percentile beside them. Where several benchmarks
-of a suite have been measured, a figure is their mean. Minutes are the mean time of a question times the questions with
-an image, summed over the benchmarks that have been measured.
+of a suite have been measured, a figure is their mean. Minutes are what the questions with an image take one after the
+other, summed over the benchmarks that have been measured: the mean time to the first token, and that of a further one
+as often as answers go on; where nothing has been answered, as often as was measured.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from results.suites import Results
 
 COUNTED = {"TFLOP": ("prefill_tflop", 1.0), "KV MB": ("kv_bytes", 1e-6)}  # by title: of a prompt's prefill
 MEASURED = {
-    "tower ms": "vision_ms", "prefill ms": "prefill_ms", "decode ms": "decode_ms", "tokens/s": "tokens_per_s",
-    "peak GiB": "peak_gib",
+    "tower ms": "tower_ms", "projector ms": "projector_ms", "selector ms": "selector_ms", "prefill ms": "prefill_ms",
+    "first token ms": "first_token_ms", "decode ms": "decode_ms", "tokens/s": "tokens_per_s", "peak GiB": "peak_gib",
 }  # fmt: skip
 MINUTES = "minutes"
 
@@ -58,12 +59,23 @@ def _counted(one: Results) -> Iterator[tuple[str, str, Spread]]:
 
 def _measured(one: Results) -> Iterator[tuple[str, str, Spread]]:
     record = latency_record(one.experiment)
-    asked = one.experiment.samples["image"].notna().sum()
-    for row in [] if record is None else record.rows:
-        yield row.key, MINUTES, Spread(value=row.total_ms.mean * int(asked) / 60_000)
+    if record is None:
+        return
+    images = one.experiment.samples.set_index("id")["image"].notna()
+    cells = one.experiment.cells(columns=["point", "sample", "decoded_tokens"])
+    answered = cells[cells["sample"].map(images)].groupby("point")["decoded_tokens"].mean().dropna()
+    for row in record.rows:
+        yield row.key, MINUTES, Spread(value=_question_ms(row, answered.get(row.key)) * int(images.sum()) / 60_000)
         for title, name in MEASURED.items():
             if (spread := _spread(row, name)) is not None:
                 yield row.key, title, spread
+
+
+def _question_ms(row: LatencyRow, tokens: float | None) -> float:
+    """Mean time of a question that is answered with so many tokens; None: as many as were measured."""
+    if tokens is None or row.first_token_ms is None or row.decode_ms is None:
+        return row.total_ms.mean
+    return row.first_token_ms.mean + (tokens - 1) * row.decode_ms.mean
 
 
 def _spread(row: LatencyRow, name: str) -> Spread | None:

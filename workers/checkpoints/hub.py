@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from strategies.suggestion import near
 from workers.families.config import ModelError
 from workers.foreign import expanded, readable
 
@@ -34,7 +35,7 @@ def find_folder(name: str, remedy: str, beside: Path | None = None) -> Path:
         return (beside / path).resolve()
     match = HUB_NAME.fullmatch(name)
     if match is None:
-        raise ModelError(f"model {path.absolute()}: no such directory; {remedy}")
+        raise ModelError(f"model {path.absolute()}: no such directory; {remedy}{near(path.name, ['embedded'])}")
     from huggingface_hub import constants, snapshot_download  # half a second, which a directory does not need
     from huggingface_hub.errors import LocalEntryNotFoundError
 

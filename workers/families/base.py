@@ -112,7 +112,7 @@ class Parts:
     tower: Any  # the module that is given the pixels
     # From a call for features, and the (B, S) ids of the prompts that have them: each image's pixels and visual tokens.
     pictures: Callable[[Call, Tensor], Sequence[tuple[Tensor, int]]]
-    projector: Any  # the module whose output is the visual tokens
+    projectors: Sequence[Any]  # the modules that make rows of the decoder: visual tokens, and what is added to them
     project: Callable[[Tensor], Tensor]  # (P, D) visual tokens of rows as the projector is given them
     body: Any  # the module that takes ``input_ids``, and puts what its ``get_image_features`` gives among them
     decoder: Any  # the language model: ``layers``, ``rotary_emb``, ``config``

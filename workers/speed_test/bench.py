@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from strategies.errors import SaccadeError, UsageError
+from workers.card_speed import write_speed
 from workers.engine import Engine
 from workers.families.catalog import load_model, open_checkpoint
 from workers.families.model import DTYPES, default_device
@@ -308,8 +309,18 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or device.type
 
 
+def _keep_speed(spec: BenchSpec, progress: Callable[[Report, str], None]) -> None:
+    from workers.speed_test.calibrate import calibrate  # which calls `bench`
+
+    speed = calibrate(spec, progress)
+    file = write_speed(speed)
+    rate = f"{1 / speed.tflop_s:.3g} TFLOP/s and " if speed.tflop_s else ""
+    print(f"{speed.device}, {speed.dtype}: {rate}{1e3 * speed.cell_s:.3g} ms a cell; kept in {file}", flush=True)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     args = vars(build_parser().parse_args(argv))
+    only_speed: bool = args.pop("calibrate")
     out: Path | None = args.pop("out")
     micro_batches = args.pop("micro_batch") or (None,)
     began = time.perf_counter()
@@ -321,7 +332,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         questions = tuple(args.pop("questions_per_image"))
-        report = bench(BenchSpec(**args, questions_per_image=questions, micro_batches=micro_batches), progress)
+        spec = BenchSpec(**args, questions_per_image=questions, micro_batches=micro_batches)
+        if only_speed:
+            _keep_speed(spec, progress)
+            return 0
+        report = bench(spec, progress)
     except SaccadeError as error:
         print(error, file=sys.stderr)
         return 2

@@ -91,6 +91,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=sorted(DTYPES))
     parser.add_argument("--device")
     parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.add_argument(
+        "--calibrate", action="store_true", help="measure this device once, so that `saccade plan` can say how long"
+    )
     parser.add_argument("--out", type=Path, help="JSON file, rewritten after every step")
     return parser
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from strategies.suggestion import near
 from workers import foreign, json_file
 from workers.json_file import UnreadableError
 from workers.tasks.base import DataError, EmbeddedImage, Sample
@@ -24,7 +25,8 @@ def data_folder(spec: TaskSpec) -> Path:
     """
     folder = Path(spec.data)
     if not folder.is_dir():
-        raise DataError(f"data {folder}: no such directory; give the benchmark's, or `embedded` for ours")
+        hint = near(folder.name, ["embedded"])
+        raise DataError(f"data {folder}: no such directory; give the benchmark's, or `embedded` for ours{hint}")
     return folder
 
 

@@ -71,7 +71,7 @@ class InternFamily:
         return Parts(
             tower=visual,
             pictures=pictures,
-            projector=module.model.multi_modal_projector,
+            projectors=(module.model.multi_modal_projector,),
             project=module.model.multi_modal_projector,
             body=module.model,
             decoder=module.model.language_model,

@@ -71,7 +71,7 @@ class LlavaFamily:
                 if tiling is None
                 else partial(pictures, tiling)
             ),
-            projector=module.model.multi_modal_projector,
+            projectors=(module.model.multi_modal_projector,),
             project=module.model.multi_modal_projector,
             body=module.model,
             decoder=module.model.language_model,

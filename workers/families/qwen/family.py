@@ -57,7 +57,7 @@ class QwenFamily:
         return Parts(
             tower=visual,
             pictures=lambda call, _: _pictures(call, visual.spatial_merge_size**2),
-            projector=visual.merger,
+            projectors=(visual.merger, *getattr(visual, "deepstack_merger_list", ())),
             project=lambda features_PC: visual.merger(joined(features_PC, visual)),
             body=module.model,
             decoder=module.model.language_model,

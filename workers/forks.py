@@ -312,10 +312,11 @@ class Placement:
             groups = _choosing(sequence, stages)
             if any(strategy.together for strategy, _ in groups):
                 views[sequence] = self._view(0, sequence, groups, packing, hidden_RD, None, ahead)
+                shapes = shapes_of(views[sequence])
             for (strategy, params), members in groups.items():
                 if strategy.together:
                     ranks = tuple(stage.rank for stage in members)
-                    asking[strategy, params, ranks, shapes_of(views[sequence])].append(views[sequence])
+                    asking[strategy, params, ranks, shapes].append(views[sequence])
         several.look_through(list(views.values()))
         for (strategy, params, ranks, _), some in asking.items():
             step = together(some[0].visual)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from strategies.errors import UsageError
 from workers.sites import InputRows
+from workers.upload import to_device
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,7 +99,7 @@ def new_batch(ids_BS: Tensor, mask_BS: Tensor | None, image_token: int, visual_t
             said = f"sample {sample} has {count} image tokens; pruned takes whole images"
             raise UsageError(f"{said}, {visual_tokens} tokens each")
         first, stop = (int(visual_V[0]), int(visual_V[-1]) + 1) if count else (0, 0)
-        columns.append(visual_V.to(ids_BS.device))
+        columns.append(to_device(visual_V, ids_BS.device))
         between.append(int(alive_S[first:stop].sum()) - count)
         system.append(int(alive_S[:first].sum()) + between[-1])
         text.append(int(alive_S.sum()) - count - system[-1])

@@ -163,6 +163,14 @@ MMMU = _task(
     MCQ_SCORERS,
     "Yue et al., CVPR 2024, arXiv:2311.16502",
 )
+BLINK = _task(
+    "blink",
+    "questions with options about what eyes see at once, most of two to four images",
+    Form(files=("BLINK.tsv",)),
+    ALL,
+    MCQ_SCORERS,
+    "Fu et al., ECCV 2024, arXiv:2404.12390",
+)
 HALLUSIONBENCH = replace(
     _task(
         "hallusionbench",
@@ -216,7 +224,7 @@ INFOVQA = _task(
     ("anls", "exact_match"),
     "Mathew et al., WACV 2022, arXiv:2104.12756",
 )
-NAMED = (SEEDBENCH, AI2D, MMSTAR, REALWORLDQA, MMMU, HALLUSIONBENCH, OCRBENCH, CHARTQA, DOCVQA, INFOVQA)
+NAMED = (SEEDBENCH, AI2D, MMSTAR, REALWORLDQA, MMMU, BLINK, HALLUSIONBENCH, OCRBENCH, CHARTQA, DOCVQA, INFOVQA)
 
 
 def _paths(where: str, row: TsvRow, folder: Path) -> Sequence[Path]:

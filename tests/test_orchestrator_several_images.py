@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from dashboards.explorer import sample_documents
+from dashboards.kept_picture import kept_picture
 from orchestrator.recompute import recompute
 from orchestrator.run import RunOptions, run_sweep
 from orchestrator.show import PlainConsole
@@ -76,6 +78,14 @@ def test_it_runs_is_shown_and_computed_again(sweep, tmp_path):
     document = sample_documents(experiment, ["placed"], experiment.failures())["placed"]
     assert document["maps"] == [(0, 3, 2, 0, 0, 0), (6, 2, 3, 0, 0, 0, 1)]
     assert Image.open(io.BytesIO(Pictures(experiment).get("placed"))).size == (84, 168)  # one below the other
+    drawn = np.asarray(kept_picture(experiment, "placed", experiment.points[1]))
+    (mask,) = experiment.kept(points=[experiment.points[1].key], samples=["placed"])["kept_mask"]
+    kept = np.unpackbits(np.frombuffer(mask, np.uint8))
+    seen = np.asarray(Image.open(io.BytesIO(Pictures(experiment).get("placed"))).convert("RGB"))
+    corners = [(28 * row, 42 * column) for row in range(3) for column in range(2)]
+    corners += [(84 + 42 * row, 28 * column) for row in range(2) for column in range(3)]  # of the image below
+    same = [bool((drawn == seen)[top : top + 28, left : left + 28].all()) for top, left in corners]
+    assert same == kept[:12].astype(bool).tolist()
     found = recompute(experiment, 20, seed=0)
     assert (found.drawn, found.wrong, found.other_choices) == (20, (), ())
 

@@ -105,6 +105,22 @@ def test_a_prompt_is_that_of_transformers(engine, size):
     torch.testing.assert_close(model.image_features([prompt])[0], made.pooler_output[0], **TOLERANCE)
 
 
+def test_several_images_are_a_tile_each_as_transformers_has_them(engine):
+    """And one alone beside them in a micro-batch keeps its tiles."""
+    model, images = engine.model, [noise(size) for size in SIZES[:3]]
+    several = model.encode(model.chat("is <image> or <image> or <image> red ?", 3), images, "anyres", whole=True)
+    processor = LlavaOnevisionImageProcessorPil.from_pretrained(engine.spec.model.path)
+    theirs = processor([images, [images[0]]], return_tensors="pt")
+    for one, tiles in zip(several.pixels, theirs["pixel_values"], strict=False):
+        torch.testing.assert_close(one.values, tiles[:1], atol=1e-6, rtol=0)
+    assert [span.tokens for span in several.images] == [SIDE**2 + 1] * 3
+    with torch.no_grad():
+        made = model.module.model.get_image_features(**theirs).pooler_output
+        seen = model.image_features([several, asked(engine, SIZES[0])])
+    torch.testing.assert_close(seen[0], torch.cat(made[:3]), **TOLERANCE)
+    torch.testing.assert_close(seen[1], made[3], **TOLERANCE)
+
+
 def test_logits_are_those_of_the_stock_model(engine):
     """Five sizes and a question without an image, together and un-pruned."""
     prompts, config = [asked(engine, size) for size in (*SIZES, None)], engine.model.config

@@ -80,6 +80,7 @@ def test_the_whole_is_the_stock_models(engine):
     for cell in outcome.outcomes:
         prompt = encoded(engine, cell.sample)
         assert len(prompt.images) == len(engine.samples[cell.sample].images)
+        assert prompt.words_between or cell.sample != "placed"
         made = engine.model.module.generate(
             **engine.model.inputs(prompt),
             attention_mask=torch.ones(1, prompt.length, dtype=torch.int64),

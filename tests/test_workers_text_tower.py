@@ -105,7 +105,9 @@ def test_relevance_is_that_of_transformers_clip(engine, whole, clip_folder):
     sample, module = engine.samples["1"], engine.model.module
     prompt = encode_sample(engine.model, sample, engine.spec.task, "pad")
     (seen,) = engine.model.see([prompt], {"image_embeddings": provider_of("image_embeddings").give})
-    states = module.model.vision_tower(prompt.pixels[None], output_hidden_states=True).hidden_states[-2][:, 1:]
+    states = module.model.vision_tower(prompt.pixels[0].values[None], output_hidden_states=True).hidden_states[-2][
+        :, 1:
+    ]
     image = whole.visual_projection(whole.vision_model.post_layernorm(states))[0].detach()
     torch.testing.assert_close(seen.evidence["image_embeddings"], image, atol=1e-5, rtol=1e-5)
     ids = AutoTokenizer.from_pretrained(clip_folder)(prompt.question.whole, truncation=True, max_length=LONGEST)

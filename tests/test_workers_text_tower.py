@@ -139,8 +139,9 @@ def test_another_question_keeps_other_tokens_of_the_same_image(engine):
 def test_rows_made_with_a_look_at_the_question_are_not_shared(engine, monkeypatch):
     """Two questions about one image keep the same tokens, and what stands in their place is each one's own."""
 
-    def rows(view, kept_K):
-        return view.hidden_VD[kept_K] * view.read("prompt_embedding").sum()
+    def rows(views, kept_BK):
+        own = zip(views, kept_BK, strict=True)
+        return torch.stack([one.hidden_VD[kept_K] * one.read("prompt_embedding").sum() for one, kept_K in own])
 
     strategy = Strategy(
         name="told",

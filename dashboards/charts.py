@@ -15,8 +15,8 @@ from dashboards.figures import CHARACTER_PX, HEIGHT, MARGIN, hover, ids, templat
 from dashboards.labels import AXIS_TITLES, push_apart
 from dashboards.pareto import CostAxis
 from dashboards.rows import Reference, axis_range
-from dashboards.wording import count, number, percent, percent_span, told_apart
 from results.analysis.metrics import spoken
+from results.wording import count, number, percent, percent_span, told_apart
 
 TALL = 520
 LINES = {  # places in the palette and dashes: one hue a kind, a second matrix or layer of it is its lighter neighbour

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pandas as pd
 
-from dashboards.rows import significant
+from dashboards.rows import settings, significant
 from results.analysis.matrix import Answers
 from results.analysis.metrics import contrast
 
@@ -31,7 +31,7 @@ class Ablation:
 def ablations(summary: pd.DataFrame) -> list[Ablation]:
     """Every group of at least two grid points that differ in nothing but their head rule, or their query rule."""
     pruned = summary[~summary["baseline"]]
-    params = pd.DataFrame([dict(part.split("=", 1) for part in text.split()) for text in pruned["params"]])
+    params = pd.DataFrame([settings(text) for text in pruned["params"]])
     found: list[Ablation] = []
     factors: tuple[tuple[Factor, Factor], ...] = (("head", "query"), ("query", "head"))
     if not {"head", "heads_kept"} <= set(params):

@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 
 from dashboards.rows import with_series
-from dashboards.wording import plural, shortened
 from results.analysis.kept_quality import token_maps
 from results.analysis.matrix import Answers
 from results.analysis.metrics import flip_matrices
 from results.experiment import Experiment
+from results.wording import number, plural, shortened
 from workers.work import content_key
 
 ALL_POINTS = 12  # so many configurations can be looked at together
@@ -178,6 +178,7 @@ def sample_documents(experiment: Experiment, names: Sequence[str], failures: pd.
             "parsed": None if pd.isna(cell["parsed"]) else cell["parsed"],
             "correct": bool(cell["correct"]),
             "score": float(cell["correct"]) if pd.isna(cell["score"]) else float(cell["score"]),
+            "score_text": number(float("nan") if pd.isna(cell["score"]) else float(cell["score"]), 2),
             "tokens": None if pd.isna(cell["tokens_kept"]) else int(cell["tokens_kept"]),
             "visual": visual,
             **({"kept": b64encode(mask).decode()} if mask is not None and len(mask) == -(-visual // 8) else {}),

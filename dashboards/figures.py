@@ -29,8 +29,8 @@ from dashboards.rows import (
     reference,
     value_range,
 )
-from dashboards.wording import count, number, p_value, percent, percent_span, plural, points, points_span, told_apart
 from results.analysis.metrics import spoken
+from results.wording import count, number, p_value, percent, percent_span, plural, points, points_span, told_apart
 
 HEIGHT = 400
 MARGIN = {"l": 56, "r": 24, "t": 72, "b": 52}

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -21,13 +21,15 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import pandas as pd
 
+from dashboards.rows import with_parameters
 from results.analysis.matrix import Answers, CellMatrix, UnitFile, image_lengths
 from results.analysis.measured import measure_summary
 from results.analysis.metrics import answers_of, open_failures, summarise
 from results.disk import StoreError, stamp
-from results.experiment import Experiment, names_apart
+from results.experiment import Experiment
 from results.import_path import python_command, safe_environment
 from results.latencies import latencies
+from results.owners import Owner, owners_of
 from results.stops import RACING
 
 T = TypeVar("T")
@@ -91,8 +93,8 @@ class Gallery:
             StoreError: One of the paths is not an experiment.
         """
         experiments = [Experiment.open(path) for path in dict.fromkeys(path.resolve() for path in paths)]
-        names = names_apart(experiments)
-        self._feeds = [_Feed(experiment.path, name) for experiment, name in zip(experiments, names, strict=True)]
+        owners = owners_of(experiments)
+        self._feeds = [_Feed(experiment.path, owner) for experiment, owner in zip(experiments, owners, strict=True)]
         self._lock = threading.Lock()
         self.checked_at = datetime.now(UTC)
         self._snapshot = self._read()
@@ -135,15 +137,15 @@ class Gallery:
         return Snapshot(
             version="-".join(feed.version for feed in self._feeds),
             sources=sources,
-            rows=pd.concat([source.summary for source in sources], ignore_index=True),
+            rows=with_parameters(pd.concat([source.summary for source in sources], ignore_index=True)),
         )
 
 
 class _Feed:
     """One experiment, read again where its files have changed."""
 
-    def __init__(self, path: Path, name: str) -> None:
-        self._path, self._name = path, name
+    def __init__(self, path: Path, owner: Owner) -> None:
+        self._path, self._owner = path, owner
         self._signature: object = None  # of what was last read
         self._cells: object = None  # what lay there at the last look
         self._moved = -math.inf  # when that changed before our eyes, on the monotonic clock
@@ -201,10 +203,10 @@ class _Feed:
         unfinished = bool((~answers.answered_PS & ~answers.failed_S).any())
         running = unfinished and self._written_lately()
         return Source(
-            name=self._name,
+            name=self._owner.experiment,
             experiment=experiment,
             answers=answers,
-            summary=_named(summarise(answers), self._name, running),
+            summary=_named(summarise(answers), self._owner, running),
             failures=failures,
             notes=experiment.notes,
             units=tuple(self._matrix.units),
@@ -283,11 +285,12 @@ def _counted_elsewhere(*asked: object) -> pd.DataFrame | None:
     return found
 
 
-def _named(summary: pd.DataFrame, name: str, running: bool) -> pd.DataFrame:
-    """With the experiment's name, an id that is unique on the gallery, and a status for people."""
+def _named(summary: pd.DataFrame, owner: Owner, running: bool) -> pd.DataFrame:
+    """With the names of whose it is, an id that is unique on the gallery, and a status for people."""
     status = np.where((summary["state"] == "partial") & running, "running", summary["state"])
     status = np.where((summary["failed"] > 0) & (summary["failed"] == summary["n_expected"]), "failed", status)
-    return summary.assign(experiment=name, id=name + ":" + summary["key"], status=status)
+    ids = owner.experiment + ":" + summary["key"]
+    return summary.assign(**asdict(owner), id=ids, status=status)
 
 
 def _listing(folder: Path) -> tuple[int, int, int]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from dashboards.rows import ACCURACY, Axis, Measure, Reference
-from dashboards.wording import number, told_apart
+from results.wording import number, told_apart
 
 LABEL_LENGTH = 30  # characters of an end label
 

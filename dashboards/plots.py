@@ -34,12 +34,12 @@ from dashboards.rows import (
     slices,
     value_range,
 )
-from dashboards.wording import told_apart
 from results.analysis.metrics import spoken, summary
 from results.disk import make_folder, write_whole
 from results.exchange.exports import original_files
 from results.exchange.originals import PromisedFile, min_max
 from results.experiment import Experiment
+from results.wording import number, percent, told_apart
 from strategies.catalog import KEEP_NOTHING
 from strategies.errors import UsageError
 
@@ -165,7 +165,7 @@ def normalised_plot(title: str, tokens: list[int], series: Normalised) -> Figure
 
 
 def _amount(name: str, value: float) -> str:
-    return f"{100 * value:.1f} %" if name == "accuracy" else f"{value:.1f}"
+    return percent(value) if name == "accuracy" else number(value)
 
 
 def comparison_plot(rows: pd.DataFrame) -> Figure:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from dashboards.rows import AXES, Slice, significant, slices, with_series
-from dashboards.wording import count, number, percent, plural, points_span
 from results.analysis.significance import ALPHA
+from results.wording import count, number, percent, plural, points_span
 
 
 def reading(summary: pd.DataFrame) -> str:

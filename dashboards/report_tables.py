@@ -11,7 +11,10 @@ from urllib.parse import urlencode
 import pandas as pd
 
 from dashboards.rows import flipped, significant, with_series
-from dashboards.wording import (
+from results.analysis.matrix import Answers
+from results.analysis.metrics import is_soft, share_images, spoken
+from results.experiment import Experiment
+from results.wording import (
     MISSING,
     count,
     number,
@@ -23,9 +26,6 @@ from dashboards.wording import (
     points_span,
     shortened,
 )
-from results.analysis.matrix import Answers
-from results.analysis.metrics import is_soft, share_images, spoken
-from results.experiment import Experiment
 
 MAX_FLIPS = 8  # examples shown
 

@@ -12,9 +12,9 @@ from plotly.subplots import make_subplots
 
 from dashboards import theme
 from dashboards.figures import MARGIN, ids, template
-from dashboards.rows import short_labels, with_series
-from dashboards.wording import count, percent, percent_span, told_apart
+from dashboards.rows import labels
 from results.analysis.metrics import spoken
+from results.wording import count, percent, percent_span, told_apart
 
 MAX_ROWS = 30  # in one picture
 SIDES = (
@@ -33,8 +33,8 @@ def rescue_rows(found: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The columns of ``found``, and id, experiment and name, which fits beside a picture.
     """
-    pruned = with_series(summary)
-    named = pruned[["key", "id", "experiment"]].assign(name=short_labels(pruned))
+    pruned = summary[~summary["baseline"]]
+    named = pruned[["key", "id", "experiment"]].assign(name=labels(pruned))
     rows = found[found["wrong"] > 0].merge(named, on="key", how="inner", validate="one_to_one")
     return rows.sort_values("rescue", ascending=False, kind="stable", ignore_index=True)
 

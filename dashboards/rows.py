@@ -19,6 +19,7 @@ from strategies import catalog
 
 Axis = Literal["layer", "rank", "alpha"]
 AXES: tuple[Axis, Axis] = ("layer", "rank")  # those that `slices` finds
+PARAMETER = "param."  # before the names of columns that `with_parameters` adds
 CONTROL = "random"  # the strategy that every other must beat
 
 MAX_FOREST = 60  # dots in one picture
@@ -87,10 +88,10 @@ class Slice:
     def title(self) -> str:
         """What is held fixed, in words."""
         if self.axis == "alpha":
-            return f"{self.rows['rank'].iloc[0]} visual tokens kept from layer {self.value} on"
+            return f"layer {self.value}, {self.rows['rank'].iloc[0]} tokens kept"
         if self.fixed == "layer":
-            return f"pruned from layer {self.value} on"
-        return "every visual token removed" if self.value == 0 else f"{self.value} visual tokens kept"
+            return f"layer {self.value}"
+        return "no token kept" if self.value == 0 else f"{self.value} tokens kept"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,10 +118,7 @@ class Heat:
 def with_series(summary: pd.DataFrame) -> pd.DataFrame:
     """The pruned rows of a summary with their series' name in a column ``series``."""
     pruned = summary[~summary["baseline"]].copy()
-    telling = {
-        name: set() if _bound(rows) else _telling(rows["params"])
-        for name, rows in pruned.groupby("strategy", sort=False)
-    }
+    telling = {name: set() if _bound(rows) else _telling(rows) for name, rows in pruned.groupby("strategy", sort=False)}
     parts = [
         [part for part in params.split() if part.partition("=")[0] in telling[name]]
         for name, params in zip(pruned["strategy"], pruned["params"], strict=True)
@@ -146,23 +144,37 @@ def _bound(rows: pd.DataFrame) -> bool:
     return listed and each_once and rows["rank"].nunique() > 1
 
 
-def _telling(params: pd.Series) -> set[str]:
-    """Parameters of a strategy that tell its series apart; an only one is named too, unless it is switched off."""
-    parts = [dict(part.split("=", 1) for part in text.split()) for text in params.unique()]
+def _telling(rows: pd.DataFrame) -> set[str]:
+    """Parameters of a strategy that tell its series apart; an only one is named too, where the labels name it."""
+    parts = [settings(text) for text in rows["params"].unique()]
     names = {name for part in parts for name in part}
     varied = {name for name in names if len({part.get(name) for part in parts}) > 1}
-    alone = {name for name in names if len(names) == 1 and parts[0].get(name) != "False"}
+    words = {word.partition("=")[0] for word in rows["label"].iloc[0].split()}
+    alone = {name for name in names & words if len(names) == 1 and parts[0][name] != "False"}
     return varied | alone
 
 
-def short_labels(rows: pd.DataFrame) -> list[str]:
-    """Names of configurations that fit beside a picture: ``fastv L2 k=64``.
+def settings(params: str) -> dict[str, str]:
+    """A text of the column ``params`` by names: ``alpha=0.5 head=sum``."""
+    return dict(part.split("=", 1) for part in params.split())
 
-    Args:
-        rows: From `with_series`.
-    """
-    parts = zip(rows["series"], rows["layer"], rows["rank"], strict=True)
-    return [f"{series} L{layer} k={rank}" for series, layer, rank in parts]
+
+def with_parameters(summary: pd.DataFrame) -> pd.DataFrame:
+    """A column of texts for each parameter of which some strategy has several values: ``param.alpha``, "" for none."""
+    parts = [settings(text) for text in summary["params"]]
+    known: dict[tuple[str, str], set[str]] = {}
+    for strategy, part in zip(summary["strategy"], parts, strict=True):
+        for name, value in part.items():
+            known.setdefault((name, strategy), set()).add(value)
+    varied = dict.fromkeys(name for (name, _), values in known.items() if len(values) > 1)
+    return summary.assign(**{PARAMETER + name: [part.get(name, "") for part in parts] for name in varied})
+
+
+def labels(rows: pd.DataFrame) -> list[str]:
+    """The name of each row, with its experiment's where there are several: ``left: fastv layer=2 tokens=192``."""
+    if "experiment" not in rows or rows["experiment"].nunique() < 2:
+        return rows["label"].tolist()
+    return (rows["experiment"] + ": " + rows["label"]).tolist()
 
 
 def slices(summary: pd.DataFrame, axis: Axis) -> list[Slice]:

@@ -15,11 +15,11 @@ import pandas as pd
 
 from dashboards import theme
 from dashboards.gallery import Snapshot, Source
-from dashboards.rows import Axis, Slice, slices
+from dashboards.rows import PARAMETER, Axis, Slice, slices
 
-FILTERS = {  # of the bar on every page, and how it calls them
-    "experiment": "Experiment", "strategy": "Strategy", "layer": "Layer", "rank": "Tokens kept", "alpha": "Alpha",
-    "state": "State",
+OWNERS = {"experiment": "Experiment", "model": "Model", "benchmark": "Benchmark"}  # whose un-pruned model it is
+FILTERS = OWNERS | {  # of the bar on every page, and how it calls them; `filters_of` adds parameters
+    "strategy": "Strategy", "layer": "Layer", "rank": "Tokens kept", "state": "State",
 }  # fmt: skip
 REMEMBERED = 24  # views of a snapshot
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class State:
     @property
     def filters(self) -> State:
         """What of it belongs to the filter bar."""
-        return State(tuple(pair for pair in self.values if pair[0] in FILTERS))
+        return State(tuple(pair for pair in self.values if pair[0] in FILTERS or pair[0].startswith(PARAMETER)))
 
     def with_(self, name: str, value: str | Iterable[str] | None) -> State:
         """With other values of one name; none of them removes it."""
@@ -103,23 +103,28 @@ def _once(snapshot: Snapshot, key: object, work: Callable[[], T]) -> T:
 def filtered(rows: pd.DataFrame, state: State) -> pd.DataFrame:
     """Rows that the filters let through. A filter without a known value lets everything through."""
     passed = pd.Series(True, index=rows.index)
-    for name in FILTERS:
+    for name in filters_of(rows):
         known = options(rows, name)
         if wanted := [value for value in state.all(name) if value in known]:
-            passed &= texts(rows, name).isin(wanted) | (rows["baseline"] & (name != "experiment"))
+            passed &= texts(rows, name).isin(wanted) | (rows["baseline"] & (name not in OWNERS))
     return rows[passed]
+
+
+def filters_of(rows: pd.DataFrame) -> dict[str, str]:
+    """The filters that there are: those of the bar, and one for each parameter (see `with_parameters`)."""
+    return FILTERS | {name: name.removeprefix(PARAMETER) for name in map(str, rows) if name.startswith(PARAMETER)}
 
 
 def options(rows: pd.DataFrame, name: str) -> list[str]:
     """The values that a filter can have, in the order of the grid, numbers by size."""
-    found = texts(rows if name == "experiment" else rows[~rows["baseline"]], name)
+    found = texts(rows if name in OWNERS else rows[~rows["baseline"]], name)
     known = [text for text in found.unique() if text]
-    return known if name in ("experiment", "strategy", "state") else sorted(known, key=float)
+    try:
+        return sorted(known, key=float)
+    except ValueError:
+        return known
 
 
 def texts(rows: pd.DataFrame, name: str) -> pd.Series:
     """A column as the filter bar writes it."""
-    column = "status" if name == "state" else name
-    if name == "alpha":
-        return rows["alpha"].map(lambda value: "" if pd.isna(value) else f"{value:g}")
-    return rows[column].astype(str)
+    return rows["status" if name == "state" else name].astype(str)

@@ -32,6 +32,7 @@ from results.disk import write_whole
 from results.escaping import csv_text, markdown_cell
 from results.exchange.originals import ABLATION
 from results.experiment import Experiment
+from results.wording import number, p_value, percent, points, points_span
 from strategies.queries import QueryRule
 from workers.work import Scalar
 
@@ -247,8 +248,8 @@ def flipped_groups(experiment: Experiment, table: Answers) -> pd.DataFrame:
 def report_text(result: AblationResult) -> str:
     """The four stages in Markdown."""
     lines = ["# Head and query ablation", ""]
-    for number, name, choice in ((1, "Head rule", result.heads), (2, "Query rule", result.queries)):
-        lines += [f"## {number}. {name}", "", *(f"- {line}" for line in choice_lines(choice)), ""]
+    for place, name, choice in ((1, "Head rule", result.heads), (2, "Query rule", result.queries)):
+        lines += [f"## {place}. {name}", "", *(f"- {line}" for line in choice_lines(choice)), ""]
     fresh = result.held_out
     count = int(fresh["n"].max()) if len(fresh) else 0
     lines += ["## 3. The winner on questions that chose nothing", ""]
@@ -257,12 +258,12 @@ def report_text(result: AblationResult) -> str:
         lines += [f"{count} image questions; change in percentage points against the un-pruned model. {made_by}.", ""]
         lines += ["| setting | accuracy % | change | 95 % | p (Holm) |", "| --- | ---: | ---: | ---: | ---: |"]
         for _, row in fresh.iterrows():
-            start = f"| {markdown_cell(row['label'])} | {100 * row['accuracy']:.1f} |"
+            start = f"| {markdown_cell(row['label'])} | {number(100 * row['accuracy'])} |"
             if row["baseline"]:
                 lines.append(f"{start} | | |")
             else:
-                span = f"{100 * row['diff_low']:+.1f} .. {100 * row['diff_high']:+.1f}"
-                lines.append(f"{start} {100 * row['difference']:+.1f} | {span} | {row['p_holm']:.2g} |")
+                span = points_span(row["diff_low"], row["diff_high"])
+                lines.append(f"{start} {points(row['difference'])} | {span} | {p_value(row['p_holm'])} |")
     else:
         lines.append("None is left: all questions were used to choose, so the accuracies above are too high.")
     winner = next((label for label in result.flips["label"]), "")
@@ -283,7 +284,7 @@ def report_text(result: AblationResult) -> str:
 def choice_lines(choice: Choice) -> list[str]:
     """What a choice is worth, one line each."""
     lines = [
-        f"best of {choice.candidates}: {choice.text}, {100 * choice.accuracy:.1f} % on the {choice.questions} image "
+        f"best of {choice.candidates}: {choice.text}, {percent(choice.accuracy)} on the {choice.questions} image "
         "questions that chose it (too high: it was chosen for it)"
     ]
     if choice.ties > 1:
@@ -292,7 +293,7 @@ def choice_lines(choice: Choice) -> list[str]:
         if duel is not None:
             lines.append(
                 f"against the {what} {duel.other}: better on {duel.better} questions, worse on {duel.worse}, "
-                f"p = {duel.p:.2g}, {duel.p_adjusted:.2g} for the best of {choice.candidates}"
+                f"p {p_value(duel.p)}, {p_value(duel.p_adjusted)} for the best of {choice.candidates}"
             )
     return lines
 

@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.sweep.prepare import Prepared
 from orchestrator.sweep.spec import SpecError
 from results.disk import write_whole
-from results.exchange.point_names import is_chosen
+from results.exchange.point_names import is_chosen, names_of
 from results.experiment import Experiment
 from results.latencies import LATENCY_FILE, latency_record
 from workers import evidence
@@ -28,7 +28,7 @@ def chosen_points(points: Sequence[GridPoint], patterns: Sequence[str]) -> tuple
     Raises:
         SpecError: None does.
     """
-    chosen = tuple(point for point in points[1:] if is_chosen(point.label, patterns))
+    chosen = tuple(point for point in points[1:] if is_chosen(names_of(point), patterns))
     if not chosen:
         raise SpecError(f"--points {', '.join(patterns)}: no grid point matches, for example {points[-1].label!r}")
     return chosen

@@ -16,10 +16,11 @@ from results.analysis.metrics import is_soft, share_images, spoken
 from results.disk import stamp
 from results.durations import since
 from results.escaping import terminal_text
-from results.exchange.point_names import is_chosen
+from results.exchange.point_names import is_chosen, names_of
 from results.provenance import ways_text
 from results.stops import STOPPED, read_stops
 from results.timeline import read_timeline
+from results.wording import MISSING, p_value, percent, percent_span, points
 from strategies import catalog
 
 LISTED = 12  # grid points of a plan, where nobody asks for others
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from results.inventory import Merged
     from results.stops import Stops
     from workers.latency import Latency
+    from workers.work import GridPoint
 
 
 NOTE = Text("note", "yellow")
@@ -112,12 +114,12 @@ def show_plan(
         console.print(_budget_text(budget, spec.config.visual_tokens), soft_wrap=True)
     notes = (catalog.get(p.strategy).note(dict(p.params), spec.config.heads) for p in spec.points[1:])
     show_notes(console, dict.fromkeys(part for note in notes if note for part in note.split("; ")))
-    _show_points(console, [point.label for point in spec.points], points)
+    _show_points(console, spec.points, points)
 
 
-def _show_points(console: Console, labels: Sequence[str], patterns: Sequence[str]) -> None:
+def _show_points(console: Console, points: Sequence[GridPoint], patterns: Sequence[str]) -> None:
     """The grid points that are asked for, else the first ones, each by its name in tables and `--points`."""
-    chosen = [label for label in labels if is_chosen(label, patterns)]
+    chosen = [point.label for point in points if is_chosen(names_of(point), patterns)]
     shown = chosen if patterns else chosen[:LISTED]
     console.print("grid points:" if chosen else f"no grid point is named {', '.join(patterns)}")
     for label in shown:
@@ -197,21 +199,21 @@ def accuracy_table(rows: pd.DataFrame, figures: pd.DataFrame | None = None) -> o
         table.add_column(name, justify="right")
     for _, row in rows.iterrows():
         without_image = (
-            f"{100 * row['accuracy_text_only']:.1f} % of {row['n_text_only']}" if row["n_text_only"] else "-"
+            f"{percent(row['accuracy_text_only'])} of {row['n_text_only']}" if row["n_text_only"] else MISSING
         )
-        more = [without_image] * texts + [own.get(row["key"], "-")] * bool(own)
+        more = [without_image] * texts + [own.get(row["key"], MISSING)] * bool(own)
         if not row["n"]:
-            table.add_row(row["label"], "-", "", "0", *["0"] * several, "", "", *more)
+            table.add_row(row["label"], MISSING, "", "0", *["0"] * several, "", "", *more)
             continue
         change = p = ""
         if not row["baseline"] and row["n_paired"]:
-            change = f"{100 * row['difference']:+.1f}"
-            p = f"{row['p_holm']:.2g}"
-        interval = f"{100 * row['ci_low']:.1f} .. {100 * row['ci_high']:.1f}"
+            change = points(row["difference"])
+            p = p_value(row["p_holm"])
+        interval = percent_span(row["ci_low"], row["ci_high"])
         n = f"{row['n']}" if row["n"] == row["n_expected"] else f"{row['n']} of {row['n_expected']}"
         n += ", stopped early" if row["state"] == STOPPED else ""
         images = [str(row["n_images"])] * several
-        table.add_row(row["label"], f"{100 * row['accuracy']:.1f} %", interval, n, *images, change, p, *more)
+        table.add_row(row["label"], percent(row["accuracy"]), interval, n, *images, change, p, *more)
     return table
 
 
@@ -226,7 +228,7 @@ def show_warnings(console: Console, rows: pd.DataFrame) -> None:
         _warn(console, f"suspicious: {flags}", part["label"])
     unread = rows[rows["no_option"] >= NO_OPTION].sort_values("no_option", ascending=False, kind="stable")
     if len(unread):
-        worst = f"no option was found in {100 * unread['no_option'].iloc[0]:.1f} % of the answers, which count as wrong"
+        worst = f"no option was found in {percent(unread['no_option'].iloc[0])} of the answers, which count as wrong"
         _warn(console, worst, unread["label"])
 
 

@@ -96,6 +96,7 @@ class RecordedPoint(BaseModel):
     params: dict[StrictStr, Scalar] = {}
     positions: Positions | None = None  # where they are not the method's own
     share: Annotated[StrictFloat, Field(ge=0, le=1)] | None = None
+    name: StrictStr | None = None  # for people, where it is not the settings as they are
     chosen_by: StrictStr = ""  # what its choice of tokens goes by, for people
 
     @classmethod
@@ -112,6 +113,7 @@ class RecordedPoint(BaseModel):
             params=tuple(self.params.items()),
             positions=self.positions,
             share=self.share,
+            name=self.name,
         )
 
 

@@ -86,6 +86,18 @@ def read_suite(folder: Path) -> SuiteFile:
         ) from error
 
 
+def member_of(path: Path) -> SuiteMember | None:
+    """What an experiment's folder is in the suite around it; None where there is none that can be read."""
+    for folder in path.resolve().parents[:2]:
+        if (folder / FILE).is_file():
+            try:
+                known = read_suite(folder).members
+            except StoreError:
+                continue
+            return next((one for one in known if folder / one.folder == path.resolve()), None)
+    return None
+
+
 def left_out_of(places: Sequence[Path]) -> list[LeftOut]:
     """What models of suites cannot run, of those among the places that are suites' folders."""
     return [one for place in places if (place / FILE).exists() for one in read_suite(place).left_out]

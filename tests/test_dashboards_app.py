@@ -129,7 +129,7 @@ def test_filters_let_through_what_they_name_and_the_unpruned_models(gallery: Gal
     assert shown.rows["strategy"].tolist() == ["none", "random"]
     assert view(gallery.snapshot, State.parse("?strategy=nonsense")).rows.equals(gallery.snapshot.rows)
     assert options(gallery.snapshot.rows, "layer") == ["2", "3", "4", "5", "6", "7", "8"]
-    assert options(gallery.snapshot.rows, "alpha") == ["0.3", "0.5", "0.7"]
+    assert options(gallery.snapshot.rows, "param.alpha") == ["0.3", "0.5", "0.7"]
     assert options(gallery.snapshot.rows, "state") == ["complete", "running", "missing"]
     missing = view(gallery.snapshot, State.parse("?state=missing"))
     assert missing.pruned["label"].tolist() == ["fastv layer=4 rank=4"]

@@ -142,7 +142,7 @@ def test_a_filter_in_the_url_restores_the_view_and_choosing_one_changes_the_url(
     page.goto(f"{address}/layer?strategy=random&kept=64")
     plotted(page, "accuracy")
     assert page.evaluate(curves) == ["random"]
-    assert "64 visual tokens kept" in page.locator("#card-accuracy .gtitle-subtitle").text_content()
+    assert "64 tokens kept" in page.locator("#card-accuracy .gtitle-subtitle").text_content()
     boxes = page.locator("#filters label", has_text="Strategy")
     assert "random" in boxes.inner_text()
     boxes.locator(".dash-dropdown-clear").click()

@@ -18,7 +18,7 @@ from dashboards.pages.catalog import asked
 from dashboards.pareto import COSTS, _at_no_more_cost, front, pareto_rows
 from dashboards.progress import progress, rate_rows, state_rows
 from dashboards.rows import ACCURACY as MEASURED_ACCURACY
-from dashboards.rows import baselines, reference, short_labels, with_series
+from dashboards.rows import baselines, labels, reference, with_series
 from dashboards.spectra import KINDS, impossible_ranks, kinds_of, spoken, token_rows
 from measured_experiment import write_measured
 from results.analysis.matrix import UnitFile
@@ -128,7 +128,7 @@ def test_points_that_cannot_be_told_from_the_front_are_marked(tmp_path: Path) ->
     assert found["near"].to_dict() == {"a": False, "b": False, "c": True, "d": False}
     assert mcnemar(np.array([2]), np.array([0]))[0] == 0.5  # what c is judged by
     named = with_series(found.reset_index())
-    figure = pareto_figure(named.assign(short=short_labels(named)), COSTS[0], rows[rows["baseline"]])
+    figure = pareto_figure(named.assign(short=labels(named)), COSTS[0], rows[rows["baseline"]])
     steps = [trace for trace in figure.data if trace.line.shape == "hv"]
     assert [list(step.x) for step in steps] == [[20, 40]]
     (star,) = [trace for trace in figure.data if trace.marker.symbol == "star"]

@@ -46,10 +46,10 @@ def grid(strategies: tuple[str, ...], ranks: tuple[int, ...], layers: tuple[int,
 
 def test_slices_are_the_axes_that_vary_within_a_series(fake: pd.DataFrame) -> None:
     (layers,) = slices(fake, "layer")
-    assert (layers.fixed, layers.value, layers.title) == ("rank", 0, "every visual token removed")
+    assert (layers.fixed, layers.value, layers.title) == ("rank", 0, "no token kept")
     assert layers.rows["layer"].tolist() == [2, 3, 4, 5, 6, 7, 8]
     (ranks,) = slices(fake, "rank")
-    assert (ranks.fixed, ranks.value, ranks.title) == ("layer", 2, "pruned from layer 2 on")
+    assert (ranks.fixed, ranks.value, ranks.title) == ("layer", 2, "layer 2")
     assert set(ranks.rows["series"]) == {"fastv", "random"}
     assert leftovers(fake)["alpha"].tolist() == [0.3, 0.5, 0.7]
 

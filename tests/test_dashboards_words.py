@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from dashboards.pages.overview import table_rows
 from dashboards.reading import reading
 from dashboards.rows import ACCURACY, curves, reference, slices
 from dashboards.view import State, view
-from dashboards.wording import p_value, percent, percent_span, points, points_span, shortened, told_apart
 from results.analysis.metrics import summary
+from results.owners import owners_of
+from results.wording import p_value, percent, percent_span, points, points_span, shortened, told_apart
 from workers.work import GridPoint, unpruned_point
 
 BASE = unpruned_point(8, 64)
@@ -62,6 +64,10 @@ def test_names_are_cut_in_what_they_have_in_common() -> None:
     ]  # fmt: skip
     assert told_apart(rules, 25) == ["ablation … head=sum …", "ablation … head=entropy …"]
     assert told_apart(["x" * 9 + str(place) for place in range(2)], 6) == ["xx…xx0", "xx…xx1"]
+    long = [
+        f"weighted_combination layer=2 tokens=192 alpha={alpha} head={head}" for alpha, head in ((0.1, "a"), (0.2, "b"))
+    ]
+    assert [name.split()[-2:] for name in told_apart(long, 12)] == [["alpha=0.1", "head=a"], ["alpha=0.2", "head=b"]]
     alike = ["x" * 9 + str(place) + "y" * 9 for place in range(2)]
     assert told_apart(alike, 6) == alike  # a long name before a wrong one
 
@@ -73,7 +79,22 @@ def test_the_table_writes_a_number_as_the_rest_of_the_page(tmp_path: Path) -> No
     write_matrix(tmp_path / "e", (BASE, SCAN[0]), right)
     row = table_rows(view(Gallery([tmp_path / "e"]).snapshot, State()))[1]
     assert (row["accuracy"], row["accuracy_text"], percent(row["accuracy"])) == (0.9925, "99.2", "99.2\u00a0%")
+    scripts = [path.read_text() for path in Path(str(files("dashboards") / "assets")).rglob("*.js")]
     assert row["difference_text"] == points(row["difference"])
+    assert scripts
+    assert not any("toFixed" in text or "toPrecision" in text for text in scripts)
+
+
+def test_models_and_benchmarks_are_called_apart_where_they_are_others(tmp_path: Path) -> None:
+    """Two folders of weights of one name are two models; the same ones of two sweeps are one."""
+    right = np.ones((2, 4), dtype=int)
+    made = [
+        write_matrix(tmp_path / name, (BASE, SCAN[0]), right, model=model, name=name)
+        for name, model in (("a", "1" * 16), ("b", "2" * 16), ("c", "1" * 16))
+    ]
+    first, second, third = owners_of(made)
+    assert first.model == third.model != second.model
+    assert len({owner.benchmark for owner in (first, second, third)}) == 1
 
 
 def test_end_labels_say_how_far_an_unfinished_curve_got(tmp_path: Path) -> None:

@@ -58,14 +58,14 @@ def test_plan_lists_grid_points_and_says_how_long_once_the_card_is_calibrated(sw
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     text = call("plan", sweep, "--out", tmp_path / "x")
     assert "`saccade bench --calibrate` measures it, once" in text
-    assert "  ablation layer=1 rank=8 head=sum" in text
+    assert "  ablation layer=1 tokens=8 heads_kept=4" in text
     write_speed(
         CardSpeed(device=device_name("cpu"), dtype="float32", tflop_s=0, cell_s=4, model="a model", date="2026-11-28")
     )
     text = call("plan", sweep, "--out", tmp_path / "x", "--workers", 3, "--points", "rank=8")
     listed = text.partition("grid points:\n")[2]
     assert "about 40 s once the model is loaded, on 3 x core of" in text  # 5 points of 6 questions, 4 s a cell
-    assert listed.count("ablation layer=1 rank=8 ") == 2
+    assert listed.count("ablation layer=1 tokens=12 ") == 2
     assert "rank=16" not in listed
     assert "un-pruned" not in listed
     speed_file(device_name("cpu"), "float32").write_text("{}")

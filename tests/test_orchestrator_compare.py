@@ -135,7 +135,7 @@ def test_the_recommendation(tmp_path: Path) -> None:
     lines = compare([write_matrix(tmp_path / "x", points, right).path]).recommendation
     assert lines[0] == "2 of 3 settings lose at most 0.01 of accuracy"
     assert lines[1].startswith("for 1 of them the whole 95 % interval")
-    assert lines[2].startswith("best by accuracy: first_k layer=2 rank=8 (matrix), 100.0 % (+0.0)")
+    assert lines[2].startswith("best by accuracy: first_k layer=2 rank=8 (matrix), 100.0\u00a0% (0.0)")
     assert lines[-1].startswith("the best of 3 looks better than it is")
 
 
@@ -281,7 +281,9 @@ def test_the_choice_sums_over_budgets_and_names_its_rivals(tmp_path: Path) -> No
     )
     assert (choice.plain.better, choice.plain.worse, choice.plain.p) == (2, 0, 0.5)
     assert choice.plain.p_adjusted == 1.0
-    assert choice_lines(choice)[0].startswith("best of 3: head=variance heads_kept=2, 58.3 % on the 12 image questions")
+    assert choice_lines(choice)[0].startswith(
+        "best of 3: head=variance heads_kept=2, 58.3\u00a0% on the 12 image questions"
+    )
 
 
 def test_a_choice_by_soft_scores_is_not_one_of_right_and_wrong(tmp_path: Path) -> None:

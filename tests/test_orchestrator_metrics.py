@@ -240,7 +240,7 @@ def test_what_hardly_can_be_is_said_in_the_output_of_a_run(tmp_path) -> None:
     assert console.file.getvalue().splitlines() == [
         "warning suspicious: none of 20 answers is right; the same accuracy to the last digit at 4 settings "
         "(cutoff layer=2 rank=0 and 3 more)",
-        "warning no option was found in 100.0 % of the answers, which count as wrong "
+        "warning no option was found in 100.0\u00a0% of the answers, which count as wrong "
         "(cutoff layer=2 rank=0 and 4 more)",
     ]
     show_warnings(quiet := Console(file=io.StringIO()), rows[:1])
@@ -273,6 +273,6 @@ def test_accuracy_that_rises_as_tokens_are_dropped_is_flagged(tmp_path) -> None:
     flags = summary(write_matrix(tmp_path / "e", points, right))["flags"].tolist()
     assert flags[:2] == ["", ""]
     assert flags[2] == (
-        "accuracy rises as tokens are dropped, beyond chance: 90.0 % with 32 tokens, but only 50.0 % with 48"
+        "accuracy rises as tokens are dropped, beyond chance: 90.0\u00a0% with 32 tokens, but only 50.0\u00a0% with 48"
     )
     assert flags[3] == ""  # 55 instead of 50 is chance

@@ -94,7 +94,7 @@ def test_the_page_draws_them_and_the_file_holds_them(tmp_path: Path) -> None:
     (panel,) = page.panels(shown)
     rows = rescue_rows(rescue(answers(experiment), "downsample_features"), shown.rows)
     assert panel.rows.equals(rows)
-    assert rows["name"].tolist()[0] == "fastv L2 k=16"
+    assert rows["name"].tolist()[0] == "fastv layer=2 rank=16"
     dots = {trace.name: list(trace.x) for trace in panel.figure.data if trace.name}
     assert dots["rescued"] == (100 * rows["rescue"]).tolist()
     assert dots["retained"] == (100 * rows["retain"]).tolist()

@@ -21,6 +21,7 @@ from orchestrator.sweep.ranges import expand
 from orchestrator.sweep.source import shipped_sweeps
 from orchestrator.sweep.spec import SpecError, load_sweep
 from results.analysis.racing import RacingRule
+from results.exchange.point_names import is_named, names_of
 from results.manifest import RecordedPoint
 from workers.families.config import ModelError
 from workers.work import UNPRUNED, GridPoint, TaskSpec
@@ -172,6 +173,21 @@ def test_a_point_that_says_nothing_of_positions_has_the_address_that_it_always_h
     assert other.key != replace(other, positions="keep").key
     assert GridPoint.from_json(other.to_json()) == RecordedPoint.of(other, "").point == other
     assert other.label == "fastv layer=0 rank=64 contextual=0.15625 positions=compact"
+
+
+def test_a_point_is_called_as_its_sweep_asked_for_it_and_its_address_does_not_know(tmp_path):
+    entries = "{strategy: fastv, layer: 2, tokens: [192, 30%]}, {strategy: fastv, layer: 3, rank: 22.2%}"
+    entries += ", {strategy: weighted_combination, layer: 2, rank: 64, alpha: [0.5, 0.7]}"
+    spec = load_sweep(write(tmp_path, f"{HEAD}grid: [{entries}]\n"))
+    assert [point.label for point in spec.points[1:]] == [
+        "fastv layer=2 tokens=192", "fastv layer=2 tokens=30%", "fastv layer=3 rank=22.2%",
+        "weighted_combination layer=2 rank=64", "weighted_combination layer=2 rank=64 alpha=0.7",
+    ]  # fmt: skip
+    assert all(replace(point, name=None).key == point.key for point in spec.points)
+    recorded = [RecordedPoint.of(point, "").point for point in spec.points]
+    assert [point.label for point in recorded] == [point.label for point in spec.points]
+    for pattern in ("tokens=192", "fastv rank=115", "alpha=0.5", "weighted_combination layer=2 rank=64"):
+        assert any(is_named(names_of(point), pattern) for point in spec.points), pattern
 
 
 def test_shipped_sweeps_are_valid():

@@ -273,7 +273,7 @@ def test_a_benchmark_that_is_not_known_here_has_the_figures_that_its_run_wrote(f
     assert {row.cells["first"].value for row in table.rows} == {25.0}
     assert not any(line.startswith("first: the mean score") for line in table.notes)
     written_by_run = task_metrics.task_metrics(found[0].experiment)
-    assert list(written_by_run["text"][:2]) == ["25.0 %", "7.5"]
+    assert list(written_by_run["text"][:2]) == ["25.0\u00a0%", "7.5"]
     place.write_text("point,label\n")
     assert task_metrics.task_metrics(found[0].experiment).empty
     assert "task_metrics.csv" in found[0].experiment.notes[0]

@@ -14,6 +14,7 @@ from closed_form import GOLDEN, VISUAL
 from strategies import cdpruner, prunesid, vscan
 from strategies.catalog import get
 from strategies.evidence import EvidenceView
+from strategies.thinning import thinned
 from strategies.trim import outliers
 from tower_evidence import places
 
@@ -74,7 +75,7 @@ def choose(view, name, keep, **params) -> list[int]:
 
 def rows(view, name, keep, **params) -> np.ndarray:
     (kept,) = get(name).choose(view, [keep], params)
-    return get(name).rows(view, kept, **params).numpy() / (1 if name == "holov" else 10)
+    return get(name).rows([view], kept[None], **params)[0].numpy() / (1 if name == "holov" else 10)
 
 
 def unit(matrix) -> np.ndarray:
@@ -124,6 +125,21 @@ def test_vispruner(view):
         assert len(choose(view, "vispruner", keep, important=0.0)) == keep
 
 
+def test_lists_of_several_lengths_are_thinned_as_each_alone():
+    """Of images of which one has ends of rows; its list is as short as it has patches."""
+    draw = torch.Generator().manual_seed(0)
+    unit_BVC = torch.nn.functional.normalize(torch.randn(3, 40, 5, generator=draw), dim=2)
+    likeness_BVV, list_BN = unit_BVC @ unit_BVC.mT, torch.arange(40).expand(3, 40)
+    length_B = torch.tensor([40, 31, 7])
+    left_BK = thinned(likeness_BVV, list_BN, length_B, 7, at_once=4)
+    for image, own in enumerate(left_BK):
+        alone = slice(image, image + 1)
+        assert own.tolist() == thinned(likeness_BVV[alone], list_BN[alone], length_B[alone], 7, at_once=4)[0].tolist()
+        assert len(own.unique()) == 7
+        assert int(own.max()) < length_B[image]
+    assert left_BK[2].tolist() == list(range(7))
+
+
 def test_cdpruner(view):
     relevance = cdpruner.relevance(view, "truncate", "negative")
     np.testing.assert_allclose(relevance, FEATURES["cdpruner_relevance"], atol=1e-8)
@@ -135,7 +151,7 @@ def test_cdpruner(view):
 def test_divprune_as_its_authors_feed_it(view):
     own = view.holding(closed_form.features_VD())
     assert choose(own, "divprune_unsorted", 6) == FEATURES["divprune_kept"]
-    made = get("divprune_unsorted").rows(own, torch.tensor(FEATURES["divprune_kept"]))
+    (made,) = get("divprune_unsorted").rows([own], torch.tensor([FEATURES["divprune_kept"]]))
     assert torch.equal(made, closed_form.features_VD()[FEATURES["divprune_order"]])
 
 
@@ -333,7 +349,7 @@ def test_vscan_averages_what_is_dropped_into_the_nearest(view):
     likeness = unit(hidden) @ unit(hidden[kept]).T
     slot = [kept.index(i) if i in kept else int(likeness[i].argmax()) for i in range(VISUAL)]
     expected = [hidden[[i for i in range(VISUAL) if slot[i] == k]].mean(axis=0) for k in range(3)]
-    np.testing.assert_allclose(vscan.vscan_rows(view, torch.tensor(kept)), expected)
+    np.testing.assert_allclose(vscan.vscan_rows([view], torch.tensor([kept]))[0], expected)
 
 
 def test_vscan_is_two_stages():

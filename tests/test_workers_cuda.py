@@ -16,6 +16,7 @@ from small_qwen import KINDS, make_qwen, noise
 from strategies.catalog import CATALOG
 from strategies.greedy import greedy_coverage, greedy_determinant
 from strategies.rank import effective_rank
+from strategies.thinning import thinned
 from test_workers_engine import make_engine
 from workers import attention, flash, memory, singular
 from workers.engine import Engine
@@ -25,6 +26,7 @@ from workers.latency import measure_latency, prepare_prompts
 from workers.memory import Budget
 from workers.singular import singular_values
 from workers.spectra import MATRICES
+from workers.upload import MOST_BYTES, Download, to_device
 from workers.work import (
     EngineSpec,
     GridPoint,
@@ -37,6 +39,8 @@ from workers.work import (
 )
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+HERE = torch.device("cuda")
 
 POINTS = (
     unpruned_point(4, 16),
@@ -209,6 +213,19 @@ def test_greedy_choices_in_one_program_equal_the_plain_form(tokens, keep):
     for choose in (greedy_determinant, greedy_coverage):
         plain, fast = choose(likeness.clone(), weight, keep), choose(likeness.cuda(), weight.cuda(), keep)
         assert torch.equal(fast.cpu(), plain)
+
+
+@pytest.mark.parametrize(("tokens", "keep"), [(9, 2), (41, 1), (576, 32), (576, 96), (1101, 160)])
+@pytest.mark.parametrize("ties", [False, True])
+def test_a_list_thinned_in_one_program_is_that_of_the_plain_form(tokens, keep, ties):
+    """To the last token, among equal likenesses too: nothing is summed. Lists are as long as each image has patches."""
+    generator = torch.Generator().manual_seed(tokens)
+    unit = torch.nn.functional.normalize(torch.randn(3, tokens, 64, generator=generator), dim=-1)
+    likeness = (unit @ unit.mT).mul(8).round() if ties else unit @ unit.mT
+    order = torch.stack([torch.randperm(tokens, generator=generator) for _ in range(3)])[:, 2:]
+    length = torch.tensor([tokens - 2, tokens - 5, keep])
+    plain = thinned(likeness, order, length, keep, 8)
+    assert thinned(likeness.cuda(), order.cuda(), length.cuda(), keep, 8).tolist() == plain.tolist()
 
 
 @pytest.mark.parametrize("decoded", [0, 1, 5])
@@ -409,3 +426,35 @@ def test_parts_of_the_time_to_the_first_token_are_told_apart(checkpoint, small_s
         assert [part > 0 for part in parts] == [True, True, one.point == point, True]
         assert sum(parts) == pytest.approx(one.first_token_ms.mean)
         assert one.peak_gib is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.float64, torch.float32, torch.bool, torch.uint8])
+def test_bookkeeping_arrives_whatever_its_kind_and_size(dtype):
+    for shape in ((0,), (), (1,), (3, 7), (1025,), (MOST_BYTES // 4 + 3,)):
+        host = torch.randint(0, 100, shape).to(dtype)
+        there = to_device(host.T if host.dim() == 2 else host, HERE)
+        assert there.device.type == "cuda"
+        assert there.dtype == dtype
+        assert torch.equal(there.cpu(), host.T if host.dim() == 2 else host)
+    rows = torch.arange(5).expand(3, -1)  # rows that are one
+    first, second = Download(to_device(rows, HERE), to_device(torch.tensor(True), HERE)).read()
+    assert first == rows.tolist()
+    assert second is True
+
+
+def test_bookkeeping_does_not_wait_for_copies_that_are_on_their_way():
+    """A gigabyte takes 20 ms or more; what comes after it by the copy engine comes after all of it."""
+    to_device(torch.arange(9), HERE)  # compiled
+    large, room = (
+        torch.empty(2**30, dtype=torch.uint8, pin_memory=True),
+        torch.empty(2**30, dtype=torch.uint8, device=HERE),
+    )
+    copying = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(copying):
+        room.copy_(large, non_blocking=True)
+        copied = copying.record_event()
+    there = to_device(torch.arange(1000), HERE)
+    torch.cuda.current_stream().synchronize()
+    assert not copied.query()
+    assert torch.equal(there.cpu(), torch.arange(1000))

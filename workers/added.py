@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from workers.sequences import Packing, TokenSequence, numbers, to_device
+from workers.sequences import Packing, TokenSequence, numbers
+from workers.upload import to_device
 
 
 class AddedRows:

@@ -9,6 +9,7 @@ from workers.decode import Greedy
 from workers.families.model import Model
 from workers.prefill import Prefill
 from workers.sequences import TokenSequence
+from workers.upload import Download
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,12 +28,11 @@ class _Wave:
 
     sequences: Sequence[TokenSequence]
     greedy: Greedy
-    letter_logits: Sequence[Sequence[float]]
-    margins: Sequence[float]
+    first: Download  # of their first tokens the logits of letters, and margins
 
 
 class Answers:
-    """The answers so far; where waves ride, those of the last one are to come."""
+    """The answers so far; where waves ride, those of the last two are to come."""
 
     def __init__(self, model: Model, max_new_tokens: int, letter_tokens: Sequence[int], rides: bool) -> None:
         """Begin with none.
@@ -49,6 +49,7 @@ class Answers:
         self._letter_tokens = list(letter_tokens)
         self._rides = rides
         self._riding: _Wave | None = None
+        self._decoded: list[_Wave] = []  # to the end; what they say may still be on its way
 
     def reach(self, layer: int) -> None:
         """The prefill of a wave has gone through this layer."""
@@ -56,26 +57,39 @@ class Answers:
             self._riding.greedy.reach(layer)
 
     def add(self, start: Prefill) -> None:
-        """A wave has been prefilled. What is kept of its logits is taken on the device: a vocabulary is long."""
-        self.finish()
+        """A wave has been prefilled. What is kept of its logits is taken on the device: a vocabulary is long.
+
+        Where waves ride, one is read when the wave after the next has been laid out: the host is a wave ahead.
+        """
+        earlier, self._decoded = self._decoded, []
+        self._decode()
         highest_N2 = start.logits_NC.topk(2, dim=-1).values
-        margins = highest_N2[:, 0] - highest_N2[:, 1]
-        letters = start.logits_NC[:, self._letter_tokens]
-        greedy = Greedy(self._model.decoder, start, self._max_new_tokens, self._model.end_tokens)
-        self._riding = _Wave(start.sequences, greedy, letters.tolist(), margins.tolist())
+        margins_N = highest_N2[:, 0] - highest_N2[:, 1]
+        first = Download(start.logits_NC[:, self._letter_tokens], margins_N)
+        greedy = Greedy(self._model.decoder, start, self._max_new_tokens, self._model.end_tokens, self._rides)
+        self._riding = _Wave(start.sequences, greedy, first)
+        for wave in earlier:
+            self._read(wave)
         if not self._rides:
             self.finish()
 
     def finish(self) -> None:
-        """Decode all that has been added to its end."""
-        if (wave := self._riding) is None:
-            return
-        self._riding = None
-        decoded = wave.greedy.finish()
+        """Decode all that has been added to its end, and read it."""
+        self._decode()
+        for wave in self._decoded:
+            self._read(wave)
+        self._decoded = []
+
+    def _decode(self) -> None:
+        if self._riding is not None:
+            self._riding.greedy.finish()
+            self._decoded.append(self._riding)
+            self._riding = None
+
+    def _read(self, wave: _Wave) -> None:
+        decoded, (letters, margins) = wave.greedy.answers(), wave.first.read()
         texts = {
             ids: self._model.text(ids) for ids in set(map(tuple, decoded))
         }  # most sequences of a sample say the same
-        for sequence, ids, letter_logits, margin in zip(
-            wave.sequences, decoded, wave.letter_logits, wave.margins, strict=True
-        ):
+        for sequence, ids, letter_logits, margin in zip(wave.sequences, decoded, letters, margins, strict=True):
             self.of[sequence] = Answer(ids, texts[tuple(ids)], tuple(letter_logits), margin)

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from workers.flash import DECODE_TILE, flash_decode, flash_prefill, tiles, uses_flash
-from workers.sequences import Packing, TokenSequence, gather, to_device
+from workers.sequences import Packing, TokenSequence, gather
+from workers.upload import to_device
 
 
 def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:

@@ -27,8 +27,9 @@ from workers.attention import attend
 from workers.decoder import Decoder
 from workers.families.model import Encoded, Model
 from workers.packed_layer import LayerRead, PackedLayer
-from workers.sequences import TokenSequence, fork, numbers, to_device
+from workers.sequences import TokenSequence, fork, numbers
 from workers.trunks import embed_trunks, make_trunks, pack_trunks
+from workers.upload import to_device
 
 TOGETHER = 8  # samples whose rows are one matrix
 WIDTH = 0.01  # of the shares between which the smallest lies, when it is found

@@ -20,7 +20,8 @@ from workers.decoder import Decoder, Rotary
 from workers.families.config import ModelError
 from workers.memory import FIRST_ROOM
 from workers.prefill import Prefill
-from workers.sequences import Packing, TokenSequence, to_device
+from workers.sequences import Packing, TokenSequence
+from workers.upload import Download, to_device
 
 LEAVE_TOGETHER = 0.25  # share of the batch that has ended before it is packed anew, which costs the host some time
 
@@ -28,7 +29,14 @@ LEAVE_TOGETHER = 0.25  # share of the batch that has ended before it is packed a
 class Greedy:
     """The answers of a wave's sequences, token by token, each the most likely."""
 
-    def __init__(self, decoder: Decoder, start: Prefill, max_new_tokens: int, end_tokens: frozenset[int]) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        start: Prefill,
+        max_new_tokens: int,
+        end_tokens: frozenset[int],
+        rides: bool = False,
+    ) -> None:
         """Take the first token of each.
 
         Args:
@@ -36,13 +44,17 @@ class Greedy:
             start: first-token logits and caches.
             max_new_tokens: >= 1, the first token included.
             end_tokens: ids that end an answer.
+            rides: whether the second token is taken beside the prefill of another wave. Then nobody waits for the
+                first to be known: the host should be laying that wave out, and few answers end there.
         """
         self._answers: list[list[int]] = [[] for _ in start.sequences]
         self._running = list(range(len(self._answers)))  # sequences in the batch; some may have ended
         self._ended: set[int] = set()
         self._max_new_tokens = max_new_tokens
         self._end_tokens = end_tokens
+        self._rides = rides
         self._taken = 0  # tokens of each that runs
+        self._unread: list[tuple[list[int], Download]] = []  # whose they are, and tokens
         self._decoding = Decoding(decoder, start, max_new_tokens - 1) if max_new_tokens > 1 else None
         self._take(start.logits_NC)
 
@@ -51,35 +63,48 @@ class Greedy:
         if self._decoding is not None:
             self._decoding.reach(layer)
 
-    def finish(self) -> list[list[int]]:
-        """Go on to the end.
-
-        Returns:
-            Per sequence the generated ids; the last is an end token unless ``max_new_tokens`` was reached.
-        """
+    def finish(self) -> None:
+        """Go on to the end; the last tokens may still be on their way."""
         while self._decoding is not None:
             self._take(self._decoding.logits())
+
+    def answers(self) -> list[list[int]]:
+        """Per sequence the generated ids; the last is an end token unless ``max_new_tokens`` was reached."""
+        assert self._decoding is None
+        self._read()
         return self._answers
 
     def _take(self, logits_NC: Tensor) -> None:
         """One token of each, and the next step unless all have ended."""
         highest_N, tokens_N = logits_NC.max(dim=-1)
-        if not highest_N.isfinite().all():
-            raise ModelError("the model's logits are not finite; try dtype bfloat16 or float32")
-        tokens, running = tokens_N.tolist(), self._running
-        for n, token in zip(running, tokens, strict=True):
-            if n not in self._ended:
-                self._answers[n].append(token)
+        self._unread.append((self._running, Download(highest_N.isfinite().all(), tokens_N)))
         self._taken += 1
-        self._ended |= {n for n, token in zip(running, tokens, strict=True) if token in self._end_tokens}
-        still = [place for place, n in enumerate(running) if n not in self._ended]
-        if not still or self._decoding is None or self._taken == self._max_new_tokens:
+        if self._decoding is None or self._taken == self._max_new_tokens:
             self._decoding = None
             return
-        if len(running) - len(still) >= LEAVE_TOGETHER * len(running):
-            self._running, tokens = [running[place] for place in still], [tokens[place] for place in still]
-            self._decoding.keep(still)
-        self._decoding.begin(tokens)
+        if not (self._rides and self._taken == 1):
+            self._read()
+            still = [place for place, n in enumerate(self._running) if n not in self._ended]
+            if not still:
+                self._decoding = None
+                return
+            if len(self._running) - len(still) >= LEAVE_TOGETHER * len(self._running):
+                self._running = [self._running[place] for place in still]
+                tokens_N = tokens_N[to_device(torch.tensor(still), tokens_N.device)]
+                self._decoding.keep(still)
+        self._decoding.begin(tokens_N)
+
+    def _read(self) -> None:
+        """Wait for tokens that were taken."""
+        for running, download in self._unread:
+            finite, tokens = download.read()
+            if not finite:
+                raise ModelError("the model's logits are not finite; try dtype bfloat16 or float32")
+            for n, token in zip(running, tokens, strict=True):
+                if n not in self._ended:
+                    self._answers[n].append(token)
+            self._ended |= {n for n, token in zip(running, tokens, strict=True) if token in self._end_tokens}
+        self._unread.clear()
 
 
 class Decoding:
@@ -111,10 +136,10 @@ class Decoding:
         for layer in range(self._layers):
             self._attended(layer)
 
-    def begin(self, tokens: Sequence[int]) -> None:
+    def begin(self, tokens_N: Tensor) -> None:
         """Feed one token to each sequence."""
         assert self._reached == self._layers
-        self._hidden_ND = self._decoder.embed(to_device(torch.tensor(tokens), self._decoder.device))
+        self._hidden_ND = self._decoder.embed(tokens_N)
         turned = self._decoder.rotary(to_device(self._positions(), self._decoder.device))
         cos, sin = (table.split(len(self._sequences)) for table in turned)
         self._rotaries = dict(zip(self._numbering, zip(cos, sin, strict=True), strict=True))
@@ -152,7 +177,7 @@ class Decoding:
         """Go on with some of the sequences."""
         self._sequences = [self._sequences[place] for place in places]
         self._next_JN = self._next_JN[:, list(places)]
-        chosen = torch.tensor(places, device=self._decoder.device, dtype=torch.int64)
+        chosen = to_device(torch.tensor(places), self._decoder.device)
         self._decoded_caches = [(keys[chosen], values[chosen]) for keys, values in self._decoded_caches]
         self._groups.clear()
         self._prompts.clear()

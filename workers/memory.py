@@ -38,10 +38,11 @@ WIDE_SHARE = 0.125  # of a wave's memory that one piece of the feed-forward may 
 BUSY_ROWS = 16_000  # where two lanes with so many rows each do not fit, one with more is faster
 STREAMED_ROWS = 32_000  # of a wave where layers take turns in buffers: fewer are done before the next layer has come
 FEW_ROWS = 8_000  # where one lane's caches do not fit for so many, they go to host memory
-ENOUGH_WAVES = 8  # of a micro-batch: the last, which is not full and has none to decode beside, is then a small part
+ENOUGH_WAVES = 8  # of trunks that go through the decoder together: the last, which is not full, is then a small part
+RIDING_WAVES = 24  # of a micro-batch, where each decodes beside the next: the last has none, and waits for its caches
 FULL = 0.75  # of a wave that need not be filled by breaking its last sample up
 HELD_SHARE = 0.4  # of a lane's memory that trunks may hold for the waves to come
-CACHES = 3  # that a lane has in host memory: of a wave, of the one before, and of the trunks of all
+CACHES = 4  # that a lane has in host memory: of a wave, of two before it (one may not have been read), of all trunks
 IN_FLIGHT = 4  # layers of a wave's caches on the device then: one more than is on its way, in each direction
 
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from workers.attention import probabilities, softmax_rows, visual_block
 from workers.decoder import Decoder, Given, Rotary
-from workers.sequences import Packing, TokenSequence, gather, to_device
+from workers.sequences import Packing, TokenSequence, gather
 from workers.sites import DecoderLayer
+from workers.upload import to_device
 
 
 @dataclass(frozen=True, slots=True, eq=False)

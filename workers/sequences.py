@@ -36,6 +36,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from workers.flash import PREFILL_TILE, key_runs, tiles
+from workers.upload import to_device
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -278,13 +279,6 @@ class Packing:
             blocks_B8 = np.column_stack((first_B, stop_B - first_B, self._runs_N6[ends]))
             self._tiles = to_device(tiles(blocks_B8, PREFILL_TILE), device)
         return self._tiles
-
-
-def to_device(host: Tensor, device: torch.device) -> Tensor:
-    """Copy bookkeeping to the device without making either side wait for the other."""
-    if device.type != "cuda":
-        return host
-    return host.contiguous().pin_memory().to(device, non_blocking=True)  # of rows that are one, all: they are written
 
 
 def numbers(*slices: slice) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from workers.nvrtc import CudaBuildError, Kernel, compile_kernels, most_shared
-from workers.sequences import to_device
+from workers.upload import to_device
 
 log = logging.getLogger(f"saccade.{__name__}")
 

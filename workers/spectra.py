@@ -39,8 +39,9 @@ from strategies.rank import effective_rank, numerical_rank, spectral_entropy, st
 from workers.attention import visual_block
 from workers.decoder import Decoder
 from workers.prefill import LayerRun
-from workers.sequences import TokenSequence, to_device
+from workers.sequences import TokenSequence
 from workers.singular import singular_values
+from workers.upload import to_device
 from workers.work import SpectrumSpec
 
 MATRICES = ("attention_weights", "attention_output", "hidden_states", "hidden_states_prenorm")

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from workers.decoder import Decoder
 from workers.families.model import Encoded
-from workers.sequences import Packing, TokenSequence, new_prefix, new_trunk, to_device
+from workers.sequences import Packing, TokenSequence, new_prefix, new_trunk
 from workers.sites import InputRows
+from workers.upload import to_device
 
 
 def make_trunks(prompts: Sequence[Encoded], images: Sequence[str] = ()) -> list[TokenSequence]:

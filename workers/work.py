@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -49,6 +49,7 @@ class GridPoint:
     params: tuple[tuple[str, Scalar], ...] = ()  # sorted by name
     positions: Positions | None = None  # of what is kept, in every stage; None: as the method itself has it
     share: float | None = None  # of an image's tokens, in place of one number for all
+    name: str | None = field(default=None, compare=False)  # for people, see `called`
 
     def __post_init__(self) -> None:
         if self.layer < 0 or self.rank < 0:
@@ -60,7 +61,8 @@ class GridPoint:
     @property
     def key(self) -> str:
         """Content address of the point; positions are part of it where they are not the method's own."""
-        return content_key({name: value for name, value in asdict(self).items() if value is not None})
+        settings = {name: value for name, value in asdict(self).items() if value is not None and name != "name"}
+        return content_key(settings)
 
     def of(self, visual: int) -> GridPoint:
         """The same on an image with so many tokens: a share is a number of them."""
@@ -79,7 +81,7 @@ class GridPoint:
     @property
     def said(self) -> str:
         """The settings for people, ``alpha=0.5``; of a long text its beginning and its digest."""
-        return " ".join(f"{name}={_short(value)}" for name, value in self.settings)
+        return _said(self.settings)
 
     @property
     def alpha(self) -> float | None:
@@ -89,15 +91,32 @@ class GridPoint:
 
     @property
     def label(self) -> str:
-        """For people: ``fastv layer=2 rank=128 alpha=0.5``."""
+        """The one name that people see, in the words of a sweep file: ``fastv layer=2 tokens=192``."""
+        return self.name or self.spelled
+
+    @property
+    def spelled(self) -> str:
+        """The same with the rank and every setting, usual or not: ``fastv layer=2 rank=166 alpha=0.5``."""
         if self.strategy == UNPRUNED:
             return "un-pruned"
-        parts = [self.strategy, f"layer={self.layer}", f"rank={self.kept}"]
-        return " ".join([*parts, self.said] if self.settings else parts)
+        parts = [self.strategy, f"layer={self.layer}", f"rank={self.kept}", self.said]
+        return " ".join(part for part in parts if part)
+
+    def called(self, asked: str, usual: Mapping[str, Any]) -> GridPoint:
+        """The same under the name that its sweep gives it.
+
+        Args:
+            asked: The budget in the words of the sweep, ``tokens=192``; "" for the rank.
+            usual: Defaults of the strategy's parameters; those that stand at them are left out.
+        """
+        told = _said([(name, value) for name, value in self.settings if name not in usual or usual[name] != value])
+        parts = [self.strategy, f"layer={self.layer}", asked or f"rank={self.kept}", told]
+        name = " ".join(part for part in parts if part)
+        return self if name == self.label else replace(self, name=name)
 
     def to_json(self) -> dict[str, Any]:
         known = {"strategy": self.strategy, "layer": self.layer, "rank": self.rank, "params": dict(self.params)}
-        more = {"positions": self.positions, "share": self.share}
+        more = {"positions": self.positions, "share": self.share, "name": self.name}
         return known | {name: value for name, value in more.items() if value is not None}
 
     @classmethod
@@ -109,7 +128,12 @@ class GridPoint:
             params=tuple(value.get("params", {}).items()),
             positions=value.get("positions"),
             share=value.get("share"),
+            name=value.get("name"),
         )
+
+
+def _said(settings: Iterable[tuple[str, Scalar]]) -> str:
+    return " ".join(f"{name}={_short(value)}" for name, value in settings)
 
 
 def _short(value: Scalar) -> str:

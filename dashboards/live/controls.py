@@ -10,8 +10,8 @@ from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
 from dashboards.gallery import Gallery
 from dashboards.pages.base import Control, Page
 from dashboards.pages.catalog import asked
-from dashboards.view import FILTERS, View
 from dashboards.view import State as UrlState
+from dashboards.view import View
 from workers.work import content_key
 
 MARKS = 12  # of a slider; more would run into each other
@@ -100,15 +100,15 @@ def register(app: Dash, gallery: Gallery) -> None:
         """The bar and the controls follow the URL, and the URL follows them."""
         page, shown = asked(gallery.snapshot, path, search)
         known = {control.name: control for control in page.controls(shown)}
-        names = [spec["id"]["name"] for spec in ctx.outputs_list[2]]
+        bar, names = ([spec["id"]["name"] for spec in specs] for specs in ctx.outputs_list[1:])
         if ctx.triggered_id in (None, "url"):
             return (
                 no_update,
-                [list(shown.state.all(name)) for name in FILTERS],
+                [list(shown.state.all(name)) for name in bar],
                 [_shown(known[name], shown.state) if name in known else no_update for name in names],
             )
         new = shown.state
-        for name, value in zip(FILTERS, filters, strict=True):
+        for name, value in zip(bar, filters, strict=True):
             new = new.with_(name, value)
         for name, value in zip(names, values, strict=True):
             if name in known:

@@ -11,7 +11,7 @@ from dashboards.gallery import Gallery, Source
 from dashboards.rows import flipped
 from dashboards.view import CONFIG
 from dashboards.view import State as UrlState
-from dashboards.wording import (
+from results.wording import (
     MISSING,
     count,
     number,

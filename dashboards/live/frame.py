@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from dash import ALL, ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
+from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update, set_props
 
 from dashboards.gallery import Gallery, Snapshot
 from dashboards.pages.catalog import PAGES
 from dashboards.pages.parts import notices
-from dashboards.view import FILTERS, options, view
 from dashboards.view import State as UrlState
+from dashboards.view import filters_of, options, view
 
 
 def layout(gallery: Gallery, refresh_s: float) -> Any:
@@ -26,7 +26,7 @@ def layout(gallery: Gallery, refresh_s: float) -> Any:
             dcc.Store(id="png"),
             dcc.Download(id="file"),
             _header(gallery, refresh_s),
-            html.Div(id="filters", children=[_filter(gallery.snapshot, name) for name in FILTERS]),
+            html.Div(id="filters", children=_filters(gallery.snapshot)),
             html.Div(id="notices"),
             html.Div(id="controls"),
             html.Main([html.Div(id="panels"), html.Div(id="extra")]),  # what is extra outlives other panels
@@ -49,12 +49,16 @@ def _header(gallery: Gallery, refresh_s: float) -> Any:
     )
 
 
-def _filter(snapshot: Snapshot, name: str) -> Any:
+def _filters(snapshot: Snapshot) -> list[Any]:
+    return [_filter(snapshot, *each) for each in filters_of(snapshot.rows).items()]
+
+
+def _filter(snapshot: Snapshot, name: str, title: str) -> Any:
     values = options(snapshot.rows, name)
     field = dcc.Dropdown(
         id={"type": "filter", "name": name}, options=values, multi=True, placeholder="all", debounce=True,
     )  # fmt: skip
-    return html.Label([FILTERS[name], field], id={"type": "filter-box", "name": name}, hidden=_idle(values))
+    return html.Label([title, field], id={"type": "filter-box", "name": name}, hidden=_idle(values))
 
 
 def _idle(values: list[str]) -> bool:
@@ -98,8 +102,13 @@ def register(app: Dash, gallery: Gallery) -> None:
         Output({"type": "filter-box", "name": ALL}, "hidden"),
         Input("version", "data"),
     )
-    def offer(_: str) -> tuple[list[Any], list[bool]]:
-        found = [options(gallery.snapshot.rows, name) for name in FILTERS]
+    def offer(_: str) -> tuple[list[Any], list[Any]]:
+        """New values of the filters that there are; others where a parameter has come to vary."""
+        rows, drawn = gallery.snapshot.rows, [spec["id"]["name"] for spec in ctx.outputs_list[0]]
+        if drawn != list(filters_of(rows)):
+            set_props("filters", {"children": _filters(gallery.snapshot)})
+            return [no_update] * len(drawn), [no_update] * len(drawn)
+        found = [options(rows, name) for name in drawn]
         return found, [_idle(values) for values in found]
 
     app.clientside_callback(

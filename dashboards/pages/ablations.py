@@ -32,7 +32,7 @@ def controls(view: View) -> list[Control]:
         *([Control(name="positions", label="position ids", kind="choice", values=positions,
                    default=[mine[0].positions])] if len(positions) > 1 else ()),
         Control(name="heads", label="heads kept", kind="choice", values=kept, default=[mine[0].heads_kept]),
-        Control(name="kept", label="visual tokens kept", kind="choice", values=[str(rank) for rank in ranks],
+        Control(name="kept", label="tokens kept", kind="choice", values=[str(rank) for rank in ranks],
                 default=[str(with_heads[0].rank)]),
     ]  # fmt: skip
 

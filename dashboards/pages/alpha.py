@@ -23,9 +23,9 @@ def controls(view: View) -> list[Control]:
     here = _here(view, places)
     layers, ranks = sorted({layer for layer, _ in places}), sorted({rank for _, rank in here})
     return [
-        Control(name="at", label="pruned from layer", kind="choice", values=[str(value) for value in layers],
+        Control(name="at", label="layer", kind="choice", values=[str(value) for value in layers],
                 default=[str(places[0][0])]),
-        Control(name="kept", label="visual tokens kept", kind="choice", values=[str(value) for value in ranks],
+        Control(name="kept", label="tokens kept", kind="choice", values=[str(value) for value in ranks],
                 default=[str(here[0][1])]),
     ]  # fmt: skip
 

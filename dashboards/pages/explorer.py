@@ -14,12 +14,15 @@ from flask import Response, abort, jsonify, request
 from dashboards.explorer import index_document, sample_documents
 from dashboards.gallery import Gallery, Source
 from dashboards.pages.base import Page
-from dashboards.view import FILTERS, State, View, filtered
+from dashboards.view import State, View, filtered, filters_of
 from results.pictures import Pictures
 
 
 def extra(view: View) -> list[Any]:
-    stores = [dcc.Store(id="explorer-shown"), dcc.Store(id="explorer-filters", data=list(FILTERS))]
+    stores = [
+        dcc.Store(id="explorer-shown"),
+        dcc.Store(id="explorer-filters", data=list(filters_of(view.snapshot.rows))),
+    ]
     return [html.Div([html.Div(id="explorer-root"), *stores], className="wide")]
 
 

@@ -8,8 +8,8 @@ from dashboards.pages.parts import held, numbers, picked
 from dashboards.rows import AXES, Axis, Slice, heat, mapped
 from dashboards.view import View
 
-FIXED = {"layer": "visual tokens kept", "rank": "pruned from layer"}
-COLUMNS = {"layer": "layers", "rank": "visual tokens kept"}
+FIXED = {"layer": "tokens kept", "rank": "layer"}
+COLUMNS = {"layer": "layer", "rank": "tokens kept"}
 
 
 def controls(view: View) -> list[Control]:

@@ -15,7 +15,7 @@ def controls(view: View) -> list[Control]:
     if not found:
         return []
     series = list(dict.fromkeys(name for part in found for name in part.rows["series"]))
-    slider = held(found, "kept", "visual tokens kept")
+    slider = held(found, "kept", "tokens kept")
     focus = Control(name="focus", label="focus on (colour and band)", kind="choices", values=series)
     return [slider, focus] if len(series) > 1 else [slider]
 

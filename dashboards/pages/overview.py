@@ -17,11 +17,11 @@ from dashboards.pages.base import Page, Panel
 from dashboards.pages.parts import numbers, tiles
 from dashboards.progress import progress
 from dashboards.reading import reading
-from dashboards.rows import forest, short_labels, significant, with_series
-from dashboards.view import CONFIG, View, view
+from dashboards.rows import PARAMETER, forest, labels, significant, with_series
+from dashboards.view import CONFIG, OWNERS, View, filters_of, view
 from dashboards.view import State as UrlState
-from dashboards.wording import MISSING, count, number, p_value, percent, percent_span, plural, points
 from results.analysis.metrics import spoken
+from results.wording import MISSING, count, number, p_value, percent, percent_span, plural, points
 
 PICK = "pick"  # configurations that are compared: values of the column ``id``
 MAX_PICKS = 12
@@ -37,9 +37,11 @@ def _share(value: float) -> str:
 
 
 NUMBERS: dict[str, Callable[[float], str]] = {  # columns of numbers and how they are written, here as everywhere
-    "n": _count, "n_images": _count, "accuracy": _share, "ci_low": _share, "ci_high": _share, "difference": points,
-    "diff_low": points, "diff_high": points, "lost": _count, "gained": _count, "p_holm": p_value,
-}  # fmt: skip
+    **dict.fromkeys(("layer", "rank", "n", "n_images", "lost", "gained"), _count),
+    **dict.fromkeys(("accuracy", "ci_low", "ci_high"), _share),
+    **dict.fromkeys(("difference", "diff_low", "diff_high"), points),
+    "p_holm": p_value,
+}
 WRITTEN = {"function": "params.data[params.colDef.field + '_text']"}  # sorted and filtered by the number behind
 
 
@@ -67,7 +69,7 @@ def panels(shown: View) -> list[Panel]:
         found.append(
             Panel(
                 name="forest",
-                figure=forest_figure(chosen.assign(label=short_labels(chosen))),
+                figure=forest_figure(chosen.assign(label=labels(chosen))),
                 rows=compared,
                 note=note,
                 below=numbers(chosen, shown),
@@ -81,7 +83,7 @@ def extra(shown: View) -> list[Any]:
     grid = dag.AgGrid(
         id="overview-grid",
         rowData=[],  # comes after the plots, see `fill`
-        columnDefs=_columns(several=len(shown.snapshot.sources) > 1),
+        columnDefs=_columns(shown.snapshot.rows),
         defaultColDef={
             "sortable": True, "filter": True, "floatingFilter": True, "resizable": True,
             "suppressHeaderMenuButton": True, "suppressHeaderFilterButton": True, "suppressFloatingFilterButton": True,
@@ -108,12 +110,19 @@ def extra(shown: View) -> list[Any]:
     return [html.Section([head, grid, *stores], className="card wide")]
 
 
-def _columns(several: bool) -> list[dict[str, Any]]:
+def _columns(rows: pd.DataFrame) -> list[dict[str, Any]]:
     interval, of_change = "interval, 95 %", "of the change, 95 %"
     change = "against the un-pruned model, on the same questions, percentage points"
     return [
         {"field": "label", "headerName": "configuration", "flex": 1, "minWidth": 250, "tooltipField": "label"},
-        {"field": "experiment", "headerName": "experiment", "hide": not several, "width": 120},
+        *({"field": name, "headerName": name, "hide": rows[name].nunique() < 2, "width": 120} for name in OWNERS),
+        _number("layer", "layer"),
+        _number("rank", "tokens", headerTooltip="visual tokens kept from that layer on"),
+        *(
+            {"field": name.replace(".", "_"), "headerName": title, "width": 110}
+            for name, title in filters_of(rows).items()
+            if name.startswith(PARAMETER)
+        ),
         {"field": "status", "headerName": "state", "width": 92},
         _number("n", "n"),
         _number("n_images", "images", width=84, headerTooltip="images that these questions are about"),
@@ -141,7 +150,9 @@ def _number(field: str, name: str, width: int = 76, **more: str) -> dict[str, An
 def table_rows(shown: View) -> list[dict[str, Any]]:
     """What the table holds: plain values, None where there is none."""
     rows = shown.rows.assign(significant=["yes" if sure else "" for sure in significant(shown.rows)])
-    rows = rows[["id", *(column["field"] for column in _columns(several=True)), "interval", "diff_interval", "test"]]
+    rows = rows.rename(columns={name: str(name).replace(".", "_") for name in rows})  # a dot is a path to the grid
+    fields = [column["field"] for column in _columns(shown.snapshot.rows)]
+    rows = rows[["id", *fields, "interval", "diff_interval", "test"]]
     rows = rows.assign(**{f"{name}_text": rows[name].astype(float).map(written) for name, written in NUMBERS.items()})
     return rows.astype(object).where(rows.notna(), None).to_dict("records")  # type: ignore[return-value]
 

@@ -8,9 +8,9 @@ from dashboards.charts import pareto_figure
 from dashboards.pages.base import Control, Page, Panel
 from dashboards.pages.parts import numbers
 from dashboards.pareto import COSTS, pareto_rows
-from dashboards.rows import short_labels, with_series
+from dashboards.rows import labels, with_series
 from dashboards.view import View
-from dashboards.wording import count, plural
+from results.wording import count, plural
 
 UNKNOWN = {
     "latency": "nobody has measured latencies here: `saccade latency SWEEP --out EXPERIMENT` does",
@@ -31,7 +31,7 @@ def panels(view: View) -> list[Panel]:
         why = UNKNOWN.get(axis.name, UNKNOWN[""]) if finished else "nothing is finished"
         return [Panel(name="pareto", figure=None, rows=shown, title=f"Accuracy against {axis.name}", note=why)]
     shown = with_series(shown)
-    shown["short"] = short_labels(shown)
+    shown["short"] = labels(shown)
     front = shown[shown["front"]]
     near = int(shown["near"].sum())
     note = (

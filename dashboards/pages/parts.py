@@ -13,9 +13,9 @@ from dashboards.pages.base import Control, Kind, Panel
 from dashboards.rows import Measure, Slice, curves, focus, significant
 from dashboards.spectra import impossible_ranks
 from dashboards.view import CONFIG, View
-from dashboards.wording import MISSING, count, p_value, percent, percent_span, plural, points, points_span
 from results.analysis.metrics import share_images, spoken
 from results.stops import STOPPED
+from results.wording import MISSING, count, p_value, percent, percent_span, plural, points, points_span
 
 MAX_ROWS = 40  # of a table under a picture; the CSV has all
 MAX_NOTICES = 4

@@ -11,8 +11,8 @@ from dashboards.pages.base import Control, Page, Panel
 from dashboards.pages.parts import MAX_ROWS as MAX_NUMBERS
 from dashboards.rescued import MAX_ROWS, rescue_figure, rescue_rows
 from dashboards.view import CONFIG, View
-from dashboards.wording import count, percent, percent_span, plural
 from results.analysis.rescue import controls_of, rescue
+from results.wording import count, percent, percent_span, plural
 
 
 def controls(view: View) -> list[Control]:

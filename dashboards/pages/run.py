@@ -16,8 +16,8 @@ from dashboards.pages.parts import tiles
 from dashboards.progress import progress, rate_rows, state_rows
 from dashboards.rows import failure_groups
 from dashboards.view import View
-from dashboards.wording import MISSING, count, number, percent, plural, shortened
 from results.durations import duration, since
+from results.wording import MISSING, count, number, percent, plural, shortened
 
 MAX_FAILURES = 30
 

@@ -23,7 +23,7 @@ def controls(view: View) -> list[Control]:
     part = picked(found, view.state.get("at"))
     assert part is not None
     series = list(dict.fromkeys(name for other in found for name in _measured_series(other, view)))
-    layers = held(found, "at", "pruned from layer", "slider" if len(found) > 4 else "choice")
+    layers = held(found, "at", "layer", "slider" if len(found) > 4 else "choice")
     if not series:
         return [layers]
     kinds = kinds_of(_measured(view, _curve(view, part)))

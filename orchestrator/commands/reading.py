@@ -185,13 +185,13 @@ def export(
     LLaVA's own answer files, one a grid point. `lmms-eval`: its per-sample files. `server`: what the server of VQAv2
     (test-dev) or VizWiz judges.
     """
-    from dashboards.wording import plural
     from orchestrator.show import named
     from results.exchange.llava_answers import write_llava_answers
     from results.exchange.lmms_samples import write_lmms_samples
     from results.exchange.server_answers import write_server_answers
     from results.exchange.tidy import write_tidy
     from results.location import located, opened
+    from results.wording import plural
 
     write = {
         ExportFormat.CSV: write_tidy,

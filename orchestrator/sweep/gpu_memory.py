@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from math import ceil
 
-from dashboards.wording import plural
 from orchestrator.cluster.faults import SweepError
 from orchestrator.sweep.plan import prompt_lengths, questions_per_image
 from orchestrator.sweep.prepare import Prepared
+from results.wording import plural
 from workers.forecast import Forecast, forecast
 from workers.host_memory import cache_bytes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, get_args, get_type_hints
 
@@ -36,6 +36,7 @@ class Budget:
     rank: int
     average: float  # realised
     share: float | None = None  # of each image's own tokens, where these differ; the rest is of an image with the most
+    asked: str = ""  # as the file has it, ``tokens=33.3%``
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +45,13 @@ class Rank:
 
     tokens: int
     share: float | None = None
+    asked: str = field(default="", compare=False)  # as the file has it, where that is not the rank
 
     @classmethod
     def of_share(cls, share: float, config: ModelConfig) -> Rank:
         """Where all images have as many tokens a share is a number."""
-        return cls(rank_of_share(share, config.visual_tokens), share if config.varies else None)
+        asked = f"rank={100 * share:.6g}%"
+        return cls(rank_of_share(share, config.visual_tokens), share if config.varies else None, asked)
 
 
 Setting = tuple[int, Rank]  # a layer, and what is kept from there on
@@ -141,7 +144,7 @@ def _settings(
             what = f"{strategy.name} prunes in stages, which one budget does not fix; give rank"
             yield Mistake(f"{place}.tokens", what)
             return None
-        return [(budget.layer, Rank(budget.rank, budget.share)) for budget in budgets]
+        return [(budget.layer, Rank(budget.rank, budget.share, budget.asked)) for budget in budgets]
     if ranks is None:
         yield Mistake(f"{place}.rank", f"is missing: say how many visual tokens {strategy.name} keeps")
         return None
@@ -166,16 +169,15 @@ def _points(
         own = strategy.own_positions(layer, rank.tokens, dict(params))
         if own == (positions,) or (positions == "keep" and config.position_parts > 1):
             positions = None  # said or not, the cells are the same
-        points.append(
-            GridPoint(
-                strategy=strategy.name,
-                layer=layer,
-                rank=rank.tokens,
-                params=params,
-                positions=positions,
-                share=rank.share,
-            )
+        point = GridPoint(
+            strategy=strategy.name,
+            layer=layer,
+            rank=rank.tokens,
+            params=params,
+            positions=positions,
+            share=rank.share,
         )
+        points.append(point.called(rank.asked, strategy.params))
     return points
 
 
@@ -230,24 +232,26 @@ def _budgets(entry: Entry, place: str, layers: Sequence[int], config: ModelConfi
         wanted = [number for value in values for number in _averages(value, config)]
         if (yield from _too_many(len(layers) * len(wanted), place)):
             return []
-        return [_budget(tokens, layer, config) for layer, tokens in itertools.product(layers, wanted)]
+        return [_budget(*asked, layer, config) for layer, asked in itertools.product(layers, wanted)]
     except ValueError as error:
         yield Mistake(place, str(error))
         return []
 
 
-def _averages(value: int | float | str, config: ModelConfig) -> Sequence[float]:
-    """Average tokens; where images differ in theirs, of one with the most."""
+def _averages(value: int | float | str, config: ModelConfig) -> Sequence[tuple[str, float]]:
+    """What was asked for, and average tokens; where images differ in theirs, of one with the most."""
     if is_share(value):
-        return (share_of(str(value)) * config.visual_tokens,)
-    return (value,) if isinstance(value, float) else expand(value, {"L": config.layers, "N": config.visual_tokens})
+        share = share_of(str(value))
+        return ((f"tokens={100 * share:.6g}%", share * config.visual_tokens),)
+    numbers = (value,) if isinstance(value, float) else expand(value, {"L": config.layers, "N": config.visual_tokens})
+    return [(f"tokens={number:g}", number) for number in numbers]
 
 
-def _budget(tokens: float, layer: int, config: ModelConfig) -> Budget:
+def _budget(asked: str, tokens: float, layer: int, config: ModelConfig) -> Budget:
     share = share_for_average(tokens / config.visual_tokens, layer, config.layers) if config.varies else None
     rank = rank_for_average(tokens, layer, config.layers, config.visual_tokens)
     average = average_tokens(layer, rank, config.layers, config.visual_tokens)
-    return Budget(tokens=tokens, layer=layer, rank=rank, average=average, share=share)
+    return Budget(tokens=tokens, layer=layer, rank=rank, average=average, share=share, asked=asked)
 
 
 def _ranks(value: int | str | list[int | str], place: str, config: ModelConfig | None) -> Check[tuple[Rank, ...]]:

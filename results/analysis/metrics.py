@@ -35,6 +35,7 @@ from results.analysis.significance import (
 )
 from results.experiment import Experiment
 from results.stops import STOPPED, stopped_points
+from results.wording import percent
 from workers.work import UNPRUNED
 
 FLAT_POINTS = 4  # a whole curve of at least so many points with one and the same accuracy is suspicious
@@ -369,7 +370,7 @@ def _rises(curve: pd.DataFrame) -> list[tuple[int, str]]:
             pooled = (share * n + worst[0] * worst[1]) / (n + worst[1])
             error = math.sqrt(max(pooled * (1 - pooled), 0.0) * (1 / n + 1 / worst[1]))
             if share - worst[0] > RISE_Z * max(error, 1e-9):
-                text = f"{100 * share:.1f} % with {rank} tokens, but only {100 * worst[0]:.1f} % with {worst[2]}"
+                text = f"{percent(share)} with {rank} tokens, but only {percent(worst[0])} with {worst[2]}"
                 found.append((int(place), text))
         if worst is None or share < worst[0]:
             worst = float(share), float(n), int(rank)

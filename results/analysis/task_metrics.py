@@ -15,6 +15,7 @@ import pandas as pd
 
 from results.analysis.metrics import scores
 from results.experiment import Experiment
+from results.wording import number, percent
 from workers.tasks.base import Metric, Task
 from workers.tasks.catalog import find
 
@@ -85,4 +86,4 @@ def known_task(experiment: Experiment) -> Task | None:
 def _text(metric: Metric) -> str:
     if math.isnan(metric.value):
         return ""
-    return f"{100 * metric.value:.1f} %" if metric.unit == "share" else f"{metric.value:.1f}"
+    return percent(metric.value) if metric.unit == "share" else number(metric.value)

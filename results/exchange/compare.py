@@ -32,9 +32,10 @@ from results.analysis.significance import ALPHA
 from results.disk import StoreError
 from results.escaping import csv_text, latex_cell, markdown_cell
 from results.exchange.imports import IMPORTED_FILE, imported_summary
-from results.exchange.point_names import is_chosen, is_named
+from results.exchange.point_names import is_chosen, is_named, names_of
 from results.experiment import Experiment, names_apart
 from results.latencies import latencies
+from results.wording import p_value, percent, points
 from workers.work import UNPRUNED
 
 KEYS = ("key", "baseline", "strategy", "layer", "rank", "params", "state", "lacking")
@@ -86,7 +87,7 @@ def compare(paths: Sequence[Path], patterns: Sequence[str] = (), reference: str 
     parts += [_unpaired(rows, reference) for rows in imported]
     rows = pd.concat([part for part in parts if len(part)], ignore_index=True)
     if patterns:
-        rows = rows[rows["baseline"] | rows["label"].map(lambda label: is_chosen(label, patterns))]
+        rows = rows[rows["baseline"] | np.array([is_chosen(names, patterns) for names in _names(rows)])]
         if rows["baseline"].all():
             raise StoreError(f"no grid point matches {', '.join(patterns)}; `saccade status EXPERIMENT` lists them")
     rows = rows.reset_index(drop=True)
@@ -94,6 +95,12 @@ def compare(paths: Sequence[Path], patterns: Sequence[str] = (), reference: str 
     notes = tuple(note for experiment in experiments for note in experiment.notes)
     told = recommend(rows) if reference is None else against(rows, reference)
     return Comparison(rows=rows, recommendation=told, notes=(*fewer, *notes))
+
+
+def _names(rows: pd.DataFrame) -> list[tuple[str, str]]:
+    """What each row may be chosen by, as `names_of` says it of a grid point."""
+    texts = zip(*(rows[name] for name in ("label", "strategy", "layer", "rank", "params")), strict=True)
+    return [(label, f"{name} layer={layer} rank={rank} {params}") for label, name, layer, rank, params in texts]
 
 
 def _fewer(table: Answers, common: Answers) -> str:
@@ -119,13 +126,13 @@ def recommend(rows: pd.DataFrame) -> tuple[str, ...]:
     sure = int((good["diff_low"] >= -TOLERATED_LOSS).sum())
     lines.append(f"for {sure} of them the whole 95 % interval lies above that; for the others the loss may be larger")
     best = good.sort_values(["accuracy", "flops_ratio"], ascending=[False, True], kind="stable").iloc[0]
-    lines.append(f"best by accuracy: {_name(best)}, {100 * best['accuracy']:.1f} % ({100 * best['difference']:+.1f})")
+    lines.append(f"best by accuracy: {_name(best)}, {percent(best['accuracy'])} ({points(best['difference'])})")
     flops = ("prefill_tflop", "FLOPs", "TFLOP") if good["prefill_tflop"].notna().any() else IMPORTED_FLOPS
     for column, what, unit in (flops, ("latency_s", "latency", "s per sample")):
         known = good.dropna(subset=[column])
         if len(known):
             least = known.sort_values([column, "accuracy"], ascending=[True, False], kind="stable").iloc[0]
-            change = f"accuracy {100 * least['difference']:+.1f}"
+            change = f"accuracy {points(least['difference'])}"
             lines.append(f"best by {what}: {_name(least)}, {least[column]:.3g} {unit} ({change})")
     if len(pruned) > 1:
         lines.append(f"the best of {len(pruned)} looks better than it is: it was chosen on these very questions")
@@ -143,8 +150,8 @@ def against(rows: pd.DataFrame, reference: str) -> tuple[str, ...]:
     return (
         f"against {reference}, on the same questions: {better} of {len(known)} settings better, {worse} worse, "
         f"{len(known) - better - worse} not to be told apart ({spoken(known['test'])}, Holm, {100 * ALPHA:g} %)",
-        f"greatest gain: {_name(best)}, {100 * best['difference']:+.1f}: {best['gained']} won, {best['lost']} lost, "
-        f"p = {best['p_holm']:.2g} after Holm",
+        f"greatest gain: {_name(best)}, {points(best['difference'])}: {best['gained']} won, {best['lost']} lost, "
+        f"p {p_value(best['p_holm'])} after Holm",
     )
 
 
@@ -235,7 +242,7 @@ def _partner(table: Answers, owners: Sequence[Experiment], row: int, name: str) 
     Raises:
         StoreError: The name fits several, or none at all.
     """
-    named = [other for other, point in enumerate(table.points) if is_named(point.label, name)]
+    named = [other for other, point in enumerate(table.points) if is_named(names_of(point), name)]
     if not named:
         raise StoreError(f"--reference {name}: no grid point has this name; `saccade status EXPERIMENT` lists them")
     place = table.points[row].layer, table.points[row].rank

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from results.disk import StoreError, make_folder, write_whole
-from results.exchange.point_names import is_chosen
+from results.exchange.point_names import is_chosen, names_of
 from results.experiment import Experiment
 from workers.work import content_key
 
@@ -36,7 +36,7 @@ def write_llava_answers(experiment: Experiment, folder: Path, patterns: Sequence
     """
     asked = experiment.samples.set_index("id")["question"]
     task, model = experiment.spec.task.name, Path(experiment.spec.model.path).name
-    chosen = {point.key: point for point in experiment.points if is_chosen(point.label, patterns)}
+    chosen = {point.key: point for point in experiment.points if is_chosen(names_of(point), patterns)}
     cells = experiment.cells(["answer"], points=list(chosen))
     if cells.empty:
         raise StoreError(f"{experiment.path}: nothing to export: no grid point asked for has an answer")

@@ -19,7 +19,7 @@ import pandas as pd
 
 from results.analysis.metrics import scores
 from results.disk import StoreError, make_folder, write_whole
-from results.exchange.point_names import is_chosen
+from results.exchange.point_names import is_chosen, names_of
 from results.experiment import Experiment
 from workers.work import GridPoint, content_key
 
@@ -46,7 +46,7 @@ def write_lmms_samples(experiment: Experiment, folder: Path, patterns: Sequence[
     written = []
     for point in experiment.points:
         rows = cells[cells["point"] == point.key]
-        if rows.empty or not is_chosen(point.label, patterns):
+        if rows.empty or not is_chosen(names_of(point), patterns):
             continue
         home = folder / re.sub(r"[^A-Za-z0-9._=-]+", "_", point.label)
         make_folder(home, below=experiment.path if folder.is_relative_to(experiment.path) else folder)

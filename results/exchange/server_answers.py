@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from results.disk import StoreError, make_folder, write_whole
-from results.exchange.point_names import is_chosen
+from results.exchange.point_names import is_chosen, names_of
 from results.experiment import Experiment
 from workers.tasks.vqa_answers import normalised
 
@@ -42,7 +42,7 @@ def write_server_answers(experiment: Experiment, folder: Path, patterns: Sequenc
     order = list(experiment.samples["id"])
     written = []
     for point in experiment.points:
-        if not is_chosen(point.label, patterns):
+        if not is_chosen(names_of(point), patterns):
             continue
         said: dict[str, str] = dict(
             cells.loc[cells["point"] == point.key, ["sample", "answer"]].itertuples(index=False)

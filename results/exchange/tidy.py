@@ -10,7 +10,7 @@ import pandas as pd
 from results.analysis.metrics import scores
 from results.disk import StoreError, make_folder, write_whole
 from results.escaping import csv_text
-from results.exchange.point_names import is_chosen
+from results.exchange.point_names import is_chosen, names_of
 from results.experiment import Experiment
 
 
@@ -52,7 +52,7 @@ def write_tidy(experiment: Experiment, folder: Path, patterns: Sequence[str] = (
     Raises:
         StoreError: No grid point has answers, or none matches.
     """
-    chosen = [point.key for point in experiment.points if is_chosen(point.label, patterns)]
+    chosen = [point.key for point in experiment.points if is_chosen(names_of(point), patterns)]
     rows = tidy_cells(experiment, chosen)
     if rows.empty:
         raise StoreError(f"{experiment.path}: nothing to export: no grid point asked for has an answer")

@@ -156,7 +156,7 @@ window.SaccadeExplorer = (() => {
     const drawn = sample.maps.reduce((sum, [, rows, columns]) => sum + rows * columns, 0);
     const more = drawn ? cell.visual - drawn : 0;
     if (more > 0) facts.push(`${more.toLocaleString("en")} of all are not drawn: they show enlarged parts, or end rows`);
-    if (cell.score % 1) facts.push(`score ${cell.score.toFixed(2)}`);
+    if (cell.score % 1) facts.push(`score ${cell.score_text}`);
     return make(`figure.panel.${cell.correct ? "right" : "wrong"}`, { "data-point": point.key },
       caption,
       seen(sample, cell, url),

@@ -17,10 +17,10 @@ from workers.families.intern.pixels import to_tiles
 from workers.families.intern.tiling import Tiling
 from workers.families.intern.tower import InternTower
 from workers.families.model import Encoded, ImageSpan, Model, Pixels, SeenImage, seen_together
-from workers.sequences import to_device
 from workers.sites import Tower
 from workers.tasks.base import DataError
 from workers.tasks.prompts import IMAGE_MARKER
+from workers.upload import to_device
 
 BEGIN, PAD, END = "<img>", "<IMG_CONTEXT>", "</img>"
 VIDEO = "<video>"

@@ -21,10 +21,10 @@ from workers.families.llava.pixels import to_pixels, to_tiles
 from workers.families.llava.tiles import of_tokens
 from workers.families.llava.tower import ClipTower
 from workers.families.model import Encoded, ImageSpan, Model, Pixels, SeenImage, seen_together
-from workers.sequences import to_device
 from workers.sites import Tower
 from workers.tasks.base import DataError
 from workers.tasks.prompts import IMAGE_MARKER
+from workers.upload import to_device
 
 TILES = 48  # that go through the tower together, if several images do: the forward of 1.5 GB in half precision
 READ_TILES = 12  # where the states between its layers are kept

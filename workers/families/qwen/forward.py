@@ -21,7 +21,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 from workers.decoder import Rotary
 from workers.families.qwen.grid import TokenGrid, turned
 from workers.kernels import rms_norm, rotate, uses_triton
-from workers.sequences import to_device
+from workers.upload import to_device
 
 Windows = tuple[slice | Tensor, int]  # the rows of windows of one size, window after window, and that size
 

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from workers.sequences import to_device
+from workers.upload import to_device
 
 Size = tuple[int, int]  # rows and columns of tokens
 THETA = 10000.0  # of the rotary positions of patches, which no published configuration states

@@ -20,11 +20,11 @@ from workers.families.qwen.grid import TokenGrid
 from workers.families.qwen.pixels import to_patches
 from workers.families.qwen.resizing import Resizing
 from workers.families.qwen.tower import towers_of
-from workers.sequences import to_device
 from workers.sites import Tower
 from workers.tasks.base import DataError
 from workers.tasks.prompts import IMAGE_MARKER
 from workers.token_maps import TokenMap
+from workers.upload import to_device
 
 BEGIN, PAD, END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
 VIDEO = "<|video_pad|>"

@@ -59,8 +59,9 @@ def shortened(text: str, length: int) -> str:
 def told_apart(names: Iterable[str], length: int) -> list[str]:
     """Names of one picture, as far as possible of at most ``length`` characters, and as different as they were.
 
-    A name that is too long loses what all names with its first word have in common, from the right, and then its
-    middle: ``ablation layer=2 … head=sum``. Where that would make two of them equal, all stay as they are.
+    A name that is too long loses what all names with its first word have in common, from the right, and then the
+    middle of words that are too long alone: ``ablation layer=2 … head=sum``. What tells it from others stays, and may
+    be longer; where two would be equal, all stay as they are.
     """
     lines = [" ".join(name.split()) for name in names]
     common: dict[str, set[str]] = {}
@@ -77,9 +78,9 @@ def _without(line: str, common: set[str], length: int) -> str:
             break
         if words[place] in common:
             words[place : place + 1] = [] if words[place + 1 : place + 2] == ["…"] else ["…"]
-    text = " ".join(words)
     tail = length // 2
-    return text if len(text) <= length else f"{text[: length - tail - 1]}…{text[-tail:]}"
+    cut = [word if len(word) <= length else f"{word[: length - tail - 1]}…{word[-tail:]}" for word in words]
+    return " ".join(cut)
 
 
 def _minus(value: float, digits: int) -> str:

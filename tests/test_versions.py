@@ -44,6 +44,17 @@ def test_all_that_the_project_asks_for_is_locked_inside_its_range(build, dev):
         assert all(wanted.specifier.contains(version) for version in versions), f"{wanted}: {versions}; `make lock`"
 
 
+def test_what_makes_the_documentation_is_locked_too_and_nothing_twice():
+    entries = locked("docs")
+    for wanted in map(Requirement, PYPROJECT["project"]["optional-dependencies"]["docs"]):
+        assert canonicalize_name(wanted.name) in entries, f"{wanted}; `make lock`"
+    assert not entries.keys() & locked("runtime", "dev", "torch-cpu", "torch-cuda").keys()
+
+
+def test_a_citation_names_the_version():
+    assert f"\nversion: {PYPROJECT['project']['version']}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
 def test_both_builds_of_torch_are_one_version():
     builds = locked("torch-cpu")["torch"] + locked("torch-cuda")["torch"]
     assert len({str(build.specifier).removesuffix("+cpu") for build in builds}) == 1, builds

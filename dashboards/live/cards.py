@@ -62,14 +62,15 @@ def register(app: Dash, gallery: Gallery) -> None:
         Output("controls", "children"),
         Output("panels", "children"),
         Output("extra", "children"),
+        Output("heading", "children"),
         Output({"type": "nav", "path": ALL}, "className"),
         Input("url", "pathname"),
         Input("theme", "data"),
         State("url", "search"),
     )
-    def draw(path: str, look: str, search: str) -> tuple[Any, Any, Any, Any, Any]:
+    def draw(path: str, look: str, search: str) -> tuple[Any, Any, Any, Any, str, Any]:
         if path and page_at(path) is None:  # until the URL is known it is None
-            return None, [], [_unknown(path)], [], [""] * len(PAGES)
+            return None, [], [_unknown(path)], [], "No such page", [""] * len(PAGES)
         page, shown = asked(gallery.snapshot, path, search, look)
         controls = offered(page, shown)
         return (
@@ -77,5 +78,6 @@ def register(app: Dash, gallery: Gallery) -> None:
             components(controls, shown.state),
             content(page, page.panels(shown), shown),
             page.extra(shown),
+            page.name,
             ["here" if other is page else "" for other in PAGES],
         )

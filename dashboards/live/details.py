@@ -8,6 +8,7 @@ import pandas as pd
 from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
 
 from dashboards.gallery import Gallery, Source
+from dashboards.live.trees import spoken
 from dashboards.rows import flipped
 from dashboards.view import CONFIG
 from dashboards.view import State as UrlState
@@ -68,7 +69,7 @@ def drawer(source: Source, row: pd.Series, state: UrlState) -> list[Any]:
     """Numbers, and flips with both answers."""
     facts = facts_of(row)
     return [
-        html.Button("×", id="details-close", title="close"),
+        html.Button("×", id="details-close", title="close", **spoken("close")),
         html.H2(row["label"], dir="auto"),
         html.P(f"{source.name} · {row['status']}", className="note", dir="auto"),
         html.Dl([part for name, value in facts for part in (html.Dt(name), html.Dd(value))]),
@@ -135,7 +136,7 @@ def _flips(source: Source, row: pd.Series) -> list[Any]:
 def sample_link(experiment: str, sample: str, row: pd.Series) -> str:
     """Where the sample explorer shows a sample as a configuration saw it."""
     values = (("experiment", experiment), ("sample", sample), (CONFIG, row["id"]))
-    return "/samples" + UrlState(values).search
+    return "./samples" + UrlState(values).search
 
 
 def _said(said: pd.DataFrame, sample: str, key: str) -> str:

@@ -16,6 +16,11 @@ from dash.development.base_component import Component
 ATTRIBUTES = {"className": "class", "href": "href", "dir": "dir", "title": "title"}  # all that a table may have
 
 
+def spoken(name: str) -> dict[str, Any]:
+    """What a component is called by those who hear the page."""
+    return {"aria-label": name}
+
+
 def light(part: Any) -> Any:
     """The same with every html.Table in it as an attribute."""
     if isinstance(part, list | tuple):

@@ -12,7 +12,7 @@ from dash import html
 from dashboards.charts import rate_figure, state_figure
 from dashboards.gallery import Source
 from dashboards.pages.base import Page, Panel
-from dashboards.pages.parts import tiles
+from dashboards.pages.parts import scrolling, tiles
 from dashboards.progress import progress, rate_rows, state_rows
 from dashboards.rows import failure_groups
 from dashboards.view import View
@@ -78,7 +78,7 @@ def _state(source: Source) -> Any:
         ("failed samples", count(len(source.failures)), "listed below" if len(source.failures) else "none"),
         ("last answer", MISSING if newest is None else _moment(newest), str(source.experiment.path)),
     ]
-    return html.Div([html.H3(source.name, dir="auto"), tiles(found)])
+    return html.Div([html.H2(source.name, dir="auto"), tiles(found)])
 
 
 def _moment(seconds: float) -> Any:
@@ -105,7 +105,7 @@ def _failures(failures: pd.DataFrame) -> Any:
     head = [html.Th(name) for name in ("kind", "message", "samples", "which", "where")]
     more = len(groups) - MAX_FAILURES
     note = [html.P(f"and {plural(more, 'more kind')}; the CSV has all", className="note")] if more > 0 else []
-    return [html.Table([html.Thead(html.Tr(head)), html.Tbody(body)]), *note]
+    return [scrolling(html.Table([html.Thead(html.Tr(head)), html.Tbody(body)])), *note]
 
 
 def _traceback(failures: pd.DataFrame, group: Any) -> Any:

@@ -44,11 +44,13 @@ def test_all_that_the_project_asks_for_is_locked_inside_its_range(build, dev):
         assert all(wanted.specifier.contains(version) for version in versions), f"{wanted}: {versions}; `make lock`"
 
 
-def test_what_makes_the_documentation_is_locked_too_and_nothing_twice():
+def test_what_makes_the_documentation_is_locked_too_in_the_same_versions():
     entries = locked("docs")
     for wanted in map(Requirement, PYPROJECT["project"]["optional-dependencies"]["docs"]):
         assert canonicalize_name(wanted.name) in entries, f"{wanted}; `make lock`"
-    assert not entries.keys() & locked("runtime", "dev", "torch-cpu", "torch-cuda").keys()
+    others = locked("runtime", "dev")
+    for name in entries.keys() & others.keys():  # on other systems only
+        assert {str(entry.specifier) for entry in entries[name]} <= {str(entry.specifier) for entry in others[name]}
 
 
 def test_a_citation_names_the_version():

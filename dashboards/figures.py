@@ -221,7 +221,7 @@ def forest_figure(rows: pd.DataFrame, against: str = "the un-pruned model") -> g
         height=MARGIN["t"] + MARGIN["b"] + 24 + 28 * max(len(rows), 2),
         title={
             "text": f"Change against {escape(against)} (percentage points)",
-            "subtitle": {"text": f"line: {band}, 95 % · filled: significant ({test}, Holm)"},
+            "subtitle": {"text": f"line: {band}, 95 % of each alone · filled: significant among all ({test}, Holm)"},
         },
         xaxis={"title": {"text": "worse  ←  percentage points  →  better"}, "range": forest_range(rows)},
         yaxis={"tickvals": list(range(len(names))), "ticktext": names, "range": [len(names) - 0.5, -0.5]},

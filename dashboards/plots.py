@@ -277,7 +277,8 @@ def forest_plot(rows: pd.DataFrame) -> Figure:
     _title(
         axes,
         "Change against the un-pruned model",
-        f"line: {spoken(rows['diff_interval'])}, 95 %; filled: significant ({spoken(rows['test'])}, Holm)",
+        f"line: {spoken(rows['diff_interval'])}, 95 % of each alone; "
+        f"filled: significant among all ({spoken(rows['test'])}, Holm)",
     )
     return figure
 

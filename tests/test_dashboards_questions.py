@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from answer_matrix import MISSING, write_matrix
@@ -16,7 +17,7 @@ from dashboards.contrasts import ablations, contrast_rows
 from dashboards.gallery import Gallery
 from dashboards.pages.catalog import asked
 from dashboards.pareto import COSTS, _at_no_more_cost, front, pareto_rows
-from dashboards.progress import progress, rate_rows, state_rows
+from dashboards.progress import progress, rate_rows, state_rows, worker_rows
 from dashboards.rows import ACCURACY as MEASURED_ACCURACY
 from dashboards.rows import baselines, labels, reference, with_series
 from dashboards.spectra import KINDS, impossible_ranks, kinds_of, spoken, token_rows
@@ -24,7 +25,9 @@ from measured_experiment import write_measured
 from results.analysis.matrix import UnitFile
 from results.analysis.metrics import answers, contrast, summarise
 from results.analysis.significance import mcnemar
-from workers.work import GridPoint, unpruned_point
+from results.provenance import ways
+from results.tables import stated_by, write_table
+from workers.work import GridPoint, UnitOutcome, unpruned_point
 
 BASE = unpruned_point(8, 64)
 QUANTITY = "hidden_states.7.effective_rank"
@@ -246,6 +249,24 @@ def test_pauses_are_cut_out_and_workers_are_told_apart() -> None:
     assert total.median() == pytest.approx(2.0, rel=0.35)  # 60 cells of 3 points every 10 s
     assert rate_rows([unit(0)], points=3).empty
     assert len(rate_figure(rows).data) == 3  # both, and their sum
+
+
+def test_the_times_of_answers_are_those_that_were_stored_and_what_a_gpu_had_to_do_stands_beside(tmp_path: Path) -> None:
+    """A copy of an experiment has files of today, and answers of then."""
+    made = write_matrix(tmp_path / "e", (BASE, GridPoint(strategy="a", layer=2, rank=8)), np.ones((2, 3), dtype=int))
+    (path,) = made.files("cells")
+    outcome = UnitOutcome(
+        unit="u", outcomes=(), worker="w", seconds=2.0, peak_bytes=2**30, device_bytes=4 * 2**30, busy=0.25
+    )
+    table = pq.read_table(path)
+    write_table(path, table.replace_schema_metadata(stated_by(outcome, 1000.5)))
+    write_table(path.with_name("before.parquet"), table.replace_schema_metadata({"worker": "w"}))
+    shown = Gallery([made.path]).snapshot.sources[0]
+    old, new = sorted(shown.units, key=lambda unit: -unit.written)
+    assert (new.written, old.written) == (1000.5, path.with_name("before.parquet").stat().st_mtime)
+    assert ways(made).total() == 12
+    (row,) = worker_rows([new, old]).to_dict("records")
+    assert (row["cells"], row["peak_gib"], row["device_gib"], row["busy"]) == (12, 1.0, 4.0, 0.25)
 
 
 def test_the_controls_of_the_ablations_offer_what_is_drawn(tmp_path: Path) -> None:

@@ -160,6 +160,7 @@ def test_several_strategies_read_as_counts_and_the_cheapest_without_a_loss(tmp_p
     text = reading(summary(write_matrix(tmp_path / "e", points_, right)))
     assert text.startswith("3 of 4 configurations answer significantly worse than the un-pruned model; ")
     assert "fastv layer=2 rank=32, which keeps 40 of 64 visual tokens in the mean over layers" in text  # (2*64+6*32)/8
+    assert "of the 1 that lose at most 1 percentage point of accuracy the cheapest is" in text  # as `compare` says
 
 
 def test_too_few_questions_are_said_to_show_nothing(tmp_path: Path) -> None:

@@ -13,7 +13,13 @@ from typing import Any
 from dash import html
 from dash.development.base_component import Component
 
-ATTRIBUTES = {"className": "class", "href": "href", "dir": "dir", "title": "title"}  # all that a table may have
+ATTRIBUTES = {
+    "className": "class",
+    "href": "href",
+    "dir": "dir",
+    "title": "title",
+    "dateTime": "datetime",
+}  # all that a table may have
 
 
 def light(part: Any) -> Any:

@@ -46,7 +46,10 @@ def numbers(rows: pd.DataFrame, view: View, against: str = "un-pruned", label: s
         [
             html.Summary(f"numbers of {plural(min(len(rows), MAX_ROWS), 'configuration')}{more}"),
             html.Div(html.Table([html.Thead(head), html.Tbody(body)]), className="scroll"),
-            html.P("bold: significant at 0.05 after Holm's correction", className="note"),
+            html.P(
+                "bold: significant at 0.05 among all that are compared (Holm); intervals are of each alone",
+                className="note",
+            ),
         ]
     )
 

@@ -24,6 +24,7 @@ from workers.work import content_key
 
 ALL_POINTS = 12  # so many configurations can be looked at together
 MAX_PANELS = 60  # of one comparison
+AFTER_ALL = "dropped after the last layer: every layer has seen all of the image, and the answer is the un-pruned one"
 QUESTION_LENGTH = 110  # characters in the list
 
 
@@ -119,6 +120,7 @@ def _words(fixed: dict[str, Any], group: Sequence[int]) -> str:
 def _points(experiment: Experiment, summary: pd.DataFrame) -> list[dict[str, Any]]:
     series = with_series(summary).set_index("key")["series"].to_dict()
     words = {entry.key: entry.chosen_by for entry in experiment.manifest.points}
+    layers = experiment.config.layers
     return [
         {
             "key": row["key"],
@@ -127,7 +129,7 @@ def _points(experiment: Experiment, summary: pd.DataFrame) -> list[dict[str, Any
             "label": row["label"],
             "layer": int(row["layer"]),
             "rank": int(row["rank"]),
-            "chosen_by": words[row["key"]],
+            "chosen_by": AFTER_ALL if row["layer"] >= layers and not row["baseline"] else words[row["key"]],
         }
         for row in summary.to_dict("records")
     ]

@@ -21,7 +21,7 @@ from dashboards.view import View
 def content(page: Page, panels: Sequence[Panel], shown: View) -> list[Any]:
     """A card for each panel; words where there is none, and nothing else on the page."""
     cards = [_card(panel, shown.ink) for panel in panels]
-    return cards or ([] if page.extra(shown) else [_nothing(shown)])
+    return cards or ([] if page.extra(shown) else [_nothing(page, shown)])
 
 
 def _card(panel: Panel, ink: Ink) -> Any:
@@ -42,18 +42,20 @@ def _card(panel: Panel, ink: Ink) -> Any:
     return html.Section(parts, className="card wide" if panel.wide else "card", id=f"card-{name}")
 
 
-def _nothing(shown: View) -> Any:
-    filtered_out = shown.pruned.empty and not shown.snapshot.rows["baseline"].all()
-    text = (
-        "No configuration passes the filters." if filtered_out
-        else "Nothing is answered yet. This page fills by itself." if not shown.pruned["n"].any()
-        else "There is nothing to draw here: the grid does not vary what this page shows."
-    )  # fmt: skip
-    return html.P(text, className="nothing")
+def _nothing(page: Page, shown: View) -> Any:
+    """Why a page is empty: the filters, the answers, or the grid; and the way out where there is one."""
+    if shown.pruned.empty and not shown.snapshot.rows["baseline"].all():
+        free = dcc.Link("Show all", href=page.path)
+        return html.P(["No configuration passes the filters. ", free], className="nothing")
+    if not shown.pruned["n"].any():
+        return html.P("Nothing is answered yet. This page fills by itself.", className="nothing")
+    more = [" ", dcc.Link("Show all", href=page.path)] if len(shown.rows) < len(shown.snapshot.rows) else []
+    return html.P([f"There is nothing to draw: {page.empty}.", *more], className="nothing")
 
 
 def _unknown(path: str) -> Any:
-    return html.P(f"There is no page {path}. Those that there are stand at the top.", className="nothing", dir="auto")
+    links = [part for page in PAGES for part in (" · ", dcc.Link(page.name, href=page.path))][1:]
+    return html.Div([html.P(f"There is no page {path}. There are:", dir="auto"), html.P(links)], className="nothing")
 
 
 def register(app: Dash, gallery: Gallery) -> None:

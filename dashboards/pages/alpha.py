@@ -77,4 +77,10 @@ def _here(view: View, places: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return [place for place in places if place[0] == layer]
 
 
-PAGE = Page(name="Alpha", path="/alpha", panels=panels, controls=controls)
+PAGE = Page(
+    name="Alpha",
+    path="/alpha",
+    panels=panels,
+    controls=controls,
+    empty="no strategy here has the parameter alpha with two values at one layer and number of tokens",
+)

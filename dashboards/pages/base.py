@@ -74,6 +74,7 @@ class Page:
     panels: Callable[[View], Sequence[Panel]] = field(default=lambda view: ())
     controls: Callable[[View], Sequence[Control]] = field(default=lambda view: ())
     extra: Callable[[View], Sequence[Any]] = field(default=lambda view: ())  # drawn once: its own callbacks follow
+    empty: str = ""  # why nothing is drawn of a grid that is answered and passes the filters
     register: Callable[[Dash, Gallery], None] = field(
         default=lambda app, gallery: None
     )  # ids begin with the page's name

@@ -50,4 +50,10 @@ def _axis(view: View, maps: dict[Axis, list[Slice]]) -> Axis:
     return next((axis for axis in maps if axis == wanted), next(iter(maps)))
 
 
-PAGE = Page(name="Strategy × layer", path="/heat", panels=panels, controls=controls)
+PAGE = Page(
+    name="Strategy × layer",
+    path="/heat",
+    panels=panels,
+    controls=controls,
+    empty="a map takes two strategies or more and six cells, at one layer or one number of tokens; here are fewer",
+)

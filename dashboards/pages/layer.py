@@ -31,4 +31,10 @@ def panels(view: View) -> list[Panel]:
     return list(found.values())
 
 
-PAGE = Page(name="Layer cut-off", path="/layer", panels=panels, controls=controls)
+PAGE = Page(
+    name="Layer cut-off",
+    path="/layer",
+    panels=panels,
+    controls=controls,
+    empty="no strategy here has two layers at one number of tokens, which would make a curve",
+)

@@ -87,4 +87,10 @@ def _measured(view: View, curve: pd.DataFrame) -> pd.DataFrame:
     return view.snapshot.source_of(curve).measured()
 
 
-PAGE = Page(name="Tokens kept", path="/tokens", panels=panels, controls=controls)
+PAGE = Page(
+    name="Tokens kept",
+    path="/tokens",
+    panels=panels,
+    controls=controls,
+    empty="no strategy here keeps two numbers of tokens at one layer, which would make a curve",
+)

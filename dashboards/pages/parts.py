@@ -123,7 +123,7 @@ def curve_panels(view: View, part: Slice, measures: Iterable[Measure]) -> dict[M
     chosen = focused(part, view)
     return {
         measure: Panel(
-            name=measure.column.replace("_", "-"), figure=curve_figure(view.rows, part, measure, chosen),
+            name=measure.column.replace("_", "-"), figure=curve_figure(view.rows, part, measure, chosen, view.methods),
             rows=curves(part, measure), wide=False,
         )
         for measure in measures

@@ -19,12 +19,13 @@ import hashlib
 import inspect
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+import torch
 from torch import Tensor
 
 from strategies import (
@@ -77,9 +78,10 @@ class Strategy:
     draws: bool | tuple[str, str] = False  # it reads the view's seed; of a parameter and its value: with that alone
     draws_per: Literal["question", "image"] = "question"  # what has a seed of its own: all about an image may share one
     merge: Callable[[Tensor, Tensor], Tensor] | None = None  # hidden_VD, kept_K -> (K, D), what goes on in their place
-    rows: Callable[..., Tensor] | None = None  # the same of the evidence: view, kept_K, *, params -> (K, D)
+    rows: Callable[..., Tensor] | None = None  # of the evidence: views, kept_BK, *, params -> (B, K, D)
     fed: bool = False  # it chooses in the order in which its rows are fed, and not ascending
-    together: Callable[..., Tensor] | None = None  # views, keep, *, params -> (B, keep), the order or choice of each
+    # views, keep, *, params -> (B, keep), the order or choice of each; of a score its order
+    together: Callable[..., Iterable[Tensor]] | None = None
     least: int = 1  # rows that the method keeps at least, where it keeps any
     smaller: bool = False  # it chooses nothing: the model is shown the image with fewer pixels, of ``rank`` tokens
     grids: Callable[[int], Sequence[int]] | None = None  # side of a square of tokens -> the ranks that it makes of it
@@ -258,19 +260,26 @@ class Strategy:
         assert self.schedule is None, f"{self.name} prunes in stages; each of them chooses"
         if self.select is not None:
             return [self._made(view, self.select, rank, params) for rank in ranks]
-        if self.order is not None:
-            order_K = self._made(view, self.order, max(ranks, default=0), params)
-        else:
-            assert self.score is not None
-            order_K = descending_order(self.score(view, **params))
+        order_K = self._made(view, self.order or self._order, max(ranks, default=0), params)
         return [order_K[:rank].sort().values for rank in ranks]
 
     def prepare(self, views: Sequence[EvidenceView], ranks: Sequence[int], params: Mapping[str, Any]) -> None:
         """Make what ``choose`` will be asked for, of several images with as many tokens at once."""
         if self.together is not None and len(views) > 1:
-            for keep in {max(ranks)} if self.order is not None else set(ranks):
+            for keep in {max(ranks)} if self.select is None else set(ranks):
                 for view, made_K in zip(views, self.together(views, keep, **params), strict=True):
                     view.made[self._asked(keep, params)] = made_K
+
+    def goes_on(self, views: Sequence[EvidenceView], kept_BK: Tensor, params: Mapping[str, Any]) -> Tensor:
+        """(B, K, D) what goes on in place of the tokens kept of several images with as many tokens."""
+        if self.rows is not None:
+            return self.rows(views, kept_BK, **params)
+        assert self.merge is not None, f"{self.name}: kept tokens go on themselves"
+        return torch.stack([self.merge(view.hidden_VD, kept_K) for view, kept_K in zip(views, kept_BK, strict=True)])
+
+    def _order(self, view: TokenView, keep: int, **params: Any) -> Tensor:
+        assert self.score is not None
+        return descending_order(self.score(view, **params))
 
     def _made(self, view: TokenView, make: Callable[..., Tensor], keep: int, params: Mapping[str, Any]) -> Tensor:
         """As ``prepare`` has left it, or made now."""

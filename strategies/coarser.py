@@ -11,6 +11,7 @@ In a picture of the kept places each row stands at the patch in the middle of wh
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -47,24 +48,23 @@ def middles(view: TokenView, keep: int) -> Tensor:
     return (middle_M[:, None] * side + middle_M).flatten()
 
 
-def pool_rows(view: TokenView, kept_K: Tensor) -> Tensor:
-    """(K, D) the mean of each block."""
-    square_DSS = _square(view)
-    return _rows(avg_pool2d(square_DSS, square_DSS.shape[-1] // math.isqrt(len(kept_K))), view)
+def pool_rows(views: Sequence[TokenView], kept_BK: Tensor) -> Tensor:
+    """(B, K, D) the mean of each block."""
+    cells = math.isqrt(kept_BK.shape[1])
+    return _rows(views, lambda square_DSS: avg_pool2d(square_DSS, square_DSS.shape[-1] // cells))
 
 
-def downsample_rows(view: TokenView, kept_K: Tensor) -> Tensor:
-    """(K, D) the square resampled."""
-    cells = math.isqrt(len(kept_K))
-    made_1DMM = interpolate(_square(view)[None], (cells, cells), mode="bilinear", antialias=True)
-    return _rows(made_1DMM[0], view)
+def downsample_rows(views: Sequence[TokenView], kept_BK: Tensor) -> Tensor:
+    """(B, K, D) the square resampled."""
+    size = (math.isqrt(kept_BK.shape[1]),) * 2
+    return _rows(
+        views, lambda square_DSS: interpolate(square_DSS[None], size, mode="bilinear", antialias=True).squeeze(0)
+    )
 
 
-def _square(view: TokenView) -> Tensor:
-    """(D, side, side), in float32 at least."""
-    side = math.isqrt(view.visual)
-    return lifted(without_nan(view.hidden_VD, Evidence.HIDDEN)).T.unflatten(1, (side, side))
-
-
-def _rows(made_DMM: Tensor, view: TokenView) -> Tensor:
-    return made_DMM.flatten(1).T.to(view.hidden_VD.dtype)
+def _rows(views: Sequence[TokenView], coarser: Callable[[Tensor], Tensor]) -> Tensor:
+    """Of one square after the other: in float32 at least, hidden states are large."""
+    side = math.isqrt(views[0].visual)
+    squares = (lifted(view.hidden_VD).T.unflatten(1, (side, side)) for view in views)
+    made_BKD = torch.stack([coarser(square_DSS).flatten(1).T for square_DSS in squares])
+    return without_nan(made_BKD, Evidence.HIDDEN).to(views[0].hidden_VD.dtype)  # all tokens are in some row

@@ -6,10 +6,13 @@ the image in an order that means nothing; ``divprune`` keeps them from left to r
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from strategies import several
 from strategies.diversity import divprune
 from strategies.evidence import EvidenceView
+from strategies.several import Views
 
 
 def divprune_unsorted(view: EvidenceView, keep: int) -> Tensor:
@@ -21,9 +24,10 @@ def divprune_unsorted(view: EvidenceView, keep: int) -> Tensor:
     return _order(view, keep).sort().values
 
 
-def divprune_unsorted_rows(view: EvidenceView, kept_K: Tensor) -> Tensor:
-    """(K, D) the first choice first."""
-    return view.hidden_VD[_order(view, len(kept_K))]
+def divprune_unsorted_rows(views: Views, kept_BK: Tensor) -> Tensor:
+    """(B, K, D) the first choice first."""
+    order_BK = torch.stack([_order(view, kept_BK.shape[1]) for view in views])
+    return several.taken((view.hidden_VD for view in views), order_BK)
 
 
 def _order(view: EvidenceView, keep: int) -> Tensor:

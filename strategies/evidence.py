@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from strategies.scores import cosine, descending_order
+from strategies.scores import cosine
 from strategies.view import TokenView
 
 # Of the vision tower, of the layer before the last where none is named. V rows, H heads, E head width, C tower width.
@@ -66,23 +66,20 @@ class EvidenceView(TokenView):
         return self.made[what]
 
     def holding(self, hidden_VD: Tensor | None) -> EvidenceView:
-        """The same evidence with other hidden states, or none; of what was made of it only what is small is kept."""
-        other = replace(self, hidden_states_VD=hidden_VD)
-        other.made.update({what: values for what, values in self.made.items() if values.dim() < 2})
-        return other
+        """The same evidence with other hidden states, or none.
 
-    def by_falling(self, name: str) -> Tensor:
-        """(V,) int64 tokens by falling mean over heads of an attention (V, H)."""
-        return self.once(("by_falling", name), lambda: descending_order(self.read(name).mean(dim=1)))
+        Of what was made of it only what is small is kept, and which of it was looked through for NaN.
+        """
+        other = replace(self, hidden_states_VD=hidden_VD)
+        given = {id(rows) for rows in self.evidence.values()}
+        other.made.update(
+            {what: values for what, values in self.made.items() if values.dim() < 2 or id(values) in given}
+        )
+        return other
 
     def likeness(self, name: str) -> Tensor:
         """(V, V) cosines of all rows of some evidence."""
         return self.once(("likeness", name), lambda: cosine(self.read(name), self.read(name)))
-
-    def projected(self, features_KC: Tensor) -> Tensor:
-        """(K, D) what the projector makes of features that a method has merged before it."""
-        assert self.project is not None, "nobody gave the projector"
-        return self.project(features_KC)
 
 
 def without_nan(values: Tensor, what: str) -> Tensor:

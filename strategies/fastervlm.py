@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from strategies import several
 from strategies.evidence import CLASS_ATTENTION, EvidenceView
+from strategies.several import Views
 
 NEEDS = frozenset({CLASS_ATTENTION})
 
@@ -21,3 +23,8 @@ def fastervlm(view: EvidenceView) -> Tensor:
         (V,) float32 in [0, 1].
     """
     return view.read(CLASS_ATTENTION).mean(dim=1)
+
+
+def together(views: Views, keep: int) -> Tensor:
+    """(B, keep) the best of several images with as many tokens, the very best first."""
+    return several.by_falling(views, CLASS_ATTENTION)[:, :keep]

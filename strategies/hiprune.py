@@ -65,4 +65,4 @@ def together(views: Views, keep: int, *, alpha: float = 0.1, edges: str = "clip"
     near_BVA = (place_BV[:, :, None, None] == around_BA4[:, None]).any(dim=3) & same_BVA
     first_BV = (near_BVA.any(dim=2) & (place_BV >= 0)).scatter(1, anchor_BA, True)
     deep_BV = several.means(views, DEEP).masked_fill(first_BV, torch.inf)
-    return several.orders(deep_BV)[:, :keep].sort(dim=1).values
+    return several.falling(deep_BV)[:, :keep].sort(dim=1).values

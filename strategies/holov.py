@@ -61,13 +61,14 @@ def together(
 
 
 def holov_rows(
-    view: EvidenceView, kept_K: Tensor, *, stretches: int = 16, form: str = "redistributed", fed: str = "stretches"
+    views: Views, kept_BK: Tensor, *, stretches: int = 16, form: str = "redistributed", fed: str = "stretches"
 ) -> Tensor:
-    """(K, D) what the decoder sees: the chosen patches, and in the literal form zeros in place of missing ones."""
-    fed_K = _fed([view], len(kept_K), stretches, form)[0]
+    """(B, K, D) what the decoder sees: the chosen patches, and in the literal form zeros in place of missing ones."""
+    fed_BK, visual = _fed(views, kept_BK.shape[1], stretches, form), views[0].visual
     if fed == "raster":
-        fed_K = fed_K.sort().values
-    return view.hidden_VD[fed_K.clamp(max=view.visual - 1)].masked_fill((fed_K == view.visual)[:, None], 0)
+        fed_BK = fed_BK.sort(dim=1).values
+    rows_BKD = several.taken((view.hidden_VD for view in views), fed_BK.clamp(max=visual - 1))
+    return rows_BKD.masked_fill((fed_BK == visual)[:, :, None], 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,18 +108,13 @@ class _Stretches:
 
 def _fed(views: Views, keep: int, stretches: int, form: str) -> Tensor:
     """(B, keep) stretch by stretch, each by falling score, or as it lies where it is kept whole; V for each missing."""
-    what = ("holov", keep, stretches, form)
-    if any(what not in view.made for view in views):
-        runs = _Stretches(views[0].visual, min(stretches, views[0].visual), views[0].device)
-        several.keep_each(views, what, _chosen(views, keep, runs, form))
-    return torch.stack([view.made[what] for view in views])
+    runs = _Stretches(views[0].visual, min(stretches, views[0].visual), views[0].device)
+    return several.once(views, ("holov", keep, stretches, form), lambda: _chosen(views, keep, runs, form))
 
 
 def _chosen(views: Views, keep: int, runs: _Stretches, form: str) -> Tensor:
     attention_BV, own_V = SCALE * several.means(views, CLASS_ATTENTION), runs.own_V
-    if any(("holov", runs.count) not in view.made for view in views):
-        several.keep_each(views, ("holov", runs.count), _scores(views, attention_BV, runs))
-    score_BV = torch.stack([view.made["holov", runs.count] for view in views])
+    score_BV = several.once(views, ("holov", runs.count), lambda: _scores(views, attention_BV, runs))
     sizes_G = torch.tensor(runs.sizes, device=runs.device)
     weights = (runs.side_by_side(score_BV).sum(dim=2) / sizes_G).tolist()
     budgets = [_budgets(heaviness, runs.sizes, keep, pass_on=form != "literal") for heaviness in weights]

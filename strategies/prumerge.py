@@ -14,13 +14,18 @@ In a picture of the kept places the best patch that was not kept stands for the 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
+from strategies import several
 from strategies.evidence import JOINED_CLASS_ATTENTION, TOWER_FEATURES, TOWER_KEYS, EvidenceView
-from strategies.scores import cosine, descending_order, lifted
+from strategies.scores import lifted
+from strategies.several import Views
 from strategies.trim import outliers
 
 ATTENTION, KEYS = f"{JOINED_CLASS_ATTENTION}@-1", f"{TOWER_KEYS}@-1"
@@ -40,64 +45,99 @@ def prumerge(view: EvidenceView, keep: int, *, count: Count = "exact") -> Tensor
     Returns:
         (keep,) int64, ascending, unique; fewer where the count is adaptive.
     """
-    return _with_spare(view, _attended(view, keep - 1, count), keep)
+    return together([view], keep, count=count)[0]
 
 
 def prumerge_plus(view: EvidenceView, keep: int, *, count: Count = "exact") -> Tensor:
     """As ``prumerge``, with patches sampled at equal distances."""
-    return _with_spare(view, _sampled(view, keep - 1, count), keep)
+    return plus_together([view], keep, count=count)[0]
 
 
-def prumerge_rows(view: EvidenceView, kept_K: Tensor, *, count: Count = "exact") -> Tensor:
-    """(K, D) what the decoder sees: each patch with its neighbours, and the weighted sum of what was not kept."""
-    return _merged(view, _attended(view, len(kept_K) - 1, "exact"))
+def together(views: Views, keep: int, *, count: Count = "exact") -> Sequence[Tensor] | Tensor:
+    """``prumerge`` of several images with as many tokens."""
+    return _with_spare(views, keep, count, _attended)
 
 
-def prumerge_plus_rows(view: EvidenceView, kept_K: Tensor, *, count: Count = "exact") -> Tensor:
+def plus_together(views: Views, keep: int, *, count: Count = "exact") -> Sequence[Tensor] | Tensor:
+    """``prumerge_plus`` of several images with as many tokens."""
+    return _with_spare(views, keep, count, _sampled)
+
+
+def prumerge_rows(views: Views, kept_BK: Tensor, *, count: Count = "exact") -> Tensor:
+    """(B, K, D) what the decoder sees: each patch with its neighbours, and the weighted sum of what was not kept."""
+    return _merged(views, _attended(views, kept_BK.shape[1] - 1, "exact"))
+
+
+def prumerge_plus_rows(views: Views, kept_BK: Tensor, *, count: Count = "exact") -> Tensor:
     """As ``prumerge_rows``."""
-    return _merged(view, _sampled(view, len(kept_K) - 1, count))
+    most = kept_BK.shape[1] - 1
+    each = [_sampled([view], most, count) for view in views] if count == "adaptive" else [_sampled(views, most, count)]
+    return _merged(views, torch.cat(each))
 
 
-def _attended(view: EvidenceView, most: int, count: str) -> Tensor:
-    """Patches by falling attention."""
+def _attended(views: Views, most: int, count: str) -> Tensor:
+    """(B, K) patches by falling attention; of one image where the count is adaptive."""
     if count == "adaptive":
+        (view,) = views
         most = min(most, max(1, int(outliers(view.read(ATTENTION)))))
-    return view.once("by attention", lambda: descending_order(view.read(ATTENTION)))[: max(most, 0)]
+    order_BV = several.once(views, "by attention", lambda: several.falling(several.read(views, ATTENTION)))
+    return order_BV[:, : max(most, 0)]
 
 
-def _sampled(view: EvidenceView, most: int, count: str) -> Tensor:
-    """Patches by falling attention, then those at equal distances that are not among them."""
+def _sampled(views: Views, most: int, count: str) -> Tensor:
+    """As ``_attended``, then those at equal distances that are not among them."""
     if most < 1:
-        return torch.arange(0, device=view.device)
+        return _attended(views, 0, "exact")
+    visual = views[0].visual
+    first_BK = _attended(views, max(1, most // 4) if count == "exact" else visual, count)
+    free_BV = torch.ones(len(views), visual, dtype=torch.bool, device=first_BK.device).scatter(1, first_BK, False)
     if count == "exact":
-        first_K = _attended(view, max(1, most // 4), "exact")
-    else:
-        first_K = _attended(view, view.visual, "adaptive")
-    free_V = torch.ones(view.visual, dtype=torch.bool, device=view.device).index_fill(0, first_K, False)
-    if count == "exact":
-        wanted, rest_M = most - len(first_K), free_V.nonzero()[:, 0]
-        return torch.cat((first_K, rest_M[torch.arange(wanted, device=view.device) * len(rest_M) // max(wanted, 1)]))
-    step = max(1, view.visual // len(first_K) // 3)
-    places_N = torch.arange(0, view.visual - 1, step, device=view.device)
-    return torch.cat((first_K, places_N[free_V[places_N]]))[:most]
+        wanted, rest = most - first_BK.shape[1], visual - first_BK.shape[1]
+        rest_BM = free_BV.sort(dim=1, descending=True, stable=True).indices[:, :rest]
+        evenly_N = torch.arange(wanted, device=first_BK.device) * rest // max(wanted, 1)
+        return torch.cat((first_BK, rest_BM[:, evenly_N]), dim=1)
+    step = max(1, visual // first_BK.shape[1] // 3)
+    places_N = torch.arange(0, visual - 1, step, device=first_BK.device)
+    return torch.cat((first_BK, places_N[None, free_BV[0, places_N]]), dim=1)[:, :most]
 
 
-def _with_spare(view: EvidenceView, chosen_K: Tensor, keep: int) -> Tensor:
+def _with_spare(
+    views: Views, keep: int, count: str, choose: Callable[[Views, int, str], Tensor]
+) -> Sequence[Tensor] | Tensor:
     """With the place that stands for the sum: the most attended patch that is not chosen."""
+    if count == "adaptive" and len(views) > 1:  # each has a number of its own
+        return [_with_spare([view], keep, count, choose)[0] for view in views]
+    chosen_BK = choose(views, keep - 1, count)
     if keep == 0:
-        return chosen_K[:0]
-    spare_V = lifted(view.read(ATTENTION)).index_fill(0, chosen_K, -torch.inf)
-    return torch.cat((chosen_K, spare_V.argmax(dim=0, keepdim=True))).sort().values
+        return chosen_BK[:, :0]
+    spare_BV = lifted(several.read(views, ATTENTION)).scatter(1, chosen_BK, -torch.inf)
+    return torch.cat((chosen_BK, spare_BV.argmax(dim=1, keepdim=True)), dim=1).sort(dim=1).values
 
 
-def _merged(view: EvidenceView, chosen_K: Tensor) -> Tensor:
-    attention_V, features_VC = view.read(ATTENTION), view.read(TOWER_FEATURES)
-    key_VC = view.read(KEYS).flatten(1)
-    exact_VC = lifted(features_VC)
-    likeness_KV = cosine(key_VC[chosen_K], key_VC).scatter(1, chosen_K[:, None], -torch.inf)  # not itself
-    near_KN = likeness_KV.sort(dim=1, descending=True, stable=True).indices[:, : min(NEIGHBOURS, view.visual - 1)]
-    weight_V = attention_V.to(exact_VC.dtype)
-    weight_KV = torch.zeros_like(likeness_KV, dtype=exact_VC.dtype).scatter(1, near_KN, weight_V[near_KN])
-    patches_KC = exact_VC[chosen_K] + weight_KV @ exact_VC
-    sum_C = weight_V.index_fill(0, chosen_K, 0) @ exact_VC
-    return view.projected(torch.cat((patches_KC, sum_C[None])).to(features_VC.dtype))
+def _merged(views: Views, chosen_BK: Tensor) -> Tensor:
+    """(B, K + 1, D) of the chosen patches, and of all others."""
+    grown_BKC = several.taken(
+        (view.once("with neighbours", partial(_with_neighbours, view)) for view in views), chosen_BK
+    )
+    features = several.exact(views, TOWER_FEATURES)
+    left_BV = several.read(views, ATTENTION).to(features[0].dtype).scatter(1, chosen_BK, 0)
+    rows_BKC = torch.cat((grown_BKC, several.products(left_BV, features)[:, None]), dim=1)
+    return several.projected(views, rows_BKC.to(views[0].read(TOWER_FEATURES).dtype))
+
+
+def _with_neighbours(view: EvidenceView) -> Tensor:
+    """(V, C) each patch, and the weighted sum of those that are likest to it."""
+    near_VN = _nearest(view)  # before there is anything else: it takes most
+    (exact_VC,) = several.exact([view], TOWER_FEATURES)
+    weight_V = view.read(ATTENTION).to(exact_VC.dtype)
+    weight_VV = exact_VC.new_zeros(view.visual, view.visual).scatter_(1, near_VN, weight_V[near_VN])
+    return (weight_VV @ exact_VC).add_(exact_VC)
+
+
+def _nearest(view: EvidenceView) -> Tensor:
+    """(V, N) int64 for each patch the likest others by their keys."""
+    unit_VC = normalize(lifted(view.read(KEYS)).flatten(1), dim=-1)
+    likeness_VV = (unit_VC @ unit_VC.T).fill_diagonal_(-torch.inf)  # not itself
+    del unit_VC
+    order_VV = likeness_VV.sort(dim=1, descending=True, stable=True).indices
+    return order_VV[:, : min(NEIGHBOURS, view.visual - 1)].clone()

@@ -56,14 +56,14 @@ def drawn_together(views: Views, keep: int) -> Tensor:
     return _with_spare(views, _chosen(views, keep, drawn=True), keep)
 
 
-def prunesid_rows(view: EvidenceView, kept_K: Tensor) -> Tensor:
-    """(K, D) the class token, and the patches group by group."""
-    return _rows(view, _chosen([view], len(kept_K), drawn=False)[0])
+def prunesid_rows(views: Views, kept_BK: Tensor) -> Tensor:
+    """(B, K, D) the class token, and the patches group by group."""
+    return _rows(views, _chosen(views, kept_BK.shape[1], drawn=False))
 
 
-def prunesid_drawn_rows(view: EvidenceView, kept_K: Tensor) -> Tensor:
+def prunesid_drawn_rows(views: Views, kept_BK: Tensor) -> Tensor:
     """As ``prunesid_rows``."""
-    return _rows(view, _chosen([view], len(kept_K), drawn=True)[0])
+    return _rows(views, _chosen(views, kept_BK.shape[1], drawn=True))
 
 
 def _with_spare(views: Views, chosen_BK: Tensor, keep: int) -> Tensor:
@@ -75,20 +75,22 @@ def _with_spare(views: Views, chosen_BK: Tensor, keep: int) -> Tensor:
     return torch.cat((chosen_BK, spare_B1), dim=1).sort(dim=1).values
 
 
-def _rows(view: EvidenceView, chosen_K: Tensor) -> Tensor:
-    return view.projected(torch.cat((view.read(CLASS_FEATURES)[:1], view.read(TOWER_FEATURES)[chosen_K])))
+def _rows(views: Views, chosen_BK: Tensor) -> Tensor:
+    rows_BKC = torch.cat((several.class_features(views), several.features(views, chosen_BK)), dim=1)
+    return several.projected(views, rows_BKC)
 
 
 def _chosen(views: Views, keep: int, drawn: bool) -> Tensor:
     """(B, keep - 1) patches, group by group, in each first those that nothing better is like."""
-    what = ("chosen", keep, drawn)
-    if any(what not in view.made for view in views):
+
+    def make() -> Tensor:
         square_BV = _squares(several.read(views, PLACES)[:, :, 0])
         if bool((square_BV == square_BV[0]).all()):
-            several.keep_each(views, what, _by_groups(views, square_BV[0].contiguous(), keep, drawn))
-        else:  # cut into other squares, which have other numbers of components
-            several.keep_each(views, what, torch.cat([_chosen([view], keep, drawn) for view in views]))
-    return torch.stack([view.made[what] for view in views])
+            return _by_groups(views, square_BV[0].contiguous(), keep, drawn)
+        # Cut into other squares, which have other numbers of components.
+        return torch.cat([_chosen([view], keep, drawn) for view in views])
+
+    return several.once(views, ("chosen", keep, drawn), make)
 
 
 def _squares(number_BV: Tensor) -> Tensor:

@@ -25,10 +25,12 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from strategies import several
 from strategies.decoder_evidence import POSITION_PULL, TEXT_MASS
 from strategies.evidence import EvidenceView
 from strategies.limits import Range
 from strategies.scores import descending_order, lifted
+from strategies.several import Views
 from strategies.stages import Stage
 from strategies.view import Evidence
 
@@ -74,14 +76,13 @@ def sparsevlm_stage(view: EvidenceView, keep: int) -> Tensor:
     return place_K
 
 
-def sparsevlm_rows(view: EvidenceView, kept_K: Tensor) -> Tensor:
-    """(K, D) what the decoder sees: kept tokens as they are, and of each cluster the mean."""
-    keep, hidden_VD = len(kept_K), view.hidden_VD
-    if ("slots", keep) not in view.made:
-        sparsevlm_stage(view, keep)
-    slot_V = view.made["slots", keep]
-    member_KV = lifted((slot_V == torch.arange(keep, device=slot_V.device)[:, None]).to(hidden_VD.dtype))
-    return (member_KV @ lifted(hidden_VD) / member_KV.sum(dim=1, keepdim=True)).to(hidden_VD.dtype)
+def sparsevlm_rows(views: Views, kept_BK: Tensor) -> Tensor:
+    """(B, K, D) what the decoder sees: kept tokens as they are, and of each cluster the mean."""
+    keep = kept_BK.shape[1]
+    for view in views:
+        if ("slots", keep) not in view.made:
+            sparsevlm_stage(view, keep)
+    return several.hidden_means(views, torch.stack([view.made["slots", keep] for view in views]), keep)
 
 
 def density_peaks(state_SD: Tensor, clusters: int) -> tuple[Tensor, Tensor]:

@@ -40,6 +40,7 @@ METHODS: tuple[dict[str, Any], ...] = (
         "fastervlm",
         ranks=(288, 144, 58, 29),
         score=fastervlm.fastervlm,
+        together=fastervlm.together,
         needs=fastervlm.NEEDS,
         source="FasterVLM, arXiv:2412.01818",
     ),
@@ -71,6 +72,7 @@ METHODS: tuple[dict[str, Any], ...] = (
     _tower(
         "trim",
         select=trim.trim,
+        together=trim.together,
         rows=trim.trim_rows,
         needs=trim.NEEDS,
         published=ADAPTIVE,
@@ -80,6 +82,7 @@ METHODS: tuple[dict[str, Any], ...] = (
     _tower(
         "prumerge",
         select=prumerge.prumerge,
+        together=prumerge.together,
         rows=prumerge.prumerge_rows,
         needs=prumerge.NEEDS,
         published=ADAPTIVE,
@@ -89,6 +92,7 @@ METHODS: tuple[dict[str, Any], ...] = (
     _tower(
         "prumerge_plus",
         select=prumerge.prumerge_plus,
+        together=prumerge.plus_together,
         rows=prumerge.prumerge_plus_rows,
         needs=prumerge.NEEDS,
         published=ADAPTIVE,

@@ -12,13 +12,16 @@ In a picture of the kept places the best patch that was not kept stands for the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from strategies import several
 from strategies.evidence import IMAGE_EMBEDDINGS, PROMPT_EMBEDDING, TOWER_FEATURES, EvidenceView
-from strategies.scores import cosine, descending_order, lifted
+from strategies.scores import cosine, lifted
+from strategies.several import Views
 
 NEEDS = frozenset({IMAGE_EMBEDDINGS, PROMPT_EMBEDDING, TOWER_FEATURES})
 
@@ -41,20 +44,27 @@ def trim(
     Returns:
         (keep,) int64, ascending, unique; fewer where the count is adaptive.
     """
-    if count == "adaptive" and keep:
-        keep = min(keep, 1 + max(1, int(outliers(_scores(view, similarity).softmax(dim=0)))))
-    return _by_relevance(view, similarity)[:keep].sort().values
+    return together([view], keep, similarity=similarity, count=count)[0]
 
 
-def trim_rows(view: EvidenceView, kept_K: Tensor, *, similarity: str = "dot", count: str = "exact") -> Tensor:
-    """(K, D) the patches in raster order, and the mean of those that were not kept."""
-    patches = len(kept_K) - 1
-    kept = _by_relevance(view, similarity)[:patches].sort().values
-    features_VC = view.read(TOWER_FEATURES)
-    removed_V = torch.ones(view.visual, dtype=lifted(features_VC).dtype, device=view.device).index_fill(0, kept, 0)
-    removed_V = removed_V * (features_VC != 0).any(dim=1)
-    mean_C = removed_V @ lifted(features_VC) / removed_V.sum().clamp(min=1)
-    return view.projected(torch.cat((features_VC[kept], mean_C[None].to(features_VC.dtype))))
+def together(views: Views, keep: int, *, similarity: str = "dot", count: str = "exact") -> Sequence[Tensor] | Tensor:
+    """The same of several images with as many tokens."""
+    order_BV = _by_relevance(views, similarity)
+    if count == "exact" or keep == 0:
+        return order_BV[:, :keep].sort(dim=1).values
+    scores = (_scores(view, similarity).softmax(dim=0) for view in views)
+    most = [min(keep, 1 + max(1, int(outliers(score_V)))) for score_V in scores]
+    return [order_V[:own].sort().values for order_V, own in zip(order_BV, most, strict=True)]
+
+
+def trim_rows(views: Views, kept_BK: Tensor, *, similarity: str = "dot", count: str = "exact") -> Tensor:
+    """(B, K, D) the patches in raster order, and the mean of those that were not kept."""
+    chosen_BK = _by_relevance(views, similarity)[:, : kept_BK.shape[1] - 1].sort(dim=1).values
+    patches_BKC, exact = several.features(views, chosen_BK), several.exact(views, TOWER_FEATURES)
+    patch_BV = several.each(views, "patches", lambda view: (view.read(TOWER_FEATURES) != 0).any(dim=1))
+    removed_BV = patch_BV.to(exact[0].dtype).scatter(1, chosen_BK, 0)
+    mean_BC = several.products(removed_BV, exact) / removed_BV.sum(dim=1, keepdim=True).clamp(min=1)
+    return several.projected(views, torch.cat((patches_BKC, mean_BC[:, None].to(patches_BKC.dtype)), dim=1))
 
 
 def outliers(values_V: Tensor) -> Tensor:
@@ -63,8 +73,13 @@ def outliers(values_V: Tensor) -> Tensor:
     return (values_V > high + 1.5 * (high - low)).sum()
 
 
-def _by_relevance(view: EvidenceView, similarity: str) -> Tensor:
-    return view.once(("by relevance", similarity), lambda: descending_order(_scores(view, similarity)))
+def _by_relevance(views: Views, similarity: str) -> Tensor:
+    """(B, V) int64 tokens of each, the most relevant first."""
+    return several.once(
+        views,
+        ("by relevance", similarity),
+        lambda: several.orders(torch.stack([_scores(view, similarity) for view in views])),
+    )
 
 
 def _scores(view: EvidenceView, similarity: str) -> Tensor:

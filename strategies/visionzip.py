@@ -12,15 +12,17 @@ We differ: of equal scores the lower index wins; one row is always left for the 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Annotated
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from strategies import several
 from strategies.evidence import CLASS_ATTENTION, CLASS_FEATURES, TOWER_FEATURES, TOWER_KEYS, EvidenceView
 from strategies.limits import Range
-from strategies.scores import cosine, lifted
+from strategies.scores import lifted
 from strategies.several import Views
 
 SHARE = 10 / 64
@@ -53,26 +55,33 @@ def together(views: Views, keep: int, *, contextual: float = SHARE) -> Tensor:
     return torch.cat((chosen_BK, spare_B1), dim=1).sort(dim=1).values
 
 
-def visionzip_rows(view: EvidenceView, kept_K: Tensor, *, contextual: float = SHARE) -> Tensor:
+def visionzip_rows(views: Views, kept_BK: Tensor, *, contextual: float = SHARE) -> Tensor:
     """What the decoder sees.
 
     Returns:
-        (K, D): class token, dominant patches, and of each target the sum of its own features and the mean of those
+        (B, K, D): class token, dominant patches, and of each target the sum of its own features and the mean of those
         patches whose keys are nearest to its own.
     """
-    dominant_K, target_K, rest_M = _roles(view.by_falling(CLASS_ATTENTION), len(kept_K), contextual)
-    features_VC = view.read(TOWER_FEATURES)
-    parts = [view.read(CLASS_FEATURES)[:1], features_VC[dominant_K]]
-    if len(target_K):
-        member_M = rest_M[(rest_M[:, None] != target_K).all(dim=1).nonzero()[:, 0]]
-        key_VE = view.once("mean keys", lambda: lifted(view.read(TOWER_KEYS)).mean(dim=1))
-        nearest_M = cosine(key_VE[member_M], key_VE[target_K]).argmax(dim=1)
-        member_KM = lifted(
-            (nearest_M == torch.arange(len(target_K), device=view.device)[:, None]).to(features_VC.dtype)
-        )
-        mean_KC = member_KM @ lifted(features_VC[member_M]) / member_KM.sum(dim=1, keepdim=True).clamp(min=1)
-        parts.append((features_VC[target_K] + mean_KC).to(features_VC.dtype))
-    return view.projected(torch.cat(parts))
+    order_BV = several.by_falling(views, CLASS_ATTENTION)
+    dominant_BK, target_BK, rest_BM = _roles(order_BV, kept_BK.shape[1], contextual)
+    parts = [several.class_features(views), several.features(views, dominant_BK)]
+    if merged := target_BK.shape[1]:
+        step = rest_BM.shape[1] // merged  # every first of so many is a target
+        between_BM = rest_BM[:, : merged * step].unflatten(1, (merged, step))[:, :, 1:].flatten(1)
+        member_BM = torch.cat((between_BM, rest_BM[:, merged * step :]), dim=1)
+        keys = [view.once("unit keys", partial(_unit_keys, view)) for view in views]
+        target_BEK = several.taken(keys, target_BK).mT
+        nearest_BM = several.products(several.taken(keys, member_BM), target_BEK).argmax(dim=2)
+        member_BKM = several.members(nearest_BM, merged, parts[0])
+        sum_BKC = several.products(member_BKM, lifted(several.features(views, member_BM)))
+        mean_BKC = sum_BKC / member_BKM.sum(dim=2, keepdim=True).clamp(min=1)
+        parts.append((several.features(views, target_BK) + mean_BKC).to(parts[0].dtype))
+    return several.projected(views, torch.cat(parts, dim=1))
+
+
+def _unit_keys(view: EvidenceView) -> Tensor:
+    """(V, E) each patch's key, mean over heads, of length 1."""
+    return normalize(lifted(view.read(TOWER_KEYS)).mean(dim=1), dim=-1)
 
 
 def _roles(order_V: Tensor, keep: int, contextual: float) -> tuple[Tensor, Tensor, Tensor]:

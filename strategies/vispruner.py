@@ -12,14 +12,15 @@ diverse ones: compare them between devices with care.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from strategies import several
 from strategies.evidence import CLASS_ATTENTION, TOWER_FEATURES, EvidenceView
 from strategies.limits import Range
+from strategies.several import Views
 
 NEEDS = frozenset({CLASS_ATTENTION, TOWER_FEATURES})
 REMOVED = 8  # at most, in a round
@@ -42,12 +43,12 @@ def vispruner(view: EvidenceView, keep: int, *, important: Annotated[float, Rang
     return together([view], keep, important=important)[0]
 
 
-def together(views: Sequence[EvidenceView], keep: int, *, important: float = 0.5) -> Tensor:
+def together(views: Views, keep: int, *, important: float = 0.5) -> Tensor:
     """(B, keep) the same of several images with as many tokens."""
-    order_BV = torch.stack([view.by_falling(CLASS_ATTENTION) for view in views])
+    order_BV = several.by_falling(views, CLASS_ATTENTION)
     likeness_BVV = torch.stack([view.likeness(TOWER_FEATURES) for view in views])
     chosen = int(keep * important)
-    counts = set(torch.stack([_patches(view) for view in views]).tolist())
+    counts = set(several.each(views, "number of patches", _patches).tolist())
     if len(counts) > 1:
         return torch.cat([together([view], keep, important=important) for view in views])
     # Nobody attends to what is no patch, so that these come last.

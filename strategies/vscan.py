@@ -18,11 +18,12 @@ from typing import Annotated
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from strategies import several
 from strategies.evidence import CLASS_ATTENTION, PLACES, EvidenceView
 from strategies.limits import Range
-from strategies.scores import cosine, lifted
+from strategies.scores import lifted
 from strategies.several import Views
 from strategies.stages import Stage
 from strategies.view import Evidence
@@ -49,7 +50,7 @@ def together(views: Views, keep: int) -> Tensor:
     """(B, keep) the same of several images with as many tokens."""
     global_BK = several.by_falling(views, CLASS_ATTENTION)[:, : keep // 2]
     local_BV = several.means(views, SHALLOW).scatter(1, global_BK, -1.0)
-    order_BV = several.orders(local_BV)
+    order_BV = several.falling(local_BV)
     square_BV, row_BV, column_BV = several.read(views, PLACES).long().unbind(dim=2)
     side_B1 = row_BV.amax(dim=1, keepdim=True)
     down_BV, along_BV = (row_BV - 1) * WINDOWS // side_B1, (column_BV - 1) * WINDOWS // side_B1
@@ -61,14 +62,18 @@ def together(views: Views, keep: int) -> Tensor:
     return torch.cat((global_BK, local_BK), dim=1).sort(dim=1).values
 
 
-def vscan_rows(view: EvidenceView, kept_K: Tensor) -> Tensor:
-    """(K, D) each kept token's mean with those that were dropped and are nearest to it, after the projector."""
-    hidden_VD = view.hidden_VD
-    nearest_V = cosine(hidden_VD, hidden_VD[kept_K]).argmax(dim=1)
-    slot_K = torch.arange(len(kept_K), device=kept_K.device)
-    nearest_V = nearest_V.index_copy(0, kept_K, slot_K)  # a kept token stays its own
-    member_KV = lifted((nearest_V == slot_K[:, None]).to(hidden_VD.dtype))
-    return (member_KV @ lifted(hidden_VD) / member_KV.sum(dim=1, keepdim=True)).to(hidden_VD.dtype)
+def vscan_rows(views: Views, kept_BK: Tensor) -> Tensor:
+    """(B, K, D) each kept token's mean with those that were dropped and are nearest to it, after the projector."""
+    likeness_BVK = torch.stack([_likeness(view, kept_K) for view, kept_K in zip(views, kept_BK, strict=True)])
+    slot_BK = torch.arange(kept_BK.shape[1], device=kept_BK.device).expand_as(kept_BK)
+    slot_BV = likeness_BVK.argmax(dim=2).scatter(1, kept_BK, slot_BK)  # a kept token stays its own
+    return several.hidden_means(views, slot_BV, kept_BK.shape[1])
+
+
+def _likeness(view: EvidenceView, kept_K: Tensor) -> Tensor:
+    """(V, K) cosines of all tokens with the kept ones."""
+    unit_VD = normalize(lifted(view.hidden_VD), dim=-1)
+    return unit_VD @ unit_VD[kept_K].T
 
 
 def vscan(

@@ -116,7 +116,7 @@ def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, li
                     if strategy.merge is not None:
                         rows = strategy.merge(whole, places)
                     else:
-                        rows = strategy.rows(run.views[index], places, **dict(stage.params))
+                        (rows,) = strategy.rows([run.views[index]], places[None], **dict(stage.params))
                     columns = sorted(where[v] for v in kept)  # rows that are fed in an order of their own
                     hidden[0, columns] = rows
                     where |= dict(zip(kept, columns, strict=True))

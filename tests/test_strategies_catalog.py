@@ -53,7 +53,7 @@ def chosen_and_made(strategy: Strategy, view: EvidenceView, rank: int) -> None:
     """Choose, and where a choice looks at nothing make the rows too."""
     (kept,) = strategy.choose(view, [rank], some_params(strategy.name))
     if strategy.rows is not None:
-        strategy.rows(view, kept)
+        strategy.rows([view], kept[None])
 
 
 @pytest.mark.parametrize("name", CHOOSING)
@@ -141,9 +141,9 @@ def test_takes_a_half_precision_model(name, dtype):
     (kept,) = get(name).choose(half, [rank], some_params(name))
     assert torch.equal(kept, get(name).choose(exact, [len(kept)], some_params(name))[0])
     if (rows := get(name).rows) is not None:
-        made = rows(half, kept)
+        made = rows([half], kept[None])
         assert made.dtype == dtype
-        torch.testing.assert_close(made.float(), rows(exact, kept), rtol=0.1, atol=0.1)
+        torch.testing.assert_close(made.float(), rows([exact], kept[None]), rtol=0.1, atol=0.1)
 
 
 @pytest.mark.parametrize("name", [name for name in CHOOSING if get(name).needs])
@@ -175,10 +175,10 @@ def test_rows_stand_for_exactly_the_kept_tokens(name, visual, distinct, keep):
     keep = admitted(strategy, keep, visual)
     (kept,) = strategy.choose(view, [keep], {})
     before = [rows.clone() for rows in (view.hidden_states_VD, *view.evidence.values())]
-    made = strategy.rows(view, kept)
-    assert made.shape == (keep, WIDTH)
+    made = strategy.rows([view], kept[None])
+    assert made.shape == (1, keep, WIDTH)
     assert made.isfinite().all()
-    assert torch.equal(made, strategy.rows(view, kept))
+    assert torch.equal(made, strategy.rows([view], kept[None]))
     assert all(torch.equal(a, b) for a, b in zip(before, (view.hidden_states_VD, *view.evidence.values()), strict=True))
 
 
@@ -201,9 +201,33 @@ def test_images_that_choose_together_choose_as_each_alone(name):
         assert any(what[0] == "prepared" for what in view.made if isinstance(what, tuple))
         taken, alone = (strategy.choose(one, ranks, params) for one in (view, made(seed)))
         assert [kept.tolist() for kept in taken] == [kept.tolist() for kept in alone]
-        if strategy.rows is not None:
-            pairs = zip(taken, alone, strict=True)
-            assert all(torch.equal(strategy.rows(view, a), strategy.rows(made(seed), b)) for a, b in pairs)
+
+
+@pytest.mark.parametrize("name", [name for name in CHOOSING if get(name).rows])
+def test_rows_of_several_images_are_those_of_each_alone(name):
+    """To the last bit, but for the projector: it is one matrix product of all rows, whose sums a library orders."""
+    strategy, visual, keep = get(name), 36, 9
+
+    def made(seed: int) -> EvidenceView:
+        return make_view(visual, distinct=7 if seed == 2 else None, seed=seed)
+
+    kept = [strategy.choose(made(seed), [keep], {})[0] for seed in range(3)]
+    projected: list[torch.Tensor] = []
+
+    def project(features_KC: torch.Tensor) -> torch.Tensor:
+        projected.append(features_KC)
+        return features_KC @ projector(WIDTH)
+
+    def rows(seeds: list[int]) -> list[torch.Tensor]:
+        projected.clear()
+        views = [dataclasses.replace(made(seed), project=project) for seed in seeds]
+        rows_BKD = strategy.rows(views, torch.stack([kept[seed] for seed in seeds]))
+        assert rows_BKD.shape == (len(seeds), keep, WIDTH)
+        return [*(projected[0].unflatten(0, (len(seeds), keep)) if projected else rows_BKD)]
+
+    together = rows([0, 1, 2])
+    assert all(torch.equal(rows([seed])[0], together[seed]) for seed in range(3))
+    assert not torch.equal(together[0], together[1])
 
 
 @pytest.mark.parametrize("name", ["trim", "prumerge", "prumerge_plus"])
@@ -213,7 +237,12 @@ def test_an_adaptive_count_is_at_most_the_rank(name):
     own, most = strategy.choose(view, [60, 3], {"count": "adaptive"})
     assert 2 <= len(own) < 60
     assert len(most) == min(3, len(own))
-    assert strategy.rows(view, own, count="adaptive").shape == (len(own), WIDTH)
+    assert strategy.rows([view], own[None], count="adaptive").shape == (1, len(own), WIDTH)
+    views = [make_view(64, seed=1), view]  # whose numbers are not the same
+    strategy.prepare(views, [60], {"count": "adaptive"})
+    other, again = (strategy.choose(one, [60], {"count": "adaptive"})[0] for one in views)
+    assert len(other) != len(again)
+    assert torch.equal(again, own)
 
 
 def test_an_empty_list_of_ranks_is_answered_with_none():

@@ -24,7 +24,7 @@ def square(side: int) -> TokenView:
 
 def made(name: str, view: TokenView, rank: int) -> tuple[list[int], torch.Tensor]:
     (kept_K,) = CATALOG[name].choose(view, [rank], {})
-    return kept_K.tolist(), CATALOG[name].rows(view, kept_K)
+    return kept_K.tolist(), CATALOG[name].rows([view], kept_K[None])[0]
 
 
 def test_a_pooled_token_is_the_mean_of_its_block():

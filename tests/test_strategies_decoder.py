@@ -180,7 +180,7 @@ def test_sparsevlm(view, keep, merged):
     places, made = recycled(view, keep, merged)
     (kept,) = get("sparsevlm_stage").choose(view, [keep + merged], {})
     assert kept.tolist() == places
-    np.testing.assert_allclose(get("sparsevlm_stage").rows(view, kept).numpy(), made, atol=1e-12)
+    np.testing.assert_allclose(get("sparsevlm_stage").rows([view], kept[None])[0].numpy(), made, atol=1e-12)
 
 
 def test_sparsevlm_merges_into_several(view):
@@ -190,7 +190,7 @@ def test_sparsevlm_merges_into_several(view):
     places, made = recycled(large, 20, 2)
     (kept,) = get("sparsevlm_stage").choose(large, [22], {})
     assert kept.tolist() == places
-    np.testing.assert_allclose(get("sparsevlm_stage").rows(large, kept).numpy(), made, atol=1e-12)
+    np.testing.assert_allclose(get("sparsevlm_stage").rows([large], kept[None])[0].numpy(), made, atol=1e-12)
 
 
 @pytest.mark.parametrize("lists", [(300, 200, 110), (303, 110, 36), (238, 48, 26), (66, 30, 17)])

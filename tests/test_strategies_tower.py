@@ -74,7 +74,7 @@ def choose(view, name, keep, **params) -> list[int]:
 
 def rows(view, name, keep, **params) -> np.ndarray:
     (kept,) = get(name).choose(view, [keep], params)
-    return get(name).rows(view, kept, **params).numpy() / (1 if name == "holov" else 10)
+    return get(name).rows([view], kept[None], **params)[0].numpy() / (1 if name == "holov" else 10)
 
 
 def unit(matrix) -> np.ndarray:
@@ -135,7 +135,7 @@ def test_cdpruner(view):
 def test_divprune_as_its_authors_feed_it(view):
     own = view.holding(closed_form.features_VD())
     assert choose(own, "divprune_unsorted", 6) == FEATURES["divprune_kept"]
-    made = get("divprune_unsorted").rows(own, torch.tensor(FEATURES["divprune_kept"]))
+    (made,) = get("divprune_unsorted").rows([own], torch.tensor([FEATURES["divprune_kept"]]))
     assert torch.equal(made, closed_form.features_VD()[FEATURES["divprune_order"]])
 
 
@@ -333,7 +333,7 @@ def test_vscan_averages_what_is_dropped_into_the_nearest(view):
     likeness = unit(hidden) @ unit(hidden[kept]).T
     slot = [kept.index(i) if i in kept else int(likeness[i].argmax()) for i in range(VISUAL)]
     expected = [hidden[[i for i in range(VISUAL) if slot[i] == k]].mean(axis=0) for k in range(3)]
-    np.testing.assert_allclose(vscan.vscan_rows(view, torch.tensor(kept)), expected)
+    np.testing.assert_allclose(vscan.vscan_rows([view], torch.tensor([kept]))[0], expected)
 
 
 def test_vscan_is_two_stages():

@@ -425,5 +425,5 @@ def test_the_plan_bounds_what_a_strategy_takes_to_choose(name):
         if strategy.merge is not None:
             strategy.merge(place.visual_hidden(), kept_K)
         if strategy.rows is not None:
-            strategy.rows(seen, kept_K, **strategy.params)
+            strategy.rows([seen], kept_K[None], **strategy.params)
     assert planned / (16 if tower else 4) < peak.bytes <= planned

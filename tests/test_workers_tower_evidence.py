@@ -13,7 +13,8 @@ from orchestrator.sweep.spec import load_sweep
 from small_clip import make_clip
 from small_llava import make_checkpoint
 from strategies import evidence as names
-from strategies.catalog import CATALOG
+from strategies import several
+from strategies.catalog import CATALOG, Strategy
 from strategies.errors import UsageError
 from test_workers_cost import SEVEN_B
 from test_workers_engine import make_engine
@@ -170,7 +171,9 @@ def test_a_tower_without_a_class_token_is_named_before_the_run(engine, tmp_path,
     sweep.write_text(f"model: {folder}\ndata: {small_scienceqa}\ngrid:\n- {{strategy: fastervlm, layer: 0, rank: 4}}\n")
     with pytest.raises(SpecError, match=said) as raised:
         load_sweep(sweep)
-    assert "\n" not in str(raised.value)
+    weights, grid = str(raised.value).splitlines()  # CLIP's, in place of SigLIP's
+    assert "model: " in weights
+    assert f"grid[0]: fastervlm {said}" in grid
 
 
 @pytest.mark.parametrize(("name", "rank"), [("trim", 1), ("prumerge", 1), ("prumerge_plus", 1), ("prunesid", 3)])
@@ -188,3 +191,23 @@ def test_a_rank_below_the_least_is_named(engine, tmp_path, small_checkpoint, sma
     )
     with pytest.raises(SpecError, match=rf"grid\[0\].rank: {rank} is below the {rank + 1} rows"):
         load_sweep(sweep)
+
+
+def test_rows_of_the_images_of_a_micro_batch_are_made_at_once(engine, monkeypatch):
+    """And what was read of the images is looked through for NaN once, for all strategies and grid points."""
+    monkeypatch.setattr(engine, "micro_batch", 2)
+    made, looked = [], []
+    goes_on, without_nan = Strategy.goes_on, several.without_nan
+
+    def seen(strategy, views, kept_BK, params):
+        made.append((strategy.name, tuple(kept_BK.shape)))
+        return goes_on(strategy, views, kept_BK, params)
+
+    monkeypatch.setattr(Strategy, "goes_on", seen)
+    for module in (names, several):
+        monkeypatch.setattr(module, "without_nan", lambda rows, what: looked.append(what) or without_nan(rows, what))
+    own = ("visionzip", "prumerge", "prunesid")  # make rows
+    points = tuple(GridPoint(strategy=name, layer=0, rank=rank) for name in (*own, "hiprune") for rank in (6, 9))
+    assert not engine.run(WorkUnit(samples=("1", "3"), points=points)).failures
+    assert sorted(made) == sorted((name, (2, rank)) for name in own for rank in (6, 9))
+    assert looked == []

@@ -26,7 +26,7 @@ from workers.families.config import ModelConfig
 from workers.families.model import Encoded
 from workers.filling import Filling, PreparedSample, rounds
 from workers.forecast import forecast
-from workers.memory import ENOUGH_WAVES, Budget, Footprint, RowBytes, arrange, footprint
+from workers.memory import ENOUGH_WAVES, RIDING_WAVES, Budget, Footprint, RowBytes, arrange, footprint
 from workers.sequences import Packing
 from workers.shown import Shown
 from workers.speed_test.workloads import make_workloads
@@ -228,19 +228,19 @@ def taken(filling: Filling, items: list[PreparedSample]) -> list[PreparedSample]
 def test_a_micro_batch_whose_waves_ride_has_several_rounds():
     budget, small, large = Budget(1000, 1000), Footprint(450, 450, 450, 0), Footprint(1500, 1500, 600, 0)
     together = taken(Filling(budget, rides=True), prepared(small, 50))
-    assert rounds(budget, together) == [2] * ENOUGH_WAVES
+    assert rounds(budget, together) == [2] * RIDING_WAVES
     assert len(taken(Filling(budget), prepared(small, 50))) == 2
     assert rounds(budget, prepared(large, 3)) == [1] * 3  # trunks that no wave holds together
-    assert len(taken(Filling(budget, rides=True), prepared(large, 50))) == ENOUGH_WAVES // 2
+    assert len(taken(Filling(budget, rides=True), prepared(large, 50))) == RIDING_WAVES // 2
     assert rounds(budget, []) == []
 
 
 def test_a_round_counts_an_image_once():
     """And the next one again."""
     budget, further = Budget(1000, 1000), Footprint(100, 100, 100, 0)
-    items = prepared(Footprint(450, 450, 450, 0), 50, further, image="one")
+    items = prepared(Footprint(450, 450, 450, 0), 200, further, image="one")
     together = taken(Filling(budget, rides=True), items)
-    assert rounds(budget, together) == [6] * ENOUGH_WAVES
+    assert rounds(budget, together) == [6] * RIDING_WAVES
     assert len(taken(Filling(budget), items)) == 6
 
 

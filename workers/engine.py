@@ -401,6 +401,7 @@ class Engine:
         for start in waves:
             answers.add(start)
             del start  # and waves of their logits
+        placement.forget_images()
         return Answered(batch, trunks, placement, features, spectra)
 
     def _check_window(self, trunks: Sequence[TokenSequence]) -> None:

@@ -263,8 +263,8 @@ def of_image(view: EvidenceView) -> EvidenceView:
     of_layer = _chosen(frozenset(view.evidence), Site.DECODER)
     fields: dict[str, Any] = {provider.field: None for provider in PROVIDERS.values() if provider.field}
     lean = replace(view, evidence={name: had for name, had in view.evidence.items() if name not in of_layer}, **fields)
-    lean.made.update(view.holding(None).made)
-    return lean
+    lean.made.update(view.made)
+    return lean.holding(None)
 
 
 def scratch(needs: frozenset[str], config: ModelConfig, tokens: int, visual: int) -> int:

@@ -10,7 +10,7 @@ from math import ceil
 from workers import evidence
 from workers.families.config import ModelConfig
 from workers.families.model import Encoded
-from workers.memory import ENOUGH_WAVES, NOTHING, Budget, Footprint, RowBytes, footprint
+from workers.memory import NOTHING, RIDING_WAVES, Budget, Footprint, RowBytes, footprint
 from workers.shown import Shown
 from workers.tasks.base import Sample
 from workers.work import GridPoint
@@ -80,7 +80,7 @@ class Filling:
             budget: of a wave.
             most: samples; None: as many as the budget takes.
             rides: a wave decodes beside the next, so that there may be several rounds. Then only the last wave has none
-                to decode beside, and a micro-batch is filled until it has `ENOUGH_WAVES`.
+                to decode beside, and a micro-batch is filled until it has `RIDING_WAVES`.
         """
         self._budget = budget
         self._most = most
@@ -111,7 +111,7 @@ class Filling:
         if not self._rides:
             return joins
         both = (last.total + last.need(item),) if joins else (last.total, item.need)
-        return self._waves + sum(map(self._filled, both)) <= ENOUGH_WAVES
+        return self._waves + sum(map(self._filled, both)) <= RIDING_WAVES
 
     def _filled(self, total: Footprint) -> int:
         return max(1, ceil(self._budget.waves(total)))

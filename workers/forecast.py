@@ -95,7 +95,7 @@ def forecast(
         total, together = total + one, together + 1
     waves = max(1, ceil(budget.waves(total, scratch)))
     most = fixed + count * min(total.bytes + scratch, budget.bytes)
-    on_host = count * min(CACHES * budget.host_bytes, 2 * total.host_bytes + total.held_host_bytes)
+    on_host = count * min(CACHES * budget.host_bytes, 3 * total.host_bytes + total.held_host_bytes)
     return Forecast(
         least, weights, away, away * layer_bytes(config, value_bytes), on_host, count, together, waves, most
     )

@@ -19,19 +19,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from strategies import catalog
+from strategies import catalog, several
 from strategies.catalog import Strategy
 from strategies.evidence import EvidenceView
 from strategies.positions import Positions
 from strategies.quality import Concentration, concentration
 from strategies.stages import Stage
 from workers import evidence
+from workers.made_rows import Maker, makers_of, together
 from workers.packed_layer import LayerAhead, LayerRead, PackedLayer
 from workers.sequences import Packing, TokenSequence, fork, numbers
 from workers.work import GridPoint
-
-TOGETHER = 2**23  # likenesses of tokens to one another that images choosing together may have
-Merge = Callable[[Tensor, Tensor], Tensor]  # hidden_VD, kept_K -> (K, D)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,8 +38,8 @@ class NewFork:
 
     sequences: tuple[TokenSequence, ...]
     source_R: Tensor  # int64 on the host: which rows of the packing they continue
-    merge: Merge | None  # makes other rows of the parent's visual ones, in place of the first of these
-    visual_V: Tensor  # int64 on the host: the parent's visual rows, where there is something to merge
+    maker: Maker | None  # makes other rows of the parent's visual ones, in place of the first of these
+    visual: slice  # the parent's visual rows, where there is something to make of them
     kept_K: Tensor  # int64 on the host: which of them are kept
 
     @property
@@ -78,7 +76,7 @@ class _Choice:
     strategy: Strategy
     kept_K: Tensor  # on the host, once all have chosen
     scores: Concentration | None
-    merge: Merge | None = None
+    maker: Maker | None = None
     params: tuple = ()  # those that decide what goes on in place of the kept tokens
 
 
@@ -140,6 +138,10 @@ class Placement:
         every = {stage for stages in of_points for stage in stages.values()}
         return frozenset(one.layer for one in every if evidence.reads_entered(catalog.get(one.strategy).needs))
 
+    def forget_images(self) -> None:
+        """All have chosen: let go of what was read of the tower, which is on the device."""
+        self._images = ()
+
     def needed(self) -> set[TokenSequence]:
         """All sequences that answer a point, whether they have run or not, and their prefixes."""
         return {run for sequence in self._points_of for run in sequence.chain}
@@ -184,8 +186,8 @@ class Placement:
         forks = []
         for choice, positions, indices in alike.values():
             # Those that keep nothing of their image have no rows in common.
-            together = [tuple(indices)] if len(choice.kept_K) else [(parent,) for parent in indices]
-            for parents in together:
+            families = [tuple(indices)] if len(choice.kept_K) else [(parent,) for parent in indices]
+            for parents in families:
                 forks.append(_new_fork(parents, layer, packing, choice, positions))
                 for parent, child in zip(parents, forks[-1].sequences[-len(parents) :], strict=True):
                     for index in indices[parent]:
@@ -258,19 +260,21 @@ class Placement:
         groups = _choosing(sequence, stages)
         if view is None:
             view = self._view(layer, sequence, groups, packing, hidden_RD, read, ahead)
+        found = []
         for (strategy, params), members in groups.items():
-            ranks = [stage.rank for stage in members]
             seeds, own = self.seeds[sequence.sample], view
             if strategy.draws_per == "image":
                 own = replace(view, seed=draw_seed(seeds.of(strategy), layer))
-            chosen = strategy.choose(own, ranks, dict(params))
+            chosen = strategy.choose(own, [stage.rank for stage in members], dict(params))
             # Of scores that look at something: a random order has no concentration worth the name.
             looks = self._quality and strategy.needs
             scores_V = strategy.score(own, **dict(params)) if looks and strategy.score else None
-            merge = merge_of(strategy, own, params)
+            found.append((strategy, params, own, members, chosen, scores_V))
+        makers = makers_of((strategy, params, own) for strategy, params, own, *_ in found)
+        for maker, (strategy, params, _, members, chosen, scores_V) in zip(makers, found, strict=True):
             for stage, kept_K in zip(members, chosen, strict=True):
                 scores = None if scores_V is None else concentration(scores_V, stage.rank)
-                yield stage, _Choice(strategy, kept_K, scores, merge, params if strategy.rows else ())
+                yield stage, _Choice(strategy, kept_K, scores, maker, params if strategy.rows else ())
 
     def _view(
         self,
@@ -306,8 +310,9 @@ class Placement:
                 if strategy.together:
                     ranks = tuple(stage.rank for stage in members)
                     asking[strategy, params, ranks, sequence.visual].append(views[sequence])
+        several.look_through(list(views.values()))
         for (strategy, params, ranks, visual), some in asking.items():
-            step = max(1, TOGETHER // visual**2)
+            step = together(visual)
             for first in range(0, len(some), step):
                 strategy.prepare(some[first : first + step], ranks, dict(params))
         return views
@@ -338,23 +343,6 @@ def _choosing(sequence: TokenSequence, stages: Iterable[Stage]) -> dict[tuple[St
     return groups
 
 
-def merge_of(strategy: Strategy, view: EvidenceView, params: Iterable[tuple[str, object]]) -> Merge | None:
-    """What makes the rows that go on in place of the kept tokens; None where these go on themselves.
-
-    Made when a fork enters: until then only what was read of the image is held, and what is small of what was made of
-    the rest. So the tokens are chosen before.
-    """
-    if strategy.rows is None:
-        return strategy.merge
-    return partial(_rows, strategy.rows, evidence.of_image(view), dict(params))
-
-
-def _rows(
-    rows: Callable[..., Tensor], view: EvidenceView, params: Mapping[str, object], hidden_VD: Tensor, kept_K: Tensor
-) -> Tensor:
-    return rows(view.holding(hidden_VD), kept_K, **params)
-
-
 def _new_fork(
     parents: tuple[TokenSequence, ...], layer: int, packing: Packing, choice: _Choice, positions: Positions
 ) -> NewFork:
@@ -369,8 +357,8 @@ def _new_fork(
     return NewFork(
         sequences=tuple(sequences),
         source_R=torch.cat((kept_K + visual.start, text_R)) if len(kept_K) else text_R,
-        merge=choice.merge,
-        visual_V=numbers(visual if choice.merge else slice(0, 0)),
+        maker=choice.maker,
+        visual=visual if choice.maker else slice(0, 0),
         kept_K=kept_K,
     )
 

@@ -36,9 +36,10 @@ from strategies.stages import Stage
 from workers import evidence
 from workers.families.base import Parts
 from workers.families.catalog import parts_of
-from workers.forks import Merge, Seeds, draw_seed, merge_of
+from workers.forks import Seeds, draw_seed
 from workers.laps import PREFILL, SELECTOR
 from workers.layer_calls import Replaced, cache_argument, cache_of, check_calls
+from workers.made_rows import makers_of
 from workers.padded import Batch, Group, add_rows, at_rows, drop, mask, new_batch, positions, spread
 from workers.padded_layer import Ahead, PaddedLayer, Probe
 from workers.prompt_images import PromptImages
@@ -377,7 +378,7 @@ class _Pruner:
 
     def _choose(
         self, stage: Stage, strategy: Strategy, sample: int, rank: int, hidden_BWD: Tensor, ahead: Ahead
-    ) -> tuple[Tensor, Merge | None]:
+    ) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor] | None]:
         """(rank,) int64: which of the sample's living visual tokens stay, and what makes the rows in their place."""
         batch = self._running()
         group = batch.groups[-1]
@@ -392,7 +393,7 @@ class _Pruner:
         kept_K = strategy.choose(view, [rank], dict(stage.params))[0]
         if self.kept is not None:
             kept_K = self._given(stage, sample, rank, visual).to(hidden_BWD.device)
-        return kept_K, merge_of(strategy, view, stage.params)
+        return kept_K, makers_of([(strategy, stage.params, view)])[0]
 
     def _given(self, stage: Stage, sample: int, rank: int, visual: int) -> Tensor:
         """A sample's tokens from those that the caller chose; copies of a sample (beams) share them."""

@@ -26,6 +26,7 @@ from workers.attention import attend, attend_groups, make_groups
 from workers.caches import Cache, HostLink, LayerCache
 from workers.decoder import Decoder, Given, Rotary
 from workers.forks import NewFork, Placement
+from workers.made_rows import Order, make_rows
 from workers.memory import Budget, Room, RowBytes
 from workers.packed_layer import LayerAhead, LayerRead
 from workers.sequences import Packing, TokenSequence, gather, joined, numbers
@@ -292,10 +293,12 @@ class _Waves:
         new = packing.with_more(more) if all_stay else Packing([*older, *more], packing.given)
         new_RD = parts[0] if len(parts) == 1 else torch.cat(parts) if parts else hidden_RD[:0]
         begun = [*((fork, hidden_RD) for fork in joining), *((one.fork, one.start_RD) for one in arriving)]
-        for fork, source_RD in begun:
-            if fork.merge is not None:
-                parent_VD, kept_K = (to_device(rows, hidden_RD.device) for rows in (fork.visual_V, fork.kept_K))
-                new_RD[new.visual(fork.sequences[0])] = fork.merge(source_RD[parent_VD], kept_K)
+        orders = [
+            Order(fork.maker, source_RD[fork.visual], fork.kept_K, new.visual(fork.sequences[0]))
+            for fork, source_RD in begun
+            if fork.maker is not None
+        ]
+        make_rows(orders, new_RD)
         return new, new_RD, True
 
     def _postpone(self, forks: Sequence[NewFork], hidden_RD: Tensor, room: Room) -> None:
@@ -307,12 +310,14 @@ class _Waves:
             group = list(some)
             place_R = torch.zeros(hidden_RD.shape[0], dtype=torch.int64)
             for fork in group:
-                place_R[fork.source_R] = place_R[fork.visual_V] = 1
+                place_R[fork.source_R] = place_R[fork.visual] = 1
             start_RD = hidden_RD[to_device(place_R.nonzero()[:, 0], hidden_RD.device)]
             place_R = place_R.cumsum(0) - 1
             room.hold(start_RD.nbytes)
             for fork in group:
-                moved = replace(fork, source_R=place_R[fork.source_R], visual_V=place_R[fork.visual_V])
+                first = int(place_R[fork.visual.start])  # all of them are held, side by side
+                visual = slice(first, first + fork.visual.stop - fork.visual.start)
+                moved = replace(fork, source_R=place_R[fork.source_R], visual=visual)
                 self.waiting.append(_Waiting(moved, start_RD))
 
     def _room(self) -> Room:

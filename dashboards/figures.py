@@ -322,7 +322,7 @@ def _end_labels(
     per_px = (high - low) / (HEIGHT - MARGIN["t"] - MARGIN["b"])
     labels = end_labels(rows, part.axis, base, measure, tuple(looks), theme.LABEL_GAP_PX * per_px, span)
     for label in labels:
-        colour = looks[label.series][0] if label.series in looks else theme.REFERENCE
+        colour = looks.get(label.series or "", (theme.REFERENCE, ""))[0]
         text = escape(label.text)
         leader = colour if label.reaches else "rgba(0,0,0,0)"
         figure.add_annotation(

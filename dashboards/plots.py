@@ -339,7 +339,7 @@ def _end_labels(
     axes_points = 72 * INCHES[1] * axes.get_position().height
     gap = (LABEL_PT + 4) / axes_points * (span[1] - span[0])
     for label in end_labels(rows, part.axis, base, measure, tuple(looks), gap, span):
-        colour = looks[label.series][0] if label.series in looks else theme.REFERENCE
+        colour = looks.get(label.series or "", (theme.REFERENCE, ""))[0]
         axes.annotate(
             label.text, (1, label.y), xytext=(1.03, label.placed), xycoords=("axes fraction", "data"),
             textcoords=("axes fraction", "data"), color=colour, fontsize=LABEL_PT, verticalalignment="center",

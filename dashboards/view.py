@@ -92,7 +92,7 @@ class View:
         groups = list(self.rows.groupby(["model", "benchmark"], sort=False))
         if len(groups) < 2:
             return [self]
-        return [replace(self, rows=rows, facet=" · ".join(names)) for names, rows in groups]
+        return [replace(self, rows=rows, facet=" · ".join(map(str, names))) for names, rows in groups]
 
     @property
     def pruned(self) -> pd.DataFrame:

@@ -14,6 +14,7 @@ import pytest
 from answer_matrix import MISSING, write_matrix
 from dashboards.charts import LINES, pareto_figure, rate_figure, state_figure, token_figure
 from dashboards.contrasts import ablations, contrast_rows
+from dashboards.explorer import index_document
 from dashboards.gallery import Gallery
 from dashboards.looks import method_look
 from dashboards.pages.catalog import asked
@@ -22,6 +23,7 @@ from dashboards.progress import progress, rate_rows, state_rows, worker_rows
 from dashboards.rows import ACCURACY as MEASURED_ACCURACY
 from dashboards.rows import baselines, labels, reference, with_series
 from dashboards.spectra import KINDS, impossible_ranks, kinds_of, spoken, token_rows
+from dashboards.versus import versus_rows, with_mean_tokens
 from measured_experiment import write_measured
 from results.analysis.matrix import UnitFile
 from results.analysis.metrics import answers, contrast, summarise
@@ -291,6 +293,34 @@ def test_a_method_has_one_colour_on_every_page_whatever_is_filtered_away(tmp_pat
     assert len(set(whole.values())) == 3
     assert whole == colours("/tokens") == {name: method_look(name, names)[0] for name in names}
     assert colours("/layer", "?strategy=random") == {"random": whole["random"]}
+
+
+def test_two_methods_are_compared_wherever_both_keep_as_much(tmp_path: Path) -> None:
+    """At one layer and rank, or as many tokens on average: 2 * 64 + 6 * 16 of 8 layers are 28 of layer 0."""
+    points = (
+        BASE, *(GridPoint(strategy="fastv", layer=2, rank=rank) for rank in (16, 8)),
+        GridPoint(strategy="random", layer=2, rank=8), GridPoint(strategy="divprune", layer=0, rank=28),
+    )  # fmt: skip
+    right = np.ones((5, 40), dtype=int)
+    right[1, 30:] = 0
+    right[2, 20:] = 0
+    right[3, :5] = 0
+    right[4, 38:] = MISSING
+    made = write_matrix(tmp_path / "e", points, right)
+    source = Gallery([made.path]).snapshot.sources[0]
+    rows = with_series(with_mean_tokens(source.summary))
+    ids = source.summary["id"].tolist()
+    (alike,) = versus_rows(rows, source.answers, ids, "fastv", "random").to_dict("records")
+    assert (alike["setting"], alike["gained"], alike["lost"]) == ("layer=2 rank=8", 5, 20)
+    assert (alike["x"], alike["partner"]) == (-37.5, ids[3])
+    assert alike["p"] == alike["p_holm"] == pytest.approx(mcnemar(np.array([20]), np.array([5]))[0])
+    (near,) = versus_rows(rows, source.answers, ids, "divprune", "fastv").to_dict("records")
+    assert near["setting"] == "layer=0 rank=28 against layer=2 rank=16"
+    assert (near["n_paired"], near["gained"], near["lost"]) == (38, 8, 0)  # on the questions that both have answered
+    assert versus_rows(rows, source.answers, ids, "random", "divprune").empty
+    index = index_document(made, source.answers, source.summary, frozenset(), (), pair=(points[2].key, points[3].key))
+    assert [sample["duel"] for sample in index["samples"]] == [1] * 5 + [0] * 15 + [-1] * 20
+    assert index["groups"][0]["points"] == [2, 3]
 
 
 def test_models_are_drawn_apart_each_against_its_own_unpruned_answers(tmp_path: Path) -> None:

@@ -45,16 +45,16 @@ def _card(panel: Panel, ink: Ink) -> Any:
 def _nothing(page: Page, shown: View) -> Any:
     """Why a page is empty: the filters, the answers, or the grid; and the way out where there is one."""
     if shown.pruned.empty and not shown.snapshot.rows["baseline"].all():
-        free = dcc.Link("Show all", href=page.path)
-        return html.P(["No configuration passes the filters. ", free], className="nothing")
+        parts: list[Any] = ["No configuration passes the filters. ", dcc.Link("Show all", href=page.path)]
+        return html.P(parts, className="nothing")
     if not shown.pruned["n"].any():
         return html.P("Nothing is answered yet. This page fills by itself.", className="nothing")
-    more = [" ", dcc.Link("Show all", href=page.path)] if len(shown.rows) < len(shown.snapshot.rows) else []
+    more: list[Any] = [" ", dcc.Link("Show all", href=page.path)] if len(shown.rows) < len(shown.snapshot.rows) else []
     return html.P([f"There is nothing to draw: {page.empty}.", *more], className="nothing")
 
 
 def _unknown(path: str) -> Any:
-    links = [part for page in PAGES for part in (" · ", dcc.Link(page.name, href=page.path))][1:]
+    links: list[Any] = [part for page in PAGES for part in (" · ", dcc.Link(page.name, href=page.path))][1:]
     return html.Div([html.P(f"There is no page {path}. There are:", dir="auto"), html.P(links)], className="nothing")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
-from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update, set_props
 
 from dashboards.gallery import Gallery, Source
 from dashboards.rows import flipped
@@ -45,6 +45,10 @@ def register(app: Dash, gallery: Gallery) -> None:
     def choose(clicks: list[Any], search: str) -> Any:
         click = next((entry["value"] for entry in ctx.triggered if entry["value"]), None)
         chosen = clicked(click) if click else None
+        if chosen and chosen.startswith("/"):  # an address of the app
+            path, _, asked = chosen.partition("?")
+            set_props("url", {"pathname": path, "search": f"?{asked}"})
+            return no_update
         return UrlState.parse(search).with_(CONFIG, chosen).search if chosen else no_update
 
     @app.callback(

@@ -1,8 +1,6 @@
 """Greedy choices of some hundred steps, for several images at once.
 
-A step is too small for a GPU: by PyTorch's operators it is some fifteen launches of a few microseconds each, and the
-host that launches them is what everybody waits for (``docs/performance.md``). So there all steps of an image are one
-program. Elsewhere, and as the reference in the tests, the plain form stays; both compute in float32, in another order.
+On a GPU all steps of an image are one program; it and the plain form compute in float32, in another order.
 """
 
 from __future__ import annotations
@@ -10,20 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-try:
-    import triton
-    import triton.language as tl
-except ImportError:  # no GPU build
-    triton = None
+from strategies.one_program import TILE_VALUES, in_one_program, tl, triton
 
 LEAST = 1e-6  # of a unit vector's square that is new: below is rounding in float32
-MOST_TOKENS = 8192  # of an image that a program holds
-TILE_VALUES = 8192  # that it takes at a time
-
-
-def _in_one_program(likeness_BVV: Tensor) -> bool:
-    on_device = triton is not None and likeness_BVV.is_cuda and likeness_BVV.dtype == torch.float32
-    return on_device and likeness_BVV.shape[-1] <= MOST_TOKENS
 
 
 def greedy_determinant(likeness_BVV: Tensor, relevance_BV: Tensor, keep: int) -> Tensor:
@@ -43,7 +30,7 @@ def greedy_determinant(likeness_BVV: Tensor, relevance_BV: Tensor, keep: int) ->
     images, tokens = relevance_BV.shape
     weight_BV = relevance_BV.square()
     order_BK = torch.empty(images, keep, dtype=torch.int64, device=likeness_BVV.device)
-    if _in_one_program(likeness_BVV):
+    if in_one_program(likeness_BVV):
         rows_JBKV = likeness_BVV.new_empty(2, images, keep, tokens)
         block = triton.next_power_of_2(tokens)
         given = likeness_BVV.contiguous(), weight_BV.float().contiguous(), *rows_JBKV, order_BK
@@ -75,7 +62,7 @@ def greedy_coverage(likeness_BVV: Tensor, weight_BV: Tensor, keep: int) -> Tenso
     images, tokens = weight_BV.shape
     order_BK = torch.empty(images, keep, dtype=torch.int64, device=likeness_BVV.device)
     chosen_BV = likeness_BVV.new_zeros(images, tokens)  # 0, or minus infinity where it is chosen already
-    if _in_one_program(likeness_BVV):
+    if in_one_program(likeness_BVV):
         block = triton.next_power_of_2(tokens)
         given = likeness_BVV.contiguous(), weight_BV.float().contiguous(), chosen_BV, order_BK
         tile = max(1, TILE_VALUES // block)

@@ -21,6 +21,7 @@ from strategies import several
 from strategies.evidence import CLASS_ATTENTION, TOWER_FEATURES, EvidenceView
 from strategies.limits import Range
 from strategies.several import Views
+from strategies.thinning import thinned
 
 NEEDS = frozenset({CLASS_ATTENTION, TOWER_FEATURES})
 REMOVED = 8  # at most, in a round
@@ -48,19 +49,10 @@ def together(views: Views, keep: int, *, important: float = 0.5) -> Tensor:
     order_BV = several.by_falling(views, CLASS_ATTENTION)
     likeness_BVV = torch.stack([view.likeness(TOWER_FEATURES) for view in views])
     chosen = int(keep * important)
-    counts = set(several.each(views, "number of patches", _patches).tolist())
-    if len(counts) > 1:
-        return torch.cat([together([view], keep, important=important) for view in views])
     # Nobody attends to what is no patch, so that these come last.
-    list_BN = order_BV[:, chosen : max(max(counts), keep)] if keep > chosen else order_BV[:, :0]
-    image_B = torch.arange(len(views), device=order_BV.device)[:, None]
-    while list_BN.shape[1] > keep - chosen:
-        even_BN, odd_BN = list_BN[:, ::2], list_BN[:, 1::2]
-        removed = min(REMOVED, list_BN.shape[1] - (keep - chosen), even_BN.shape[1])
-        nearest_BN = likeness_BVV[image_B[:, :, None], even_BN[:, :, None], odd_BN[:, None]].amax(dim=2)
-        by_likeness_BN = nearest_BN.sort(dim=1, descending=True, stable=True).indices  # what was read holds no NaN
-        list_BN = torch.cat((even_BN.gather(1, by_likeness_BN[:, removed:]), odd_BN), dim=1)
-    return torch.cat((order_BV[:, :chosen], list_BN), dim=1).sort(dim=1).values
+    length_B = several.each(views, "number of patches", _patches).clamp(min=keep) - chosen
+    rest_BK = thinned(likeness_BVV, order_BV[:, chosen:], length_B, keep - chosen, REMOVED)
+    return torch.cat((order_BV[:, :chosen], rest_BK), dim=1).sort(dim=1).values
 
 
 def _patches(view: EvidenceView) -> Tensor:

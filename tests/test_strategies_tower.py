@@ -14,6 +14,7 @@ from closed_form import GOLDEN, VISUAL
 from strategies import cdpruner, prunesid, vscan
 from strategies.catalog import get
 from strategies.evidence import EvidenceView
+from strategies.thinning import thinned
 from strategies.trim import outliers
 from tower_evidence import places
 
@@ -122,6 +123,21 @@ def test_vispruner(view):
     assert choose(view, "vispruner", 9, important=1.0) == choose(view, "fastervlm", 9)
     for keep in range(VISUAL + 1):  # where the authors' code stops: odd lists, and fewer even places than are removed
         assert len(choose(view, "vispruner", keep, important=0.0)) == keep
+
+
+def test_lists_of_several_lengths_are_thinned_as_each_alone():
+    """Of images of which one has ends of rows; its list is as short as it has patches."""
+    draw = torch.Generator().manual_seed(0)
+    unit_BVC = torch.nn.functional.normalize(torch.randn(3, 40, 5, generator=draw), dim=2)
+    likeness_BVV, list_BN = unit_BVC @ unit_BVC.mT, torch.arange(40).expand(3, 40)
+    length_B = torch.tensor([40, 31, 7])
+    left_BK = thinned(likeness_BVV, list_BN, length_B, 7, at_once=4)
+    for image, own in enumerate(left_BK):
+        alone = slice(image, image + 1)
+        assert own.tolist() == thinned(likeness_BVV[alone], list_BN[alone], length_B[alone], 7, at_once=4)[0].tolist()
+        assert len(own.unique()) == 7
+        assert int(own.max()) < length_B[image]
+    assert left_BK[2].tolist() == list(range(7))
 
 
 def test_cdpruner(view):

@@ -16,6 +16,7 @@ from small_qwen import KINDS, make_qwen, noise
 from strategies.catalog import CATALOG
 from strategies.greedy import greedy_coverage, greedy_determinant
 from strategies.rank import effective_rank
+from strategies.thinning import thinned
 from test_workers_engine import make_engine
 from workers import attention, flash, memory, singular
 from workers.engine import Engine
@@ -212,6 +213,19 @@ def test_greedy_choices_in_one_program_equal_the_plain_form(tokens, keep):
     for choose in (greedy_determinant, greedy_coverage):
         plain, fast = choose(likeness.clone(), weight, keep), choose(likeness.cuda(), weight.cuda(), keep)
         assert torch.equal(fast.cpu(), plain)
+
+
+@pytest.mark.parametrize(("tokens", "keep"), [(9, 2), (41, 1), (576, 32), (576, 96), (1101, 160)])
+@pytest.mark.parametrize("ties", [False, True])
+def test_a_list_thinned_in_one_program_is_that_of_the_plain_form(tokens, keep, ties):
+    """To the last token, among equal likenesses too: nothing is summed. Lists are as long as each image has patches."""
+    generator = torch.Generator().manual_seed(tokens)
+    unit = torch.nn.functional.normalize(torch.randn(3, tokens, 64, generator=generator), dim=-1)
+    likeness = (unit @ unit.mT).mul(8).round() if ties else unit @ unit.mT
+    order = torch.stack([torch.randperm(tokens, generator=generator) for _ in range(3)])[:, 2:]
+    length = torch.tensor([tokens - 2, tokens - 5, keep])
+    plain = thinned(likeness, order, length, keep, 8)
+    assert thinned(likeness.cuda(), order.cuda(), length.cuda(), keep, 8).tolist() == plain.tolist()
 
 
 @pytest.mark.parametrize("decoded", [0, 1, 5])

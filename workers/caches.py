@@ -145,6 +145,7 @@ class Prompter:
 
     def __init__(self) -> None:
         self._packings: dict[tuple[int, ...], Packing] = {}  # of parts, by the identity of their sequences
+        self._last = Packing(())
 
     def of(self, caches: Sequence[Cache], owners: Collection[TokenSequence]) -> list[Prompts]:
         """Caches on the device as they are; of those in host memory the parts that the owners have, as one.
@@ -161,8 +162,15 @@ class Prompter:
         parts = [part for part in there if not wanted.isdisjoint(part.sequences)]
         key = tuple(id(part.sequences) for part in parts)
         if key not in self._packings:
-            self._packings[key] = Packing([sequence for part in parts for sequence in part.sequences])
+            self._packings[key] = self._packing([sequence for part in parts for sequence in part.sequences])
         return [*here, Fetched(self._packings[key], parts)]
+
+    def _packing(self, sequences: list[TokenSequence]) -> Packing:
+        """Of so many sequences; mostly those of the layer before, and those that begin here."""
+        before, count = self._last, len(self._last.sequences)
+        extends = before.sequences == sequences[:count]
+        self._last = before.with_more(sequences[count:]) if extends else Packing(sequences)
+        return self._last
 
 
 class HostLink:

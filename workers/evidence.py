@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, get_args
 
 import torch
@@ -372,8 +372,9 @@ def _chosen(needs: frozenset[str], site: Site) -> dict[str, Provider]:
     return {provider.name: provider for provider in _all(needs) if provider.site is site}
 
 
-def _all(needs: frozenset[str]) -> list[Provider]:
+@cache
+def _all(needs: frozenset[str]) -> tuple[Provider, ...]:
     """In the order of the table, of each first that of the layer that is not named."""
     places = {name: place for place, name in enumerate(PROVIDERS)}
     known = [provider for name in sorted(needs) if (provider := provider_of(name)) is not None]
-    return sorted(known, key=lambda provider: places[provider.name.partition("@")[0]])
+    return tuple(sorted(known, key=lambda provider: places[provider.name.partition("@")[0]]))

@@ -16,11 +16,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-try:
-    import triton
-    import triton.language as tl
-except ImportError:  # no GPU build
-    triton = None
+from strategies.one_program import tl, triton
 
 PREFILL_TILE = 64  # queries of a program: the rows of one warp group's matrix instruction
 DECODE_TILE = 16  # the fewest that a matrix instruction takes

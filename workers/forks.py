@@ -9,7 +9,7 @@ after the last layer, stays with its sequence. A method of several stages (HiMAP
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -126,6 +126,8 @@ class Placement:
         self._stages = {trunk.sample: stages_of(trunk.visual if shares else 0) for trunk in trunks}  # by point index
         self._positions = [point.positions for point in points]
         self._points_of = {trunk: dict.fromkeys(range(len(points))) for trunk in trunks}  # sequence -> what it answers
+        # How many sequences that answer a point have each as a run of their chain; those of none are not there.
+        self.needed = Counter(run for trunk in trunks for run in trunk.chain)
 
     def fork_layers(self, layers: int) -> frozenset[int]:
         """Layers before which somebody may fork."""
@@ -141,10 +143,6 @@ class Placement:
     def forget_images(self) -> None:
         """All have chosen: let go of what was read of the tower, which is on the device."""
         self._images = ()
-
-    def needed(self) -> set[TokenSequence]:
-        """All sequences that answer a point, whether they have run or not, and their prefixes."""
-        return {run for sequence in self._points_of for run in sequence.chain}
 
     def answered(self, packing: Packing) -> tuple[TokenSequence, ...]:
         """The sequences of a packing that answer at least one point, in the order of samples and points."""
@@ -197,10 +195,17 @@ class Placement:
     def _assign(self, index: int, old: TokenSequence, new: TokenSequence) -> None:
         """Let another sequence of the same sample answer a point."""
         self.sequence_of[old.sample, index] = new
-        self._points_of.setdefault(new, {})[index] = None
+        if new not in self._points_of:
+            self._points_of[new] = {}
+            self.needed.update(new.chain)
+        self._points_of[new][index] = None
         del self._points_of[old][index]
         if not self._points_of[old]:
             del self._points_of[old]
+            for run in old.chain:
+                self.needed[run] -= 1
+                if not self.needed[run]:
+                    del self.needed[run]
 
     def _waiting(self, layer: int, packing: Packing) -> list[tuple[TokenSequence, dict[int, Stage]]]:
         """Sequences with visual tokens, and the stages that act on them now, by point index."""
@@ -257,7 +262,8 @@ class Placement:
             if not 0 < stage.rank < sequence.visual:
                 kept_K = torch.arange(min(stage.rank, sequence.visual))
                 yield stage, _Choice(catalog.get(stage.strategy), kept_K, None)
-        groups = _choosing(sequence, stages)
+        if not (groups := _choosing(sequence, stages)):
+            return
         if view is None:
             view = self._view(layer, sequence, groups, packing, hidden_RD, read, ahead)
         found = []

@@ -11,11 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-try:
-    import triton
-    import triton.language as tl
-except ImportError:  # no GPU build
-    triton = None
+from strategies.one_program import tl, triton
 
 
 def uses_triton(rows: Tensor) -> bool:

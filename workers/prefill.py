@@ -267,7 +267,7 @@ class _Waves:
         room: Room,
     ) -> tuple[Packing, Tensor, bool]:
         """The packing and its rows with the new forks that have room, and with those that enter; whether it is new."""
-        needed = self._placement.needed()
+        needed = self._placement.needed
         older = [one for one in packing.sequences if one in needed]
         if packing.sequences and not forks and not arriving and len(older) == len(packing.sequences):
             return packing, hidden_RD, False
@@ -281,15 +281,17 @@ class _Waves:
         for fork in forks:
             (joining if room.admit(*fork.size) else later).append(fork)
         self._postpone(later, hidden_RD, room)
-        rows = [numbers(run) for run in joined(packing.own(one) for one in older)]
+        all_stay = len(older) == len(packing.sequences)
+        parts = [hidden_RD] if all_stay and older else []
+        rows = [] if all_stay else [numbers(run) for run in joined(packing.own(one) for one in older)]
         rows += [fork.source_R for fork in joining]
-        parts = [hidden_RD[to_device(torch.cat(rows), hidden_RD.device)]] if rows else []
+        if rows:
+            parts.append(hidden_RD[to_device(torch.cat(rows), hidden_RD.device)])
         for _, some in groupby(arriving, lambda one: id(one.start_RD)):
             group = list(some)
             take = to_device(torch.cat([one.fork.source_R for one in group]), hidden_RD.device)
             parts.append(group[0].start_RD[take])
         more = [*(one for fork in joining for one in fork.sequences), *entering]
-        all_stay = len(older) == len(packing.sequences)
         new = packing.with_more(more) if all_stay else Packing([*older, *more], packing.given)
         new_RD = parts[0] if len(parts) == 1 else torch.cat(parts) if parts else hidden_RD[:0]
         begun = [*((fork, hidden_RD) for fork in joining), *((one.fork, one.start_RD) for one in arriving)]

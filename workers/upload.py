@@ -15,11 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-try:
-    import triton
-    import triton.language as tl
-except ImportError:  # no GPU build
-    triton = None
+from strategies.one_program import tl, triton
 
 MOST_BYTES = 4 << 20  # that a kernel reads; more, as pixels are, is copied
 WORD = torch.int32

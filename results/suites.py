@@ -103,6 +103,20 @@ def left_out_of(places: Sequence[Path]) -> list[LeftOut]:
     return [one for place in places if (place / FILE).exists() for one in read_suite(place).left_out]
 
 
+def begun_in(places: Sequence[Path]) -> list[Path]:
+    """The places, and for each that is a suite's folder those of its experiments that have begun.
+
+    Raises:
+        StoreError: A suite's file is damaged.
+    """
+    found: list[Path] = []
+    for place in places:
+        suite = (place / FILE).is_file()
+        members = [place / one.folder for one in read_suite(place).members] if suite else [place]
+        found += [path for path in members if not suite or (path / "sweep.yaml").exists()]
+    return found
+
+
 def results_of(places: Sequence[Path]) -> list[Results]:
     """The experiments of suites' folders, as far as they have begun, and those that are named alone, in this order.
 

@@ -19,7 +19,9 @@ from dashboards.reading import reading
 from dashboards.rows import ACCURACY, curves, reference, slices
 from dashboards.view import State, view
 from results.analysis.metrics import summary
+from results.experiment import Experiment
 from results.owners import owners_of
+from results.suites import SuiteMember, begun_in, write_suite
 from results.wording import p_value, percent, percent_span, points, points_span, shortened, told_apart
 from workers.work import GridPoint, unpruned_point
 
@@ -95,6 +97,17 @@ def test_models_and_benchmarks_are_called_apart_where_they_are_others(tmp_path: 
     first, second, third = owners_of(made)
     assert first.model == third.model != second.model
     assert len({owner.benchmark for owner in (first, second, third)}) == 1
+
+
+def test_a_suite_is_looked_at_as_its_experiments_under_its_own_names(tmp_path: Path) -> None:
+    members = [SuiteMember(model="7b", benchmark=name) for name in ("pope", "gqa", "mme")]
+    write_suite(tmp_path, "table", members)
+    for member in members[:2]:
+        write_matrix(tmp_path / member.folder, (BASE, SCAN[0]), np.ones((2, 4), dtype=int))
+    folders = begun_in([tmp_path, tmp_path / "7b" / "gqa"])
+    assert folders == [tmp_path / "7b" / name for name in ("pope", "gqa", "gqa")]
+    owners = [(owner.model, owner.benchmark) for owner in owners_of([Experiment.open(path) for path in folders[:2]])]
+    assert owners == [("7b", "pope"), ("7b", "gqa")]
 
 
 def test_end_labels_say_how_far_an_unfinished_curve_got(tmp_path: Path) -> None:

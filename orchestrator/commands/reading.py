@@ -61,7 +61,9 @@ def report(experiment: Place) -> None:
 
 @command
 def dashboard(
-    experiments: Annotated[list[Path], typer.Argument(help="Experiment directories or URIs, finished or running.")],
+    experiments: Annotated[
+        list[Path], typer.Argument(help="Experiments or suites: directories or URIs, finished or running.")
+    ],
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8050,
     host: Annotated[
         str,
@@ -75,6 +77,7 @@ def dashboard(
     from dashboards.app import serve
     from dashboards.live.access import is_loopback
     from results.location import watched
+    from results.suites import begun_in
     from strategies.errors import UsageError
 
     if not is_loopback(host):
@@ -84,7 +87,7 @@ def dashboard(
             err=True,
         )
     try:
-        with watched(experiments) as folders:
+        with watched(begun_in(experiments) or experiments) as folders:
             serve(folders, host, port, name or ())
     except OSError as error:
         reason = error.strerror or str(error)

@@ -10,8 +10,8 @@ import pandas as pd
 
 from dashboards.rows import significant
 from results.analysis.benchmark_table import ALIKE
+from results.analysis.duels import duels
 from results.analysis.matrix import Answers
-from results.analysis.metrics import compared
 from strategies.catalog import CATALOG
 
 Row = dict[Hashable, Any]
@@ -29,7 +29,7 @@ def versus_rows(rows: pd.DataFrame, table: Answers, ids: Sequence[str], first: s
 
     Returns:
         Rows of the first one, from the earliest layer and the most tokens on, with the columns of
-        `results.analysis.metrics.compared` against the second one's (difference above 0: the first is better; gained:
+        `results.analysis.duels.duels` against the second one's (difference above 0: the first is better; gained:
         it alone is right), corrected over these rows; partner (id), partner_label, setting (for people), and x, low,
         high (percentage points) and significant, as `dashboards.rows.forest` gives.
     """
@@ -40,11 +40,10 @@ def versus_rows(rows: pd.DataFrame, table: Answers, ids: Sequence[str], first: s
     place = pd.Index(ids)
     own = place.get_indexer(pd.Index(mine["id"]))
     other = place.get_indexer(pd.Index([partner["id"] for partner in known], dtype=object))
-    references: list[int | None] = [None] * len(ids)
-    for row, partner in zip(own, other, strict=True):
-        references[row] = int(partner)
-    found = pd.DataFrame(compared(table.of_images(True), references)).iloc[own].reset_index(drop=True)
-    joined = pd.concat([mine.drop(columns=list(found)).reset_index(drop=True), found], axis=1)
+    found = duels(table, own.tolist(), other.tolist())
+    replaced = [*found, "relative_drop", "drop_low", "drop_high"]
+    joined = pd.concat([mine.drop(columns=replaced).reset_index(drop=True), found], axis=1)
+    joined["relative_drop"] = np.nan
     joined = joined.assign(
         partner=[partner["id"] for partner in known],
         partner_label=[partner["label"] for partner in known],

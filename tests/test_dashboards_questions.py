@@ -314,6 +314,8 @@ def test_two_methods_are_compared_wherever_both_keep_as_much(tmp_path: Path) -> 
     assert (alike["setting"], alike["gained"], alike["lost"]) == ("layer=2 rank=8", 5, 20)
     assert (alike["x"], alike["partner"]) == (-37.5, ids[3])
     assert alike["p"] == alike["p_holm"] == pytest.approx(mcnemar(np.array([20]), np.array([5]))[0])
+    alone = contrast(source.answers, [2], 3).iloc[0]  # the same pair by itself; 38 of 40 questions have all answers
+    assert (alike["difference"], alike["diff_low"]) == (alone["difference"], alone["diff_low"])
     (near,) = versus_rows(rows, source.answers, ids, "divprune", "fastv").to_dict("records")
     assert near["setting"] == "layer=0 rank=28 against layer=2 rank=16"
     assert (near["n_paired"], near["gained"], near["lost"]) == (38, 8, 0)  # on the questions that both have answered

@@ -64,8 +64,7 @@ def _told(rows: pd.DataFrame, first: str, second: str) -> str:
     more = f"; the first {MAX_FOREST} are drawn" if len(rows) > MAX_FOREST else ""
     return (
         f"{first} is better than {second} at {count(better)} of {plural(len(rows), 'setting')}, worse at "
-        f"{count(worse)}, and not to be told apart at the others (0.05 after Holm){more}. Won: {first} alone is right. "
-        "A click lists the questions."
+        f"{count(worse)}, and not to be told apart at the others (0.05 after Holm){more}. Won: {first} alone is right."
     )
 
 

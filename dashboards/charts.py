@@ -159,7 +159,8 @@ def pareto_figure(rows: pd.DataFrame, axis: CostAxis, bases: pd.DataFrame, metho
         methods: All that have a colour, in their order; by default those of the rows.
     """
     figure = go.Figure()
-    costs = [f"{escape(axis.name)} {number(x, _digits(rows['x']))}{axis.unit}" for x in rows["x"]]
+    digits = _digits(rows["x"])
+    costs = [f"{escape(axis.name)} {number(x, digits)}{axis.unit}" for x in rows["x"]]
     told = [f"{text}<br>{cost}" for text, cost in zip(hover(rows), costs, strict=True)]
     rows = rows.assign(told=told)
     for place, (_, part) in enumerate(rows[rows["front"]].groupby("experiment", sort=False)):

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from dashboards.rows import significant
-from results.analysis.benchmark_table import ALIKE
 from results.analysis.duels import duels
 from results.analysis.matrix import Answers
-from strategies.catalog import CATALOG
+from strategies.listed import STAGED
 
 Row = dict[Hashable, Any]
+ALIKE = 0.03  # mean tokens that differ by less are one budget, as in the benchmark table
 BUDGET = ("layer", "rank", "tokens")  # words of a name that say how much is kept, and from where on
 
 
@@ -34,7 +34,8 @@ def versus_rows(rows: pd.DataFrame, table: Answers, ids: Sequence[str], first: s
         high (percentage points) and significant, as `dashboards.rows.forest` gives.
     """
     mine, theirs = (rows[(rows["series"] == name) & (rows["n"] > 0)] for name in (first, second))
-    partners = [_partner(row, theirs) for row in mine.to_dict("records")]
+    exact = {(row["layer"], row["rank"]): row for row in reversed(theirs.to_dict("records"))}
+    partners = [exact.get((row["layer"], row["rank"])) or _near(row, theirs) for row in mine.to_dict("records")]
     mine = mine[[partner is not None for partner in partners]]
     known = [partner for partner in partners if partner is not None]
     place = pd.Index(ids)
@@ -56,20 +57,13 @@ def versus_rows(rows: pd.DataFrame, table: Answers, ids: Sequence[str], first: s
     return joined.sort_values(["layer", "rank"], ascending=[True, False], kind="stable", ignore_index=True)
 
 
-def _partner(row: Row, theirs: pd.DataFrame) -> Row | None:
-    """The other method's point of the same layer and rank, else of the same tokens on average over the layers."""
-    same = theirs[(theirs["layer"] == row["layer"]) & (theirs["rank"] == row["rank"])]
-    if same.empty and _at_once(str(row["strategy"])):
-        theirs = theirs.assign(apart=(theirs["mean_tokens"] / row["mean_tokens"] - 1).abs())
-        near = theirs[(theirs["apart"] <= ALIKE) & theirs["strategy"].map(_at_once).astype(bool)]
-        same = near.sort_values("apart", kind="stable")
-    return None if same.empty else same.iloc[0].to_dict()
-
-
-def _at_once(strategy: str) -> bool:
-    """Whether a method prunes at one layer, so that layer and rank say how many tokens there are on average."""
-    method = CATALOG.get(strategy)
-    return method is None or method.schedule is None
+def _near(row: Row, theirs: pd.DataFrame) -> Row | None:
+    """The other method's point of most nearly the same tokens on average, where both prune at one layer."""
+    if theirs.empty or row["strategy"] in STAGED or theirs["strategy"].iloc[0] in STAGED:
+        return None
+    apart = np.abs(theirs["mean_tokens"].to_numpy() / row["mean_tokens"] - 1)
+    nearest = int(apart.argmin())
+    return theirs.iloc[nearest].to_dict() if apart[nearest] <= ALIKE else None
 
 
 def with_mean_tokens(rows: pd.DataFrame) -> pd.DataFrame:

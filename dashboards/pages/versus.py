@@ -61,7 +61,7 @@ def panels(view: View) -> list[Panel]:
 def _told(rows: pd.DataFrame, first: str, second: str) -> str:
     sure = rows["significant"]
     better, worse = (int((sure & side).sum()) for side in (rows["difference"] > 0, rows["difference"] < 0))
-    more = f"; the first {MAX_FOREST} are drawn" if len(rows) > MAX_FOREST else ""
+    more = f"; the first {MAX_FOREST} are shown, the CSV has all" if len(rows) > MAX_FOREST else ""
     return (
         f"{first} is better than {second} at {count(better)} of {plural(len(rows), 'setting')}, worse at "
         f"{count(worse)}, and not to be told apart at the others (0.05 after Holm){more}. Won: {first} alone is right."
@@ -71,7 +71,7 @@ def _told(rows: pd.DataFrame, first: str, second: str) -> str:
 def _table(rows: pd.DataFrame, first: str, second: str) -> Any:
     names = ("setting", first, second, "difference", "95 %", "won", "lost", "p", "p Holm")
     body = []
-    for row in rows.to_dict("records"):
+    for row in rows.head(MAX_FOREST).to_dict("records"):
         links = [html.A(count(row[name]), href=_questions(row, way)) for name, way in (("gained", WON), ("lost", LOST))]
         change = points(row["difference"])
         difference = html.B(change) if row["significant"] else change

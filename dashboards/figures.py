@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cache
-from html import escape
+from html import escape, unescape
 from importlib.resources import files
+from re import sub
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,12 @@ def as_page(figure: go.Figure, ink: theme.Ink) -> str:
     """A figure as an HTML page of its own, with the library inside it."""
     page = go.Figure(repainted(figure, ink)).to_html(include_plotlyjs=True, config=CONFIG, post_script=[LABELS])
     return str(page)
+
+
+def words(figure: go.Figure) -> str:
+    """The title of a figure and what stands below it, for readers who do not see it."""
+    lines = (figure.layout.title.text, figure.layout.title.subtitle.text)
+    return ", ".join(unescape(sub("<[^>]*>", "", line)) for line in lines if line)
 
 
 def bare_json(figure: go.Figure) -> str:

@@ -20,7 +20,7 @@ from plotly.offline import get_plotlyjs
 
 from dashboards import report_tables as tables
 from dashboards.explorer_folder import script_json, write_explorer
-from dashboards.figures import CONFIG, bare_json, template
+from dashboards.figures import CONFIG, bare_json, template, words
 from dashboards.gallery import Gallery
 from dashboards.pages.base import Control, Page, Panel
 from dashboards.pages.catalog import PAGES
@@ -39,7 +39,8 @@ MAX_FOLDED = 12  # other settings of a page that are drawn too
 OVERVIEW, EXPLORER, RUN, PICTURES = "index", "samples", "run", "pictures"  # pages that have more than figures
 DATA = "data"
 ASSETS = files("dashboards") / "assets"
-STATIC = ("report.css", "report.js", "app/labels.js", "app/explorer.css", "app/explorer.js")
+DRAWING = ("plotly.min.js", "labels.js", "narrow.js")
+STATIC = ("report.css", "report.js", "app/labels.js", "app/narrow.js", "app/explorer.css", "app/explorer.js")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +138,8 @@ def _pictures(writer: Written) -> str:
         pdf = f"{name.removesuffix('.png')}.pdf"
         more = f' · <a href="{escape(pdf)}">PDF</a>' if pdf in writer.files else ""
         cards.append(
-            f'<figure class="card"><img src="{escape(name)}" alt="" loading="lazy"><figcaption class="note">'
+            f'<figure class="card"><img src="{escape(name)}" alt="{escape(Path(name).stem)}" loading="lazy">'
+            '<figcaption class="note">'
             f'{escape(Path(name).stem)}: <a href="{escape(name)}">PNG</a>{more}</figcaption></figure>'
         )
     return _cards(cards) if cards else ""
@@ -147,7 +149,7 @@ def _links(samples: str | None) -> Links:
     """A configuration's details in the app are its samples here."""
 
     def link(address: str) -> str | None:
-        if address.startswith(LOG_PATH):
+        if address.startswith(f".{LOG_PATH}"):
             return f"../{LOG}"
         config = State.parse(address.partition("?")[2]).get(CONFIG_KEY)
         return f"{samples}#{urlencode({'config': config})}" if samples and config else None
@@ -220,9 +222,10 @@ def _panel(panel: Panel, writer: Written, stem: str, links: Links) -> str:
     parts = [f"<h2>{escape(panel.title)}</h2>" if panel.title else ""]
     if panel.figure is not None:
         height = int(panel.figure.layout.height or 400)
-        text = bare_json(panel.figure).replace("<", "\\u003c")
+        text, name = bare_json(panel.figure).replace("<", "\\u003c"), escape(words(panel.figure))
         parts.append(
-            f'<div class="plot" style="height:{height}px"></div><script type="application/json">{text}</script>'
+            f'<div class="plot" role="figure" aria-label="{name}" style="height:{height}px"></div>'
+            f'<script type="application/json">{text}</script>'
         )
     parts.append(f'<p class="note">{escape(panel.note)}</p>' if panel.note else "")
     parts.append(static_html(panel.below, links))
@@ -261,9 +264,7 @@ def _html(page: ReportPage, pages: Sequence[ReportPage], experiment: Experiment,
         links=links,
         body=page.body,
         kind="wide" if page.wide else "",
-        plotly='<script src="plotly.min.js"></script>\n<script src="labels.js"></script>'
-        if 'class="plot"' in page.body
-        else "",
+        plotly="\n".join(f'<script src="{name}"></script>' for name in DRAWING) if 'class="plot"' in page.body else "",
         look=script_json(look),
         footer=f"Written {now:%Y-%m-%d %H:%M} UTC from {escape(experiment.path.name)}.",
     )

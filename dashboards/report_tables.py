@@ -162,7 +162,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, st
 
 def scrolling(head: str, body: Sequence[str]) -> str:
     """A table in a box of its own; head and rows are HTML."""
-    return f'<div class="scroll"><table><thead>{head}</thead><tbody>{"".join(body)}</tbody></table></div>'
+    return f'<div class="scroll" tabindex="0"><table><thead>{head}</thead><tbody>{"".join(body)}</tbody></table></div>'
 
 
 def table_head(kinds: Sequence[str], names: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from dash.development.base_component import Component
 
 ATTRIBUTES = {"className": "class", "dir": "dir", "title": "title", "colSpan": "colspan", "rowSpan": "rowspan",
-              "open": "open", "hidden": "hidden", "dateTime": "datetime"}  # fmt: skip
+              "open": "open", "hidden": "hidden", "tabIndex": "tabindex", "dateTime": "datetime"}  # fmt: skip
 LEFT_OUT = ("Button", "Input", "Script", "Iframe", "ObjectEl", "Embed", "Form", "Style", "Link", "Meta", "Base")
 ELEMENTS = "dash_html_components"
 Links = Callable[[str], str | None]

@@ -19,12 +19,12 @@ needs_chromium = pytest.mark.skipif(
 
 
 @contextmanager
-def serving(paths: list[Path], refresh_s: float = 0.5, host: str = "127.0.0.1") -> Iterator[str]:
+def serving(paths: list[Path], refresh_s: float = 0.5, host: str = "127.0.0.1", prefix: str = "/") -> Iterator[str]:
     """The address of an app over some experiments, on a free port of loopback."""
     from dashboards.app import address_of, create_app, listening
     from dashboards.gallery import Gallery
 
-    server = listening(create_app(Gallery(paths), refresh_s=refresh_s), host, port=0, threads=4)
+    server = listening(create_app(Gallery(paths), refresh_s=refresh_s, prefix=prefix), host, port=0, threads=4)
 
     def run() -> None:
         with suppress(OSError):  # its sockets are closed while it waits for them

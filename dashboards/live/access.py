@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import Any
 
 from dash import Dash
 from flask import Response, abort, request
 
 HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
+
+@dataclass(frozen=True, slots=True)
+class Unprefixed:
+    """An application that answers below a prefix as without it: some proxies take it away, others leave it."""
+
+    inner: Callable[[dict[str, Any], Any], Any]
+    prefix: str  # begins and ends with a slash
+
+    def __call__(self, environ: dict[str, Any], start: Any) -> Any:
+        path = environ.get("PATH_INFO", "")
+        if path.startswith(self.prefix):
+            environ = {**environ, "PATH_INFO": f"/{path.removeprefix(self.prefix)}"}
+        return self.inner(environ, start)
 
 
 def is_loopback(host: str) -> bool:

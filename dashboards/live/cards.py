@@ -45,16 +45,18 @@ def _card(panel: Panel, ink: Ink) -> Any:
 def _nothing(page: Page, shown: View) -> Any:
     """Why a page is empty: the filters, the answers, or the grid; and the way out where there is one."""
     if shown.pruned.empty and not shown.snapshot.rows["baseline"].all():
-        parts: list[Any] = ["No configuration passes the filters. ", dcc.Link("Show all", href=page.path)]
+        parts: list[Any] = ["No configuration passes the filters. ", dcc.Link("Show all", href=page.link())]
         return html.P(parts, className="nothing")
     if not shown.pruned["n"].any():
         return html.P("Nothing is answered yet. This page fills by itself.", className="nothing")
-    more: list[Any] = [" ", dcc.Link("Show all", href=page.path)] if len(shown.rows) < len(shown.snapshot.rows) else []
+    more: list[Any] = (
+        [" ", dcc.Link("Show all", href=page.link())] if len(shown.rows) < len(shown.snapshot.rows) else []
+    )
     return html.P([f"There is nothing to draw: {page.empty}.", *more], className="nothing")
 
 
 def _unknown(path: str) -> Any:
-    links: list[Any] = [part for page in PAGES for part in (" · ", dcc.Link(page.name, href=page.path))][1:]
+    links: list[Any] = [part for page in PAGES for part in (" · ", dcc.Link(page.name, href=page.link()))][1:]
     return html.Div([html.P(f"There is no page {path}. There are:", dir="auto"), html.P(links)], className="nothing")
 
 
@@ -64,14 +66,15 @@ def register(app: Dash, gallery: Gallery) -> None:
         Output("controls", "children"),
         Output("panels", "children"),
         Output("extra", "children"),
+        Output("heading", "children"),
         Output({"type": "nav", "path": ALL}, "className"),
         Input("url", "pathname"),
         Input("theme", "data"),
         State("url", "search"),
     )
-    def draw(path: str, look: str, search: str) -> tuple[Any, Any, Any, Any, Any]:
+    def draw(path: str, look: str, search: str) -> tuple[Any, Any, Any, Any, str, Any]:
         if path and page_at(path) is None:  # until the URL is known it is None
-            return None, [], [_unknown(path)], [], [""] * len(PAGES)
+            return None, [], [_unknown(path)], [], "No such page", [""] * len(PAGES)
         page, shown = asked(gallery.snapshot, path, search, look)
         controls = offered(page, shown)
         return (
@@ -79,5 +82,6 @@ def register(app: Dash, gallery: Gallery) -> None:
             components(controls, shown.state),
             content(page, page.panels(shown), shown),
             page.extra(shown),
+            page.name,
             ["here" if other is page else "" for other in PAGES],
         )

@@ -8,6 +8,7 @@ import pandas as pd
 from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update, set_props
 
 from dashboards.gallery import Gallery, Source
+from dashboards.live.trees import spoken
 from dashboards.rows import flipped
 from dashboards.view import CONFIG
 from dashboards.view import State as UrlState
@@ -40,14 +41,15 @@ def register(app: Dash, gallery: Gallery) -> None:
         Output("url", "search", allow_duplicate=True),
         Input({"type": "graph", "name": ALL}, "clickData"),
         State("url", "search"),
+        State("url", "pathname"),
         prevent_initial_call=True,
     )
-    def choose(clicks: list[Any], search: str) -> Any:
+    def choose(clicks: list[Any], search: str, path: str) -> Any:
         click = next((entry["value"] for entry in ctx.triggered if entry["value"]), None)
         chosen = clicked(click) if click else None
-        if chosen and chosen.startswith("/"):  # an address of the app
-            path, _, asked = chosen.partition("?")
-            set_props("url", {"pathname": path, "search": f"?{asked}"})
+        if chosen and chosen.startswith("./"):  # another page, beside this one
+            page, _, asked = chosen.removeprefix("./").partition("?")
+            set_props("url", {"pathname": f"{path.rpartition('/')[0]}/{page}", "search": f"?{asked}"})
             return no_update
         return UrlState.parse(search).with_(CONFIG, chosen).search if chosen else no_update
 
@@ -72,7 +74,7 @@ def drawer(source: Source, row: pd.Series, state: UrlState) -> list[Any]:
     """Numbers, and flips with both answers."""
     facts = facts_of(row)
     return [
-        html.Button("×", id="details-close", title="close"),
+        html.Button("×", id="details-close", title="close", **spoken("close")),
         html.H2(row["label"], dir="auto"),
         html.P(f"{source.name} · {row['status']}", className="note", dir="auto"),
         html.Dl([part for name, value in facts for part in (html.Dt(name), html.Dd(value))]),
@@ -139,7 +141,7 @@ def _flips(source: Source, row: pd.Series) -> list[Any]:
 def sample_link(experiment: str, sample: str, row: pd.Series) -> str:
     """Where the sample explorer shows a sample as a configuration saw it."""
     values = (("experiment", experiment), ("sample", sample), (CONFIG, row["id"]))
-    return "/samples" + UrlState(values).search
+    return "./samples" + UrlState(values).search
 
 
 def _said(said: pd.DataFrame, sample: str, key: str) -> str:

@@ -8,6 +8,7 @@ from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, html,
 
 from dashboards.figures import as_page
 from dashboards.gallery import Gallery
+from dashboards.live.trees import spoken
 from dashboards.pages.base import Panel
 from dashboards.pages.catalog import asked
 
@@ -16,7 +17,10 @@ def buttons(panel: Panel) -> Any:
     kinds = ("csv",) if panel.figure is None else ("csv", "png", "html")
     tools = [
         html.Button(
-            kind.upper(), id={"type": "save", "kind": kind, "name": panel.name}, title=f"download as {kind.upper()}"
+            kind.upper(),
+            id={"type": "save", "kind": kind, "name": panel.name},
+            title=f"download as {kind.upper()}",
+            **spoken(f"{kind.upper()} of {panel.name}"),
         )
         for kind in kinds
     ]

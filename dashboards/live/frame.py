@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update, set_props
 
 from dashboards.gallery import Gallery, Snapshot
+from dashboards.live.trees import spoken
 from dashboards.pages.catalog import PAGES
 from dashboards.pages.parts import notices
 from dashboards.view import State as UrlState
@@ -26,22 +28,33 @@ def layout(gallery: Gallery, refresh_s: float) -> Any:
             dcc.Store(id="png"),
             dcc.Download(id="file"),
             _header(gallery, refresh_s),
-            html.Div(id="filters", children=_filters(gallery.snapshot)),
-            html.Div(id="notices"),
-            html.Div(id="controls"),
-            html.Main([html.Div(id="panels"), html.Div(id="extra")]),  # what is extra outlives other panels
-            html.Aside(id="details"),
+            _region("filters", "filters", _filters(gallery.snapshot)),
+            _region("notices", "notices"),
+            _region("controls", "settings of this page"),
+            html.Main(
+                [
+                    html.H1(id="heading", className="heard"),  # the navigation shows it
+                    html.Div(id="panels"),
+                    html.Div(id="extra"),  # outlives other panels
+                ]
+            ),
+            _region("details", "configuration", kind=html.Aside),
         ],
     )
 
 
+def _region(id: str, name: str, children: Sequence[Any] = (), kind: Any = html.Section) -> Any:
+    """A part of the page that can be gone to by its name."""
+    return kind(id=id, children=list(children), tabIndex=-1, **spoken(name))
+
+
 def _header(gallery: Gallery, refresh_s: float) -> Any:
     patience: dict[str, Any] = {"data-patience": 4 * refresh_s}  # seconds until a silent server is one that is gone
-    links = [dcc.Link(page.name, href=page.path, id={"type": "nav", "path": page.path}) for page in PAGES]
+    links = [dcc.Link(page.name, href=page.link(), id={"type": "nav", "path": page.path}) for page in PAGES]
     return html.Header(
         [
             html.Span("Saccade", className="brand"),
-            html.Nav(links),
+            html.Nav(links, **spoken("pages")),
             html.Span(id="as-of", className="as-of", children=_as_of(gallery), **patience),
             dcc.Checklist(id="live", options=[{"label": "refresh", "value": "on"}], value=["on"], className="live"),
             html.Button("dark", id="theme-button", n_clicks=0, title="light or dark"),
@@ -95,7 +108,7 @@ def register(app: Dash, gallery: Gallery) -> None:
     def follow(search: str, _: str) -> tuple[Any, Any]:
         """What is said of the rows in view, and links that carry the filters to the other pages."""
         shown = view(gallery.snapshot, UrlState.parse(search))
-        return notices(shown), [page.path + shown.state.filters.search for page in PAGES]
+        return notices(shown), [page.link(shown.state.filters.search) for page in PAGES]
 
     @app.callback(
         Output({"type": "filter", "name": ALL}, "options"),

@@ -22,6 +22,11 @@ ATTRIBUTES = {
 }  # all that a table may have
 
 
+def spoken(name: str) -> dict[str, Any]:
+    """What a component is called by those who hear the page."""
+    return {"aria-label": name}
+
+
 def light(part: Any) -> Any:
     """The same with every html.Table in it as an attribute."""
     if isinstance(part, list | tuple):

@@ -99,3 +99,7 @@ class Page:
     register: Callable[[Dash, Gallery], None] = field(
         default=lambda app, gallery: None
     )  # ids begin with the page's name
+
+    def link(self, search: str = "") -> str:
+        """Its address beside the other pages: they may lie behind a prefix that nobody but the proxy knows."""
+        return f".{self.path}{search}"

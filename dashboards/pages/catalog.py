@@ -24,8 +24,9 @@ PAGES: tuple[Page, ...] = (
 
 
 def page_at(path: str | None) -> Page | None:
-    """The page of a URL."""
-    return next((page for page in PAGES if page.path == f"/{(path or '').strip('/')}"), None)
+    """The page of a URL: its last part names it, whatever a proxy has put before; "" is the first one's name."""
+    name = (path or "").rpartition("/")[2]
+    return next((page for page in PAGES if page.path == f"/{name}"), None)
 
 
 def asked(snapshot: Snapshot, path: str | None, search: str | None, look: str | None = None) -> tuple[Page, View]:

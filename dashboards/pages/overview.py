@@ -18,6 +18,7 @@ from dashboards.pages.parts import numbers, tiles
 from dashboards.progress import progress
 from dashboards.reading import reading
 from dashboards.rows import PARAMETER, forest, labels, significant, with_series
+from dashboards.theme import DARK, LIGHT
 from dashboards.view import CONFIG, OWNERS, View, filters_of, view
 from dashboards.view import State as UrlState
 from results.analysis.metrics import spoken
@@ -26,6 +27,8 @@ from results.wording import MISSING, count, number, p_value, percent, percent_sp
 PICK = "pick"  # configurations that are compared: values of the column ``id``
 MAX_PICKS = 12
 MAX_FOREST = 24
+GRID_HEIGHT = "520px"
+GRID_SCRIPT = "_dash-component-suites/dash_ag_grid/dash_ag_grid.min.js"
 
 
 def _count(value: float) -> str:
@@ -80,7 +83,22 @@ def panels(shown: View) -> list[Panel]:
 
 def extra(shown: View) -> list[Any]:
     """The table. Its state (order, filters, place) is the reader's: only its rows are replaced."""
-    grid = dag.AgGrid(
+    head = html.Div(
+        [
+            html.H2("All configurations"),
+            html.P("tick to compare; a click on a row opens its numbers and flipped answers", className="note"),
+        ]
+    )
+    place = html.Div(id="overview-place", style={"minHeight": GRID_HEIGHT})  # the grid's script comes when it is seen
+    stores = [
+        dcc.Store(id="overview-library", data=GRID_SCRIPT), dcc.Store(id="overview-loaded"),
+        dcc.Store(id="overview-picks", data={"name": PICK, "most": MAX_PICKS}),
+    ]  # fmt: skip
+    return [html.Section([head, place, *stores], className="card wide")]
+
+
+def _grid(shown: View) -> Any:
+    return dag.AgGrid(
         id="overview-grid",
         rowData=[],  # comes after the plots, see `fill`
         columnDefs=_columns(shown.snapshot.rows),
@@ -97,17 +115,9 @@ def extra(shown: View) -> list[Any]:
             "headerHeight": 32, "tooltipShowDelay": 200, "enableCellTextSelection": True,
         },
         selectedRows={"ids": list(_picks(shown))},
-        style={"height": "520px"},
+        style={"height": GRID_HEIGHT},
         className=f"ag-theme-quartz-auto-dark {'dark' if shown.ink.dark else 'light'}",
     )  # fmt: skip
-    head = html.Div(
-        [
-            html.H2("All configurations"),
-            html.P("tick to compare; a click on a row opens its numbers and flipped answers", className="note"),
-        ]
-    )
-    stores = [dcc.Store(id="overview-shown"), dcc.Store(id="overview-picks", data={"name": PICK, "most": MAX_PICKS})]
-    return [html.Section([head, grid, *stores], className="card wide")]
 
 
 def _columns(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -158,6 +168,22 @@ def table_rows(shown: View) -> list[dict[str, Any]]:
 
 
 def register(app: Dash, gallery: Gallery) -> None:
+    app.clientside_callback(
+        ClientsideFunction("saccade", "library"),
+        Output("overview-loaded", "data"), Input("overview-library", "data"),
+    )  # fmt: skip
+
+    @app.callback(
+        Output("overview-place", "children"),
+        Input("overview-loaded", "data"),
+        State("url", "search"),
+        State("theme", "data"),
+        prevent_initial_call=True,
+    )
+    def build(_: bool, search: str, look: str) -> Any:
+        shown = view(gallery.snapshot, UrlState.parse(search), DARK if look == "dark" else LIGHT)
+        return [_grid(shown), dcc.Store(id="overview-shown")]  # with the grid, for `fill` writes into both
+
     @app.callback(
         Output("overview-grid", "rowData"),
         Output("overview-shown", "data"),

@@ -45,13 +45,18 @@ def numbers(rows: pd.DataFrame, view: View, against: str = "un-pruned", label: s
     return html.Details(
         [
             html.Summary(f"numbers of {plural(min(len(rows), MAX_ROWS), 'configuration')}{more}"),
-            html.Div(html.Table([html.Thead(head), html.Tbody(body)]), className="scroll"),
+            scrolling(html.Table([html.Thead(head), html.Tbody(body)])),
             html.P(
                 "bold: significant at 0.05 among all that are compared (Holm); intervals are of each alone",
                 className="note",
             ),
         ]
     )
+
+
+def scrolling(table: html.Table) -> Any:
+    """A table in a box of its own, which the arrow keys move too."""
+    return html.Div(table, className="scroll", tabIndex=0)
 
 
 def tiles(found: Sequence[tuple[str, Any, str]]) -> Any:

@@ -9,6 +9,7 @@ from dash import html
 
 from dashboards.pages.base import Control, Page, Panel
 from dashboards.pages.parts import MAX_ROWS as MAX_NUMBERS
+from dashboards.pages.parts import scrolling
 from dashboards.rescued import MAX_ROWS, rescue_figure, rescue_rows
 from dashboards.view import CONFIG, View
 from results.analysis.rescue import controls_of, rescue
@@ -66,7 +67,7 @@ def _numbers(rows: pd.DataFrame, view: View) -> Any:
         cells = [html.Td(link, dir="auto"), html.Td(row["control"], dir="auto")]
         body.append(html.Tr([*cells, *(html.Td(text, className="number") for text in texts)]))
     head = html.Tr([html.Th(name, className="number" if place > 1 else "") for place, name in enumerate(names)])
-    table = html.Div(html.Table([html.Thead(head), html.Tbody(body)]), className="scroll")
+    table = scrolling(html.Table([html.Thead(head), html.Tbody(body)]))
     shown = plural(min(len(rows), MAX_NUMBERS), "configuration")
     return html.Details([html.Summary(f"numbers of {shown}"), table])
 

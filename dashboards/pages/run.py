@@ -14,7 +14,7 @@ from flask import Response, abort, request
 from dashboards.charts import rate_figure, state_figure
 from dashboards.gallery import LIVE_S, Gallery, Source
 from dashboards.pages.base import Page, Panel
-from dashboards.pages.parts import tiles
+from dashboards.pages.parts import scrolling, tiles
 from dashboards.progress import progress, rate_rows, state_rows, worker_rows
 from dashboards.rows import failure_groups
 from dashboards.view import View
@@ -93,12 +93,12 @@ def _state(source: Source) -> Any:
     ]
     log = [html.P(html.A("log of its runs", href=log_address(source.name)), className="note")]
     has_log = (source.experiment.path / LOG).is_file()
-    return html.Div([html.H3(source.name, dir="auto"), tiles(found), *(log if has_log else ())])
+    return html.Div([html.H2(source.name, dir="auto"), tiles(found), *(log if has_log else ())])
 
 
 def log_address(name: str) -> str:
     """Where the live app gives the log of an experiment."""
-    return f"{LOG_PATH}?{urlencode({'experiment': name})}"
+    return f".{LOG_PATH}?{urlencode({'experiment': name})}"
 
 
 def _workers(rows: pd.DataFrame, several: bool) -> Any:
@@ -113,7 +113,7 @@ def _workers(rows: pd.DataFrame, several: bool) -> Any:
         body.append(html.Tr([*cells, *(html.Td(text, className="number") for text in texts)]))
     first = 1 + several
     head = [html.Th(name, className="number" if place >= first else "") for place, name in enumerate(names)]
-    return html.Div(html.Table([html.Thead(html.Tr(head)), html.Tbody(body)]), className="scroll")
+    return scrolling(html.Table([html.Thead(html.Tr(head)), html.Tbody(body)]))
 
 
 def register(app: Dash, gallery: Gallery) -> None:
@@ -150,7 +150,7 @@ def _failures(failures: pd.DataFrame) -> Any:
     head = [html.Th(name) for name in ("kind", "message", "samples", "which", "where")]
     more = len(groups) - MAX_FAILURES
     note = [html.P(f"and {plural(more, 'more kind')}; the CSV has all", className="note")] if more > 0 else []
-    return [html.Table([html.Thead(html.Tr(head)), html.Tbody(body)]), *note]
+    return [scrolling(html.Table([html.Thead(html.Tr(head)), html.Tbody(body)])), *note]
 
 
 def _traceback(failures: pd.DataFrame, group: Any) -> Any:

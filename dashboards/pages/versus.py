@@ -10,6 +10,7 @@ from dash import html
 
 from dashboards.figures import forest_figure
 from dashboards.pages.base import Control, Page, Panel, faceted
+from dashboards.pages.parts import scrolling
 from dashboards.rows import CONTROL, MAX_FOREST, with_series
 from dashboards.versus import versus_rows, with_mean_tokens
 from dashboards.view import View
@@ -17,7 +18,7 @@ from dashboards.view import view as all_in_view
 from results.analysis.matrix import stacked
 from results.wording import count, p_value, percent, plural, points, points_span
 
-QUESTIONS = "/samples"  # the page that lists them
+QUESTIONS = "./samples"  # the page that lists them, beside this one
 WON, LOST = "won", "lost"
 
 
@@ -80,7 +81,7 @@ def _table(rows: pd.DataFrame, first: str, second: str) -> Any:
         texts = (*accuracies, difference, span, *links, p_value(row["p"]), p_value(row["p_holm"]))
         body.append(html.Tr([html.Td(row["setting"]), *(html.Td(text, className="number") for text in texts)]))
     head = [html.Th(name, dir="auto", className="number" if place else "") for place, name in enumerate(names)]
-    return html.Div(html.Table([html.Thead(html.Tr(head)), html.Tbody(body)]), className="scroll")
+    return scrolling(html.Table([html.Thead(html.Tr(head)), html.Tbody(body)]))
 
 
 def _questions(row: Any, which: str) -> str:

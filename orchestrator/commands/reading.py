@@ -72,6 +72,9 @@ def dashboard(
     name: Annotated[
         list[str] | None, typer.Option("--name", help="A further name that this machine is reached by; repeatable.")
     ] = None,
+    prefix: Annotated[
+        str, typer.Option(help="Path before ours where a proxy stands between: /user/me/proxy/8050/ of JupyterHub.")
+    ] = "/",
 ) -> None:
     """Look at experiments in the browser, live while they run: pictures, numbers, and every flipped answer."""
     from dashboards.app import serve
@@ -88,7 +91,7 @@ def dashboard(
         )
     try:
         with watched(begun_in(experiments) or experiments) as folders:
-            serve(folders, host, port, name or ())
+            serve(folders, host, port, name or (), f"/{prefix.strip('/')}/".replace("//", "/"))
     except OSError as error:
         reason = error.strerror or str(error)
         raise UsageError(f"--host {host} --port {port}: {reason}; give another --port, or 0 for a free one") from error

@@ -46,6 +46,17 @@ window.dash_clientside.saccade = {
     const picks = new URLSearchParams(search).getAll(name);
     return same(ticked(rows), picks) ? window.dash_clientside.no_update : { ids: picks };
   },
+  // A library that only some pages need, before its components come: the address of its script -> true.
+  library: function (address) {
+    const known = [...document.scripts].some((script) => script.dataset.library === address && script.dataset.ready);
+    return known || new Promise((resolve, reject) => {
+      const script = document.createElement("script");
+      script.src = script.dataset.library = address;
+      script.onload = () => { script.dataset.ready = "yes"; resolve(true); };
+      script.onerror = reject;
+      document.head.append(script);
+    });
+  },
   png: function (job) {
     if (!job) return window.dash_clientside.no_update;
     const plot = document.querySelector(`#card-${CSS.escape(job.name)} .js-plotly-plot`);

@@ -468,7 +468,7 @@ window.SaccadeExplorer = (() => {
     const api = mounted.get(root);
     const query = new URLSearchParams(search);
     const now = JSON.stringify([version, filters.map((name) => query.getAll(name))]);
-    if (!api) mount(root, server("/explorer"));
+    if (!api) mount(root, server("explorer"));
     else if (now !== last) api.refresh();
     else api.follow();
     last = now;

@@ -74,7 +74,7 @@ class View:
         """`dashboards.rows.slices` of the rows in view, facet by facet, worked out once for all pages."""
         if len(facets := self.facets()) > 1:
             return [part for facet in facets for part in facet.slices(axis)]
-        return _once(self.snapshot, ("slices", axis, self.facet, self.state.filters), lambda: slices(self.rows, axis))
+        return once(self.snapshot, ("slices", axis, self.facet, self.state.filters), lambda: slices(self.rows, axis))
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -85,7 +85,7 @@ class View:
     @property
     def methods(self) -> tuple[str, ...]:
         """All that have a colour, also those that are filtered away."""
-        return _once(self.snapshot, "methods", lambda: methods_of(self.snapshot.rows))
+        return once(self.snapshot, "methods", lambda: methods_of(self.snapshot.rows))
 
     def facets(self) -> list[View]:
         """A view for each model and benchmark, which have their own un-pruned model; itself where there is one."""
@@ -101,11 +101,11 @@ class View:
 
 def view(snapshot: Snapshot, state: State, ink: theme.Ink = theme.LIGHT) -> View:
     """Apply the filter bar."""
-    rows = _once(snapshot, ("rows", state.filters), lambda: filtered(snapshot.rows, state))
+    rows = once(snapshot, ("rows", state.filters), lambda: filtered(snapshot.rows, state))
     return View(state=state, snapshot=snapshot, rows=rows, ink=ink)
 
 
-def _once(snapshot: Snapshot, key: object, work: Callable[[], T]) -> T:
+def once(snapshot: Snapshot, key: object, work: Callable[[], T]) -> T:
     """What a view works out of a snapshot: several callbacks ask for the same one after another."""
     with snapshot.lock:  # two requests of one change do not work at the same thing
         found = snapshot.found

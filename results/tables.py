@@ -94,7 +94,7 @@ def samples_table(samples: Sequence[Sample], images: Sequence[str] = ()) -> pa.T
             "options": len(sample.choices),
             "choices": list(sample.choices),
             "answers": list(sample.answers),
-            "image": None if sample.image is None else str(sample.image),
+            "image": sample.shown or None,
             "pixels": None if sample.image is None else digest,
             "patches": None if sample.patches is None else list(sample.patches),
             "position": place,

@@ -8,12 +8,12 @@ from typing import Any
 from dash import ALL, Dash, Input, Output, State, dcc, html
 
 from dashboards.figures import CONFIG, repainted
-from dashboards.gallery import Gallery
+from dashboards.gallery import Gallery, Snapshot
 from dashboards.live.controls import components, offer, offered
 from dashboards.live.downloads import buttons
 from dashboards.live.trees import light
 from dashboards.pages.base import Page, Panel
-from dashboards.pages.catalog import PAGES, asked, page_at
+from dashboards.pages.catalog import PAGES, asked, links, page_at
 from dashboards.theme import Ink
 from dashboards.view import View
 
@@ -55,9 +55,10 @@ def _nothing(page: Page, shown: View) -> Any:
     return html.P([f"There is nothing to draw: {page.empty}.", *more], className="nothing")
 
 
-def _unknown(path: str) -> Any:
-    links: list[Any] = [part for page in PAGES for part in (" · ", dcc.Link(page.name, href=page.link()))][1:]
-    return html.Div([html.P(f"There is no page {path}. There are:", dir="auto"), html.P(links)], className="nothing")
+def _unknown(path: str, snapshot: Snapshot) -> Any:
+    pages = [page for page in PAGES if page.shown(snapshot)]
+    ways: list[Any] = [part for page in pages for part in (" · ", dcc.Link(page.name, href=page.link()))][1:]
+    return html.Div([html.P(f"There is no page {path}. There are:", dir="auto"), html.P(ways)], className="nothing")
 
 
 def register(app: Dash, gallery: Gallery) -> None:
@@ -74,7 +75,7 @@ def register(app: Dash, gallery: Gallery) -> None:
     )
     def draw(path: str, look: str, search: str) -> tuple[Any, Any, Any, Any, str, Any]:
         if path and page_at(path) is None:  # until the URL is known it is None
-            return None, [], [_unknown(path)], [], "No such page", [""] * len(PAGES)
+            return None, [], [_unknown(path, gallery.snapshot)], [], "No such page", links(gallery.snapshot)
         page, shown = asked(gallery.snapshot, path, search, look)
         controls = offered(page, shown)
         return (
@@ -83,5 +84,5 @@ def register(app: Dash, gallery: Gallery) -> None:
             content(page, page.panels(shown), shown),
             page.extra(shown),
             page.name,
-            ["here" if other is page else "" for other in PAGES],
+            links(gallery.snapshot, page),
         )

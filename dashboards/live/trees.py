@@ -14,12 +14,9 @@ from dash import html
 from dash.development.base_component import Component
 
 ATTRIBUTES = {
-    "className": "class",
-    "href": "href",
-    "dir": "dir",
-    "title": "title",
+    "className": "class", "href": "href", "dir": "dir", "title": "title", "colSpan": "colspan", "scope": "scope",
     "dateTime": "datetime",
-}  # all that a table may have
+}  # all that a table may have  # fmt: skip
 
 
 def spoken(name: str) -> dict[str, Any]:

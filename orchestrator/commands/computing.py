@@ -19,6 +19,7 @@ from orchestrator.commands.shown import (
     show_result,
     teller,
     write_results,
+    write_suite_pages,
 )
 from orchestrator.standard_streams import USER_ERROR
 
@@ -123,6 +124,7 @@ def _run_suite(
         show_notes(console, left_out)
         for result in results:  # pages take as long as a small benchmark, and nobody waits for them to see the table
             write_results(console, result.experiment)
+        write_suite_pages(console, folder)
 
 
 @resumable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -13,6 +14,7 @@ from plotly.subplots import make_subplots
 from dashboards import theme
 from dashboards.figures import CHARACTER_PX, HEIGHT, MARGIN, hover, ids, template
 from dashboards.labels import AXIS_TITLES, push_apart
+from dashboards.looks import method_look
 from dashboards.pareto import CostAxis
 from dashboards.rows import Reference, axis_range
 from results.analysis.metrics import spoken
@@ -28,6 +30,7 @@ LINES = {  # places in the palette and dashes: one hue a kind, a second matrix o
     "top_8_energy": ((4, 3), ("dot", "dashdot")),
     "log10_condition": ((5, 2), ("longdash", "dash")),
 }
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross")  # of methods that share a colour
 LABEL_PX = (150, 18)  # room that a label on the front needs
 
 
@@ -146,28 +149,35 @@ def add_level(figure: go.Figure, text: str, level: Reference, colour: str) -> No
         figure.update_yaxes(range=[min(low, level.value - 1), max(high, level.value + 1)])
 
 
-def pareto_figure(rows: pd.DataFrame, axis: CostAxis, bases: pd.DataFrame) -> go.Figure:
-    """Every grid point in grey, the front in colour, and the un-pruned models as stars.
+def pareto_figure(rows: pd.DataFrame, axis: CostAxis, bases: pd.DataFrame, methods: Sequence[str] = ()) -> go.Figure:
+    """Every grid point in the colour of its method, faded unless it lies on the front; un-pruned models as stars.
 
     Args:
         rows: From `dashboards.pareto.pareto_rows`, with a column ``short`` for labels.
         axis: The cost.
         bases: Rows of un-pruned models with the same cost column.
+        methods: All that have a colour, in their order; by default those of the rows.
     """
     figure = go.Figure()
-    costs = [f"{escape(axis.name)} {number(x)}{axis.unit}" for x in rows["x"]]
+    digits = _digits(rows["x"])
+    costs = [f"{escape(axis.name)} {number(x, digits)}{axis.unit}" for x in rows["x"]]
     told = [f"{text}<br>{cost}" for text, cost in zip(hover(rows), costs, strict=True)]
     rows = rows.assign(told=told)
-    for part, look in (
-        (rows[~rows["front"] & ~rows["near"]], {"color": theme.CONTEXT, "size": 5, "opacity": 0.35}),
-        (rows[rows["near"]], {"color": theme.CONTEXT, "size": 7, "symbol": "circle-open", "opacity": 0.8}),
-    ):
-        _dots(figure, part, look)
     for place, (_, part) in enumerate(rows[rows["front"]].groupby("experiment", sort=False)):
-        colour, dash = theme.line_look(place)
-        line = {"color": colour, "width": 2, "shape": "hv", "dash": dash}
-        figure.add_scatter(x=part["x"], y=part["y"], mode="lines", line=line, hoverinfo="skip")
-        _dots(figure, part, {"color": colour, "size": 8})
+        line = {"color": theme.REFERENCE, "width": 1.6, "shape": "hv", "dash": theme.DASHES[place % len(theme.DASHES)]}
+        figure.add_scatter(x=part["x"], y=part["y"], mode="lines", line=line, hoverinfo="skip", showlegend=False)
+    methods = methods or tuple(rows["strategy"].drop_duplicates())
+    for name, mine in rows.groupby("strategy", sort=False):
+        colour = method_look(str(name), methods)[0]
+        symbol = SYMBOLS[methods.index(str(name)) // len(theme.COLOURS) % len(SYMBOLS)]
+        for part, look in (
+            (mine[~mine["front"] & ~mine["near"]], {"size": 6, "symbol": symbol, "opacity": 0.35}),
+            (mine[mine["near"]], {"size": 8, "symbol": f"{symbol}-open", "opacity": 0.9}),
+            (mine[mine["front"]], {"size": 10, "symbol": symbol}),
+        ):
+            _dots(figure, part, {"color": colour, **look}, str(name))
+        key = {"color": colour, "size": 9, "symbol": symbol}
+        figure.add_scatter(x=[None], y=[None], mode="markers", marker=key, name=escape(str(name)), showlegend=True)
     known = bases[bases[axis.column].notna() & (bases["n"] > 0)] if axis.column in bases else bases.iloc[:0]
     for base in known.to_dict("records"):
         span = percent_span(base["ci_low"], base["ci_high"])
@@ -177,7 +187,7 @@ def pareto_figure(rows: pd.DataFrame, axis: CostAxis, bases: pd.DataFrame) -> go
             error_y={"type": "data", "symmetric": False, "array": [100 * (base["ci_high"] - base["accuracy"])],
                      "arrayminus": [100 * (base["accuracy"] - base["ci_low"])], "color": theme.REFERENCE, "width": 5},
             hovertext=[f"<b>un-pruned</b><br>{percent(base['accuracy'])} ({span})"],
-            hoverinfo="text", customdata=[base["id"]] if "id" in base else None,
+            hoverinfo="text", customdata=[base["id"]] if "id" in base else None, showlegend=False,
         )  # fmt: skip
     seen = [*rows["y"], *(100 * known["accuracy"])]
     spread = [*seen, *(100 * known["ci_high"]), *(100 * known["ci_low"])]
@@ -190,6 +200,8 @@ def pareto_figure(rows: pd.DataFrame, axis: CostAxis, bases: pd.DataFrame) -> go
     figure.update_layout(
         template=template(theme.LIGHT),
         height=TALL,
+        showlegend=True,
+        legend={"orientation": "h", "y": -0.16, "yanchor": "top", "x": 0, "itemclick": False, "itemdoubleclick": False},
         title={
             "text": f"Accuracy (%) against {escape(axis.name)}",
             "subtitle": {
@@ -204,10 +216,16 @@ def pareto_figure(rows: pd.DataFrame, axis: CostAxis, bases: pd.DataFrame) -> go
     return figure
 
 
-def _dots(figure: go.Figure, rows: pd.DataFrame, look: dict[str, Any]) -> None:
+def _digits(values: pd.Series) -> int:
+    """Decimals that three significant digits of the smallest take."""
+    least = float(values[values > 0].min()) if (values > 0).any() else 1.0
+    return max(1, 2 - int(np.floor(np.log10(least))))
+
+
+def _dots(figure: go.Figure, rows: pd.DataFrame, look: dict[str, Any], name: str) -> None:
     figure.add_scatter(
         x=rows["x"], y=rows["y"], mode="markers", marker=look, hovertext=rows["told"], hoverinfo="text",
-        customdata=ids(rows),
+        customdata=ids(rows), name=escape(name), showlegend=False,
     )  # fmt: skip
 
 

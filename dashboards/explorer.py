@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from dashboards.rows import with_series
 from results.analysis.kept_quality import token_maps
@@ -21,8 +22,10 @@ from results.experiment import Experiment
 from results.wording import number, plural, shortened
 from workers.work import content_key
 
+Signs = NDArray[np.int_]
 ALL_POINTS = 12  # so many configurations can be looked at together
 MAX_PANELS = 60  # of one comparison
+AFTER_ALL = "dropped after the last layer: every layer has seen all of the image, and the answer is the un-pruned one"
 QUESTION_LENGTH = 110  # characters in the list
 
 
@@ -33,6 +36,7 @@ def index_document(
     pictured: frozenset[str],
     failed: Collection[str],
     only: Collection[str] | None = None,
+    pair: tuple[str, str] | None = None,
 ) -> dict[str, Any]:
     """The samples and what can be compared on them.
 
@@ -43,10 +47,12 @@ def index_document(
         pictured: Samples that have a picture.
         failed: Samples that could not be answered.
         only: Keys of the points that may be compared; all by default.
+        pair: Keys of two points that are held against one another.
 
     Returns:
         JSON values. ``points`` are in the order of the grid, ``samples`` in that of the file: image questions that have
-        an answer or have failed. ``flips`` of a sample are bits over the points, most significant first, base64.
+        an answer or have failed. ``flips`` of a sample are bits over the points, most significant first, base64;
+        ``duel`` is 1 where the first of the pair alone is right (or better), -1 where the second is, else 0.
     """
     images = table.of_images(True)
     lost_PS, gained_PS = flip_matrices(images)
@@ -54,11 +60,12 @@ def index_document(
     questions = experiment.samples.set_index("id")["question"]
     shown = images.answered_PS.any(axis=0) | images.failed_S
     points = _points(experiment, summary)
+    against, duel_S = _duel(images, pair)
     return {
         "name": experiment.name,
         "baseline": table.baseline,
         "points": points,
-        "groups": groups(points, only),
+        "groups": [*against, *groups(points, only)],
         "texts": int((~table.image_S).sum()),
         "waiting": int((~shown).sum()),
         "samples": [
@@ -67,13 +74,26 @@ def index_document(
                 "key": content_key(name),
                 "question": shortened(str(questions[name]), QUESTION_LENGTH),
                 "flips": b64encode(np.packbits(flips).tobytes()).decode(),
+                "duel": int(duel),
                 "failed": name in failed,
                 "picture": name in pictured,
             }
-            for name, flips, here in zip(images.samples, flipped_SP, shown, strict=True)
+            for name, flips, duel, here in zip(images.samples, flipped_SP, duel_S, shown, strict=True)
             if here
         ],
     }
+
+
+def _duel(images: Answers, pair: tuple[str, str] | None) -> tuple[list[dict[str, Any]], Signs]:
+    """The pair as something to compare, and who wins each question; nothing where one of them is not there."""
+    place = {point.key: row for row, point in enumerate(images.points)}
+    if pair is None or not set(pair) <= set(place):
+        return [], np.zeros(len(images.samples), dtype=int)
+    first, second = (place[key] for key in pair)
+    both_S = images.answered_PS[first] & images.answered_PS[second]
+    won_S = np.sign(images.score_PS[first] - images.score_PS[second]) * both_S
+    name = f"{images.points[first].label} against {images.points[second].label}"
+    return [{"axis": "pair", "name": name, "points": [first, second]}], won_S.astype(int)
 
 
 def groups(points: Sequence[dict[str, Any]], only: Collection[str] | None = None) -> list[dict[str, Any]]:
@@ -118,6 +138,7 @@ def _words(fixed: dict[str, Any], group: Sequence[int]) -> str:
 def _points(experiment: Experiment, summary: pd.DataFrame) -> list[dict[str, Any]]:
     series = with_series(summary).set_index("key")["series"].to_dict()
     words = {entry.key: entry.chosen_by for entry in experiment.manifest.points}
+    layers = experiment.config.layers
     return [
         {
             "key": row["key"],
@@ -126,7 +147,7 @@ def _points(experiment: Experiment, summary: pd.DataFrame) -> list[dict[str, Any
             "label": row["label"],
             "layer": int(row["layer"]),
             "rank": int(row["rank"]),
-            "chosen_by": words[row["key"]],
+            "chosen_by": AFTER_ALL if row["layer"] >= layers and not row["baseline"] else words[row["key"]],
         }
         for row in summary.to_dict("records")
     ]

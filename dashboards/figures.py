@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cache
 from html import escape, unescape
 from importlib.resources import files
@@ -16,6 +16,7 @@ import plotly.graph_objects as go
 
 from dashboards import theme
 from dashboards.labels import AXIS_TITLES, LABEL_LENGTH, end_labels
+from dashboards.looks import CONTEXT, Look, methods_of, series_looks
 from dashboards.rows import (
     ACCURACY,
     Heat,
@@ -104,7 +105,11 @@ def bare_json(figure: go.Figure) -> str:
 
 
 def curve_figure(
-    summary: pd.DataFrame, part: Slice, measure: Measure, chosen: tuple[str, ...] | None = None
+    summary: pd.DataFrame,
+    part: Slice,
+    measure: Measure,
+    chosen: tuple[str, ...] | None = None,
+    methods: Sequence[str] = (),
 ) -> go.Figure:
     """Curves of one measure along a slice's axis, with bands for the focused series and the un-pruned model's line.
 
@@ -113,9 +118,11 @@ def curve_figure(
         part: What is drawn.
         measure: Which number of it.
         chosen: The series in colour; by default those that `rows.focus` picks.
+        methods: All that have a colour, in their order; by default those of the summary.
     """
     rows = curves(part, measure)
     chosen = focus(part.rows) if chosen is None else chosen
+    looks = {name: look for name, look in series_looks(rows, methods or methods_of(summary)).items() if name in chosen}
     base = reference(summary, measure)
     low, high = value_range(rows, base, chosen, measure)
     figure = go.Figure()
@@ -128,7 +135,7 @@ def curve_figure(
         )
     names = rows["series"].drop_duplicates().tolist()
     for name in sorted(names, key=lambda name: name in chosen):  # context below, focus on top
-        _curve(figure, rows[rows["series"] == name], name, chosen)
+        _curve(figure, rows[rows["series"] == name], name, looks)
     figure.update_layout(
         template=template(theme.LIGHT),
         height=HEIGHT,
@@ -141,7 +148,7 @@ def curve_figure(
     )
     if part.axis == "layer":
         figure.update_xaxes(tick0=0, dtick=1 if rows["x"].max() - rows["x"].min() <= 16 else 4)
-    _end_labels(figure, rows, part, base, chosen, measure, (low, high))
+    _end_labels(figure, rows, part, base, looks, measure, (low, high))
     return figure
 
 
@@ -228,7 +235,7 @@ def forest_figure(rows: pd.DataFrame, against: str = "the un-pruned model") -> g
         height=MARGIN["t"] + MARGIN["b"] + 24 + 28 * max(len(rows), 2),
         title={
             "text": f"Change against {escape(against)} (percentage points)",
-            "subtitle": {"text": f"line: {band}, 95 % · filled: significant ({test}, Holm)"},
+            "subtitle": {"text": f"line: {band}, 95 % of each alone · filled: significant among all ({test}, Holm)"},
         },
         xaxis={"title": {"text": "worse  ←  percentage points  →  better"}, "range": forest_range(rows)},
         yaxis={"tickvals": list(range(len(names))), "ticktext": names, "range": [len(names) - 0.5, -0.5]},
@@ -280,9 +287,9 @@ def _baselines(figure: go.Figure, summary: pd.DataFrame) -> None:
         )  # fmt: skip
 
 
-def _curve(figure: go.Figure, rows: pd.DataFrame, name: str, chosen: tuple[str, ...]) -> None:
-    colour = theme.colour_of(name, chosen)
-    focused = name in chosen
+def _curve(figure: go.Figure, rows: pd.DataFrame, name: str, looks: Mapping[str, Look]) -> None:
+    colour, dash = looks.get(name, CONTEXT)
+    focused = name in looks
     for run in _runs(rows) if focused else []:
         figure.add_scatter(
             x=pd.concat([run["x"], run["x"][::-1]]), y=pd.concat([run["high"], run["low"][::-1]]),
@@ -292,7 +299,7 @@ def _curve(figure: go.Figure, rows: pd.DataFrame, name: str, chosen: tuple[str, 
     figure.add_scatter(
         x=rows["x"], y=rows["y"], mode="lines+markers", name=escape(name), connectgaps=False,
         line={
-            "color": colour, "width": 2.5 if focused else 1.2, "dash": theme.dash_of(name, chosen),
+            "color": colour, "width": 2.5 if focused else 1.2, "dash": dash,
         },
         marker={
             "color": colour, "size": 7 if focused else 4,
@@ -313,21 +320,21 @@ def _end_labels(
     rows: pd.DataFrame,
     part: Slice,
     base: Reference | None,
-    chosen: tuple[str, ...],
+    looks: Mapping[str, Look],
     measure: Measure,
     span: tuple[float, float],
 ) -> None:
     """Names at the right end of the lines, pushed apart and led to by a thin line."""
     low, high = span
     per_px = (high - low) / (HEIGHT - MARGIN["t"] - MARGIN["b"])
-    labels = end_labels(rows, part.axis, base, measure, chosen, theme.LABEL_GAP_PX * per_px, span)
+    labels = end_labels(rows, part.axis, base, measure, tuple(looks), theme.LABEL_GAP_PX * per_px, span)
     for label in labels:
-        colour = theme.colour_of(label.series, chosen) if label.series in chosen else theme.REFERENCE
+        colour = looks.get(label.series or "", (theme.REFERENCE, ""))[0]
         text = escape(label.text)
         leader = colour if label.reaches else "rgba(0,0,0,0)"
         figure.add_annotation(
             xref="paper", x=1, yref="y", y=label.y, ax=22, ay=-(label.placed - label.y) / per_px, showarrow=True,
-            text=f"<b>{text}</b>" if label.series in chosen else text, arrowhead=0, arrowwidth=0.8, arrowcolor=leader,
+            text=f"<b>{text}</b>" if label.series in looks else text, arrowhead=0, arrowwidth=0.8, arrowcolor=leader,
             standoff=2, xanchor="left", align="left", font={"color": colour, "size": theme.LABEL_PX},
             name=f"line:{escape(label.series or '')}",  # assets/app/labels.js moves it when the reader zooms
         )  # fmt: skip

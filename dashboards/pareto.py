@@ -30,10 +30,15 @@ class CostAxis:
 
 ADDED = ("x", "y", "front", "near", "front_test")
 COSTS = (
+    CostAxis(name="TFLOP", column="prefill_tflop", title="prefill, TFLOP a question", unit=" TFLOP"),
     CostAxis(
-        name="FLOPs", column="flops_ratio", title="prefill FLOPs, share of the un-pruned model", scale=100, unit=" %"
+        name="share of FLOPs",
+        column="flops_ratio",
+        title="prefill FLOPs, share of the un-pruned model",
+        scale=100,
+        unit=" %",
     ),
-    CostAxis(name="latency", column="latency_ms", title="latency, ms per question", unit=" ms"),
+    CostAxis(name="latency", column="latency_ms", title="measured latency, ms a question", unit=" ms"),
     CostAxis(name="KV bytes", column="kv_mb", title="keys and values of a prompt, MB", unit=" MB"),
     CostAxis(name="tokens", column="average_visual_tokens", title="visual tokens, mean over layers"),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from dashboards import theme
 from dashboards.labels import AXIS_TITLES, end_labels, push_apart
+from dashboards.looks import CONTEXT, Look, methods_of, series_looks
 from dashboards.rows import (
     AXES,
     DROP,
@@ -245,18 +246,19 @@ def curve_plot(all_rows: pd.DataFrame, part: Slice, measure: Measure) -> Figure:
     """Curves of one measure along a slice's axis; the twin of `dashboards.figures.curve_figure`."""
     rows = curves(part, measure)
     chosen = focus(part.rows)
+    looks = {name: look for name, look in series_looks(rows, methods_of(all_rows)).items() if name in chosen}
     base = reference(all_rows, measure)
     span = value_range(rows, base, chosen, measure)
     figure, axes = _canvas()
     _reference(axes, base)
     for name, curve in rows.groupby("series", sort=False):
-        _curve(axes, curve, str(name), chosen)
+        _curve(axes, curve, str(name), looks)
     axes.set_xlim(*axis_range(rows["x"], part.axis))
     axes.set_ylim(*span)
     axes.set_xlabel(AXIS_TITLES[part.axis])
     axes.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True))
     _title(axes, f"{measure.name} (%)", f"{part.title}; {measure.band(part.rows)}")
-    _end_labels(axes, rows, part, base, chosen, measure, span)
+    _end_labels(axes, rows, part, base, looks, measure, span)
     return figure
 
 
@@ -277,7 +279,8 @@ def forest_plot(rows: pd.DataFrame) -> Figure:
     _title(
         axes,
         "Change against the un-pruned model",
-        f"line: {spoken(rows['diff_interval'])}, 95 %; filled: significant ({spoken(rows['test'])}, Holm)",
+        f"line: {spoken(rows['diff_interval'])}, 95 % of each alone; "
+        f"filled: significant among all ({spoken(rows['test'])}, Holm)",
     )
     return figure
 
@@ -307,14 +310,14 @@ def _reference(axes: Axes, base: Reference | None) -> None:
     axes.axhline(base.value, color=theme.REFERENCE, linestyle="--", linewidth=1.2)
 
 
-def _curve(axes: Axes, rows: pd.DataFrame, name: str, chosen: tuple[str, ...]) -> None:
-    colour = theme.colour_of(name, chosen)
-    focused = name in chosen
+def _curve(axes: Axes, rows: pd.DataFrame, name: str, looks: Mapping[str, Look]) -> None:
+    colour, dash = looks.get(name, CONTEXT)
+    focused = name in looks
     if focused:
         axes.fill_between(rows["x"], rows["low"], rows["high"], color=colour, alpha=theme.BAND_OPACITY, linewidth=0)
     axes.plot(
         rows["x"], rows["y"], color=colour, linewidth=2 if focused else 1, zorder=3 if focused else 2,
-        linestyle=DASHES[theme.dash_of(name, chosen)],
+        linestyle=DASHES[dash],
     )  # fmt: skip
     for finished in (True, False):
         marked = rows[(rows["state"] == "complete") == finished]
@@ -329,18 +332,18 @@ def _end_labels(
     rows: pd.DataFrame,
     part: Slice,
     base: Reference | None,
-    chosen: tuple[str, ...],
+    looks: Mapping[str, Look],
     measure: Measure,
     span: tuple[float, float],
 ) -> None:
     axes_points = 72 * INCHES[1] * axes.get_position().height
     gap = (LABEL_PT + 4) / axes_points * (span[1] - span[0])
-    for label in end_labels(rows, part.axis, base, measure, chosen, gap, span):
-        colour = theme.colour_of(label.series, chosen) if label.series in chosen else theme.REFERENCE
+    for label in end_labels(rows, part.axis, base, measure, tuple(looks), gap, span):
+        colour = looks.get(label.series or "", (theme.REFERENCE, ""))[0]
         axes.annotate(
             label.text, (1, label.y), xytext=(1.03, label.placed), xycoords=("axes fraction", "data"),
             textcoords=("axes fraction", "data"), color=colour, fontsize=LABEL_PT, verticalalignment="center",
-            fontweight="bold" if label.series in chosen else "normal", annotation_clip=False,
+            fontweight="bold" if label.series in looks else "normal", annotation_clip=False,
             arrowprops={**LEADER, "color": colour} if label.reaches else None,
         )  # fmt: skip
 

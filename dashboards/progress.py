@@ -87,6 +87,29 @@ def rate_rows(units: Sequence[UnitFile], points: int) -> pd.DataFrame:
     )  # fmt: skip
 
 
+def worker_rows(units: Sequence[UnitFile]) -> pd.DataFrame:
+    """Each worker's part: cells, last answer, memory of its device at most, and how busy that was.
+
+    Returns:
+        worker, cells, written (epoch seconds), peak_gib, device_gib, busy (0 to 1, by time of work); NaN: not known.
+    """
+    names = dict.fromkeys(unit.worker for unit in units if unit.worker)
+    rows = []
+    for name in names:
+        mine = [unit for unit in units if unit.worker == name]
+        watched = [unit for unit in mine if unit.busy and unit.seconds]
+        seconds = sum(unit.seconds for unit in watched)
+        rows.append(
+            {
+                "worker": name, "cells": sum(unit.cells for unit in mine), "written": mine[-1].written,
+                "peak_gib": max(unit.peak_bytes for unit in mine) / 2**30 or np.nan,
+                "device_gib": max(unit.device_bytes for unit in mine) / 2**30 or np.nan,
+                "busy": sum(unit.busy * unit.seconds for unit in watched) / seconds if seconds else np.nan,
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows, columns=["worker", "cells", "written", "peak_gib", "device_gib", "busy"])
+
+
 def _recent_rate(units: Sequence[UnitFile]) -> float:
     """Cells per second over the last part of the work, pauses left out; 0 where nothing is known."""
     if len(units) < 2:

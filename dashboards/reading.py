@@ -6,6 +6,7 @@ import pandas as pd
 
 from dashboards.rows import AXES, Slice, significant, slices, with_series
 from results.analysis.significance import ALPHA
+from results.analysis.tolerance import CRITERION, loses_little, surely
 from results.wording import count, number, percent, plural, points_span
 
 
@@ -105,19 +106,18 @@ def _many(summary: pd.DataFrame, compared: pd.DataFrame) -> str:
         )
     text = f"{count(worse)} of {plural(len(compared), 'configuration')} {'answers' if worse == 1 else 'answer'}"
     text += f" significantly worse than the un-pruned model{f', {better} better' if better else ''}; "
-    # A handful of answers shows no loss of anything, so an unfinished configuration is no candidate; and Holm's price
-    # for many tests must not hide a loss here, so the interval has to reach 0 as well.
-    unharmed = compared[~(differs & (compared["difference"] < 0)) & (compared["diff_high"] >= 0)]
-    unharmed = unharmed[unharmed["state"] == "complete"]
-    if unharmed.empty:
-        return text + "no finished one goes without a loss."
+    # A handful of answers shows no loss of anything, so an unfinished configuration is no candidate.
+    good = compared[loses_little(compared) & (compared["state"] == "complete")]
+    if good.empty:
+        return f"{text}no finished one is found to {CRITERION}."
     base = summary[summary["baseline"]].iloc[0]
     layers, tokens = base["layer"], base["rank"]
-    mean = (unharmed["layer"] * tokens + (layers - unharmed["layer"]) * unharmed["rank"]) / layers
-    ranking = unharmed.assign(mean=mean).sort_values(["mean", "difference"], ascending=[True, False], kind="stable")
+    mean = (good["layer"] * tokens + (layers - good["layer"]) * good["rank"]) / layers
+    ranking = good.assign(mean=mean).sort_values(["mean", "difference"], ascending=[True, False], kind="stable")
     cheapest = ranking.iloc[0]
     return (
-        f"{text}the cheapest without a loss that shows is {cheapest['label']}, which keeps {cheapest['mean']:.0f} of "
-        f"{tokens} visual tokens in the mean over layers (95\u00a0% interval of the change "
-        f"{points_span(cheapest['diff_low'], cheapest['diff_high'])} points)."
+        f"{text}of the {count(len(good))} that {CRITERION} the cheapest is {cheapest['label']}, which keeps "
+        f"{cheapest['mean']:.0f} of {tokens} visual tokens in the mean over layers (95\u00a0% interval of the change "
+        f"{points_span(cheapest['diff_low'], cheapest['diff_high'])} points; for {count(surely(good))} of them the "
+        "whole interval lies above that loss)."
     )

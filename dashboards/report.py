@@ -25,12 +25,14 @@ from dashboards.gallery import Gallery
 from dashboards.pages.base import Control, Page, Panel
 from dashboards.pages.catalog import PAGES
 from dashboards.pages.parts import notices
+from dashboards.pages.run import LOG_PATH
 from dashboards.static_html import Links, static_html
 from dashboards.theme import DARK, LIGHT, on_paper
 from dashboards.view import CONFIG as CONFIG_KEY
 from dashboards.view import State, View, view
 from results.analysis.task_metrics import task_metrics
 from results.experiment import Experiment
+from results.run_log import NAME as LOG
 from results.written import Written
 
 MAX_FOLDED = 12  # other settings of a page that are drawn too
@@ -162,6 +164,8 @@ def _links(samples: str | None) -> Links:
     """A configuration's details in the app are its samples here."""
 
     def link(address: str) -> str | None:
+        if address.startswith(f".{LOG_PATH}"):
+            return f"../{LOG}"
         config = State.parse(address.partition("?")[2]).get(CONFIG_KEY)
         return f"{samples}#{urlencode({'config': config})}" if samples and config else None
 

@@ -15,7 +15,7 @@ import pandas as pd
 from results.analysis.matrix import Answers
 from results.analysis.metrics import spoken
 from results.analysis.significance import ALPHA
-from strategies import catalog
+from strategies.listed import PUBLISHED, STAGED
 
 Axis = Literal["layer", "rank", "alpha"]
 AXES: tuple[Axis, Axis] = ("layer", "rank")  # those that `slices` finds
@@ -138,8 +138,7 @@ def _series(strategy: str, parts: list[str], alone: bool) -> str:
 
 def _bound(rows: pd.DataFrame) -> bool:
     """Whether a method's parameters go with its ranks, as in its authors' lists: then its points are one series."""
-    method = catalog.CATALOG.get(rows["strategy"].iloc[0])
-    listed = method is not None and (method.schedule is not None or bool(method.published))
+    listed = rows["strategy"].iloc[0] in STAGED | PUBLISHED
     each_once = rows.groupby(["layer", "rank"])["params"].nunique().max() == 1
     return listed and each_once and rows["rank"].nunique() > 1
 

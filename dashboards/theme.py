@@ -46,16 +46,6 @@ def line_look(place: int) -> tuple[str, str]:
     return COLOURS[hue], DASHES[(hue + turn) % len(DASHES)]
 
 
-def colour_of(series: str, focus: tuple[str, ...]) -> str:
-    """The colour of a series, the same in all pictures that share a focus."""
-    return line_look(focus.index(series))[0] if series in focus else CONTEXT
-
-
-def dash_of(series: str, focus: tuple[str, ...]) -> str:
-    """Its dash."""
-    return line_look(focus.index(series))[1] if series in focus else "solid"
-
-
 def verdict(difference: float, significant: bool) -> str:
     """The colour of a difference to the un-pruned model: grey where it is not significant."""
     if not significant:

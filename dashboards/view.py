@@ -7,7 +7,7 @@ The URL is the only memory of a view, so that a view can be sent to a colleague:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 from urllib.parse import parse_qsl, urlencode
 
@@ -15,6 +15,7 @@ import pandas as pd
 
 from dashboards import theme
 from dashboards.gallery import Snapshot, Source
+from dashboards.looks import methods_of
 from dashboards.rows import PARAMETER, Axis, Slice, slices
 
 OWNERS = {"experiment": "Experiment", "model": "Model", "benchmark": "Benchmark"}  # whose un-pruned model it is
@@ -67,16 +68,31 @@ class View:
     snapshot: Snapshot
     rows: pd.DataFrame  # of the snapshot's, those that the filter bar lets through; un-pruned models always
     ink: theme.Ink
+    facet: str = ""  # the one model and benchmark in view, where a page is drawn once for each
 
     def slices(self, axis: Axis) -> list[Slice]:
-        """`dashboards.rows.slices` of the rows in view, worked out once for all pages."""
-        return once(self.snapshot, ("slices", axis, self.state.filters), lambda: slices(self.rows, axis))
+        """`dashboards.rows.slices` of the rows in view, facet by facet, worked out once for all pages."""
+        if len(facets := self.facets()) > 1:
+            return [part for facet in facets for part in facet.slices(axis)]
+        return once(self.snapshot, ("slices", axis, self.facet, self.state.filters), lambda: slices(self.rows, axis))
 
     @property
     def sources(self) -> tuple[Source, ...]:
         """The experiments in view."""
         shown = set(self.rows["experiment"])
         return tuple(source for source in self.snapshot.sources if source.name in shown)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """All that have a colour, also those that are filtered away."""
+        return once(self.snapshot, "methods", lambda: methods_of(self.snapshot.rows))
+
+    def facets(self) -> list[View]:
+        """A view for each model and benchmark, which have their own un-pruned model; itself where there is one."""
+        groups = list(self.rows.groupby(["model", "benchmark"], sort=False))
+        if len(groups) < 2:
+            return [self]
+        return [replace(self, rows=rows, facet=" · ".join(map(str, names))) for names, rows in groups]
 
     @property
     def pruned(self) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from orchestrator.cluster.joining import IN_A_JOB
 from orchestrator.cluster.pool import Pool, PoolOptions
 from orchestrator.crew import Crew
 from orchestrator.followers.base import Answered, Begun, Follower, Followers
+from orchestrator.followers.log_file import LogFile
 from orchestrator.followers.pictures import DEFAULT_LIMIT, PictureRecorder
 from orchestrator.followers.progress import SweepProgress
 from orchestrator.policy import Policy
@@ -198,7 +199,7 @@ def _followers(prepared: Prepared, experiment: Experiment, options: RunOptions, 
     """Who hears of a sweep, in the order in which they are told."""
     pictures = PictureRecorder(experiment, prepared.samples, options.pictures)
     mirrors = [] if options.local else [TuneMirror(experiment, prepared.spec.callbacks)]
-    return [SweepProgress(console), pictures, *mirrors]
+    return [SweepProgress(console), LogFile(experiment), pictures, *mirrors]
 
 
 def _policy(prepared: Prepared, experiment: Experiment | None) -> Policy:

@@ -16,6 +16,7 @@ that are missing". What is not as it was written is not read either: it is noted
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -45,6 +46,7 @@ from results.tables import (
     read_columns,
     records_table,
     samples_table,
+    stated_by,
     write_table,
 )
 from strategies.errors import UsageError
@@ -145,8 +147,7 @@ class Experiment:
             write_table(self.path / "failures" / name, pa.Table.from_pylist(failed, schema=FAILURES))
         if cells:
             table = records_table(cells, CELLS, stamped)
-            stated = {**dict(outcome.made_by), "worker": outcome.worker, "seconds": str(outcome.seconds)}
-            write_table(self.path / "cells" / name, table.replace_schema_metadata(stated))
+            write_table(self.path / "cells" / name, table.replace_schema_metadata(stated_by(outcome, time.time())))
 
     # -- reading ------------------------------------------------------------------------------------------------
 

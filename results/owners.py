@@ -30,7 +30,9 @@ def owners_of(experiments: Sequence[Experiment]) -> list[Owner]:
         benchmarks.append(member.benchmark if member else engine.task.name)
     parts = [experiment.manifest.context_parts for experiment in experiments]
     models = _apart(models, [str(part["model"]) for part in parts], names)
-    benchmarks = _apart(benchmarks, [f"{part['data']} {part['task']}" for part in parts], names)
+    entries = [member.benchmark if member else "" for member in members]  # a suite may ask the same questions otherwise
+    asked = [f"{part['data']} {part['task']} {entry}" for part, entry in zip(parts, entries, strict=True)]
+    benchmarks = _apart(benchmarks, asked, names)
     return [Owner(experiment=a, model=b, benchmark=c) for a, b, c in zip(names, models, benchmarks, strict=True)]
 
 

@@ -11,7 +11,8 @@ from results.damage import UNREADABLE
 from results.experiment import Experiment
 from results.tables import stated_of
 
-OF_A_FILE = frozenset({"worker", "seconds"})  # what a file states that says nothing about its numbers
+# What a file states that says nothing about its numbers.
+OF_A_FILE = frozenset({"worker", "seconds", "written", "peak_bytes", "device_bytes", "busy"})
 Way = tuple[tuple[str, str], ...]  # of each file of cells what its writer stated: names and versions
 
 

@@ -19,6 +19,7 @@ from results.disk import write_whole
 from results.seals import DamagedError, check_seal, sealed
 from workers.json_file import UnreadableError, read_bytes
 from workers.tasks.base import Sample
+from workers.work import UnitOutcome
 
 MAX_BYTES = 2**32
 ADDRESS = [("context", pa.string()), ("source", pa.string()), ("point", pa.string()), ("sample", pa.string())]
@@ -241,6 +242,21 @@ def _completed(table: pa.Table, wanted: pa.Schema, dictionaries: Sequence[str] =
         raise DamagedError(f"a value is missing in column {holes[0]}")
     types = [table.schema.field(field.name) if field.name in dictionaries else field for field in wanted]
     return table.cast(pa.schema(types, table.schema.metadata))
+
+
+def stated_by(outcome: UnitOutcome, now: float) -> dict[str, str]:
+    """What a file of cells states of how they were computed.
+
+    Args:
+        outcome: What an engine answered.
+        now: Seconds since the epoch by the driver's clock, the same for all workers.
+    """
+    of_the_file = {
+        "worker": outcome.worker, "seconds": outcome.seconds, "written": f"{now:.3f}",
+        "peak_bytes": outcome.peak_bytes, "device_bytes": outcome.device_bytes, "busy": outcome.busy,
+    }  # fmt: skip
+    known = {name: str(value) for name, value in of_the_file.items() if value or name in ("worker", "seconds")}
+    return {**dict(outcome.made_by), **known}
 
 
 def stated_of(schema: pa.Schema) -> dict[str, str]:

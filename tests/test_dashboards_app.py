@@ -16,6 +16,7 @@ from dashboards import theme
 from dashboards.app import create_app
 from dashboards.gallery import Gallery
 from dashboards.live.access import is_loopback, trusted_hosts
+from dashboards.live.cards import content
 from dashboards.live.details import clicked, drawer
 from dashboards.live.refresh import patch
 from dashboards.pages.base import Control
@@ -133,6 +134,24 @@ def test_filters_let_through_what_they_name_and_the_unpruned_models(gallery: Gal
     assert options(gallery.snapshot.rows, "state") == ["complete", "running", "missing"]
     missing = view(gallery.snapshot, State.parse("?state=missing"))
     assert missing.pruned["label"].tolist() == ["fastv layer=4 rank=4"]
+
+
+def test_an_empty_page_says_why(tmp_path: Path) -> None:
+    """The filters, the answers, or the grid: each page its own reason."""
+    points = (SCAN[0], GridPoint(strategy="fastv", layer=2, rank=4))
+    path = write_matrix(tmp_path / "e", points, np.ones((2, 3), dtype=int)).path
+    snapshot, said = Gallery([path]).snapshot, []
+    for page in PAGES:
+        shown = view(snapshot, State())
+        parts = content(page, page.panels(shown), shown)
+        if len(parts) == 1 and getattr(parts[0], "className", "") == "nothing":
+            said.append(str(parts[0].children))
+            assert page.empty
+            assert page.empty in said[-1]
+    assert len(said) == len(set(said)) >= 4
+    path = write_matrix(tmp_path / "none", points, np.full((2, 3), MISSING)).path
+    waiting = view(Gallery([path]).snapshot, State())
+    assert "Nothing is answered yet" in str(content(PAGES[1], [], waiting))
 
 
 def test_ids_are_unique_over_experiments(gallery: Gallery, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ PAGES = (
     "Alpha",
     "Ablations",
     "Pareto",
+    "A against B",
     "Rescued",
     "Sample explorer",
     "Run",
@@ -279,16 +280,35 @@ def test_a_page_that_was_opened_before_the_first_answer_fills(page, tmp_path: Pa
 def test_a_server_that_is_gone_and_a_page_that_never_was_are_said(browser, address: str) -> None:
     page = browser.new_page()  # whose console complains of what does not arrive
     page.goto(f"{address}/layers")
-    expect(page.locator("main .nothing")).to_have_text(
-        "There is no page /layers. Those that there are stand at the top."
-    )
-    page.get_by_role("link", name="Run", exact=True).click()
+    expect(page.locator("main .nothing")).to_contain_text("There is no page /layers. There are:")
+    page.locator("main .nothing a", has_text="Run").click()
     expect(page.locator("main time")).to_have_attribute("data-ago", re.compile(r"^\d+ (s|min) ago$"))
     page.context.set_offline(True)
     expect(page.locator("#as-of")).to_have_attribute("data-lost", re.compile("^no answer from the server for"))
     page.context.set_offline(False)
     expect(page.locator("#as-of")).not_to_have_attribute("data-lost", re.compile(""))
     page.close()
+
+
+def test_questions_that_one_method_alone_answers_right_are_a_click_away(page, address: str) -> None:
+    page.goto(f"{address}/versus?first=fastv&second=random")
+    count = page.locator("#card-versus tbody tr").nth(1).locator("a").first
+    won = int(count.inner_text())
+    assert won > 1
+    count.click()
+    listed = page.locator("#explorer-root .samples li")
+    expect(listed).to_have_count(won)
+    expect(page.locator("#explorer-root .panel .mark")).to_have_text(["✓", "✓", "✗"])
+    page.get_by_label("questions").select_option("lost")
+    expect(page.locator("#explorer-root .panel .mark")).to_have_text(["✓", "✗", "✓"])
+    page.get_by_label("search").fill("s1 Farbe")
+    expect(listed.first.locator(".id")).to_have_text(re.compile("^s1"))
+    assert "duel=lost" in page.url
+    page.get_by_label("search").fill("nowhere")
+    expect(page.locator("#explorer-root .sample")).to_contain_text("No question is left")
+    page.go_back()
+    page.wait_for_selector("#card-versus")
+    assert "sample=" not in page.url
 
 
 def test_labels_at_line_ends_stay_at_their_lines_when_zoomed(page, address: str) -> None:

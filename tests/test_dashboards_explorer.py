@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from answer_matrix import write_matrix
 from dashboards import explorer_folder
 from dashboards.explorer import MAX_PANELS, groups, index_document, sample_documents
 from dashboards.explorer_folder import script_json, write_explorer
@@ -18,7 +19,7 @@ from results.analysis.metrics import answers, flips, summarise
 from results.experiment import Experiment
 from results.pictures import Pictures
 from seen_experiment import EVIL, IDS, PATCHES, POINTS, SIDE, VISUAL, kept_flags, write_seen
-from workers.work import content_key
+from workers.work import GridPoint, content_key, unpruned_point
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +115,13 @@ def test_maps_of_an_image_are_those_that_its_cells_recorded(tmp_path: Path, monk
     assert document["maps"] == [(0, 4, 8, 4, 0, 0), (48, 4, 4, 0, 0, 1)]
     monkeypatch.setattr(experiment, "kept", lambda **_: kept.assign(maps="0 90 8 0 0 0"))  # more than it has
     assert sample_documents(experiment, ["plain"], experiment.failures())["plain"]["maps"] == []
+
+
+def test_a_cut_off_after_the_last_layer_says_that_every_layer_has_seen_all(tmp_path: Path) -> None:
+    points = (unpruned_point(8, 64), *(GridPoint(strategy="cutoff", layer=layer, rank=0) for layer in (7, 8)))
+    made = write_matrix(tmp_path / "e", points, np.ones((3, 2), dtype=int))
+    said = [point["chosen_by"] for point in index_of(made)["points"]]
+    assert ["after the last layer" in text for text in said] == [False, False, True]
 
 
 def test_document_of_a_failed_sample_says_why(seen: Experiment) -> None:

@@ -8,23 +8,29 @@ from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from answer_matrix import MISSING, write_matrix
 from dashboards.charts import LINES, pareto_figure, rate_figure, state_figure, token_figure
 from dashboards.contrasts import ablations, contrast_rows
+from dashboards.explorer import index_document
 from dashboards.gallery import Gallery
+from dashboards.looks import method_look
 from dashboards.pages.catalog import asked
 from dashboards.pareto import COSTS, _at_no_more_cost, front, pareto_rows
-from dashboards.progress import progress, rate_rows, state_rows
+from dashboards.progress import progress, rate_rows, state_rows, worker_rows
 from dashboards.rows import ACCURACY as MEASURED_ACCURACY
 from dashboards.rows import baselines, labels, reference, with_series
 from dashboards.spectra import KINDS, impossible_ranks, kinds_of, spoken, token_rows
+from dashboards.versus import versus_rows, with_mean_tokens
 from measured_experiment import write_measured
 from results.analysis.matrix import UnitFile
 from results.analysis.metrics import answers, contrast, summarise
 from results.analysis.significance import mcnemar
-from workers.work import GridPoint, unpruned_point
+from results.provenance import ways
+from results.tables import stated_by, write_table
+from workers.work import GridPoint, UnitOutcome, unpruned_point
 
 BASE = unpruned_point(8, 64)
 QUANTITY = "hidden_states.7.effective_rank"
@@ -122,13 +128,15 @@ def test_points_that_cannot_be_told_from_the_front_are_marked(tmp_path: Path) ->
     points = (BASE, *(GridPoint(strategy=s, layer=2, rank=8) for s in ("a", "b", "c", "d")))
     table = answers(write_matrix(tmp_path / "e", points, right))
     rows = summarise(table).assign(experiment="e", flops_ratio=[1.0, 0.2, 0.4, 0.5, 0.5])
-    found = pareto_rows(rows, COSTS[0], {"e": (table, rows["key"])}).set_index("strategy")
+    found = pareto_rows(rows, COSTS[1], {"e": (table, rows["key"])}).set_index("strategy")
     assert found["x"].tolist() == [20, 40, 50, 50]
     assert found["front"].to_dict() == {"a": True, "b": True, "c": False, "d": False}
     assert found["near"].to_dict() == {"a": False, "b": False, "c": True, "d": False}
     assert mcnemar(np.array([2]), np.array([0]))[0] == 0.5  # what c is judged by
     named = with_series(found.reset_index())
-    figure = pareto_figure(named.assign(short=labels(named)), COSTS[0], rows[rows["baseline"]])
+    figure = pareto_figure(named.assign(short=labels(named)), COSTS[1], rows[rows["baseline"]])
+    dots = {trace.name: trace.marker.color for trace in figure.data if trace.name}
+    assert dots == {name: method_look(name, "abcd")[0] for name in "abcd"}
     steps = [trace for trace in figure.data if trace.line.shape == "hv"]
     assert [list(step.x) for step in steps] == [[20, 40]]
     (star,) = [trace for trace in figure.data if trace.marker.symbol == "star"]
@@ -142,7 +150,7 @@ def test_the_front_of_soft_scores_is_not_one_of_right_and_wrong(tmp_path: Path) 
     table = answers(write_matrix(tmp_path / "e", points, np.ones((3, 50), dtype=int)))
     table = replace(table, score_PS=np.array([[0.9] * 50, [0.8] * 50, [0.6] * 50]))
     rows = summarise(table).assign(experiment="e", flops_ratio=[1.0, 0.4, 0.5])
-    found = pareto_rows(rows, COSTS[0], {"e": (table, rows["key"])}).set_index("strategy")
+    found = pareto_rows(rows, COSTS[1], {"e": (table, rows["key"])}).set_index("strategy")
     assert found["front"].to_dict() == {"a": True, "b": False}
     assert not found["near"].any()
     assert found["front_test"].unique().tolist() == ["paired bootstrap"]
@@ -153,7 +161,7 @@ def test_without_a_cost_there_is_no_point(tmp_path: Path) -> None:
         write_matrix(tmp_path / "e", (BASE, GridPoint(strategy="a", layer=2, rank=8)), np.ones((2, 4), int))
     )
     rows = summarise(table).assign(experiment="e")
-    assert pareto_rows(rows, COSTS[0], {"e": (table, rows["key"])}).empty
+    assert pareto_rows(rows, COSTS[1], {"e": (table, rows["key"])}).empty
 
 
 # -- comparisons with a rule ------------------------------------------------------------------------------------------
@@ -246,6 +254,95 @@ def test_pauses_are_cut_out_and_workers_are_told_apart() -> None:
     assert total.median() == pytest.approx(2.0, rel=0.35)  # 60 cells of 3 points every 10 s
     assert rate_rows([unit(0)], points=3).empty
     assert len(rate_figure(rows).data) == 3  # both, and their sum
+
+
+def test_the_times_of_answers_are_those_that_were_stored_and_what_a_gpu_had_to_do_stands_beside(tmp_path: Path) -> None:
+    """A copy of an experiment has files of today, and answers of then."""
+    made = write_matrix(tmp_path / "e", (BASE, GridPoint(strategy="a", layer=2, rank=8)), np.ones((2, 3), dtype=int))
+    (path,) = made.files("cells")
+    outcome = UnitOutcome(
+        unit="u", outcomes=(), worker="w", seconds=2.0, peak_bytes=2**30, device_bytes=4 * 2**30, busy=0.25
+    )
+    table = pq.read_table(path)
+    write_table(path, table.replace_schema_metadata(stated_by(outcome, 1000.5)))
+    write_table(path.with_name("before.parquet"), table.replace_schema_metadata({"worker": "w"}))
+    shown = Gallery([made.path]).snapshot.sources[0]
+    old, new = sorted(shown.units, key=lambda unit: -unit.written)
+    assert (new.written, old.written) == (1000.5, path.with_name("before.parquet").stat().st_mtime)
+    assert ways(made).total() == 12
+    (row,) = worker_rows([new, old]).to_dict("records")
+    assert (row["cells"], row["peak_gib"], row["device_gib"], row["busy"]) == (12, 1.0, 4.0, 0.25)
+
+
+def test_a_method_has_one_colour_on_every_page_whatever_is_filtered_away(tmp_path: Path) -> None:
+    names, places = ("fastv", "divprune", "random"), ((2, 16), (2, 8), (3, 16), (3, 8))
+    points = (BASE, *(GridPoint(strategy=name, layer=layer, rank=rank) for name in names for layer, rank in places))
+    right = (np.random.default_rng(0).random((len(points), 40)) < 0.7).astype(int)
+    snapshot = Gallery([write_matrix(tmp_path / "e", points, right).path]).snapshot
+
+    def colours(path: str, search: str = "") -> dict[str, str]:
+        page, shown = asked(snapshot, path, search)
+        drawn = [trace for panel in page.panels(shown) if panel.figure is not None for trace in panel.figure.data]
+        return {
+            trace.name: trace.marker.color for trace in drawn
+            if trace.name in names and trace.mode != "lines" and isinstance(trace.marker.color, str)
+        }  # fmt: skip
+
+    whole = colours("/layer")
+    assert set(whole) == set(names)
+    assert len(set(whole.values())) == 3
+    assert whole == colours("/tokens") == {name: method_look(name, names)[0] for name in names}
+    assert colours("/layer", "?strategy=random") == {"random": whole["random"]}
+
+
+def test_two_methods_are_compared_wherever_both_keep_as_much(tmp_path: Path) -> None:
+    """At one layer and rank, or as many tokens on average: 2 * 64 + 6 * 16 of 8 layers are 28 of layer 0."""
+    points = (
+        BASE, *(GridPoint(strategy="fastv", layer=2, rank=rank) for rank in (16, 8)),
+        GridPoint(strategy="random", layer=2, rank=8), GridPoint(strategy="divprune", layer=0, rank=28),
+    )  # fmt: skip
+    right = np.ones((5, 40), dtype=int)
+    right[1, 30:] = 0
+    right[2, 20:] = 0
+    right[3, :5] = 0
+    right[4, 38:] = MISSING
+    made = write_matrix(tmp_path / "e", points, right)
+    source = Gallery([made.path]).snapshot.sources[0]
+    rows = with_series(with_mean_tokens(source.summary))
+    ids = source.summary["id"].tolist()
+    (alike,) = versus_rows(rows, source.answers, ids, "fastv", "random").to_dict("records")
+    assert (alike["setting"], alike["gained"], alike["lost"]) == ("layer=2 rank=8", 5, 20)
+    assert (alike["x"], alike["partner"]) == (-37.5, ids[3])
+    assert alike["p"] == alike["p_holm"] == pytest.approx(mcnemar(np.array([20]), np.array([5]))[0])
+    alone = contrast(source.answers, [2], 3).iloc[0]  # the same pair by itself; 38 of 40 questions have all answers
+    assert (alike["difference"], alike["diff_low"]) == (alone["difference"], alone["diff_low"])
+    (near,) = versus_rows(rows, source.answers, ids, "divprune", "fastv").to_dict("records")
+    assert near["setting"] == "layer=0 rank=28 against layer=2 rank=16"
+    assert (near["n_paired"], near["gained"], near["lost"]) == (38, 8, 0)  # on the questions that both have answered
+    assert versus_rows(rows, source.answers, ids, "random", "divprune").empty
+    index = index_document(made, source.answers, source.summary, frozenset(), (), pair=(points[2].key, points[3].key))
+    assert [sample["duel"] for sample in index["samples"]] == [1] * 5 + [0] * 15 + [-1] * 20
+    assert index["groups"][0]["points"] == [2, 3]
+
+
+def test_models_are_drawn_apart_each_against_its_own_unpruned_answers(tmp_path: Path) -> None:
+    """One answers all and loses half of it, the other knows nothing: no picture holds both."""
+    points = (BASE, *(GridPoint(strategy="fastv", layer=layer, rank=8) for layer in (2, 3)))
+    right = np.ones((3, 40), dtype=int)
+    right[1:, :20] = 0
+    paths = [
+        write_matrix(tmp_path / name, points, answered, model=name * 16, name=name).path
+        for name, answered in (("1", right), ("2", 0 * right))
+    ]
+    snapshot = Gallery(paths).snapshot
+    page, shown = asked(snapshot, "/layer", "")
+    panels = page.panels(shown)
+    assert len({panel.name for panel in panels}) == len(panels)
+    assert all(panel.rows["model"].nunique() == 1 for panel in panels)
+    changes = [panel for panel in panels if panel.name.startswith("difference")]
+    assert [panel.rows["difference"].tolist() for panel in changes] == [[-0.5, -0.5], [0.0, 0.0]]
+    page, one = asked(snapshot, "/layer", f"?model={shown.rows['model'].iloc[0]}")
+    assert {panel.rows["experiment"].iloc[0] for panel in page.panels(one)} == {"1"}
 
 
 def test_the_controls_of_the_ablations_offer_what_is_drawn(tmp_path: Path) -> None:

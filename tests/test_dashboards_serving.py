@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+import pyarrow.parquet as pq
 import pytest
 
 import dashboards.app
@@ -21,6 +22,7 @@ from dashboards.view import State, view
 from fake_experiment import write_fake_experiment
 from live_app import serving
 from results.durations import since
+from results.tables import write_table
 
 PATIENCE_S = 60  # a busy machine takes its time; the server's own limits are minutes
 MIB = 2**20
@@ -130,6 +132,8 @@ def test_an_experiment_that_goes_away_is_shown_as_it_was_until_it_is_there_again
 def of_the_future(path: Path, seconds: float) -> None:
     """As a machine whose clock is ahead would have written it."""
     for file in (path / "cells").iterdir():
+        table = pq.read_table(file)
+        write_table(file, table.replace_schema_metadata({"worker": "fake", "written": str(time.time() + seconds)}))
         os.utime(file, (time.time() + seconds,) * 2)
 
 

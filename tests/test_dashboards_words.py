@@ -19,7 +19,9 @@ from dashboards.reading import reading
 from dashboards.rows import ACCURACY, curves, reference, slices
 from dashboards.view import State, view
 from results.analysis.metrics import summary
+from results.experiment import Experiment
 from results.owners import owners_of
+from results.suites import SuiteMember, write_suite
 from results.wording import p_value, percent, percent_span, points, points_span, shortened, told_apart
 from workers.work import GridPoint, unpruned_point
 
@@ -97,6 +99,16 @@ def test_models_and_benchmarks_are_called_apart_where_they_are_others(tmp_path: 
     assert len({owner.benchmark for owner in (first, second, third)}) == 1
 
 
+def test_a_suite_is_looked_at_as_its_experiments_under_its_own_names(tmp_path: Path) -> None:
+    members = [SuiteMember(model="7b", benchmark=name) for name in ("pope", "gqa", "mme")]
+    write_suite(tmp_path, "table", members)
+    for member in members[:2]:
+        write_matrix(tmp_path / member.folder, (BASE, SCAN[0]), np.ones((2, 4), dtype=int))
+    begun = [Experiment.open(tmp_path / member.folder) for member in members[:2]]
+    owners = [(owner.model, owner.benchmark) for owner in owners_of(begun)]
+    assert owners == [("7b", "pope"), ("7b", "gqa")]
+
+
 def test_end_labels_say_how_far_an_unfinished_curve_got(tmp_path: Path) -> None:
     right = np.ones((5, 6), dtype=int)
     right[3:] = MISSING
@@ -160,6 +172,7 @@ def test_several_strategies_read_as_counts_and_the_cheapest_without_a_loss(tmp_p
     text = reading(summary(write_matrix(tmp_path / "e", points_, right)))
     assert text.startswith("3 of 4 configurations answer significantly worse than the un-pruned model; ")
     assert "fastv layer=2 rank=32, which keeps 40 of 64 visual tokens in the mean over layers" in text  # (2*64+6*32)/8
+    assert "of the 1 that lose at most 1 percentage point of accuracy the cheapest is" in text  # as `compare` says
 
 
 def test_too_few_questions_are_said_to_show_nothing(tmp_path: Path) -> None:

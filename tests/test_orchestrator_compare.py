@@ -133,7 +133,7 @@ def test_the_recommendation(tmp_path: Path) -> None:
     right[2, :6] = 0
     points = (BASE, point("fastv"), point("random"), point("first_k", 8))
     lines = compare([write_matrix(tmp_path / "x", points, right).path]).recommendation
-    assert lines[0] == "2 of 3 settings lose at most 0.01 of accuracy"
+    assert lines[0] == "2 of 3 settings lose at most 1 percentage point of accuracy"
     assert lines[1].startswith("for 1 of them the whole 95 % interval")
     assert lines[2].startswith("best by accuracy: first_k layer=2 rank=8 (matrix), 100.0\u00a0% (0.0)")
     assert lines[-1].startswith("the best of 3 looks better than it is")
@@ -153,7 +153,7 @@ def test_a_setting_that_failed_on_the_hard_questions_is_not_recommended(tmp_path
     assert result.rows["flags"].tolist() == ["", "lacks 147 answers that other settings have (147 samples failed)", ""]
     assert result.rows["n"].tolist() == [400, 253, 400]
     assert result.recommendation == (
-        "0 of 1 settings lose at most 0.01 of accuracy",
+        "0 of 1 settings lose at most 1 percentage point of accuracy",
         "1 setting lacks answers that others have, and cannot be recommended: fastv layer=2 rank=16 (matrix) 147",
     )
     said = reading(summary(Experiment.open(tmp_path / "x")))
@@ -166,14 +166,14 @@ def test_settings_are_compared_on_the_questions_that_all_have_answered(tmp_path:
     assert result.notes == ("compared on the 396 of 400 image questions that all settings have answered",)
     assert result.rows["n"].tolist() == [396] * 3
     assert result.rows["accuracy"].tolist() == [1, 1, 395 / 396]
-    assert result.recommendation[0] == "2 of 2 settings lose at most 0.01 of accuracy"
+    assert result.recommendation[0] == "2 of 2 settings lose at most 1 percentage point of accuracy"
 
 
 def test_few_questions_without_a_flip_prove_nothing(tmp_path: Path) -> None:
     """A bootstrap of ten equal pairs has no width; what may still be lost is 3 / 10 (the rule of three)."""
     path = write_matrix(tmp_path / "x", (BASE, point("fastv")), np.ones((2, 10), dtype=int)).path
     lines = compare([path]).recommendation
-    assert lines[0] == "1 of 1 settings lose at most 0.01 of accuracy"
+    assert lines[0] == "1 of 1 settings lose at most 1 percentage point of accuracy"
     assert lines[1].startswith("for 0 of them the whole 95 % interval")
 
 

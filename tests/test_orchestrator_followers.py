@@ -6,6 +6,7 @@ import errno
 import io
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
@@ -17,6 +18,7 @@ import orchestrator.run
 import stub_engine
 from fake_experiment import fake_manifest, fake_points, fake_samples
 from orchestrator.followers.base import Answered, Begun, Follower, Followers, Reports
+from orchestrator.followers.log_file import LogFile
 from orchestrator.run import RunOptions, RunResult, run_sweep
 from orchestrator.storing import stored
 from orchestrator.sweep.prepare import Prepared, prepare
@@ -25,6 +27,7 @@ from orchestrator.tune.mirror import TuneMirror
 from orchestrator.tune.process import SPAWN
 from results.disk import StoreError
 from results.experiment import Experiment
+from results.run_log import end_of_log
 from workers.work import UnitOutcome, WorkUnit
 
 CELLS = 24 * 3
@@ -94,6 +97,27 @@ def test_a_new_follower_is_one_class(prepared, tmp_path, monkeypatch):
     again = Noting()
     assert run(prepared, tmp_path / "x", monkeypatch, again, engine=stub_engine.BrokenModel).computed == 0
     assert again.heard == ["lags", "finish"]  # no model was loaded
+
+
+def test_what_happened_stands_in_the_log_of_the_experiment(prepared, tmp_path, monkeypatch):
+    class Broken(stub_engine.StubEngine):
+        def run(self, unit: WorkUnit) -> UnitOutcome:
+            raise KeyboardInterrupt
+
+    for engine in (Broken, stub_engine.StubEngine, stub_engine.StubEngine):  # the last has nothing to do
+        monkeypatch.setattr(orchestrator.run, "_followers", lambda _, experiment, *__: [LogFile(experiment)])
+        with suppress(KeyboardInterrupt):
+            options = RunOptions(local=True, engine=engine)
+            run_sweep(prepared, tmp_path / "x", options, Console(file=io.StringIO()))
+    log = end_of_log(tmp_path / "x") or ""
+    said = [line.partition("Z ")[2] for line in log.splitlines()]
+    assert [line for line in said if " cell" not in line and "model" not in line] == [
+        "stopping; every finished unit is on disk", "broken off",
+    ]  # fmt: skip
+    assert [line.endswith(f": {CELLS} cells to be computed") for line in said].count(True) == 2
+    assert sum(int(line.split()[0]) for line in said if " cells in " in line) == CELLS
+    assert said[-1] == "all cells are there"
+    assert said.count("all cells are there") == 1
 
 
 @pytest.mark.parametrize("at", ["start", "ready", "outcome", "finish"])

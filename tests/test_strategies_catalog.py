@@ -12,6 +12,7 @@ from strategies import catalog
 from strategies.catalog import CATALOG, REQUIRED, Range, Strategy, UnknownStrategy, get
 from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES, STATES_BEFORE
 from strategies.evidence import CLASS_FEATURES, IMAGE_EMBEDDINGS, TOWER_FEATURES, TOWER_KEYS, EvidenceView
+from strategies.listed import PUBLISHED, STAGED
 from strategies.scores import descending_order, top_k
 from strategies.stages import Stage
 from strategies.view import Evidence
@@ -393,6 +394,11 @@ def test_notes():
     assert "attention_weighted" in note({"heads_kept": 8, "query": "adaptive_by_length"}, 32)
     assert note({"heads_kept": 8}, 32) is None
     assert get("fastv").note({}, 32) is None
+
+
+def test_what_is_known_by_name_alone_is_what_the_catalog_says():
+    assert {name for name, strategy in CATALOG.items() if strategy.schedule is not None} == STAGED
+    assert {name for name, strategy in CATALOG.items() if strategy.published} == PUBLISHED
 
 
 def test_an_ordinary_strategy_is_one_stage():

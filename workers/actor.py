@@ -12,6 +12,7 @@ import transformers
 
 from workers.engine import Engine
 from workers.fingerprint import sources_hash
+from workers.gpu_use import BusyWatch, driver_of
 from workers.rules import NUMERICS
 from workers.saccade_version import saccade_version
 from workers.work import EngineSpec, UnitOutcome, WorkUnit
@@ -36,6 +37,9 @@ class EngineActor:
         self._engine = Engine.load(spec, device)
         gc.freeze()  # what was loaded stays, and is much: to look through it for cycles again takes a tenth of a second
         place = self._engine.model.device
+        on_gpu = place.type == "cuda"
+        self._device_bytes = torch.cuda.get_device_properties(place).total_memory if on_gpu else 0
+        self._busy = BusyWatch(driver_of(place))
         self._worker = f"{platform.node()} {place} {os.getpid()}"
         self._made_by = {
             "saccade": saccade_version(),
@@ -44,7 +48,7 @@ class EngineActor:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
-            "device": torch.cuda.get_device_name(place) if place.type == "cuda" else f"CPU, {platform.machine()}",
+            "device": torch.cuda.get_device_name(place) if on_gpu else f"CPU, {platform.machine()}",
         }
 
     def identity(self) -> dict[str, str]:
@@ -66,4 +70,15 @@ class EngineActor:
 
     def run(self, unit: WorkUnit) -> UnitOutcome:
         """Answer a unit; given twice it gives the same cells: on a GPU up to rounding, as others are in the batch."""
-        return replace(self._engine.run(unit), worker=self._worker, made_by=tuple(self._made_by.items()))
+        self._busy.start()
+        try:
+            outcome = self._engine.run(unit)
+        finally:
+            busy = self._busy.stop()
+        return replace(
+            outcome,
+            worker=self._worker,
+            made_by=tuple(self._made_by.items()),
+            device_bytes=self._device_bytes,
+            busy=busy,
+        )

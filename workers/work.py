@@ -286,4 +286,6 @@ class UnitOutcome:
     worker: str = ""  # host, device and process, for people
     made_by: tuple[tuple[str, str], ...] = ()  # versions, sources and device that decide a last digit, by name
     peak_bytes: int = 0  # device memory that the engine has had allocated at most, so far
+    device_bytes: int = 0  # that the device has; 0: it has none of its own
+    busy: float | None = None  # share of the time in which the device had something to do, as its driver says
     notes: tuple[str, ...] = field(default=())  # e.g. "micro-batch halved to 4 after out of memory"

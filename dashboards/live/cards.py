@@ -8,12 +8,12 @@ from typing import Any
 from dash import ALL, Dash, Input, Output, State, dcc, html
 
 from dashboards.figures import CONFIG, repainted
-from dashboards.gallery import Gallery
+from dashboards.gallery import Gallery, Snapshot
 from dashboards.live.controls import components, offer, offered
 from dashboards.live.downloads import buttons
 from dashboards.live.trees import light
 from dashboards.pages.base import Page, Panel
-from dashboards.pages.catalog import asked, links, page_at
+from dashboards.pages.catalog import PAGES, asked, links, page_at
 from dashboards.theme import Ink
 from dashboards.view import View
 
@@ -21,7 +21,7 @@ from dashboards.view import View
 def content(page: Page, panels: Sequence[Panel], shown: View) -> list[Any]:
     """A card for each panel; words where there is none, and nothing else on the page."""
     cards = [_card(panel, shown.ink) for panel in panels]
-    return cards or ([] if page.extra(shown) else [_nothing(shown)])
+    return cards or ([] if page.extra(shown) else [_nothing(page, shown)])
 
 
 def _card(panel: Panel, ink: Ink) -> Any:
@@ -42,18 +42,23 @@ def _card(panel: Panel, ink: Ink) -> Any:
     return html.Section(parts, className="card wide" if panel.wide else "card", id=f"card-{name}")
 
 
-def _nothing(shown: View) -> Any:
-    filtered_out = shown.pruned.empty and not shown.snapshot.rows["baseline"].all()
-    text = (
-        "No configuration passes the filters." if filtered_out
-        else "Nothing is answered yet. This page fills by itself." if not shown.pruned["n"].any()
-        else "There is nothing to draw here: the grid does not vary what this page shows."
-    )  # fmt: skip
-    return html.P(text, className="nothing")
+def _nothing(page: Page, shown: View) -> Any:
+    """Why a page is empty: the filters, the answers, or the grid; and the way out where there is one."""
+    if shown.pruned.empty and not shown.snapshot.rows["baseline"].all():
+        parts: list[Any] = ["No configuration passes the filters. ", dcc.Link("Show all", href=page.link())]
+        return html.P(parts, className="nothing")
+    if not shown.pruned["n"].any():
+        return html.P("Nothing is answered yet. This page fills by itself.", className="nothing")
+    more: list[Any] = (
+        [" ", dcc.Link("Show all", href=page.link())] if len(shown.rows) < len(shown.snapshot.rows) else []
+    )
+    return html.P([f"There is nothing to draw: {page.empty}.", *more], className="nothing")
 
 
-def _unknown(path: str) -> Any:
-    return html.P(f"There is no page {path}. Those that there are stand at the top.", className="nothing", dir="auto")
+def _unknown(path: str, snapshot: Snapshot) -> Any:
+    pages = [page for page in PAGES if page.shown(snapshot)]
+    ways: list[Any] = [part for page in pages for part in (" · ", dcc.Link(page.name, href=page.link()))][1:]
+    return html.Div([html.P(f"There is no page {path}. There are:", dir="auto"), html.P(ways)], className="nothing")
 
 
 def register(app: Dash, gallery: Gallery) -> None:
@@ -70,7 +75,7 @@ def register(app: Dash, gallery: Gallery) -> None:
     )
     def draw(path: str, look: str, search: str) -> tuple[Any, Any, Any, Any, str, Any]:
         if path and page_at(path) is None:  # until the URL is known it is None
-            return None, [], [_unknown(path)], [], "No such page", links(gallery.snapshot)
+            return None, [], [_unknown(path, gallery.snapshot)], [], "No such page", links(gallery.snapshot)
         page, shown = asked(gallery.snapshot, path, search, look)
         controls = offered(page, shown)
         return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
-from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update, set_props
 
 from dashboards.gallery import Gallery, Source
 from dashboards.live.trees import spoken
@@ -41,11 +41,16 @@ def register(app: Dash, gallery: Gallery) -> None:
         Output("url", "search", allow_duplicate=True),
         Input({"type": "graph", "name": ALL}, "clickData"),
         State("url", "search"),
+        State("url", "pathname"),
         prevent_initial_call=True,
     )
-    def choose(clicks: list[Any], search: str) -> Any:
+    def choose(clicks: list[Any], search: str, path: str) -> Any:
         click = next((entry["value"] for entry in ctx.triggered if entry["value"]), None)
         chosen = clicked(click) if click else None
+        if chosen and chosen.startswith("./"):  # another page, beside this one
+            page, _, asked = chosen.removeprefix("./").partition("?")
+            set_props("url", {"pathname": f"{path.rpartition('/')[0]}/{page}", "search": f"?{asked}"})
+            return no_update
         return UrlState.parse(search).with_(CONFIG, chosen).search if chosen else no_update
 
     @app.callback(

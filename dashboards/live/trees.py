@@ -15,6 +15,7 @@ from dash.development.base_component import Component
 
 ATTRIBUTES = {
     "className": "class", "href": "href", "dir": "dir", "title": "title", "colSpan": "colspan", "scope": "scope",
+    "dateTime": "datetime",
 }  # all that a table may have  # fmt: skip
 
 

@@ -91,4 +91,10 @@ def _those(groups: list[Ablation], attribute: str, wanted: str) -> list[Ablation
     return of_value or [group for group in groups if getattr(group, attribute) == first]
 
 
-PAGE = Page(name="Ablations", path="/ablations", panels=panels, controls=controls)
+PAGE = Page(
+    name="Ablations",
+    path="/ablations",
+    panels=panels,
+    controls=controls,
+    empty="no two grid points here differ in their head or query rule alone (strategy ablation)",
+)

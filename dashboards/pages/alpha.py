@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pandas as pd
 
-from dashboards import theme
 from dashboards.charts import add_level
-from dashboards.pages.base import Control, Page, Panel
+from dashboards.looks import method_look
+from dashboards.pages.base import Control, Page, Panel, faceted
 from dashboards.pages.parts import curve_panels, numbers
 from dashboards.rows import ACCURACY, DIFFERENCE, Reference, Slice, with_series
 from dashboards.view import View
 
-PURE = {"max_head": theme.COLOURS[4], "avg_all_heads": theme.COLOURS[2]}
+PURE = ("max_head", "avg_all_heads")
 
 
 def controls(view: View) -> list[Control]:
@@ -45,7 +45,7 @@ def panels(view: View) -> list[Panel]:
     for measure, panel in curve_panels(view, part, (ACCURACY, DIFFERENCE)).items():
         for row in pure.to_dict("records"):
             level = Reference(value=row[measure.column] * measure.scale, low=float("nan"), high=float("nan"))
-            add_level(panel.figure, row["series"], level, PURE[row["strategy"]])
+            add_level(panel.figure, row["series"], level, method_look(row["strategy"], view.methods)[0])
         rows = pd.concat([panel.rows, pure], ignore_index=True)
         note = "alpha 1 is max_head, 1/heads is avg_all_heads" if measure is ACCURACY else ""
         found.append(replace(panel, rows=rows, note=note))
@@ -77,4 +77,10 @@ def _here(view: View, places: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return [place for place in places if place[0] == layer]
 
 
-PAGE = Page(name="Alpha", path="/alpha", panels=panels, controls=controls)
+PAGE = Page(
+    name="Alpha",
+    path="/alpha",
+    panels=faceted(panels),
+    controls=controls,
+    empty="no strategy here has the parameter alpha with two values at one layer and number of tokens",
+)

@@ -9,7 +9,7 @@ page ``register``s the callbacks for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dashboards.figures import Figure
     from dashboards.gallery import Gallery, Snapshot
 
+MAX_FACETS = 8
 Kind = Literal["choice", "choices", "slider", "switch"]
 
 
@@ -65,6 +66,26 @@ class Panel:
         return "\ufeff" + csv_text(self.rows)
 
 
+def faceted(panels: Callable[[View], Sequence[Panel]]) -> Callable[[View], Sequence[Panel]]:
+    """Panels drawn once for each model and benchmark, so that nobody is held against another's un-pruned model."""
+
+    def all_of(view: View) -> Sequence[Panel]:
+        facets = view.facets()
+        if len(facets) == 1:
+            return panels(view)
+        found: list[Panel] = []
+        for place, facet in enumerate(facets[:MAX_FACETS], start=1):
+            for nth, panel in enumerate(panels(facet)):
+                title = facet.facet if nth == 0 or not panel.wide else ""
+                found.append(replace(panel, name=f"{panel.name}-{place}", title=title))
+        if found and (left := len(facets) - MAX_FACETS) > 0:
+            note = f"and {left} more models and benchmarks: choose them in the bar"
+            found.append(Panel(name="more", figure=None, rows=view.rows.iloc[:0], note=note))
+        return found
+
+    return all_of
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
     """A page of the app."""
@@ -75,6 +96,7 @@ class Page:
     panels: Callable[[View], Sequence[Panel]] = field(default=lambda view: ())
     controls: Callable[[View], Sequence[Control]] = field(default=lambda view: ())
     extra: Callable[[View], Sequence[Any]] = field(default=lambda view: ())  # drawn once: its own callbacks follow
+    empty: str = ""  # why nothing is drawn of a grid that is answered and passes the filters
     register: Callable[[Dash, Gallery], None] = field(
         default=lambda app, gallery: None
     )  # ids begin with the page's name

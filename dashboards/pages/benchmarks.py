@@ -145,5 +145,10 @@ def _address(view: View, row: Row, column: str) -> str | None:
 
 
 PAGE = Page(
-    name="Benchmarks", path="/benchmarks", shown=lambda snapshot: snapshot.is_suite, panels=panels, controls=controls
+    name="Benchmarks",
+    path="/benchmarks",
+    shown=lambda snapshot: snapshot.is_suite,
+    panels=panels,
+    controls=controls,
+    empty="no suite is open here, whose table this would be",
 )

@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 from dashboards.gallery import Snapshot
-from dashboards.pages import ablations, alpha, benchmarks, explorer, heat, layer, overview, pareto, rescued, run, tokens
+from dashboards.pages import (
+    ablations,
+    alpha,
+    benchmarks,
+    explorer,
+    heat,
+    layer,
+    overview,
+    pareto,
+    rescued,
+    run,
+    tokens,
+    versus,
+)
 from dashboards.pages.base import Page
 from dashboards.theme import DARK, LIGHT
 from dashboards.view import State, View, view
@@ -17,6 +30,7 @@ PAGES: tuple[Page, ...] = (
     alpha.PAGE,
     ablations.PAGE,
     pareto.PAGE,
+    versus.PAGE,
     rescued.PAGE,
     explorer.PAGE,
     run.PAGE,

@@ -21,7 +21,7 @@ from results.pictures import Pictures
 def extra(view: View) -> list[Any]:
     stores = [
         dcc.Store(id="explorer-shown"),
-        dcc.Store(id="explorer-filters", data=list(filters_of(view.snapshot.rows))),
+        dcc.Store(id="explorer-filters", data=[*filters_of(view.snapshot.rows), "a", "b"]),
     ]
     return [html.Div([html.Div(id="explorer-root"), *stores], className="wide")]
 
@@ -49,8 +49,10 @@ def register(app: Dash, gallery: Gallery) -> None:
         source = snapshot.source_of(rows)  # un-pruned rows always pass the filters
         known = pictures_of(source)
         known.refresh()
+        pair = request.args.get("a", ""), request.args.get("b", "").rpartition(":")[2]
         document = index_document(
             source.experiment, source.answers, source.summary, known.samples, frozenset(source.failures["sample"]),
+            pair=pair if all(pair) else None,
             only=frozenset(rows.loc[rows["experiment"] == source.name, "key"]),
         )  # fmt: skip
         return jsonify({**document, "source": source.name, "sources": [other.name for other in snapshot.sources]})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dashboards.figures import heat_figure
-from dashboards.pages.base import Control, Page, Panel
+from dashboards.pages.base import Control, Page, Panel, faceted
 from dashboards.pages.parts import held, numbers, picked
 from dashboards.rows import AXES, Axis, Slice, heat, mapped
 from dashboards.view import View
@@ -50,4 +50,10 @@ def _axis(view: View, maps: dict[Axis, list[Slice]]) -> Axis:
     return next((axis for axis in maps if axis == wanted), next(iter(maps)))
 
 
-PAGE = Page(name="Strategy × layer", path="/heat", panels=panels, controls=controls)
+PAGE = Page(
+    name="Strategy × layer",
+    path="/heat",
+    panels=faceted(panels),
+    controls=controls,
+    empty="a map takes two strategies or more and six cells, at one layer or one number of tokens; here are fewer",
+)

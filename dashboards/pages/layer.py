@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dashboards.pages.base import Control, Page, Panel
+from dashboards.pages.base import Control, Page, Panel, faceted
 from dashboards.pages.parts import curve_panels, focused, held, numbers, picked
 from dashboards.rows import ACCURACY, DIFFERENCE, DROP
 from dashboards.view import View
@@ -31,4 +31,10 @@ def panels(view: View) -> list[Panel]:
     return list(found.values())
 
 
-PAGE = Page(name="Layer cut-off", path="/layer", panels=panels, controls=controls)
+PAGE = Page(
+    name="Layer cut-off",
+    path="/layer",
+    panels=faceted(panels),
+    controls=controls,
+    empty="no strategy here has two layers at one number of tokens, which would make a curve",
+)

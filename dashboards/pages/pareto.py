@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from dashboards.charts import pareto_figure
-from dashboards.pages.base import Control, Page, Panel
+from dashboards.pages.base import Control, Page, Panel, faceted
 from dashboards.pages.parts import numbers
 from dashboards.pareto import COSTS, pareto_rows
 from dashboards.rows import labels, with_series
@@ -38,7 +38,7 @@ def panels(view: View) -> list[Panel]:
         f"{count(len(front))} of {plural(len(shown), 'finished configuration')} on the front, {count(near)} more "
         "cannot be told from it. The front was chosen on these very questions, so it looks better than it is."
     )
-    figure = pareto_figure(shown, axis, rows[rows["baseline"]])
+    figure = pareto_figure(shown, axis, rows[rows["baseline"]], view.methods)
     return [Panel(name="pareto", figure=figure, rows=shown, note=note, below=numbers(front, view))]
 
 
@@ -55,4 +55,4 @@ def with_costs(view: View) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-PAGE = Page(name="Pareto", path="/pareto", panels=panels, controls=controls)
+PAGE = Page(name="Pareto", path="/pareto", panels=faceted(panels), controls=controls)

@@ -46,7 +46,10 @@ def numbers(rows: pd.DataFrame, view: View, against: str = "un-pruned", label: s
         [
             html.Summary(f"numbers of {plural(min(len(rows), MAX_ROWS), 'configuration')}{more}"),
             scrolling(html.Table([html.Thead(head), html.Tbody(body)])),
-            html.P("bold: significant at 0.05 after Holm's correction", className="note"),
+            html.P(
+                "bold: significant at 0.05 among all that are compared (Holm); intervals are of each alone",
+                className="note",
+            ),
         ]
     )
 
@@ -125,7 +128,7 @@ def curve_panels(view: View, part: Slice, measures: Iterable[Measure]) -> dict[M
     chosen = focused(part, view)
     return {
         measure: Panel(
-            name=measure.column.replace("_", "-"), figure=curve_figure(view.rows, part, measure, chosen),
+            name=measure.column.replace("_", "-"), figure=curve_figure(view.rows, part, measure, chosen, view.methods),
             rows=curves(part, measure), wide=False,
         )
         for measure in measures

@@ -72,4 +72,10 @@ def _numbers(rows: pd.DataFrame, view: View) -> Any:
     return html.Details([html.Summary(f"numbers of {shown}"), table])
 
 
-PAGE = Page(name="Rescued", path="/rescued", panels=panels, controls=controls)
+PAGE = Page(
+    name="Rescued",
+    path="/rescued",
+    panels=panels,
+    controls=controls,
+    empty="no two strategies here keep equally many tokens, so that one could be held against the other",
+)

@@ -5,21 +5,27 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlencode
 
 import pandas as pd
-from dash import html
+from dash import Dash, html
+from flask import Response, abort, request
 
 from dashboards.charts import rate_figure, state_figure
-from dashboards.gallery import Source
+from dashboards.gallery import LIVE_S, Gallery, Source
 from dashboards.pages.base import Page, Panel
 from dashboards.pages.parts import scrolling, tiles
-from dashboards.progress import progress, rate_rows, state_rows
+from dashboards.progress import progress, rate_rows, state_rows, worker_rows
 from dashboards.rows import failure_groups
 from dashboards.view import View
 from results.durations import duration, since
+from results.location import driver_of
+from results.run_log import NAME as LOG
+from results.run_log import end_of_log
 from results.wording import MISSING, count, number, percent, plural, shortened
 
 MAX_FAILURES = 30
+LOG_PATH = "/run/log"
 
 
 def panels(view: View) -> list[Panel]:
@@ -34,6 +40,10 @@ def panels(view: View) -> list[Panel]:
             name = "speed" if place == 0 else f"speed-{place + 1}"
             title = source.name if len(view.sources) > 1 else ""
             found.append(Panel(name=name, figure=rate_figure(rates), rows=rates, title=title))
+    workers = pd.concat([worker_rows(source.units).assign(experiment=source.name) for source in view.sources])
+    if len(workers):
+        body = _workers(workers, several=len(view.sources) > 1)
+        found.append(Panel(name="workers", figure=None, title="Workers", rows=workers, below=body))
     failures = pd.concat([source.failures.assign(experiment=source.name) for source in view.sources], ignore_index=True)
     text = "" if len(failures) else "No sample has failed."
     found.append(
@@ -62,9 +72,12 @@ def _state(source: Source) -> Any:
     done = progress(source.answers, source.units)
     workers = {unit.worker for unit in source.units[-50:] if unit.worker}
     newest = source.units[-1].written if source.units else None
-    state = "running" if source.running else "complete" if not done.missing else "stopped"
+    driver = driver_of(source.experiment.path) if done.missing else None
+    state = "complete" if not done.missing else "running" if source.running else "silent" if driver else "stopped"
     if done.missing == 0:
         left = "nothing left"
+    elif state == "silent":
+        left = f"{driver}, and no answer came for {duration(LIVE_S)} or longer: its log may say why"
     elif state == "stopped":
         left = "give the same `saccade run` again to go on"
     else:
@@ -78,7 +91,39 @@ def _state(source: Source) -> Any:
         ("failed samples", count(len(source.failures)), "listed below" if len(source.failures) else "none"),
         ("last answer", MISSING if newest is None else _moment(newest), str(source.experiment.path)),
     ]
-    return html.Div([html.H2(source.name, dir="auto"), tiles(found)])
+    log = [html.P(html.A("log of its runs", href=log_address(source.name)), className="note")]
+    has_log = (source.experiment.path / LOG).is_file()
+    return html.Div([html.H2(source.name, dir="auto"), tiles(found), *(log if has_log else ())])
+
+
+def log_address(name: str) -> str:
+    """Where the live app gives the log of an experiment."""
+    return f".{LOG_PATH}?{urlencode({'experiment': name})}"
+
+
+def _workers(rows: pd.DataFrame, several: bool) -> Any:
+    names = [*["experiment"] * several, "worker", "cells", "last answer", "GPU memory at most", "GPU busy"]
+    body = []
+    for row in rows.to_dict("records"):
+        memory = (
+            MISSING if pd.isna(row["peak_gib"]) else f"{number(row['peak_gib'])} of {number(row['device_gib'])} GiB"
+        )
+        texts = (count(row["cells"]), _moment(row["written"]), memory, percent(row["busy"], 0))
+        cells = [html.Td(text, dir="auto") for text in (*[row["experiment"]] * several, row["worker"])]
+        body.append(html.Tr([*cells, *(html.Td(text, className="number") for text in texts)]))
+    first = 1 + several
+    head = [html.Th(name, className="number" if place >= first else "") for place, name in enumerate(names)]
+    return scrolling(html.Table([html.Thead(html.Tr(head)), html.Tbody(body)]))
+
+
+def register(app: Dash, gallery: Gallery) -> None:
+    @app.server.get(LOG_PATH)
+    def log() -> Response:
+        source = gallery.snapshot.source(request.args.get("experiment", ""))
+        text = None if source is None else end_of_log(source.experiment.path)
+        if text is None:
+            abort(404)
+        return Response(text, mimetype="text/plain")
 
 
 def _moment(seconds: float) -> Any:
@@ -114,4 +159,4 @@ def _traceback(failures: pd.DataFrame, group: Any) -> Any:
     return html.Details([html.Summary("traceback"), html.Pre(worker + str(first["traceback"]))])
 
 
-PAGE = Page(name="Run", path="/run", panels=panels)
+PAGE = Page(name="Run", path="/run", panels=panels, register=register)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pandas as pd
 
 from dashboards.charts import token_figure
-from dashboards.pages.base import Control, Page, Panel
+from dashboards.pages.base import Control, Page, Panel, faceted
 from dashboards.pages.parts import curve_panels, focused, held, numbers, picked, rank_notices
 from dashboards.rows import ACCURACY, DIFFERENCE, Slice, curves
 from dashboards.spectra import RANKS, kinds_of, token_rows
@@ -87,4 +87,10 @@ def _measured(view: View, curve: pd.DataFrame) -> pd.DataFrame:
     return view.snapshot.source_of(curve).measured()
 
 
-PAGE = Page(name="Tokens kept", path="/tokens", panels=panels, controls=controls)
+PAGE = Page(
+    name="Tokens kept",
+    path="/tokens",
+    panels=faceted(panels),
+    controls=controls,
+    empty="no strategy here keeps two numbers of tokens at one layer, which would make a curve",
+)

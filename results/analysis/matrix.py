@@ -134,11 +134,15 @@ def _weakest(tables: Sequence[Answers]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitFile:
-    """A file of cells: who computed it, and when it was written."""
+    """A file of cells: who computed it, when it was written, and what its device had to do meanwhile."""
 
-    written: float  # seconds since the epoch
+    written: float  # seconds since the epoch: as the file states it, else by the time of the file
     cells: int
     worker: str
+    seconds: float = 0.0  # of work; 0: not known, as all that follows
+    peak_bytes: int = 0  # of the device's memory
+    device_bytes: int = 0  # that it has
+    busy: float = 0.0  # share of the time in which the device had something to do
 
 
 class CellMatrix:
@@ -261,4 +265,21 @@ def image_lengths(matrix: CellMatrix) -> NDArray[np.int64]:
 
 
 def _unit_file(table: pa.Table, written: float) -> UnitFile:
-    return UnitFile(written=written, cells=table.num_rows, worker=stated_of(table.schema).get("worker", ""))
+    stated = stated_of(table.schema)
+
+    def known(name: str) -> float:
+        try:
+            value = float(stated.get(name, ""))
+        except ValueError:
+            return 0.0
+        return value if 0 <= value < 2**63 else 0.0
+
+    return UnitFile(
+        written=known("written") or written,
+        cells=table.num_rows,
+        worker=stated.get("worker", ""),
+        seconds=known("seconds"),
+        peak_bytes=int(known("peak_bytes")),
+        device_bytes=int(known("device_bytes")),
+        busy=known("busy"),
+    )

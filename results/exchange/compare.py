@@ -29,6 +29,7 @@ from results.analysis.metrics import (
     suspicions,
 )
 from results.analysis.significance import ALPHA
+from results.analysis.tolerance import CRITERION, loses_little, surely
 from results.disk import StoreError
 from results.escaping import csv_text, latex_cell, markdown_cell
 from results.exchange.imports import IMPORTED_FILE, imported_summary
@@ -41,7 +42,6 @@ from workers.work import UNPRUNED
 KEYS = ("key", "baseline", "strategy", "layer", "rank", "params", "state", "lacking")
 NEWCOMBE = "Newcombe"
 IMPORTED_FLOPS = ("flops_ratio", "FLOPs", "of the un-pruned")
-TOLERATED_LOSS = 0.01  # of accuracy; the documents' threshold for a recommendation
 COLUMNS = (
     "experiment", "label", "n", "n_images", "n_paired", "accuracy", "ci_low", "ci_high", "interval", "lost", "gained",
     "difference", "diff_low", "diff_high", "diff_interval", "test", "p_holm", "prefill_tflop", "flops_ratio",
@@ -116,15 +116,16 @@ def recommend(rows: pd.DataFrame) -> tuple[str, ...]:
     unequal = () if lacking.empty else (_unequal(lacking),)
     doubtful = int((pruned["flags"] != "").sum())
     pruned = pruned[pruned["flags"] == ""]
-    good = pruned[pruned["difference"] >= -TOLERATED_LOSS - 1e-12]
+    good = pruned[loses_little(pruned)]
     if pruned.empty:
         return ("nothing to recommend: no pruned setting has been compared with an un-pruned model", *unequal)
     aside = f" ({doubtful} suspicious ones left aside)" if doubtful else ""
-    lines = [f"{len(good)} of {len(pruned)} settings lose at most {TOLERATED_LOSS:g} of accuracy{aside}", *unequal]
+    lines = [f"{len(good)} of {len(pruned)} settings {CRITERION}{aside}", *unequal]
     if good.empty:
         return tuple(lines)
-    sure = int((good["diff_low"] >= -TOLERATED_LOSS).sum())
-    lines.append(f"for {sure} of them the whole 95 % interval lies above that; for the others the loss may be larger")
+    lines.append(
+        f"for {surely(good)} of them the whole 95 % interval lies above that; for the others the loss may be larger"
+    )
     best = good.sort_values(["accuracy", "flops_ratio"], ascending=[False, True], kind="stable").iloc[0]
     lines.append(f"best by accuracy: {_name(best)}, {percent(best['accuracy'])} ({points(best['difference'])})")
     flops = ("prefill_tflop", "FLOPs", "TFLOP") if good["prefill_tflop"].notna().any() else IMPORTED_FLOPS

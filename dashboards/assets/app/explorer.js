@@ -6,7 +6,13 @@
 window.SaccadeExplorer = (() => {
   const SVG = "http://www.w3.org/2000/svg";
   const AXES = {
-    all: "all configurations", series: "strategies", layer: "layers", rank: "numbers of tokens", alone: "the others",
+    pair: "A against B", all: "all configurations", series: "strategies", layer: "layers", rank: "numbers of tokens", alone: "the others",
+  };
+  const ORDERS = {
+    flips: { text: "most flips first", by: (a, b) => b.flips - a.flips },
+    few: { text: "fewest flips first", by: (a, b) => a.flips - b.flips },
+    words: { text: "by question", by: (a, b) => a.sample.question.localeCompare(b.sample.question) },
+    file: { text: "as in the data", by: null },
   };
   const mounted = new WeakMap();
 
@@ -188,7 +194,13 @@ window.SaccadeExplorer = (() => {
     const axis = make("select", { "aria-label": "compare", onchange: () => choose({ axis: axis.value, group: null }) });
     const group = make("select", { "aria-label": "at", onchange: () => choose({ group: group.value }) });
     const sort = make("select", { "aria-label": "order", onchange: () => choose({ sort: sort.value }) },
-      make("option", { value: "flips" }, "most flips first"), make("option", { value: "file" }, "as in the data"));
+      ...Object.entries(ORDERS).map(([name, { text }]) => make("option", { value: name }, text)));
+    const duel = make("select", { "aria-label": "questions", onchange: () => choose({ duel: duel.value || null }) });
+    let typed = 0;
+    const search = make("input", { type: "search", placeholder: "words or id", "aria-label": "search", oninput: () => {
+      clearTimeout(typed);
+      typed = setTimeout(() => choose({ q: search.value || null }), 250);
+    } });
     const only = make("input", { type: "checkbox", onchange: () => choose({ flips: only.checked }) });
     const place = make("output.place");
     const list = make("ol.samples", { "aria-label": "samples" });
@@ -198,7 +210,8 @@ window.SaccadeExplorer = (() => {
     const experiment = make("select", { "aria-label": "experiment", onchange: () => source.choose(experiment.value) });
     const bar = make("div.bar", {}, previous, place, next,
       make("label", {}, "experiment ", experiment), make("label.switch", { title: "f" }, only, " flips only"),
-      make("label", {}, "order ", sort), make("label", {}, "compare ", axis), make("label", {}, "at ", group));
+      make("label", {}, "search ", search), make("label", {}, "order ", sort), make("label", {}, "questions ", duel),
+      make("label", {}, "compare ", axis), make("label", {}, "at ", group));
     const note = make("p.note");
     root.replaceChildren(make("div.explorer", {}, bar, note, make("div.columns", {}, list, main)));
 
@@ -246,6 +259,7 @@ window.SaccadeExplorer = (() => {
     function fill() {
       const axes = [...new Set(index.groups.map((item) => item.axis))];
       if (!axes.includes(state.axis)) state.axis = axes[0] || null;
+      if (state.duel && axes.includes("pair")) state.axis = "pair";
       if (state.point) { // a link to one configuration
         const place = index.points.findIndex((point) => point.key === state.point);
         const home = index.groups.find((item) => item.points.includes(place));
@@ -256,9 +270,10 @@ window.SaccadeExplorer = (() => {
       const chosen = current();
       state.group = chosen ? chosen.name : null;
       options(group, groups.map((item) => [item.name, item.name]), chosen ? chosen.name : "");
-      group.parentElement.hidden = state.axis === "all" || state.axis === "alone";
+      group.parentElement.hidden = ["all", "alone", "pair"].includes(state.axis);
       only.checked = state.flips;
       sort.value = state.sort;
+      if (document.activeElement !== search) search.value = state.q || "";
       const names = index.sources || [];
       options(experiment, names.map((name) => [name, name]), index.source);
       experiment.parentElement.hidden = names.length < 2;
@@ -267,8 +282,20 @@ window.SaccadeExplorer = (() => {
         sample, flips: points.reduce((sum, point) => sum + sample.flipped[point], 0),
       }));
       const flipping = listed.filter((item) => item.flips).length;
-      if (state.flips && flipping) listed = listed.filter((item) => item.flips);
-      if (state.sort === "flips") listed.sort((a, b) => b.flips - a.flips); // stable: ties as in the data
+      const won = (sign) => listed.filter((item) => item.sample.duel === sign).length;
+      duel.parentElement.hidden = state.axis !== "pair";
+      if (state.axis === "pair") {
+        const count = (n) => n.toLocaleString("en");
+        options(duel, [["", "all"], ["won", `A right, B wrong: ${count(won(1))}`], ["lost", `B right, A wrong: ${count(won(-1))}`]],
+          state.duel || "");
+        const sign = { won: 1, lost: -1 }[state.duel];
+        if (sign) listed = listed.filter((item) => item.sample.duel === sign);
+      }
+      if (state.flips && flipping && !state.duel) listed = listed.filter((item) => item.flips);
+      const words_of = (state.q || "").toLowerCase().split(/\s+/).filter(Boolean);
+      const text = ({ id, question }) => `${id} ${question}`.toLowerCase();
+      if (words_of.length) listed = listed.filter(({ sample }) => words_of.every((word) => text(sample).includes(word)));
+      if (ORDERS[state.sort].by) listed.sort(ORDERS[state.sort].by); // stable: ties as in the data
       note.replaceChildren(words(points, flipping));
       const wanted = listed.findIndex((item) => item.sample.id === state.sample);
       list.replaceChildren(...listed.map((item, i) => row(item, i, points.length)));
@@ -284,6 +311,7 @@ window.SaccadeExplorer = (() => {
       if (index.waiting) parts.push(`${plural(index.waiting, "question")} not answered yet`);
       if (index.texts) parts.push(`${plural(index.texts, "text-only question")} not listed: nothing is pruned there`);
       if (index.left_out) parts.push(index.left_out);
+      if (state.q) parts.push(`${plural(listed.length, "question")} with “${state.q}”`);
       return `${parts.join("; ")}. Faded: dropped. Frame: green and ✓ right, orange and ✗ wrong.` +
         " Dotted outline: the patches that hold the answer, where the data knows them.";
     }
@@ -310,7 +338,8 @@ window.SaccadeExplorer = (() => {
       place.textContent = item ? `${i + 1} of ${listed.length}` : "none";
       previous.disabled = next.disabled = listed.length < 2;
       list.querySelector("[aria-current]")?.removeAttribute("aria-current");
-      if (!item) return main.replaceChildren(make("p.note", {}, "No question to show yet."));
+      if (!item) source.write(state);
+      if (!item) return main.replaceChildren(make("p.note", {}, index.samples.length ? "No question is left: search for other words, or show all." : "No question to show yet."));
       state.sample = item.sample.id;
       const button = list.children[i].firstChild;
       button.setAttribute("aria-current", "true");
@@ -363,18 +392,19 @@ window.SaccadeExplorer = (() => {
   // --- where the data comes from ----------------------------------------------------------------------------------
 
   // A folder beside the page: a script per sample, because pages opened from a disk may load scripts but not data.
-  const OPEN = { sample: null, axis: null, group: null, flips: true, sort: "flips", point: null };
+  const OPEN = { sample: null, axis: null, group: null, flips: true, sort: "flips", point: null, q: null, duel: null };
   function parsed(text) {
     const found = new URLSearchParams(text);
     return {
       ...OPEN, sample: found.get("sample"), axis: found.get("axis"), group: found.get("group"),
-      flips: found.get("flips") !== "0", sort: found.get("sort") === "file" ? "file" : "flips",
+      flips: found.get("flips") !== "0", sort: found.get("sort") in ORDERS ? found.get("sort") : "flips",
+      q: found.get("q"), duel: ["won", "lost"].includes(found.get("duel")) ? found.get("duel") : null,
       point: (found.get("config") || "").split(":").pop() || null,
     };
   }
   function written(state, into) {
     const own = { sample: state.sample, axis: state.axis, group: state.group, flips: state.flips ? null : "0",
-      sort: state.sort === "file" ? "file" : null, config: null };
+      sort: state.sort === "flips" ? null : state.sort, q: state.q, duel: state.axis === "pair" ? state.duel : null, config: null };
     for (const [name, value] of Object.entries(own)) {
       if (value === null) into.delete(name);
       else into.set(name, value);
@@ -424,7 +454,9 @@ window.SaccadeExplorer = (() => {
       read: () => parsed(location.search),
       write(state) {
         const search = `?${written(state, new URLSearchParams(location.search))}`;
-        if (search !== location.search) window.dash_clientside.set_props("url", { search });
+        if (search === location.search || !location.pathname.endsWith("/samples")) return; // another page's address
+        history.replaceState(history.state, "", search); // so that going back leaves the page, and not a sample
+        window.dispatchEvent(new PopStateEvent("popstate")); // upon which dcc.Location reads the address
       },
       choose(experiment) {
         const query = new URLSearchParams(location.search);

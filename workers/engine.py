@@ -58,6 +58,7 @@ from workers.tasks.base import LETTERS, DataError, Sample
 from workers.tasks.catalog import load_samples, scorer_of
 from workers.tasks.prompts import CHAT_TEMPLATE
 from workers.trunks import embed_trunks, input_rows, make_trunks
+from workers.user_cache import keep_kernels
 from workers.work import (
     UNPRUNED,
     DeviceLostError,
@@ -131,9 +132,12 @@ class Engine:
             ModelError, DataError: files are missing or broken.
         """
         expandable_segments()
-        samples = load_samples(spec.task)
+        keep_kernels()
         device = device or default_device()
-        return cls(spec, load_model(spec.model, device), samples, micro_batch or (1 if device == "cpu" else None))
+        with ThreadPoolExecutor(1) as beside:
+            samples = beside.submit(load_samples, spec.task)
+            model = load_model(spec.model, device)
+        return cls(spec, model, samples.result(), micro_batch or (1 if device == "cpu" else None))
 
     @torch.inference_mode()
     def run(self, unit: WorkUnit) -> UnitOutcome:

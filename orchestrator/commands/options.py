@@ -14,6 +14,7 @@ from orchestrator.cluster.limits import SAMPLE_S
 if TYPE_CHECKING:
     from orchestrator.run import RunOptions
     from orchestrator.sweep.prepare import Prepared
+    from orchestrator.sweep.spec import SweepSpec
 
 
 def _number(value: float | None) -> float | None:
@@ -101,9 +102,14 @@ class Changes(Sources):
             gpu: As for `load_sweep`.
         """
         from orchestrator.sweep.prepare import prepare
+
+        return prepare(self.spec(sweep, gpu))
+
+    def spec(self, sweep: str, gpu: bool | None = None) -> SweepSpec:
+        """The same before its files are looked at."""
         from orchestrator.sweep.spec import load_sweep
 
-        return prepare(load_sweep(sweep, self.by_place(), gpu))
+        return load_sweep(sweep, self.by_place(), gpu)
 
     def by_place(self) -> dict[str, Any]:
         """The changes by their places in the file, as `load_sweep` takes them.

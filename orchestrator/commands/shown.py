@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
+import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -43,6 +45,18 @@ def counter(console: Console) -> Callable[[int, int], None]:
             console.print(f"{done} of {total}, {(now - began) / done * (total - done):.0f} s left", highlight=False)
 
     return count
+
+
+def import_ahead() -> threading.Thread:
+    """Import what shows results beside a sweep, whose process waits for its engines anyway."""
+
+    def imports() -> None:
+        for module in ("dashboards.plots", "dashboards.report", "results.exchange.exports"):
+            importlib.import_module(module)
+
+    thread = threading.Thread(target=imports, name="saccade-imports", daemon=True)
+    thread.start()
+    return thread
 
 
 def show_result(console: Console, result: RunResult) -> None:

@@ -50,7 +50,7 @@ class Prepared:
     @property
     def default_out(self) -> Path:
         """Where the results go if nobody says."""
-        return Path("experiments") / self.spec.name
+        return self.spec.default_out
 
 
 def prepare(spec: SweepSpec) -> Prepared:

@@ -13,7 +13,7 @@ AT_ONCE := -n $(shell $(PYTHON) -c "import os; print(min(8, os.cpu_count() or 1)
 # Tests start many processes, and each would compile our modules anew where the machine keeps no bytecode.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test test-systems test-all fuzz docs lint wheel lock test-newest test-oldest clean
+.PHONY: demo test test-systems test-all fuzz docs site lint wheel dist lock test-newest test-oldest clean
 
 demo: .venv/.runtime
 	$(BIN)/saccade run layer_cutoff --out $(DEMO)
@@ -39,6 +39,10 @@ fuzz: .venv/.dev
 docs: .venv/.dev
 	$(BIN)/python -m orchestrator.listing
 
+# The documentation as pages, build/site: strictly, and without a network.
+site: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,6 +57,10 @@ wheel: .venv/.dev
 	  import orchestrator.cli, workers.embedded.location as home; assert home.MODEL_DIR.is_dir(), home.MODEL_DIR; \
 	  assert 'wheel-check' in orchestrator.cli.__file__; \
 	  import orchestrator.doctor as doctor; assert doctor.tested_versions()['torch']; print('the wheel is whole')"
+
+# What a release holds: the wheel, and the sources as an archive.
+dist: wheel
+	$(BIN)/python -c "import setuptools.build_meta as build; build.build_sdist('dist')"
 
 # Every version and hash that is installed below, anew: TORCH_VERSION=2.14.0 moves torch too.
 lock: .venv-lock/.uv
@@ -101,6 +109,11 @@ endef
 	@touch $@
 
 .venv/.dev: $(LOCKS)/dev.txt .venv/.runtime
+	$(BIN)/python $(LOCKED) -r $<
+	$(BIN)/python -m pip check
+	@touch $@
+
+.venv/.docs: $(LOCKS)/docs.txt .venv/.dev
 	$(BIN)/python $(LOCKED) -r $<
 	$(BIN)/python -m pip check
 	@touch $@

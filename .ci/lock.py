@@ -22,7 +22,7 @@ HEAD = "# Written by `make lock`.\n"
 
 
 def main(torch: str = "") -> None:
-    """Write the four files.
+    """Write the files.
 
     Args:
         torch: Version to lock; empty: the one that is locked now.
@@ -37,11 +37,14 @@ def main(torch: str = "") -> None:
         write("torch-cpu.txt", entries, f"--extra-index-url {CPU_INDEX}\n")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     needed = [f"torch=={torch}", *project["build-system"]["requires"], *project["project"]["dependencies"]]
-    everything = resolve([*needed, *project["project"]["optional-dependencies"]["dev"]])
+    extras = project["project"]["optional-dependencies"]
+    all_of_it = resolve([*needed, *extras["dev"], *extras["docs"]])
+    everything = resolve([*needed, *extras["dev"]], within=all_of_it)
     runtime = resolve(needed, within=everything)
     write("torch-cuda.txt", filter(OF_CUDA.match, runtime))
     write("runtime.txt", (entry for entry in runtime if not OF_CUDA.match(entry)))
     write("dev.txt", (entry for entry in everything if entry not in runtime))
+    write("docs.txt", (entry for entry in all_of_it if entry not in everything))
 
 
 def resolve(requirements: Sequence[str], *options: str, within: Iterable[str] = ()) -> list[str]:

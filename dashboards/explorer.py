@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Collection, Sequence
-from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -144,7 +143,8 @@ def sample_documents(experiment: Experiment, names: Sequence[str], failures: pd.
     Returns:
         By sample id. ``cells`` is by the point's place in the grid: answer, parsed, correct, tokens, visual (tokens
         before pruning) and kept (mask as base64; missing where it was not recorded). ``maps`` are the fields of each
-        ``TokenMap``, which say where the visual tokens lie in the picture; none where nothing is known of it.
+        ``TokenMap``, which say where the visual tokens lie in the picture; none where nothing is known of it. A picture
+        of several images is a column of them, all as large.
     """
     places = {point.key: place for place, point in enumerate(experiment.points)}
     rows = experiment.samples.set_index("id")
@@ -171,7 +171,7 @@ def sample_documents(experiment: Experiment, names: Sequence[str], failures: pd.
         }
     for cell in cells.to_dict("records"):
         document, visual = documents[cell["sample"]], int(cell["visual_tokens"])
-        document["maps"] = [astuple(one) for one in token_maps(experiment.config, recorded.get(cell["sample"]), visual)]
+        document["maps"] = [one.stated for one in token_maps(experiment.config, recorded.get(cell["sample"]), visual)]
         mask = masks.get((cell["point"], cell["sample"]))
         document["cells"][places[cell["point"]]] = {
             "answer": cell["answer"],

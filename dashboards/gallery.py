@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import pandas as pd
 
+from dashboards.opened import Opened, opened
 from dashboards.rows import with_parameters
 from results.analysis.matrix import Answers, CellMatrix, UnitFile, image_lengths
 from results.analysis.measured import measure_summary
@@ -31,6 +33,7 @@ from results.import_path import python_command, safe_environment
 from results.latencies import latencies
 from results.owners import Owner, owners_of
 from results.stops import RACING
+from results.suites import LeftOut, left_out_of
 
 T = TypeVar("T")
 
@@ -52,6 +55,7 @@ class Source:
     measured: Callable[[], pd.DataFrame]  # `results.analysis.measured.measure_summary`, read when first asked for
     costed: Callable[[], pd.DataFrame | None]  # `results.analysis.costs.costs`, likewise
     latency: dict[str, float]  # seconds per sample by key, of what `saccade latency` has measured
+    opened: Opened  # where it lies, and what its suite calls it
 
     @property
     def baseline(self) -> pd.Series | None:
@@ -67,8 +71,14 @@ class Snapshot:
     version: str  # changes when the data do
     sources: tuple[Source, ...]
     rows: pd.DataFrame  # the summaries one below the other; column ``id`` is unique: "EXPERIMENT:KEY"
+    left_out: tuple[LeftOut, ...] = ()  # what models of suites cannot run
     found: dict[object, Any] = field(default_factory=dict)  # what views have worked out of it
     lock: Any = field(default_factory=threading.RLock)
+
+    @property
+    def is_suite(self) -> bool:
+        """Whether some of the experiments are a suite's."""
+        return any(source.opened.benchmark for source in self.sources)
 
     def source(self, name: str) -> Source | None:
         return next((source for source in self.sources if source.name == name), None)
@@ -89,12 +99,16 @@ class Gallery:
     def __init__(self, paths: Sequence[Path]) -> None:
         """Read everything once.
 
+        Args:
+            paths: Experiments, and suites' folders; what of a suite begins later is taken up then.
+
         Raises:
-            StoreError: One of the paths is not an experiment.
+            StoreError: One of the paths is neither, or of a suite nothing has begun.
         """
-        experiments = [Experiment.open(path) for path in dict.fromkeys(path.resolve() for path in paths)]
-        owners = owners_of(experiments)
-        self._feeds = [_Feed(experiment.path, owner) for experiment, owner in zip(experiments, owners, strict=True)]
+        self._places = [*dict.fromkeys(path.resolve() for path in paths)]
+        self._feeds = self._new_feeds([])
+        if not self._feeds:
+            raise StoreError(f"{self._places[0]}: no benchmark of the suite has begun; look again when one has")
         self._lock = threading.Lock()
         self.checked_at = datetime.now(UTC)
         self._snapshot = self._read()
@@ -107,7 +121,7 @@ class Gallery:
     def poll(self) -> Snapshot:
         """Look for new data and begin to read them if there are any; the latest snapshot at once."""
         if self._lock.acquire(blocking=False):
-            if any(feed.stale() for feed in self._feeds):
+            if any(feed.stale() for feed in self._feeds) or self._has_grown():
                 threading.Thread(target=self._read_and_release, daemon=True).start()
             else:
                 self.checked_at = datetime.now(UTC)
@@ -125,6 +139,20 @@ class Gallery:
         for source in self.snapshot.sources:
             source.costed()
 
+    def _new_feeds(self, known: Sequence[_Feed]) -> list[_Feed]:
+        """Of what is not followed yet."""
+        paths = [feed.opened.path for feed in known]
+        found = [one for one in opened(self._places) if one.path not in paths]
+        owners = owners_of([Experiment.open(path) for path in (*paths, *(one.path for one in found))]) if found else []
+        return [_Feed(one, owner) for one, owner in zip(found, owners[len(paths) :], strict=True)]
+
+    def _has_grown(self) -> bool:
+        """Whether something of a suite has begun since; of one whose file cannot be read now nobody knows."""
+        known = {feed.opened.path for feed in self._feeds}
+        with suppress(StoreError):
+            return any(one.path not in known for one in opened(self._places))
+        return False
+
     def _read_and_release(self) -> None:
         try:
             self._snapshot = self._read()
@@ -132,20 +160,30 @@ class Gallery:
             self._lock.release()
 
     def _read(self) -> Snapshot:
+        if self._has_grown():
+            self._feeds += self._new_feeds(self._feeds)
         sources = tuple(feed.read() for feed in self._feeds)
         self.checked_at = datetime.now(UTC)
         return Snapshot(
             version="-".join(feed.version for feed in self._feeds),
             sources=sources,
             rows=with_parameters(pd.concat([source.summary for source in sources], ignore_index=True)),
+            left_out=self._left_out(),
         )
+
+    def _left_out(self) -> tuple[LeftOut, ...]:
+        try:
+            return tuple(left_out_of(self._places))
+        except StoreError:  # the file is being written again
+            return self._snapshot.left_out
 
 
 class _Feed:
     """One experiment, read again where its files have changed."""
 
-    def __init__(self, path: Path, owner: Owner) -> None:
-        self._path, self._owner = path, owner
+    def __init__(self, opened: Opened, owner: Owner) -> None:
+        self.opened = opened
+        self._path, self._owner = opened.path, owner
         self._signature: object = None  # of what was last read
         self._cells: object = None  # what lay there at the last look
         self._moved = -math.inf  # when that changed before our eyes, on the monotonic clock
@@ -214,6 +252,7 @@ class _Feed:
             measured=self._lazy_measures(experiment),
             costed=self._lazy_costs(experiment, self._matrix),
             latency=latency,
+            opened=self.opened,
         )
 
     def _lazy_measures(self, experiment: Experiment) -> Callable[[], pd.DataFrame]:

@@ -20,6 +20,8 @@ FADED = 0.8  # of a dropped patch is white
 def kept_picture(experiment: Experiment, sample: str, point: GridPoint) -> Image.Image:
     """Draw it in the vision tower's size; where tiles and a whole view show a place, it is kept if either is.
 
+    Several images of a question are one below the other, all as large.
+
     Args:
         experiment: Where the picture was recorded.
         sample: Its id.
@@ -42,10 +44,11 @@ def kept_picture(experiment: Experiment, sample: str, point: GridPoint) -> Image
     kept_V = unpacked(row["kept_mask"], visual)
     seen = Image.open(BytesIO(webp)).convert("RGB")
     shown_HW = np.zeros((seen.height, seen.width), dtype=bool)
+    height = seen.height // (1 + max(one.image for one in maps))
     for one in maps:
-        rows = np.arange(seen.height) * one.rows // seen.height
+        rows = np.arange(height) * one.rows // height
         columns = np.arange(seen.width) * one.columns // seen.width
-        shown_HW |= kept_V[one.token(rows[:, None], columns[None, :])]
+        shown_HW[one.image * height :][:height] |= kept_V[one.token(rows[:, None], columns[None, :])]
     white = Image.new("RGB", seen.size, "white")
     faded = Image.blend(seen, white, FADED)
     return Image.composite(seen, faded, Image.fromarray(shown_HW))

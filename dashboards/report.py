@@ -38,7 +38,10 @@ OVERVIEW, EXPLORER, RUN, PICTURES = "index", "samples", "run", "pictures"  # pag
 DATA = "data"
 ASSETS = files("dashboards") / "assets"
 DRAWING = ("plotly.min.js", "labels.js", "narrow.js")
-STATIC = ("report.css", "report.js", "app/labels.js", "app/narrow.js", "app/explorer.css", "app/explorer.js")
+STATIC = (
+    "report.css", "report.js", "app/labels.js", "app/narrow.js", "app/explorer.css", "app/explorer.js",
+    "app/benchmarks.css",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,19 +73,31 @@ def write_report(
     """
     folder = experiment.path / "report"
     writer = Written(folder, _is_ours)
-    writer.add("plotly.min.js", get_plotlyjs().encode())
-    for name in STATIC:
-        writer.add(Path(name).name, (ASSETS / name).read_bytes())
+    add_assets(writer)
     for picture in pictures:
         writer.add(f"{PICTURES}/{'-'.join(_inside(picture, experiment.path / 'exports').parts)}", picture.read_bytes())
     pages = _pages(experiment, writer)
+    return finish_report(writer, pages, experiment.name, tables.about(experiment), tell)
+
+
+def add_assets(writer: Written) -> None:
+    """Scripts and styles that pages load."""
+    writer.add("plotly.min.js", get_plotlyjs().encode())
+    for name in STATIC:
+        writer.add(Path(name).name, (ASSETS / name).read_bytes())
+
+
+def finish_report(
+    writer: Written, pages: Sequence[ReportPage], title: str, about: str, tell: Callable[[str], None]
+) -> Path:
+    """Write the pages and take away what an earlier report left; the address of the first of them."""
     now = datetime.now(UTC)
     for page in reversed(pages):  # index.html last
-        writer.add(f"{page.stem}.html", _html(page, pages, experiment, now).encode())
+        writer.add(f"{page.stem}.html", _html(page, pages, title, about, writer.folder.parent.name, now).encode())
     if left := writer.finish():
         more = f" and {len(left) - 1} others" if left[1:] else ""
-        tell(f"{folder}: {left[0]}{more} may be of an earlier report or a reader's own, and stay")
-    return folder / f"{OVERVIEW}.html"
+        tell(f"{writer.folder}: {left[0]}{more} may be of an earlier report or a reader's own, and stay")
+    return writer.folder / f"{OVERVIEW}.html"
 
 
 def _is_ours(name: str) -> bool:
@@ -108,7 +123,7 @@ def _pages(experiment: Experiment, writer: Written) -> list[ReportPage]:
     pages = []
     for page in PAGES:
         stem = _stem(page)
-        body = _figures(page, shown, writer, links)
+        body = figures(page, shown, writer, links)
         if stem == OVERVIEW:
             body += tables.flips(source.experiment, source.answers, source.summary, samples)
             body += tables.grid(source.summary)
@@ -168,7 +183,7 @@ SaccadeExplorer.mount(document.getElementById("explorer"), SaccadeExplorer.folde
 # -- figures --------------------------------------------------------------------------------------------------------
 
 
-def _figures(page: Page, shown: View, writer: Written, links: Links) -> str:
+def figures(page: Page, shown: View, writer: Written, links: Links) -> str:
     """A page's panels as the app first shows them; below, folded away, with each control at its other values."""
     panels = page.panels(shown)
     if not panels:
@@ -246,7 +261,7 @@ def _slug(text: str) -> str:
 # -- the page -------------------------------------------------------------------------------------------------------
 
 
-def _html(page: ReportPage, pages: Sequence[ReportPage], experiment: Experiment, now: datetime) -> str:
+def _html(page: ReportPage, pages: Sequence[ReportPage], title: str, about: str, place: str, now: datetime) -> str:
     links = "".join(
         f'<a href="{other.stem}.html"{" class=here" if other is page else ""}>{escape(other.name)}</a>'
         for other in pages
@@ -254,13 +269,13 @@ def _html(page: ReportPage, pages: Sequence[ReportPage], experiment: Experiment,
     light, dark = (template(ink).to_plotly_json() for ink in (LIGHT, DARK))
     look = {"light": light, "dark": dark, "colours": on_paper(DARK), "config": CONFIG}
     return Template((ASSETS / "report.html").read_text(encoding="utf-8")).substitute(
-        title=escape(experiment.name),
+        title=escape(title),
         page=escape(page.name),
-        about=escape(tables.about(experiment)),
+        about=escape(about),
         links=links,
         body=page.body,
         kind="wide" if page.wide else "",
         plotly="\n".join(f'<script src="{name}"></script>' for name in DRAWING) if 'class="plot"' in page.body else "",
         look=script_json(look),
-        footer=f"Written {now:%Y-%m-%d %H:%M} UTC from {escape(experiment.path.name)}.",
+        footer=f"Written {now:%Y-%m-%d %H:%M} UTC from {escape(place)}.",
     )

@@ -70,7 +70,7 @@ class View:
 
     def slices(self, axis: Axis) -> list[Slice]:
         """`dashboards.rows.slices` of the rows in view, worked out once for all pages."""
-        return _once(self.snapshot, ("slices", axis, self.state.filters), lambda: slices(self.rows, axis))
+        return once(self.snapshot, ("slices", axis, self.state.filters), lambda: slices(self.rows, axis))
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -85,11 +85,11 @@ class View:
 
 def view(snapshot: Snapshot, state: State, ink: theme.Ink = theme.LIGHT) -> View:
     """Apply the filter bar."""
-    rows = _once(snapshot, ("rows", state.filters), lambda: filtered(snapshot.rows, state))
+    rows = once(snapshot, ("rows", state.filters), lambda: filtered(snapshot.rows, state))
     return View(state=state, snapshot=snapshot, rows=rows, ink=ink)
 
 
-def _once(snapshot: Snapshot, key: object, work: Callable[[], T]) -> T:
+def once(snapshot: Snapshot, key: object, work: Callable[[], T]) -> T:
     """What a view works out of a snapshot: several callbacks ask for the same one after another."""
     with snapshot.lock:  # two requests of one change do not work at the same thing
         found = snapshot.found

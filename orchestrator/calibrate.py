@@ -31,9 +31,9 @@ def calibrated(
     spec = prepared.spec.engine
     if prepared.spec.config.varies:
         raise SpecError(f"{spec.model.path}: its images differ in their tokens, and fitprune drops the same of each")
-    asked = [sample for sample in prepared.samples if sample.image is not None][:questions]
+    asked = [sample for sample in prepared.samples if len(sample.images) == 1][:questions]
     if not asked:
-        raise SpecError(f"{prepared.spec.name}: no question has an image, so that nothing is pruned")
+        raise SpecError(f"{prepared.spec.name}: no question has one image, so that nothing is pruned")
     model = load_model(spec.model, default_device())
     prompts = [encode_sample(model, sample, spec.task, spec.model.image_mode) for sample in asked]
     found = calibrate(model, prompts, budgets, progress)

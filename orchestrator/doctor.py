@@ -233,7 +233,7 @@ def check_images(samples: Sequence[Sample], opened: int = IMAGES_OPENED) -> Chec
     from workers.images import load_image
     from workers.tasks.base import DataError
 
-    images = [sample.image for sample in samples if sample.image is not None]
+    images = [image for sample in samples for image in sample.images]
     if not images:
         return Check("note", "images", "no question has an image: there is nothing to prune")
     for path in images[:: max(1, len(images) // opened)]:

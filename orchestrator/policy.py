@@ -73,6 +73,9 @@ class Policy:
     def units(self, planned: Iterable[WorkUnit]) -> Iterator[WorkUnit]:
         """The units of a plan, each without the points that are stopped by the time it is asked for."""
         for unit in planned:
+            if not self.stopped:
+                yield unit
+                continue
             points = tuple(point for point in unit.points if point.key not in self.stopped)
             self.skipped += (len(unit.points) - len(points)) * len(unit.samples)
             if points:

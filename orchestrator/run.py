@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,14 +22,16 @@ from orchestrator.followers.pictures import DEFAULT_LIMIT, PictureRecorder
 from orchestrator.followers.progress import SweepProgress
 from orchestrator.policy import Policy
 from orchestrator.show import cells_text
+from orchestrator.storing import stored
 from orchestrator.sweep.plan import Plan, make_plan
 from orchestrator.sweep.prepare import Prepared
-from orchestrator.sweep.spec import SpecError
+from orchestrator.sweep.spec import SpecError, SweepSpec
 from orchestrator.tune.callbacks import check_callbacks
 from orchestrator.tune.mirror import TuneMirror
 from results.experiment import Experiment, check_target
 from results.image_digests import known_digests
 from results.stops import Stops, write_stops
+from results.timeline import FIRST, LAST, Timeline
 from workers.image_digests import image_digests
 
 MANY = 500  # images whose digests take long enough to say so
@@ -73,6 +76,11 @@ def plan_and_stops(prepared: Prepared, out: Path, workers: int) -> tuple[Plan, S
     return replace(plan, notes=experiment.notes if experiment else ()), policy.stops(done)
 
 
+def is_new(place: Path, spec: SweepSpec) -> bool:
+    """Whether all cells of a sweep are sure to be missing, so that engines may be called before anything is read."""
+    return not (place / "sweep.yaml").exists() and Path(spec.engine.task.data).is_dir()
+
+
 def run_sweep(
     prepared: Prepared, out: Path, options: RunOptions, console: Console, crew: Crew | None = None
 ) -> RunResult:
@@ -83,7 +91,7 @@ def run_sweep(
         out: Experiment directory; made where it is missing.
         options: Where to compute.
         console: For progress.
-        crew: Who computes, and stays for other sweeps; None: somebody who goes afterwards.
+        crew: Who computes; None: somebody who has gone when this returns.
 
     Raises:
         StoreError, PoolError, SweepError, ModelError, DataError: Nothing that was computed is lost.
@@ -92,18 +100,16 @@ def run_sweep(
         raise SpecError(f"--out {out}: this Ray job's folder is thrown away at its end; give an absolute path or a URI")
     started = time.monotonic()
     check_callbacks(prepared.spec.callbacks)
-    sweep = _Sweep(prepared, out, options, console)
-    plan, stops = sweep.plan(options.workers or 1), sweep.decide()
-    if plan.missing or sweep.is_behind():
-        console.print(f"cells: {cells_text(plan, stops)}", soft_wrap=True)
-        if crew is not None:
-            plan = sweep.compute(crew, last=False)
+    with Crew(options, options.local) if crew is None else nullcontext(crew) as answering:
+        with answering.timeline.span("images"):
+            sweep = _Sweep(prepared, out, options, console)
+        plan, stops = sweep.plan(options.workers or 1), sweep.decide()
+        if plan.missing or sweep.is_behind():
+            console.print(f"cells: {cells_text(plan, stops)}", soft_wrap=True)
+            plan = sweep.compute(answering)
+            stops = sweep.decide()
         else:
-            with Crew(options, options.local) as own:
-                plan = sweep.compute(own, last=True)
-        stops = sweep.decide()
-    else:
-        sweep.followers.finish()
+            sweep.followers.finish()
     return RunResult(
         experiment=sweep.experiment,
         plan=plan,
@@ -145,23 +151,21 @@ class _Sweep:
         """Whether somebody has not been told of all that is there."""
         return self.followers.lag(self._reports)
 
-    def compute(self, crew: Crew, last: bool) -> Plan:
-        """Compute the missing cells, by a plan that is cut for the workers that there are.
-
-        Args:
-            crew: Whose engines answer.
-            last: Whether they may go afterwards.
-        """
-        followers = self.followers
+    def compute(self, crew: Crew) -> Plan:
+        """Compute the missing cells, by a plan that is cut for the workers that there are."""
+        followers, timeline = self.followers, crew.timeline
         pool = crew.for_sweep(self._prepared.spec, followers)
         plan = self.plan(pool.workers)
         there, points = sum(map(len, self._done.values())), len(self.experiment.points)
         try:
             followers.start(Begun(points=points, there=there, missing=plan.missing, reports=self._reports))
-            self._answer(pool, plan)
-            if last:
+            self._answer(pool, plan, timeline)
+            if not crew.stays:
                 crew.release()
-            followers.finish()
+            with timeline.span("pictures and Tune"):
+                followers.finish()
+            if not crew.stays:
+                crew.go()
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 followers.event("stopping; every finished unit is on disk")
@@ -169,14 +173,16 @@ class _Sweep:
             raise
         return plan
 
-    def _answer(self, pool: Pool, plan: Plan) -> None:
+    def _answer(self, pool: Pool, plan: Plan, timeline: Timeline) -> None:
         """Write what the pool answers, and tell everybody."""
         failures = self.experiment.failures()
         watch = FaultWatch(len(self._prepared.samples), failures["sample"] if self._done else ())
         tried = frozenset(failures["sample"][failures["kind"] == NO_ANSWER])
         policy, skipped = self._policy, 0
-        for unit, outcome in pool.results(policy.units(plan.units), tried):
-            self.experiment.write(unit, outcome)
+        for unit, outcome in stored(pool.results(policy.units(plan.units), tried), self.experiment.write):
+            if not timeline.has(FIRST):
+                timeline.at(FIRST)
+            timeline.at(LAST)
             self.computed += len(outcome.outcomes)
             self.failed += len(outcome.failures)
             self.peak_bytes = max(self.peak_bytes, outcome.peak_bytes)

@@ -19,6 +19,7 @@ from results.escaping import terminal_text
 from results.exchange.point_names import is_chosen, names_of
 from results.provenance import ways_text
 from results.stops import STOPPED, read_stops
+from results.timeline import read_timeline
 from results.wording import MISSING, p_value, percent, percent_span, points
 from strategies import catalog
 
@@ -233,8 +234,7 @@ def show_warnings(console: Console, rows: pd.DataFrame) -> None:
 
 def _warn(console: Console, text: str, labels: pd.Series) -> None:
     more = f" and {len(labels) - 1} more" if len(labels) > 1 else ""
-    console.print("[yellow]warning[/] ", end="", highlight=False)
-    console.print(f"{text} ({labels.iloc[0]}{more})", highlight=False, markup=False, soft_wrap=True)
+    console.print(Text("warning", "yellow"), f"{text} ({labels.iloc[0]}{more})", soft_wrap=True)
 
 
 def show_status(console: Console, experiment: Experiment, driver: str | None = None) -> None:
@@ -272,6 +272,9 @@ def show_status(console: Console, experiment: Experiment, driver: str | None = N
         show_stops(console, stops, {point.key: point.label for point in experiment.points})
     if driver:
         console.print(f"{driver}; {_last_written(experiment)}", highlight=False, markup=False, soft_wrap=True)
+    timeline = read_timeline(experiment)
+    if timeline is not None and timeline.text:
+        console.print(f"newest run: {timeline.text}", soft_wrap=True)
     failures = experiment.failures()
     if len(failures):
         show_failures(console, failures)

@@ -93,7 +93,7 @@ def run_suite(
     results = []
     held = [SuiteMember(model=one.member.model, benchmark=one.member.benchmark) for one in members]
     write_suite(out, suite.name, held, suite.left_out)
-    with Crew(options, options.local) as crew:
+    with Crew(options, options.local, stays=True) as crew:
         for place, one in enumerate(members):
             spec = one.prepared.spec
             count = f"{len(spec.points)} grid points x {len(one.prepared.samples)} samples"

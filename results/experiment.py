@@ -43,6 +43,7 @@ from results.tables import (
     SCHEMAS,
     check_file,
     read_columns,
+    records_table,
     samples_table,
     write_table,
 )
@@ -124,14 +125,14 @@ class Experiment:
         """
         address = {"context": self.context, "sources": [self.sources[point.key] for point in unit.points]}
         name = f"{unit.key}-{content_key(address)[:8]}.parquet"
-        rows = [{"context": self.context, "source": self.sources[cell.point], **asdict(cell)}
-                for cell in outcome.outcomes]  # fmt: skip
-        if rows:
-            write_table(self.path / "kept" / name, pa.Table.from_pylist(rows, schema=KEPT))
+        cells = outcome.outcomes
+        stamped = {"context": [self.context] * len(cells), "source": [self.sources[cell.point] for cell in cells]}
+        if cells:
+            write_table(self.path / "kept" / name, records_table(cells, KEPT, stamped))
         measured = [
             {"context": self.context, "source": self.sources[cell.point], "point": cell.point, "sample": cell.sample,
              "name": what, "value": value}
-            for cell in outcome.outcomes
+            for cell in cells
             for what, value in cell.measures
         ]  # fmt: skip
         if measured:
@@ -142,8 +143,8 @@ class Experiment:
                 {"context": self.context, "worker": outcome.worker, **asdict(failure)} for failure in outcome.failures
             ]
             write_table(self.path / "failures" / name, pa.Table.from_pylist(failed, schema=FAILURES))
-        if rows:
-            table = pa.Table.from_pylist(rows, schema=CELLS)
+        if cells:
+            table = records_table(cells, CELLS, stamped)
             stated = {**dict(outcome.made_by), "worker": outcome.worker, "seconds": str(outcome.seconds)}
             write_table(self.path / "cells" / name, table.replace_schema_metadata(stated))
 

@@ -26,28 +26,61 @@ class Published:
 class Lineage:
     """Figures that belong together."""
 
-    origin: str  # of every row: copied from paper to paper, or re-run
+    kind: str  # of every row: copied, or re-run
+    origin: str  # the same in full
     unpruned: Mapping[str, float]
     mme: str  # which of MME's figures: total or perception
     rows: tuple[Published, ...]
 
 
-def _lineage(origin: str, unpruned: str, mme: str, budgets: tuple[int, ...], text: str) -> Lineage:
+def _lineage(kind: str, origin: str, unpruned: str, mme: str, budgets: tuple[int, ...], text: str) -> Lineage:
     rows = []
     for line in text.strip().splitlines():
         method, *cells = (part.strip() for part in line.split("|"))
         for tokens, cell in zip(budgets, cells, strict=True):
             if cell:
                 rows.append(Published(method=method, tokens=tokens, figures=_figures(cell)))
-    return Lineage(origin=origin, unpruned=_figures(unpruned), mme=mme, rows=tuple(rows))
+    return Lineage(kind=kind, origin=origin, unpruned=_figures(unpruned), mme=mme, rows=tuple(rows))
 
 
 def _figures(cell: str) -> dict[str, float]:
     return {task: float(value) for task, value in zip(TASKS, cell.split("/"), strict=True) if value}
 
 
+# What is printed of the un-pruned model, by benchmark and figure: the least and the most of the lineages below, of
+# LLaVA's own table, and of lmms-eval's.
+UNPRUNED = {
+    ("scienceqa_img", ""): (66.8, 69.6),
+    ("mmbench", ""): (64.3, 64.7),
+    ("textvqa", ""): (58.2, 58.2),
+    ("pope", ""): (85.9, 85.9),
+    ("gqa", ""): (62.0, 62.0),
+    ("mme", ""): (1859.0, 1862.0),
+    ("mme", "perception"): (1510.7, 1513.4),
+}
+
+PAPERS = {  # by the first word of a method: where it was published; rows are printed in others' papers too
+    "FastV": "arXiv:2403.06764",
+    "SparseVLM": "arXiv:2410.04417",
+    "PyramidDrop": "arXiv:2410.17247",
+    "VisionZip": "arXiv:2412.04467",
+    "HiRED": "arXiv:2408.10945",
+    "DivPrune": "arXiv:2503.02175",
+    "MMTok": "arXiv:2508.18264",
+    "VScan": "arXiv:2505.22654",
+    "DART": "arXiv:2502.11494",
+    "HoloV": "arXiv:2510.02912",
+    "SCOPE": "arXiv:2510.24214",
+    "V2Drop": "arXiv:2509.01552",
+    "PruMerge+": "arXiv:2403.15388",
+    "HiPrune": "arXiv:2508.00553",
+    "CDPruner": "arXiv:2506.10967",
+    "VisPruner": "arXiv:2412.01818",
+}
+
 LINEAGES = {
     "A": _lineage(
+        "copied",
         "copied from paper to paper",
         "69.5/64.7/58.2/85.9/1862",
         "total",
@@ -69,6 +102,7 @@ LINEAGES = {
         """,
     ),
     "B": _lineage(
+        "copied",
         "copied, CDPruner's protocol",
         "69.6/64.7/58.2/85.9/1513.4",
         "perception",
@@ -87,6 +121,7 @@ LINEAGES = {
         """,
     ),
     "C": _lineage(
+        "re-run",
         "re-run with the authors' code",
         "////",  # not recorded
         "total",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -14,6 +14,11 @@ from results.disk import StoreError, write_whole
 from results.experiment import Experiment
 from results.validation import first_fault
 from workers.json_file import UnreadableError, read_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from results.analysis.matrix import Answers
 
 FILE = "suite.json"
 MAX_BYTES = 2**20
@@ -59,12 +64,14 @@ class Results:
     model: str
     benchmark: str
     experiment: Experiment
+    answers: Answers | None = None  # where they have been read already
+    costed: Callable[[], pd.DataFrame | None] | None = None  # `results.analysis.costs.costs`, where they are known
 
 
 def write_suite(folder: Path, name: str, members: Sequence[SuiteMember], left_out: Sequence[LeftOut] = ()) -> None:
     """Say which experiments a folder holds, those of earlier runs included, and what this run leaves out."""
     folder.mkdir(parents=True, exist_ok=True)
-    known = read_suite(folder).members if (folder / FILE).exists() else []
+    known = read_suite(folder).members if is_suite(folder) else []
     whole = SuiteFile(name=name, members=list(dict.fromkeys([*members, *known])), left_out=list(left_out))
     write_whole(folder / FILE, json.dumps(whole.model_dump(), indent=1).encode() + b"\n")
 
@@ -100,7 +107,21 @@ def member_of(path: Path) -> SuiteMember | None:
 
 def left_out_of(places: Sequence[Path]) -> list[LeftOut]:
     """What models of suites cannot run, of those among the places that are suites' folders."""
-    return [one for place in places if (place / FILE).exists() for one in read_suite(place).left_out]
+    return [one for place in places if is_suite(place) for one in read_suite(place).left_out]
+
+
+def is_suite(place: Path) -> bool:
+    """Whether a folder is a suite's."""
+    return (place / FILE).exists()
+
+
+def begun(place: Path) -> list[SuiteMember]:
+    """The experiments of a suite's folder that have begun.
+
+    Raises:
+        StoreError: It is no suite's folder, or its file is damaged.
+    """
+    return [one for one in read_suite(place).members if (place / one.folder / "sweep.yaml").exists()]
 
 
 def results_of(places: Sequence[Path]) -> list[Results]:
@@ -111,14 +132,13 @@ def results_of(places: Sequence[Path]) -> list[Results]:
     """
     found: list[Results] = []
     for place in places:
-        if not (place / FILE).exists():
+        if not is_suite(place):
             experiment = Experiment.open(place)
             found.append(Results(model="", benchmark=experiment.name, experiment=experiment))
             continue
-        for member in read_suite(place).members:
-            if (place / member.folder / "sweep.yaml").exists():
-                experiment = Experiment.open(place / member.folder)
-                found.append(Results(model=member.model, benchmark=member.benchmark, experiment=experiment))
+        for member in begun(place):
+            experiment = Experiment.open(place / member.folder)
+            found.append(Results(model=member.model, benchmark=member.benchmark, experiment=experiment))
     if not found:
         raise StoreError(f"{places[0]}: no benchmark of the suite has begun")
     return found

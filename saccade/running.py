@@ -31,10 +31,12 @@ def run(
         sweep: a file, the name of a shipped sweep (`saccade list`), or what such a file says, as a mapping.
         out: directory or URI of the experiment; by default ``experiments/NAME``.
         samples: how many of the first samples, or "all", in place of what the sweep says.
-        model, data: in place of the sweep's.
+        model: in place of the sweep's.
+        data: in place of the sweep's.
         changes: further places of the sweep by name: ``{"grid[0].layer": 2, "measure.quality": True}``.
         local: compute in this process; False: in Ray actors, one for each GPU, or CPU core.
-        workers, address: actors, and the Ray cluster they are of, where this process does not compute.
+        workers: how many actors, where this process does not compute.
+        address: of the Ray cluster that they are of; by default RAY_ADDRESS, else a private one.
         pictures: images to keep for the sample explorer, at most.
         quiet: show no progress.
 

@@ -325,7 +325,7 @@ def plan(folder: Path, model: str, base: str | None = None) -> None:
 
 def load(folder: Path) -> None:
     """And asked in its own template."""
-    load_model(ModelSpec(path=str(folder)), "cpu").chat("what?", image=True)
+    load_model(ModelSpec(path=str(folder)), "cpu").chat("what?", 1)
 
 
 def load_qwen(folder: Path) -> None:

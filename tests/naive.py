@@ -21,17 +21,14 @@ from strategies.pyramiddrop import ROW_AHEAD
 from workers import evidence
 from workers.families.model import Encoded, Model
 from workers.forks import Seeds
-from workers.image_digests import pixel_digest
-from workers.images import load_image
+from workers.image_digests import sample_digest
 from workers.tasks.base import Sample
 from workers.work import UNPRUNED, GridPoint
 
 
 def seeds_of(sample: Sample, seed: int = 0) -> Seeds:
     """What its draws follow from."""
-    return Seeds(
-        f"{seed}|{sample.id}", f"{seed}|{'' if sample.image is None else pixel_digest(load_image(sample.image))}"
-    )
+    return Seeds(f"{seed}|{sample.id}", f"{seed}|{sample_digest(sample)}")
 
 
 @dataclass(frozen=True)
@@ -45,12 +42,13 @@ def naive_answer(llava: Model, encoded: Encoded, point: GridPoint, seeds: Seeds,
     """Answer one grid point on one sample."""
     embed = llava.module.get_input_embeddings()
     embedded = embed(torch.tensor(encoded.ids))
-    start, visual, added = len(encoded.ids), 0, None
+    visual, added = 0, None
+    places = [place for span in encoded.images for place in range(span.start, span.start + span.tokens)]
     if encoded.images:
-        ((span,), (image,)) = encoded.images, llava.see([encoded], {})
-        start, visual, added = span.start, span.tokens, image.added_JVD
-        embedded = torch.cat((embedded[:start], image.features_VD, embedded[start + visual :]))
-    run = _Sample(llava, seeds, encoded, embedded, start, visual, _tower(llava, encoded, point), added)
+        (image,) = llava.see([encoded], {})
+        visual, added = len(places), image.added_JVD
+        embedded[places] = image.features_VD
+    run = _Sample(llava, seeds, encoded, embedded, visual, _tower(llava, encoded, point), added, places)
     tokens: list[int] = []
     first = None
     for _ in range(max_new_tokens):
@@ -69,10 +67,10 @@ class _Sample:
     seeds: Seeds
     encoded: Encoded
     embedded: Tensor  # (S, D) of the prompt
-    start: int
     visual: int
     tower: dict[str, Tensor]  # evidence of the vision tower and of the question, for all visual tokens
     added: Tensor | None  # to the visual tokens' rows, after each of the first layers
+    places: list[int]  # of its visual tokens
     chosen: dict[int, list[int]] = field(default_factory=dict)  # layer -> kept visual tokens, fixed at prefill
     views: dict[int, EvidenceView] = field(default_factory=dict)  # what they were chosen by
 
@@ -97,7 +95,8 @@ def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, li
     decoder.config._attn_implementation = "eager"
     hidden, length = inputs[None], inputs.shape[0]
     positions, alive = _positions(run.encoded, length), list(range(run.visual))
-    where, width = {v: run.start + v for v in alive}, run.visual  # row of each visual token, and rows of the image
+    where = dict(zip(alive, run.places, strict=True))  # row of each visual token
+    image = set(run.places)  # rows of visual tokens
     mask = torch.ones(length, length, dtype=torch.bool).tril()
     before = None
     try:
@@ -118,18 +117,20 @@ def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, li
                     else:
                         (rows,) = strategy.rows([run.views[index]], places[None], **dict(stage.params))
                     columns = sorted(where[v] for v in kept)  # rows that are fed in an order of their own
-                    hidden[0, columns] = rows
+                    hidden[0, columns], own = rows, [where[v] for v in kept]
+                    positions = positions.clone()
+                    positions[:, columns] = positions[:, own]  # which stay with their tokens
                     where |= dict(zip(kept, columns, strict=True))
                 gone = [where[v] for v in alive if v not in set(kept)]
                 if (point.positions or strategy.positions) == "compact" and gone:
-                    image, stays = range(run.start, run.start + width), {where[v] for v in kept}
+                    stays = {where[v] for v in kept}
                     rows = [row for row in range(hidden.shape[1]) if row in stays or row not in image]
-                    width = len(kept)
                     hidden, positions = hidden[:, rows], positions[:, rows]
                     if len(positions) == 1:  # those of three parts stay with their tokens
                         positions = torch.arange(len(rows))[None]
                     mask = mask[rows][:, rows]
                     where = {v: rows.index(where[v]) for v in kept}
+                    image = set(where.values())
                 else:
                     mask = mask.clone()
                     mask[:, gone] = False
@@ -192,8 +193,8 @@ def _choose(run, stage, layer, before, ahead, hidden, alive, where) -> list[int]
         return alive[: stage.rank]
     strategy, params = catalog.get(stage.strategy), dict(stage.params)
     rows = [where[v] for v in alive]
-    text = list(range(max(rows) + 1, hidden.shape[0]))  # every row after the image, which masked rows may interrupt
-    text = text[len(text) - (run.encoded.length - run.start - run.visual) :]
+    after = run.encoded.length - run.places[-1] - 1
+    text = list(range(hidden.shape[0] - after, hidden.shape[0]))
     attention = text_attention = visual_attention = None
     of_decoder = {
         NORMED_STATES: run.llava.module.model.language_model.norm(hidden[rows + text]),
@@ -203,7 +204,7 @@ def _choose(run, stage, layer, before, ahead, hidden, alive, where) -> list[int]
         probabilities = before.weights[0].float()
         of_decoder |= {LAYER_KEYS: before.keys()[rows + text], STATES_BEFORE: before.entered[0, rows]}
         of_decoder[POSITION_PULL] = before.pull()[text][:, rows]
-        image, words = run.embedded[run.start : run.start + run.visual], run.embedded[run.start + run.visual :]
+        image, words = run.embedded[run.places], run.embedded[run.places[-1] + 1 :]
         of_decoder[TEXT_MASS] = torch.stack([(words @ token).softmax(dim=0) for token in image]).mean(dim=0)
         attention = probabilities[:, text][:, :, rows]
         text_attention = probabilities[:, text][:, :, text]
@@ -212,7 +213,7 @@ def _choose(run, stage, layer, before, ahead, hidden, alive, where) -> list[int]
     digest = hashlib.sha256(f"{seed}|{layer}".encode()).digest()
     view = run.views[layer] = EvidenceView(
         visual=len(alive),
-        system=run.start,
+        system=run.places[-1] + 1 - run.visual,
         text=len(text),
         seed=int.from_bytes(digest[:8], "big") >> 1,
         device=hidden.device,

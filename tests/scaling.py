@@ -3,20 +3,25 @@
     PYTHONPATH=. python tests/scaling.py --gpus 4 2 1 --out scaling.json
 
 makes random weights of a known shape and questions as long as ScienceQA's with images of their own, once, then runs
-the same sweep on the first 4, 2 and 1 GPUs, each in a process of its own. Without GPUs (``--shape tiny``) workers on
-CPU cores stand in for them, to try the script. Two times are taken: from the first loaded engine to the last cell on
-disk, and from the start of the process to its end, loading, Ray and Ray Tune's files included.
+the same sweep on the first 4, 2 and 1 GPUs, each in a process of its own, twice: cold, with nothing compiled yet, and
+warm. Without GPUs (``--shape tiny``) workers on CPU cores stand in for them, to try the script. Two times are taken:
+the work, from the first loaded engine to the last cell on disk, and the whole `saccade run`, from the start of the
+process to its end, with Ray, loading, Ray Tune's files, tables and pages. Their difference and its parts stand beside
+them. Weights that were just written are read from the page cache.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
@@ -26,6 +31,8 @@ import torch
 from PIL import Image, ImageDraw
 from transformers import AutoModelForImageTextToText, CLIPImageProcessorPil
 
+from results.experiment import Experiment
+from results.timeline import FIRST, LAST, read_timeline
 from small_llava import make_tokenizer
 from workers.speed_test.random_llava import SHAPES, _config, text_tokens
 from workers.speed_test.samples import QUESTION_LENGTHS
@@ -95,59 +102,6 @@ def make_data(count: int, folder: Path) -> None:
     (folder / "problems.json").write_text(json.dumps(problems))
 
 
-def run_one(sweep: Path, out: Path, workers: int, samples: int) -> dict[str, Any]:
-    """Run the sweep in this process and say when what happened."""
-    from rich.console import Console
-
-    import orchestrator.crew
-    import orchestrator.run
-    import orchestrator.sweep.prepare
-    from orchestrator.cluster.ray_pool import RayPool
-    from orchestrator.sweep.spec import load_sweep
-    from results.experiment import Experiment
-
-    at: dict[str, float] = {}
-    counts: dict[int, int] = {}
-
-    class Watched(RayPool):
-        def __init__(self, *arguments: Any, on_ready: Any, **options: Any) -> None:
-            def ready() -> None:
-                at["ready"] = time.time()
-                on_ready()
-
-            super().__init__(*arguments, on_ready=ready, **options)
-            at["cluster"] = time.time()
-
-        def results(self, *arguments: Any) -> Iterator[Any]:
-            for unit, outcome in super().results(*arguments):
-                at.setdefault("first", time.time())
-                if sum(bool(worker.name) for worker in self._workers) == self.workers:
-                    at.setdefault("all_ready", time.time())
-                counts[len(unit.samples)] = counts.get(len(unit.samples), 0) + 1
-                yield unit, outcome
-                at["last"] = time.time()  # its cells are on disk
-
-    orchestrator.crew.RayPool = Watched  # type: ignore[attr-defined]
-    began = time.time()
-    prepared = orchestrator.sweep.prepare.prepare(load_sweep(sweep, {"samples": samples}))
-    options = orchestrator.run.RunOptions(workers=workers)
-    result = orchestrator.run.run_sweep(prepared, out, options, Console())
-    cells = len(prepared.spec.points) * samples
-    assert len(Experiment.open(out).cells(["point"])) == cells, "not all cells are there"
-    return {
-        "gpus": workers,
-        "samples": samples,
-        "points": len(prepared.spec.points),
-        "cells": cells,
-        "failed": result.failed,
-        "began": began,
-        "ended": time.time(),
-        "peak_gib": round(result.peak_bytes / 2**30, 1),
-        "units_by_size": dict(sorted(counts.items())),
-        **at,
-    }
-
-
 def busy_shares(log: Path, began: float, ended: float) -> list[float]:
     """Of each GPU, the mean of what `nvidia-smi` called its utilisation between two instants, 0 .. 1."""
     shares: dict[int, list[float]] = {}
@@ -169,52 +123,82 @@ def watch_gpus(log: Path) -> None:
             out.flush()
 
 
-def measure(sweep: Path, folder: Path, gpus: int, samples: int, visible: Sequence[str]) -> dict[str, Any]:
-    """One run in a process of its own, with the GPUs it may see."""
+def measure(sweep: Path, folder: Path, gpus: int, samples: int, visible: Sequence[str], caches: str) -> dict[str, Any]:
+    """One `saccade run` with the GPUs that it may see; ``caches``: cold, nothing is compiled yet, or warm."""
     out = folder / f"run-{gpus}-{time.time_ns()}"
-    env = dict(os.environ)
+    home = folder / f"caches-{gpus}"
+    if caches == "cold":
+        shutil.rmtree(home, ignore_errors=True)
+    env = os.environ | {"XDG_CACHE_HOME": str(home)}
     log = folder / "utilisation.log"
     watcher = None
     if visible:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(visible[:gpus])
         watcher = subprocess.Popen([sys.executable, __file__, "--watch", str(log)], env=env, start_new_session=True)
+    arguments = [str(sweep), "--workers", str(gpus), "--samples", str(samples), "--out", str(out)]
+    began = time.time()
     try:
-        arguments = ["--one", str(gpus), "--samples", str(samples), "--sweep", str(sweep), "--out", str(out)]
-        subprocess.run([sys.executable, __file__, *arguments], env=env, check=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "orchestrator", "run", *arguments],
+            env=env,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
     finally:
+        whole = time.time() - began
         if watcher is not None:
             os.killpg(watcher.pid, 15)
             watcher.wait()
-    row: dict[str, Any] = json.loads((out / "scaling.json").read_text())
-    work, whole = row["last"] - row["ready"], row["ended"] - row["began"]
-    row |= {
-        "load_s": row["ready"] - row["cluster"],
-        "work_s": work,
+    print(done.stdout, flush=True)
+    experiment = Experiment.open(out)
+    cells = len(experiment.points) * samples
+    assert len(experiment.cells(["point"])) == cells, "not all cells are there"
+    timeline = read_timeline(experiment)
+    assert timeline is not None
+    (ready,) = (span.to_s for span in timeline.spans if span.what == "model")
+    first, last = timeline.moments[FIRST], timeline.moments[LAST]
+    start = whole - max(span.to_s for span in timeline.spans)  # Python's own, before and after what the run notes
+    peak = re.search(r"at most ([\d.]+) GiB", done.stdout)
+    row: dict[str, Any] = {
+        "gpus": gpus,
+        "caches": caches,
+        "samples": samples,
+        "points": len(experiment.points),
+        "cells": cells,
+        "failed": len(experiment.failures()),
         "whole_s": whole,
-        "cells_per_s": row["cells"] / work,
-        "cells_per_s_whole": row["cells"] / whole,
+        "work_s": last - ready,
+        "first_s": start + first,
+        "end_s": whole - start - last,
+        "cells_per_s": cells / (last - ready),
+        "cells_per_s_whole": cells / whole,
+        "peak_gib": float(peak[1]) if peak else 0.0,
+        "spans": {"Python": round(start, 1)} | {span.what: round(span.seconds, 1) for span in timeline.spans},
     }
     if visible:
-        row["busy"] = busy_shares(log, row["ready"], row["last"])[:gpus]
+        row["busy"] = busy_shares(log, began + start + ready, began + start + last)[:gpus]
     return row
 
 
 def show(rows: Sequence[dict[str, Any]]) -> str:
-    """The table; ratios are to as many times the run with fewest GPUs."""
-    base = min(rows, key=lambda row: row["gpus"])
-    lines = [
-        "| GPUs | samples | load s | work s | cells/s | of linear | with load, Ray and Tune | of linear | busy | GiB |"
-    ]
-    lines.append("|" + "---|" * 10)
-    for row in sorted(rows, key=lambda row: row["gpus"]):
+    """The table; ratios are to as many times the run with fewest GPUs and the same caches."""
+    names = ("GPUs", "caches", "samples", "whole s", "work s", "difference s", "first cell s", "after the last s",
+             "cells/s", "of linear", "whole cells/s", "of linear", "busy", "GiB")  # fmt: skip
+    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    for row in sorted(rows, key=lambda row: (row["gpus"], row["caches"])):
+        base = min((one for one in rows if one["caches"] == row["caches"]), key=lambda one: one["gpus"])
         times = row["gpus"] / base["gpus"]
         lines.append(
-            f"| {row['gpus']} | {row['samples']} | {row['load_s']:.1f} | {row['work_s']:.1f} "
-            f"| {row['cells_per_s']:.1f} "
-            f"| {row['cells_per_s'] / base['cells_per_s'] / times:.3f} | {row['cells_per_s_whole']:.1f} "
-            f"| {row['cells_per_s_whole'] / base['cells_per_s_whole'] / times:.3f} "
+            f"| {row['gpus']} | {row['caches']} | {row['samples']} | {row['whole_s']:.1f} | {row['work_s']:.1f} "
+            f"| {row['whole_s'] - row['work_s']:.1f} | {row['first_s']:.1f} | {row['end_s']:.1f} "
+            f"| {row['cells_per_s']:.1f} | {row['cells_per_s'] / base['cells_per_s'] / times:.3f} "
+            f"| {row['cells_per_s_whole']:.1f} | {row['cells_per_s_whole'] / base['cells_per_s_whole'] / times:.3f} "
             f"| {' '.join(f'{share:.2f}' for share in row.get('busy', ()))} | {row['peak_gib']} |"
         )
+    for row in rows:
+        spans = ", ".join(f"{what} {seconds} s" for what, seconds in row["spans"].items())
+        lines.append(f"{row['gpus']} GPUs, {row['caches']}: {spans}")
     return "\n".join(lines)
 
 
@@ -228,16 +212,11 @@ def main() -> None:
         "--budget", type=float, default=480.0, help="seconds; a run that would exceed it has fewer samples"
     )
     parser.add_argument("--out", type=Path, help="all numbers as JSON")
-    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--sweep", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--caches", nargs="+", default=["cold", "warm"], choices=["cold", "warm"], help="in this order")
     parser.add_argument("--watch", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.watch:
         watch_gpus(given.watch)
-        return
-    if given.one:
-        row = run_one(given.sweep, given.out, given.one, given.samples)
-        (given.out / "scaling.json").write_text(json.dumps(row))
         return
     began = time.monotonic()
     folder = given.folder
@@ -255,14 +234,14 @@ def main() -> None:
         visible = named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
         torch.cuda.empty_cache()
     rows: list[dict[str, Any]] = []
-    for gpus in given.gpus:
+    for gpus, caches in itertools.product(given.gpus, given.caches):
         samples = given.samples
         if rows:
             last = rows[-1]
             left = given.budget - (time.monotonic() - began) - MARGIN_S
             per_sample = last["work_s"] / last["samples"] * last["gpus"] / gpus
             samples = max(64, min(samples, int(left / per_sample)))
-        rows.append(measure(sweep, folder, gpus, samples, visible))
+        rows.append(measure(sweep, folder, gpus, samples, visible, caches))
         print(json.dumps(rows[-1]), flush=True)
         if given.out:
             given.out.write_text(json.dumps(rows, indent=1))

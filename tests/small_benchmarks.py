@@ -110,11 +110,15 @@ def write_tsv(folder: Path, name: str) -> None:
     files = {
         "seedbench": "SEEDBench_IMG.tsv", "ai2d": "AI2D_TEST.tsv", "mmstar": "MMStar.tsv", "mmmu": "MMMU_DEV_VAL.tsv",
         "realworldqa": "RealWorldQA.tsv", "hallusionbench": "HallusionBench.tsv", "ocrbench": "OCRBench.tsv",
+        "blink": "BLINK.tsv",
         "chartqa": "ChartQA_TEST.tsv", "docvqa": "DocVQA_VAL.tsv", "infovqa": "InfoVQA_VAL.tsv", "vlmevalkit": "A.tsv",
     }  # fmt: skip
     rows = [tsv_row("1", "A", **options), tsv_row("22", "B", **options)]
     if name == "mmmu":
         rows = [{**row, "split": "validation"} for row in (*rows, tsv_row("333", "24"))]
+    elif name == "blink":
+        both = [base64.b64encode(picture(number)).decode() for number in range(2)]
+        rows = [{**row, "image": str(both)} for row in rows]
     elif name == "hallusionbench":
         kinds = {"category": "VD", "l2-category": "chart"}
         rows = [tsv_row(f"a_b_c_0_{figure}_{q}", ("Yes", "No")[q], **kinds)

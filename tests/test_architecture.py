@@ -39,7 +39,13 @@ HOMES = {
     },
     "huggingface_hub": {"workers/checkpoints/hub.py"},
     "cuda": {"workers/nvrtc.py"},
-    "plotly": {"dashboards/figures.py", "dashboards/charts.py", "dashboards/rescued.py", "dashboards/report.py"},
+    "plotly": {
+        "dashboards/figures.py",
+        "dashboards/charts.py",
+        "dashboards/rescued.py",
+        "dashboards/benchmark_means.py",
+        "dashboards/report.py",
+    },
     "matplotlib": {"dashboards/plots.py", "dashboards/model_plot.py"},
 }
 # The speed test makes models, as a user's own code may.

@@ -37,6 +37,12 @@ def test_every_command_has_the_arguments_that_a_document_gives_it(line: str) -> 
         pass
 
 
+def test_every_document_is_a_page_of_the_site() -> None:
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    pages = re.findall(r"[\w-]+\.md", str(site["nav"]))
+    assert sorted(pages) == sorted([*(path.name for path in (ROOT / "docs").glob("*.md")), "notebook.md"])
+
+
 def test_there_are_commands_to_look_at() -> None:
     assert len(commands()) > 20
 

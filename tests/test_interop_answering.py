@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -61,8 +62,23 @@ def test_settings_of_generate(engine, small_checkpoint):
     same = model.answer(f"{question} <image>", images, max_new_tokens=6, temperature=0, top_p=0.9, do_sample=True)
     assert same == whole
     assert model.answer(question, images, max_new_tokens=6, num_beams=2)
-    with pytest.raises(ValueError, match="has 2 images; one is supported"):
-        model.answer(question, images * 2, max_new_tokens=1)
+    with pytest.raises(ValueError, match="has 1 places for images, and there are 2 images"):
+        model.answer(f"{question} <image>", images * 2, max_new_tokens=1)
+    with pytest.raises(ValueError, match="has a video"):
+        model.answer(question, ["a.mp4"], max_new_tokens=1)
+
+
+def test_several_images_are_the_engines(engine, small_checkpoint):
+    """Before the question, or where it says."""
+    point = GridPoint(strategy="fastv", layer=1, rank=5)
+    model = PrunedModel(str(small_checkpoint), strategy="fastv", layer=1, rank=5, device="cpu", image_mode="pad")
+    one, other = (engine.samples[id] for id in ("1", "3"))
+    for question in (one.question, f"is <image> or <image> {one.question}"):
+        both = replace(one, id="both", question=question, more=(other.image,))
+        engine.samples["both"] = both
+        (cell,) = engine.run(WorkUnit(samples=("both",), points=(point,))).outcomes
+        images = [load_image(image) for image in both.images]
+        assert model.answer(question + INSTRUCTION, images, max_new_tokens=6) == cell.answer
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import io
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from rich.console import Console
@@ -16,6 +18,7 @@ import stub_engine
 from fake_experiment import fake_manifest, fake_points, fake_samples
 from orchestrator.followers.base import Answered, Begun, Follower, Followers, Reports
 from orchestrator.run import RunOptions, RunResult, run_sweep
+from orchestrator.storing import stored
 from orchestrator.sweep.prepare import Prepared, prepare
 from orchestrator.sweep.spec import load_sweep
 from orchestrator.tune.mirror import TuneMirror
@@ -145,3 +148,50 @@ def test_a_mirror_without_a_process_costs_a_line(tmp_path, monkeypatch):
     followers.finish()
     (line,) = followers.notes
     assert line.startswith("Ray Tune's view of the experiment: [Errno 11] Resource temporarily unavailable; ")
+
+
+def answers(count: int) -> list[tuple[WorkUnit, UnitOutcome]]:
+    return [
+        (WorkUnit(samples=(f"s{place}",), points=()), UnitOutcome(unit=f"u{place}", outcomes=()))
+        for place in range(count)
+    ]
+
+
+def test_answers_that_come_fast_are_written_side_by_side_and_told_of_in_order(monkeypatch) -> None:
+    monkeypatch.setattr("orchestrator.storing.HURRY_S", 1000.0)
+    together = Barrier(3, timeout=60.0)  # the first answer is told of at once
+
+    def write(unit: WorkUnit, outcome: UnitOutcome) -> None:
+        if outcome.unit != "u0":
+            together.wait()
+
+    done = [unit for unit, _ in stored(answers(4), write)]
+    assert done == [unit for unit, _ in answers(4)]
+
+
+def test_answers_that_come_slowly_are_told_of_before_the_next_is_waited_for(monkeypatch) -> None:
+    monkeypatch.setattr("orchestrator.storing.HURRY_S", 0.0)
+    events: list[str] = []
+
+    def come() -> Iterator[tuple[WorkUnit, UnitOutcome]]:
+        for unit, outcome in answers(3):
+            events.append(f"came {outcome.unit}")
+            yield unit, outcome
+
+    for _, outcome in stored(come(), lambda unit, outcome: events.append(f"wrote {outcome.unit}")):
+        events.append(f"told {outcome.unit}")
+    assert events == [f"{what} u{place}" for place in range(3) for what in ("came", "wrote", "told")]
+
+
+def test_what_cannot_be_written_ends_the_sweep_and_what_came_before_is_there(monkeypatch) -> None:
+    monkeypatch.setattr("orchestrator.storing.HURRY_S", 1000.0)
+    written: list[str] = []
+
+    def write(unit: WorkUnit, outcome: UnitOutcome) -> None:
+        if outcome.unit == "u1":
+            raise StoreError("the disk is full")
+        written.append(outcome.unit)
+
+    with pytest.raises(StoreError):
+        list(stored(answers(3), write))
+    assert sorted(written) == ["u0", "u2"]

@@ -7,7 +7,9 @@ import io
 import json
 from dataclasses import replace
 from functools import partial
+from math import sqrt
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -28,6 +30,7 @@ from results.analysis import published, task_metrics
 from results.analysis.benchmark_table import BenchmarkTable, Spread, benchmark_table
 from results.analysis.by_model import by_model, model_curves
 from results.analysis.printed_costs import with_costs
+from results.analysis.suite_table import suite_table
 from results.disk import StoreError
 from results.exchange.benchmark_text import printable, rendered
 from results.literature import LINEAGES, Lineage, Published
@@ -236,7 +239,8 @@ def test_the_interval_is_that_of_a_bootstrap_one_resample_at_a_time(found):
             right[30:] = base[30:] = 0
         ratio = np.array([right[row].mean() / base[row].mean() for row in drawn])
         ratios.append(100 * (right.mean() / base.mean() + ratio - ratio.mean()))
-    low, high = np.percentile(np.mean(ratios, axis=0), [2.5, 97.5])
+    tail = 1 - NormalDist().cdf(2.022691 * sqrt(40 / 39))  # Student's t of 39 degrees of freedom, as of so few images
+    low, high = np.quantile(np.mean(ratios, axis=0), [tail, 1 - tail])
     row = benchmark_table(found).rows[1]
     assert (row.low, row.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))  # float32 sums
 
@@ -313,30 +317,47 @@ def literature(monkeypatch: pytest.MonkeyPatch) -> None:
         Published(method=name, tokens=tokens, figures={"scienceqa": 45.0, "pope": 80.0})
         for name, tokens in (("Theirs", 40), ("Other", 4))
     )
-    known = Lineage(origin="copied", unpruned={"scienceqa": 90.0}, mme="total", rows=rows)
+    known = Lineage(kind="copied", origin="copied by all", unpruned={"scienceqa": 90.0}, mme="total", rows=rows)
     monkeypatch.setitem(published.LINEAGES, "T", known)
+    monkeypatch.setitem(published.PAPERS, "Theirs", "arXiv:0000.00000")
+    monkeypatch.setitem(published.UNPRUNED, ("scienceqa", ""), (80.0, 90.0))
     monkeypatch.setattr(published, "SIZE", (8, 64, None))
 
 
 def test_published_figures_stand_beside_ours(found, literature):
     one = found[:1]
-    table = published.with_published(benchmark_table(one), one, "T")
-    assert [row.method for row in table.rows] == [
-        *("un-pruned", "fastv", "l2_norm", "random"),
+    assert published.lineages_of(one) == ["T"]
+    table = suite_table(one, published="T")
+    assert [row.title for row in table.rows] == [
+        *("un-pruned", "un-pruned (copied)", "fastv", "l2_norm", "random"),
         "Theirs (copied)",
         *("fastv", "l2_norm", "random"),
     ]
-    theirs = table.rows[4]
-    assert (theirs.budget, theirs.cells["first"].value) == (table.rows[3].budget, 45.0)
-    assert theirs.mean == theirs.cells["first"].relative == 50.0
+    whole, theirs = table.rows[1], table.rows[5]
+    assert (whole.cells["first"].value, whole.mean) == (90.0, 100.0)
+    assert (theirs.budget, theirs.cells["first"].value) == (table.rows[4].budget, 45.0)
+    assert (theirs.source, theirs.mean, theirs.cells["first"].relative) == ("arXiv:0000.00000", 50.0, 50.0)
     assert np.isnan(theirs.low)
-    (note,) = table.notes
-    assert note.startswith("first: the un-pruned model has 100.0 here and 90 in the literature")
     assert "Theirs (copied)" in rendered(table, "latex")
+    assert "(copied): printed elsewhere, copied by all; the methods' papers: Theirs arXiv:0000.00000" in table.notes
     with pytest.raises(UsageError, match=r"--published D: is none of A \(copied from paper to paper\)"):
         published.with_published(table, one, "D")
     with pytest.raises(UsageError, match=r"its figures are of LLaVA-1\.5-7B on benchmarks that are not here"):
         published.with_published(table, [], "A")
+
+
+def test_an_unpruned_model_that_is_far_from_the_printed_one_is_flagged(found, literature, monkeypatch):
+    """From the nearer end of what is printed of it, whatever else the table shows; of another model nothing is said."""
+    table = suite_table(found[:1])
+    (note,) = table.notes
+    assert note.startswith("the un-pruned model is far from the literature: first 100.0 (80 to 90 printed, +11.1 %);")
+    assert table.rows[0].cells["first"].away == pytest.approx(100 / 9)
+    assert all(np.isnan(cell.away) for row in table.rows[1:] for cell in row.cells.values())
+    monkeypatch.setitem(published.UNPRUNED, ("scienceqa", ""), (80.0, 99.0))
+    assert suite_table(found[:1]).notes == ()
+    monkeypatch.setitem(published.UNPRUNED, ("scienceqa", ""), (80.0, 90.0))
+    monkeypatch.setattr(published, "SIZE", (8, 64, 4096))
+    assert suite_table(found[:1]).notes == ()
 
 
 def test_the_lineages_are_whole():
@@ -344,6 +365,7 @@ def test_the_lineages_are_whole():
     figures = [value for one in LINEAGES.values() for row in one.rows for value in row.figures.values()]
     assert all(30 < value < 100 or 900 < value < 1900 for value in figures)
     assert sum(len(row.figures) for row in LINEAGES["A"].rows) == 37 * 5 - 4  # ranges are left out
+    assert {row.method.partition(" ")[0] for one in LINEAGES.values() for row in one.rows} == set(published.PAPERS)
 
 
 def test_every_form_says_the_same(found):
@@ -384,10 +406,10 @@ def two_models(tmp_path: Path) -> list[Results]:
 def test_models_stand_side_by_side_at_shares_of_their_depth(two_models, tmp_path):
     table = by_model(benchmark_table(two_models))
     assert table.columns == ("deep", "flat")
-    half = rows_of(table)["cutoff", "50.0%"]
+    half = rows_of(table)["cutoff", "50.0% of the tokens"]
     assert {model: cell.value for model, cell in half.cells.items()} == {"deep": 75.0, "flat": 75.0}
     assert half.mean == 75.0
-    alone = rows_of(table)["random K=0", "25.0%"]
+    alone = rows_of(table)["random K=0", "25.0% of the tokens"]
     assert set(alone.cells) == {"deep"}
     assert np.isnan(alone.mean)
     assert printable(table)[0] == ["budget", "method", "deep", "flat", "mean %", "FLOPs", "KV"]

@@ -44,6 +44,19 @@ def test_all_that_the_project_asks_for_is_locked_inside_its_range(build, dev):
         assert all(wanted.specifier.contains(version) for version in versions), f"{wanted}: {versions}; `make lock`"
 
 
+def test_what_makes_the_documentation_is_locked_too_in_the_same_versions():
+    entries = locked("docs")
+    for wanted in map(Requirement, PYPROJECT["project"]["optional-dependencies"]["docs"]):
+        assert canonicalize_name(wanted.name) in entries, f"{wanted}; `make lock`"
+    others = locked("runtime", "dev")
+    for name in entries.keys() & others.keys():  # on other systems only
+        assert {str(entry.specifier) for entry in entries[name]} <= {str(entry.specifier) for entry in others[name]}
+
+
+def test_a_citation_names_the_version():
+    assert f"\nversion: {PYPROJECT['project']['version']}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
 def test_both_builds_of_torch_are_one_version():
     builds = locked("torch-cpu")["torch"] + locked("torch-cuda")["torch"]
     assert len({str(build.specifier).removesuffix("+cpu") for build in builds}) == 1, builds

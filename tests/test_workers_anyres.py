@@ -72,8 +72,8 @@ def test_tiles_have_the_pixels_of_transformers(made, size):
     llava = load_llava(ModelSpec(path=str(made["theirs"]), image_mode="anyres"), "cpu")
     theirs = LlavaNextImageProcessorPil.from_pretrained(made["theirs"])(Image.fromarray(noise), return_tensors="pt")
     seen = llava.encode("<image>", Image.fromarray(noise), "anyres")
-    assert seen.pixels.shape == theirs["pixel_values"][0].shape
-    torch.testing.assert_close(seen.pixels, theirs["pixel_values"][0], atol=1e-6, rtol=0)
+    assert seen.pixels[0].values.shape == theirs["pixel_values"][0].shape
+    torch.testing.assert_close(seen.pixels[0].values, theirs["pixel_values"][0], atol=1e-6, rtol=0)
     assert [features.shape for features in llava.image_features([seen])] == [(seen.visual, forms.HIDDEN)]
 
 
@@ -88,7 +88,10 @@ def test_answers_are_those_of_the_stock_model(made, small_scienceqa):
         sample, inputs = engine.samples[cell.sample], {}
         prompt = encode_sample(engine.model, sample, engine.spec.task, "anyres")
         if prompt.images:
-            inputs = {"pixel_values": prompt.pixels[None], "image_sizes": torch.tensor([prompt.size])}
+            inputs = {
+                "pixel_values": prompt.pixels[0].values[None],
+                "image_sizes": torch.tensor([prompt.pixels[0].size]),
+            }
             assert cell.visual_tokens == prompt.visual
         with torch.no_grad():
             logits = stock(input_ids=torch.tensor([prompt.ids]), **inputs).logits[0, -1]

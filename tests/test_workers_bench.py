@@ -14,7 +14,7 @@ from PIL import Image
 from prompt_forms import prompt_form
 from strategies import catalog
 from workers.card_speed import device_name, fitted, read_speed, speed_file
-from workers.families.model import Encoded, ImageSpan
+from workers.families.model import Encoded, ImageSpan, Pixels
 from workers.families.qwen.config import model_config, resizing_of, text_section
 from workers.families.qwen.described import described
 from workers.speed_test import random_qwen
@@ -326,7 +326,7 @@ def test_ranks_scale_with_the_image():
 
 def prompt_of(llava, before: list[int], after: list[int], pixels: torch.Tensor) -> Encoded:
     ids = [*before, *[llava.image_token] * 144, *after]
-    return Encoded.in_order(ids, (ImageSpan(len(before), 144),), pixels=pixels)
+    return Encoded.in_order(ids, (ImageSpan(len(before), 144),), (Pixels(pixels, 144, (168, 168)),))
 
 
 def test_batches_are_whole_padded_left_and_sorted(llava):

@@ -444,8 +444,8 @@ def test_prompts_have_the_ids_that_llava_was_trained_on(made):
         assert prompt.system == 1 + len(slow.encode(before))
         bare = llava.encode(f"{before}what ?", None, "pad")
         assert (bare.ids, bare.images) == ((1, *slow.encode(f"{before}what ?")), ())
-        with pytest.raises(ModelError, match="2 images; one is supported"):
-            llava.encode("<image> and <image>", BLANK, "pad")
+        both = llava.encode(f"{before}<image>\nand\n<image>{after}", [BLANK, BLANK], "pad")
+        assert both.ids == (1, *slow.encode(before), *image, *slow.encode("\nand\n"), *image, *slow.encode(after))
     behind = prompt.system + prompt.visual
     space, newline = prompt.ids[behind:][:2]
     assert slow.id_to_piece([space, newline]) == ["▁", "<0x0A>"]  # 29871, 13 in LLaVA-1.5
@@ -504,10 +504,10 @@ def test_chat_templates_of_any_make(made, template, prompt):
     llava = load_llava(ModelSpec(path=str(made["hugging_face"])), "cpu")
     llava._chat_template = template
     if "q" in prompt.split("\n")[-1][:1]:
-        assert llava.chat("q", image=True) == prompt
+        assert llava.chat("q", 1) == prompt
         return
     with pytest.raises(ModelError, match="its chat template cannot be used") as caught:
-        llava.chat("what?", image=True)
+        llava.chat("what?", 1)
     assert prompt in str(caught.value)
 
 

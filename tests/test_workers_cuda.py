@@ -91,17 +91,20 @@ FAMILIES = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_other_families_equal_the_cpu(tmp_path, small_scienceqa, family):
-    """Images that differ in their tokens, in windows or tiles; positions of three parts."""
+    """Images that differ in their tokens, in windows or tiles, or are several in a prompt; positions of three parts."""
     make, image_mode = FAMILIES[family]
     model = ModelSpec(path=str(make(tmp_path)), image_mode=image_mode)
     task = TaskSpec(name="scienceqa", data=str(small_scienceqa), conversation="chat_template")
     spec, found = EngineSpec(model=model, task=task, max_new_tokens=3), {}
     points = tuple(
         GridPoint(strategy=name, layer=layer, rank=4)
-        for name, layer in (("fastv", 1), ("divprune", 0), ("hiprune", 0), ("random", 2))
+        for name, layer in (("fastv", 1), ("sparsevlm_stage", 1), ("divprune", 0), ("hiprune", 0), ("random", 2))
     )
     for device, micro_batch in (("cpu", 1), ("cuda", 6)):
         engine = Engine.load(spec, device=device, micro_batch=micro_batch)
+        one, other = engine.samples["1"], engine.samples["3"].image
+        for id, question in (("both", "which is red ?"), ("among", "is <image> or <image> red ?")):
+            engine.samples[id] = replace(one, id=id, question=question, more=(other,))
         outcome = engine.run(WorkUnit(samples=tuple(engine.samples), points=points))
         assert outcome.failures == ()
         found[device] = {(cell.sample, cell.point): cell for cell in outcome.outcomes}
@@ -116,7 +119,7 @@ def test_the_tower_of_qwen_in_half_precision_is_that_in_float32(tmp_path):
     seen = {}
     for device, dtype in (("cpu", "float32"), ("cuda", "bfloat16")):
         model = load_model(ModelSpec(path=path, image_mode="native", dtype=dtype), device)
-        text = model.chat("what colour is the square ?", image=True)
+        text = model.chat("what colour is the square ?", 1)
         prompts = [model.encode(text, noise(size), "native", whole=True) for size in ((100, 150), (168, 84))]
         with torch.no_grad():
             seen[device] = torch.cat([rows.float().cpu() for rows in model.image_features(prompts)])

@@ -200,7 +200,7 @@ def test_class_attention_is_that_of_the_tower(engine):
     tower = module.model.vision_tower
     tower.set_attn_implementation("eager")
     try:
-        pixels = torch.stack([prompts[0].pixels, prompts[2].pixels])
+        pixels = torch.stack([prompts[0].pixels[0].values, prompts[2].pixels[0].values])
         out = tower(pixels, output_attentions=True, output_hidden_states=True)
     finally:
         tower.set_attn_implementation("sdpa")

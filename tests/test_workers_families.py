@@ -148,7 +148,7 @@ def test_its_own_forward_is_timed_part_by_part(engine, monkeypatch):
 def test_people_see_what_the_tower_sees(engine):
     family = family_of(engine.spec.model)
     checkpoint = family.open(engine.spec.model)
-    picture = family.picturer(checkpoint, checkpoint.image_mode)(load_image(engine.samples["1"].image))
+    picture = family.picturer(checkpoint, checkpoint.image_mode)(load_image(engine.samples["1"].image), 1)
     if side := engine.model.config.image_size:
         assert all(length % side == 0 for length in picture.size)  # several tiles side by side
     else:  # each image in its own shape, in whole patches

@@ -85,8 +85,20 @@ def test_an_image_is_read_when_it_is_asked_about(judged, tmp_path):
     judged(lambda label, said: 1, "cat")
     image = from_lmms_eval.DocumentImage("x", tmp_path, 0)
     assert Image.open(BytesIO(image.read())).size == (3, 2)
-    with pytest.raises(OSError, match="shows 2 images"):
+    with pytest.raises(OSError, match="shows 2 images or videos; images are supported, 1 of them here"):
         from_lmms_eval.DocumentImage("x", tmp_path, 1).read()
+    second = from_lmms_eval.DocumentImage("x", tmp_path, 1, 1, 2)
+    assert Image.open(BytesIO(second.read())).size == (3, 2)
+    assert str(second) == "lmms_eval/x: document 1, image 2"
+    assert str(image) == "lmms_eval/x: document 0"
+
+
+def test_documents_say_how_many_images_they_show(judged):
+    """A column of single images does without decoding; else the task is asked."""
+    theirs = Theirs(None)
+    assert from_lmms_eval._shown(theirs, theirs.eval_docs) == [1, 2]
+    assert from_lmms_eval._asked("<image>\nwhat ? ", 1) == "what ?"
+    assert from_lmms_eval._asked("is <image> or <image> ? ", 2) == "is <image> or <image> ?"
 
 
 def test_without_the_package_it_is_one_line(monkeypatch):

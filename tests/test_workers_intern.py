@@ -81,7 +81,7 @@ def test_a_prompt_is_that_of_transformers(engine, size):
     prompt = asked(engine, noise(size))
     processor = GotOcr2ImageProcessorPil.from_pretrained(engine.spec.model.path)
     theirs = processor(images=noise(size), crop_to_patches=True, return_tensors="pt")
-    assert torch.equal(prompt.pixels, theirs["pixel_values"])
+    assert torch.equal(prompt.pixels[0].values, theirs["pixel_values"])
     pads = "<img>" + "<IMG_CONTEXT>" * 4 * int(theirs["num_patches"][0]) + "</img>"  # their ``replace_image_token``
     text = f"<|im_start|>user\n{pads}\nwhat colour is the square ?<|im_end|>\n<|im_start|>assistant\n"
     assert engine.model.tokenizer(text)["input_ids"] == list(prompt.ids)
@@ -154,7 +154,9 @@ def test_a_batch_of_images_with_differing_tiles_is_pruned_as_each_alone(engine):
         width = max(prompt.length for prompt in prompts)
         ids_BS = torch.tensor([[0] * (width - one.length) + list(one.ids) for one in prompts])
         alive_BS = torch.tensor([[0] * (width - one.length) + [1] * one.length for one in prompts])
-        module(input_ids=ids_BS, attention_mask=alive_BS, pixel_values=torch.cat([one.pixels for one in prompts]))
+        module(
+            input_ids=ids_BS, attention_mask=alive_BS, pixel_values=torch.cat([one.pixels[0].values for one in prompts])
+        )
         assert [kept.tolist() for kept in report.kept] == apart
 
 
@@ -165,7 +167,7 @@ def test_a_share_is_of_each_images_own_tokens(engine):
     batch = {
         "input_ids": torch.tensor([[0] * (wide - one.length) + list(one.ids) for one in prompts]),
         "attention_mask": torch.tensor([[0] * (wide - one.length) + [1] * one.length for one in prompts]),
-        "pixel_values": torch.cat([one.pixels for one in prompts]),
+        "pixel_values": torch.cat([one.pixels[0].values for one in prompts]),
     }
     schedule = {"second_layer": 2, "second_share": 0.5, "third_layer": 3, "third_share": 0.25}
     for strategy, how, kept in (
@@ -209,7 +211,7 @@ def test_what_is_read_of_the_tower_is_what_it_computed(engine, monkeypatch):
         lambda query, key, *rest, **how: (calls.append((query, key)), attend(query, key, *rest, **how))[1],
     )
     with torch.no_grad():
-        made = inner.vision_tower(prompt.pixels)
+        made = inner.vision_tower(prompt.pixels[0].values)
         numbers = torch.arange(16.0).view(1, 4, 4, 1)
         order = inner.pixel_shuffle(numbers, 0.5).view(4, 4).long() + 1  # of each token its patches
     (tower,) = towers
@@ -235,7 +237,7 @@ def test_what_is_read_of_the_tower_is_what_it_computed(engine, monkeypatch):
 
 def test_images_go_through_the_tower_in_groups_and_their_evidence_stays_theirs(engine):
     prompts = [asked(engine, noise(size)) for size in SIZES]
-    assert sum(len(prompt.pixels) for prompt in prompts) > READ_TILES
+    assert sum(len(prompt.pixels[0].values) for prompt in prompts) > READ_TILES
     reader = {"hidden": lambda tower: tower.hidden(-1)[:, 1:]}
     with torch.no_grad():
         for prompt, image in zip(prompts, engine.model.see(prompts, reader), strict=True):

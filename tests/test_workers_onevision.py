@@ -95,7 +95,7 @@ def test_a_prompt_is_that_of_transformers(engine, size):
     """Pixels, ids and features, as processor and model have them."""
     prompt, model = asked(engine, size), engine.model
     theirs = LlavaOnevisionImageProcessorPil.from_pretrained(engine.spec.model.path)(noise(size), return_tensors="pt")
-    torch.testing.assert_close(prompt.pixels, theirs["pixel_values"][0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(prompt.pixels[0].values, theirs["pixel_values"][0], atol=1e-6, rtol=0)
     question = "\nwhat colour is the square ?<|im_end|><|im_start|>assistant\n"
     text = "<|im_start|>user " + "<image>" * prompt.visual + question
     assert model.tokenizer(text)["input_ids"] == list(prompt.ids)
@@ -103,6 +103,22 @@ def test_a_prompt_is_that_of_transformers(engine, size):
     with torch.no_grad():
         made = model.module.model.get_image_features(theirs["pixel_values"], theirs["image_sizes"])
     torch.testing.assert_close(model.image_features([prompt])[0], made.pooler_output[0], **TOLERANCE)
+
+
+def test_several_images_are_a_tile_each_as_transformers_has_them(engine):
+    """And one alone beside them in a micro-batch keeps its tiles."""
+    model, images = engine.model, [noise(size) for size in SIZES[:3]]
+    several = model.encode(model.chat("is <image> or <image> or <image> red ?", 3), images, "anyres", whole=True)
+    processor = LlavaOnevisionImageProcessorPil.from_pretrained(engine.spec.model.path)
+    theirs = processor([images, [images[0]]], return_tensors="pt")
+    for one, tiles in zip(several.pixels, theirs["pixel_values"], strict=False):
+        torch.testing.assert_close(one.values, tiles[:1], atol=1e-6, rtol=0)
+    assert [span.tokens for span in several.images] == [SIDE**2 + 1] * 3
+    with torch.no_grad():
+        made = model.module.model.get_image_features(**theirs).pooler_output
+        seen = model.image_features([several, asked(engine, SIZES[0])])
+    torch.testing.assert_close(seen[0], torch.cat(made[:3]), **TOLERANCE)
+    torch.testing.assert_close(seen[1], made[3], **TOLERANCE)
 
 
 def test_logits_are_those_of_the_stock_model(engine):
@@ -172,7 +188,7 @@ def test_images_of_many_tiles_go_through_the_tower_one_after_another(engine, mon
         monkeypatch.setattr(llava_model, "TILES", 9)
         apart = engine.model.image_features(prompts)
     handle.remove()
-    assert [len(prompt.pixels) for prompt in prompts] == [7, 2, 4, 4, 7]
+    assert [len(prompt.pixels[0].values) for prompt in prompts] == [7, 2, 4, 4, 7]
     assert seen == [24, 9, 8, 7]
     for one, other in zip(together, apart, strict=True):
         torch.testing.assert_close(one, other, **TOLERANCE)
@@ -181,10 +197,16 @@ def test_images_of_many_tiles_go_through_the_tower_one_after_another(engine, mon
 def test_a_padded_batch_is_pruned_as_each_image_alone(engine):
     """Tiles stacked as the class's own processor gives them, of images in differing number."""
     prompts = [asked(engine, size) for size in SIZES[:3]]
-    longest, most = max(prompt.length for prompt in prompts), max(len(prompt.pixels) for prompt in prompts)
+    longest, most = max(prompt.length for prompt in prompts), max(len(prompt.pixels[0].values) for prompt in prompts)
     ids_BS = torch.tensor([[0] * (longest - prompt.length) + list(prompt.ids) for prompt in prompts])
-    pixels = [torch.nn.functional.pad(p.pixels, (0, 0, 0, 0, 0, 0, 0, most - len(p.pixels))) for p in prompts]
-    inputs = {"pixel_values": torch.stack(pixels), "image_sizes": torch.tensor([prompt.size for prompt in prompts])}
+    pixels = [
+        torch.nn.functional.pad(p.pixels[0].values, (0, 0, 0, 0, 0, 0, 0, most - len(p.pixels[0].values)))
+        for p in prompts
+    ]
+    inputs = {
+        "pixel_values": torch.stack(pixels),
+        "image_sizes": torch.tensor([prompt.pixels[0].size for prompt in prompts]),
+    }
     mask_BS = torch.tensor([[0] * (longest - prompt.length) + [1] * prompt.length for prompt in prompts])
     settings = {"strategy": "hiprune", "layer": 0, "rank": 9}
     with pruned(engine.model.module, **settings) as together, torch.no_grad():
@@ -230,7 +252,7 @@ def test_the_tower_is_that_of_transformers(engine):
     with torch.no_grad():
         engine.model.see([prompt], {"itself": lambda tower: (towers.append(tower), tower.keys(0))[1]})
         inner.vision_tower.set_attn_implementation("eager")
-        made = inner.vision_tower(prompt.pixels, output_hidden_states=True, output_attentions=True)
+        made = inner.vision_tower(prompt.pixels[0].values, output_hidden_states=True, output_attentions=True)
         inner.vision_tower.set_attn_implementation("sdpa")
     (tower,) = towers
     assert (tower.class_token, tower.layers, tower.grid) == (None, DEPTH, (SIDE, SIDE))
@@ -255,21 +277,12 @@ def test_what_the_tower_lacks_is_said_before_the_run(engine, tmp_path, small_sci
     assert "\n" not in str(caught.value)
 
 
-def test_several_images_and_videos_are_one_line(engine):
+def test_a_video_is_one_line(engine):
     prompt, module = asked(engine, SIZES[1]), engine.model.module
     with pytest.raises(DataError, match="the question holds <video>, which would be taken for a video"):
         engine.model.encode("<image>what is <video> ?", noise((30, 30)), "anyres")
-    with pruned(module, "fastv", 1, 4), torch.no_grad():
-        with pytest.raises(ValueError, match="leave pixel_values_videos out"):
-            module(**engine.model.inputs(prompt), pixel_values_videos=torch.zeros(1, 1, 3, 60, 60))
-        start, end = prompt.images[0].start, prompt.images[0].start + prompt.visual
-        for tokens, pixels, how, said in (
-            (2 * prompt.visual, torch.cat([prompt.pixels] * 2), {}, "2 images were given for 1 samples; pruned takes"),
-            (2 * (SIDE**2 + 1), prompt.pixels, {"batch_num_images": torch.tensor([2])}, "a sample has several images"),
-        ):
-            ids_BS = torch.tensor([[*prompt.ids[:start], *[engine.model.image_token] * tokens, *prompt.ids[end:]]])
-            with pytest.raises(ValueError, match=said):
-                module(input_ids=ids_BS, pixel_values=pixels, image_sizes=torch.tensor([SIZES[1]] * 2), **how)
+    with pruned(module, "fastv", 1, 4), torch.no_grad(), pytest.raises(ValueError, match="pixel_values_videos out"):
+        module(**engine.model.inputs(prompt), pixel_values_videos=torch.zeros(1, 1, 3, 60, 60))
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -55,7 +55,7 @@ def batch_inputs(engine, ids, side: str = "left", extra: int = 0) -> dict[str, t
         prompt = encode_sample(engine.model, sample, engine.spec.task, "pad")
         rows.append(list(prompt.ids))
         if prompt.images:
-            pictures.append(prompt.pixels)
+            pictures.append(prompt.pixels[0].values)
     width = max(map(len, rows)) + extra
     fill = [[0] * (width - len(row)) for row in rows]
     ones = [[1] * len(row) for row in rows]

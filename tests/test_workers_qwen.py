@@ -93,7 +93,7 @@ def test_a_prompt_is_that_of_transformers(engine, size):
     prompt, module = asked(engine, noise(size)), model.module.model
     processor = Qwen2VLImageProcessorPil.from_pretrained(engine.spec.model.path)
     theirs = processor(images=noise(size), return_tensors="pt")
-    torch.testing.assert_close(prompt.pixels, theirs["pixel_values"], atol=1e-6, rtol=0)
+    torch.testing.assert_close(prompt.pixels[0].values, theirs["pixel_values"], atol=1e-6, rtol=0)
     grid = theirs["image_grid_thw"]
     assert prompt.visual == int(grid.prod()) // 4
     pads = "<|vision_start|>" + "<|image_pad|>" * prompt.visual + "<|vision_end|>"

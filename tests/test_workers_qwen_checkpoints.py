@@ -21,6 +21,7 @@ from workers.families.config import ModelError
 from workers.families.qwen.config import model_config, resizing_of, text_section
 from workers.families.qwen.described import described
 from workers.fingerprint import model_fingerprint
+from workers.tasks.base import DataError
 from workers.work import GridPoint, ModelSpec
 
 
@@ -137,17 +138,17 @@ def test_templates_that_lose_the_image(tmp_path, template, message):
     edit(make_qwen(tmp_path) / "tokenizer_config.json", chat_template=template)
     model = load_model(ModelSpec(path=str(tmp_path), image_mode="native"), "cpu")
     with pytest.raises(ModelError, match=message):
-        model.chat("what ?", image=True)
+        model.chat("what ?", 1)
 
 
 def test_prompts_of_text_alone(tmp_path):
     """Without a marker there is no place for an image."""
     model = load_model(ModelSpec(path=str(make_qwen(tmp_path)), image_mode="native"), "cpu")
-    plain = model.encode("what ?", noise((60, 90)), "native")
-    assert plain.ids == model.encode("<image>what ?", None, "native").ids
+    plain = model.encode("what ?", None, "native")
     assert (plain.images, plain.visual, plain.positions_PS.tolist()) == ((), 0, [list(range(plain.length))] * 3)
-    with pytest.raises(ModelError, match="the prompt has 2 images; one is supported"):
-        model.encode("<image><image>", noise((60, 90)), "native")
+    for text, images in (("<image><image>", noise((60, 90))), ("what ?", noise((60, 90))), ("<image>what ?", None)):
+        with pytest.raises(DataError, match=r"the prompt has \d places for images \(<image>\), and \d are given"):
+            model.encode(text, images, "native")
 
 
 def test_how_large_images_are_is_part_of_the_model(tmp_path, small_scienceqa):

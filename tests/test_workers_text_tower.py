@@ -105,7 +105,9 @@ def test_relevance_is_that_of_transformers_clip(engine, whole, clip_folder):
     sample, module = engine.samples["1"], engine.model.module
     prompt = encode_sample(engine.model, sample, engine.spec.task, "pad")
     (seen,) = engine.model.see([prompt], {"image_embeddings": provider_of("image_embeddings").give})
-    states = module.model.vision_tower(prompt.pixels[None], output_hidden_states=True).hidden_states[-2][:, 1:]
+    states = module.model.vision_tower(prompt.pixels[0].values[None], output_hidden_states=True).hidden_states[-2][
+        :, 1:
+    ]
     image = whole.visual_projection(whole.vision_model.post_layernorm(states))[0].detach()
     torch.testing.assert_close(seen.evidence["image_embeddings"], image, atol=1e-5, rtol=1e-5)
     ids = AutoTokenizer.from_pretrained(clip_folder)(prompt.question.whole, truncation=True, max_length=LONGEST)
@@ -137,8 +139,9 @@ def test_another_question_keeps_other_tokens_of_the_same_image(engine):
 def test_rows_made_with_a_look_at_the_question_are_not_shared(engine, monkeypatch):
     """Two questions about one image keep the same tokens, and what stands in their place is each one's own."""
 
-    def rows(view, kept_K):
-        return view.hidden_VD[kept_K] * view.read("prompt_embedding").sum()
+    def rows(views, kept_BK):
+        own = zip(views, kept_BK, strict=True)
+        return torch.stack([one.hidden_VD[kept_K] * one.read("prompt_embedding").sum() for one, kept_K in own])
 
     strategy = Strategy(
         name="told",

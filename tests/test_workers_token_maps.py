@@ -27,7 +27,7 @@ def test_a_map_says_what_each_token_shows(tmp_path, kind):
             (seen,) = model.see([prompt], {"places": lambda tower: tower.places()})
         place_V3 = seen.evidence["places"].long()
         side = int(place_V3[:, 1:].max())
-        assert prompt.squares == (len(prompt.pixels) if kind == "next" else None)
+        assert prompt.squares == (len(prompt.pixels[0].values) if kind == "next" else None)
         assert read_maps(written(prompt.maps), prompt.visual) == prompt.maps
         drawn = set()
         for one in prompt.maps:

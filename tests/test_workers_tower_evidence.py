@@ -37,7 +37,9 @@ def engine(tmp_path_factory, small_scienceqa):
 def run(engine):
     """The small LLaVA's tower on two images, whole matrices and hidden states, and the same as a ``Tower``."""
     module = engine.model.module
-    images = [encode_sample(engine.model, engine.samples[id], engine.spec.task, "pad").pixels for id in ("1", "3")]
+    images = [
+        encode_sample(engine.model, engine.samples[id], engine.spec.task, "pad").pixels[0].values for id in ("1", "3")
+    ]
     tower = module.model.vision_tower
     tower.set_attn_implementation("eager")
     try:

@@ -64,14 +64,13 @@ def test_images_are_base64_lists_indices_and_paths(tmp_path):
     ]
     made.put_tsv(tmp_path / "x.tsv", rows)
     benchmark = load_benchmark(TaskSpec(name="vlmevalkit", data=str(tmp_path)))
-    one, borrowed, path = benchmark.samples
+    one, borrowed, several, path = benchmark.samples
+    assert several.question == "what ?\nA. x\nB. y"
+    assert [image.read() for image in several.images] == [base64.b64decode(B64)] * 2
     assert one.image.read() == base64.b64decode(B64)
     assert borrowed.image == one.image
     assert path.image == tmp_path / "images" / "a.png"
-    assert benchmark.notes == (
-        "x.tsv: 1 of 5 questions have no image; they are not asked",
-        "x.tsv: 1 of 5 questions have several images; they are not asked",
-    )
+    assert benchmark.notes == ("x.tsv: 1 of 5 questions have no image; they are not asked",)
     for name, complaint in (("../a.png", "lies outside"), ("b.png", "1 of 1 samples have no image on disk")):
         made.put_tsv(tmp_path / "x.tsv", [{**without, "image_path": name}])
         with pytest.raises(DataError, match=complaint):
@@ -93,7 +92,7 @@ def test_what_cannot_be_judged_is_one_line(tmp_path, row, complaint):
         read(tmp_path, "vlmevalkit")
 
 
-def test_mmmu_asks_its_validation_questions_with_one_image(tmp_path):
+def test_mmmu_asks_its_validation_questions_(tmp_path):
     split = {"split": "validation"}
     rows = [
         made.tsv_row("dev_1", "A", A="x", B="y", split="dev"),
@@ -107,6 +106,32 @@ def test_mmmu_asks_its_validation_questions_with_one_image(tmp_path):
     judge = SCORERS["mmbench_exact"]
     assert [judge(said, free).correct for said in ("It is 24.5", "24", "other answers")] == [True, False, False]
     assert [sample.id for sample in read(tmp_path, "mmmu", split="dev")] == ["dev_1"]
+
+
+@pytest.mark.parametrize(
+    ("question", "option", "shown", "prompt"),
+    [
+        ("<image 2> is <image 1> ?", "x", [1, 0], "<image> is <image> ?\nA. x\nB. y"),
+        ("See <image 1>.", "<image 3>", [0, 2], "See <image>.\nA. <image>\nB. y"),
+        ("Which ?", "x", [0, 1, 2], "<image> <image> <image>\nWhich ?\nA. x\nB. y"),
+        ("See <image 3> now", "x", [2], "<image>\nSee now\nA. x\nB. y"),
+    ],
+)
+def test_images_stand_where_the_question_says(tmp_path, question, option, shown, prompt):
+    """As VLMEvalKit's ``split_MMMU``."""
+    pictures = [base64.b64encode(made.picture(side)).decode() for side in (2, 3, 4)]
+    row = {**made.tsv_row("v_1", "A", A=option, B="y"), "question": question, "image": str(pictures)}
+    made.put_tsv(tmp_path / "x.tsv", [row])
+    (sample,) = read(tmp_path, "vlmevalkit")
+    assert [image.read() for image in sample.images] == [base64.b64decode(pictures[place]) for place in shown]
+    assert asked(sample).removesuffix(LETTER) == prompt
+
+
+def test_an_image_that_is_not_there_is_one_line(tmp_path):
+    row = {**made.tsv_row("v_1", "A", A="x", B="y"), "question": "<image 4> ?", "image": f"['{B64}', '{B64}']"}
+    made.put_tsv(tmp_path / "x.tsv", [row])
+    with pytest.raises(DataError, match="row 0: question: names image 4, and the row has 2 images"):
+        read(tmp_path, "vlmevalkit")
 
 
 def test_hallusionbench_counts_figures_and_pairs(tmp_path):

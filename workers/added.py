@@ -36,7 +36,7 @@ class AddedRows:
         for sample, runs in shown.items():
             image_JVD = self._images[sample]
             if image_JVD is not None and layer < len(image_JVD):
-                rows_N = torch.cat([numbers(packing.visual(run)) for run in runs])
+                rows_N = numbers(*(packing.visual(run) for run in runs))
                 visual_N = torch.cat([run.visual_K for run in runs])
                 rows_N, visual_N = (to_device(places, hidden_RD.device) for places in (rows_N, visual_N))
                 hidden_RD.index_add_(0, rows_N, image_JVD[layer, visual_N])

@@ -181,9 +181,13 @@ def visual_block(query_RHE: Tensor, key_RGE: Tensor, packing: Packing, sequence:
     Returns:
         (H, V, V) float32, lower-triangular, V the sequence's own visual tokens.
     """
-    seen = sequence.system + sequence.visual
+    seen = sequence.system + sequence.visual + sequence.between
     key_SGE = gather(key_RGE, packing.keys(sequence))[:seen]
-    return softmax_rows(query_RHE[packing.visual(sequence)], key_SGE, scale)[:, :, sequence.system :]
+    image_HII = softmax_rows(query_RHE[packing.image(sequence)], key_SGE, scale)[:, :, sequence.system :]
+    if sequence.places_K is None:
+        return image_HII
+    places_K = to_device(sequence.places_K, key_SGE.device)
+    return image_HII[:, places_K][:, :, places_K]
 
 
 def softmax_rows(query_QHE: Tensor, key_SGE: Tensor, scale: float) -> Tensor:

@@ -86,7 +86,7 @@ class _Walk:
         for run in self._packing.sequences:
             if run in parents:
                 parent, kept_K = parents[run]
-                rows += [kept_K + old.visual(parent).start, numbers(old.text(parent))]
+                rows += [kept_K + old.image(parent).start, numbers(old.text(parent))]
             else:
                 rows.append(numbers(old.own(run)))
         self._hidden_RD = self._hidden_RD[to_device(torch.cat(rows), self._hidden_RD.device)]

@@ -58,7 +58,7 @@ def laboratory(model: Path, data: Path, text_tower: Path | None = None) -> Engin
         max_new_tokens=2,
     )
     first, second = [sample for sample in load_samples(task) if sample.image is not None][:2]
-    again = replace(second, id=f"{first.id} again", image=first.image)
+    again = replace(second, id=f"{first.id} again", image=first.image, more=first.more)
     return Engine(spec, load_model(spec.model, "cpu"), (first, again, second), 1)
 
 

@@ -82,7 +82,7 @@ def cost(
         system, text: tokens before and after the image; ``text`` may be an array of integers, for one cost of each.
         visual: visual tokens that each layer processes, as from ``visual_by_layer``.
         image_tokens: visual tokens before pruning; 0 for a sample without an image.
-        squares: that the tower sees of the image, the overview among them, where its cells say it.
+        squares: that the tower sees of the images, overviews among them, where their cells say it.
         seen_tokens: those that the tower makes, where it is shown the image with fewer pixels.
         selector_flop: of the evidence that is read (``workers/evidence.py``); may be an array where ``text`` is one.
         value_bytes: of one key or value number, 2 in half precision.
@@ -149,18 +149,23 @@ def projection_flop(config: ModelConfig, queries: Any, keys: Any) -> Any:
 
 
 def squares_of(config: ModelConfig, visual: int, recorded: int | None = None) -> float:
-    """Of one size that the tower sees of an image, or the image itself; NaN where its tokens do not say it.
+    """Of one size that the tower sees of the images, or these themselves; NaN where their tokens do not say it.
 
     Args:
         config: sizes of the model.
-        visual: tokens of the image.
-        recorded: what its cells say of it.
+        visual: tokens of the images.
+        recorded: what their cells say of them.
     """
     if (vision := config.vision) is not None and vision.tile:
         return visual // vision.tile
-    if not config.varies or (vision is not None and vision.merge > 1):
-        return 1
-    return math.nan if recorded is None else recorded
+    if recorded is not None:
+        return recorded
+    return 1 if not config.varies or sees_whole_images(config) else math.nan
+
+
+def sees_whole_images(config: ModelConfig) -> bool:
+    """Whether the tower looks at each image in its own size."""
+    return config.vision is not None and config.vision.merge > 1 and not config.vision.tile
 
 
 def class_attention_flop(config: ModelConfig) -> float:
@@ -175,7 +180,7 @@ def class_attention_flop(config: ModelConfig) -> float:
 
 
 def tower_flop(
-    config: ModelConfig, visual: int, *, projections: int = 0, scores: bool = False, components: bool = False
+    config: ModelConfig, visual: float, *, projections: int = 0, scores: bool = False, components: bool = False
 ) -> float:
     """Of a square: what is computed again of a tower layer, or made of its features.
 
@@ -190,7 +195,7 @@ def tower_flop(
     """
     if (vision := config.vision) is None:
         return math.nan
-    if vision.merge > 1 and not vision.tile:
+    if sees_whole_images(config):
         tokens, parts = visual * vision.merge**2, visual
     else:
         tokens, parts = _square_tokens(config), (config.image_size // config.patch_size // vision.merge) ** 2
@@ -226,9 +231,10 @@ def _vision_flop(config: ModelConfig, image_tokens: int, squares: float) -> floa
         return 0.0
     if (vision := config.vision) is None:
         return math.nan
-    if vision.merge > 1 and not vision.tile:
-        return _merging_flop(config, vision, image_tokens)
-    whole = config.varies or image_tokens == config.visual_tokens  # else one smaller square, of a patch a token
+    if sees_whole_images(config):  # several of them count as equally large
+        each = image_tokens if squares == 1 else image_tokens / squares
+        return squares * _merging_flop(config, vision, each)
+    whole = config.varies or image_tokens >= config.visual_tokens  # else one smaller square, of a patch a token
     patches = (config.image_size // config.patch_size) ** 2 if whole else image_tokens
     tokens = patches + config.class_token
     embedding = 2 * patches * 3 * config.patch_size**2 * vision.hidden
@@ -239,7 +245,7 @@ def _vision_flop(config: ModelConfig, image_tokens: int, squares: float) -> floa
     return squares * (embedding + vision.layers * layer) + projector
 
 
-def _merging_flop(config: ModelConfig, vision: VisionConfig, image_tokens: int) -> int:
+def _merging_flop(config: ModelConfig, vision: VisionConfig, image_tokens: float) -> float:
     """The same of a tower that looks at each image in its own size and makes one token of several patches.
 
     Windows count as full; those at the image's right and lower edge hold less.

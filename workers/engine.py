@@ -58,6 +58,7 @@ from workers.tasks.base import LETTERS, DataError, Sample
 from workers.tasks.catalog import load_samples, scorer_of
 from workers.tasks.prompts import CHAT_TEMPLATE
 from workers.trunks import embed_trunks, input_rows, make_trunks
+from workers.user_cache import keep_kernels
 from workers.work import (
     UNPRUNED,
     DeviceLostError,
@@ -87,6 +88,7 @@ class Engine:
         self.model = model
         self.samples = {sample.id: sample for sample in samples}
         self.micro_batch = micro_batch
+        self._several = any(sample.more for sample in samples)
         self.shares_images = True  # False: as if no two samples showed the same, to measure what that costs
         self.score = scorer_of(spec.task)
         self.letter_tokens = model.letter_tokens(LETTERS)
@@ -95,7 +97,7 @@ class Engine:
             raise UsageError(f"max_new_tokens must be at least 1, got {spec.max_new_tokens}")
         check_spectra(spec.measure.spectra, model.config.layers)
         if spec.task.conversation == CHAT_TEMPLATE:
-            model.chat("What is it?", image=True)  # a template that cannot be used is refused now, not once a sample
+            model.chat("What is it?", 1)  # a template that cannot be used is refused now, not once a sample
         if spec.measure.spectra and model.device.type == "cuda":
             # The first call loads a library, which two lanes must not do at a time.
             torch.linalg.eigvalsh(torch.eye(2, dtype=torch.float64, device=model.device))
@@ -130,9 +132,12 @@ class Engine:
             ModelError, DataError: files are missing or broken.
         """
         expandable_segments()
-        samples = load_samples(spec.task)
+        keep_kernels()
         device = device or default_device()
-        return cls(spec, load_model(spec.model, device), samples, micro_batch or (1 if device == "cpu" else None))
+        with ThreadPoolExecutor(1) as beside:
+            samples = beside.submit(load_samples, spec.task)
+            model = load_model(spec.model, device)
+        return cls(spec, model, samples.result(), micro_batch or (1 if device == "cpu" else None))
 
     @torch.inference_mode()
     def run(self, unit: WorkUnit) -> UnitOutcome:
@@ -198,7 +203,7 @@ class Engine:
         for point in points:
             if point.strategy == UNPRUNED:
                 continue
-            if point.layer > layers or point.rank > visual:
+            if point.layer > layers or (point.rank > visual and not self._several):
                 raise UsageError(f"{point.label}: the model has {layers} layers and {visual} visual tokens")
             strategy, params = catalog.get(point.strategy), dict(point.params)
             complaint = evidence.complaint(
@@ -213,6 +218,7 @@ class Engine:
                 side=self.model.config.side,
                 positions=point.positions,
                 position_parts=self.model.config.position_parts,
+                several=self._several,
             )
             if complaint:
                 raise UsageError(f"{point.label}: {complaint}")
@@ -317,9 +323,10 @@ class Engine:
     ) -> PreparedSample:
         digest = (image or sample_digest(sample)) if named else ""
         # Where nobody has looked at the pixels, images are the same only if they are the same file.
-        image = (image or str(sample.image)) if sample.image is not None and self.shares_images else ""
+        image = (image or sample.shown) if sample.image is not None and self.shares_images else ""
         image += f" {smaller.key}" if image and smaller is not None else ""
-        once = partial(self._pixels.get, image) if image else None
+        names = [f"{one}, not alone" for one in sample.images] if sample.more else [image]
+        once = (lambda place, look: self._pixels.get(names[place], look)) if image else None
         prompt = encode_sample(self.model, sample, self.spec.task, self.spec.model.image_mode, once, smaller)
         image = image if prompt.visual else ""
         need = footprints(prompt, False)

@@ -38,6 +38,7 @@ from workers.text_tower import TextTower
 from workers.tower_evidence import TOWER_PROVIDERS
 from workers.work import UNPRUNED, GridPoint
 
+ONE_IMAGE = "makes one image smaller, and there are questions with several"
 LAST_QUERIES = 5  # the longest window of last queries that a strategy reads where the text itself is shorter
 
 
@@ -325,6 +326,7 @@ def complaint(
     side: int | None = None,
     positions: Positions | None = None,
     position_parts: int = 1,
+    several: bool = False,
 ) -> str | None:
     """Say in one line why a strategy cannot run so; None where it can.
 
@@ -338,7 +340,10 @@ def complaint(
         side: of the square that the tokens of each of its images form; 0: they form none.
         positions: of the point.
         position_parts: that a position id of the model has.
+        several: whether some prompt has several images.
     """
+    if several and strategy.grids is not None:
+        return f"{strategy.name} {ONE_IMAGE}; leave it out"
     if positions not in (None, *(ways := get_args(Positions))):
         return f"positions: {positions!r} is none of {', '.join(ways)}{near(str(positions), ways)}"
     if positions == "compact" and position_parts > 1:

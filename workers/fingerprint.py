@@ -20,7 +20,7 @@ import workers
 from workers.families.base import Checkpoint
 from workers.families.config import ModelError
 from workers.foreign import opened, readable
-from workers.tasks.base import DataError, Sample
+from workers.tasks.base import DataError, EmbeddedImage, Sample
 
 SMALL_BYTES = 16 << 20  # files up to this size are read whole
 BLOCKS, BLOCK_BYTES = 64, 1 << 16  # of each larger file, evenly spaced from its start to its end
@@ -91,28 +91,17 @@ def whole_data_fingerprint(samples: Sequence[Sample]) -> str:
     Raises:
         DataError: an image may not be read.
     """
-    files = sorted({_file(sample) for sample in samples if sample.image is not None})
+    files = sorted({_file(image) for sample in samples for image in sample.images})
     with ThreadPoolExecutor(READERS) as pool:
         digests = dict(zip(files, pool.map(_whole_digest, files), strict=True))
-    images = (None if sample.image is None else [_row(sample), digests[_file(sample)]] for sample in samples)
+    images = ([[_row(image), digests[_file(image)]] for image in sample.images] for sample in samples)
     return WHOLE + _together(map(_sample_hash, samples, images))
 
 
 @readable(DataError)
 def data_fingerprint(samples: Sequence[Sample]) -> str:
     """As experiments were named before: of an image only the size and the first KiB, of large tables some blocks."""
-    images: list[list[Any] | None] = []
-    for sample in samples:
-        if isinstance(sample.image, Path):
-            with opened(sample.image) as stream:
-                first = hashlib.sha256(stream.read(IMAGE_BYTES)).hexdigest()
-            images.append([sample.image.stat().st_size, first])
-        elif sample.image is None:
-            images.append(None)
-        else:
-            seen = sample.image.file.stat()
-            images.append([sample.image.row, _table_digest(sample.image.file, seen.st_size, seen.st_mtime_ns)])
-    return _together(map(_sample_hash, samples, images))
+    return _together(_sample_hash(sample, [_partly_named(image) for image in sample.images]) for sample in samples)
 
 
 def is_same_data(recorded: object, samples: Sequence[Sample]) -> bool:
@@ -129,26 +118,38 @@ def _together(hashes: Iterable[str]) -> str:
     return hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()[:16]
 
 
-def _sample_hash(sample: Sample, image: list[Any] | None) -> str:
-    """Hash of a question and its label, with what stands for its image."""
-    fields = {item.name: getattr(sample, item.name) for item in dataclass_fields(sample) if item.name != "image"}
+def _partly_named(image: Path | EmbeddedImage) -> list[Any]:
+    """By its size and first KiB, or by its place in a table."""
+    if isinstance(image, Path):
+        with opened(image) as stream:
+            first = hashlib.sha256(stream.read(IMAGE_BYTES)).hexdigest()
+        return [image.stat().st_size, first]
+    seen = image.file.stat()
+    return [image.row, _table_digest(image.file, seen.st_size, seen.st_mtime_ns)]
+
+
+def _sample_hash(sample: Sample, images: list[list[Any]]) -> str:
+    """Hash of a question and its label, with what stands for its images."""
+    names = {item.name for item in dataclass_fields(sample)} - {"image", "more"}
+    fields = {name: getattr(sample, name) for name in names}
     for later in LATER_FIELDS:
         if not fields[later]:
             del fields[later]
-    if image is not None:
-        fields["image"] = image
+    if images:
+        fields["image"] = images[0]
+    if len(images) > 1:
+        fields["more"] = images[1:]
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _file(sample: Sample) -> Path:
-    """Where a sample's image lies: a file of its own, or a table."""
-    assert sample.image is not None
-    return sample.image if isinstance(sample.image, Path) else sample.image.file
+def _file(image: Path | EmbeddedImage) -> Path:
+    """Where an image lies: a file of its own, or a table."""
+    return image if isinstance(image, Path) else image.file
 
 
-def _row(sample: Sample) -> int | None:
+def _row(image: Path | EmbeddedImage) -> int | None:
     """Of an image in a table."""
-    return None if sample.image is None or isinstance(sample.image, Path) else sample.image.row
+    return None if isinstance(image, Path) else image.row
 
 
 def _whole_digest(file: Path) -> str:

@@ -26,9 +26,9 @@ from strategies.positions import Positions
 from strategies.quality import Concentration, concentration
 from strategies.stages import Stage
 from workers import evidence
-from workers.made_rows import Maker, makers_of, together
+from workers.made_rows import Maker, Shapes, makers_of, shapes_of, together
 from workers.packed_layer import LayerAhead, LayerRead, PackedLayer
-from workers.sequences import Packing, TokenSequence, fork, numbers
+from workers.sequences import Packing, Rows, TokenSequence, fork, numbers
 from workers.work import GridPoint
 
 
@@ -39,7 +39,7 @@ class NewFork:
     sequences: tuple[TokenSequence, ...]
     source_R: Tensor  # int64 on the host: which rows of the packing they continue
     maker: Maker | None  # makes other rows of the parent's visual ones, in place of the first of these
-    visual: slice  # the parent's visual rows, where there is something to make of them
+    visual: Rows  # the parent's visual rows, where there is something to make of them
     kept_K: Tensor  # int64 on the host: which of them are kept
 
     @property
@@ -307,18 +307,19 @@ class Placement:
     ) -> dict[TokenSequence, EvidenceView]:
         """Views of the input in which greedy strategies have left what they choose for several images at once."""
         views: dict[TokenSequence, EvidenceView] = {}
-        asking: dict[tuple[Strategy, tuple, tuple[int, ...], int], list[EvidenceView]] = defaultdict(list)
+        asking: dict[tuple[Strategy, tuple, tuple[int, ...], Shapes], list[EvidenceView]] = defaultdict(list)
         for sequence, stages in asked.items():
             groups = _choosing(sequence, stages)
             if any(strategy.together for strategy, _ in groups):
                 views[sequence] = self._view(0, sequence, groups, packing, hidden_RD, None, ahead)
+                shapes = shapes_of(views[sequence])
             for (strategy, params), members in groups.items():
                 if strategy.together:
                     ranks = tuple(stage.rank for stage in members)
-                    asking[strategy, params, ranks, sequence.visual].append(views[sequence])
+                    asking[strategy, params, ranks, shapes].append(views[sequence])
         several.look_through(list(views.values()))
-        for (strategy, params, ranks, visual), some in asking.items():
-            step = together(visual)
+        for (strategy, params, ranks, _), some in asking.items():
+            step = together(some[0].visual)
             for first in range(0, len(some), step):
                 strategy.prepare(some[first : first + step], ranks, dict(params))
         return views
@@ -359,12 +360,12 @@ def _new_fork(
     else:
         image = fork(parents[0].image, layer, kept_K, compact)
         sequences = [image, *(fork(parent, layer, kept_K, compact, image) for parent in parents)]
-    visual, text_R = packing.visual(parents[0]), numbers(*(packing.text(parent) for parent in parents))
+    stay_R, text_R = parents[0].staying(kept_K), numbers(*(packing.text(parent) for parent in parents))
     return NewFork(
         sequences=tuple(sequences),
-        source_R=torch.cat((kept_K + visual.start, text_R)) if len(kept_K) else text_R,
+        source_R=torch.cat((stay_R + packing.image(parents[0]).start, text_R)) if len(stay_R) else text_R,
         maker=choice.maker,
-        visual=visual if choice.maker else slice(0, 0),
+        visual=packing.visual(parents[0]) if choice.maker else slice(0, 0),
         kept_K=kept_K,
     )
 

@@ -31,18 +31,25 @@ def pixel_digest(image: Image.Image) -> str:
 
 
 def sample_digest(sample: Sample) -> str:
-    """The digest of a sample's image; "" where it has none.
+    """The digest of a sample's image, or of several in their order; "" where it has none.
 
     Raises:
-        DataError: the image cannot be read.
+        DataError: an image cannot be read.
     """
-    return "" if sample.image is None else pixel_digest(load_image(sample.image))
+    return joined_digest([pixel_digest(load_image(image)) for image in sample.images])
+
+
+def joined_digest(images: Sequence[str]) -> str:
+    """One digest for those of a prompt's images; "" where there are none, or one is not known."""
+    if len(images) < 2 or not all(images):
+        return images[0] if len(images) == 1 else ""
+    return hashlib.blake2b(" ".join(images).encode(), digest_size=DIGEST_BYTES).hexdigest()
 
 
 def image_digests(
     samples: Sequence[Sample], known: Mapping[str, str] | None = None, watch: Watch = lambda found, count: found
 ) -> tuple[str, ...]:
-    """The digest of each sample's image; "" where it has none, or one that cannot be decoded.
+    """The digest of each sample's images; "" where it has none, or one that cannot be decoded.
 
     A file is read once, under however many names and for however many samples, and equal files are decoded once.
 
@@ -52,16 +59,26 @@ def image_digests(
         watch: Follows those that are taken.
     """
     known = known or {}
-    sources = {sample.id: sample.image for sample in samples if sample.image is not None}
-    identity = {id: _identity(source) for id, source in sources.items()}
-    found = {identity[id]: digest for id, digest in known.items() if digest and id in identity}
-    missing = {identity[id]: source for id, source in sources.items() if identity[id] not in found}
+    sources = {str(source): source for sample in samples for source in sample.images}
+    identity = {name: _identity(source) for name, source in sources.items()}
+    taken = {sample.id: digest for sample in samples if (digest := known.get(sample.id, ""))}
+    alone = {str(sample.image): taken[sample.id] for sample in samples if sample.id in taken and not sample.more}
+    found = {identity[name]: digest for name, digest in alone.items() if name in identity}
+    needed = dict.fromkeys(
+        str(source) for sample in samples if not (sample.more and sample.id in taken) for source in sample.images
+    )
+    missing = {identity[name]: sources[name] for name in needed if identity[name] not in found}
     pool = ThreadPoolExecutor(min(READERS, os.cpu_count() or 1))
     try:
         found |= zip(missing, watch(pool.map(_Taking(), missing.values()), len(missing)), strict=True)
     finally:
         pool.shutdown(cancel_futures=True)  # who breaks it off does not wait for thousands of images
-    return tuple(found[identity[sample.id]] if sample.id in identity else "" for sample in samples)
+    return tuple(
+        taken[sample.id]
+        if sample.more and sample.id in taken
+        else joined_digest([found[identity[str(image)]] for image in sample.images])
+        for sample in samples
+    )
 
 
 class _Taking:

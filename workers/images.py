@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -95,6 +95,17 @@ def _eight_bits(image: Image.Image, source: Path | EmbeddedImage) -> Image.Image
     if image.mode in ("I", "F"):
         raise DataError(f"image {source}: has pixels of mode {image.mode}, whose range is unknown; save it with 8 bits")
     return image
+
+
+def column(images: Sequence[Image.Image]) -> Image.Image:
+    """Images one below the other, all made as large as the largest sides; one alone as it is."""
+    if len(images) == 1:
+        return images[0]
+    width, height = (max(sides) for sides in zip(*(image.size for image in images), strict=True))
+    made = Image.new("RGB", (width, height * len(images)))
+    for place, image in enumerate(images):
+        made.paste(image.resize((width, height)), (0, place * height))
+    return made
 
 
 def encoded(image: Image.Image) -> bytes:

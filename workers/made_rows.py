@@ -17,9 +17,10 @@ from torch import Tensor
 from strategies.catalog import Strategy
 from strategies.evidence import EvidenceView
 from workers import evidence
-from workers.sequences import numbers
+from workers.sequences import Rows, numbers
 from workers.upload import to_device
 
+Shapes = tuple[object, ...]
 TOGETHER = 2**23  # likenesses of tokens to one another that images looked at together may have
 
 
@@ -43,12 +44,12 @@ class Order:
     maker: Maker
     hidden_VD: Tensor  # of all tokens that there were to choose from
     kept_K: Tensor  # int64 on the host: those that are kept
-    place: slice  # where their rows go
+    place: Rows  # where their rows go
 
     @property
     def kind(self) -> tuple[object, ...]:
         """What is alike in orders that are made at once."""
-        return self.maker.strategy, self.maker.params, len(self.kept_K)
+        return self.maker.strategy, self.maker.params, len(self.kept_K), shapes_of(self.maker.view)
 
 
 def makers_of(
@@ -78,6 +79,11 @@ def make_rows(orders: Sequence[Order], out_RD: Tensor) -> None:
         some, step = list(of_views.values()), together(visual)
         for first in range(0, len(some), step):
             _make(some[first : first + step], out_RD)
+
+
+def shapes_of(view: EvidenceView) -> Shapes:
+    """Of what was read of an image; several of one prompt may have others than one with as many tokens."""
+    return view.visual, *(tuple(rows.shape) for _, rows in sorted(view.evidence.items()))
 
 
 def together(visual: int) -> int:

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workers.user_cache import kept_bytes
+
 C_TYPES = {int: ctypes.c_int, float: ctypes.c_double}  # of a kernel's arguments that are no tensors
 
 
@@ -61,7 +63,9 @@ def compile_kernels(
         CudaBuildError: no NVRTC, or it does not know the device, or the source is wrong; with the compiler's words.
     """
     major, minor = torch.cuda.get_device_capability(device)
-    image = _compile(source, [f"--gpu-architecture=sm_{major}{minor}", "--std=c++17", *options])
+    asked = [f"--gpu-architecture=sm_{major}{minor}", "--std=c++17", *options]
+    key = "\n".join([torch.__version__, str(torch.version.cuda), *asked]).encode() + b"\n" + source.read_bytes()
+    image = kept_bytes(source.name, key, lambda: _compile(source, asked))
     from cuda.bindings import driver
 
     with torch.cuda.device(device):

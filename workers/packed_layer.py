@@ -10,7 +10,7 @@ from torch import Tensor
 
 from workers.attention import probabilities, softmax_rows, visual_block
 from workers.decoder import Decoder, Given, Rotary
-from workers.sequences import Packing, TokenSequence, gather
+from workers.sequences import Packing, TokenSequence, gather, numbers, on
 from workers.sites import DecoderLayer
 from workers.upload import to_device
 
@@ -54,7 +54,7 @@ class LayerAhead:
         normed_1D, rotary = self._entering(slice(last, last + 1))
         return softmax_rows(self._decoder.queries(self._layer, normed_1D, rotary), key_SGE, self._decoder.scale)
 
-    def rotation(self, rows: Sequence[slice]) -> Rotary:
+    def rotation(self, rows: Sequence[slice | Tensor]) -> Rotary:
         """Cosines and sines (R, 1, E) of some rows' positions."""
         positions_PR = self._packing.positions(self._hidden_RD.device)
         return self._decoder.rotary(torch.cat([positions_PR[:, part] for part in rows], dim=1))
@@ -97,9 +97,11 @@ class PackedLayer(DecoderLayer):
             before: queries and keys of the layer before; None at layer 0.
             ahead: the layer about to run; None where nobody asks for it.
         """
-        self.system, self.visual, self.text = sequence.system, sequence.visual, sequence.text
+        self.system = sequence.system + sequence.between
+        self.visual, self.text = sequence.visual, sequence.text
         self._sequence = sequence
-        self._rows = (packing.visual(sequence), packing.text(sequence))
+        self._rows = (on(packing.visual(sequence), hidden_RD.device), packing.text(sequence))
+        self._order_S: Tensor | None = None
         self._visual_RD, self._text_RD = (hidden_RD[part] for part in self._rows)
         self._before = before
         self._ahead = ahead
@@ -111,18 +113,19 @@ class PackedLayer(DecoderLayer):
 
     def _attention(self, count: int) -> Tensor:
         read = self._read
-        return probabilities(read.query_RHE, read.key_RGE, read.packing, self._sequence, count, read.scale)
+        rows_HQS = probabilities(read.query_RHE, read.key_RGE, read.packing, self._sequence, count, read.scale)
+        return self._in_order(rows_HQS, dim=2)
 
     def row_ahead(self) -> Tensor:
         assert self._ahead is not None, "the next layer was asked for, and nobody gave it"
-        return self._ahead.row(self._sequence)
+        return self._in_order(self._ahead.row(self._sequence), dim=2)
 
     def visual_block(self) -> Tensor:
         read = self._read
         return visual_block(read.query_RHE, read.key_RGE, read.packing, self._sequence, read.scale)
 
     def keys(self) -> Tensor:
-        return gather(self._read.key_RGE, self._read.packing.keys(self._sequence))
+        return self._in_order(gather(self._read.key_RGE, self._read.packing.keys(self._sequence)), dim=0)
 
     def visual_hidden(self) -> Tensor:
         return self._visual_RD
@@ -130,7 +133,7 @@ class PackedLayer(DecoderLayer):
     def visual_before(self) -> Tensor:
         entered_RD = self._read.entered_RD
         assert entered_RD is not None, "nobody said that what entered the layer before is read"
-        return entered_RD[self._read.packing.visual(self._sequence)]
+        return entered_RD[on(self._read.packing.visual(self._sequence), entered_RD.device)]
 
     def text_hidden(self) -> Tensor:
         return self._text_RD
@@ -143,6 +146,19 @@ class PackedLayer(DecoderLayer):
     def normed(self, rows_RD: Tensor) -> Tensor:
         assert self._ahead is not None, "the norm before the head was asked for, and nobody gave it"
         return self._ahead.normed(rows_RD)
+
+    def _in_order(self, tokens_SX: Tensor, dim: int) -> Tensor:
+        """One for each of the sequence's tokens, those between images moved before the visual ones."""
+        places_K, first = self._sequence.places_K, self._sequence.system
+        if places_K is None:
+            return tokens_SX
+        if self._order_S is None:
+            words_I = torch.ones(self.visual + self._sequence.between, dtype=torch.bool)
+            words_I[places_K] = False
+            after = slice(first + len(words_I), tokens_SX.shape[dim])
+            order_S = (slice(0, first), words_I.nonzero()[:, 0] + first, places_K + first, after)
+            self._order_S = to_device(numbers(*order_S), tokens_SX.device)
+        return tokens_SX.index_select(dim, self._order_S)
 
     def alive(self, image_VX: Tensor) -> Tensor:
         if len(image_VX) == self.visual:

@@ -2,7 +2,8 @@
 
 The batch comes as a (B, S) rectangle with padding on either side. After a drop the samples may differ in length, so
 each **group** of layers has a rectangle of its own: samples aligned right, filled up on the left, with a mask that
-hides the filling. Position ids stay with their tokens, or are renumbered where the method says so.
+hides the filling. Words between images stay. Position ids stay with their tokens, or are renumbered where the method
+says so.
 
 Shape letters: see ``strategies/view.py``; here also W columns of a group, N keys.
 """
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from strategies.errors import UsageError
 from workers.sites import InputRows
+from workers.upload import to_device
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,7 +30,7 @@ class Group:
     rows_BW: Tensor  # int64, the row of the whole sequence in each column
     alive_BW: Tensor  # bool, False: padding
     full: bool  # no padding at all, so that sdpa needs no mask
-    visual_at: tuple[int, ...]  # per sample the column of its first visual token
+    columns: tuple[Tensor, ...]  # per sample (K,) int64, where its visual tokens are, ascending
     visual: tuple[Tensor, ...]  # per sample (K,) int64, its visual tokens as indices into the image
     shift_BS: Tensor | None = None  # by how much the position ids of the whole sequence are lowered; None: not
 
@@ -37,8 +39,10 @@ class Group:
 class Batch:
     """Some prompts that run together, from their first forward to their last decoded token."""
 
-    system: tuple[int, ...]  # per sample, tokens before the image; padding is never counted
-    text: tuple[int, ...]  # per sample, tokens after the image
+    system: tuple[int, ...]  # per sample, tokens before its images and between them; padding is never counted
+    between: tuple[int, ...]  # those between
+    text: tuple[int, ...]  # per sample, tokens after its images
+    after: tuple[int, ...]  # per sample, the column behind its last image
     length: int  # S
     groups: list[Group]  # the first is the whole sequence
     prefill: bool = True  # whether the forward in progress is the first one
@@ -48,55 +52,75 @@ class Batch:
     def group(self, layer: int) -> Group:
         return next(group for group in reversed(self.groups) if group.first_layer <= layer)
 
-    def picture(self, sample: int, pictures: int) -> int | None:
-        """Which of the pictures given is a sample's; None where it has none. Copies of a sample (beams) share one."""
-        shown = [other for other, visual_V in enumerate(self.groups[0].visual) if len(visual_V)]
-        if sample not in shown:
-            return None
-        copies = max(1, len(shown) // max(1, pictures))
-        place = shown.index(sample) // copies
-        return place if place < pictures else None
+    def pictures(self, tokens: Sequence[int]) -> list[range]:
+        """Which of the pictures given are each sample's, in order; none where it has none, or no pictures were given.
+
+        Copies of a sample (beams) share them.
+
+        Args:
+            tokens: of each picture.
+
+        Raises:
+            UsageError: pictures and samples do not have as many.
+        """
+        wanted, found, stop = [len(visual_V) for visual_V in self.groups[0].visual], [range(0)], 0
+        copies = max(1, sum(wanted) // max(1, sum(tokens)))
+        shown = [sample for sample, count in enumerate(wanted) if count and tokens]
+        of: dict[int, range] = {}
+        for place, sample in enumerate(shown):
+            if place % copies == 0:
+                first, left = stop, wanted[sample]
+                while left > 0 and stop < len(tokens):
+                    left, stop = left - tokens[stop], stop + 1
+                if left:
+                    given = sum(tokens[first:stop])
+                    raise UsageError(f"sample {sample} has {wanted[sample]} image tokens, and its images have {given}")
+                found.append(range(first, stop))
+            of[sample] = found[-1]
+        if shown and stop < len(tokens):
+            raise UsageError(f"{len(tokens)} images were given, and the samples have {stop}")
+        return [of.get(sample, range(0)) for sample in range(len(wanted))]
 
 
 def new_batch(ids_BS: Tensor, mask_BS: Tensor | None, image_token: int, visual_tokens: int | None) -> Batch:
     """Read from token ids and attention mask where the images are.
 
     Raises:
-        UsageError: a sample has another number of image tokens than none or one image's, or not all in a row.
+        UsageError: a sample has another number of image tokens than those of whole images.
     """
     batch, length = ids_BS.shape
     alive_BS = torch.ones_like(ids_BS, dtype=torch.bool) if mask_BS is None else mask_BS.to(ids_BS.device).bool()
-    image_BS = ids_BS == image_token
-    count_B, start_B = image_BS.sum(dim=1), image_BS.int().argmax(dim=1)
-    column_S = torch.arange(length, device=ids_BS.device)
-    before_BS = column_S < start_B[:, None]
-    inside_BS = ~before_BS & (column_S < (start_B + count_B)[:, None])
-    figures = (count_B, start_B, alive_BS.sum(1), (before_BS & alive_BS).sum(1), (image_BS == inside_BS).all(1))
-    counts, starts, lengths, system, straight = torch.stack(figures).tolist()  # the one wait for the device
-    for sample, count in enumerate(counts):
-        if count not in (0, count if visual_tokens is None else visual_tokens) or not straight[sample]:
-            wanted = "its" if visual_tokens is None else visual_tokens
-            said = f"sample {sample} has {count} image tokens; pruned takes one image"
-            raise UsageError(f"{said}, {wanted} tokens in a row")
+    seen_2BS = torch.stack((ids_BS == image_token, alive_BS)).cpu()  # the one wait for the device
+    columns, system, between, text, after = [], [], [], [], []
+    for sample, (image_S, alive_S) in enumerate(zip(*seen_2BS, strict=True)):
+        visual_V = image_S.nonzero()[:, 0]
+        count = len(visual_V)
+        if visual_tokens is not None and count % visual_tokens:
+            said = f"sample {sample} has {count} image tokens; pruned takes whole images"
+            raise UsageError(f"{said}, {visual_tokens} tokens each")
+        first, stop = (int(visual_V[0]), int(visual_V[-1]) + 1) if count else (0, 0)
+        columns.append(to_device(visual_V, ids_BS.device))
+        between.append(int(alive_S[first:stop].sum()) - count)
+        system.append(int(alive_S[:first].sum()) + between[-1])
+        text.append(int(alive_S.sum()) - count - system[-1])
+        after.append(stop)
     whole = Group(
         first_layer=0,
-        rows_BW=column_S.expand(batch, -1),
+        rows_BW=torch.arange(length, device=ids_BS.device).expand(batch, -1),
         alive_BW=alive_BS,
-        full=sum(lengths) == batch * length,
-        visual_at=tuple(starts),
-        visual=tuple(torch.arange(count, device=ids_BS.device) for count in counts),
+        full=bool(seen_2BS[1].all()),
+        columns=tuple(columns),
+        visual=tuple(torch.arange(len(visual_V), device=ids_BS.device) for visual_V in columns),
     )
-    text = tuple(n - v - s for n, v, s in zip(lengths, counts, system, strict=True))
-    return Batch(system=tuple(system), text=text, length=length, groups=[whole])
+    return Batch(tuple(system), tuple(between), tuple(text), tuple(after), length, groups=[whole])
 
 
 def input_rows(batch: Batch, inputs_BSD: Tensor, sample: int) -> InputRows:
     """A sample's visual and later rows of the decoder's input; padding is none of them."""
-    whole = batch.groups[0]
-    after = whole.visual_at[sample] + len(whole.visual[sample])
+    whole, after = batch.groups[0], batch.after[sample]
     text_SD = inputs_BSD[sample, after:]
     return InputRows(
-        visual_VD=inputs_BSD[sample, whole.visual_at[sample] : after],
+        visual_VD=inputs_BSD[sample, whole.columns[sample]],
         text_TD=text_SD if whole.full else text_SD[whole.alive_BW[sample, after:]],
     )
 
@@ -116,18 +140,18 @@ def drop(batch: Batch, layer: int, kept: Sequence[Tensor], compact: bool, hidden
     """
     before, whole = batch.groups[-1], batch.groups[0]
     alive_BW = before.alive_BW.clone()
-    for sample, kept_K in enumerate(kept):
-        at, visual = before.visual_at[sample], len(before.visual[sample])
-        stays_V = torch.zeros(visual, dtype=torch.bool, device=alive_BW.device)
-        stays_V[kept_K] = True
-        alive_BW[sample, at : at + visual] &= stays_V
-    ends = [len(kept_K) + text for kept_K, text in zip(kept, batch.text, strict=True)]  # of image and text, from right
-    lengths = [system + end for system, end in zip(batch.system, ends, strict=True)]
+    for sample, (kept_K, visual_V) in enumerate(zip(kept, before.columns, strict=True)):
+        alive_BW[sample, visual_V] = False
+        alive_BW[sample, visual_V[kept_K]] = True
+    lengths = [system + len(kept_K) + text for system, kept_K, text in zip(batch.system, kept, batch.text, strict=True)]
     width = max(lengths)
     columns_BW = alive_BW.byte().argsort(dim=1, stable=True)[:, -width:]  # the living last, in their order
-    if not compact:  # whose positions go with the tokens, in the order in which these were chosen
-        for sample, (kept_K, end) in enumerate(zip(kept, ends, strict=True)):
-            columns_BW[sample, width - end : width - end + len(kept_K)] = before.visual_at[sample] + kept_K
+    columns = []
+    for sample, (kept_K, visual_V, length) in enumerate(zip(kept, before.columns, lengths, strict=True)):
+        before_W = alive_BW[sample].cumsum(dim=0) + (width - length - 1)
+        columns.append(before_W[visual_V[kept_K.sort().values]])
+        if not compact:  # positions go with the tokens, in the order in which these were chosen
+            columns_BW[sample, columns[-1]] = visual_V[kept_K]
     rows_BW, left_BW = before.rows_BW.gather(1, columns_BW), alive_BW.gather(1, columns_BW)
     shift_BS = before.shift_BS
     if compact:
@@ -138,7 +162,7 @@ def drop(batch: Batch, layer: int, kept: Sequence[Tensor], compact: bool, hidden
         rows_BW=rows_BW,
         alive_BW=left_BW,
         full=min(lengths) == width,
-        visual_at=tuple(width - end for end in ends),
+        columns=tuple(columns),
         visual=tuple(old[kept_K] for old, kept_K in zip(before.visual, kept, strict=True)),
         shift_BS=shift_BS,
     )

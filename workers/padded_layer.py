@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.padded import Batch, causal
+from workers.padded import Batch
 from workers.sites import DecoderLayer
 
 
@@ -58,23 +58,30 @@ class PaddedLayer(DecoderLayer):
         self._probe = probe
         self._ahead = ahead
         self._kept_V = group.visual[sample]
-        self._living = slice(None) if group.full else group.alive_BW[sample]
+        # Of the columns those of its tokens, in the order that evidence has them.
+        self._living: slice | Tensor = slice(None) if group.full else group.alive_BW[sample]
+        column_W = torch.arange(hidden_BWD.shape[1], device=hidden_BWD.device)
+        if batch.between[sample]:
+            words_W = group.alive_BW[sample].index_fill(0, group.columns[sample], False)
+            words_S = column_W[words_W]
+            self._living = torch.cat((words_S[: self.system], group.columns[sample], words_S[self.system :]))
+        self._column_S = column_W[self._living]
         self._hidden_SD = hidden_BWD[sample, self._living]
 
     def _attention(self, count: int) -> Tensor:
-        return _probabilities(self._turned("query")[-count:], self.keys(), self._scale)
+        last = slice(len(self._column_S) - count, None)
+        return self._probabilities(self._turned("query"), last, self.keys(), self._scale)
 
     def row_ahead(self) -> Tensor:
         attention = self._ahead.module.self_attn
         normed_SD = self._ahead.module.input_layernorm(self._hidden_SD)
         key_SGE = self._turn("key", attention.k_proj(normed_SD), attention, self._ahead.rotary)
         query_SHE = self._turn("query", attention.q_proj(normed_SD), attention, self._ahead.rotary)
-        return _probabilities(query_SHE[-1:], key_SGE, attention.scaling)
+        return self._probabilities(query_SHE, slice(-1, None), key_SGE, attention.scaling)
 
     def visual_block(self) -> Tensor:
-        after = self.system + self.visual
-        query_VHE = self._turned("query")[self.system : after]
-        return _probabilities(query_VHE, self.keys()[:after], self._scale)[:, :, self.system :]
+        image = slice(self.system, self.system + self.visual)
+        return self._probabilities(self._turned("query"), image, self.keys(), self._scale)[:, :, image]
 
     def keys(self) -> Tensor:
         return self._turned("key")
@@ -123,10 +130,10 @@ class PaddedLayer(DecoderLayer):
         first, second = rows_SHE.chunk(2, dim=-1)
         return rows_SHE * cos_SE[:, None] + torch.cat((-second, first), dim=-1) * sin_SE[:, None]
 
-
-def _probabilities(query_QHE: Tensor, key_SGE: Tensor, scale: float) -> Tensor:
-    """(H, Q, S) float32 attention of Q queries that are the last of S keys; half precision ties many tokens."""
-    key_SHE = key_SGE.float().repeat_interleave(query_QHE.shape[1] // key_SGE.shape[1], dim=1)
-    scores_HQS = torch.einsum("qhe,she->hqs", query_QHE.float(), key_SHE) * scale
-    visible_QS = causal(len(query_QHE), len(key_SGE), key_SGE.device)
-    return scores_HQS.masked_fill(~visible_QS, -torch.inf).softmax(dim=-1)
+    def _probabilities(self, query_SHE: Tensor, queries: slice, key_SGE: Tensor, scale: float) -> Tensor:
+        """(H, Q, S) float32 attention of some of the S tokens; half precision ties many of them."""
+        query_QHE, column_Q = query_SHE[queries], self._column_S[queries]
+        key_SHE = key_SGE.float().repeat_interleave(query_QHE.shape[1] // key_SGE.shape[1], dim=1)
+        scores_HQS = torch.einsum("qhe,she->hqs", query_QHE.float(), key_SHE) * scale
+        hidden_QS = column_Q[:, None] < self._column_S
+        return scores_HQS.masked_fill(hidden_QS, -torch.inf).softmax(dim=-1)

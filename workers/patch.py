@@ -111,7 +111,7 @@ def pruned(
 
     Raises:
         UsageError: on entry, for what cannot work with this model; in a forward, for inputs that cannot be pruned
-            (embeddings instead of token ids, several images in a sample, a cache from outside the block).
+            (embeddings instead of token ids, a cache from outside the block, several images where a rule takes one).
     """
     parts = parts_of(model)
     stays = Kept.asked(rank, tokens, layer, parts.decoder.config.num_hidden_layers, parts.visual_tokens)
@@ -268,6 +268,9 @@ class _Pruner:
             self.ended(PREFILL)
             batch = new_batch(ids_BS, given, self.parts.image_token, self.parts.visual_tokens)
             self.seeds, self.images = self.shown.read(ids_BS, kwargs["inputs_embeds"], batch)
+            one = next((name for stage in self.stages.values() if catalog.get(name := stage.strategy).grids), None)
+            if one is not None and self.shown.several:
+                raise UsageError(f"{one} {evidence.ONE_IMAGE}; leave it out")
             self.own = [self.plan(len(seen_V)) if len(seen_V) else self.stages for seen_V in batch.groups[0].visual]
             self.ended(SELECTOR)
         else:
@@ -371,9 +374,8 @@ class _Pruner:
         after = batch.groups[-1]
         for sample, (kept_K, merge) in enumerate(choices):
             if merge is not None and len(kept_K) < len(before.visual[sample]):
-                old, new = before.visual_at[sample], after.visual_at[sample]
-                all_VD = hidden_BWD[sample, old : old + len(before.visual[sample])]
-                left_BWD[sample, new : new + len(kept_K)] = merge(all_VD, kept_K)
+                all_VD = hidden_BWD[sample, before.columns[sample]]
+                left_BWD[sample, after.columns[sample]] = merge(all_VD, kept_K)
         return left_BWD
 
     def _choose(

@@ -29,7 +29,7 @@ from workers.forks import NewFork, Placement
 from workers.made_rows import Order, make_rows
 from workers.memory import Budget, Room, RowBytes
 from workers.packed_layer import LayerAhead, LayerRead
-from workers.sequences import Packing, TokenSequence, gather, joined, numbers
+from workers.sequences import Packing, Rows, TokenSequence, gather, joined, numbers, on
 from workers.trunks import pack_trunks
 from workers.upload import to_device
 
@@ -296,7 +296,7 @@ class _Waves:
         new_RD = parts[0] if len(parts) == 1 else torch.cat(parts) if parts else hidden_RD[:0]
         begun = [*((fork, hidden_RD) for fork in joining), *((one.fork, one.start_RD) for one in arriving)]
         orders = [
-            Order(fork.maker, source_RD[fork.visual], fork.kept_K, new.visual(fork.sequences[0]))
+            Order(fork.maker, source_RD[on(fork.visual, source_RD.device)], fork.kept_K, new.visual(fork.sequences[0]))
             for fork, source_RD in begun
             if fork.maker is not None
         ]
@@ -317,9 +317,7 @@ class _Waves:
             place_R = place_R.cumsum(0) - 1
             room.hold(start_RD.nbytes)
             for fork in group:
-                first = int(place_R[fork.visual.start])  # all of them are held, side by side
-                visual = slice(first, first + fork.visual.stop - fork.visual.start)
-                moved = replace(fork, source_R=place_R[fork.source_R], visual=visual)
+                moved = replace(fork, source_R=place_R[fork.source_R], visual=_moved(fork.visual, place_R))
                 self.waiting.append(_Waiting(moved, start_RD))
 
     def _room(self) -> Room:
@@ -351,3 +349,11 @@ class _Waves:
         if not self._row.keeps:
             return []
         return [(*held, *own) for held, own in zip(self._held, self._caches, strict=True)]
+
+
+def _moved(rows: Rows, place_R: Tensor) -> Rows:
+    """Rows where they are held: those that lay side by side still do."""
+    if not isinstance(rows, slice):
+        return place_R[rows]
+    first = int(place_R[rows.start])
+    return slice(first, first + rows.stop - rows.start)

@@ -16,6 +16,7 @@ from torch import Tensor
 from strategies.errors import UsageError
 from workers import evidence
 from workers.families.base import Call, Parts
+from workers.families.model import joined_rows
 from workers.forks import Seeds
 from workers.layer_calls import Replaced
 from workers.padded import Batch, input_rows
@@ -52,6 +53,8 @@ class PromptImages:
         self._make_features = parts.body.get_image_features
         self._call: Call = {}  # for features, the last
         self._pictures: Sequence[Tensor] = ()  # some pixels of each image of it
+        self._tokens: Sequence[int] = ()  # visual tokens of each
+        self.several = False  # whether a sample has several
         self._tower_states: list[Tensor] = []  # what entered each layer of the tower, and what left the last
 
     def attach(self) -> Iterator[Any]:
@@ -68,32 +71,32 @@ class PromptImages:
         """Of a prompt, per sample what seeds its draws, and what is read of tower, question and input, (V, ...).
 
         Raises:
-            UsageError: names or questions do not fit the batch, a sample has several images, or pixels are missing.
+            UsageError: names or questions do not fit the batch, or images the samples, or pixels are missing.
         """
-        self._see_pictures(ids_BS, batch)
-        return self._seeds(ids_BS, batch), self._evidence(ids_BS, inputs_BSD, batch)
+        self._see_pictures(ids_BS)
+        shown = batch.pictures(self._tokens)
+        self.several = any(len(places) > 1 for places in shown)
+        return self._seeds(ids_BS, batch, shown), self._evidence(ids_BS, inputs_BSD, batch, shown)
 
     def _see(self, *args: Any, **kwargs: Any) -> Any:
         """The body's own forward asks it for features, and ``generate`` from transformers 5.24 on before that."""
         self._call, self._tower_states = inspect.signature(self._make_features).bind(*args, **kwargs).arguments, []
         return self._make_features(*args, **kwargs)
 
-    def _see_pictures(self, ids_BS: Tensor, batch: Batch) -> None:
+    def _see_pictures(self, ids_BS: Tensor) -> None:
         """Whose features were asked for; nothing new where a prompt is run again with the same."""
         if self._call:
             given = self._parts.pictures(self._call, ids_BS)
-            self._pictures = [picture[..., ::PIXEL_STRIDE, ::PIXEL_STRIDE] for picture in given]
-            shown = sum(len(visual_V) > 0 for visual_V in batch.groups[0].visual)
-            if 0 < shown < len(given):
-                raise UsageError(f"{len(given)} images were given for {shown} samples; pruned takes one image each")
+            self._pictures = [picture[..., ::PIXEL_STRIDE, ::PIXEL_STRIDE] for picture, _ in given]
+            self._tokens = [tokens for _, tokens in given]
 
-    def _seeds(self, ids_BS: Tensor, batch: Batch) -> list[Seeds]:
+    def _seeds(self, ids_BS: Tensor, batch: Batch, shown: Sequence[range]) -> list[Seeds]:
         """What seeds each sample's draws; beams and further sequences of a sample share it."""
         size = ids_BS.shape[0]
         samples = self._named("sample_ids", self._sample_ids, size)
         images = self._named("image_ids", self._image_ids, size)
         if not samples or not images:  # what has names is not fetched from the device
-            pictures, alive_BW = self._pixels(batch), batch.groups[0].alive_BW
+            pictures, alive_BW = self._pixels(shown), batch.groups[0].alive_BW
             words = [str(ids_S[alive_S].tolist()) for ids_S, alive_S in zip(ids_BS, alive_BW, strict=True)]
             contents = [_digest(text.encode() + picture) for text, picture in zip(words, pictures, strict=True)]
             samples, images = samples or contents, images or [*map(_digest, pictures)]
@@ -110,13 +113,14 @@ class PromptImages:
             raise UsageError(f"{len(names)} {what} were given for a batch of {size}")
         return [name for name in names for _ in range(size // len(names))]
 
-    def _pixels(self, batch: Batch) -> list[bytes]:
-        """Per sample its pixels; nothing where it has none."""
-        pictures = [picture.float().cpu() for picture in self._pictures]
-        places = [batch.picture(sample, len(pictures)) for sample in range(len(batch.groups[0].visual))]
-        return [b"" if place is None else pictures[place].numpy().tobytes() for place in places]
+    def _pixels(self, shown: Sequence[range]) -> list[bytes]:
+        """Per sample the pixels of its images; nothing where it has none."""
+        pictures = [picture.float().cpu().numpy().tobytes() for picture in self._pictures]
+        return [b"".join(pictures[place] for place in places) for places in shown]
 
-    def _evidence(self, ids_BS: Tensor, inputs_BSD: Tensor, batch: Batch) -> list[dict[str, Tensor]]:
+    def _evidence(
+        self, ids_BS: Tensor, inputs_BSD: Tensor, batch: Batch, shown: Sequence[range]
+    ) -> list[dict[str, Tensor]]:
         """Per sample what is read of the vision tower and of the input."""
         readers = evidence.tower_readers(self._needs)
         reads = readers and self._tower_states
@@ -137,10 +141,9 @@ class PromptImages:
                 continue
             own = words[sample]
             for name in readers:
-                place = batch.picture(sample, len(seen.get(name, ())))
-                if place is None:
+                if not shown[sample] or not seen[name]:
                     raise UsageError(f"sample {sample} has image tokens without pixel_values, whose {name} is needed")
-                own[name] = seen[name][place]
+                own[name] = joined_rows(name, [seen[name][place] for place in shown[sample]])
             found.append(own | evidence.of_input(self._needs, input_rows(batch, inputs_BSD, sample)))
         return found
 

@@ -12,7 +12,7 @@ from workers.families.config import ModelConfig
 from workers.sites import Site, Tower
 
 Flop = Callable[
-    [ModelConfig, Any, int], Any
+    [ModelConfig, Any, float], Any
 ]  # of the model, from tokens and visual tokens of the sequence, per reading
 Scratch = Callable[[ModelConfig, int, int], int]  # from the same
 
@@ -41,7 +41,7 @@ class Provider:
     text_tower: bool = False  # whether it is had by CLIP's text tower
 
 
-def nothing(config: ModelConfig, tokens: Any, visual: int) -> int:
+def nothing(config: ModelConfig, tokens: Any, visual: float) -> int:
     return 0
 
 

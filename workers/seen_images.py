@@ -79,14 +79,16 @@ class SeenImages:
         return kept.image
 
     def _keep(self, made: Mapping[Key, SeenImage]) -> None:
-        copies = {key: _apart(image) for key, image in list(made.items())[-KEPT:]}
+        most = KEPT * self._model.config.visual_tokens  # which several images of one prompt may exceed
+        some = [(key, image) for key, image in made.items() if len(image.features_VD) <= most]
+        copies = {key: _apart(image) for key, image in some[-KEPT:]}
         event = None
         if self._model.device.type == "cuda" and copies:
             event = torch.cuda.Event()
             event.record(torch.cuda.current_stream(self._model.device))
         with self._lock:
             self._kept |= {key: _Kept(image, event) for key, image in copies.items()}
-            while len(self._kept) > KEPT:
+            while len(self._kept) > KEPT or sum(one.image.features_VD.shape[0] for one in self._kept.values()) > most:
                 self._kept.popitem(last=False)
 
 

@@ -18,7 +18,8 @@ to a **chain**: its prefix's prefix, its prefix, itself.
     fork of 2 at layer 3                                 [text]
     fork of 2 at layer 3 alone              [visual kept | text]
 
-An image that only one question is asked about has no run of its own.
+An image that only one question is asked about has no run of its own. Of several images in a prompt the run goes from
+the first token of the first to the last of the last: the words between them lie in it, and no fork drops them.
 
 A **packing** says where each sequence's rows lie; it changes only at layers where somebody forks. Sequences and
 packings live on the host; what a device needs of a packing goes there once, so that bookkeeping never makes it wait.
@@ -38,6 +39,8 @@ from torch import Tensor
 from workers.flash import PREFILL_TILE, key_runs, tiles
 from workers.upload import to_device
 
+Rows = slice | Tensor  # that lie side by side, or int64 on the host
+
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class TokenSequence:
@@ -53,6 +56,8 @@ class TokenSequence:
     system: int  # tokens before the image
     text: int  # tokens after the image; 0 for a prefix
     visual_K: Tensor  # (K,) int64 on the host, the kept visual tokens as indices into the sample's image tokens
+    places_K: Tensor | None = None  # (K,) int64 on the host, which rows of the image's run they are; None: all
+    between: int = 0  # the other rows of that run: words between images
     positions_PR: Tensor  # int64 on the host, position ids of its own rows; P is 1 or 3
     next_position: int  # position id of the first decoded token in the layers in which it has rows
     visual: int = field(init=False)  # visual tokens it keeps, its prefix's included
@@ -74,6 +79,21 @@ class TokenSequence:
         """The run that its visual tokens are rows of: its prefix, where several questions share them, or itself."""
         return self.prefix if self.prefix and self.prefix.visual else self
 
+    def staying(self, kept_K: Tensor) -> Tensor:
+        """(R,) int64 on the host: the rows of its image's run that are left with some of the visual tokens.
+
+        The tokens come in the order in which they are given, where the tokens that are kept are.
+        """
+        places_K = self.image.places_K
+        if places_K is None:
+            return kept_K
+        left_I = torch.ones(self.visual + self.between, dtype=torch.bool)
+        left_I[places_K] = False
+        left_I[places_K[kept_K]] = True
+        stay_R = left_I.nonzero()[:, 0]
+        stay_R[_seats(stay_R, places_K[kept_K])] = places_K[kept_K]
+        return stay_R
+
     @property
     def length(self) -> int:
         """Tokens it stands for, those of its prefixes included."""
@@ -85,17 +105,23 @@ class TokenSequence:
 
 
 def new_prefix(
-    positions_PR: Tensor, visual: int = 0, prefix: TokenSequence | None = None, sample: int = -1
+    positions_PR: Tensor,
+    visual: int = 0,
+    prefix: TokenSequence | None = None,
+    sample: int = -1,
+    places_V: Tensor | None = None,
 ) -> TokenSequence:
     """Rows that several samples have in common: tokens before an image, at least one, or those of an image.
 
     Args:
         positions_PR: of these rows.
-        visual: how many they are, if they are an image's; else 0.
+        visual: how many visual tokens there are, if the rows are an image's; else 0.
         prefix: what comes before an image.
         sample: index within the micro-batch of the first that shows an image.
+        places_V: int64 on the host, which of the rows the visual tokens are; None: all, or none.
     """
-    system = prefix.rows if prefix else positions_PR.shape[1] - visual
+    between = 0 if places_V is None else positions_PR.shape[1] - visual
+    system = prefix.rows if prefix else positions_PR.shape[1] - visual - between
     return TokenSequence(
         sample=sample,
         prefix=prefix,
@@ -104,22 +130,32 @@ def new_prefix(
         system=system,
         text=0,
         visual_K=torch.arange(visual),
+        places_K=places_V,
+        between=between,
         positions_PR=positions_PR,
-        next_position=system + visual,
+        next_position=system + visual + between,
     )
 
 
 def new_trunk(
-    sample: int, prefix: TokenSequence | None, visual: int, positions_PS: Tensor, next_position: int
+    sample: int,
+    prefix: TokenSequence | None,
+    visual: int,
+    positions_PS: Tensor,
+    next_position: int,
+    places_V: Tensor | None = None,
+    between: int = 0,
 ) -> TokenSequence:
     """The un-pruned sequence of a sample; a text-only prompt has neither prefix nor visual tokens.
 
     Args:
         sample: index within the micro-batch.
         prefix: whose rows its first tokens are, those of its image among them or not.
-        visual: tokens of its image.
+        visual: tokens of its images.
         positions_PS: of all its tokens, the prefixes' included.
         next_position: of the first decoded token.
+        places_V: int64 on the host, where its visual tokens are from the first on; None: side by side.
+        between: words between its images.
     """
     shared = prefix.length if prefix else 0
     system = prefix.system if prefix else 0
@@ -129,11 +165,18 @@ def new_trunk(
         parent=None,
         layer=0,
         system=system,
-        text=positions_PS.shape[1] - system - visual,
+        text=positions_PS.shape[1] - system - visual - between,
         visual_K=torch.arange(visual),
+        places_K=places_V,
+        between=between,
         positions_PR=positions_PS[:, shared:],
         next_position=next_position,
     )
+
+
+def _seats(stay_R: Tensor, kept_K: Tensor) -> Tensor:
+    """Where among ascending rows some are that are kept, ascending."""
+    return torch.searchsorted(stay_R, kept_K.sort().values)
 
 
 def fork(
@@ -150,8 +193,11 @@ def fork(
         image: the prefix that these tokens are rows of, which forked from the parent's; None: they are rows of its own.
     """
     positions_PR = after_PT = parent.positions_PR[:, parent.rows - parent.text :]
-    if len(kept_K):
-        positions_PR = torch.cat((parent.image.positions_PR[:, kept_K], after_PT), dim=1)
+    places_K = parent.places_K
+    if len(stay_R := parent.staying(kept_K)):
+        positions_PR = torch.cat((parent.image.positions_PR[:, stay_R], after_PT), dim=1)
+    if places_K is not None:
+        places_K = _seats(stay_R.sort().values, places_K[kept_K])
     next_position = parent.next_position
     if compact and len(positions_PR) == 1:
         next_position = parent.system + positions_PR.shape[1]
@@ -164,6 +210,8 @@ def fork(
         system=parent.system,
         text=parent.text,
         visual_K=parent.visual_K[kept_K],
+        places_K=places_K,
+        between=parent.between,
         positions_PR=positions_PR[:, image.rows :] if image else positions_PR,
         next_position=next_position,
     )
@@ -231,9 +279,14 @@ class Packing:
     def last_row(self, sequence: TokenSequence) -> int:
         return self.starts[sequence] + sequence.rows - 1
 
-    def visual(self, sequence: TokenSequence) -> slice:
-        """The rows of its visual tokens, which may be its prefix's."""
-        return slice(start := self.starts[sequence.image], start + sequence.visual)
+    def image(self, sequence: TokenSequence) -> slice:
+        """The rows of its images, words between them included; they may be its prefix's."""
+        return slice(start := self.starts[sequence.image], start + sequence.visual + sequence.between)
+
+    def visual(self, sequence: TokenSequence) -> Rows:
+        """The rows of its visual tokens."""
+        image = self.image(sequence)
+        return image if sequence.places_K is None else sequence.places_K + image.start
 
     def text(self, sequence: TokenSequence) -> slice:
         """The rows of its tokens after the image."""
@@ -281,10 +334,15 @@ class Packing:
         return self._tiles
 
 
-def numbers(*slices: slice) -> Tensor:
-    """int64 on the host, the rows of some slices by their numbers."""
-    parts = [torch.arange(part.start, part.stop) for part in slices]
+def numbers(*rows: Rows) -> Tensor:
+    """int64 on the host, the same rows by their numbers."""
+    parts = [torch.arange(part.start, part.stop) if isinstance(part, slice) else part for part in rows]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def on(rows: Rows, device: torch.device) -> Rows:
+    """The same rows as an index for what lies on a device."""
+    return rows if isinstance(rows, slice) else to_device(rows, device)
 
 
 def joined(slices: Iterable[slice]) -> list[slice]:

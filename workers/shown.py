@@ -12,6 +12,7 @@ from strategies import catalog
 from strategies.downsample import middles
 from workers.families.model import Encoded, Model, Pixels
 from workers.forks import packed_mask
+from workers.tasks.base import DataError
 from workers.token_maps import TokenMap
 from workers.work import UNPRUNED, GridPoint
 
@@ -22,13 +23,15 @@ def shows_smaller(model: Model, point: GridPoint) -> bool:
     return smaller and 0 < point.rank < model.visual_tokens
 
 
-def look_at(model: Model, image: Image.Image, mode: str, point: GridPoint | None) -> Pixels:
-    """Pre-process an RGB image as a point shows it; None: as it is."""
+def look_at(model: Model, image: Image.Image, mode: str, point: GridPoint | None, among: int = 1) -> Pixels:
+    """Pre-process an RGB image, of so many of a prompt, as a point shows it; None: as it is."""
     if point is not None and shows_smaller(model, point):
+        if among > 1:
+            raise DataError(f"{point.strategy} shows one smaller image, and the question has {among}")
         whole = math.prod(model.grid((image.height, image.width)))
         if (most := max(1, point.of(whole).rank)) < whole:  # a share may be less than one token
             return model.look_smaller(image, mode, most)
-    return model.look(image, mode)
+    return model.look(image, mode, among)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,10 +45,10 @@ class Shown:
 
     @classmethod
     def of(cls, model: Model, prompt: Encoded) -> Shown:
-        if prompt.most is None:
+        if not prompt.pixels or (most := (image := prompt.pixels[0]).most) is None:
             return cls(prompt.length, prompt.visual, None, prompt.maps)
-        whole = model.grid(prompt.size)
-        places_K = middles(whole, model.grid(prompt.size, prompt.most))
+        whole = model.grid(image.size)
+        places_K = middles(whole, model.grid(image.size, most))
         tokens, maps = prompt.length - prompt.visual, tuple(TokenMap(0, *whole) for _ in prompt.maps)
         return cls(tokens + math.prod(whole), math.prod(whole), places_K, maps)
 

@@ -181,10 +181,11 @@ class InputRows:
 class DecoderLayer(ABC):
     """One sequence at layer K, where its tokens are dropped, and what layer K-1 computed of it; at K = 0 there is none.
 
-    V are the visual tokens it still has, S all its tokens: those before the image, the visual ones, and T after it.
+    V are the visual tokens it still has, S all its tokens, in this order: those before its image, and between its
+    images where it has several; the visual ones; and T after these.
     """
 
-    system: int  # tokens before the image
+    system: int  # tokens before the image, and between images
     visual: int  # V
     text: int  # T
     _rows_HQS: Tensor | None = None

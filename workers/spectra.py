@@ -39,7 +39,7 @@ from strategies.rank import effective_rank, numerical_rank, spectral_entropy, st
 from workers.attention import visual_block
 from workers.decoder import Decoder
 from workers.prefill import LayerRun
-from workers.sequences import TokenSequence
+from workers.sequences import TokenSequence, on
 from workers.singular import singular_values
 from workers.upload import to_device
 from workers.work import SpectrumSpec
@@ -158,7 +158,7 @@ class SpectraRecorder:
     def _blocks(self, spec: SpectrumSpec, run: LayerRun, sequences: Sequence[TokenSequence]) -> Iterator[Tensor]:
         """(batch, rows, columns) of each sequence, made when it is its turn."""
         for sequence in sequences:
-            rows = run.packing.visual(sequence)
+            rows = on(run.packing.visual(sequence), run.hidden_RD.device)
             if spec.matrix == "attention_weights":
                 yield visual_block(run.query_RHE, run.key_RGE, run.packing, sequence, self._decoder.scale)
             elif spec.matrix == "attention_output":

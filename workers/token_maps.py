@@ -22,6 +22,7 @@ class TokenMap:
     tile: int = 0  # tokens of a tile, one side, where tiles come one after another; 0: row comes after row
     ends: int = 0  # tokens behind each row that show nothing
     overview: int = 0  # 1: the image squeezed into one tile, beside its tiles
+    image: int = 0  # which of a prompt's images it is of
 
     def token(self, row: Any, column: Any) -> Any:
         """Which token is at a place, or at each of some places, where these are arrays."""
@@ -31,6 +32,12 @@ class TokenMap:
         return self.first + (tile * self.tile + row % self.tile) * self.tile + column % self.tile
 
     @property
+    def stated(self) -> tuple[int, ...]:
+        """Its fields, without the image where that is the first: tables of one image stay as they were."""
+        fields = astuple(self)
+        return fields if self.image else fields[:-1]
+
+    @property
     def last(self) -> int:
         """Its last token."""
         return int(self.token(self.rows - 1, self.columns - 1))
@@ -38,7 +45,7 @@ class TokenMap:
 
 def written(maps: Iterable[TokenMap]) -> str | None:
     """As a table keeps them; None where there are none."""
-    return ";".join(" ".join(map(str, astuple(one))) for one in maps) or None
+    return ";".join(" ".join(map(str, one.stated)) for one in maps) or None
 
 
 def read_maps(text: str | None, visual: int) -> tuple[TokenMap, ...]:

@@ -13,7 +13,7 @@ from dashboards.live.controls import components, offer, offered
 from dashboards.live.downloads import buttons
 from dashboards.live.trees import light
 from dashboards.pages.base import Page, Panel
-from dashboards.pages.catalog import PAGES, asked, page_at
+from dashboards.pages.catalog import asked, links, page_at
 from dashboards.theme import Ink
 from dashboards.view import View
 
@@ -70,7 +70,7 @@ def register(app: Dash, gallery: Gallery) -> None:
     )
     def draw(path: str, look: str, search: str) -> tuple[Any, Any, Any, Any, str, Any]:
         if path and page_at(path) is None:  # until the URL is known it is None
-            return None, [], [_unknown(path)], [], "No such page", [""] * len(PAGES)
+            return None, [], [_unknown(path)], [], "No such page", links(gallery.snapshot)
         page, shown = asked(gallery.snapshot, path, search, look)
         controls = offered(page, shown)
         return (
@@ -79,5 +79,5 @@ def register(app: Dash, gallery: Gallery) -> None:
             content(page, page.panels(shown), shown),
             page.extra(shown),
             page.name,
-            ["here" if other is page else "" for other in PAGES],
+            links(gallery.snapshot, page),
         )

@@ -10,6 +10,7 @@ from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, 
 from dashboards.gallery import Gallery, Snapshot
 from dashboards.live.trees import spoken
 from dashboards.pages.catalog import PAGES
+from dashboards.pages.catalog import links as looks_of
 from dashboards.pages.parts import notices
 from dashboards.view import State as UrlState
 from dashboards.view import filters_of, options, view
@@ -50,7 +51,10 @@ def _region(id: str, name: str, children: Sequence[Any] = (), kind: Any = html.S
 
 def _header(gallery: Gallery, refresh_s: float) -> Any:
     patience: dict[str, Any] = {"data-patience": 4 * refresh_s}  # seconds until a silent server is one that is gone
-    links = [dcc.Link(page.name, href=page.link(), id={"type": "nav", "path": page.path}) for page in PAGES]
+    links = [
+        dcc.Link(page.name, href=page.link(), id={"type": "nav", "path": page.path}, className=look)
+        for page, look in zip(PAGES, looks_of(gallery.snapshot), strict=True)
+    ]
     return html.Header(
         [
             html.Span("Saccade", className="brand"),

@@ -13,7 +13,9 @@ from typing import Any
 from dash import html
 from dash.development.base_component import Component
 
-ATTRIBUTES = {"className": "class", "href": "href", "dir": "dir", "title": "title"}  # all that a table may have
+ATTRIBUTES = {
+    "className": "class", "href": "href", "dir": "dir", "title": "title", "colSpan": "colspan", "scope": "scope",
+}  # all that a table may have  # fmt: skip
 
 
 def spoken(name: str) -> dict[str, Any]:

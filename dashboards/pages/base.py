@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dash import Dash
 
     from dashboards.figures import Figure
-    from dashboards.gallery import Gallery
+    from dashboards.gallery import Gallery, Snapshot
 
 Kind = Literal["choice", "choices", "slider", "switch"]
 
@@ -71,6 +71,7 @@ class Page:
 
     name: str  # in the navigation
     path: str  # "/layer"
+    shown: Callable[[Snapshot], bool] = field(default=lambda snapshot: True)  # whether it has anything to say here
     panels: Callable[[View], Sequence[Panel]] = field(default=lambda view: ())
     controls: Callable[[View], Sequence[Control]] = field(default=lambda view: ())
     extra: Callable[[View], Sequence[Any]] = field(default=lambda view: ())  # drawn once: its own callbacks follow

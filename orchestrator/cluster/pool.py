@@ -74,6 +74,9 @@ class Pool(AbstractContextManager["Pool"]):
             PoolError: There is nobody to answer, or building an engine raised something else.
         """
 
+    def gather(self) -> None:
+        """Have those come who answer, who else come with the first unit."""
+
     @abstractmethod
     def turn_to(self, spec: EngineSpec) -> None:
         """Answer units of another benchmark from now on, with the model that is loaded; nothing may be under way.

@@ -124,6 +124,9 @@ class RayPool(Pool):
                 self._hire()
             self._say_if_alone(now)
 
+    def gather(self) -> None:
+        self._hire()
+
     def turn_to(self, spec: EngineSpec) -> None:
         import ray
 

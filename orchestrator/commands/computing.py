@@ -14,11 +14,13 @@ from orchestrator.commands.options import Changes, Cluster, GpuMemory, Out, Poin
 from orchestrator.commands.shown import (
     console_of_command,
     counter,
+    import_ahead,
     make_benchmark_table,
     show_benchmark_table,
     show_result,
     teller,
     write_results,
+    write_suite_pages,
 )
 from orchestrator.standard_streams import USER_ERROR
 
@@ -83,9 +85,14 @@ def run(
     ] = False,
 ) -> None:
     """Compute the missing cells of a sweep or suite, and show its table. The same command again goes on from there."""
+    from results.timeline import Timeline
+
+    timeline = Timeline()
     from rich.text import Text
 
-    from orchestrator.run import run_sweep
+    from orchestrator.crew import Crew
+    from orchestrator.run import is_new, run_sweep
+    from orchestrator.sweep.prepare import prepare
     from orchestrator.sweep.suite import is_suite
     from results.location import followed, uri_of
 
@@ -94,15 +101,30 @@ def run(
     if is_suite(sweep):
         _run_suite(sweep, changes, workers, out, pictures, keep_going)
         return
-    prepared = changes.prepared(sweep, gpu=True if workers.gpus_per_worker else None)
-    place = out or prepared.default_out
-    title = Text.assemble((prepared.spec.name, "bold"), ":")
-    size = f"{len(prepared.spec.points)} grid points x {len(prepared.samples)} samples"
-    console.print(title, f"{size} in {uri_of(place) or place}", soft_wrap=True)
-    with followed(place, teller(console)) as folder:
-        result = run_sweep(prepared, folder, workers.options(pictures=pictures), console)
-        show_result(console, result)
-        write_results(console, result.experiment)
+    spec, options = (
+        changes.spec(sweep, gpu=True if workers.gpus_per_worker else None),
+        workers.options(pictures=pictures),
+    )
+    place = out or spec.default_out
+    timeline.add("sweep file", 0.0)
+    with Crew(options, workers.local, timeline=timeline) as crew:
+        if is_new(place, spec):
+            crew.call(spec)
+        with timeline.span("data"):
+            prepared = prepare(spec)
+        size = f"{len(spec.points)} grid points x {len(prepared.samples)} samples"
+        console.print(Text.assemble((spec.name, "bold"), ":"), f"{size} in {uri_of(place) or place}", soft_wrap=True)
+        with followed(place, teller(console)) as folder:
+            ahead = import_ahead()
+            result = run_sweep(prepared, folder, options, console, crew)
+            ahead.join()
+            show_result(console, result)
+            with timeline.span("tables and pages"):
+                write_results(console, result.experiment)
+            crew.wait()
+            timeline.write(result.experiment)
+    if spent := timeline.record.text:
+        console.print(spent, soft_wrap=True)
 
 
 def _run_suite(
@@ -123,6 +145,7 @@ def _run_suite(
         show_notes(console, left_out)
         for result in results:  # pages take as long as a small benchmark, and nobody waits for them to see the table
             write_results(console, result.experiment)
+        write_suite_pages(console, folder)
 
 
 @resumable

@@ -17,6 +17,7 @@ from strategies.errors import UsageError
 if TYPE_CHECKING:
     from orchestrator.run import RunOptions
     from orchestrator.sweep.prepare import Prepared
+    from orchestrator.sweep.spec import SweepSpec
 
 PER_INCH = {"in": 1, "mm": 25.4, "cm": 2.54, "pt": 72.27}  # points of TeX, as in \\columnwidth
 
@@ -106,9 +107,14 @@ class Changes(Sources):
             gpu: As for `load_sweep`.
         """
         from orchestrator.sweep.prepare import prepare
+
+        return prepare(self.spec(sweep, gpu))
+
+    def spec(self, sweep: str, gpu: bool | None = None) -> SweepSpec:
+        """The same before its files are looked at."""
         from orchestrator.sweep.spec import load_sweep
 
-        return prepare(load_sweep(sweep, self.by_place(), gpu))
+        return load_sweep(sweep, self.by_place(), gpu)
 
     def by_place(self) -> dict[str, Any]:
         """The changes by their places in the file, as `load_sweep` takes them.

@@ -18,6 +18,7 @@ from orchestrator.commands.shown import (
     make_benchmark_table,
     show_benchmark_table,
     write_results,
+    write_suite_pages,
 )
 from results.escaping import terminal_text
 
@@ -56,20 +57,28 @@ class ExportFormat(StrEnum):
 
 
 @command
-def report(experiment: Place) -> None:
+def report(
+    experiment: Annotated[Path, typer.Argument(help="Experiment directory or URI, or a suite's.", show_default=False)],
+) -> None:
     """Write tables, pictures and the folder of pages again, from the cells; nothing is computed."""
     from orchestrator.show import show_notes
-    from results.location import opened
+    from results.location import located
+    from results.suites import is_suite, results_of
 
     console = console_of_command()
-    with opened(experiment) as found:
-        write_results(console, found)
-        show_notes(console, found.notes)
+    with located(experiment, exists=True) as folder:
+        for found in results_of([folder]):
+            write_results(console, found.experiment)
+            show_notes(console, found.experiment.notes)
+        if is_suite(folder):
+            write_suite_pages(console, folder)
 
 
 @command
 def dashboard(
-    experiments: Annotated[list[Path], typer.Argument(help="Experiment directories or URIs, finished or running.")],
+    experiments: Annotated[
+        list[Path], typer.Argument(help="Experiment directories or URIs, or suites', finished or running.")
+    ],
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8050,
     host: Annotated[
         str,
@@ -82,7 +91,10 @@ def dashboard(
         str, typer.Option(help="Path before ours where a proxy stands between: /user/me/proxy/8050/ of JupyterHub.")
     ] = "/",
 ) -> None:
-    """Look at experiments in the browser, live while they run: pictures, numbers, and every flipped answer."""
+    """Look at experiments in the browser, live while they run: pictures, numbers, and every flipped answer.
+
+    Of a suite also its table: methods by benchmarks, beside what papers print.
+    """
     from dashboards.app import serve
     from dashboards.live.access import is_loopback
     from results.location import watched

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
+import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -43,6 +45,18 @@ def counter(console: Console) -> Callable[[int, int], None]:
             console.print(f"{done} of {total}, {(now - began) / done * (total - done):.0f} s left", highlight=False)
 
     return count
+
+
+def import_ahead() -> threading.Thread:
+    """Import what shows results beside a sweep, whose process waits for its engines anyway."""
+
+    def imports() -> None:
+        for module in ("dashboards.plots", "dashboards.report", "results.exchange.exports"):
+            importlib.import_module(module)
+
+    thread = threading.Thread(target=imports, name="saccade-imports", daemon=True)
+    thread.start()
+    return thread
 
 
 def show_result(console: Console, result: RunResult) -> None:
@@ -88,19 +102,21 @@ def write_results(console: Console, experiment: Experiment) -> None:
             console.print(what + named(paths, experiment.path / "exports"), soft_wrap=True)
 
 
+def write_suite_pages(console: Console, folder: Path) -> None:
+    from dashboards.suite_report import write_suite_report
+
+    console.print(f"table:  {write_suite_report(folder, teller(console))}", soft_wrap=True)
+
+
 def make_benchmark_table(
     folders: Sequence[Path], against: str | None = None, published: str | None = None, cost: bool = False
 ) -> BenchmarkTable:
     """Of a suite, or of experiments side by side."""
-    from results.analysis.benchmark_table import benchmark_table
-    from results.analysis.printed_costs import with_costs
-    from results.analysis.published import with_published
+    from results.analysis.suite_table import suite_table
     from results.suites import left_out_of, results_of
 
-    found = results_of(folders)
-    table = benchmark_table(found, against, left_out_of(folders))
-    table = with_costs(table, found) if cost else table
-    return table if published is None else with_published(table, found, published)
+    found, left_out = results_of(folders), left_out_of(folders)
+    return suite_table(found, left_out, against=against, published=published, cost=cost)
 
 
 def show_benchmark_table(console: Console, table: BenchmarkTable) -> None:

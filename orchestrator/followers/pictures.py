@@ -104,7 +104,7 @@ class PictureRecorder(Follower):
         if self._problem:
             return
         try:
-            images = {name: image for name in names if (image := self._samples[name].image) and self._is_there(name)}
+            images = {name: self._samples[name].images for name in names if self._is_there(name)}
             if images:
                 write_pictures(self._experiment, self._made(images))
         except Exception as error:  # a model without processor, a full disk: the cells matter, this does not
@@ -112,20 +112,20 @@ class PictureRecorder(Follower):
 
     def _is_there(self, name: str) -> bool:
         self._at = (name, self._at[1] + 1)
-        image = self._samples[name].image
-        return image is not None and (image if isinstance(image, Path) else image.file).is_file()
+        images = self._samples[name].images
+        return all((image if isinstance(image, Path) else image.file).is_file() for image in images)
 
-    def _made(self, images: Mapping[str, Path | EmbeddedImage]) -> dict[str, bytes]:
+    def _made(self, images: Mapping[str, Sequence[Path | EmbeddedImage]]) -> dict[str, bytes]:
         # Here, because an experiment whose pictures are all there needs no model library.
         from workers.families.catalog import family_of
-        from workers.images import encoded, load_image
+        from workers.images import column, encoded, load_image
 
         model = self._experiment.spec.model
         family = family_of(model)
         as_seen = family.picturer(family.open(model), model.image_mode)
         made = {}
-        for name, path in images.items():
+        for name, paths in images.items():
             self._at = (name, self._at[1] + 1)
             with suppress(DataError):  # a damaged image is a failed sample, and said so elsewhere
-                made[name] = encoded(as_seen(load_image(path)))
+                made[name] = encoded(column([as_seen(load_image(path), len(paths)) for path in paths]))
         return made

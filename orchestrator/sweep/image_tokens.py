@@ -1,4 +1,4 @@
-"""How many visual tokens the images of a sweep have, where each has as many as its size says."""
+"""How many visual tokens the prompts of a sweep have, where images have as many as their size says, or are several."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ LOOKED_AT = 1000  # images, of which only the first bytes are read: a second or 
 
 @dataclass(frozen=True, slots=True)
 class ImageTokens:
-    """Visual tokens of each sample's image."""
+    """Visual tokens of each sample's images."""
 
     of: Mapping[str, int] = field(default_factory=dict)  # by sample; none: as many as the model says of all
-    every: bool = False  # whether all images were looked at; else others count as the mean of these
+    every: bool = False  # whether all images are known; else others count as the mean of these
 
     @property
     def mean(self) -> float | None:
@@ -36,16 +36,24 @@ def image_tokens(samples: Sequence[Sample], checkpoint: Checkpoint) -> ImageToke
     Raises:
         ModelError: The checkpoint is none that can be run.
     """
-    sources = {str(sample.image): sample.image for sample in samples if sample.image is not None}
-    if not checkpoint.sizes.varies or not sources:
+    each = checkpoint.sizes.visual_tokens
+    # The same image may have fewer tokens beside others.
+    sources = {(str(image), len(one.images)): image for one in samples for image in one.images}
+    if not sources or not (checkpoint.sizes.varies or any(sample.more for sample in samples)):
         return ImageTokens()
+    if not checkpoint.sizes.varies:
+        return ImageTokens({one.id: each * len(one.images) for one in samples if one.images}, every=True)
     step = -(-len(sources) // LOOKED_AT)
-    known: dict[str, int] = {}
-    for name, source in list(sources.items())[::step]:
+    known: dict[tuple[str, int], int] = {}
+    for (name, among), source in list(sources.items())[::step]:
         try:
-            known[name] = checkpoint.visual_tokens(image_size(source))
+            known[name, among] = checkpoint.visual_tokens(image_size(source), among)
         except DataError:  # it fails when it is asked about, and is recorded then
             continue
-    usual = round(fmean(known.values())) if known else checkpoint.sizes.visual_tokens
-    of = {sample.id: known.get(str(sample.image), usual) for sample in samples if sample.image is not None}
+    usual = round(fmean(known.values())) if known else each
+    of = {
+        one.id: sum(known.get((str(image), len(one.images)), usual) for image in one.images)
+        for one in samples
+        if one.images
+    }
     return ImageTokens(of, every=len(known) == len(sources))

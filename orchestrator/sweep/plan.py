@@ -233,13 +233,12 @@ def estimate_work(
 
 def images_of(unit: WorkUnit, samples: Mapping[str, Sample]) -> tuple[str, ...]:
     """What each sample of a unit shows, '' for nothing: by its pixels where they are known, else by its file."""
-    files = (samples[id].image for id in unit.samples)
-    return unit.images or tuple("" if file is None else str(file) for file in files)
+    return unit.images or tuple(samples[id].shown for id in unit.samples)
 
 
 def questions_per_image(samples: Sequence[Sample]) -> float:
     """Mean over the images that are asked about, by their files; 1 where there are none."""
-    files = [str(sample.image) for sample in samples if sample.image is not None]
+    files = [sample.shown for sample in samples if sample.image is not None]
     return len(files) / len(set(files)) if files else 1.0
 
 
@@ -265,8 +264,9 @@ def prompt_lengths(
     """
     prompt = build_prompt(sample, task)
     before, _, after = prompt.partition(IMAGE_MARKER) if sample.image is not None else ("", "", prompt)
+    after = after.replace(IMAGE_MARKER, "")
     return (
         math.ceil(len(before) / CHARACTERS_PER_TOKEN),
-        image_tokens.get(sample.id, config.visual_tokens) if sample.image is not None else 0,
+        image_tokens.get(sample.id, config.visual_tokens * len(sample.images)),
         math.ceil(len(after) / CHARACTERS_PER_TOKEN),
     )

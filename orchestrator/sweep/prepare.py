@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from itertools import zip_longest
@@ -15,6 +15,7 @@ from orchestrator.sweep.mistakes import SpecError
 from orchestrator.sweep.spec import SweepSpec, placed, wrong_files
 from results.manifest import Manifest
 from strategies import catalog
+from workers import evidence
 from workers.families.base import Checkpoint
 from workers.families.catalog import open_checkpoint
 from workers.families.config import ModelError
@@ -43,13 +44,13 @@ class Prepared:
     @property
     def image_names(self) -> tuple[str, ...]:
         """What each sample's image is recognised by: its pixels, else its file; "" for none."""
-        files = ("" if sample.image is None else str(sample.image) for sample in self.samples)
+        files = (sample.shown for sample in self.samples)
         return tuple(digest or file for digest, file in zip_longest(self.images, files, fillvalue=""))
 
     @property
     def default_out(self) -> Path:
         """Where the results go if nobody says."""
-        return Path("experiments") / self.spec.name
+        return self.spec.default_out
 
 
 def prepare(spec: SweepSpec) -> Prepared:
@@ -63,6 +64,7 @@ def prepare(spec: SweepSpec) -> Prepared:
     everything = benchmark.samples
     task, scorer = tasks.get(spec.engine.task.name), scorer_of(spec.engine.task)
     samples = everything[: spec.sample_limit]
+    _check_images(spec, samples)
     manifest = Manifest.of(
         name=spec.name,
         engine=spec.engine,
@@ -86,8 +88,21 @@ def prepare(spec: SweepSpec) -> Prepared:
         available=len(everything),
         manifest=manifest,
         visual=image_tokens(samples, checkpoint),
-        notes=(*checkpoint.notes, *benchmark.notes, *_too_many(spec, len(everything))),
+        notes=(*checkpoint.notes, *benchmark.notes, *_too_many(spec, len(everything)), *_several(samples)),
     )
+
+
+def _check_images(spec: SweepSpec, samples: Sequence[Sample]) -> None:
+    """Refuse a rule that takes one image, where a question has several."""
+    several = any(sample.more for sample in samples)
+    for point in spec.points if several else ():
+        if point.strategy != UNPRUNED and catalog.get(point.strategy).grids is not None:
+            raise SpecError(f"{spec.name}: {point.strategy} {evidence.ONE_IMAGE}; leave it out")
+
+
+def _several(samples: Sequence[Sample]) -> Iterator[str]:
+    if count := sum(bool(sample.more) for sample in samples):
+        yield f"{count} of {len(samples)} questions have several images: what is kept is of all their tokens together"
 
 
 def _read(spec: SweepSpec) -> tuple[Checkpoint, Benchmark]:

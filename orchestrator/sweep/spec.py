@@ -48,6 +48,11 @@ class SweepSpec:
     rules: tuple[OwnRule, ...] = ()  # of the grid, that Saccade does not have
     tasks: tuple[OwnTask, ...] = ()  # the benchmark, where Saccade does not have it
 
+    @property
+    def default_out(self) -> Path:
+        """Where the results go if nobody says."""
+        return Path("experiments") / self.name
+
 
 def load_sweep(source: str | Path, overrides: Mapping[str, Any] | None = None, gpu: bool | None = None) -> SweepSpec:
     """Read a sweep file and resolve it against its model's sizes and the catalog of strategies.

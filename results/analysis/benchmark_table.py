@@ -2,8 +2,9 @@
 
 A cell is the figure that a benchmark's papers quote (MME's total, MMBench's accuracy), or the mean score of its image
 questions. A method's mean is over benchmarks, each relative to the un-pruned model's figure. Its interval is a paired
-bootstrap, 95 %: of each benchmark images are drawn with all their questions, the same for all methods; where the quoted
-figure is no mean of scores, the interval is that of mean scores around it.
+bootstrap, 95 %: of each benchmark images are drawn with all their questions, the same for all methods; of few images
+its ends lie further out (`significance.expanded_tails`); where the quoted figure is no mean of scores, the interval is
+that of mean scores around it.
 
 Shape letters: P grid points, S samples, G images, B replicates.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 from results.analysis.clusters import groups_of, per_image
 from results.analysis.costs import costs
 from results.analysis.metrics import answers, on_common_questions
-from results.analysis.significance import resample_counts
+from results.analysis.significance import expanded_tails, resampled_sums
 from results.analysis.task_metrics import headline, known_task, task_metrics
 from results.suites import LeftOut, Results
 from strategies.budget import average_tokens
@@ -29,7 +31,6 @@ from strategies.errors import UsageError
 from workers.work import UNPRUNED, GridPoint
 
 REPLICATES = 2000
-LEVEL = (2.5, 97.5)
 ALIKE = 0.03  # budgets that differ by less are one
 CANNOT = "cannot run"  # in place of a budget
 FURTHER = {"mme": ("perception",)}  # figures beside the one that is quoted alone, by benchmark
@@ -47,6 +48,7 @@ class Cell:
     mark: str = ""  # best or second, where it is so beyond chance: of its model and budget
     low: float = np.nan  # 95 %, where the cell is a mean
     high: float = np.nan
+    away: float = np.nan  # percent, of an un-pruned figure that lies far from what is printed of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +79,14 @@ class Row:
     kv: float = np.nan  # of keys and values
     key: str = ""  # of its grid point; "" of what is none of ours
     costs: Mapping[str, Spread] = field(default_factory=dict)  # by column, see `printed_costs`
+    reason: str = ""  # why it cannot run
+    origin: str = ""  # of a printed row: copied, or re-run
+    source: str = ""  # of a printed row: the method's paper
+
+    @property
+    def title(self) -> str:
+        """The method, and whose figures it has where they are not ours."""
+        return f"{self.method} ({self.origin})" if self.origin else self.method
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +106,7 @@ class _Benchmark:
 
     name: str
     n: int
+    images: int
     value_P: Floats
     further: dict[str, Floats]
     ratio_PB: Floats  # of the un-pruned model's mean score, resampled
@@ -111,6 +122,7 @@ class _Line:
     cells: dict[str, Cell] = field(default_factory=dict)
     parts: dict[str, tuple[float, Floats]] = field(default_factory=dict)  # relative figure, and resampled around it
     scores: dict[str, Floats] = field(default_factory=dict)
+    images: dict[str, int] = field(default_factory=dict)
     costs: list[tuple[float, float, float]] = field(default_factory=list)  # of each benchmark: tokens, flops, kv
 
     @property
@@ -156,14 +168,17 @@ def benchmark_table(
             _enter(lines, one, benchmark)
         rows += _rows(model, list(lines.values()), tuple(averaged), against)
         for absent in dict.fromkeys(one for one in left_out if one.model == model):
-            rows.append(Row(model=model, method=absent.strategy, budget=CANNOT, tokens=np.nan, cells={}))
+            empty = Row(
+                model=model, method=absent.strategy, budget=CANNOT, tokens=np.nan, cells={}, reason=absent.reason
+            )
+            rows.append(empty)
             notes.append(f"{model} {absent.strategy}: {CANNOT}: {absent.reason}")
     return BenchmarkTable(columns=tuple(columns), averaged=tuple(averaged), rows=tuple(rows), notes=tuple(notes))
 
 
 def _read(one: Results, replicates: int, notes: list[str]) -> _Benchmark | None:
     experiment = one.experiment
-    table = answers(experiment)
+    table = one.answers or answers(experiment)
     images = on_common_questions(table).of_images(True)
     answered_P = images.answered_PS.any(axis=1) if images.answered_PS.size else np.zeros(0, bool)
     if not answered_P.any():
@@ -187,12 +202,12 @@ def _read(one: Results, replicates: int, notes: list[str]) -> _Benchmark | None:
     }
     groups = groups_of(images.cluster_S)
     score_PG, count_PG = per_image(images.score_PS, groups), per_image(images.answered_PS, groups)
-    counts_GB = resample_counts(score_PG.shape[1], replicates, seed=0).T
+    right_PB, asked_PB = resampled_sums(replicates, 0, score_PG, count_PG)
     with np.errstate(invalid="ignore", divide="ignore"):
-        score_PB = (score_PG.astype(np.float32) @ counts_GB) / (count_PG.astype(np.float32) @ counts_GB)
+        score_PB = right_PB / asked_PB
         base = images.baseline
         ratio_PB = score_PB / score_PB[base] if base is not None else np.full_like(score_PB, np.nan)
-    counted = costs(experiment)
+    counted = (one.costed or partial(costs, experiment))()
     known: dict[str, tuple[float, float, float]] = {}
     if counted is not None:
         columns = counted[["average_visual_tokens", "flops_ratio", "kv_ratio"]].to_numpy(dtype=np.float64)
@@ -200,6 +215,7 @@ def _read(one: Results, replicates: int, notes: list[str]) -> _Benchmark | None:
     return _Benchmark(
         name=one.benchmark,
         n=int(images.answered_PS[answered_P].any(axis=0).sum()),
+        images=score_PG.shape[1],
         value_P=value_P,
         further=further,
         ratio_PB=ratio_PB.astype(np.float64),
@@ -236,6 +252,7 @@ def _enter(lines: dict[str, _Line], one: Results, benchmark: _Benchmark) -> None
         centre = np.nanmean(ratio_B) if np.isfinite(ratio_B).any() else np.nan
         line.parts[one.benchmark] = relative, relative + ratio_B - centre
         line.scores[one.benchmark] = benchmark.score_PB[row]
+        line.images[one.benchmark] = benchmark.images
         if point.key in benchmark.costs:
             line.costs.append(benchmark.costs[point.key])
 
@@ -287,7 +304,7 @@ def _row(model: str, budget: str, line: _Line, averaged: Sequence[str], several:
     if all(name in line.parts for name in averaged):
         mean = float(np.mean([line.parts[name][0] for name in averaged]))
         if budget:
-            low, high = (float(end) for end in np.percentile(_mean_B(line, averaged), LEVEL))
+            low, high = _interval(_mean_B(line, averaged), _images(line, averaged))
     return Row(
         model=model,
         method=_method(line.point, several),
@@ -308,6 +325,16 @@ def _mean_B(line: _Line, averaged: Sequence[str]) -> Floats:
     return mean_B
 
 
+def _images(line: _Line, names: Sequence[str]) -> int:
+    """Of the benchmark that has fewest: of few images resamples vary too little."""
+    return min(line.images[name] for name in names)
+
+
+def _interval(drawn_B: Floats, images: int) -> tuple[float, float]:
+    low, high = np.quantile(drawn_B, expanded_tails(images)).tolist()
+    return low, high
+
+
 def _method(point: GridPoint, several: bool) -> str:
     if point.strategy == UNPRUNED:
         return "un-pruned"
@@ -322,12 +349,14 @@ def _marked(rows: list[Row], lines: Sequence[_Line], averaged: Sequence[str]) ->
     """The same with best and second best, each only where the next one is worse beyond chance."""
     for column in averaged:
         there = [place for place, line in enumerate(lines) if column in line.scores]
-        for place, mark in _first_two({place: lines[place].scores[column] for place in there}):
+        scores = {place: lines[place].scores[column] for place in there}
+        for place, mark in _first_two(scores, min((lines[place].images[column] for place in there), default=0)):
             cells = dict(rows[place].cells)
             cells[column] = replace(cells[column], mark=mark)
             rows[place] = replace(rows[place], cells=cells)
     whole = [place for place, line in enumerate(lines) if all(name in line.parts for name in averaged)]
-    for place, mark in _first_two({place: _mean_B(lines[place], averaged) for place in whole}):
+    means = {place: _mean_B(lines[place], averaged) for place in whole}
+    for place, mark in _first_two(means, min((_images(lines[place], averaged) for place in whole), default=0)):
         rows[place] = replace(rows[place], mark=mark)
     return rows
 
@@ -342,18 +371,18 @@ def _held_against(rows: list[Row], lines: Sequence[_Line], averaged: Sequence[st
     for place in whole:
         if place != reference:
             drawn_B = _mean_B(lines[place], averaged) - _mean_B(lines[reference], averaged)
-            low, high = (float(end) for end in np.percentile(drawn_B, LEVEL))
+            low, high = _interval(drawn_B, _images(lines[place], averaged))
             gain = rows[place].mean - rows[reference].mean
             rows[place] = replace(rows[place], gain=gain, gain_low=low, gain_high=high)
     return rows
 
 
-def _first_two(drawn: Mapping[int, Floats]) -> list[tuple[int, str]]:
+def _first_two(drawn: Mapping[int, Floats], images: int) -> list[tuple[int, str]]:
     """Which of some resampled values is best, and which second; of two that cannot be told apart neither."""
     order = sorted(drawn, key=lambda place: -float(np.mean(drawn[place])))
     marks = []
     for mark, place, following in zip(("best", "second"), order, order[1:], strict=False):
-        if not np.percentile(drawn[place] - drawn[following], LEVEL[0]) > 0:
+        if not _interval(drawn[place] - drawn[following], images)[0] > 0:
             break
         marks.append((place, mark))
     return marks

@@ -87,11 +87,11 @@ def _shares(table: BenchmarkTable) -> Iterator[tuple[str, float, Row]]:
         share = row.tokens / whole.get(row.model, np.nan)
         if not np.isnan(row.mean) and not np.isnan(share):
             bare = row.method.partition(" ")[0] in KEEP_NOTHING
-            yield LAYER.sub("", row.method) if bare else row.method, float(share), row
+            yield LAYER.sub("", row.title) if bare else row.title, float(share), row
 
 
 def _budget(share: float) -> str:
-    return "" if share >= 1 else f"{100 * share:.1f}%"
+    return "" if share >= 1 else f"{100 * share:.1f}% of the tokens"
 
 
 def _mean(row: Row, models: tuple[str, ...]) -> float:

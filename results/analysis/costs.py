@@ -15,7 +15,7 @@ from results.analysis.matrix import UNKNOWN as UNKNOWN_LENGTH
 from results.analysis.matrix import CellMatrix, image_lengths
 from results.experiment import Experiment
 from strategies import catalog
-from workers.cost import Cost, cost, squares_of, visual_by_layer
+from workers.cost import Cost, cost, sees_whole_images, squares_of, visual_by_layer
 from workers.evidence import provider_of
 from workers.families.config import ModelConfig
 from workers.provider import Provider
@@ -146,7 +146,10 @@ def _selector_flop(
         # Attention at layer 0 is in experiments of earlier versions: they drew there, and read nothing.
         provider = _provider(name)
         if layer != 0 or not provider.layer_before:
-            own = provider.flop(config, others + visual, visual)
+            each: float = visual
+            if provider.site is Site.TOWER and squares > 1 and sees_whole_images(config):
+                each = visual / squares
+            own = provider.flop(config, others + visual, each)
             if provider.site is Site.TOWER and np.any(own):  # what costs nothing does so of any number
                 own = own * squares
             more = 0 if provider.text_flop is None else provider.text_flop(config, others + visual, visual, after)

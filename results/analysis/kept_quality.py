@@ -83,9 +83,9 @@ def token_maps(config: RecordedConfig, recorded: object, visual: int) -> tuple[T
 
 
 def _cells(one: TokenMap) -> Ints:
-    """(rows, columns) which cell of the image each place of a map lies in."""
+    """(rows, columns) which cell each place of a map lies in; each of a prompt's images has cells of its own."""
     row, column = (np.arange(side) * COVERAGE_CELLS // side for side in (one.rows, one.columns))
-    return row[:, None] * COVERAGE_CELLS + column[None, :]
+    return row[:, None] * COVERAGE_CELLS + column[None, :] + one.image * COVERAGE_CELLS**2
 
 
 def overlap(masks: KeptMasks) -> pd.DataFrame:
@@ -156,7 +156,7 @@ def agreement(masks: KeptMasks) -> pd.DataFrame:
 def _coverage(masks: KeptMasks) -> Floats:
     """(P, S) share of the image's cells that hold a kept token; NaN where it is not known where tokens lie."""
     touched_PS, there_S = np.zeros(masks.mask_PSV.shape[:2]), np.zeros(len(masks.samples))
-    for cell in range(COVERAGE_CELLS**2):
+    for cell in range(masks.cell_SV.max(initial=-1) + 1):
         inside_SV = masks.cell_SV == cell
         touched_PS += (masks.mask_PSV & inside_SV).any(axis=2)
         there_S += inside_SV.any(axis=1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def with_costs(table: BenchmarkTable, found: Sequence[Results]) -> BenchmarkTabl
 
 
 def _counted(one: Results) -> Iterator[tuple[str, str, Spread]]:
-    counted = costs(one.experiment)
+    counted = (one.costed or partial(costs, one.experiment))()
     for row in [] if counted is None else counted.to_dict("records"):
         for title, (column, scale) in COUNTED.items():
             yield str(row["key"]), title, Spread(value=scale * float(row[column]))

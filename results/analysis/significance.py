@@ -37,6 +37,7 @@ Names = NDArray[np.str_]
 
 LEVEL = 0.95
 ALPHA = 0.05  # a corrected p value below it is called significant
+RESAMPLED = 2**22  # draws that are made at a time, where there are many images
 P_REPLICATES = 10_000  # of the bootstrap test: its smallest p is 2 / 10,001
 NO_WIDTH = 2e-6  # in float32 the resamples of equal scores differ by so much; one flip in a million by more
 WILSON, BOOTSTRAP, PAIRED, THREE = "Wilson", "bootstrap", "paired bootstrap", "rule of three"
@@ -212,9 +213,25 @@ def holm(p: Floats) -> Floats:
 
 def resample_counts(samples: int, replicates: int, seed: int) -> NDArray[np.float32]:
     """(B, S): how often each sample is drawn when ``samples`` are drawn with replacement, ``replicates`` times."""
-    draws = np.random.default_rng(seed).integers(0, samples, size=(replicates, samples))
+    return _counts(np.random.default_rng(seed), samples, replicates)
+
+
+def _counts(rng: np.random.Generator, samples: int, replicates: int) -> NDArray[np.float32]:
+    draws = rng.integers(0, samples, size=(replicates, samples))
     flat = draws + samples * np.arange(replicates)[:, None]
     return np.bincount(flat.ravel(), minlength=replicates * samples).reshape(replicates, samples).astype(np.float32)
+
+
+def resampled_sums(replicates: int, seed: int, *matrices_PG: Floats) -> list[NDArray[np.float32]]:
+    """(P, B) sums over images as `resample_counts` draws them, of each matrix; a block of replicates at a time."""
+    images = matrices_PG[0].shape[1]
+    rng = np.random.default_rng(seed)
+    step = max(1, RESAMPLED // max(images, 1))
+    blocks = []
+    for first in range(0, replicates, step):
+        counts_BG = _counts(rng, images, min(step, replicates - first))
+        blocks.append([matrix_PG.astype(np.float32) @ counts_BG.T for matrix_PG in matrices_PG])
+    return [np.concatenate(parts, axis=1) for parts in zip(*blocks, strict=True)]
 
 
 def bootstrap_mean(
@@ -354,6 +371,12 @@ def _unknown(points: int) -> Interval:
     return Interval(nothing, nothing, np.full(points, ""))
 
 
+def expanded_tails(images: int) -> tuple[float, float]:
+    """The shares of resamples at which a central 95 % of so many images ends: of few, further out."""
+    tail = erfc(float(t_quantile(np.array(images - 1))) * sqrt(images / max(images - 1, 1)) / sqrt(2)) / 2
+    return tail, 1 - tail
+
+
 def _percentiles(replicates_PB: NDArray[np.float32], rule: str, groups: Groups | None) -> Interval:
     """Ends of the central 95 %, ignoring replicates that drew none of a configuration's samples.
 
@@ -361,9 +384,7 @@ def _percentiles(replicates_PB: NDArray[np.float32], rule: str, groups: Groups |
     """
     by, tails = _named(rule, groups), [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     if groups is not None:
-        images = len(groups.start_G)
-        tail = erfc(float(t_quantile(np.array(images - 1))) * sqrt(images / max(images - 1, 1)) / sqrt(2)) / 2
-        tails = [tail, 1 - tail]
+        tails = [*expanded_tails(len(groups.start_G))]
     low, high = np.quantile(replicates_PB.astype(np.float64), tails, axis=1)  # NaN rows stay NaN
     holes = np.flatnonzero(np.isnan(low))
     for row in holes:  # nanquantile is slow, so only where it is needed

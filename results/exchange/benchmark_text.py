@@ -17,7 +17,7 @@ NOTE = (
 def rendered(table: BenchmarkTable, form: str) -> str:
     """As ``csv``, ``markdown`` or ``latex``."""
     if form == "csv":
-        return csv_text(_frame(table))
+        return csv_text(long_rows(table))
     return _markdown(table) if form == "markdown" else _latex(table)
 
 
@@ -61,12 +61,13 @@ def _latex(table: BenchmarkTable) -> str:
     return "\n".join([*lines, *(f"% {latex_cell(note)}" for note in table.notes), ""])
 
 
-def _frame(table: BenchmarkTable) -> pd.DataFrame:
+def long_rows(table: BenchmarkTable) -> pd.DataFrame:
     """One row for each method, budget and benchmark, and one for the mean."""
     rows = []
     for row in table.rows:
-        named = {"model": row.model, "method": row.method, "budget": row.budget, "tokens": row.tokens}
-        cost = {"flops_ratio": row.flops, "kv_ratio": row.kv}
+        named = {"model": row.model, "method": row.title, "budget": row.budget, "tokens": row.tokens}
+        cost: dict[str, object] = {"origin": row.origin, "source": row.source, "reason": row.reason}
+        cost |= {"flops_ratio": row.flops, "kv_ratio": row.kv}
         for title in table.costs:
             spread = row.costs.get(title, Spread(value=np.nan))
             name = title.lower().replace(" ", "_").replace("/", "_per_")
@@ -92,7 +93,7 @@ def _titles(table: BenchmarkTable) -> list[str]:
 
 def _names(table: BenchmarkTable, row: Row) -> list[str]:
     several = len({one.model for one in table.rows}) > 1
-    return ([row.model] if several else []) + [row.budget, row.method]
+    return ([row.model] if several else []) + [row.budget, row.title]
 
 
 def _value(one: Cell | None) -> str:

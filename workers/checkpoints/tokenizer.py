@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from workers.checkpoints.template import render
 from workers.families.config import ModelError
 from workers.foreign import readable
 from workers.json_file import read_text
-from workers.tasks.prompts import IMAGE_MARKER, SINGLE_PREDICTION
+from workers.tasks.prompts import IMAGE_MARKER, SINGLE_PREDICTION, before
 
 TEMPLATES = ("chat_template.json", "processor_config.json", "tokenizer_config.json")  # those of today first
 # Word boundaries, digits, line ends, runs of spaces, bytes that no vocabulary holds: where tokenizers come apart.
@@ -96,27 +97,42 @@ def chat_template(*folders: Path) -> str | None:
     return None
 
 
-def rendered(tokenizer: Any, template: str | None, question: str, image: bool, marker: str = IMAGE_MARKER) -> str:
-    """One question in a chat template, which puts ``marker`` where the image belongs.
+def rendered(tokenizer: Any, template: str | None, question: str, images: int, marker: str = IMAGE_MARKER) -> str:
+    """One question in a chat template, which puts ``marker`` where an image belongs.
 
-    Templates of processors take a list of parts, those of tokenizers a text.
+    Templates of processors take a list of parts, those of tokenizers a text. Where the question says by image markers
+    where its images go, a template that puts all images before the words is given a text as well.
 
     Raises:
-        ModelError: there is no template, or it is broken, or loses the question or its image in both ways.
+        ModelError: there is no template, or it is broken, or loses the question or its images in both ways.
     """
     if template is None:
         raise ModelError("the checkpoint has no chat template; set task.conversation to vicuna_v1 or llava_v1")
-    parts = [*([{"type": "image"}] if image else []), {"type": "text", "text": question}]
-    text = f"{marker}\n{question}" if image else question
+    words, text = question.split(IMAGE_MARKER), question.replace(IMAGE_MARKER, marker)
+    parts: list[dict[str, str]] = [] if len(words) > 1 else [{"type": "image"}] * images
+    for number, part in enumerate(words):
+        parts += [*([{"type": "image"}] if number else []), *([{"type": "text", "text": part}] if part else [])]
+    contents = (
+        [parts, [{"type": "text", "text": text}], text] if len(words) > 1 else [parts, before(text, images, marker)]
+    )
     reason = "it loses the question or its image"
-    for content in (parts, text):
+    for content in contents:
         try:
             prompt = render(template, [{"role": "user", "content": content}], tokenizer.special_tokens_map)
         except Exception as error:  # a template is a program: it may raise anything
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             continue
-        if question in prompt and prompt.count(marker) == image and "{'type'" not in prompt:
+        if _in_order(prompt, words, marker) and prompt.count(marker) == images and "{'type'" not in prompt:
             # The tokenizer puts the first token itself.
             return prompt.removeprefix(tokenizer.bos_token or "")
     place = f"model {tokenizer.name_or_path}"
     raise ModelError(f"{place}: its chat template cannot be used: {reason}; set task.conversation to vicuna_v1")
+
+
+def _in_order(prompt: str, words: Sequence[str], marker: str) -> bool:
+    """Whether a prompt has these texts with a marker between each and the next, whatever else it has."""
+    place = prompt.find(words[0])
+    for part in words[1:]:
+        mark = prompt.find(marker, place) if place >= 0 else -1
+        place = prompt.find(part, mark + len(marker)) if mark >= 0 else -1
+    return place >= 0

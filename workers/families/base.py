@@ -78,8 +78,8 @@ class Checkpoint(Protocol):
             ModelError: a field is no number, or the model is one the engine does not run.
         """
 
-    def visual_tokens(self, image: tuple[int, int]) -> int:
-        """Of an image of some height and width."""
+    def visual_tokens(self, image: tuple[int, int], among: int = 1) -> int:
+        """Of an image of some height and width, in a prompt with so many images."""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -110,8 +110,8 @@ class Parts:
     """Where the parts of a model that transformers built are: for those who hook into its own forward."""
 
     tower: Any  # the module that is given the pixels
-    # From a call for features, and the (B, S) ids of the prompts that have them: the pixels of each image.
-    pictures: Callable[[Call, Tensor], Sequence[Tensor]]
+    # From a call for features, and the (B, S) ids of the prompts that have them: each image's pixels and visual tokens.
+    pictures: Callable[[Call, Tensor], Sequence[tuple[Tensor, int]]]
     projectors: Sequence[Any]  # the modules that make rows of the decoder: visual tokens, and what is added to them
     project: Callable[[Tensor], Tensor]  # (P, D) visual tokens of rows as the projector is given them
     body: Any  # the module that takes ``input_ids``, and puts what its ``get_image_features`` gives among them
@@ -155,8 +155,8 @@ class Family(Protocol):
             ModelError: the checkpoint is incomplete or not what its config.json says, or its parts do not fit.
         """
 
-    def picturer(self, checkpoint: Checkpoint, mode: str) -> Callable[[Image.Image], Image.Image]:
-        """What the tower is given of an image, before it is normalised; for people, and without a model.
+    def picturer(self, checkpoint: Checkpoint, mode: str) -> Callable[[Image.Image, int], Image.Image]:
+        """What the tower is given of an image, of so many of a prompt, before it is normalised; without a model.
 
         Raises:
             ModelError: the checkpoint has no image processor of the family's.

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import pad
 
+from strategies.evidence import PLACES
 from workers.checkpoints.hub import find_folder
 from workers.decoder import Decoder
 from workers.families.config import ModelConfig, ModelError
+from workers.sequences import numbers
 from workers.sites import Question, Questions, Tower
+from workers.tasks.base import DataError
+from workers.tasks.prompts import IMAGE_MARKER
 from workers.text_tower import TextTower, load_text_tower
 from workers.token_maps import TokenMap
 
+SQUARES = 2**20  # more than the tower sees of images together
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -37,6 +44,11 @@ class Pixels:
     tokens: int  # V
     size: tuple[int, int]  # height and width of the image itself
     most: int | None = None  # tokens that it was to have; None: as many as it has
+    squares: int | None = None  # that the tower sees of it, where its tokens do not say it
+    maps: tuple[TokenMap, ...] = ()  # where its tokens lie in it; none: as in all images of the model
+
+
+Shown = Image.Image | Pixels | Sequence[Image.Image | Pixels] | None  # with a prompt: one, several or none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,19 +59,16 @@ class Encoded:
     images: tuple[ImageSpan, ...]  # in order
     positions_PS: Tensor  # int64 position ids; P is 1, or 3 for time, height and width
     next_position: int  # of the first decoded token, the same in all P rows
-    pixels: Any = None  # what the family makes features of; None without an image
-    size: tuple[int, int] = (0, 0)  # height and width of the image itself
-    squares: int | None = None  # that the tower sees of the image, where its tokens do not say it
-    most: int | None = None  # tokens that it was to have; None: as many as it has
-    maps: tuple[TokenMap, ...] = ()  # where the image's tokens lie in it; none: as in all images of the model
+    pixels: tuple[Pixels, ...] = ()  # of each image
     question: Question | None = None  # its words, for those who read them; None: nobody said
 
     @classmethod
-    def in_order(cls, ids: Sequence[int], images: tuple[ImageSpan, ...], **image: Any) -> Encoded:
+    def in_order(
+        cls, ids: Sequence[int], images: tuple[ImageSpan, ...] = (), pixels: tuple[Pixels, ...] = ()
+    ) -> Encoded:
         """A prompt whose tokens are numbered one after another."""
-        return cls(
-            ids=tuple(ids), images=images, positions_PS=torch.arange(len(ids))[None], next_position=len(ids), **image
-        )
+        positions_1S = torch.arange(len(ids))[None]
+        return cls(ids=tuple(ids), images=images, positions_PS=positions_1S, next_position=len(ids), pixels=pixels)
 
     @property
     def length(self) -> int:
@@ -73,13 +82,49 @@ class Encoded:
 
     @property
     def system(self) -> int:
-        """Tokens before the image, which see neither it nor the question; 0 for a prompt without an image."""
+        """Tokens before the first image, which see neither it nor the question; 0 for a prompt without an image."""
         return self.images[0].start if self.images else 0
+
+    @property
+    def shown(self) -> int:
+        """Tokens from the first of the first image to the last of the last."""
+        return self.images[-1].start + self.images[-1].tokens - self.system if self.images else 0
+
+    @property
+    def words_between(self) -> tuple[int, ...]:
+        """Ids of the tokens between images."""
+        spans = [(one.start + one.tokens, after.start) for one, after in pairwise(self.images)]
+        return tuple(token for first, stop in spans for token in self.ids[first:stop])
+
+    @property
+    def places_V(self) -> Tensor | None:
+        """int64, where the visual tokens are, counted from the first; None: one beside the other."""
+        if self.shown == self.visual:
+            return None
+        starts = [span.start - self.system for span in self.images]
+        return numbers(*(slice(at, at + span.tokens) for at, span in zip(starts, self.images, strict=True)))
+
+    @property
+    def squares(self) -> int | None:
+        """That the tower sees of the images, or how many these are; None where they are one and its tokens say it."""
+        known = [one.squares for one in self.pixels if one.squares is not None]
+        return sum(known) if known else len(self.pixels) if len(self.pixels) > 1 else None
+
+    @property
+    def maps(self) -> tuple[TokenMap, ...]:
+        """Where visual tokens lie in their images."""
+        firsts = accumulate((span.tokens for span in self.images), initial=0)
+        of_images = zip(firsts, self.pixels, strict=False)
+        return tuple(
+            replace(one, first=one.first + first, image=number)
+            for number, (first, image) in enumerate(of_images)
+            for one in image.maps
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SeenImage:
-    """What tower and projector made of a prompt's image."""
+    """What tower and projector made of an image, or of all images of a prompt, one after the other."""
 
     features_VD: Tensor  # the visual tokens, in the model's dtype
     evidence: Mapping[str, Tensor] = field(default_factory=dict)  # (V, ...) by name, what was read of the tower
@@ -92,6 +137,8 @@ class Model(ABC):
     A family says how a question is encoded and how pixels become visual tokens; what is done with rows of a decoder is
     the same for all (``workers/decoder.py``).
     """
+
+    image_token: int  # id that stands for each visual token
 
     def __init__(self, module: Any, config: ModelConfig, decoder: Decoder, tokenizer: Any) -> None:
         """Take over what transformers loaded.
@@ -123,16 +170,26 @@ class Model(ABC):
         return self.decoder.dtype
 
     @abstractmethod
-    def chat(self, question: str, image: bool) -> str:
+    def chat(self, question: str, images: int) -> str:
         """One question in the checkpoint's own chat template, ready for ``encode(..., whole=True)``.
 
+        Args:
+            question: with as many image markers as there are images where it says where they go, else with none.
+            images: how many.
+
         Raises:
-            ModelError: the checkpoint has no template, or one that loses the question or its image.
+            ModelError: the checkpoint has no template, or one that loses the question or its images.
         """
 
     @abstractmethod
-    def look(self, image: Image.Image, mode: str) -> Pixels:
-        """Pre-process an RGB image in one of the checkpoint's image modes."""
+    def look(self, image: Image.Image, mode: str, among: int = 1) -> Pixels:
+        """Pre-process an RGB image.
+
+        Args:
+            image: of a prompt.
+            mode: one of the checkpoint's image modes.
+            among: images that the prompt has.
+        """
 
     def look_smaller(self, image: Image.Image, mode: str, most: int) -> Pixels:
         """The same with fewer pixels, so that it has so many tokens at most; of a tower of one size a square number."""
@@ -147,25 +204,43 @@ class Model(ABC):
         """
         raise AssertionError("a point was let through whose images cannot be shown smaller")
 
-    @abstractmethod
-    def encode(self, prompt: str, image: Image.Image | Pixels | None, mode: str, whole: bool = False) -> Encoded:
-        """Tokenise a prompt and pre-process its image.
+    def encode(self, prompt: str, images: Shown, mode: str, whole: bool = False) -> Encoded:
+        """Tokenise a prompt and pre-process its images.
 
         Args:
-            prompt: text, with one ``<image>`` marker where the image belongs.
-            image: RGB, or what ``look`` made of it; None for text alone.
+            prompt: text, with an ``<image>`` marker wherever an image belongs.
+            images: RGB, or what ``look`` made of them, in the order of the markers; None for text alone.
             mode: one of the checkpoint's image modes.
             whole: give the tokenizer the whole text, as transformers' processors do; else as the family's authors do.
 
         Raises:
-            ModelError: the tokenizer does not belong to the model, or the prompt has more images than are supported.
+            ModelError: the tokenizer does not belong to the model.
+            DataError: there are more or fewer images than markers, or the text holds what would be taken for one.
         """
+        given = [] if images is None else [images] if isinstance(images, Image.Image | Pixels) else list(images)
+        if (markers := prompt.count(IMAGE_MARKER)) != len(given):
+            raise DataError(f"the prompt has {markers} places for images ({IMAGE_MARKER}), and {len(given)} are given")
+        pixels = [one if isinstance(one, Pixels) else self.look(one, mode, len(given)) for one in given]
+        first, *others = self._words(prompt, whole)
+        ids, spans = list(first), []
+        for one, after in zip(pixels, others, strict=True):
+            spans.append(ImageSpan(len(ids), one.tokens))
+            ids += [self.image_token] * one.tokens
+            ids += after
+        return self._numbered(Encoded.in_order(ids, tuple(spans), tuple(pixels)))
 
     @abstractmethod
+    def _words(self, prompt: str, whole: bool) -> Sequence[Sequence[int]]:
+        """Ids of the text before, between and after the image markers; see ``encode``."""
+
+    def _numbered(self, prompt: Encoded) -> Encoded:
+        """With the position ids that the model gives its tokens."""
+        return prompt
+
     def see(
         self, prompts: Sequence[Encoded], readers: Mapping[str, Callable[[Tower], Tensor]]
     ) -> list[SeenImage | None]:
-        """Tower and projector: for each prompt its image, None where it has none.
+        """Tower and projector: for each prompt its images, None where it has none.
 
         Args:
             prompts: whose images go through the tower together.
@@ -173,6 +248,22 @@ class Model(ABC):
                 rows become those of the visual tokens; 0 for a token that no row of the tower stands behind. With none
                 nothing is kept of the tower.
         """
+        every = [image for prompt in prompts for image in prompt.pixels]
+        images = (image for some in self._together(every, bool(readers)) for image in self._see(some, readers))
+        return [joined([next(images) for _ in prompt.pixels]) for prompt in prompts]
+
+    @abstractmethod
+    def _together(self, images: Sequence[Pixels], read: bool) -> Iterator[Sequence[Pixels]]:
+        """The same in the same order, those together that go through the tower together.
+
+        Args:
+            images: of all prompts.
+            read: whether states between the tower's layers are kept.
+        """
+
+    @abstractmethod
+    def _see(self, images: Sequence[Pixels], readers: Mapping[str, Callable[[Tower], Tensor]]) -> Iterable[SeenImage]:
+        """Of each of some images that go through the tower together."""
 
     def load_text_tower(self, name: str) -> TextTower:
         """Load what strategies compare question and image by, unless that was done.
@@ -223,25 +314,51 @@ class Model(ABC):
         return token
 
 
-def together(prompts: Sequence[Encoded], most: int | None) -> Iterator[list[Encoded]]:
+def together(images: Sequence[Pixels], most: int | None) -> Iterator[list[Pixels]]:
     """Images in order, as many at a time as have no more patches, or tiles, or one; None: all."""
-    some: list[Encoded] = []
-    for prompt in prompts:
-        if some and most is not None and sum(len(one.pixels) for one in (*some, prompt)) > most:
+    some: list[Pixels] = []
+    for image in images:
+        if some and most is not None and sum(len(one.values) for one in (*some, image)) > most:
             yield some
             some = []
-        some.append(prompt)
+        some.append(image)
     if some:
         yield some
 
 
-def seen_together(
-    prompts: Sequence[Encoded], most: int | None, see: Callable[[Sequence[Encoded]], Iterable[SeenImage]]
-) -> list[SeenImage | None]:
-    """What was seen of each prompt's image, None where it has none; ``see`` is given those that ``together`` makes."""
-    groups = together([prompt for prompt in prompts if prompt.images], most)
-    images = (image for some in groups for image in see(some))
-    return [next(images) if prompt.images else None for prompt in prompts]
+def joined(images: Sequence[SeenImage]) -> SeenImage | None:
+    """What was seen of a prompt's images, as of one; None where there are none."""
+    if len(images) < 2:
+        return images[0] if images else None
+    added = [image.added_JVD for image in images if image.added_JVD is not None]
+    return SeenImage(
+        torch.cat([image.features_VD for image in images]),
+        {name: joined_rows(name, [image.evidence[name] for image in images]) for name in images[0].evidence},
+        torch.cat(added, dim=1) if added else None,
+    )
+
+
+def joined_rows(name: str, images: Sequence[Tensor]) -> Tensor:
+    """(V, ...) what was read of the tower for each image, (V, ...), as of one: squares of each have other numbers.
+
+    Where a row has one value for each patch of its image, those of smaller images are followed by 0.
+    """
+    if name == PLACES:
+        images = [torch.cat((_apart(rows[:, :1], number), rows[:, 1:]), 1) for number, rows in enumerate(images)]
+    if len({rows.shape[1:] for rows in images}) > 1:
+        widest = [max(sizes) for sizes in zip(*(rows.shape[1:] for rows in images), strict=True)]
+        images = [pad(rows, [side for at in _missing(rows, widest) for side in (0, at)]) for rows in images]
+    return torch.cat(list(images))
+
+
+def _apart(square_V1: Tensor, number: int) -> Tensor:
+    """Numbers of squares that no other image of a prompt has; 0 stays what it says of no patch."""
+    return (square_V1 + number * SQUARES) * (square_V1 > 0)
+
+
+def _missing(rows_VX: Tensor, sizes: Sequence[int]) -> list[int]:
+    """By how much rows are smaller in each dimension, the last first."""
+    return [size - own for size, own in zip(sizes, rows_VX.shape[1:], strict=True)][::-1]
 
 
 def default_device() -> str:

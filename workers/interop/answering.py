@@ -1,4 +1,4 @@
-"""A pruned LLaVA as other harnesses want a model: a question and an image in, a text out. Knows no harness."""
+"""A pruned model as other harnesses want one: a question and its images in, a text out. Knows no harness."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from strategies.suggestion import near
 from workers.families.catalog import load_model, open_checkpoint
 from workers.families.model import Encoded, default_device
 from workers.patch import pruned
-from workers.tasks.prompts import CHAT_TEMPLATE, CONVERSATION_MODES, CONVERSATIONS, IMAGE_MARKER
+from workers.tasks.prompts import CHAT_TEMPLATE, CONVERSATION_MODES, CONVERSATIONS, IMAGE_MARKER, before
 from workers.work import UNPRUNED, ModelSpec
 
 GENERATION = ("do_sample", "temperature", "top_p", "num_beams")  # what is passed on to transformers' generate
@@ -86,7 +86,7 @@ class PrunedModel:
         self._seed = seed
         if self._pruning is None and params:
             raise UsageError(f"{next(iter(params))}: the un-pruned model takes no such setting; give strategy=NAME")
-        self._encode("What is it?", Image.new("RGB", (8, 8)))
+        self._encode("What is it?", [Image.new("RGB", (8, 8))])
         with self._pruned():
             pass  # what cannot be asked or pruned is refused before the first question
 
@@ -103,19 +103,23 @@ class PrunedModel:
         """Answer one question.
 
         Args:
-            question: its text; an image marker in it is taken out and put in front.
-            images: none or one.
+            question: its text. Of several images it may say by image markers where they go; else they stand before it.
+            images: RGB, in order.
             max_new_tokens: the first included.
             until: the answer ends before the first of these texts.
             how: of GENERATION, for transformers' ``generate``; greedy without them.
 
         Raises:
-            UsageError: there are several images.
+            UsageError: there are videos, or other images than places for them.
         """
-        if len(images) > 1:
-            raise UsageError(f"the question has {len(images)} images; one is supported")
-        text = question.replace(IMAGE_MARKER, "").strip()
-        prompt = self._encode(text, images[0].convert("RGB") if images else None)
+        if not all(isinstance(image, Image.Image) for image in images):
+            raise UsageError("the question has a video, or what is no image; images are supported")
+        places, text = question.count(IMAGE_MARKER), question.strip()
+        if len(images) < 2:
+            text = question.replace(IMAGE_MARKER, "").strip()
+        elif places not in (0, len(images)):
+            raise UsageError(f"the question has {places} places for images, and there are {len(images)} images")
+        prompt = self._encode(text, [image.convert("RGB") for image in images])
         module, inputs = self.model.module, self.model.inputs(prompt)
         with self._pruned():
             made = module.generate(
@@ -130,13 +134,13 @@ class PrunedModel:
             answer = answer.partition(stop)[0] if stop else answer
         return answer.strip()
 
-    def _encode(self, question: str, image: Image.Image | None) -> Encoded:
+    def _encode(self, question: str, images: Sequence[Image.Image]) -> Encoded:
         if self._conversation == CHAT_TEMPLATE:
-            prompt = self.model.chat(question, image is not None)
+            prompt = self.model.chat(question, len(images))
         else:
-            marked = question if image is None else f"{IMAGE_MARKER}\n{question}"
+            marked = question if IMAGE_MARKER in question else before(question, len(images))
             prompt = CONVERSATIONS[self._conversation].format(question=marked)
-        return self.model.encode(prompt, image, self._image_mode, whole=self._conversation == CHAT_TEMPLATE)
+        return self.model.encode(prompt, images, self._image_mode, whole=self._conversation == CHAT_TEMPLATE)
 
     def _pruned(self) -> AbstractContextManager[Any]:
         return nullcontext() if self._pruning is None else pruned(self.model.module, seed=self._seed, **self._pruning)

@@ -107,7 +107,7 @@ def question_rows(
         timed: runs something by the clock.
         micro_batch: of the engine; None: as it plans.
     """
-    images = {sample.id: str(sample.image) for sample in samples}
+    images = {sample.id: sample.shown for sample in samples}
     first = encode_sample(model, samples[0], spec.task, spec.model.image_mode)
     system, sizes = dict.fromkeys(images, first.system), LinearSizes.of(model.config)
     workloads = question_workloads(model.config.layers, model.config.heads, model.config.visual_tokens)

@@ -95,7 +95,7 @@ def hand_out_pixels(model: Model, spec: EngineSpec, samples: Sequence[Sample], f
     }
     prepared = list(looks.values())
 
-    def handed_out(image: Image.Image, mode: str) -> Pixels:
+    def handed_out(image: Image.Image, mode: str, among: int = 1) -> Pixels:
         red, green, _ = image.getpixel((0, 0))  # type: ignore[misc]
         return prepared[red * 256 + green]
 

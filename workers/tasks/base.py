@@ -39,10 +39,12 @@ class EmbeddedImage(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One question with its image."""
+    """One question with its image, or several."""
 
     id: str
-    question: str  # text without the image marker and without the instruction: context, question and options
+    # Text without the instruction: context, question and options; of several images with ``<image>`` where each goes,
+    # or without, and then they stand before it.
+    question: str
     choices: tuple[str, ...] = ()  # the options' texts; empty for a free answer
     label: str  # the right option's letter, or the right answer
     answers: tuple[str, ...] = ()  # of all annotators, where the scorer compares with each of them
@@ -54,6 +56,17 @@ class Sample:
     category: str = ""
     skill: str = ""
     patches: tuple[int, ...] | None = None  # visual tokens that hold the answer, where the data knows them
+    more: tuple[Path | EmbeddedImage, ...] = ()  # images after the first
+
+    @property
+    def images(self) -> tuple[Path | EmbeddedImage, ...]:
+        """All of them, in the order in which they are shown."""
+        return () if self.image is None else (self.image, *self.more)
+
+    @property
+    def shown(self) -> str:
+        """The names of its images; equal where two questions show the same ones, and "" where there are none."""
+        return " | ".join(map(str, self.images))
 
 
 @dataclass(frozen=True, slots=True)

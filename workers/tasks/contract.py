@@ -81,8 +81,8 @@ def _loads_again(trial: _Trial) -> None:
 
 def _images_open(trial: _Trial) -> None:
     for sample in [one for one in trial.samples if one.image is not None][:LOOKED_AT]:
-        assert sample.image is not None
-        load_image(sample.image)
+        for image in sample.images:
+            load_image(image)
 
 
 def _asks(trial: _Trial) -> None:
@@ -90,7 +90,7 @@ def _asks(trial: _Trial) -> None:
         if not sample.question.strip():
             raise _BrokenError(f"question {sample.id} is empty")
         markers = build_prompt(sample, trial.spec).count(IMAGE_MARKER)
-        if markers != (sample.image is not None):
+        if markers != len(sample.images):
             raise _BrokenError(f"the prompt of question {sample.id} has {markers} places for an image")
 
 

@@ -236,11 +236,16 @@ def checked(place: Path, samples: Sequence[Sample], what: str) -> tuple[Sample, 
         if sample.id in seen:
             raise DataError(f"{place}: id {sample.id} stands there twice")
         seen.add(sample.id)
-    missing = [s for s in samples if isinstance(s.image, Path) and not s.image.is_file()]
+    missing = [
+        (sample.id, image)
+        for sample in samples
+        for image in sample.images
+        if isinstance(image, Path) and not image.is_file()
+    ]
     if missing:
         raise DataError(
-            f"{place}: {len(missing)} of {len(samples)} samples have no image on disk; first: id {missing[0].id}, "
-            f"{missing[0].image}. Copy the images there"
+            f"{place}: {len({id for id, _ in missing})} of {len(samples)} samples have no image on disk; first: id "
+            f"{missing[0][0]}, {missing[0][1]}. Copy the images there"
         )
     return tuple(samples)
 

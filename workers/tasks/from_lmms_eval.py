@@ -62,7 +62,7 @@ def task_named(name: str) -> tuple[Task, str]:
         metrics=judge.figures,
         headline=HEADLINE,
         judges=(judge,),
-        asks="what lmms-eval asks, one image a question",
+        asks="what lmms-eval asks of images",
         files="those of lmms-eval",
         splits=f"`{SPLIT}`: the one that the task names",
         figures="those of lmms-eval, the first of them quoted",
@@ -86,9 +86,10 @@ def load(name: str, spec: TaskSpec) -> Benchmark:
     samples = [
         Sample(
             id=str(number),
-            question=str(task.fewshot_context(doc, task.config.num_fewshot or 0)).replace(IMAGE_MARKER, "").strip(),
+            question=_asked(str(task.fewshot_context(doc, task.config.num_fewshot or 0)), shown[number]),
             label=_told(task.doc_to_target(doc)),
-            image=DocumentImage(name, place, number) if shown[number] else None,
+            image=DocumentImage(name, place, number, 0, shown[number]) if shown[number] else None,
+            more=tuple(DocumentImage(name, place, number, one, shown[number]) for one in range(1, shown[number])),
             instruction=None,
         )
         for number, doc in enumerate(texts)
@@ -99,27 +100,30 @@ def load(name: str, spec: TaskSpec) -> Benchmark:
 
 @dataclass(frozen=True, slots=True)
 class DocumentImage:
-    """The image of a document, as its task shows it."""
+    """An image of a document, as its task shows it."""
 
     task: str
     file: Path  # that holds the document
     row: int
+    number: int = 0  # which of its images
+    images: int = 1  # that it shows
 
     def __str__(self) -> str:
-        return f"{PREFIX}{self.task}: document {self.row}"
+        which = f", image {self.number + 1}" if self.images > 1 else ""
+        return f"{PREFIX}{self.task}: document {self.row}{which}"
 
     def read(self) -> bytes:
         """The image as PNG.
 
         Raises:
-            OSError: the document has none, or several.
+            OSError: the document has other images, or a video.
         """
         task = _task(self.task)
         images = task.doc_to_visual(task.eval_docs[self.row]) or []
-        if len(images) != 1 or not hasattr(images[0], "save"):
-            raise OSError(f"shows {len(images)} images or videos; one image is supported")
+        if len(images) != self.images or not all(hasattr(image, "save") for image in images):
+            raise OSError(f"shows {len(images)} images or videos; images are supported, {self.images} of them here")
         stream = io.BytesIO()
-        images[0].convert("RGB").save(stream, "PNG", compress_level=1)
+        images[self.number].convert("RGB").save(stream, "PNG", compress_level=1)
         return stream.getvalue()
 
 
@@ -186,16 +190,19 @@ def _read(name: str, data: Path | None) -> Any:
     return made
 
 
-def _shown(task: Any, docs: Any) -> list[bool]:
-    """Of each document whether it has an image, without decoding any where a column says so."""
+def _shown(task: Any, docs: Any) -> list[int]:
+    """Of each document how many images it has, without decoding any where a column of single images says so."""
+    columns = [name for name, kind in getattr(docs, "features", {}).items() if "Image(" in str(kind)]
+    if len(columns) != 1 or type(docs.features[columns[0]]).__name__ != "Image":
+        return [len(task.doc_to_visual(doc) or ()) for doc in docs]
     from datasets import Image
 
-    columns = [name for name, kind in getattr(docs, "features", {}).items() if isinstance(kind, Image)]
-    if not columns:
-        return [bool(task.doc_to_visual(doc)) for doc in docs]
-    for name in columns:
-        docs = docs.cast_column(name, Image(decode=False))
-    return [any(value is not None for value in row) for row in zip(*(docs[name] for name in columns), strict=True)]
+    return [int(value is not None) for value in docs.cast_column(columns[0], Image(decode=False))[columns[0]]]
+
+
+def _asked(context: str, images: int) -> str:
+    """A document's prompt; where several images stand in it, that is where they go."""
+    return (context if images > 1 else context.replace(IMAGE_MARKER, "")).strip()
 
 
 def _file(docs: Any, data: Path) -> Path:

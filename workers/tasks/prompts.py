@@ -29,11 +29,13 @@ CONVERSATIONS = {
 CHAT_TEMPLATE = "chat_template"
 CONVERSATION_MODES = (*CONVERSATIONS, CHAT_TEMPLATE)
 _LIKE_CHAT = "USER: {question} ASSISTANT:"  # llava-hf's template, for those who know no model
-Chat = Callable[[str, bool], str]  # question, whether it has an image -> prompt
+Chat = Callable[[str, int], str]  # question, how many images it has -> prompt
 
 
 def build_prompt(sample: Sample, task: TaskSpec, chat: Chat | None = None) -> str:
-    """The text given to the tokenizer, with one ``<image>`` marker where the sample has an image.
+    """The text given to the tokenizer, with an ``<image>`` marker for each of the sample's images.
+
+    They stand where the question of several images has them, else before it.
 
     Args:
         sample: what is asked.
@@ -50,17 +52,22 @@ def build_prompt(sample: Sample, task: TaskSpec, chat: Chat | None = None) -> st
         hint = near(conversation, CONVERSATION_MODES)
         raise DataError(f"unknown conversation '{conversation}'{hint} (known: {', '.join(CONVERSATION_MODES)})")
     question = asked(sample, task.single_prediction)
-    image = sample.image is not None
+    images = len(sample.images)
     if conversation == CHAT_TEMPLATE and chat is not None:
-        return chat(question, image)
-    marked = f"{IMAGE_MARKER}\n{question}" if image else question
+        return chat(question, images)
+    marked = question if IMAGE_MARKER in question else before(question, images)
     return CONVERSATIONS.get(conversation, _LIKE_CHAT).format(question=marked)
+
+
+def before(question: str, images: int, marker: str = IMAGE_MARKER) -> str:
+    """A question with its images before it, as lmms-eval asks LLaVA."""
+    return f"{' '.join([marker] * images)}\n{question}" if images else question
 
 
 def asked(sample: Sample, instructed: bool) -> str:
     """A sample's question, with its instruction if that is wanted and the question does not end with it already."""
     question, instruction = sample.question, SINGLE_PREDICTION if sample.instruction == "" else sample.instruction
-    if IMAGE_MARKER in question:  # it would be taken for a further image
+    if IMAGE_MARKER in question and not sample.more:  # it would be taken for a further image
         question = question.replace(IMAGE_MARKER, "").strip()
     return (
         f"{question}\n{instruction}" if instructed and instruction and not question.endswith(instruction) else question

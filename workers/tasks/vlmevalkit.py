@@ -1,11 +1,12 @@
-"""Any TSV file of VLMEvalKit: questions with options, of yes or no, or with a free answer, about one image each.
+"""Any TSV file of VLMEvalKit: questions with options, of yes or no, or with a free answer, about one image or several.
 
 Source: open-compass/VLMEvalKit, vlmeval/dataset/image_base.py, image_mcq.py, image_yorn.py and image_vqa.py; prompts as
 vlmeval/vlm/llava asks LLaVA: hint, question, options and one line. A row has options where it has columns A, B, ...,
 else one answer or a list of them; a file all of whose answers are yes or no asks for these. Its image is base64, the
-index of another row that has it, or a path below the directory. As there, rows without an image are not asked, and here
-those with several are not either; a note says how many. MMMU's ``<image 1>`` is taken out of the text, and
-the image stands before it; its open questions are judged by whether their answer occurs, as in the exact mode there.
+index of another row that has it, or a path below the directory. As there, rows without an image are not asked; a note
+says how many. Where a row has several images they stand before the text, or where it says ``<image 2>``, as there for
+MMMU; of one image that is taken out, and the image stands before the text. MMMU's open questions are judged by whether
+their answer occurs, as in the exact mode there.
 """
 
 from __future__ import annotations
@@ -21,16 +22,18 @@ from typing import TYPE_CHECKING
 from workers.tasks.base import LETTERS, SHORT_ANSWER, Benchmark, DataError, EmbeddedImage, Metric, Sample, Task
 from workers.tasks.files import checked, data_folder, find_file, inside, tsv_rows
 from workers.tasks.metrics import by_category
-from workers.tasks.prompts import SINGLE_PREDICTION_CN
+from workers.tasks.prompts import IMAGE_MARKER, SINGLE_PREDICTION_CN
 from workers.tasks.tsv import TsvRow, images_of, index_of, is_missing, of_split, options_of, said
 from workers.work import TaskSpec
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Image = Path | EmbeddedImage
 ALL = "all"  # a split: every row of the file
 CHINESE = re.compile("[\u4e00-\u9fff]")
 MARKER = re.compile(r" ?<image \d+>")
+NUMBER = re.compile(r"<image (\d{1,3})>")
 OPEN = "Answer the question directly."
 RECOGNITION = ("Regular Text Recognition", "Irregular Text Recognition", "Artistic Text Recognition",
                "Handwriting Recognition", "Digit String Recognition", "Non-Semantic Text Recognition")  # fmt: skip
@@ -66,14 +69,11 @@ def load_tsv(spec: TaskSpec, form: Form) -> Benchmark:
         rows = [(where, row) for where, row in rows if of_split(row, spec.split)]
     shown = [(where, row, images.get(index_of(row)) or _paths(where, row, folder)) for where, row in rows]
     yes_no = {row["answer"].strip().lower() for _, row in rows} <= {"yes", "no"}
-    samples = [_sample(where, row, image[0], form, yes_no) for where, row, image in shown if len(image) == 1]
-    left = {"no image": sum(not image for *_, image in shown), "several images": sum(len(i) > 1 for *_, i in shown)}
-    notes = [
-        f"{file.name}: {count} of {len(rows)} questions have {what}; they are not asked"
-        for what, count in left.items()
-        if count
-    ]
-    what = f"question of split '{spec.split}' with one image"
+    samples = [_sample(where, row, images, form, yes_no) for where, row, images in shown if images]
+    notes = []
+    if left := sum(not images for *_, images in shown):
+        notes = [f"{file.name}: {left} of {len(rows)} questions have no image; they are not asked"]
+    what = f"question of split '{spec.split}' with an image"
     return Benchmark(samples=checked(file, samples, what), notes=tuple(notes))
 
 
@@ -117,7 +117,7 @@ def _task(name: str, asks: str, form: Form, split: str, scorers: Sequence[str], 
 
 VLMEVALKIT = _task(
     "vlmevalkit",
-    "any TSV file of VLMEvalKit whose questions have one image and one of three kinds of answer",
+    "any TSV file of VLMEvalKit whose questions have images and one of three kinds of answer",
     Form(),
     ALL,
     ("vlmevalkit_exact", *MCQ_SCORERS, "yes_no_words", "exact_match", "relaxed_accuracy", "anls", "vqa_soft"),
@@ -157,11 +157,19 @@ REALWORLDQA = _task(
 )
 MMMU = _task(
     "mmmu",
-    "college questions with options or an open answer; those with one image",
+    "college questions with options or an open answer, of one image or several",
     Form(files=("MMMU_DEV_VAL.tsv",), short=OPEN, options=True),
     "validation",
     MCQ_SCORERS,
     "Yue et al., CVPR 2024, arXiv:2311.16502",
+)
+BLINK = _task(
+    "blink",
+    "questions with options about what eyes see at once, most of two to four images",
+    Form(files=("BLINK.tsv",)),
+    ALL,
+    MCQ_SCORERS,
+    "Fu et al., ECCV 2024, arXiv:2404.12390",
 )
 HALLUSIONBENCH = replace(
     _task(
@@ -216,7 +224,7 @@ INFOVQA = _task(
     ("anls", "exact_match"),
     "Mathew et al., WACV 2022, arXiv:2104.12756",
 )
-NAMED = (SEEDBENCH, AI2D, MMSTAR, REALWORLDQA, MMMU, HALLUSIONBENCH, OCRBENCH, CHARTQA, DOCVQA, INFOVQA)
+NAMED = (SEEDBENCH, AI2D, MMSTAR, REALWORLDQA, MMMU, BLINK, HALLUSIONBENCH, OCRBENCH, CHARTQA, DOCVQA, INFOVQA)
 
 
 def _paths(where: str, row: TsvRow, folder: Path) -> Sequence[Path]:
@@ -239,9 +247,23 @@ def _texts(field: str) -> tuple[str, ...]:
     return (field,)
 
 
-def _sample(where: str, row: TsvRow, image: Path | EmbeddedImage, form: Form, yes_no: bool) -> Sample:
+def _sample(where: str, row: TsvRow, images: Sequence[Image], form: Form, yes_no: bool) -> Sample:
+    """A row's question, of several images with the model's marker in place of each number."""
+    if len(images) == 1:
+        return _of_one(where, {**row, "question": MARKER.sub("", row["question"])}, images[0], form, yes_no)
+    made = _of_one(where, row, images[0], form, yes_no)
+    numbers = [int(number) for number in NUMBER.findall(made.question)]
+    if any(not 0 < number <= len(images) for number in numbers):
+        raise DataError(f"{where}: question: names image {max(numbers)}, and the row has {len(images)} images")
+    if len(numbers) == 1:  # the others are not shown: it is a question of one image
+        return _sample(where, row, [images[numbers[0] - 1]], form, yes_no)
+    first, *more = [images[number - 1] for number in numbers] or images
+    return replace(made, question=NUMBER.sub(IMAGE_MARKER, made.question), image=first, more=tuple(more))
+
+
+def _of_one(where: str, row: TsvRow, image: Image, form: Form, yes_no: bool) -> Sample:
     options, answer = tuple(options_of(row)), str(row.get("answers") or row["answer"]).strip()
-    question = MARKER.sub("", row["question"]).strip()
+    question = row["question"].strip()
     hint = row.get("hint", "")
     head = question if is_missing(hint) else f"{hint}\n{question}"
     common = Sample(

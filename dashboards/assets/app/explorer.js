@@ -70,34 +70,44 @@ window.SaccadeExplorer = (() => {
   }
 
   // A TokenMap of workers/token_maps.py: which token lies where in the picture.
-  function mapped([first, rows, columns, tile, ends, overview]) {
+  function mapped([first, rows, columns, tile, ends, overview, image = 0]) {
     const token = tile
       ? (row, column) => {
         const number = Math.floor(row / tile) * (columns / tile) + Math.floor(column / tile);
         return first + (number * tile + (row % tile)) * tile + (column % tile);
       }
       : (row, column) => first + row * (columns + ends) + column;
-    return { rows, columns, overview, token };
+    return { rows, columns, overview, image, token };
   }
 
-  // What the model saw, what was dropped of it, and where the answer is: once for each map.
+  // What the model saw, what was dropped of it, and where the answer is: once for each map. Of several images the
+  // picture is a column, all as large.
   function seen(sample, cell, url) {
     const maps = sample.maps.map(mapped);
     const kept = cell.kept !== undefined && maps.length ? bits(cell.kept, cell.visual) : null;
-    const shape_of = maps.find((map) => !map.overview) || maps[0];
+    const images = maps.reduce((most, map) => Math.max(most, map.image + 1), 1);
     const frames = (maps.length ? maps : [null]).map((map) => {
-      const frame = framed(map, sample, kept, url);
+      const frame = framed(map, sample, kept, url, images);
+      const own = map ? maps.filter((other) => other.image === map.image) : [];
+      const shape_of = own.find((other) => !other.overview) || map;
       if (shape_of) frame.style.aspectRatio = Math.min(3, Math.max(1 / 3, shape_of.columns / shape_of.rows));
-      if (maps.length > 1) frame.append(make("span.part", {}, map.overview ? "as a whole" : "in tiles"));
+      const part = [images > 1 ? `image ${map.image + 1}` : "", own.length > 1 ? (map.overview ? "as a whole" : "in tiles") : ""];
+      if (part.some(Boolean)) frame.append(make("span.part", {}, part.filter(Boolean).join(", ")));
       return frame;
     });
     return frames.length > 1 ? make("div.parts", {}, ...frames) : frames[0];
   }
 
-  function framed(map, sample, kept, url) {
+  function framed(map, sample, kept, url, images) {
     const frame = make("div.seen");
-    if (url) frame.append(make("img", { src: url, alt: "", loading: "eager", draggable: "false" }));
-    else frame.classList.add("blank");
+    if (url) {
+      const picture = make("img", { src: url, alt: "", loading: "eager", draggable: "false" });
+      if (map && images > 1) {
+        picture.style.height = `${100 * images}%`;
+        picture.style.top = `${-100 * map.image}%`;
+      }
+      frame.append(picture);
+    } else frame.classList.add("blank");
     if (map) {
       const svg = document.createElementNS(SVG, "svg");
       svg.setAttribute("viewBox", `0 0 ${map.columns} ${map.rows}`);

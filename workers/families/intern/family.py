@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -33,13 +34,13 @@ class InternFamily:
 
         return load_intern(spec, device)
 
-    def picturer(self, checkpoint: Checkpoint, mode: str) -> Callable[[Image.Image], Image.Image]:
+    def picturer(self, checkpoint: Checkpoint, mode: str) -> Callable[[Image.Image, int], Image.Image]:
         from workers.families.intern.loading import load_image_processor
         from workers.families.intern.pixels import as_seen
 
         ours = cast(InternCheckpoint, checkpoint)
         processor = load_image_processor(ours)
-        return lambda image: as_seen(image, ours.tiling, processor)
+        return lambda image, among: as_seen(image, ours.tiling, processor)
 
     def parts(self, module: Any) -> Parts | None:
         config = getattr(module, "config", None)
@@ -52,22 +53,24 @@ class InternFamily:
         merge = merge_of(config.to_dict(), Path(type(module).__name__))
         tokens = visual.embeddings.patch_embeddings.num_patches // merge**2
 
-        def tiles(call: Call, ids_BS: Tensor) -> Sequence[Tensor]:
-            """Of each image, in order."""
+        def pictures(call: Call, ids_BS: Tensor) -> list[tuple[Tensor, int]]:
+            """Of each image its tiles, and as many tokens as these have."""
             pixels: Tensor = call["pixel_values"]
-            counts = [count // tokens for count in (ids_BS == config.image_token_id).sum(dim=1).tolist() if count]
-            copies = max(1, sum(counts) // len(pixels))  # beams, before which ``generate`` calls the tower
-            counts = counts[::copies]
-            return pixels.split(counts) if sum(counts) == len(pixels) else [pixels]  # which transformers then refuses
+            samples = [counts for row in (ids_BS == config.image_token_id).tolist() if (counts := _runs(row, tokens))]
+            copies = max(1, sum(map(sum, samples)) // len(pixels))  # beams, before which ``generate`` calls the tower
+            tiles = [count for counts in samples[::copies] for count in counts]
+            if sum(tiles) != len(pixels):
+                return [(pixels, len(pixels) * tokens)]  # which transformers then refuses
+            return [(some, len(some) * tokens) for some in pixels.split(tiles)]
 
         def towers(states: Sequence[Tensor], call: Call, ids_BS: Tensor) -> list[tuple[Tower, OfImages]]:
-            counts = [len(pixels) for pixels in tiles(call, ids_BS)]
+            counts = [len(pixels) for pixels, _ in pictures(call, ids_BS)]
             own = zip(*(state.split(counts) for state in states), strict=True)
             return [(InternTower(visual, some, merge), lambda rows_NPX: [rows_NPX.flatten(0, 1)]) for some in own]
 
         return Parts(
             tower=visual,
-            pictures=tiles,
+            pictures=pictures,
             projectors=(module.model.multi_modal_projector,),
             project=module.model.multi_modal_projector,
             body=module.model,
@@ -80,6 +83,11 @@ class InternFamily:
             tower_layers=visual.encoder.layer,
             read_tower=towers,
         )
+
+
+def _runs(shown: Sequence[bool], tokens: int) -> list[int]:
+    """Tiles of each image of a prompt, whose tokens stand in a row, so many a tile."""
+    return [len(list(run)) // tokens for image, run in groupby(shown) if image]
 
 
 INTERN = InternFamily()

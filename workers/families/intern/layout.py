@@ -43,8 +43,7 @@ class InternCheckpoint(OneFolder):
     def described(self) -> dict[str, Shape]:
         return described(section(self.config, "vision_config", self.place), self._text, self.sizes)
 
-    def visual_tokens(self, image: tuple[int, int]) -> int:
-        """Of an image of some height and width."""
+    def visual_tokens(self, image: tuple[int, int], among: int = 1) -> int:
         return self.tiling.tokens(image)
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,11 +11,11 @@ from torch import Tensor
 
 from workers.checkpoints.tokenizer import rendered
 from workers.decoder import Decoder
-from workers.families.config import ModelConfig, ModelError
+from workers.families.config import ModelConfig
 from workers.families.intern.pixels import to_tiles
 from workers.families.intern.tiling import Tiling
 from workers.families.intern.tower import InternTower
-from workers.families.model import Encoded, ImageSpan, Model, Pixels, SeenImage, seen_together
+from workers.families.model import Encoded, Model, Pixels, SeenImage, together
 from workers.sites import Tower
 from workers.tasks.base import DataError
 from workers.tasks.prompts import IMAGE_MARKER
@@ -47,48 +46,40 @@ class Intern(Model):
         self._tiling = tiling
         self._chat_template = chat_template
 
-    def chat(self, question: str, image: bool) -> str:
-        return rendered(self.tokenizer, self._chat_template, question, image, marker=PAD).replace(PAD, IMAGE_MARKER)
+    def chat(self, question: str, images: int) -> str:
+        return rendered(self.tokenizer, self._chat_template, question, images, marker=PAD).replace(PAD, IMAGE_MARKER)
 
-    def look(self, image: Image.Image, mode: str) -> Pixels:
+    def look(self, image: Image.Image, mode: str, among: int = 1) -> Pixels:
         size = (image.height, image.width)
-        return Pixels(to_tiles(image, self._tiling, self.image_processor), self._tiling.tokens(size), size)
+        tiles = to_tiles(image, self._tiling, self.image_processor)
+        return Pixels(tiles, self._tiling.tokens(size), size, maps=self._tiling.maps(size))
 
-    def encode(self, prompt: str, image: Image.Image | Pixels | None, mode: str, whole: bool = False) -> Encoded:
-        """Tokenise the text around the image, which stands between two tokens of its own: at once or apart, the same.
+    def _words(self, prompt: str, whole: bool) -> list[tuple[int, ...]]:
+        """Each image stands between two tokens of its own: at once or apart, the ids are the same.
 
         All tiles of an image are in one pair of these, as transformers' processor has them.
         """
-        if prompt.count(IMAGE_MARKER) > 1:
-            raise ModelError(f"the prompt has {prompt.count(IMAGE_MARKER)} images; one is supported")
-        if image is None or IMAGE_MARKER not in prompt:
-            return Encoded.in_order(self._ids(prompt.replace(IMAGE_MARKER, "")), ())
-        seen = image if isinstance(image, Pixels) else self.look(image, mode)
-        before, _, after = prompt.partition(IMAGE_MARKER)
-        head, tail = self._ids(before + BEGIN), self._ids(END + after)
-        span = ImageSpan(len(head), seen.tokens)
-        ids = (*head, *[self.image_token] * seen.tokens, *tail)
-        maps = self._tiling.maps(seen.size)
-        return Encoded.in_order(ids, (span,), pixels=seen.values, size=seen.size, maps=maps)
+        parts = prompt.split(IMAGE_MARKER)
+        last = len(parts) - 1
+        return [
+            self._ids(part, END if place else "", BEGIN if place < last else "") for place, part in enumerate(parts)
+        ]
 
-    def _ids(self, text: str) -> tuple[int, ...]:
+    def _ids(self, text: str, before: str, after: str) -> tuple[int, ...]:
         for mark in (PAD, VIDEO):
             if mark in text:
                 raise DataError(f"the question holds {mark}, which would be taken for a part of an image or a video")
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return tuple(self.tokenizer(before + text + after, add_special_tokens=False)["input_ids"])
 
-    def see(
-        self, prompts: Sequence[Encoded], readers: Mapping[str, Callable[[Tower], Tensor]]
-    ) -> list[SeenImage | None]:
-        return seen_together(prompts, READ_TILES if readers else TILES, partial(self._see, readers=readers))
+    def _together(self, images: Sequence[Pixels], read: bool) -> Iterator[Sequence[Pixels]]:
+        return together(images, READ_TILES if read else TILES)
 
-    def _see(self, shown: Sequence[Encoded], readers: Mapping[str, Callable[[Tower], Tensor]]) -> Iterator[SeenImage]:
-        """Images that go through the tower together."""
-        inner, tiles = self.module.model, [len(prompt.pixels) for prompt in shown]
+    def _see(self, images: Sequence[Pixels], readers: Mapping[str, Callable[[Tower], Tensor]]) -> Iterator[SeenImage]:
+        inner, tiles = self.module.model, [len(image.values) for image in images]
         # Only if asked for: otherwise transformers keeps no hidden states.
         keep = {"output_hidden_states": True} if readers else {}
-        made = inner.get_image_features(pixel_values=self._pixels(shown), return_dict=True, **keep)
-        evidence: list[dict[str, Tensor]] = [{} for _ in shown]
+        made = inner.get_image_features(pixel_values=self._pixels(images), return_dict=True, **keep)
+        evidence: list[dict[str, Tensor]] = [{} for _ in images]
         if readers:
             states = zip(*(state.split(tiles) for state in made.hidden_states), strict=True)
             assert self.config.vision is not None
@@ -103,12 +94,12 @@ class Intern(Model):
 
     def inputs(self, prompt: Encoded) -> dict[str, Tensor]:
         ids_BS = torch.tensor([prompt.ids], device=self.device)
-        return {"input_ids": ids_BS, **({"pixel_values": self._pixels([prompt])} if prompt.images else {})}
+        return {"input_ids": ids_BS, **({"pixel_values": self._pixels(prompt.pixels)} if prompt.images else {})}
 
     def letter_tokens(self, letters: str) -> list[int]:
         """An answer begins a line of its own, so that no space belongs to its first token."""
         return self.letters_of_a_line(letters)
 
-    def _pixels(self, prompts: Sequence[Encoded]) -> Tensor:
+    def _pixels(self, images: Sequence[Pixels]) -> Tensor:
         """The tiles of all images, in the model's dtype, on its device."""
-        return to_device(torch.cat([prompt.pixels for prompt in prompts]), self.device).to(self.dtype)
+        return to_device(torch.cat([image.values for image in images]), self.device).to(self.dtype)

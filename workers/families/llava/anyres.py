@@ -28,6 +28,7 @@ class Tiling:
     tile: int  # pixels, one side
     patch: int  # pixels of a patch, one side
     most_tiles: int | None = None  # whose tokens a grid has, where it has more patches; None: a token for each patch
+    one_tile_among: bool = False  # whether each of several images in a prompt is a square, one tile alone
 
     @property
     def side(self) -> int:
@@ -72,9 +73,14 @@ class Tiling:
         ratio = math.sqrt(height * width / (self.most_tiles * self.side**2)) if self.most_tiles else 0
         return (int(height // ratio), int(width // ratio)) if ratio > SLACK else patches
 
-    def tokens(self, image: Size) -> int:
-        """Visual tokens: the overview's, those of the grid without padding, and one at the end of each row."""
-        return self._tokens(self.unpadded(image))
+    def tokens(self, image: Size, among: int = 1) -> int:
+        """Visual tokens: the overview's, those of the grid without padding, and one at the end of each row.
+
+        Args:
+            image: its height and width.
+            among: images of its prompt, of each of which some models see one square.
+        """
+        return self.side**2 + 1 if among > 1 and self.one_tile_among else self._tokens(self.unpadded(image))
 
     def _tokens(self, patches: Size) -> int:
         rows, columns = self.merged(patches)

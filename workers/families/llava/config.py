@@ -54,7 +54,7 @@ def tiling_of(config: dict[str, Any], place: Path) -> Tiling | None:
     vision = section(config, "vision_config", place)
     tile, patch = number(vision, "image_size", 336, place), number(vision, "patch_size", 14, place)
     most = most_tiles(config) if kind == ONEVISION else None
-    return Tiling(_pinpoints(config, tile, patch, place), tile, patch, most)
+    return Tiling(_pinpoints(config, tile, patch, place), tile, patch, most, one_tile_among=kind == ONEVISION)
 
 
 def _is_clip(config: dict[str, Any]) -> bool:

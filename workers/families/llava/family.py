@@ -41,12 +41,13 @@ class LlavaFamily:
 
         return load_llava(spec, device)
 
-    def picturer(self, checkpoint: Checkpoint, mode: str) -> Callable[[Image.Image], Image.Image]:
+    def picturer(self, checkpoint: Checkpoint, mode: str) -> Callable[[Image.Image, int], Image.Image]:
         from workers.families.llava.loading import load_image_processor
         from workers.families.llava.pixels import as_seen
 
-        processor = load_image_processor(cast(LlavaCheckpoint, checkpoint))
-        return lambda image: as_seen(image, mode, processor)
+        ours = cast(LlavaCheckpoint, checkpoint)
+        processor, square = load_image_processor(ours), ours.tiling is not None and ours.tiling.one_tile_among
+        return lambda image, among: as_seen(image, "pad" if among > 1 and square else mode, processor)
 
     def parts(self, module: Any) -> Parts | None:
         config = getattr(module, "config", None)
@@ -62,15 +63,20 @@ class LlavaFamily:
         stated, place = config.to_dict(), Path(type(module).__name__)
         tiling = tiling_of(onevision_config(stated, place) if config.model_type == ONEVISION else stated, place)
         side = vision.image_size // vision.patch_size
+        visual = side**2 + (config.vision_feature_select_strategy == "full")
         return Parts(
             tower=module.model.vision_tower,
-            pictures=(lambda call, _: list(call["pixel_values"])) if tiling is None else partial(pictures, tiling),
+            pictures=(
+                (lambda call, _: [(square, visual) for square in call["pixel_values"]])
+                if tiling is None
+                else partial(pictures, tiling)
+            ),
             projectors=(module.model.multi_modal_projector,),
             project=module.model.multi_modal_projector,
             body=module.model,
             decoder=module.model.language_model,
             image_token=config.image_token_id,
-            visual_tokens=None if tiling else side**2 + (config.vision_feature_select_strategy == "full"),
+            visual_tokens=None if tiling else visual,
             position_parts=1,
             class_token=vision.model_type in CLASS_TOKEN_TOWERS,
             clip=vision.model_type in CLASS_TOKEN_TOWERS,

@@ -76,9 +76,8 @@ class LlavaCheckpoint:
         """
         return weight_files(self.base)
 
-    def visual_tokens(self, image: tuple[int, int]) -> int:
-        """Of an image of some height and width."""
-        return self.sizes.visual_tokens if self.tiling is None else self.tiling.tokens(image)
+    def visual_tokens(self, image: tuple[int, int], among: int = 1) -> int:
+        return self.sizes.visual_tokens if self.tiling is None else self.tiling.tokens(image, among)
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from strategies.errors import UsageError
 from workers.families.base import Call
 from workers.families.llava.anyres import Size, Tiling
 
 
-def of_tokens(rows_NPX: Tensor, tiling: Tiling, images: Sequence[Size]) -> list[Tensor]:
+def of_tokens(rows_NPX: Tensor, tiling: Tiling, images: Sequence[Size | None]) -> list[Tensor]:
     """For each image (V, ...), with 0 at the ends of rows.
 
     Args:
@@ -25,37 +24,39 @@ def of_tokens(rows_NPX: Tensor, tiling: Tiling, images: Sequence[Size]) -> list[
             patches, what is floating is interpolated as features are, and whole numbers are those of the patch in
             the middle of the token.
         tiling: which grids the model knows.
-        images: height and width of each.
+        images: height and width of each; None: it is one tile alone.
     """
-    tiles = rows_NPX.split([tiling.tiles(image) for image in images])
+    tiles = rows_NPX.split([1 if image is None else tiling.tiles(image) for image in images])
     return [_joined(tiles_NPX, tiling, image) for tiles_NPX, image in zip(tiles, images, strict=True)]
 
 
-def pictures(tiling: Tiling, call: Call, ids_BS: Tensor) -> Sequence[Tensor]:
-    """(tiles, 3, side, side) of each image, from a call for features of transformers' model of any-resolution.
-
-    Raises:
-        UsageError: a prompt of it has several images, which the model sees without tiles.
-    """
-    counts, pixels = [tiling.tiles(image) for image in _sizes(call)], call["pixel_values"]
-    several = call.get("batch_num_images")
-    if several is not None and any(number > 1 for number in several.tolist()):
-        raise UsageError("a sample has several images; pruned takes one")
+def pictures(tiling: Tiling, call: Call, ids_BS: Tensor) -> list[tuple[Tensor, int]]:
+    """(tiles, 3, side, side) of each image, and its tokens, from a call of any-resolution for features."""
+    sizes, pixels = _sizes(tiling, call), call["pixel_values"]
+    counts = [1 if image is None else tiling.tiles(image) for image in sizes]
+    tokens = [tiling.side**2 + 1 if image is None else tiling.tokens(image) for image in sizes]
     if pixels.dim() == 4:
-        return pixels.split(counts)
-    return [tiles[:count] for tiles, count in zip(pixels, counts, strict=True)]
+        return list(zip(pixels.split(counts), tokens, strict=True))
+    return [(tiles[:count], many) for tiles, count, many in zip(pixels, counts, tokens, strict=True)]
 
 
 def of_call(tiling: Tiling, call: Call, rows_NPX: Tensor) -> list[Tensor]:
     """As ``of_tokens``, of the images of such a call."""
-    return of_tokens(rows_NPX, tiling, _sizes(call))
+    return of_tokens(rows_NPX, tiling, _sizes(tiling, call))
 
 
-def _sizes(call: Call) -> list[Size]:
-    return [(height, width) for height, width in call["image_sizes"].tolist()]
+def _sizes(tiling: Tiling, call: Call) -> list[Size | None]:
+    """Height and width of each image of a call; None for one of several in a prompt that is one tile alone."""
+    sizes: list[Size | None] = [(height, width) for height, width in call["image_sizes"].tolist()]
+    if tiling.one_tile_among and (several := call.get("batch_num_images")) is not None:
+        alone = [number == 1 for number in several.tolist() for _ in range(number)]
+        return [image if whole else None for image, whole in zip(sizes, alone, strict=False)]
+    return sizes
 
 
-def _joined(tiles_NPX: Tensor, tiling: Tiling, image: Size) -> Tensor:
+def _joined(tiles_NPX: Tensor, tiling: Tiling, image: Size | None) -> Tensor:
+    if image is None:
+        return torch.cat((tiles_NPX[0], torch.zeros_like(tiles_NPX[0, :1])))
     grid = tuple(pixels // tiling.tile for pixels in tiling.best(image))
     grid_RCX = tiles_NPX[1:].unflatten(0, grid).unflatten(2, (tiling.side, tiling.side)).transpose(1, 2)
     grid_RCX = grid_RCX.flatten(2, 3).flatten(0, 1)

@@ -13,6 +13,7 @@ from workers.work import ModelSpec
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
     from workers.families.model import Model
     from workers.families.qwen.grid import TokenGrid
@@ -36,13 +37,13 @@ class QwenFamily:
 
         return load_qwen(spec, device)
 
-    def picturer(self, checkpoint: Checkpoint, mode: str) -> Callable[[Image.Image], Image.Image]:
+    def picturer(self, checkpoint: Checkpoint, mode: str) -> Callable[[Image.Image, int], Image.Image]:
         from workers.families.qwen.loading import load_image_processor
         from workers.families.qwen.pixels import as_seen
 
         ours = cast(QwenCheckpoint, checkpoint)
         processor = load_image_processor(ours)
-        return lambda image: as_seen(image, ours.resizing, processor)
+        return lambda image, among: as_seen(image, ours.resizing, processor)
 
     def parts(self, module: Any) -> Parts | None:
         config = getattr(module, "config", None)
@@ -55,7 +56,7 @@ class QwenFamily:
         visual, full = module.model.visual, full_layers(config.to_dict(), Path(type(module).__name__))
         return Parts(
             tower=visual,
-            pictures=lambda call, _: call["pixel_values"].split([rows * columns for rows, columns in _grids(call)]),
+            pictures=lambda call, _: _pictures(call, visual.spatial_merge_size**2),
             projectors=(visual.merger, *getattr(visual, "deepstack_merger_list", ())),
             project=lambda features_PC: visual.merger(joined(features_PC, visual)),
             body=module.model,
@@ -76,6 +77,13 @@ class QwenFamily:
 def _grids(call: Call) -> list[tuple[int, int]]:
     """Rows and columns of the patches of each image of a call of the model."""
     return [(rows, columns) for _, rows, columns in call["image_grid_thw"].tolist()]
+
+
+def _pictures(call: Call, merged: int) -> list[tuple[Tensor, int]]:
+    """Each image's patches, and its tokens of so many of these."""
+    counts = [rows * columns for rows, columns in _grids(call)]
+    patches = call["pixel_values"].split(counts)
+    return list(zip(patches, (count // merged for count in counts), strict=True))
 
 
 def _token_grids(visual: Any, call: Call) -> list[TokenGrid]:

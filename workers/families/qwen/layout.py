@@ -46,8 +46,7 @@ class QwenCheckpoint(OneFolder):
     def described(self) -> dict[str, Shape]:
         return described(self.config["model_type"], text_section(self.config, self.place), self.sizes)
 
-    def visual_tokens(self, image: tuple[int, int]) -> int:
-        """Of an image of some height and width."""
+    def visual_tokens(self, image: tuple[int, int], among: int = 1) -> int:
         rows, columns = self.resizing.grid(image)
         return rows * columns
 

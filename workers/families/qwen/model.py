@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from workers.checkpoints.tokenizer import rendered
 from workers.decoder import Decoder
 from workers.families.config import ModelConfig, ModelError
-from workers.families.model import Encoded, ImageSpan, Model, Pixels, SeenImage, seen_together
+from workers.families.model import Encoded, Model, Pixels, SeenImage, together
 from workers.families.qwen.forward import run_tower
 from workers.families.qwen.gated import feed_forwards
 from workers.families.qwen.grid import TokenGrid
@@ -58,52 +58,49 @@ class Qwen(Model):
         self._full_layers, self._window = full_layers, config.vision.window if config.vision else 0
         self._chat_template = chat_template
 
-    def chat(self, question: str, image: bool) -> str:
-        text = rendered(self.tokenizer, self._chat_template, question, image, marker=PAD)
-        if text.count(SHOWN) != image:
+    def chat(self, question: str, images: int) -> str:
+        text = rendered(self.tokenizer, self._chat_template, question, images, marker=PAD)
+        if text.count(SHOWN) != images:
             place = f"model {self.tokenizer.name_or_path}"
             raise ModelError(f"{place}: its chat template does not put {SHOWN} where the image belongs")
         return text.replace(SHOWN, IMAGE_MARKER)
 
-    def look(self, image: Image.Image, mode: str) -> Pixels:
-        size = (image.height, image.width)
-        rows, columns = self._resizing.grid(size)
-        return Pixels(to_patches(image, self._resizing, self.image_processor), rows * columns, size)
+    def look(self, image: Image.Image, mode: str, among: int = 1) -> Pixels:
+        rows, columns = grid = self._resizing.grid(size := (image.height, image.width))
+        patches_RX = to_patches(image, self._resizing, self.image_processor)
+        return Pixels(patches_RX, rows * columns, size, maps=(TokenMap(0, *grid),))
 
     def look_smaller(self, image: Image.Image, mode: str, most: int) -> Pixels:
         rows, columns = grid = self.grid(size := (image.height, image.width), most)
-        return Pixels(to_patches(image, self._resizing, self.image_processor, grid), rows * columns, size, most)
+        patches_RX = to_patches(image, self._resizing, self.image_processor, grid)
+        return Pixels(patches_RX, rows * columns, size, most, maps=(TokenMap(0, *grid),))
 
     def grid(self, size: tuple[int, int], most: int | None = None) -> tuple[int, int]:
         return self._resizing.grid(size) if most is None else self._resizing.smaller(size, most)
 
-    def encode(self, prompt: str, image: Image.Image | Pixels | None, mode: str, whole: bool = False) -> Encoded:
-        """Tokenise the text around the image, which stands between two tokens of its own: at once or apart, the same.
+    def _words(self, prompt: str, whole: bool) -> list[tuple[int, ...]]:
+        """Each image stands between two tokens of its own: at once or apart, the ids are the same."""
+        parts = prompt.split(IMAGE_MARKER)
+        last = len(parts) - 1
+        return [
+            self._ids((END if place else "") + part + (BEGIN if place < last else ""))
+            for place, part in enumerate(parts)
+        ]
 
-        Positions follow transformers' ``get_rope_index``: text counts on; of an image the time stands still, rows and
-        columns count from where the text had come to, and the text goes on behind the longer side.
+    def _numbered(self, prompt: Encoded) -> Encoded:
+        """As transformers' ``get_rope_index`` does it.
+
+        Text counts on; of an image the time stands still, rows and columns count from where the text had come to, and
+        the text goes on behind the longer side.
         """
-        if prompt.count(IMAGE_MARKER) > 1:
-            raise ModelError(f"the prompt has {prompt.count(IMAGE_MARKER)} images; one is supported")
-        if image is None or IMAGE_MARKER not in prompt:
-            ids = self._ids(prompt.replace(IMAGE_MARKER, ""))
-            return Encoded(ids=ids, images=(), positions_PS=_counted(0, len(ids)), next_position=len(ids))
-        seen = image if isinstance(image, Pixels) else self.look(image, mode)
-        before, _, after = prompt.partition(IMAGE_MARKER)
-        head, tail = self._ids(before + BEGIN), self._ids(END + after)
-        grid = self.grid(seen.size, seen.most)
-        start, following = len(head), len(head) + max(grid)
-        positions = (_counted(0, start), _of_image(start, grid), _counted(following, len(tail)))
-        return Encoded(
-            ids=(*head, *[self.image_token] * seen.tokens, *tail),
-            images=(ImageSpan(start, seen.tokens),),
-            positions_PS=torch.cat(positions, dim=1),
-            next_position=following + len(tail),
-            pixels=seen.values,
-            size=seen.size,
-            most=seen.most,
-            maps=(TokenMap(0, *grid),),
-        )
+        parts, at, following = [], 0, 0  # tokens and position ids that are given
+        for span, image in zip(prompt.images, prompt.pixels, strict=True):
+            grid, words = self._grid(image), span.start - at
+            parts += [_counted(following, words), _of_image(following + words, grid)]
+            at, following = span.start + span.tokens, following + words + max(grid)
+        words = prompt.length - at
+        positions_PS = torch.cat((*parts, _counted(following, words)), dim=1)
+        return replace(prompt, positions_PS=positions_PS, next_position=following + words)
 
     def _ids(self, text: str) -> tuple[int, ...]:
         ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -112,18 +109,16 @@ class Qwen(Model):
                 raise DataError(f"the question holds {mark}, which would be taken for a part of an image or a video")
         return ids
 
-    def see(
-        self, prompts: Sequence[Encoded], readers: Mapping[str, Callable[[Tower], Tensor]]
-    ) -> list[SeenImage | None]:
-        return seen_together(prompts, READ_PATCHES if readers else PATCHES, partial(self._see, readers=readers))
+    def _together(self, images: Sequence[Pixels], read: bool) -> Iterator[Sequence[Pixels]]:
+        return together(images, READ_PATCHES if read else PATCHES)
 
-    def _see(self, shown: Sequence[Encoded], readers: Mapping[str, Callable[[Tower], Tensor]]) -> Iterator[SeenImage]:
-        """Images that go through the tower together."""
+    def _see(self, images: Sequence[Pixels], readers: Mapping[str, Callable[[Tower], Tensor]]) -> Iterator[SeenImage]:
         visual = self.module.model.visual
-        grids = [TokenGrid(size, visual.spatial_merge_size, self._window, self.device) for size in self._sizes(shown)]
-        pixels_RX = self._pixels(shown)
+        sizes = [self._grid(image) for image in images]
+        grids = [TokenGrid(size, visual.spatial_merge_size, self._window, self.device) for size in sizes]
+        pixels_RX = self._pixels(images)
         features, states = run_tower(visual, self._mlps, pixels_RX, grids, self._full_layers, keep=bool(readers))
-        evidence: list[dict[str, Tensor]] = [{} for _ in shown]
+        evidence: list[dict[str, Tensor]] = [{} for _ in images]
         if readers:
             towers = towers_of(visual, states, grids, self._full_layers)
             evidence = [{name: read(tower)[0] for name, read in readers.items()} for tower in towers]
@@ -139,25 +134,27 @@ class Qwen(Model):
         ids_BS = torch.tensor([prompt.ids], device=self.device)
         if not prompt.images:
             return {"input_ids": ids_BS}
-        ((rows, columns),), merge = self._sizes([prompt]), self._resizing.merge
+        grids, merge = [self._grid(image) for image in prompt.pixels], self._resizing.merge
         return {
             "input_ids": ids_BS,
             "mm_token_type_ids": (ids_BS == self.image_token).int(),
-            "pixel_values": self._pixels([prompt]),
-            "image_grid_thw": torch.tensor([[1, rows * merge, columns * merge]], device=self.device),
+            "pixel_values": self._pixels(prompt.pixels),
+            "image_grid_thw": torch.tensor(
+                [[1, rows * merge, columns * merge] for rows, columns in grids], device=self.device
+            ),
         }
 
     def letter_tokens(self, letters: str) -> list[int]:
         """An answer begins a line of its own, so that no space belongs to its first token."""
         return self.letters_of_a_line(letters)
 
-    def _pixels(self, prompts: Sequence[Encoded]) -> Tensor:
+    def _pixels(self, images: Sequence[Pixels]) -> Tensor:
         """The patches of all images, in the model's dtype, on its device."""
-        return to_device(torch.cat([prompt.pixels for prompt in prompts]), self.device).to(self.dtype)
+        return to_device(torch.cat([image.values for image in images]), self.device).to(self.dtype)
 
-    def _sizes(self, prompts: Sequence[Encoded]) -> list[tuple[int, int]]:
-        """Rows and columns of each image's tokens."""
-        return [self.grid(prompt.size, prompt.most) for prompt in prompts]
+    def _grid(self, image: Pixels) -> tuple[int, int]:
+        """Rows and columns of an image's tokens."""
+        return self.grid(image.size, image.most)
 
 
 def joined(features_PC: Tensor, visual: Any) -> Tensor:

@@ -93,7 +93,7 @@ def _drawn(figure: Drawn, width: float, title: bool) -> Figure:
         if above:
             _names_above(plot, _axis(figure, y), int(width / LETTER))
         _levels(plot, [one for one in layout.shapes if _belongs(one.xref, x) and _belongs(one.yref, y)])
-        _labels(plot, [one for one in layout.annotations if one.yref == y], down)
+        _labels(plot, [one for one in layout.annotations if one.yref == y], 0.75 * height / down)
         for head in heads[place : place + 1]:
             plot.set_title(fill(_plain(head.text), 2 * LABEL), loc="left", color=theme.LIGHT.muted)
     only = next(iter(plots.values()))
@@ -160,7 +160,7 @@ def _trace(plot: Axes, trace: Any) -> None:
 def _points(plot: Axes, trace: Any, x: np.ndarray, y: np.ndarray) -> None:
     mode, marker = trace.mode or "lines", trace.marker
     if "lines" in mode:
-        step = {"drawstyle": "steps-post"} if trace.line.shape in ("hv", "hvh") else {}
+        step: dict[str, Any] = {"drawstyle": "steps-post"} if trace.line.shape in ("hv", "hvh") else {}
         plot.plot(
             x, y.astype(float), color=_colour(trace.line.color), linestyle=DASHES[trace.line.dash or "solid"],
             linewidth=0.5 * (trace.line.width or 2), **step,
@@ -205,11 +205,10 @@ def _levels(plot: Axes, shapes: Sequence[Any]) -> None:
             plot.axvline(shape.x0, **look)
 
 
-def _labels(plot: Axes, labels: Sequence[Any], down: int) -> None:
+def _labels(plot: Axes, labels: Sequence[Any], inches: float) -> None:
     """Names at line ends, pushed apart; others where they stand."""
     ends = [one for one in labels if (one.name or "").startswith(LINE)]
     low, high = sorted(plot.get_ylim())
-    inches = plot.figure.get_figheight() / down * 0.75
     texts = [fill(_plain(one.text).replace("\n", " "), LABEL) for one in ends]
     lines = 1.25 * max((text.count("\n") + 1 for text in texts), default=1)
     placed = push_apart([float(one.y) for one in ends], lines * PT / 72 * (high - low) / inches, low, high)

@@ -37,6 +37,14 @@ def about(experiment: Experiment) -> str:
     return " · ".join(part for part in parts if part)
 
 
+def source_of_numbers(experiment: Experiment, n: int) -> str:
+    """Model, data, questions, day and program, in a line: what stands in the metadata of a picture."""
+    from workers.saccade_version import saccade_version
+
+    program = f"saccade {saccade_version()}, sources {experiment.manifest.sources_hash[:12]}"
+    return f"{about(experiment)} · n = {count(n)} · {program}"
+
+
 def flips(experiment: Experiment, table: Answers, summary: pd.DataFrame, explorer: str | None) -> str:
     """Questions whose answer the costliest grid point changed: numbers are believed sooner with examples.
 

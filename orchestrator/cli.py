@@ -15,6 +15,7 @@ COMMANDS = {
     "run": computing.run,
     "report": reading.report,
     "dashboard": reading.dashboard,
+    "figure": reading.figure,
     "export": reading.export,
     "compare": reading.compare,
     "table": reading.table,

@@ -151,22 +151,12 @@ class Experiment:
         Raises:
             UsageError: there is no such page or panel, or nothing to show on it.
         """
-        from dashboards.gallery import Gallery
-        from dashboards.pages.catalog import PAGES
-        from dashboards.view import State, view
+        from dashboards.chosen_panel import chosen_panel
 
-        pages = {page.path.lstrip("/") or "overview": page for page in PAGES}
-        if name not in pages:
-            raise UsageError(f"figure: there is no page '{name}'{near(name, pages)} ({', '.join(pages)})")
-        values = [(key, str(one)) for key, value in choices.items() for one in _several(value)]
-        shown = view(Gallery([self.path]).snapshot, State(tuple(values)))
-        panels = {one.name: one.figure for one in pages[name].panels(shown) if one.figure is not None}
-        if not panels:
-            raise UsageError(f"figure: page '{name}' has nothing to show of this experiment with these choices")
-        found = next(iter(panels)) if panel is None else panel
-        if found not in panels:
-            raise UsageError(f"figure: page '{name}' has no panel '{panel}'{near(found, panels)} ({', '.join(panels)})")
-        return panels[found]
+        values = {key: [str(one) for one in _several(value)] for key, value in choices.items()}
+        figure = chosen_panel(self.path, name, panel, values)[0].figure
+        assert figure is not None
+        return figure
 
     def compare(self, *others: Experiment | str | Path, reference: str | None = None) -> pd.DataFrame:
         """Its grid points beside those of other experiments, paired over the questions that all have answered.

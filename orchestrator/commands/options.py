@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
@@ -10,11 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cluster.limits import SAMPLE_S
+from strategies.errors import UsageError
 
 if TYPE_CHECKING:
     from orchestrator.run import RunOptions
     from orchestrator.sweep.prepare import Prepared
     from orchestrator.sweep.spec import SweepSpec
+
+PER_INCH = {"in": 1, "mm": 25.4, "cm": 2.54, "pt": 72.27}  # points of TeX, as in \\columnwidth
 
 
 def _number(value: float | None) -> float | None:
@@ -202,3 +207,31 @@ def _sample_count(samples: str) -> str | int:
     if not (samples.isdecimal() and len(samples) < 20 and int(samples) > 0):
         raise SpecError(f"--samples {samples}: give `all` or a whole number above 0")
     return int(samples)
+
+
+def inches(width: str) -> float:
+    """``84mm`` -> 3.307.
+
+    Raises:
+        UsageError: It is no width, or none of a page.
+    """
+    found = re.fullmatch(r"([0-9]+\.?[0-9]*)(in|mm|cm|pt)", width.strip())
+    size = float(found[1]) / PER_INCH[found[2]] if found else 0.0
+    if not 1 <= size <= 40:
+        raise UsageError(f"--width {width}: give a column's width from 1 to 40 inches, such as 3.25in, 84mm or 234pt")
+    return size
+
+
+def choices(given: Sequence[str]) -> dict[str, list[str]]:
+    """``["layer=2", "strategy=fastv", "strategy=random"]`` by name.
+
+    Raises:
+        UsageError: One of them is not NAME=VALUE.
+    """
+    found: dict[str, list[str]] = {}
+    for choice in given:
+        name, sign, value = choice.partition("=")
+        if not (name and sign and value):
+            raise UsageError(f"--choose {choice}: write NAME=VALUE, for example strategy=fastv")
+        found.setdefault(name, []).append(value)
+    return found

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.commands.calling import command
-from orchestrator.commands.options import Picture, Place, Points
+from orchestrator.commands.options import Picture, Place, Points, choices, inches
 from orchestrator.commands.shown import (
     console_of_command,
     draw,
@@ -30,6 +30,14 @@ class Format(StrEnum):
     CSV = "csv"
     MARKDOWN = "markdown"
     LATEX = "latex"
+
+
+class Vector(StrEnum):
+    """Of a figure for a paper."""
+
+    PDF = "pdf"
+    SVG = "svg"
+    PGF = "pgf"
 
 
 class By(StrEnum):
@@ -104,6 +112,39 @@ def dashboard(
     except OSError as error:
         reason = error.strerror or str(error)
         raise UsageError(f"--host {host} --port {port}: {reason}; give another --port, or 0 for a free one") from error
+
+
+@command
+def figure(
+    experiment: Place,
+    panel: Annotated[
+        str, typer.Argument(help="Page, or PAGE/PANEL: layer, tokens, heat, alpha, layer/difference, ...")
+    ],
+    width: Annotated[str, typer.Option(help="Of the paper's column: 3.25in, 84mm, 8.4cm or 234pt.")] = "3.25in",
+    form: Annotated[Vector, typer.Option("--format", help="Of the file; pgf needs a TeX system.")] = Vector.PDF,
+    choose: Annotated[
+        list[str] | None,
+        typer.Option("--choose", metavar="NAME=VALUE", help="As the page's address: strategy=fastv, layer=2, kept=64."),
+    ] = None,
+    title: Annotated[bool, typer.Option("--title", help="Print the title too, which a caption says.")] = False,
+    out: Annotated[Path | None, typer.Option(help="The file; by default in EXPERIMENT/exports.")] = None,
+) -> None:
+    """Draw one panel of the pages for a paper: as wide as its column, text of 8 pt, vectors."""
+    from dashboards.chosen_panel import chosen_panel
+    from dashboards.paper import paper_figure
+    from dashboards.report_tables import source_of_numbers
+    from results.disk import make_folder, write_whole
+    from results.location import opened
+
+    page, _, name = panel.partition("/")
+    with opened(experiment) as found:
+        drawn, source = chosen_panel(found.path, page, name or None, choices(choose or ()))
+        asked = int(drawn.rows["n"].max()) if "n" in drawn.rows else len(source.answers.samples)
+        content = paper_figure(drawn.figure, form, inches(width), source_of_numbers(found, asked), title)
+        path = out or found.path / "exports" / f"{page}-{drawn.name}.{form}"
+        make_folder(path.parent, below=found.path if out is None else path.parent)
+        write_whole(path, content)
+    console_of_command().print(str(path), soft_wrap=True)
 
 
 @command

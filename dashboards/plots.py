@@ -41,8 +41,8 @@ from results.exchange.exports import original_files
 from results.exchange.originals import PromisedFile, min_max
 from results.experiment import Experiment
 from results.wording import number, percent, told_apart
-from strategies.catalog import KEEP_NOTHING
 from strategies.errors import UsageError
+from strategies.listed import KEEP_NOTHING
 
 Normalised = tuple[tuple[str, list[float], str], ...]  # name, raw values, colour
 

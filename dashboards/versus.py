@@ -61,9 +61,9 @@ def _near(row: Row, theirs: pd.DataFrame) -> Row | None:
     """The other method's point of most nearly the same tokens on average, where both prune at one layer."""
     if theirs.empty or row["strategy"] in STAGED or theirs["strategy"].iloc[0] in STAGED:
         return None
-    apart = np.abs(theirs["mean_tokens"].to_numpy() / row["mean_tokens"] - 1)
+    apart = np.abs(theirs["mean_tokens"].to_numpy() - row["mean_tokens"])
     nearest = int(apart.argmin())
-    return theirs.iloc[nearest].to_dict() if apart[nearest] <= ALIKE else None
+    return theirs.iloc[nearest].to_dict() if apart[nearest] <= ALIKE * row["mean_tokens"] else None
 
 
 def with_mean_tokens(rows: pd.DataFrame) -> pd.DataFrame:

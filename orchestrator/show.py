@@ -20,7 +20,7 @@ from results.exchange.point_names import is_chosen, names_of
 from results.provenance import ways_text
 from results.stops import STOPPED, read_stops
 from results.timeline import read_timeline
-from results.wording import MISSING, p_value, percent, percent_span, points
+from results.wording import MISSING, p_value, percent, percent_span, plural, points
 from strategies import catalog
 
 LISTED = 12  # grid points of a plan, where nobody asks for others
@@ -365,7 +365,9 @@ def named(paths: list[Path], folder: Path) -> str:
         inside = path.relative_to(folder).parts if path.is_relative_to(folder) else (path.name,)
         shown = folder / inside[0] if len(inside) > 1 else path
         counts[shown] = counts.get(shown, 0) + 1
-    return ", ".join(f"{path}/ ({count} files)" if path.is_dir() else str(path) for path, count in counts.items())
+    return ", ".join(
+        f"{path}/ ({plural(count, 'file')})" if path.is_dir() else str(path) for path, count in counts.items()
+    )
 
 
 def size_text(count: int) -> str:

@@ -28,6 +28,7 @@ def stored(answers: Iterable[Answer], write: Callable[[WorkUnit, UnitOutcome], N
         for answer in answers:
             waiting.append((answer, writers.submit(write, *answer)))
             hurry, last = time.monotonic() - last < HURRY_S, time.monotonic()
+            hurry = hurry and not answer[1].failures  # where all fail, whoever watches should know before the next
             while waiting and (not hurry or len(waiting) > WRITERS or waiting[0][1].done()):
                 first, written = waiting.popleft()
                 written.result()

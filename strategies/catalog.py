@@ -492,5 +492,4 @@ CATALOG: dict[str, Strategy] = {
         *(Strategy(**how) for how in tower_methods.METHODS),
     )
 }
-KEEP_NOTHING = frozenset(name for name, strategy in CATALOG.items() if strategy.fixed_rank == 0)
 ADMITTED: dict[str, Strategy] = {}  # what a user adds to it in this process, see own.py

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+KEEP_NOTHING = frozenset({"cutoff", "vtw"})
 STAGED = frozenset({"fitprune", "himap", "pyramiddrop", "sparsevlm", "sparsevlm_plus", "v2drop", "vscan"})
 PUBLISHED = frozenset({  # by their authors at ranks of a list, some with parameters that go with each
     "cdpruner", "dart", "divprune", "fastervlm", "fastv", "fitprune", "himap", "hiprune", "holov", "prumerge",

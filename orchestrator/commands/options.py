@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cluster.limits import SAMPLE_S
-from strategies.errors import UsageError
 
 if TYPE_CHECKING:
     from orchestrator.run import RunOptions
@@ -218,6 +217,8 @@ def inches(width: str) -> float:
     found = re.fullmatch(r"([0-9]+\.?[0-9]*)(in|mm|cm|pt)", width.strip())
     size = float(found[1]) / PER_INCH[found[2]] if found else 0.0
     if not 1 <= size <= 40:
+        from strategies.errors import UsageError
+
         raise UsageError(f"--width {width}: give a column's width from 1 to 40 inches, such as 3.25in, 84mm or 234pt")
     return size
 
@@ -232,6 +233,8 @@ def choices(given: Sequence[str]) -> dict[str, list[str]]:
     for choice in given:
         name, sign, value = choice.partition("=")
         if not (name and sign and value):
+            from strategies.errors import UsageError
+
             raise UsageError(f"--choose {choice}: write NAME=VALUE, for example strategy=fastv")
         found.setdefault(name, []).append(value)
     return found

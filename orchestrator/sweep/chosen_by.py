@@ -8,6 +8,7 @@ from typing import Any
 
 from strategies import catalog
 from strategies.catalog import Strategy
+from strategies.listed import KEEP_NOTHING
 from strategies.stages import Stage
 from workers import evidence
 from workers.work import UNPRUNED, GridPoint
@@ -78,7 +79,7 @@ def _steps(stages: Sequence[Stage], words: str) -> str:
 def _evidence(strategy: Strategy, layer: int, params: Mapping[str, Any]) -> str:
     if layer == 0 and evidence.reads_layer_before(strategy.needs):
         return NO_ATTENTION
-    if strategy.name in catalog.KEEP_NOTHING:
+    if strategy.name in KEEP_NOTHING:
         return REMOVED
     words, draws = evidence.words(strategy.needs), strategy.reads_seed(params)
     if strategy.name not in catalog.CATALOG and not words:

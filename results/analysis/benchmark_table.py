@@ -13,20 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from results.analysis.clusters import groups_of, per_image
-from results.analysis.costs import costs
 from results.analysis.metrics import answers, on_common_questions
 from results.analysis.significance import expanded_tails, resampled_sums
 from results.analysis.task_metrics import headline, known_task, task_metrics
 from results.suites import LeftOut, Results
 from strategies.budget import average_tokens
-from strategies.catalog import CATALOG
 from strategies.errors import UsageError
 from workers.work import UNPRUNED, GridPoint
 
@@ -207,7 +205,7 @@ def _read(one: Results, replicates: int, notes: list[str]) -> _Benchmark | None:
         score_PB = right_PB / asked_PB
         base = images.baseline
         ratio_PB = score_PB / score_PB[base] if base is not None else np.full_like(score_PB, np.nan)
-    counted = (one.costed or partial(costs, experiment))()
+    counted = costs_of(one)
     known: dict[str, tuple[float, float, float]] = {}
     if counted is not None:
         columns = counted[["average_visual_tokens", "flops_ratio", "kv_ratio"]].to_numpy(dtype=np.float64)
@@ -339,10 +337,26 @@ def _method(point: GridPoint, several: bool) -> str:
     if point.strategy == UNPRUNED:
         return "un-pruned"
     layer = f" K={point.layer}" if several else ""
-    known = CATALOG.get(point.strategy)
-    usual = {} if known is None else known.params
+    usual = _usual(point.strategy) if point.settings else {}
     told = (f" {name}={value}" for name, value in point.settings if usual.get(name) != value)
     return point.strategy + layer + "".join(told)
+
+
+def _usual(strategy: str) -> dict[str, Any]:
+    """Its parameters as they are where nobody sets them; none of a rule that is not known here."""
+    from strategies.catalog import CATALOG  # with torch, which the pages do without until a table is asked for
+
+    known = CATALOG.get(strategy)
+    return {} if known is None else known.params
+
+
+def costs_of(one: Results) -> pd.DataFrame | None:
+    """What each grid point costs, see `results.analysis.costs`; counted here where nobody counts it elsewhere."""
+    if one.costed is not None:
+        return one.costed()
+    from results.analysis.costs import costs  # with torch
+
+    return costs(one.experiment)
 
 
 def _marked(rows: list[Row], lines: Sequence[_Line], averaged: Sequence[str]) -> list[Row]:

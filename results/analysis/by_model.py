@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from results.analysis.benchmark_table import ALIKE, BenchmarkTable, Cell, Row
-from strategies.catalog import KEEP_NOTHING
 from strategies.errors import UsageError
+from strategies.listed import KEEP_NOTHING
 
 LAYER = re.compile(r" K=\d+")
 

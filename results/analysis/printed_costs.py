@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
-from results.analysis.benchmark_table import BenchmarkTable, Spread
-from results.analysis.costs import costs
+from results.analysis.benchmark_table import BenchmarkTable, Spread, costs_of
 from results.latencies import LatencyRow, latency_record
 from results.suites import Results
 
@@ -52,7 +50,7 @@ def with_costs(table: BenchmarkTable, found: Sequence[Results]) -> BenchmarkTabl
 
 
 def _counted(one: Results) -> Iterator[tuple[str, str, Spread]]:
-    counted = (one.costed or partial(costs, one.experiment))()
+    counted = costs_of(one)
     for row in [] if counted is None else counted.to_dict("records"):
         for title, (column, scale) in COUNTED.items():
             yield str(row["key"]), title, Spread(value=scale * float(row[column]))

@@ -32,7 +32,7 @@ from results.escaping import csv_text
 from results.exchange.originals import Found, PromisedFile, ablation_table, accuracies, promised_files
 from results.experiment import Experiment
 from results.latencies import latencies
-from strategies.catalog import KEEP_NOTHING
+from strategies.listed import KEEP_NOTHING
 
 LAYER_CUTOFF_FILE = "fastv_layer_cutoff_results.json"
 

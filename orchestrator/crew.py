@@ -15,6 +15,7 @@ from types import TracebackType
 from orchestrator.cluster.pool import LocalPool, Pool, PoolOptions
 from orchestrator.cluster.ray_pool import RayPool
 from orchestrator.cluster.seat import WithOwn
+from orchestrator.ending import own_handler
 from orchestrator.followers.base import Followers
 from orchestrator.sweep.spec import SweepSpec
 from results.timeline import Timeline
@@ -74,7 +75,8 @@ class Crew(AbstractContextManager["Crew"]):
         self._followers = followers
         if self._called is not None:
             called, self._called = self._called, None
-            self._pool = called.result()
+            with own_handler():  # Ray's, of the thread that starts it, is taken out where signals arrive
+                self._pool = called.result()
             if self._spec == spec:
                 return self._pool
         before = self._spec

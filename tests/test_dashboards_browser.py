@@ -226,7 +226,7 @@ def test_the_controls_follow_a_sweep_that_grows(page, tmp_path: Path) -> None:
         page.keyboard.press("ArrowLeft")
         page.wait_for_function("() => location.search.includes('kept=16')")
         page.wait_for_function(
-            "() => document.querySelector('#card-accuracy .gtitle-subtitle').textContent.includes('16 visual tokens')"
+            "() => document.querySelector('#card-accuracy .gtitle-subtitle').textContent.includes('16 tokens kept')"
         )
 
 

@@ -8,12 +8,11 @@ the instruction, and ``answer_id`` follows from the answer, where LLaVA draws on
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from results.disk import StoreError, make_folder, write_whole
-from results.exchange.point_names import is_chosen, names_of
+from results.exchange.point_names import file_name, is_chosen, names_of
 from results.experiment import Experiment
 from workers.work import content_key
 
@@ -57,7 +56,7 @@ def write_llava_answers(experiment: Experiment, folder: Path, patterns: Sequence
             }
             for sample, answer in zip(rows["sample"], rows["answer"], strict=True)
         ]
-        written.append(folder / (re.sub(r"[^A-Za-z0-9._=-]+", "_", point.label) + ".jsonl"))
+        written.append(folder / f"{file_name(point.label)}.jsonl")
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         write_whole(written[-1], text.encode())
     return written

@@ -19,7 +19,7 @@ import pandas as pd
 
 from results.analysis.metrics import scores
 from results.disk import StoreError, make_folder, write_whole
-from results.exchange.point_names import is_chosen, names_of
+from results.exchange.point_names import file_name, is_chosen, names_of
 from results.experiment import Experiment
 from workers.work import GridPoint, content_key
 
@@ -48,7 +48,7 @@ def write_lmms_samples(experiment: Experiment, folder: Path, patterns: Sequence[
         rows = cells[cells["point"] == point.key]
         if rows.empty or not is_chosen(names_of(point), patterns):
             continue
-        home = folder / re.sub(r"[^A-Za-z0-9._=-]+", "_", point.label)
+        home = folder / file_name(point.label)
         make_folder(home, below=experiment.path if folder.is_relative_to(experiment.path) else folder)
         task = experiment.spec.task.name.rpartition("/")[2]  # lmms_eval/pope
         lines = [json.dumps(_line(row), ensure_ascii=False) for row in rows.to_dict("records")]

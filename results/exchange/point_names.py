@@ -1,11 +1,17 @@
-"""Grid points chosen by name on a command line: `--points` and `--reference` of whatever command."""
+"""Names of grid points: what a command line chooses by (`--points`, `--reference`), and what a file is called by."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from workers.work import GridPoint
+
+
+def file_name(text: str) -> str:
+    """``fastv layer=2 rank=8`` -> ``fastv_layer=2_rank=8``, a name that any file system takes."""
+    return re.sub(r"[^A-Za-z0-9._=-]+", "_", text)
 
 
 def names_of(point: GridPoint) -> tuple[str, ...]:

@@ -8,12 +8,11 @@ script for VQAv2 lists all questions of test2015, those that were not asked with
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from results.disk import StoreError, make_folder, write_whole
-from results.exchange.point_names import is_chosen, names_of
+from results.exchange.point_names import file_name, is_chosen, names_of
 from results.experiment import Experiment
 from workers.tasks.vqa_answers import normalised
 
@@ -53,7 +52,7 @@ def write_server_answers(experiment: Experiment, folder: Path, patterns: Sequenc
             )
         key = KEYS[task.name]
         lines = [{key: int(id) if key == "question_id" else id, "answer": normalised(said[id])} for id in order]
-        name = re.sub(r"[^A-Za-z0-9._=-]+", "_", f"{task.name} {task.split} {point.label}")
+        name = file_name(f"{task.name} {task.split} {point.label}")
         written.append(folder / f"{name}.json")
         write_whole(written[-1], json.dumps(lines, ensure_ascii=False).encode())
     if not written:

@@ -445,6 +445,30 @@ def test_bookkeeping_arrives_whatever_its_kind_and_size(dtype):
     assert second is True
 
 
+def test_bookkeeping_that_waits_to_be_read_is_not_written_over():
+    """More of it than the pinned memory holds, by three threads with a stream each, while the device is busy."""
+    busy = torch.randn(4096, 4096, device=HERE)
+
+    def send(thread: int) -> bool:
+        with torch.cuda.stream(torch.cuda.Stream()):
+            for _ in range(20):
+                busy @ busy
+            tables = [torch.arange(250_000) * (thread + 1) + number for number in range(12)]
+            there = [to_device(table, HERE) for table in tables]
+            return all(torch.equal(one.cpu(), table) for one, table in zip(there, tables, strict=True))
+
+    with ThreadPoolExecutor(3) as pool:
+        assert all(pool.map(send, range(3)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rotations_from_the_table_are_those_of_transformers(checkpoint, dtype):
+    decoder = load_model(ModelSpec(path=str(checkpoint), dtype=dtype), "cuda").decoder
+    positions = torch.randint(5000, (1, 700), device=HERE)
+    for here, there in zip(decoder.rotary(positions, 5000), decoder.rotary(positions), strict=True):
+        assert torch.equal(here, there)
+
+
 def test_bookkeeping_does_not_wait_for_copies_that_are_on_their_way():
     """A gigabyte takes 20 ms or more; what comes after it by the copy engine comes after all of it."""
     to_device(torch.arange(9), HERE)  # compiled

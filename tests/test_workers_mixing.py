@@ -33,7 +33,7 @@ class Doubling:
         self.batches: list[tuple[str, list[int]]] = []
         self.open = threading.Event()
         self.open.set()
-        self.mixer = Mixer(Lanes(torch.device("cpu"), lanes), self.answer, lambda: Counted(size))
+        self.mixer = Mixer(Lanes(torch.device("cpu"), lanes), self.answer, lambda first: Counted(size))
 
     def answer(self, key: str, batch: Sequence[int]) -> list[int]:
         assert self.open.wait(60)
@@ -111,7 +111,7 @@ def test_everybody_gets_their_own_answers_in_order(counts, size, lanes):
 
 def test_nobody_waits_for_lanes_that_are_closed():
     lanes = Lanes(torch.device("cpu"), 1)
-    mixer = Mixer(lanes, lambda key, batch: batch, lambda: Counted(2))
+    mixer = Mixer(lanes, lambda key, batch: batch, lambda first: Counted(2))
     lanes.close()
     for _ in range(2):  # and the count of lanes that are busy is right afterwards
         with pytest.raises(RuntimeError, match="after shutdown"):

@@ -140,7 +140,8 @@ class Decoding:
         """Feed one token to each sequence."""
         assert self._reached == self._layers
         self._hidden_ND = self._decoder.embed(tokens_N)
-        turned = self._decoder.rotary(to_device(self._positions(), self._decoder.device))
+        positions_PR = self._positions()
+        turned = self._decoder.rotary(to_device(positions_PR, self._decoder.device), int(positions_PR.max()) + 1)
         cos, sin = (table.split(len(self._sequences)) for table in turned)
         self._rotaries = dict(zip(self._numbering, zip(cos, sin, strict=True), strict=True))
         self._reached = 0

@@ -19,6 +19,7 @@ from torch.nn.functional import linear
 from workers.families.config import ModelError
 from workers.kernels import gated_silu, rms_norm, rotate
 from workers.offload import Layers
+from workers.turn_table import BY_POSITION_ALONE, TurnTable
 
 Rotary = tuple[Tensor, Tensor]
 Given = tuple[Tensor, Tensor]  # keys and values (P, G, E) of rows that ran earlier
@@ -52,6 +53,8 @@ class Decoder:
         self.scale: float = attention.scaling
         windowed = getattr(text, "use_sliding_window", True)
         self.window: int | None = getattr(text, "sliding_window", None) if windowed else None
+        kind = getattr(module.rotary_emb, "rope_type", None)
+        self._turns = TurnTable(self._turned) if kind in BY_POSITION_ALONE else None
 
     @property
     def device(self) -> torch.device:
@@ -68,8 +71,19 @@ class Decoder:
         rows_RD: Tensor = self.module.embed_tokens(ids_R)
         return rows_RD
 
-    def rotary(self, positions_PR: Tensor) -> Rotary:
-        """Cosines and sines, each (R, 1, E), for the rows' position ids; P is 1 or 3."""
+    def rotary(self, positions_PR: Tensor, below: int | None = None) -> Rotary:
+        """Cosines and sines, each (R, 1, E), for the rows' position ids; P is 1 or 3.
+
+        Args:
+            positions_PR: of the rows.
+            below: an id that none of them reaches, where the host knows one: a table has them then.
+        """
+        if self._turns is None or below is None or len(positions_PR) > 1 or not positions_PR.is_cuda:
+            return self._turned(positions_PR)
+        cos, sin = self._turns.up_to(below, positions_PR.device)
+        return cos[positions_PR[0]], sin[positions_PR[0]]
+
+    def _turned(self, positions_PR: Tensor) -> Rotary:
         probe = torch.empty(0, dtype=self.dtype, device=self.device)
         placed = positions_PR if len(positions_PR) == 1 else positions_PR[:, None]
         cos, sin = self.module.rotary_emb(probe, placed)

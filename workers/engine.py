@@ -249,9 +249,14 @@ class Engine:
         if batch:
             yield batch
 
-    def _filling(self) -> Filling:
-        """A micro-batch that begins: of fixed size, or what the device's memory takes."""
-        return Filling(self._budget(), self.micro_batch, self.row.rides)
+    def _filling(self, first: bool = False) -> Filling:
+        """A micro-batch that begins: of fixed size, or what the device's memory takes.
+
+        The first of all is half as large where there are two lanes. Else they would go in step: both would choose
+        tokens, decode and write answers down at a time, and leave the GPU idle, time and again.
+        """
+        budget = self._budget()
+        return Filling(budget.half() if first and self._lanes.count > 1 else budget, self.micro_batch, self.row.rides)
 
     def _answer_each(self, points: Sequence[GridPoint], batch: Sequence[PreparedSample]) -> list[Part]:
         """What became of each sample of a micro-batch, which may be of several units; notes go with the first."""

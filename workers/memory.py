@@ -54,6 +54,9 @@ class Budget:
     bytes: int = sys.maxsize
     host_bytes: int = sys.maxsize  # for caches that are not on the device
 
+    def half(self) -> Budget:
+        return Budget(-(-self.rows // 2), -(-self.bytes // 2), -(-self.host_bytes // 2))
+
     def takes(self, total: Footprint, another: Footprint) -> bool:
         """Whether a micro-batch should have another sample.
 

@@ -43,14 +43,14 @@ class Mixer(Generic[Key, Item, Result]):
         self,
         lanes: Lanes,
         answer: Callable[[Key, Sequence[Item]], Sequence[Result]],
-        begin: Callable[[], Filling[Item]],
+        begin: Callable[[bool], Filling[Item]],
     ) -> None:
         """Begin with nothing in flight.
 
         Args:
             lanes: where micro-batches are answered.
             answer: a key and a micro-batch; one result for each item.
-            begin: a new micro-batch, without items.
+            begin: a new micro-batch, without items; whether no other is under way.
         """
         self._lanes = lanes
         self._answer = answer
@@ -79,10 +79,10 @@ class Mixer(Generic[Key, Item, Result]):
         return [one.answer.result() for one in asked]
 
     def _add(self, key: Key, one: _Asked[Item, Result]) -> None:
-        filling, batch = self._open.get(key) or (self._begin(), [])
+        filling, batch = self._open.get(key) or (self._begin(not self._running and not self._ready), [])
         if not filling.takes(one.item):
             self._ready.append((key, batch))
-            filling, batch = self._begin(), []
+            filling, batch = self._begin(False), []
             filling.takes(one.item)
         batch.append(one)
         self._open[key] = filling, batch

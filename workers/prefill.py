@@ -84,7 +84,8 @@ def prefill(
         For each wave first-token logits and the caches of all its sequences that answer a point. The caches are
         emptied when the next wave is asked for, but for those in host memory, which whoever decodes may hold on to.
     """
-    waves = _Waves(decoder, placement, row, budget, observe, beside, added, hidden_RD)
+    below = max((trunk.next_position for trunk in trunks), default=0)
+    waves = _Waves(decoder, placement, row, budget, observe, beside, added, hidden_RD, below)
     del hidden_RD
     done = waves.run(pack_trunks(trunks))
     if done is not None:
@@ -118,6 +119,7 @@ class _Waves:
         beside: Callable[[int], None] | None,
         added: AddedRows,
         trunks_RD: Tensor,
+        below: int,
     ) -> None:
         self.waiting: list[_Waiting] = []
         # What is let go while a wave runs lies in these two: an argument would be held by whoever gave it.
@@ -130,6 +132,7 @@ class _Waves:
         self._observe = observe
         self._beside = beside or (lambda layer: None)
         self._added = added
+        self._below = below  # that no position id reaches
         self._layers = len(decoder.layers)
         self._fork_layers = placement.fork_layers(self._layers)
         self._entered_layers = placement.entered_layers()
@@ -190,7 +193,7 @@ class _Waves:
         hidden_RD, self._first_RD = self._first_RD, torch.empty_like(self._first_RD[:0])
         self._caches = [[] for _ in range(self._layers)]
         read: LayerRead | None = None
-        rotary = decoder.rotary(packing.positions(hidden_RD.device)) if packing.total else None
+        rotary = self._rotary(packing) if packing.total else None
         for layer in range(first, self._layers):
             if layer in self._fork_layers:
                 ahead = LayerAhead(decoder, layer, packing, hidden_RD, partial(self._given, layer, packing))
@@ -203,7 +206,7 @@ class _Waves:
                 if packing.total == 0:
                     assert not self._arrivals
                     return None  # all that is left to do waits
-                rotary = decoder.rotary(packing.positions(hidden_RD.device)) if moved else rotary
+                rotary = self._rotary(packing) if moved else rotary
             assert rotary is not None
             if layer == last_layer and self._observe is None:
                 break
@@ -236,6 +239,9 @@ class _Waves:
         if not sequences:
             return None
         return Prefill(sequences, decoder.logits(hidden_ND), self._for_decoding())
+
+    def _rotary(self, packing: Packing) -> Rotary:
+        return self._decoder.rotary(packing.positions(self._decoder.device), self._below)
 
     def _last_layer(
         self,

@@ -8,50 +8,85 @@ memory over the same wires, without that engine.
 
 from __future__ import annotations
 
-import threading
-from collections import deque
+from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from strategies.one_program import tl, triton
-
 MOST_BYTES = 4 << 20  # that a kernel reads; more, as pixels are, is copied
+HALF_BYTES = 2 * MOST_BYTES  # of the memory that it is read from
 WORD = torch.int32
-BLOCK = 1024  # words of a program
+ALIGNED = 128  # bytes, to which tables begin: a kernel's reads are as wide as they get
 
 
-class _Sent(threading.local):
-    """What a thread's kernels may still read, with the event behind each."""
+class _Mapped:
+    """Pinned host memory, as a device sees it under the same address."""
 
-    def __init__(self) -> None:
-        self.queue: deque[tuple[torch.cuda.Event, Tensor]] = deque()
-
-    def hold(self, pinned: Tensor) -> None:
-        """Keep a tensor until all that is queued now is done, and let go of those of which that is true."""
-        event = torch.cuda.Event()
-        event.record()
-        self.queue.append((event, pinned))
-        while self.queue and self.queue[0][0].query():
-            self.queue.popleft()
+    def __init__(self, pinned: Tensor) -> None:
+        words = pinned.nbytes // WORD.itemsize
+        self.__cuda_array_interface__ = {
+            "shape": (words,),
+            "typestr": "<i4",
+            "data": (pinned.data_ptr(), False),
+            "version": 3,
+        }
 
 
-_sent = _Sent()
+class _Ring:
+    """Pinned memory that all tables of a device pass through, in two halves: one is read while the other is filled.
+
+    To pin a piece of memory for each table costs ten times what all else does that is done for it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._lock = Lock()  # lanes use it at a time; what is filled has its reader queued before it is let go
+        host = torch.empty(2 * HALF_BYTES, dtype=torch.uint8, pin_memory=True)
+        self._host = host.numpy()
+        self._there = torch.as_tensor(_Mapped(host), device=device)
+        self._device = device
+        self._half, self._at = 0, 0
+        self._streams: set[torch.cuda.Stream] = set()  # that read the half which is being filled
+        self._read: list[list[torch.cuda.Event]] = [[], []]  # of each half, when that has been done
+
+    def send(self, host: Tensor) -> Tensor:
+        """A copy on the device, made by a kernel of the current stream."""
+        flat = host.contiguous().view(-1).view(torch.uint8).numpy()  # of rows that are one, all: they are written
+        with self._lock:
+            first = self._place(flat.nbytes)
+            self._host[first : first + flat.nbytes] = flat
+            self._streams.add(torch.cuda.current_stream(self._device))
+            words = self._there[first // WORD.itemsize : (first + flat.nbytes) // WORD.itemsize]
+            there = words.bitwise_or(0)  # a kernel, as a copy would not be
+        return there.view(host.dtype).view(host.shape)
+
+    def _place(self, size: int) -> int:
+        """Where so many bytes are free."""
+        if self._at + size > HALF_BYTES:
+            self._read[self._half] = [stream.record_event() for stream in self._streams]
+            self._streams.clear()
+            self._half, self._at = 1 - self._half, 0
+            for event in self._read[self._half]:
+                event.synchronize()
+        place, self._at = self._at, self._at + -(-size // ALIGNED) * ALIGNED
+        return self._half * HALF_BYTES + place
+
+
+_rings: dict[torch.device, _Ring] = {}
+_making = Lock()
 
 
 def to_device(host: Tensor, device: torch.device) -> Tensor:
     """Bring bookkeeping to the device without making either side wait for the other."""
     if device.type != "cuda":
         return host
-    pinned = host.contiguous().pin_memory()  # of rows that are one, all: they are written
-    if triton is None or not 0 < pinned.nbytes <= MOST_BYTES or pinned.nbytes % WORD.itemsize:
-        return pinned.to(device, non_blocking=True)
-    there = torch.empty_like(pinned, device=device)
-    words = pinned.nbytes // WORD.itemsize
-    _read_kernel[(triton.cdiv(words, BLOCK),)](_words(pinned), _words(there), words, block=BLOCK, num_warps=4)
-    _sent.hold(pinned)
-    return there
+    if not 0 < host.nbytes <= MOST_BYTES or host.nbytes % WORD.itemsize:
+        return host.contiguous().pin_memory().to(device, non_blocking=True)
+    ring = _rings.get(device)
+    if ring is None:
+        with _making:
+            ring = _rings.get(device) or _rings.setdefault(device, _Ring(device))
+    return ring.send(host)
 
 
 class Download:
@@ -74,15 +109,3 @@ class Download:
         if self._arrived is not None:
             self._arrived.synchronize()
         return [one.tolist() for one in self._here]
-
-
-def _words(rows: Tensor) -> Tensor:
-    return rows.view(-1).view(WORD)
-
-
-if triton is not None:
-
-    @triton.jit
-    def _read_kernel(source, target, words, block: tl.constexpr):  # type: ignore[no-untyped-def]
-        at = tl.program_id(0) * block + tl.arange(0, block)
-        tl.store(target + at, tl.load(source + at, mask=at < words), mask=at < words)

@@ -7,7 +7,7 @@ row, and a neighbour beyond the image is its first or last patch (``edges: clip`
 The object layer is the authors' index 8 of CLIP's 24, at a third of the depth in other towers.
 We differ: where anchors and their neighbours would be more than are kept there are fewer anchors; the authors' code
 stops with an error there. Of equal scores the lower index wins. In any-resolution neighbours are those of one tile, and
-all tiles share one budget.
+all tiles share one budget; of several images each has rows as wide as its own.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from strategies import several
 from strategies.evidence import PLACES, RECEIVED_ATTENTION, EvidenceView
+from strategies.images import image_of
 from strategies.limits import Range
 from strategies.several import Views
 
@@ -53,16 +54,17 @@ def together(views: Views, keep: int, *, alpha: float = 0.1, edges: str = "clip"
     anchors = min(round(keep * alpha / GROUP), keep // GROUP)
     anchor_BA = several.by_falling(views, MIDDLE)[:, :anchors]
     square_BV, row_BV, column_BV = several.read(views, PLACES).long().unbind(dim=2)
-    width_B1 = column_BV.amax(dim=1, keepdim=True)
-    last_B1 = row_BV.amax(dim=1, keepdim=True) * width_B1 - 1
-    place_BV = ((row_BV - 1) * width_B1 + column_BV - 1).where(square_BV > 0, -1)
-    one_B1 = torch.ones_like(width_B1)
-    aside_B14 = torch.stack((-one_B1, one_B1, -width_B1, width_B1), dim=2)
-    around_BA4 = place_BV.gather(1, anchor_BA)[:, :, None] + aside_B14
+    own_BVA = image_of(square_BV)[:, :, None] == image_of(square_BV.gather(1, anchor_BA))[:, None]
+    width_BA = (column_BV[:, :, None] * own_BVA).amax(dim=1)  # of the image that an anchor is in, as all below
+    last_BA = (row_BV[:, :, None] * own_BVA).amax(dim=1) * width_BA - 1
+    place_BVA = (row_BV[:, :, None] - 1) * width_BA[:, None] + column_BV[:, :, None] - 1
+    one_BA = torch.ones_like(width_BA)
+    aside_BA4 = torch.stack((-one_BA, one_BA, -width_BA, width_BA), dim=2)
+    around_BA4 = place_BVA.gather(1, anchor_BA[:, None])[:, 0, :, None] + aside_BA4
     if edges == "clip":
-        around_BA4 = around_BA4.clamp(min=0).minimum(last_B1[:, :, None])
+        around_BA4 = around_BA4.clamp(min=0).minimum(last_BA[:, :, None])
     same_BVA = square_BV[:, :, None] == square_BV.gather(1, anchor_BA)[:, None]
-    near_BVA = (place_BV[:, :, None, None] == around_BA4[:, None]).any(dim=3) & same_BVA
-    first_BV = (near_BVA.any(dim=2) & (place_BV >= 0)).scatter(1, anchor_BA, True)
+    near_BVA = (place_BVA[:, :, :, None] == around_BA4[:, None]).any(dim=3) & same_BVA
+    first_BV = (near_BVA.any(dim=2) & (square_BV > 0)).scatter(1, anchor_BA, True)
     deep_BV = several.means(views, DEEP).masked_fill(first_BV, torch.inf)
     return several.falling(deep_BV)[:, :keep].sort(dim=1).values

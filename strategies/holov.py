@@ -4,6 +4,7 @@ Source: Zou et al., Don't Just Chase "Highlighted Tokens" in MLLMs: Revisiting V
 NeurIPS 2025, arXiv:2510.02912; obananas/HoloV, llava/model/llava_arch.py.
 Kept as published in the code: stretches are runs of consecutive patches (of 24 x 24 patches a row and a half), variety
 only moves budget between them, and they are fed one after another, each by falling attention; ``fed: raster`` sorts.
+Several images of a prompt have stretches of their own each, and share one budget.
 We differ: what a stretch cannot take goes to the heaviest that can. ``form: literal`` drops it as the authors' code
 does, which feeds the decoder zero vectors at the end instead; in a picture the places of others stand for these.
 ``form: paper`` chooses within a stretch by attention and variety together, as the paper says.
@@ -12,7 +13,7 @@ does, which feeds the decoder zero vectors at the end instead; in a picture the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import accumulate, cycle
 from typing import Annotated, Literal
 
 import torch
@@ -20,13 +21,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from strategies import several
-from strategies.evidence import CLASS_ATTENTION, EvidenceView, without_nan
+from strategies.evidence import CLASS_ATTENTION, PLACES, EvidenceView, without_nan
+from strategies.images import image_of, image_sizes
 from strategies.limits import Range
 from strategies.scores import lifted
 from strategies.several import Views
 from strategies.view import Evidence
 
-NEEDS = frozenset({CLASS_ATTENTION, Evidence.HIDDEN})
+NEEDS = frozenset({CLASS_ATTENTION, PLACES, Evidence.HIDDEN})
 SCALE, VARIETY = 1e3, 0.09
 Form = Literal["redistributed", "literal", "paper"]
 Fed = Literal["stretches", "raster"]
@@ -41,7 +43,7 @@ def holov(
     Args:
         view: the tower's attention and the projector's output are read.
         keep: tokens to keep, 0 <= keep <= V.
-        stretches: runs that the image is cut into; where they are uneven the first ones have one patch more.
+        stretches: runs that an image is cut into; where they are uneven the first ones have one patch more.
         form: what becomes of a budget that a stretch cannot take, and by what it chooses.
         fed: the order of the rows that the decoder sees.
 
@@ -73,20 +75,28 @@ def holov_rows(
 
 @dataclass(frozen=True, slots=True)
 class _Stretches:
-    """Consecutive runs of tokens, as even as can be; the first ones may have one more."""
+    """Consecutive runs of an image's tokens, as even as can be; the first ones of an image may have one more."""
 
-    visual: int
-    count: int
+    images: tuple[int, ...]  # tokens of each
+    most: int  # runs of an image
     device: torch.device
 
     @property
+    def visual(self) -> int:
+        return sum(self.images)
+
+    @property
     def sizes(self) -> list[int]:
-        return [self.visual // self.count + (i < self.visual % self.count) for i in range(self.count)]
+        cut = [(visual, min(self.most, visual)) for visual in self.images]
+        return [visual // count + (i < visual % count) for visual, count in cut for i in range(count)]
+
+    @property
+    def longest(self) -> int:
+        return max(self.sizes)
 
     @property
     def starts_G(self) -> Tensor:
-        number_G = torch.arange(self.count, device=self.device)
-        return number_G * (self.visual // self.count) + number_G.clamp(max=self.visual % self.count)
+        return torch.tensor([0, *accumulate(self.sizes)][:-1], device=self.device)
 
     @property
     def own_V(self) -> Tensor:
@@ -98,23 +108,36 @@ class _Stretches:
     def flat_V(self) -> Tensor:
         """Where a token stands when all are as long as the longest."""
         own_V = self.own_V
-        return own_V * self.sizes[0] + torch.arange(self.visual, device=self.device) - self.starts_G[own_V]
+        return own_V * self.longest + torch.arange(self.visual, device=self.device) - self.starts_G[own_V]
 
     def side_by_side(self, rows_BVX: Tensor) -> Tensor:
         """(B, G, N, ...) the rows of each, 0 behind those of the shorter ones."""
-        padded = rows_BVX.new_zeros(len(rows_BVX), self.count * self.sizes[0], *rows_BVX.shape[2:])
-        return padded.index_copy(1, self.flat_V, rows_BVX).unflatten(1, (self.count, self.sizes[0]))
+        count = len(self.sizes)
+        padded = rows_BVX.new_zeros(len(rows_BVX), count * self.longest, *rows_BVX.shape[2:])
+        return padded.index_copy(1, self.flat_V, rows_BVX).unflatten(1, (count, self.longest))
+
+    def means(self, rows_BV: Tensor) -> Tensor:
+        """(B, V) of each token the mean over its image."""
+        return torch.stack(
+            [torch.cat([own.mean().expand(len(own)) for own in row_V.split(self.images)]) for row_V in rows_BV]
+        )
 
 
 def _fed(views: Views, keep: int, stretches: int, form: str) -> Tensor:
     """(B, keep) stretch by stretch, each by falling score, or as it lies where it is kept whole; V for each missing."""
-    runs = _Stretches(views[0].visual, min(stretches, views[0].visual), views[0].device)
-    return several.once(views, ("holov", keep, stretches, form), lambda: _chosen(views, keep, runs, form))
+
+    def make() -> Tensor:
+        images = several.read(views, PLACES)[:, :, 0].long()
+        if len(views) > 1 and not bool((image_of(images) == image_of(images[0])).all()):
+            return torch.cat([_fed([view], keep, stretches, form) for view in views])
+        return _chosen(views, keep, _Stretches(image_sizes(images[0]), stretches, views[0].device), form)
+
+    return several.once(views, ("holov", keep, stretches, form), make)
 
 
 def _chosen(views: Views, keep: int, runs: _Stretches, form: str) -> Tensor:
     attention_BV, own_V = SCALE * several.means(views, CLASS_ATTENTION), runs.own_V
-    score_BV = several.once(views, ("holov", runs.count), lambda: _scores(views, attention_BV, runs))
+    score_BV = several.once(views, ("holov", runs.most), lambda: _scores(views, attention_BV, runs))
     sizes_G = torch.tensor(runs.sizes, device=runs.device)
     weights = (runs.side_by_side(score_BV).sum(dim=2) / sizes_G).tolist()
     budgets = [_budgets(heaviness, runs.sizes, keep, pass_on=form != "literal") for heaviness in weights]
@@ -136,15 +159,13 @@ def _scores(views: Views, attention_BV: Tensor, runs: _Stretches) -> Tensor:
     """
     there_1GN = runs.side_by_side(torch.ones_like(attention_BV[:1]))
     likeness_BGNN = torch.stack([_likeness(view, runs) for view in views])
-    likeness_BGNN = likeness_BGNN * (1 - torch.eye(runs.sizes[0], dtype=likeness_BGNN.dtype, device=runs.device))
+    likeness_BGNN = likeness_BGNN * (1 - torch.eye(runs.longest, dtype=likeness_BGNN.dtype, device=runs.device))
     others_1G1 = (there_1GN.sum(dim=2, keepdim=True) - 1).clamp(min=1)
     mean_BGN = likeness_BGNN.sum(dim=3) / others_1G1
     apart_BGNN = (likeness_BGNN - mean_BGN[:, :, :, None]) * there_1GN[:, :, None]
     variety_BV = (apart_BGNN.square().sum(dim=3) / others_1G1).flatten(1)[:, runs.flat_V]
-    attentive_B1, various_B1 = (
-        torch.stack([row_V.mean() for row_V in of_BV])[:, None] for of_BV in (attention_BV, variety_BV)
-    )
-    return without_nan(attention_BV + VARIETY * variety_BV * attentive_B1 / (various_B1 + 1e-6), "a score")
+    attentive_BV, various_BV = runs.means(attention_BV), runs.means(variety_BV)
+    return without_nan(attention_BV + VARIETY * variety_BV * attentive_BV / (various_BV + 1e-6), "a score")
 
 
 def _likeness(view: EvidenceView, runs: _Stretches) -> Tensor:

@@ -94,3 +94,22 @@ def test_what_takes_one_image_is_one_line(sweep):
     sweep.write_text(sweep.read_text().replace("[fastv, random_per_image], layer: 1", "downsample, layer: 0"))
     with pytest.raises(SaccadeError, match="downsample makes one image smaller, and there are questions with several"):
         asked(sweep)
+
+
+def test_a_share_is_of_all_images_of_a_prompt_also_where_each_has_as_many_tokens(sweep, small_checkpoint, tmp_path):
+    """LLaVA-1.5: of one image a share is a number, of several it is a share of theirs."""
+    entries = "{strategy: fastv, layer: 1, rank: [4, 50%]}, {strategy: random, layer: 0, tokens: 25%}"
+    lines = sweep.read_text().splitlines()
+    text = "\n".join([f"model: {small_checkpoint}", *lines[1:-1], f"grid: [{entries}]"])
+    sweep.write_text(text)
+    prepared = asked(sweep)
+    assert [(point.share, point.rank) for point in prepared.spec.points[1:]] == [(None, 4), (0.5, 8), (0.25, 4)]
+    cells = run_sweep(prepared, tmp_path / "out", RunOptions(local=True), PlainConsole(120)).experiment.cells()
+    kept = cells.set_index(["point", "sample"])["tokens_kept"]
+    found = [[kept[point.key, id] for id in ("one", "two", "placed")] for point in prepared.spec.points[1:]]
+    assert found == [[4, 4, 4], [8, 16, 16], [4, 8, 8]]
+    sweep.write_text(text.replace("25%", "4"))
+    with pytest.raises(SaccadeError, match=r"tokens: is an average over .*, and some questions have several images"):
+        asked(sweep)
+    sweep.write_text(text.replace("./pairs.py:load", "scienceqa").replace(f"data: {tmp_path}", "data: embedded"))
+    assert [point.share for point in load_sweep(sweep, gpu=False).points] == [None] * 4

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ from workers.families.intern.model import READ_TILES
 from workers.families.intern.tiling import Tiling
 from workers.families.intern.tower import InternTower
 from workers.families.model import Encoded, SeenImage
+from workers.fingerprint import model_fingerprint
 from workers.forks import Placement, Seeds
 from workers.interop.answering import PrunedModel
 from workers.memory import RowBytes, resident_bytes
@@ -330,7 +332,15 @@ def test_names_of_both_layouts_are_read(tmp_path):
         ("config.json", {"image_token_id": 5}, {}, r"the tokenizer's <IMG_CONTEXT> is token \d+, config.json has"),
         ("config.json", {"model_type": "internvl_chat"}, {}, r"'internvl_chat' is not supported \(internvl, "),
         ("config.json", {}, {"text_tower": "clip"}, "model.text_tower is not supported for InternVL"),
-        ("config.json", {}, {"max_pixels": 9999}, "model.min_pixels or max_pixels is not supported for InternVL"),
+        (
+            "config.json",
+            {},
+            {"max_pixels": 9999},
+            "model.max_pixels is not supported for InternVL: .* max_tiles says how",
+        ),
+        ("config.json", {}, {"max_tiles": 0}, r"max_tiles 0 is not between 1 \(min_patches\) and 1000"),
+        ("config.json", {}, {"max_tiles": 1001}, r"max_tiles 1001 is not between 1 \(min_patches\) and 1000"),
+        ("preprocessor_config.json", {"min_patches": 3}, {"max_tiles": 2}, r"2 is not between 3 \(min_patches\)"),
         ("config.json", {}, {"base": "intern"}, "an adapter is not supported for InternVL: merge it into its model"),
         ("config.json", {}, {"image_mode": "pad"}, r"image_mode 'pad' is not one of this model's \(tiles\)"),
     ],
@@ -340,6 +350,46 @@ def test_what_does_not_fit_is_one_line(tmp_path, file, changes, spec, message):
     with pytest.raises(ModelError, match=message) as caught:
         load_model(ModelSpec(**{"path": str(tmp_path), "image_mode": "tiles", **spec}), "cpu")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("most", [1, 2, 4, 12])
+def test_max_tiles_is_the_setting_of_their_processor(tmp_path, most):
+    """Pixels, and the tokens that their own forward generates of them."""
+    folder = make_intern(tmp_path)
+    model = load_model(ModelSpec(path=str(folder), image_mode="tiles", max_tiles=most), "cpu")
+    text = model.chat("what colour is the square ?", 1)
+    processor = GotOcr2ImageProcessorPil.from_pretrained(folder)
+    stock = InternVLForConditionalGeneration.from_pretrained(folder).eval()
+    assert model.config.visual_tokens == 4 * (1 if most == 1 else most + 1)
+    for size in SIZES:
+        prompt = model.encode(text, noise(size), "tiles", whole=True)
+        theirs = processor(images=noise(size), crop_to_patches=True, max_patches=most, return_tensors="pt")
+        assert torch.equal(prompt.pixels[0].values, theirs["pixel_values"])
+        assert prompt.visual == 4 * int(theirs["num_patches"][0]) <= model.config.visual_tokens
+        with torch.no_grad():
+            inputs = {**model.inputs(prompt), "pixel_values": theirs["pixel_values"]}
+            torch.testing.assert_close(model.module(**inputs).logits, stock(**inputs).logits, **TOLERANCE)
+    assert PrunedModel(str(folder), max_tiles=most, device="cpu").model.config == model.config
+
+
+def test_how_many_tiles_an_image_has_is_part_of_the_model(tmp_path, small_scienceqa):
+    """In a sweep file; what is answered is what ``generate`` answers of the tokens that are left."""
+    folder, sweep, prints = make_intern(tmp_path / "intern"), tmp_path / "sweep.yaml", {}
+    for options in ("", "max_tiles: 6", "max_tiles: 2", "max_tiles: 1"):
+        grid = "[{strategy: fastv, layer: 1, rank: [50%, 3, N]}]"
+        sweep.write_text(f"model: {{path: {folder}, {options}}}\ndata: {small_scienceqa}\ngrid: {grid}\n")
+        spec = load_sweep(sweep, gpu=False)
+        prints[options] = model_fingerprint(open_checkpoint(spec.engine.model))
+        engine = Engine.load(replace(spec.engine, max_new_tokens=4), device="cpu")
+        unit = WorkUnit(samples=tuple(engine.samples)[:3], points=spec.points)
+        for cell, point in zip(engine.run(unit).outcomes, itertools.cycle(spec.points)):
+            sample = engine.samples[cell.sample]
+            slow = slow_answer(engine.model, engine.spec, sample, point, engine.letter_tokens[: len(sample.choices)])
+            assert (cell.answer, cell.kept_mask) == (slow.text, slow.kept_mask), (options, point.label)
+            assert cell.visual_tokens <= engine.model.config.visual_tokens
+    assert prints[""] == prints["max_tiles: 6"]  # as it is stored
+    assert len(set(prints.values())) == 3
+    assert {(point.rank, point.share) for point in spec.points} == {(4, None), (3, None), (2, None)}  # 4 tokens each
 
 
 def test_a_sweep_file_of_it(tmp_path, small_scienceqa):

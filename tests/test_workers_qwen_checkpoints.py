@@ -167,9 +167,11 @@ def test_how_large_images_are_is_part_of_the_model(tmp_path, small_scienceqa):
     assert load_model(replace(spec.engine.model, max_pixels=None), "cpu").look(noise((400, 400)), "native").tokens > 20
 
 
-def test_other_models_have_no_size_of_images(small_checkpoint):
+def test_other_models_have_no_size_of_images(small_checkpoint, tmp_path):
     with pytest.raises(ModelError, match=r"model\.max_pixels is not supported for LLaVA: its tower fixes the size"):
         open_checkpoint(ModelSpec(path=str(small_checkpoint), max_pixels=9999))
+    with pytest.raises(ModelError, match=r"model\.max_tiles is not supported for Qwen2-VL and its kind: it"):
+        open_checkpoint(ModelSpec(path=str(make_qwen(tmp_path)), max_tiles=4))
 
 
 def test_shares_in_a_sweep_file(tmp_path, small_scienceqa, small_checkpoint):

@@ -164,6 +164,7 @@ class ModelSpec:
     text_tower: str | None = None  # a CLIP, for strategies that compare the question with the image by it
     min_pixels: int | None = None  # of an image, where the model looks at each in its own size; None: the checkpoint's
     max_pixels: int | None = None
+    max_tiles: int | None = None  # that an image is cut into, where the model cuts images; None: the checkpoint's
     offload: int | str = "auto"  # decoder layers that stay in host memory; auto: if the card is too small; or never
 
 

@@ -48,10 +48,9 @@ class Rank:
     asked: str = field(default="", compare=False)  # as the file has it, where that is not the rank
 
     @classmethod
-    def of_share(cls, share: float, config: ModelConfig) -> Rank:
-        """Where all images have as many tokens a share is a number."""
-        asked = f"rank={100 * share:.6g}%"
-        return cls(rank_of_share(share, config.visual_tokens), share if config.varies else None, asked)
+    def of_share(cls, share: float, visual: int, differ: bool) -> Rank:
+        """Where all prompts have as many visual tokens a share is a number."""
+        return cls(rank_of_share(share, visual), share if differ else None, f"rank={100 * share:.6g}%")
 
 
 Setting = tuple[int, Rank]  # a layer, and what is kept from there on
@@ -65,31 +64,43 @@ class Grid:
     budgets: tuple[Budget, ...]  # what `tokens:` was compiled to
 
 
-def grid_of(entries: Iterable[tuple[str, Entry]], config: ModelConfig | None) -> Check[Grid]:
+def grid_of(entries: Iterable[tuple[str, Entry]], config: ModelConfig | None, several: bool = False) -> Check[Grid]:
     """All points of a grid.
 
     Args:
         entries: With their places.
         config: Of the model; without it the entries are checked as far as possible, and there are no points.
+        several: Whether questions have several images; only what `counts_tokens` depends on it.
     """
     points: dict[str, GridPoint] = {}
     budgets: dict[Budget, None] = {}
     for place, entry in entries:
-        more, asked = yield from _entry(entry, place, config)
+        more, asked = yield from _entry(entry, place, config, several)
         for point in more:
             points.setdefault(point.key, point)
         budgets |= dict.fromkeys(asked)
     return Grid(points=tuple(points.values()), budgets=tuple(budgets))
 
 
-def _entry(entry: Entry, place: str, config: ModelConfig | None) -> Check[tuple[Sequence[GridPoint], Sequence[Budget]]]:
+def counts_tokens(entry: Entry) -> bool:
+    """Whether an entry asks for what depends on how many tokens a prompt has: a share, or an average."""
+    ranks = entry.rank if isinstance(entry.rank, list) else [entry.rank]
+    return entry.tokens is not None or any(map(is_share, ranks))
+
+
+def _entry(
+    entry: Entry, place: str, config: ModelConfig | None, several: bool
+) -> Check[tuple[Sequence[GridPoint], Sequence[Budget]]]:
     if entry.rank is not None and entry.tokens is not None:
         yield Mistake(f"{place}.tokens", "is given, and so is `rank`: keep one of them")
         return (), ()
     layers = yield from _numbers(entry.layer, f"{place}.layer", "layer", config)
     published = entry.rank == PAPER
-    ranks = None if entry.rank is None or published else (yield from _ranks(entry.rank, f"{place}.rank", config))
-    budgets = None if entry.tokens is None else (yield from _budgets(entry, f"{place}.tokens", layers, config))
+    ranks = budgets = None
+    if entry.rank is not None and not published:
+        ranks = yield from _ranks(entry.rank, f"{place}.rank", config, several)
+    if entry.tokens is not None:
+        budgets = yield from _budgets(entry, f"{place}.tokens", layers, config, several)
     if not entry.strategies:
         yield Mistake(f"{place}.strategy", "is an empty list")
     points: list[GridPoint] = []
@@ -204,7 +215,7 @@ def _complaint(
         position_parts=config.position_parts,
     )
     said = wrong(rank=rank.tokens)
-    if said or rank.share is None or not (said := wrong(rank=min(rank.tokens, FEW))):
+    if said or rank.share is None or not config.varies or not (said := wrong(rank=min(rank.tokens, FEW))):
         return said
     return f"rank: a share may be {FEW} tokens of a small image, and then {said}; give a number"
 
@@ -216,14 +227,18 @@ def _too_many(count: int, place: str) -> Check[bool]:
     return count > MAX_POINTS
 
 
-def _budgets(entry: Entry, place: str, layers: Sequence[int], config: ModelConfig | None) -> Check[list[Budget]]:
+def _budgets(
+    entry: Entry, place: str, layers: Sequence[int], config: ModelConfig | None, several: bool
+) -> Check[list[Budget]]:
     """Average tokens -> ranks, for each layer."""
     if config is None:
         return []
     given = entry.tokens if isinstance(entry.tokens, list) else [entry.tokens]
     values = [value for value in given if value is not None]
-    if config.varies and not all(map(is_share, values)):
-        what = "is an average over a fixed number of visual tokens, and this model's images differ in theirs"
+    differ = config.varies or several
+    if differ and not all(map(is_share, values)):
+        who = "this model's images differ in theirs" if config.varies else "some questions have several images"
+        what = f"is an average over a fixed number of visual tokens, and {who}"
         yield Mistake(place, f"{what}; give a share of each image's own, such as 33.3%, or rank")
         return []
     try:
@@ -232,7 +247,7 @@ def _budgets(entry: Entry, place: str, layers: Sequence[int], config: ModelConfi
         wanted = [number for value in values for number in _averages(value, config)]
         if (yield from _too_many(len(layers) * len(wanted), place)):
             return []
-        return [_budget(*asked, layer, config) for layer, asked in itertools.product(layers, wanted)]
+        return [_budget(*asked, layer, config, differ) for layer, asked in itertools.product(layers, wanted)]
     except ValueError as error:
         yield Mistake(place, str(error))
         return []
@@ -247,14 +262,16 @@ def _averages(value: int | float | str, config: ModelConfig) -> Sequence[tuple[s
     return [(f"tokens={number:g}", number) for number in numbers]
 
 
-def _budget(asked: str, tokens: float, layer: int, config: ModelConfig) -> Budget:
-    share = share_for_average(tokens / config.visual_tokens, layer, config.layers) if config.varies else None
+def _budget(asked: str, tokens: float, layer: int, config: ModelConfig, differ: bool) -> Budget:
+    share = share_for_average(tokens / config.visual_tokens, layer, config.layers) if differ else None
     rank = rank_for_average(tokens, layer, config.layers, config.visual_tokens)
     average = average_tokens(layer, rank, config.layers, config.visual_tokens)
     return Budget(tokens=tokens, layer=layer, rank=rank, average=average, share=share, asked=asked)
 
 
-def _ranks(value: int | str | list[int | str], place: str, config: ModelConfig | None) -> Check[tuple[Rank, ...]]:
+def _ranks(
+    value: int | str | list[int | str], place: str, config: ModelConfig | None, several: bool
+) -> Check[tuple[Rank, ...]]:
     """What is kept: numbers, and behind them shares."""
     values = value if isinstance(value, list) else [value]
     shares = [str(one) for one in values if is_share(one)]
@@ -268,7 +285,8 @@ def _ranks(value: int | str | list[int | str], place: str, config: ModelConfig |
         except ValueError as error:
             yield Mistake(place, str(error))
         else:
-            found += [] if config is None else [Rank.of_share(share, config)]
+            if config is not None:
+                found.append(Rank.of_share(share, config.visual_tokens, config.varies or several))
     return tuple(dict.fromkeys(found))
 
 

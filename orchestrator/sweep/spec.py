@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.cluster.joining import has_gpu
 from orchestrator.sweep.document import CallbackSpec, Document, MeasureSection, callback_specs, parse
-from orchestrator.sweep.grid import Budget, grid_of
+from orchestrator.sweep.grid import Budget, counts_tokens, grid_of
 from orchestrator.sweep.mistakes import Check, Mistake, SpecError, checked, in_file_order
 from orchestrator.sweep.own_rules import task_of, with_own_rules
 from orchestrator.sweep.ranges import expand
@@ -86,15 +86,18 @@ def spec_of(written: SweepText, gpu: bool | None = None, files: bool = True) -> 
     folder = expanded(Path(source)).parent
     entries, more = checked(with_own_rules(entries, folder))
     mistakes += more
-    grid, more = checked(grid_of(entries, config))
-    mistakes += more
+    task: TaskSpec | None = None
     if document is not None:
         (data, measure), more = checked(_sections(document, config))
         mistakes += more
-        if document.model.text_tower is None and evidence.reads_text_tower(evidence.needed(grid.points)):
-            mistakes.append(Mistake("model.text_tower", NO_TEXT_TOWER))
         task, more = checked(_task(document, data, checkpoint, folder))
         mistakes += more
+    asked = config is not None and not config.varies and any(counts_tokens(entry) for _, entry in entries)
+    grid, more = checked(grid_of(entries, config, several=asked and _several_images(task)))
+    mistakes += more
+    if document is not None:
+        if document.model.text_tower is None and evidence.reads_text_tower(evidence.needed(grid.points)):
+            mistakes.append(Mistake("model.text_tower", NO_TEXT_TOWER))
         if files and (mistakes or model_error is not None):  # else they are looked at when the sweep is prepared
             mistakes += [told_at(error) for error in wrong_files(checkpoint, data, task)]
     if model_error is not None and not mistakes:
@@ -144,6 +147,14 @@ def _task(document: Document, data: str, checkpoint: Checkpoint | None, folder: 
     except DataError as error:
         yield Mistake("task", str(error))
         return None
+
+
+def _several_images(task: TaskSpec | None) -> bool:
+    """Whether a benchmark has questions about several images; what is wrong with its files is told elsewhere."""
+    try:
+        return task is not None and bool(task.data) and any(sample.more for sample in load_benchmark(task).samples)
+    except DataError:
+        return False
 
 
 def wrong_files(checkpoint: Checkpoint | None, data: str, task: TaskSpec | None) -> Iterator[ModelError | DataError]:

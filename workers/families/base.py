@@ -7,12 +7,12 @@ library is imported here: planning a sweep loads no weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from workers.families.config import ModelConfig
+from workers.families.config import ModelConfig, ModelError
 from workers.work import ModelSpec
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from workers.families.model import Model
     from workers.sites import Tower
+
+
+IMAGE_OPTIONS = ("min_pixels", "max_pixels", "max_tiles")  # fields of ``ModelSpec``
 
 
 class Checkpoint(Protocol):
@@ -128,6 +131,24 @@ class Parts:
     # The decoder's method that adds rows to those of visual tokens between layers; called with hidden states (B, S, D),
     # (B, S) bool where these are, and their rows. None: nothing is added.
     adding: str | None = None
+
+
+def refuse_image_options(spec: ModelSpec, folder: Path, kind: str, known: Collection[str], instead: str) -> None:
+    """Say that a family has no such setting of its image processor.
+
+    Args:
+        spec: what is asked for.
+        folder: of the model, for messages.
+        kind: what the family is called there.
+        known: those of ``IMAGE_OPTIONS`` that it has.
+        instead: why, and what is to be done.
+
+    Raises:
+        ModelError: another is asked for.
+    """
+    for name in IMAGE_OPTIONS:
+        if name not in known and getattr(spec, name) is not None:
+            raise ModelError(f"model {folder}: model.{name} is not supported for {kind}: {instead}")
 
 
 class Family(Protocol):

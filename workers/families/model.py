@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from strategies.evidence import PLACES
+from strategies.images import SQUARES
 from workers.checkpoints.hub import find_folder
 from workers.decoder import Decoder
 from workers.families.config import ModelConfig, ModelError
@@ -24,7 +25,6 @@ from workers.tasks.prompts import IMAGE_MARKER
 from workers.text_tower import TextTower, load_text_tower
 from workers.token_maps import TokenMap
 
-SQUARES = 2**20  # more than the tower sees of images together
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -327,7 +327,10 @@ def together(images: Sequence[Pixels], most: int | None) -> Iterator[list[Pixels
 
 
 def joined(images: Sequence[SeenImage]) -> SeenImage | None:
-    """What was seen of a prompt's images, as of one; None where there are none."""
+    """What was seen of a prompt's images, as of one; None where there are none.
+
+    Methods that feed the class token take the first row's, which is the first image's: one budget has one row for it.
+    """
     if len(images) < 2:
         return images[0] if images else None
     added = [image.added_JVD for image in images if image.added_JVD is not None]

@@ -14,11 +14,10 @@ from typing import Any, ClassVar
 from workers.checkpoints.files import ADAPTER, weight_files
 from workers.checkpoints.hub import find_folder
 from workers.checkpoints.settings import processor_kind, processor_settings, read_json
+from workers.families.base import refuse_image_options
 from workers.families.config import ModelConfig, ModelError
 from workers.families.described import Shape, renamed
 from workers.work import ModelSpec
-
-Refused = tuple[object, str, str]  # whether it was given, what it is, and the remedy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +112,7 @@ class OneFolder(ABC):
 
 
 def find_parts(
-    spec: ModelSpec, kind: str, processors: Sequence[str], refused: Sequence[Refused] = ()
+    spec: ModelSpec, kind: str, processors: Sequence[str], options: Sequence[str], instead: str
 ) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     """Folder, configuration, and settings of the image processor.
 
@@ -121,7 +120,8 @@ def find_parts(
         spec: of the model.
         kind: what it is called, for messages.
         processors: image processors that it may have; the first is named where it has another.
-        refused: what else cannot be had with it.
+        options: of ``IMAGE_OPTIONS`` those that it has.
+        instead: what is to be said where another is asked for.
 
     Raises:
         ModelError: a folder or a file is missing or malformed, or something was asked for that there is not.
@@ -132,10 +132,10 @@ def find_parts(
         (adapter, "an adapter", "merge it into its model first"),
         (spec.vision_tower, "model.vision_tower", "the checkpoint holds its own tower; leave it out"),
         (spec.text_tower, "model.text_tower", "the tower is of no CLIP; leave it out"),
-        *refused,
     ):
         if given:
             raise ModelError(f"model {folder}: {name} is not supported for {kind}: {remedy}")
+    refuse_image_options(spec, folder, kind, options, instead)
     config, settings = read_json(folder / "config.json", "model"), processor_settings(folder)
     if not (found := processor_kind(settings)).startswith(tuple(processors)):
         raise ModelError(f"model {folder}: image processor '{found}' is not supported ({processors[0]})")

@@ -40,6 +40,7 @@ class PrunedModel:
         image_mode: str = "auto",
         min_pixels: int | None = None,
         max_pixels: int | None = None,
+        max_tiles: int | None = None,
         conversation: str = "auto",
         **params: Any,
     ) -> None:
@@ -57,6 +58,7 @@ class PrunedModel:
             vision_tower: of LLaVA's own form, where its config.json does not say it right.
             image_mode: one of the checkpoint's; auto: what it was made with.
             min_pixels, max_pixels: of an image, where the model looks at each in its own size.
+            max_tiles: of an image, where the model cuts images into tiles.
             conversation: vicuna_v1, llava_v1 or chat_template; auto: as the checkpoint was trained.
             params: the strategy's own parameters, and ``positions``, keep or compact.
 
@@ -74,6 +76,7 @@ class PrunedModel:
             vision_tower=vision_tower,
             min_pixels=min_pixels,
             max_pixels=max_pixels,
+            max_tiles=max_tiles,
         )
         checkpoint = open_checkpoint(spec)
         _known("image_mode", image_mode, ("auto", *checkpoint.image_modes))

@@ -5,12 +5,13 @@ Only the standard library is imported: planning a sweep loads no weights.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from workers.families.config import ModelConfig, ModelError, section
 from workers.families.described import Shape
-from workers.families.intern.config import model_config, text_section, tiling_of
+from workers.families.intern.config import MOST_TILES, model_config, text_section, tiling_of
 from workers.families.intern.described import described
 from workers.families.intern.names import PREFIXES
 from workers.families.intern.tiling import Tiling
@@ -58,8 +59,21 @@ def open_intern(spec: ModelSpec) -> InternCheckpoint:
     Raises:
         ModelError: a folder or a file is missing or malformed, or it is a model the engine does not run.
     """
-    sized = spec.min_pixels is not None or spec.max_pixels is not None
-    fixed = (sized, "model.min_pixels or max_pixels", "tiles fix the size of images; leave it out")
-    folder, config, settings = find_parts(spec, "InternVL", [PROCESSOR], [fixed])
-    tiling = tiling_of(config, folder / "config.json", settings, folder)
-    return InternCheckpoint(folder=folder, config=config, settings=settings, tiling=tiling)
+    instead = "tiles fix the size of images; max_tiles says how many"
+    folder, config, settings = find_parts(spec, "InternVL", [PROCESSOR], ["max_tiles"], instead)
+    stored = tiling_of(config, folder / "config.json", settings, folder)
+    tiling = stored if spec.max_tiles is None else _with_most(stored, spec.max_tiles, folder)
+    changed = () if tiling == stored else (("max_tiles", tiling.most),)
+    return InternCheckpoint(folder=folder, config=config, settings=settings, tiling=tiling, image_options=changed)
+
+
+def _with_most(stored: Tiling, most: int, folder: Path) -> Tiling:
+    """Other images than the stored settings make.
+
+    Raises:
+        ModelError: no image has so many tiles, or too many.
+    """
+    if not stored.least <= most <= MOST_TILES:
+        between = f"max_tiles {most} is not between {stored.least} (min_patches) and {MOST_TILES}"
+        raise ModelError(f"model {folder}: {between}")
+    return replace(stored, most=most)

@@ -37,5 +37,6 @@ def load_intern(spec: ModelSpec, device: str) -> Intern:
 
 def load_image_processor(checkpoint: InternCheckpoint) -> Any:
     """The PIL back end by name: torchvision's resize gives slightly other pixels."""
+    tiles = {"min_patches": checkpoint.tiling.least, "max_patches": checkpoint.tiling.most}
     with reading(f"model {checkpoint.images}", "the image processor cannot be loaded"):
-        return GotOcr2ImageProcessorPil.from_dict(checkpoint.settings)
+        return GotOcr2ImageProcessorPil.from_dict({**checkpoint.settings, **tiles})

@@ -12,6 +12,7 @@ from typing import Any
 from workers.checkpoints.files import ADAPTER, holds_weights, weight_files
 from workers.checkpoints.hub import find_folder
 from workers.checkpoints.settings import having, processor_kind, processor_settings, read_json
+from workers.families.base import refuse_image_options
 from workers.families.config import ModelConfig, ModelError, section
 from workers.families.llava.anyres import Tiling
 from workers.families.llava.config import ANY_RESOLUTION, MODEL_TYPES, model_config, tiling_of
@@ -109,10 +110,7 @@ def open_llava(spec: ModelSpec) -> LlavaCheckpoint:
         ModelError: a folder or a file is missing or malformed, or it is a model the engine does not run.
     """
     folder = find_folder(spec.path, "give a checkpoint directory")
-    for option in ("min_pixels", "max_pixels"):
-        if getattr(spec, option) is not None:
-            where = "its tower fixes the size of images; leave it out"
-            raise ModelError(f"model {folder}: model.{option} is not supported for LLaVA: {where}")
+    refuse_image_options(spec, folder, "LLaVA", (), "its tower fixes the size of images; leave it out")
     extras = _extras(folder)
     if extras and spec.base is None:
         hint = f" ({name})" if (name := _base_name(folder)) else ""

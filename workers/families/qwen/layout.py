@@ -58,15 +58,13 @@ def open_qwen(spec: ModelSpec) -> QwenCheckpoint:
     Raises:
         ModelError: a folder or a file is missing or malformed, or it is a model the engine does not run.
     """
-    folder, config, settings = find_parts(spec, "Qwen2-VL and its kind", PROCESSORS)
+    options, instead = ("min_pixels", "max_pixels"), "it cuts no tiles; max_pixels says how large images are"
+    folder, config, settings = find_parts(spec, "Qwen2-VL and its kind", PROCESSORS, options, instead)
     place = folder / "config.json"
     stored = resizing_of(config, place, settings, folder, ModelSpec(path=spec.path))
     resizing = resizing_of(config, place, settings, folder, spec)
-    changed = [
-        (name, getattr(resizing, name))
-        for name in ("min_pixels", "max_pixels")
-        if getattr(resizing, name) != getattr(stored, name)
-    ]
+    both = [(name, getattr(resizing, name), getattr(stored, name)) for name in options]
+    changed = [(name, value) for name, value, usual in both if value != usual]
     return QwenCheckpoint(
         folder=folder, config=config, settings=settings, resizing=resizing, image_options=tuple(changed)
     )

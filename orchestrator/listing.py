@@ -188,13 +188,13 @@ def _needs(strategy: Strategy) -> frozenset[str]:
 def _positions(strategy: Strategy) -> str:
     """Its own way first, then what a grid entry may ask for instead."""
     own = _own_positions(strategy)
-    keeps = strategy.keeps_places(_first_layer(strategy), sys.maxsize, _said_nothing(strategy))
+    keeps = catalog.keeps_places(strategy, _first_layer(strategy), sys.maxsize, _said_nothing(strategy))
     others = [one for one in get_args(Positions) if own != (one,) and (one != "keep" or keeps)]
     return " then ".join(own) + "".join(f", or {one}" for one in others)
 
 
 def _own_positions(strategy: Strategy) -> tuple[Positions, ...]:
-    return strategy.own_positions(_first_layer(strategy), sys.maxsize, _said_nothing(strategy))
+    return catalog.own_positions(strategy, _first_layer(strategy), sys.maxsize, _said_nothing(strategy))
 
 
 def _first_layer(strategy: Strategy) -> int:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.sweep.grid import Budget
+from orchestrator.sweep.kept import Budget
 from orchestrator.sweep.plan import questions_per_image
 from results.analysis.metrics import is_soft, share_images, spoken
 from results.disk import stamp

@@ -235,7 +235,7 @@ def test_export_for_a_server_is_all_answers_normalised(tmp_path):
     assert [line["question_id"] for line in lines] == [7, 8]
     said = experiment.cells(["answer"])["answer"].iloc[0]
     assert lines[0]["answer"] == normalised(said) != said
-    with pytest.raises(StoreError, match="no grid point matches rank=9"):
+    with pytest.raises(StoreError, match="no grid point with answers matches rank=9"):
         write_server_answers(experiment, tmp_path / "none", ["rank=9"])
     other = write_cells(tmp_path / "o", np.zeros((2, 2)), samples, task="gqa")
     with pytest.raises(StoreError, match="of gqa, which has no server"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from admitted import admitted
-from strategies import catalog
+from strategies import source
 from strategies.catalog import CATALOG, REQUIRED, Range, Strategy, UnknownStrategy, get
 from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES, STATES_BEFORE
 from strategies.evidence import CLASS_FEATURES, IMAGE_EMBEDDINGS, TOWER_FEATURES, TOWER_KEYS, EvidenceView
@@ -421,7 +421,7 @@ def test_himap_is_several_stages():
 
 def test_the_source_hash_covers_what_a_strategy_imports():
     """A correction in heads.py must give new cells of ``ablation``, and leave those of ``divprune`` alone."""
-    names = {file.name for file in catalog._with_imports(catalog.FOLDER / "ablation.py")}
+    names = {file.name for file in source._with_imports(source.FOLDER / "ablation.py")}
     assert names == {"ablation.py", "heads.py", "queries.py", "limits.py", "scores.py", "view.py"}
     hashes = [get(name).source_hash for name in ("fps", "fps_merged", "divprune", "max_head", "text_weighted")]
     assert len(set(hashes)) == len(hashes)

@@ -12,6 +12,7 @@ import torch
 from own_rules import PEAKED, forgotten
 from strategies import catalog, own, own_code
 from strategies.own import RuleError, admit, from_package, from_text, travelling
+from strategies.source import _imported
 from strategies.view import TokenView
 
 pytestmark = pytest.mark.usefixtures("nobodys")
@@ -61,8 +62,10 @@ def test_its_hash_is_of_its_text_and_of_what_of_ours_it_imports(monkeypatch):
         "from strategies.heads import head_scores\n",
         "import strategies.heads\n",
     ):
-        assert {file.name for file in catalog._imported(PEAKED + form)} >= {"heads.py", "limits.py"}
-    assert "fastv.py" not in {file.name for file in catalog._imported(PEAKED)}  # by way of the catalog
+        assert {file.name for file in _imported(PEAKED + form)} >= {"heads.py", "limits.py"}
+    assert "fastv.py" not in {file.name for file in _imported(PEAKED)}  # by way of the catalog
+    for ours in ("catalog", "strategy"):  # where it finds its words
+        assert _imported(f"from strategies.{ours} import Strategy") == frozenset()
 
 
 def test_it_travels_as_text_and_runs_where_no_file_is():

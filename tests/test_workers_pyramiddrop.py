@@ -11,7 +11,7 @@ from torch import Tensor
 
 from results.analysis.costs import count_costs
 from small_llava import make_checkpoint
-from strategies.catalog import get
+from strategies.catalog import get, own_positions
 from strategies.stages import Stage
 from test_workers_engine import make_engine
 from workers.cost import visual_by_layer
@@ -112,7 +112,7 @@ def test_the_published_setting_leaves_270_tokens_on_average():
     stages = get("pyramiddrop").stages(8, 288, {})
     assert stages == tuple(Stage("pyramiddrop_stage", at, rank) for at, rank in ((8, 288), (16, 144), (24, 72)))
     assert sum(visual_by_layer(32, 576, [(stage.layer, stage.rank) for stage in stages])) / 32 == 270
-    assert get("pyramiddrop").own_positions(8, 288, {}) == ("compact",)
+    assert own_positions(get("pyramiddrop"), 8, 288, {}) == ("compact",)
     assert [stage.rank for stage in get("pyramiddrop").stages(8, 99, {})] == [99, 49, 24]
 
 

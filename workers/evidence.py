@@ -352,8 +352,11 @@ def complaint(
     if strategy.smaller and position_parts > 1:
         side = None  # it looks at each image in its own size
     known = partial(strategy.check, params, layer=layer, rank=rank, layers=layers, heads=heads)
-    if said := known(side=side, positions=positions):
+    if said := known(side=side):
         return said
+    if positions == "keep" and not catalog.keeps_places(strategy, layer, sys.maxsize if rank is None else rank, params):
+        feeds = "tokens of a smaller image" if strategy.smaller else "rows of its own making"
+        return f"positions: {strategy.name} feeds {feeds}, which have no place to keep; leave `keep` out"
     for stage in strategy.stages(layer, sys.maxsize if rank is None else rank, params):
         needs = catalog.get(stage.strategy).needs
         if unknown := [name for name in sorted(needs) if provider_of(name) is None]:

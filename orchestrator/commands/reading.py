@@ -242,6 +242,7 @@ def export(
     (test-dev) or VizWiz judges.
     """
     from orchestrator.show import named
+    from results.exchange.asked_for import Export
     from results.exchange.llava_answers import write_llava_answers
     from results.exchange.lmms_samples import write_lmms_samples
     from results.exchange.server_answers import write_server_answers
@@ -249,7 +250,7 @@ def export(
     from results.location import located, opened
     from results.wording import plural
 
-    write = {
+    write: Export = {
         ExportFormat.CSV: write_tidy,
         ExportFormat.LLAVA: write_llava_answers,
         ExportFormat.LMMS_EVAL: write_lmms_samples,

@@ -56,7 +56,7 @@ def _positions(point: GridPoint, parts: int) -> str:
     """What becomes of position ids, where that is not what one expects."""
     if parts > 1:
         return ""
-    own = catalog.get(point.strategy).own_positions(point.layer, point.rank, dict(point.params))
+    own = catalog.own_positions(catalog.get(point.strategy), point.layer, point.rank, dict(point.params))
     if point.positions == "keep":
         return "; position ids stay those of the whole image"
     return "; position ids are renumbered without gaps" if point.positions or own == ("compact",) else ""

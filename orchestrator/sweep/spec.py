@@ -9,7 +9,8 @@ from typing import Any
 
 from orchestrator.cluster.joining import has_gpu
 from orchestrator.sweep.document import CallbackSpec, Document, MeasureSection, callback_specs, parse
-from orchestrator.sweep.grid import Budget, counts_tokens, grid_of
+from orchestrator.sweep.grid import grid_of
+from orchestrator.sweep.kept import Budget, counts_tokens
 from orchestrator.sweep.mistakes import Check, Mistake, SpecError, checked, in_file_order
 from orchestrator.sweep.own_rules import task_of, with_own_rules
 from orchestrator.sweep.ranges import expand

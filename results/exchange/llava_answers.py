@@ -11,8 +11,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from results.disk import StoreError, make_folder, write_whole
-from results.exchange.point_names import file_name, is_chosen, names_of
+from results.disk import write_whole
+from results.exchange.asked_for import made_for, nothing_of, points_asked_for
+from results.exchange.point_names import file_name
 from results.experiment import Experiment
 from workers.work import content_key
 
@@ -22,24 +23,15 @@ NUMBERED = ("vqav2",)  # benchmarks whose question_id is a number in LLaVA's fil
 def write_llava_answers(experiment: Experiment, folder: Path, patterns: Sequence[str] = ()) -> list[Path]:
     """Write POINT.jsonl for each grid point that has answers, in the order of the benchmark's file.
 
-    Args:
-        experiment: What to write.
-        folder: Made where it is missing.
-        patterns: Only grid points of one of these names (`point_names`); none: all.
-
-    Returns:
-        The files, in the order of the grid.
-
-    Raises:
-        StoreError: No grid point has answers, or none matches.
+    As `asked_for.Export`.
     """
     asked = experiment.samples.set_index("id")["question"]
     task, model = experiment.spec.task.name, Path(experiment.spec.model.path).name
-    chosen = {point.key: point for point in experiment.points if is_chosen(names_of(point), patterns)}
+    chosen = points_asked_for(experiment, patterns)
     cells = experiment.cells(["answer"], points=list(chosen))
     if cells.empty:
-        raise StoreError(f"{experiment.path}: nothing to export: no grid point asked for has an answer")
-    make_folder(folder, below=experiment.path if folder.is_relative_to(experiment.path) else folder)
+        raise nothing_of(experiment, patterns)
+    made_for(experiment, folder)
     written = []
     for key, point in chosen.items():
         rows = cells[cells["point"] == key]

@@ -18,8 +18,9 @@ from typing import Any
 import pandas as pd
 
 from results.analysis.metrics import scores
-from results.disk import StoreError, make_folder, write_whole
-from results.exchange.point_names import file_name, is_chosen, names_of
+from results.disk import write_whole
+from results.exchange.asked_for import made_for, nothing_of, points_asked_for
+from results.exchange.point_names import file_name
 from results.experiment import Experiment
 from workers.work import GridPoint, content_key
 
@@ -27,16 +28,7 @@ from workers.work import GridPoint, content_key
 def write_lmms_samples(experiment: Experiment, folder: Path, patterns: Sequence[str] = ()) -> list[Path]:
     """Write a folder per grid point with DATE_samples_TASK.jsonl and DATE_results.json.
 
-    Args:
-        experiment: What to write.
-        folder: Made where it is missing.
-        patterns: Only grid points of one of these names (`point_names`); none: all.
-
-    Returns:
-        The sample files, in the order of the grid.
-
-    Raises:
-        StoreError: No grid point has answers, or none matches.
+    As `asked_for.Export`; given are the sample files.
     """
     columns = ["point", "sample", "answer", "parsed", "correct", "score", "tokens_kept", "decoded_tokens"]
     cells = experiment.cells(columns)
@@ -44,12 +36,11 @@ def write_lmms_samples(experiment: Experiment, folder: Path, patterns: Sequence[
     cells = cells.merge(experiment.samples, left_on="sample", right_on="id", validate="many_to_one")
     date = re.sub(r"\D", "", experiment.manifest.created[:10]) + "_000000"
     written = []
-    for point in experiment.points:
-        rows = cells[cells["point"] == point.key]
-        if rows.empty or not is_chosen(names_of(point), patterns):
+    for key, point in points_asked_for(experiment, patterns).items():
+        rows = cells[cells["point"] == key]
+        if rows.empty:
             continue
-        home = folder / file_name(point.label)
-        make_folder(home, below=experiment.path if folder.is_relative_to(experiment.path) else folder)
+        home = made_for(experiment, folder / file_name(point.label))
         task = experiment.spec.task.name.rpartition("/")[2]  # lmms_eval/pope
         lines = [json.dumps(_line(row), ensure_ascii=False) for row in rows.to_dict("records")]
         written.append(home / f"{date}_samples_{task}.jsonl")
@@ -57,10 +48,7 @@ def write_lmms_samples(experiment: Experiment, folder: Path, patterns: Sequence[
         results = json.dumps(_results(experiment, point, rows), indent=2, allow_nan=False)
         write_whole(home / f"{date}_results.json", (results + "\n").encode())
     if not written:
-        raise StoreError(
-            f"{experiment.path}: nothing to export: no grid point "
-            + (f"with answers matches {', '.join(patterns)}" if patterns else "has an answer")
-        )
+        raise nothing_of(experiment, patterns)
     return written
 
 

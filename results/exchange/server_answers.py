@@ -11,8 +11,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from results.disk import StoreError, make_folder, write_whole
-from results.exchange.point_names import file_name, is_chosen, names_of
+from results.disk import StoreError, write_whole
+from results.exchange.asked_for import made_for, nothing_of, points_asked_for
+from results.exchange.point_names import file_name
 from results.experiment import Experiment
 from workers.tasks.vqa_answers import normalised
 
@@ -22,27 +23,19 @@ KEYS = {"vqav2": "question_id", "vizwiz": "image"}  # by benchmark: what its ser
 def write_server_answers(experiment: Experiment, folder: Path, patterns: Sequence[str] = ()) -> list[Path]:
     """Write TASK_SPLIT_POINT.json for each grid point, in the order of the benchmark's file.
 
-    Args:
-        experiment: What to write.
-        folder: Made where it is missing.
-        patterns: Only grid points of one of these names (`point_names`); none: all.
-
-    Returns:
-        The files, in the order of the grid.
-
-    Raises:
-        StoreError: The benchmark has no server, a question has no answer yet, or no grid point matches.
+    As `asked_for.Export`; refused too is a benchmark without a server, and a question without an answer yet.
     """
     task = experiment.spec.task
     if task.name not in KEYS:
         raise StoreError(f"{experiment.path}: of {task.name}, which has no server (these have: {', '.join(KEYS)})")
-    make_folder(folder, below=experiment.path if folder.is_relative_to(experiment.path) else folder)
+    chosen = points_asked_for(experiment, patterns)
+    if not chosen:
+        raise nothing_of(experiment, patterns)
+    made_for(experiment, folder)
     cells = experiment.cells(["point", "sample", "answer"])
     order = list(experiment.samples["id"])
     written = []
-    for point in experiment.points:
-        if not is_chosen(names_of(point), patterns):
-            continue
+    for point in chosen.values():
         said: dict[str, str] = dict(
             cells.loc[cells["point"] == point.key, ["sample", "answer"]].itertuples(index=False)
         )
@@ -55,6 +48,4 @@ def write_server_answers(experiment: Experiment, folder: Path, patterns: Sequenc
         name = file_name(f"{task.name} {task.split} {point.label}")
         written.append(folder / f"{name}.json")
         write_whole(written[-1], json.dumps(lines, ensure_ascii=False).encode())
-    if not written:
-        raise StoreError(f"{experiment.path}: no grid point matches {', '.join(patterns)}")
     return written

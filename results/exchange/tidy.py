@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from results.analysis.metrics import scores
-from results.disk import StoreError, make_folder, write_whole
+from results.disk import write_whole
 from results.escaping import csv_text
-from results.exchange.point_names import is_chosen, names_of
+from results.exchange.asked_for import made_for, nothing_of, points_asked_for
 from results.experiment import Experiment
 
 
@@ -44,22 +44,14 @@ def tidy_cells(experiment: Experiment, points: Collection[str] | None = None) ->
 def write_tidy(experiment: Experiment, folder: Path, patterns: Sequence[str] = ()) -> list[Path]:
     """Write `tidy_cells` as cells.csv, beside each question's right answer.
 
-    Args:
-        experiment: What to write.
-        folder: Made where it is missing.
-        patterns: Only grid points of one of these names (`point_names`); none: all.
-
-    Raises:
-        StoreError: No grid point has answers, or none matches.
+    As `asked_for.Export`.
     """
-    chosen = [point.key for point in experiment.points if is_chosen(names_of(point), patterns)]
-    rows = tidy_cells(experiment, chosen)
+    rows = tidy_cells(experiment, points_asked_for(experiment, patterns).keys())
     if rows.empty:
-        raise StoreError(f"{experiment.path}: nothing to export: no grid point asked for has an answer")
+        raise nothing_of(experiment, patterns)
     labels = experiment.samples.set_index("id")["label"]
     rows.insert(list(rows.columns).index("answer"), "right_answer", rows["sample"].map(labels))
-    make_folder(folder, below=experiment.path if folder.is_relative_to(experiment.path) else folder)
-    file = folder / "cells.csv"
+    file = made_for(experiment, folder) / "cells.csv"
     # A byte-order mark, because spreadsheets otherwise take UTF-8 for Latin-1.
     write_whole(file, csv_text(rows.drop(columns="option_logits")).encode("utf-8-sig"))
     return [file]

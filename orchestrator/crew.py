@@ -1,7 +1,8 @@
 """Engines that answer one sweep after the other: a model is loaded once for all sweeps that ask it.
 
 A cluster takes seconds to start, weights to load, and both to go. So whoever knows the model early calls the engines
-then and reads the benchmark beside it, and shows the results while the cluster goes.
+then and reads the benchmark beside it, and shows the results while the cluster goes. What is wrong with the benchmark
+is told at once all the same: nobody waits for a cluster that is not needed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from types import TracebackType
 
+from orchestrator.cluster.given_up import end_with_process
 from orchestrator.cluster.pool import LocalPool, Pool, PoolOptions
 from orchestrator.cluster.ray_pool import RayPool
 from orchestrator.cluster.seat import WithOwn
@@ -19,6 +21,8 @@ from orchestrator.ending import own_handler
 from orchestrator.followers.base import Followers
 from orchestrator.sweep.spec import SweepSpec
 from results.timeline import Timeline
+
+_COMING = threading.RLock()  # a process has one Ray at a time
 
 
 class Crew(AbstractContextManager["Crew"]):
@@ -42,24 +46,35 @@ class Crew(AbstractContextManager["Crew"]):
         self._called: Future[Pool] | None = None  # a pool that is being made
         self._spec: SweepSpec | None = None  # that the pool was last turned to
         self._followers: Followers | None = None  # of this sweep
+        self._awaited = "model"  # what engines do before their first answer
         self._called_s = 0.0
         self._going: threading.Thread | None = None
         self._over = threading.Event()
+        self._turn = threading.Lock()  # of who sets `_over` and who looks at it
 
     def call(self, spec: SweepSpec) -> None:
         """Have those come who will answer a sweep, beside what the caller does; `for_sweep` waits for them.
 
-        What goes wrong is raised there. In this process nothing is called: the engine would take the caller's time.
+        What goes wrong is raised there. In this process nothing is called: the engine would take the caller's time. If
+        the caller fails meanwhile, nobody waits: those who come then go at once, by themselves or with the process.
         """
         if self._local or self._pool is not None or self._called is not None:
             return
         called: Future[Pool] = Future()
 
         def make() -> None:
-            try:
-                called.set_result(self._made(spec))
-            except BaseException as error:  # whatever it is: the thread that asks for the pool is told
-                called.set_exception(error)
+            with _COMING:
+                try:
+                    pool = self._made(spec)
+                except BaseException as error:  # whatever it is: the thread that asks for the pool is told
+                    called.set_exception(error)
+                    return
+                with self._turn:
+                    if not self._over.is_set():
+                        called.set_result(pool)
+                if not called.done():
+                    pool.close()
+                    return
             self._over.wait()  # Linux ends Ray's processes with the thread that has started them
 
         self._called, self._spec = called, spec
@@ -82,6 +97,7 @@ class Crew(AbstractContextManager["Crew"]):
         before = self._spec
         if self._pool is not None and before is not None:
             if (before.engine.model, before.rules, before.tasks) == (spec.engine.model, spec.rules, spec.tasks):
+                self._awaited, self._called_s = "questions", self.timeline.now_s
                 self._pool.turn_to(spec.engine)
                 self._spec = spec
                 return self._pool
@@ -94,9 +110,9 @@ class Crew(AbstractContextManager["Crew"]):
         if spec.rules or spec.tasks:
             options = replace(options, engine=WithOwn(spec.rules, spec.tasks, options.engine))
         kind = LocalPool if self._local else RayPool
-        with nullcontext() if self._local else self.timeline.span("Ray"):
+        with nullcontext() if self._local else self.timeline.span("Ray"), _COMING:
             pool = kind(spec.engine, options, on_event=self._event, on_ready=self._ready)
-        self._called_s = self.timeline.now_s
+        self._awaited, self._called_s = "model", self.timeline.now_s
         pool.gather()
         return pool
 
@@ -129,7 +145,7 @@ class Crew(AbstractContextManager["Crew"]):
 
     def _ready(self) -> None:
         assert self._followers is not None
-        self.timeline.add("model", self._called_s)
+        self.timeline.add(self._awaited, self._called_s)
         self._followers.ready()
 
     def __exit__(
@@ -137,7 +153,12 @@ class Crew(AbstractContextManager["Crew"]):
     ) -> None:
         if self._called is not None:
             called, self._called = self._called, None
-            if called.exception() is None:  # waits: what has begun to start can only be ended then
+            with self._turn:
+                if not called.done():
+                    self._over.set()
+                    end_with_process()
+                    return
+            if called.exception() is None:
                 self._pool = called.result()
         self.wait()
         if self._pool is not None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,12 +25,13 @@ from orchestrator.policy import Policy
 from orchestrator.show import cells_text
 from orchestrator.storing import stored
 from orchestrator.sweep.plan import Plan, make_plan
-from orchestrator.sweep.prepare import Prepared
+from orchestrator.sweep.prepare import Prepared, prepare
 from orchestrator.sweep.spec import SpecError, SweepSpec
 from orchestrator.tune.callbacks import check_callbacks
 from orchestrator.tune.mirror import TuneMirror
 from results.experiment import Experiment, check_target
 from results.image_digests import known_digests
+from results.location import uri_of
 from results.stops import Stops, write_stops
 from results.timeline import FIRST, LAST, Timeline
 from workers.image_digests import image_digests
@@ -79,11 +80,35 @@ def plan_and_stops(prepared: Prepared, out: Path, workers: int) -> tuple[Plan, S
 
 def is_new(place: Path, spec: SweepSpec) -> bool:
     """Whether all cells of a sweep are sure to be missing, so that engines may be called before anything is read."""
-    return not (place / "sweep.yaml").exists() and Path(spec.engine.task.data).is_dir()
+    is_here = uri_of(place) is None  # what a bucket holds is known when it has been fetched
+    return is_here and not (place / "sweep.yaml").exists() and Path(spec.engine.task.data).is_dir()
+
+
+def prepare_beside(crew: Crew, spec: SweepSpec, place: Path) -> Prepared:
+    """Look at a sweep's files, while those come who are sure to be needed.
+
+    Args:
+        crew: Who will answer it.
+        spec: The sweep.
+        place: Of its experiment.
+
+    Raises:
+        ModelError, DataError, SpecError: As `prepare`.
+    """
+    check_callbacks(spec.callbacks)
+    if is_new(place, spec):
+        crew.call(spec)
+    with crew.timeline.span("data"):
+        return prepare(spec)
 
 
 def run_sweep(
-    prepared: Prepared, out: Path, options: RunOptions, console: Console, crew: Crew | None = None
+    prepared: Prepared,
+    out: Path,
+    options: RunOptions,
+    console: Console,
+    crew: Crew | None = None,
+    meanwhile: Callable[[Experiment], None] = lambda experiment: None,
 ) -> RunResult:
     """Compute all missing cells of a sweep.
 
@@ -93,24 +118,28 @@ def run_sweep(
         options: Where to compute.
         console: For progress.
         crew: Who computes; None: somebody who has gone when this returns.
+        meanwhile: What to do with the cells when all are there, beside the last pictures and Tune's last files.
 
     Raises:
         StoreError, PoolError, SweepError, ModelError, DataError: Nothing that was computed is lost.
     """
+    if crew is None:
+        with Crew(options, options.local) as crew:
+            return run_sweep(prepared, out, options, console, crew, meanwhile)
     if IN_A_JOB in os.environ and not out.is_absolute():
         raise SpecError(f"--out {out}: this Ray job's folder is thrown away at its end; give an absolute path or a URI")
     started = time.monotonic()
     check_callbacks(prepared.spec.callbacks)
-    with Crew(options, options.local) if crew is None else nullcontext(crew) as answering:
-        with answering.timeline.span("images"):
-            sweep = _Sweep(prepared, out, options, console)
-        plan, stops = sweep.plan(options.workers or 1), sweep.decide()
-        if plan.missing or sweep.is_behind():
-            console.print(f"cells: {cells_text(plan, stops)}", soft_wrap=True)
-            plan = sweep.compute(answering)
-            stops = sweep.decide()
-        else:
-            sweep.followers.finish()
+    with crew.timeline.span("images"):
+        sweep = _Sweep(prepared, out, options, console)
+    plan, stops = sweep.plan(options.workers or 1), sweep.decide()
+    if plan.missing or sweep.is_behind():
+        console.print(f"cells: {cells_text(plan, stops)}", soft_wrap=True)
+        plan = sweep.compute(crew, meanwhile)
+        stops = sweep.decide()
+    else:
+        sweep.finish(crew.timeline, meanwhile)
+    crew.timeline.write(sweep.experiment)
     return RunResult(
         experiment=sweep.experiment,
         plan=plan,
@@ -152,7 +181,7 @@ class _Sweep:
         """Whether somebody has not been told of all that is there."""
         return self.followers.lag(self._reports)
 
-    def compute(self, crew: Crew) -> Plan:
+    def compute(self, crew: Crew, meanwhile: Callable[[Experiment], None]) -> Plan:
         """Compute the missing cells, by a plan that is cut for the workers that there are."""
         followers, timeline = self.followers, crew.timeline
         pool = crew.for_sweep(self._prepared.spec, followers)
@@ -163,8 +192,7 @@ class _Sweep:
             self._answer(pool, plan, timeline)
             if not crew.stays:
                 crew.release()
-            with timeline.span("pictures and Tune"):
-                followers.finish()
+            self.finish(timeline, meanwhile)
             if not crew.stays:
                 crew.go()
         except BaseException as error:
@@ -173,6 +201,21 @@ class _Sweep:
             followers.abandon()
             raise
         return plan
+
+    def finish(self, timeline: Timeline, meanwhile: Callable[[Experiment], None]) -> None:
+        """Let everybody catch up, and do beside it what needs the cells alone."""
+
+        def catch_up() -> None:
+            with timeline.span("pictures and Tune"):
+                self.followers.finish()
+
+        catching_up = threading.Thread(target=catch_up, name="saccade-finish", daemon=True)
+        catching_up.start()
+        try:
+            with timeline.span("tables and plots"):
+                meanwhile(self.experiment)
+        finally:
+            catching_up.join()
 
     def _answer(self, pool: Pool, plan: Plan, timeline: Timeline) -> None:
         """Write what the pool answers, and tell everybody."""

@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.text import Text
 
 from orchestrator.crew import Crew
-from orchestrator.run import RunOptions, RunResult, run_sweep
+from orchestrator.run import RunOptions, RunResult, prepare_beside, run_sweep
 from orchestrator.sweep.mistakes import SpecError
 from orchestrator.sweep.prepare import Prepared, prepare
 from orchestrator.sweep.suite import Member, Suite
 from results.location import followed
 from results.suites import SuiteMember, write_suite
+from results.timeline import Timeline
 from workers.tasks.base import DataError
 
 
@@ -27,12 +28,16 @@ class PreparedMember:
     prepared: Prepared
 
 
-def prepare_suite(suite: Suite, keep_going: bool = False) -> tuple[list[PreparedMember], list[str]]:
+def prepare_suite(
+    suite: Suite, keep_going: bool = False, crew: Crew | None = None, out: Path = Path()
+) -> tuple[list[PreparedMember], list[str]]:
     """Look at the files of all members before any of them runs.
 
     Args:
         suite: As `load_suite` gives it.
         keep_going: Leave out benchmarks whose files are missing or damaged.
+        crew: Who will answer, called beside it where the first member is sure to need them.
+        out: Folder of the suite, for that.
 
     Returns:
         Those that can run, and one line for each benchmark, and each method of a model, that is left out.
@@ -45,7 +50,11 @@ def prepare_suite(suite: Suite, keep_going: bool = False) -> tuple[list[Prepared
     missing: list[str] = []
     for member in suite.members:
         try:
-            ready.append(PreparedMember(member=member, prepared=prepare(member.spec)))
+            if crew is not None and member is suite.members[0]:
+                prepared = prepare_beside(crew, member.spec, out / member.folder)
+            else:
+                prepared = prepare(member.spec)
+            ready.append(PreparedMember(member=member, prepared=prepared))
         except DataError as error:
             missing.append(str(error))
     if missing and not (keep_going and ready):
@@ -76,6 +85,7 @@ def run_suite(
     options: RunOptions,
     console: Console,
     shown: Callable[[RunResult], None],
+    crew: Crew | None = None,
 ) -> list[RunResult]:
     """Compute all missing cells of all members; what is there is not computed again.
 
@@ -86,21 +96,26 @@ def run_suite(
         options: Where to compute.
         console: For progress.
         shown: Called with what a member did, when it has.
+        crew: Who stays from one to the next; None: somebody who has gone when this returns.
 
     Raises:
         StoreError, PoolError, SweepError, ModelError, DataError: Nothing that was computed is lost.
     """
+    if crew is None:
+        with Crew(options, options.local, stays=True) as crew:
+            return run_suite(suite, members, out, options, console, shown, crew)
     results = []
     held = [SuiteMember(model=one.member.model, benchmark=one.member.benchmark) for one in members]
     write_suite(out, suite.name, held, suite.left_out)
-    with Crew(options, options.local, stays=True) as crew:
-        for place, one in enumerate(members):
-            spec = one.prepared.spec
-            count = f"{len(spec.points)} grid points x {len(one.prepared.samples)} samples"
-            title = Text.assemble((one.member.title, "bold"), f" ({place + 1} of {len(members)}): {count}")
-            console.print(title, soft_wrap=True)
-            folder = out / one.member.folder
-            with followed(folder, lambda line: console.print(line, soft_wrap=True)):
-                results.append(run_sweep(one.prepared, folder, options, console, crew))
-                shown(results[-1])
+    for place, one in enumerate(members):
+        spec = one.prepared.spec
+        count = f"{len(spec.points)} grid points x {len(one.prepared.samples)} samples"
+        title = Text.assemble((one.member.title, "bold"), f" ({place + 1} of {len(members)}): {count}")
+        console.print(title, soft_wrap=True)
+        folder = out / one.member.folder
+        if place:
+            crew.timeline = Timeline()  # each is a run of its own
+        with followed(folder, lambda line: console.print(line, soft_wrap=True)):
+            results.append(run_sweep(one.prepared, folder, options, console, crew))
+            shown(results[-1])
     return results

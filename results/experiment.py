@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -77,6 +78,7 @@ class Experiment:
         self.sources = {entry.key: entry.source for entry in manifest.points}  # by point
         self.config = manifest.config
         self.seals = manifest.format >= 2  # whether each of its files has a digest
+        self.matrix: Any = None  # of its cells, kept by `results.analysis.matrix.cells_of`
         self._notes: dict[Path, str] = {}
 
     # -- making and opening -------------------------------------------------------------------------------------

@@ -48,12 +48,15 @@ def run(
             directory holds another sweep's cells. Samples that fail stop nothing; they are in ``failures``.
     """
     from orchestrator.cluster.joining import join_named
-    from orchestrator.run import RunOptions, run_sweep
+    from orchestrator.crew import Crew
+    from orchestrator.run import RunOptions, prepare_beside, run_sweep
     from orchestrator.show import PlainConsole
-    from orchestrator.sweep.prepare import prepare
     from orchestrator.sweep.source import SweepText, find_sweep
     from orchestrator.sweep.spec import spec_of
     from results.location import followed
+    from results.timeline import Timeline
+
+    timeline = Timeline()
 
     console = PlainConsole(WIDTH)
     console.quiet = quiet
@@ -64,7 +67,11 @@ def run(
         written = SweepText(place="the sweep", source=Path("sweep"), raw=dict(sweep))
     else:
         written = find_sweep(sweep)
-    prepared = prepare(spec_of(written.changed({name: value for name, value in given.items() if value is not None})))
+    spec = spec_of(written.changed({name: value for name, value in given.items() if value is not None}))
     options = RunOptions(local=local, workers=workers, address=address, pictures=pictures)
-    with followed(Path(out or prepared.default_out), console.print) as folder:
-        return Experiment(run_sweep(prepared, folder, options, console).experiment)
+    place = Path(out or spec.default_out)
+    timeline.add("sweep", 0.0)
+    with Crew(options, local, timeline=timeline) as crew:
+        prepared = prepare_beside(crew, spec, place)
+        with followed(place, console.print) as folder:
+            return Experiment(run_sweep(prepared, folder, options, console, crew).experiment)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import io
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -27,7 +29,9 @@ from orchestrator.tune.mirror import TuneMirror
 from orchestrator.tune.process import SPAWN
 from results.disk import StoreError
 from results.experiment import Experiment
+from results.import_path import safe_environment
 from results.run_log import end_of_log
+from results.timeline import read_timeline
 from workers.work import UnitOutcome, WorkUnit
 
 CELLS = 24 * 3
@@ -97,6 +101,49 @@ def test_a_new_follower_is_one_class(prepared, tmp_path, monkeypatch):
     again = Noting()
     assert run(prepared, tmp_path / "x", monkeypatch, again, engine=stub_engine.BrokenModel).computed == 0
     assert again.heard == ["lags", "finish"]  # no model was loaded
+
+
+def test_tables_are_made_beside_what_catches_up(prepared, tmp_path, monkeypatch):
+    both = Barrier(2, timeout=60)
+
+    class Slow(Noting):
+        def finish(self) -> None:
+            both.wait()
+
+    monkeypatch.setattr(orchestrator.run, "_followers", lambda *_: [Slow()])
+    seen: list[int] = []
+
+    def tables(experiment: Experiment) -> None:
+        both.wait()  # neither comes further without the other
+        seen.append(len(experiment.cells()))
+
+    options, console = RunOptions(local=True, engine=stub_engine.StubEngine), Console(file=io.StringIO())
+    result = run_sweep(prepared, tmp_path / "x", options, console, meanwhile=tables)
+    assert seen == [CELLS]
+    assert result.warnings == ()
+    spans = [span.what for span in read_timeline(result.experiment).spans]
+    assert {"pictures and Tune", "tables and plots"} <= set(spans)
+    run_sweep(prepared, tmp_path / "x", options, console, meanwhile=tables)  # nothing is missing, and all is drawn anew
+    assert seen == [CELLS, CELLS]
+
+
+def test_a_script_that_runs_a_sweep_at_its_top_level_is_run_once(tmp_path):
+    """Else the process that tells Tune would begin the same sweep once more."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from orchestrator.tune.process import spawn\n"
+        "print('the script', flush=True)\n"
+        "said, process = spawn(print, 'the child')\n"
+        "process.join()\n"
+        "assert __name__ == '__main__' and process.exitcode == 0\n"
+    )
+    environment = {**safe_environment(), "PYTHONPATH": str(Path(__file__).parents[1])}
+    said = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, timeout=100, check=True
+    )
+    assert said.stdout.count("the script") == 1
+    assert "the child" in said.stdout
+    assert said.stderr == ""
 
 
 def test_what_happened_stands_in_the_log_of_the_experiment(prepared, tmp_path, monkeypatch):

@@ -11,8 +11,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+import results.analysis.matrix
 from fake_experiment import fake_points, write_fake_experiment
-from results.analysis.matrix import UNKNOWN, CellMatrix, Matrix, image_lengths, stacked
+from results.analysis.costs import costs
+from results.analysis.matrix import UNKNOWN, CellMatrix, Matrix, cells_of, image_lengths, stacked
 from results.analysis.metrics import answers
 from results.axes import Axes
 from results.experiment import Experiment
@@ -39,6 +41,27 @@ def test_matrices_equal_the_long_table(tmp_path: Path) -> None:
         [UNKNOWN],
         [17],
     ]  # of 20 three have none
+
+
+def test_whoever_asks_an_open_experiment_for_its_cells_has_each_file_read_once(tmp_path: Path, monkeypatch) -> None:
+    experiment = write_fake_experiment(tmp_path / "e", samples=30, done=10)
+    read: list[Path] = []
+    ours = results.analysis.matrix.read_columns
+
+    def noted(path: Path, *arguments: object, **options: object) -> pa.Table:
+        read.append(path)
+        return ours(path, *arguments, **options)
+
+    monkeypatch.setattr(results.analysis.matrix, "read_columns", noted)
+    first = answers(experiment)
+    costs(experiment)
+    assert answers(experiment).answered_PS.sum() == first.answered_PS.sum()
+    assert sorted(read) == experiment.files("cells")
+    write_fake_experiment(tmp_path / "e", samples=30, done=20)
+    assert answers(experiment).answered_PS.sum() > first.answered_PS.sum()
+    experiment.files("cells")[0].unlink()
+    assert answers(experiment).answered_PS.sum() < cells_of(Experiment.open(tmp_path / "e")).answered_PS.size
+    assert (answers(experiment).answered_PS == answers(Experiment.open(tmp_path / "e")).answered_PS).all()
 
 
 def test_only_new_files_are_read_and_damaged_ones_are_tried_again(tmp_path: Path) -> None:

@@ -21,10 +21,13 @@ from answer_matrix import MISSING, write_matrix
 from dashboards.model_plot import write_model_plot
 from fake_experiment import fake_samples
 from orchestrator.cli import app
+from orchestrator.cluster.pool import PoolOptions
+from orchestrator.crew import Crew
 from orchestrator.run import RunOptions
 from orchestrator.suite import PreparedMember, one_a_model, prepare_suite, run_suite
 from orchestrator.sweep.mistakes import SpecError
 from orchestrator.sweep.source import SUITES, shipped_sweeps
+from orchestrator.sweep.spec import SweepSpec
 from orchestrator.sweep.suite import is_suite, load_suite
 from results.analysis import published, task_metrics
 from results.analysis.benchmark_table import BenchmarkTable, Spread, benchmark_table
@@ -35,6 +38,7 @@ from results.disk import StoreError
 from results.exchange.benchmark_text import printable, rendered
 from results.literature import LINEAGES, Lineage, Published
 from results.suites import Results, SuiteMember, left_out_of, read_suite, results_of, write_suite
+from results.timeline import read_timeline
 from small_qwen import make_qwen
 from strategies.errors import UsageError
 from test_orchestrator_sweeps import config
@@ -170,7 +174,29 @@ def test_the_model_is_loaded_once_and_what_is_there_is_kept(tmp_path, monkeypatc
     assert stub_engine.Asked.made == 1
     run(stub_engine.BrokenModel)  # which is not even built
     assert shown[2:] == [0, 0]
-    assert [one.benchmark for one in results_of([tmp_path / "out"])] == ["places", "all"]
+    found = results_of([tmp_path / "out"])
+    assert [one.benchmark for one in found] == ["places", "all"]
+    for one in found:  # of each member by itself: the second's began after the first's had ended
+        spent = read_timeline(one.experiment)
+        assert {"images", "pictures and Tune"} <= {span.what for span in spent.spans}
+    assert "model" in {span.what for span in read_timeline(found[0].experiment).spans}
+
+
+def test_engines_are_called_while_the_questions_of_a_suite_are_read(tmp_path):
+    suite = load_suite(written(tmp_path, HEAD + TWO), gpu=False)
+    called: list[SweepSpec] = []
+
+    class Called(Crew):
+        def call(self, spec: SweepSpec) -> None:
+            called.append(spec)
+
+    with Called(PoolOptions(), local=False, stays=True) as crew:
+        prepare_suite(suite, crew=crew, out=tmp_path / "out")
+        assert called == [suite.members[0].spec]
+        (tmp_path / "out" / suite.members[0].folder).mkdir(parents=True)
+        (tmp_path / "out" / suite.members[0].folder / "sweep.yaml").write_text("there")
+        prepare_suite(suite, crew=crew, out=tmp_path / "out")  # of which nothing may be missing
+    assert len(called) == 1
 
 
 def test_a_suites_folder_says_what_it_holds(tmp_path):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +22,11 @@ from orchestrator.crew import Crew
 from orchestrator.run import is_new
 from orchestrator.show import show_status
 from orchestrator.sweep.spec import load_sweep
+from processes import alive
 from results.experiment import Experiment
 from results.timeline import FIRST, LAST, TIMELINE, Record, Span, Timeline, read_timeline
+from waiting import wait_for
+from workers.tasks.base import DataError
 from workers.user_cache import kept_bytes
 
 SPEC = SimpleNamespace(engine="engine", rules=(), tasks=())
@@ -77,8 +84,67 @@ def test_engines_are_called_beside_the_caller_whose_thread_outlives_them(pools) 
 def test_engines_that_were_called_end_where_the_caller_fails(pools) -> None:
     crew = Crew(PoolOptions(), local=False)
     crew.call(SPEC)
+    crew._called.result(LIMIT_S)
     crew.__exit__(None, None, None)
     assert pools[0].closed
+
+
+def test_a_caller_that_fails_waits_for_nobody_and_who_comes_then_goes(monkeypatch) -> None:
+    there, made, ended = threading.Event(), [], []
+
+    def late(*arguments, **told) -> FakePool:
+        assert there.wait(LIMIT_S)
+        made.append(FakePool(*arguments, **told))
+        made[-1].may_close.set()
+        return made[-1]
+
+    monkeypatch.setattr(orchestrator.crew, "RayPool", late)
+    monkeypatch.setattr(orchestrator.crew, "end_with_process", lambda: ended.append(True))
+    crew = Crew(PoolOptions(), local=False)
+    crew.call(SPEC)
+    crew.__exit__(DataError, DataError("questions.json: is damaged"), None)
+    assert not made  # the error came through while nobody was there yet
+    assert ended
+    there.set()
+    with Crew(PoolOptions(), local=False) as again:  # waits its turn: a process has one Ray
+        again.call(SPEC)
+        assert again.for_sweep(SPEC, SimpleNamespace()) is made[1]
+        assert made[0].closed
+        assert not made[1].closed
+
+
+SCRIPT = """
+import subprocess, sys, types
+from orchestrator.cluster.given_up import end_with_process
+ray = types.ModuleType("ray"); ray.__file__ = sys.argv[1] + "/ray/__init__.py"; sys.modules["ray"] = ray
+for name in ("ray/raylet.py", "other.py"):
+    command = [sys.executable, f"{sys.argv[1]}/{name}"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    print(child.stdout.readline().decode(), flush=True)  # the child's, and its own child's
+end_with_process()
+"""
+CHILD = """
+import os, subprocess, sys, time
+agent = subprocess.Popen([sys.executable, __file__, "agent"]) if sys.argv[1:] == [] else None
+if agent: print(os.getpid(), agent.pid, flush=True)
+time.sleep(300)
+"""
+
+
+def test_of_a_start_that_was_given_up_nothing_outlives_the_process(tmp_path) -> None:
+    (tmp_path / "ray").mkdir()
+    for name in ("ray/raylet.py", "other.py"):
+        (tmp_path / name).write_text(CHILD)
+    said = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path)], capture_output=True, text=True, check=True, timeout=LIMIT_S
+    ).stdout
+    rays, others = [set(map(int, line.split())) for line in said.splitlines() if line]
+    try:
+        wait_for(lambda: not alive(rays))
+        assert alive(others) == others
+    finally:
+        for pid in alive(rays | others):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_what_goes_wrong_beside_is_raised_where_engines_are_wanted(monkeypatch) -> None:
@@ -97,6 +163,7 @@ def test_engines_are_called_early_only_where_all_cells_are_sure_to_be_missing(tm
     assert is_new(tmp_path / "new", spec)
     write_fake_experiment(tmp_path / "old", samples=2)
     assert not is_new(tmp_path / "old", spec)
+    assert not is_new(Path("s3:/bucket/new"), spec)  # what is there is known when it has been fetched
     task = replace(spec.engine.task, data=str(tmp_path / "no such"))
     assert not is_new(tmp_path / "new", replace(spec, engine=replace(spec.engine, task=task)))
 

@@ -16,6 +16,7 @@ import saccade
 from orchestrator.cli import app
 from results.analysis.metrics import summary
 from results.experiment import Experiment as Stored
+from results.timeline import read_timeline
 from strategies.errors import SaccadeError, UsageError
 
 SWEEP = {
@@ -58,6 +59,13 @@ def test_the_public_surface() -> None:
 def test_it_is_light_to_import() -> None:
     code = "import sys, saccade; print({'torch', 'ray', 'pandas', 'plotly', 'transformers'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_a_run_says_what_it_spent_its_time_on(experiment) -> None:
+    spent = read_timeline(Stored.open(experiment.path))
+    assert spent is not None
+    assert spent.text.startswith("first cell after ")
+    assert {"data", "images", "pictures and Tune"} <= {span.what for span in spent.spans}
 
 
 def test_a_run_goes_on_from_what_is_there(experiment, capsys) -> None:

@@ -102,7 +102,7 @@ def _chosen(view: View, names: list[str]) -> tuple[str, str]:
     rows = with_series(view.facets()[0].rows)
     found = rows.groupby("series", sort=False)["difference"].agg(["count", "mean"])
     ranking = found.assign(one=found["count"] < 2).sort_values(["one", "mean"], ascending=[True, False], kind="stable")
-    order = [str(name) for name in ranking.index] + [name for name in names if name not in set(ranking.index)]
+    order = [str(name) for name in ranking.index] + [name for name in names if name not in ranking.index]
     control = next((str(name) for name in order if str(name).split(": ")[-1] == CONTROL), None)
     first = next(name for name in order if name != control)
     return first, control or next(name for name in order if name != first)

@@ -12,6 +12,7 @@ import typer
 from orchestrator.commands.calling import command, resumable
 from orchestrator.commands.options import Changes, Cluster, GpuMemory, Out, Points, Sweep, Workers
 from orchestrator.commands.shown import (
+    Files,
     console_of_command,
     counter,
     import_ahead,
@@ -27,6 +28,7 @@ from orchestrator.standard_streams import USER_ERROR
 if TYPE_CHECKING:
     from orchestrator.sweep.prepare import Prepared
     from results.experiment import Experiment
+    from results.timeline import Timeline
 
 
 @command
@@ -91,15 +93,14 @@ def run(
     from rich.text import Text
 
     from orchestrator.crew import Crew
-    from orchestrator.run import is_new, run_sweep
-    from orchestrator.sweep.prepare import prepare
+    from orchestrator.run import prepare_beside, run_sweep
     from orchestrator.sweep.suite import is_suite
     from results.location import followed, uri_of
 
     console = console_of_command()
     workers.join()
     if is_suite(sweep):
-        _run_suite(sweep, changes, workers, out, pictures, keep_going)
+        _run_suite(sweep, changes, workers, out, pictures, keep_going, timeline)
         return
     spec, options = (
         changes.spec(sweep, gpu=True if workers.gpus_per_worker else None),
@@ -108,19 +109,15 @@ def run(
     place = out or spec.default_out
     timeline.add("sweep file", 0.0)
     with Crew(options, workers.local, timeline=timeline) as crew:
-        if is_new(place, spec):
-            crew.call(spec)
-        with timeline.span("data"):
-            prepared = prepare(spec)
+        prepared = prepare_beside(crew, spec, place)
         size = f"{len(spec.points)} grid points x {len(prepared.samples)} samples"
         console.print(Text.assemble((spec.name, "bold"), ":"), f"{size} in {uri_of(place) or place}", soft_wrap=True)
         with followed(place, teller(console)) as folder:
-            ahead = import_ahead()
-            result = run_sweep(prepared, folder, options, console, crew)
-            ahead.join()
+            files = Files(import_ahead())
+            result = run_sweep(prepared, folder, options, console, crew, files.write)
             show_result(console, result)
-            with timeline.span("tables and pages"):
-                write_results(console, result.experiment)
+            with timeline.span("pages"):
+                files.show(console, result.experiment)
             crew.wait()
             timeline.write(result.experiment)
     if spent := timeline.record.text:
@@ -128,8 +125,15 @@ def run(
 
 
 def _run_suite(
-    source: str, changes: Changes, workers: Workers, out: Path | None, pictures: int, keep_going: bool
+    source: str,
+    changes: Changes,
+    workers: Workers,
+    out: Path | None,
+    pictures: int,
+    keep_going: bool,
+    timeline: Timeline,
 ) -> None:
+    from orchestrator.crew import Crew
     from orchestrator.show import show_notes
     from orchestrator.suite import prepare_suite, run_suite
     from orchestrator.sweep.suite import load_suite
@@ -137,15 +141,19 @@ def _run_suite(
 
     console = console_of_command()
     suite = load_suite(source, changes.by_place(), gpu=True if workers.gpus_per_worker else None)
-    members, left_out = prepare_suite(suite, keep_going)
     options = workers.options(pictures=pictures)
-    with followed(out or Path("experiments") / suite.name, teller(console)) as folder:
-        results = run_suite(suite, members, folder, options, console, partial(show_result, console))
-        show_benchmark_table(console, make_benchmark_table([folder]))
-        show_notes(console, left_out)
-        for result in results:  # pages take as long as a small benchmark, and nobody waits for them to see the table
-            write_results(console, result.experiment)
-        write_suite_pages(console, folder)
+    place = out or Path("experiments") / suite.name
+    timeline.add("sweep file", 0.0)
+    with Crew(options, workers.local, stays=True, timeline=timeline) as crew:
+        members, left_out = prepare_suite(suite, keep_going, crew, place)
+        with followed(place, teller(console)) as folder:
+            results = run_suite(suite, members, folder, options, console, partial(show_result, console), crew)
+            crew.go()
+            show_benchmark_table(console, make_benchmark_table([folder]))
+            show_notes(console, left_out)
+            for result in results:  # pages take as long as a small benchmark; nobody waits for them to see the table
+                write_results(console, result.experiment)
+            write_suite_pages(console, folder)
 
 
 @resumable
@@ -165,21 +173,26 @@ def ablate(
 
     from orchestrator.ablate import ablate as ablated
     from orchestrator.ablate import choice_lines
+    from orchestrator.crew import Crew
     from orchestrator.run import run_sweep
     from results.location import followed
+    from results.timeline import Timeline
 
     console = console_of_command()
     workers.join()
+    options = workers.options()
+    crew = Crew(options, workers.local, stays=True)
 
     def runner(prepared: Prepared, folder: Path) -> Experiment:
         console.print(Text.assemble((folder.name, "bold"), f": {len(prepared.spec.points)} grid points"))
         with followed(folder, teller(console)):  # a stage is an experiment that `saccade run` may write into too
-            experiment = run_sweep(prepared, folder, workers.options(), console).experiment
+            crew.timeline = Timeline()  # each is a run of its own
+            experiment = run_sweep(prepared, folder, options, console, crew).experiment
             write_results(console, experiment)
         return experiment
 
     overrides = changes.by_place()
-    with followed(out, teller(console)) as folder:
+    with crew, followed(out, teller(console)) as folder:
         result = ablated(folder, sweep, overrides, runner)
     for choice in (result.heads, result.queries):
         for line in choice_lines(choice):

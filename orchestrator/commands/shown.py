@@ -87,19 +87,44 @@ def show_result(console: Console, result: RunResult) -> None:
     show_notes(console, result.warnings)
 
 
-def write_results(console: Console, experiment: Experiment) -> None:
-    from dashboards.plots import write_plots
-    from dashboards.report import write_report
-    from orchestrator.show import named
-    from results.exchange.exports import write_exports
+class Files:
+    """What lies beside the cells of an experiment, for people."""
 
-    files = write_exports(experiment)
-    plots = write_plots(experiment)
-    page = write_report(experiment, plots, teller(console))
-    pictures = [file for file in plots if file.suffix == ".png"]
-    for what, paths in (("tables: ", files), ("plots:  ", pictures), ("pages:  ", [page])):
-        if paths:
-            console.print(what + named(paths, experiment.path / "exports"), soft_wrap=True)
+    def __init__(self, ahead: threading.Thread | None = None) -> None:
+        """Nothing is written yet.
+
+        Args:
+            ahead: See `import_ahead`.
+        """
+        self._ahead = ahead
+        self._tables: list[Path] = []
+        self._plots: list[Path] = []
+
+    def write(self, experiment: Experiment) -> None:
+        """Tables and plots, which need the cells alone."""
+        if self._ahead is not None:
+            self._ahead.join()
+        from dashboards.plots import write_plots
+        from results.exchange.exports import write_exports
+
+        self._tables, self._plots = write_exports(experiment), write_plots(experiment)
+
+    def show(self, console: Console, experiment: Experiment) -> None:
+        """The pages, which show recorded pictures too; and say where everything is."""
+        from dashboards.report import write_report
+        from orchestrator.show import named
+
+        page = write_report(experiment, self._plots, teller(console))
+        pictures = [file for file in self._plots if file.suffix == ".png"]
+        for what, paths in (("tables: ", self._tables), ("plots:  ", pictures), ("pages:  ", [page])):
+            if paths:
+                console.print(what + named(paths, experiment.path / "exports"), soft_wrap=True)
+
+
+def write_results(console: Console, experiment: Experiment) -> None:
+    files = Files()
+    files.write(experiment)
+    files.show(console, experiment)
 
 
 def write_suite_pages(console: Console, folder: Path) -> None:

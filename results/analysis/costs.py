@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from results.analysis.matrix import UNKNOWN as UNKNOWN_LENGTH
-from results.analysis.matrix import CellMatrix, image_lengths
+from results.analysis.matrix import CellMatrix, cells_of, image_lengths
 from results.experiment import Experiment
 from strategies import catalog
 from workers.cost import Cost, cost, sees_whole_images, squares_of, visual_by_layer
@@ -42,10 +42,7 @@ def costs(experiment: Experiment, matrix: CellMatrix | None = None) -> pd.DataFr
         the image, and for rules of a user's own, whose file is not run to look at its cells. None where the experiment
         does not state its model's sizes, or has no cells.
     """
-    if matrix is None:
-        matrix = CellMatrix(experiment)
-        matrix.read()
-    lengths = image_lengths(matrix)
+    lengths = image_lengths(matrix or cells_of(experiment))
     return count_costs(experiment.points, experiment.config.sizes, experiment.spec.model.dtype, lengths)
 
 

@@ -48,7 +48,8 @@ def kept_masks(experiment: Experiment) -> KeptMasks | None:
         kept = kept[kept["visual_tokens"] == kept["visual_tokens"].mode()[0]]
     visual = int(kept["visual_tokens"].max())
     table = experiment.samples.set_index("id")
-    samples = [name for name in table.index if name in set(kept["sample"])]
+    asked = set(kept["sample"])
+    samples = [name for name in table.index if name in asked]
     row = pd.Index([point.key for point in experiment.points]).get_indexer(pd.Index(kept["point"]))
     column = pd.Index(samples).get_indexer(pd.Index(kept["sample"]))
     width = -(-visual // 8)

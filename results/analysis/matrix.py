@@ -5,6 +5,7 @@ As a data frame 6 million cells take gigabytes; as matrices they take 12 MB. Sha
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -146,7 +147,7 @@ class UnitFile:
 
 
 class CellMatrix:
-    """Which cells exist and which are right; call `read` to take in what is on disk."""
+    """Which cells exist and which are right; call `read` to take in what is on disk, or have `cells_of` do so."""
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
@@ -247,6 +248,19 @@ class CellMatrix:
         if self._soft_PS is None:
             self._soft_PS = self.correct_PS.astype(np.float64)
         self._soft_PS[place] = score
+
+
+_READING = threading.Lock()  # a matrix is read by one at a time
+
+
+def cells_of(experiment: Experiment) -> CellMatrix:
+    """What is on disk now. An open experiment has one matrix for all who ask, so that each file is read once."""
+    with _READING:
+        matrix = experiment.matrix
+        if matrix is None or matrix.gone():
+            matrix = experiment.matrix = CellMatrix(experiment)
+        matrix.read()
+        return matrix
 
 
 def image_lengths(matrix: CellMatrix) -> NDArray[np.int64]:

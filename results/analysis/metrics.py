@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from results.analysis.clusters import BY_IMAGE, clusters_of, image_names
 from results.analysis.effective_size import design_effect
-from results.analysis.matrix import UNKNOWN, Answers, CellMatrix
+from results.analysis.matrix import UNKNOWN, Answers, CellMatrix, cells_of
 from results.analysis.significance import (
     CLUSTERED,
     WILSON,
@@ -46,8 +46,7 @@ ZERO_ANSWERS = 10  # so many answers without a right one are suspicious; fewer h
 
 def answers(experiment: Experiment) -> Answers:
     """Read the cells into matrices."""
-    matrix = CellMatrix(experiment)
-    matrix.read()
+    matrix = cells_of(experiment)
     return answers_of(experiment, matrix, open_failures(experiment, matrix))
 
 

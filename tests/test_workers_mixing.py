@@ -67,6 +67,19 @@ def test_what_nobody_can_add_to_is_answered_at_once():
     assert doubling.batches == [("grid", [1, 2])]
 
 
+def test_lanes_do_not_go_in_step():
+    """The first micro-batch of all is smaller, and only that: so one lane is in the middle when the other ends."""
+    batches: list[list[int]] = []
+
+    def answer(key: str, batch: Sequence[int]) -> Sequence[int]:
+        batches.append(list(batch))
+        return batch
+
+    mixer = Mixer(Lanes(torch.device("cpu"), 2), answer, lambda first: Counted(2 if first else 4))
+    assert mixer.run("grid", range(10)) == list(range(10))
+    assert sorted(batches) == [[0, 1], [2, 3, 4, 5], [6, 7, 8, 9]]
+
+
 def test_other_grids_do_not_mix():
     doubling = Doubling(size=100, lanes=2)
     with ThreadPoolExecutor(4) as pool:

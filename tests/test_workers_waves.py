@@ -248,6 +248,14 @@ def test_a_micro_batch_whose_waves_ride_has_several_rounds():
     assert rounds(budget, []) == []
 
 
+def test_the_first_micro_batch_of_two_lanes_is_half_as_large(engines, monkeypatch):
+    engine, items = engines[4], prepared(Footprint(10, 10, 10, 0), 50)
+    engine.micro_batch, engine.budget = None, Budget(200, 10**9)
+    assert len(taken(engine._filling(first=True), items)) == 20
+    monkeypatch.setattr(engine._lanes, "count", 2)
+    assert [len(taken(engine._filling(first), items)) for first in (True, False)] == [10, 20]
+
+
 def test_a_round_counts_an_image_once():
     """And the next one again."""
     budget, further = Budget(1000, 1000), Footprint(100, 100, 100, 0)

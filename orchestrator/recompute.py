@@ -26,11 +26,11 @@ from results.inventory import Finding
 from results.tables import unpacked
 from strategies import catalog
 from strategies.errors import UsageError
-from workers import evidence
 from workers.embedded.location import DATA_DIR, MODEL_DIR
 from workers.families.catalog import load_model, open_checkpoint
 from workers.families.model import default_device
 from workers.fingerprint import is_same_data, model_fingerprint
+from workers.runnable import complaint
 from workers.slow_path import SlowAnswer, slow_answer
 from workers.tasks.base import LETTERS, Sample
 from workers.tasks.catalog import load_samples, scorer_of
@@ -195,7 +195,7 @@ def _runs(point: GridPoint) -> bool:
         return point.strategy == UNPRUNED
     strategy, params = catalog.get(point.strategy), dict(point.params)
     positions = point.positions
-    return evidence.complaint(strategy, params, layer=point.layer, rank=point.rank, positions=positions) is None
+    return complaint(strategy, params, layer=point.layer, rank=point.rank, positions=positions) is None
 
 
 def _here(experiment: Experiment, model: str | None, base: str | None, data: str | None) -> EngineSpec:

@@ -118,7 +118,7 @@ class Strategy:
     ) -> str | None:
         """Say in one line what is wrong; None where nothing is. What is not given is not checked.
 
-        Whether there is what it reads, at that layer, `workers.evidence.complaint` says.
+        Whether there is what it reads, at that layer, `workers.runnable.complaint` says.
 
         Args:
             params: values for the function's keyword-only parameters.

@@ -20,10 +20,10 @@ from strategies.thinning import thinned
 from test_workers_engine import make_engine
 from workers import attention, flash, memory, singular
 from workers.engine import Engine
-from workers.evidence import complaint
 from workers.families.catalog import load_model
 from workers.latency import measure_latency, prepare_prompts
 from workers.memory import Budget
+from workers.runnable import complaint
 from workers.singular import singular_values
 from workers.spectra import MATRICES
 from workers.upload import MOST_BYTES, Download, to_device

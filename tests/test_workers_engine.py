@@ -24,7 +24,7 @@ from strategies.positions import Positions
 from strategies.queries import QueryRule
 from workers.encoding import encode_sample
 from workers.engine import Engine
-from workers.evidence import complaint
+from workers.runnable import complaint
 from workers.shown import Shown
 from workers.work import DeviceLostError, EngineSpec, GridPoint, ModelSpec, TaskSpec, WorkUnit, unpruned_point
 

@@ -23,12 +23,13 @@ from test_workers_engine import any_point, assert_equals_naive, make_engine
 from test_workers_waves import GRID, HEADS, LAYERS, LLAVA_7B, ONE_FORK, VISUAL, caches_away, prepared, taken
 from workers.decoder import Decoder
 from workers.engine import Engine
-from workers.evidence import complaint, reads_question
+from workers.evidence import reads_question
 from workers.filling import Filling
 from workers.flash import block, tiles
 from workers.forecast import forecast
 from workers.image_digests import sample_digest
 from workers.memory import Budget, RowBytes, footprint
+from workers.runnable import complaint
 from workers.sequences import numbers
 from workers.slow_path import slow_answer
 from workers.work import GridPoint, MeasureSpec, ModelSpec, SpectrumSpec, WorkUnit, unpruned_point

@@ -16,7 +16,6 @@ from naive import naive_answer
 from small_qwen import noise
 from strategies import catalog as rules
 from test_workers_families import KINDS, MADE
-from workers import evidence
 from workers.encoding import encode_sample
 from workers.engine import Engine
 from workers.families.catalog import load_model, open_checkpoint
@@ -24,6 +23,7 @@ from workers.forks import Placement, Seeds
 from workers.memory import Budget, RowBytes
 from workers.patch import pruned
 from workers.prefill import prefill
+from workers.runnable import Facts, complaint
 from workers.slow_path import slow_answer
 from workers.tasks.base import Sample
 from workers.trunks import embed_trunks, make_trunks
@@ -101,22 +101,11 @@ def test_the_whole_is_the_stock_models(engine):
 def fitting(engine: Engine) -> list[GridPoint]:
     """Every strategy that runs on the model, at each layer where it may, and one in two stages."""
     config, made = engine.model.config, []
+    facts = replace(Facts.of(config, several=True), clip=False, position_parts=1)
     for strategy in rules.CATALOG.values():
         for layer in range(config.layers if strategy.layers == "any" and not strategy.schedule else 1):
             rank = 5 if strategy.fixed_rank is None else 0
-            complaint = evidence.complaint(
-                strategy,
-                {},
-                layer=layer,
-                rank=rank,
-                layers=config.layers,
-                heads=config.heads,
-                class_token=config.class_token,
-                clip=False,
-                side=config.side,
-                several=True,
-            )
-            if complaint is None:
+            if complaint(strategy, {}, facts, layer=layer, rank=rank) is None:
                 made.append(GridPoint(strategy=strategy.name, layer=layer, rank=rank))
     stages = (("second_layer", 2), ("second_rank", 3))
     return [*made, GridPoint(strategy="himap", layer=1, rank=7, params=stages)]

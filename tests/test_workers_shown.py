@@ -19,12 +19,12 @@ from strategies.downsample import middles
 from strategies.errors import UsageError
 from workers.encoding import encode_sample
 from workers.engine import Engine
-from workers.evidence import complaint
 from workers.families.catalog import parts_of
 from workers.families.qwen.resizing import Resizing
 from workers.images import load_image
 from workers.latency import measure_latency, prepare_prompts
 from workers.patch import pruned
+from workers.runnable import Facts, complaint
 from workers.slow_path import slow_answer
 from workers.work import EngineSpec, GridPoint, ModelSpec, SampleOutcome, TaskSpec, WorkUnit, unpruned_point
 
@@ -199,7 +199,7 @@ def test_a_smaller_image_has_no_more_tokens_than_are_asked(height, ratio, least,
     ],
 )
 def test_what_cannot_be_shown_smaller_is_one_line(config, point, said):
-    found = complaint(get("downsample"), {}, **{"layer": 0, **point}, **config)
+    found = complaint(get("downsample"), {}, Facts(**config), **{"layer": 0, **point})
     assert found is None if said is None else found.startswith(said)
 
 

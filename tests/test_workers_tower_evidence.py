@@ -20,8 +20,9 @@ from test_workers_cost import SEVEN_B
 from test_workers_engine import make_engine
 from workers import sites
 from workers.encoding import encode_sample
-from workers.evidence import complaint, provider_of
+from workers.evidence import provider_of
 from workers.families.llava.tower import ClipTower
+from workers.runnable import Facts, complaint
 from workers.work import GridPoint, ModelSpec, WorkUnit
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
@@ -161,10 +162,12 @@ def test_the_ends_of_rows_go_first(tiled, name):
 
 def test_a_tower_without_a_class_token_is_named_before_the_run(engine, tmp_path, small_scienceqa, monkeypatch):
     said = "reads the attention of the vision tower's class token, and this model's tower has no class token; take"
-    assert complaint(CATALOG["fastervlm"], {}, layer=0, rank=4, class_token=False).startswith(f"fastervlm {said}")
-    assert "no class token" in complaint(CATALOG["vscan"], {}, layer=0, rank=40, class_token=False)
-    assert complaint(CATALOG["hiprune"], {}, layer=0, rank=4, class_token=False) is None
-    assert complaint(CATALOG["divprune"], {}, layer=0, rank=4, class_token=False) is None
+    assert complaint(CATALOG["fastervlm"], {}, Facts(class_token=False), layer=0, rank=4).startswith(
+        f"fastervlm {said}"
+    )
+    assert "no class token" in complaint(CATALOG["vscan"], {}, Facts(class_token=False), layer=0, rank=40)
+    assert complaint(CATALOG["hiprune"], {}, Facts(class_token=False), layer=0, rank=4) is None
+    assert complaint(CATALOG["divprune"], {}, Facts(class_token=False), layer=0, rank=4) is None
     folder = make_checkpoint(tmp_path / "siglip", layers=2)
     config = json.loads((folder / "config.json").read_text())
     config["vision_config"]["model_type"] = "siglip_vision_model"

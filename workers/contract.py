@@ -21,8 +21,8 @@ from strategies.catalog import Strategy
 from strategies.errors import UsageError
 from strategies.view import TokenView
 from workers.engine import Engine
-from workers.evidence import complaint
 from workers.families.catalog import load_model, open_checkpoint
+from workers.runnable import Facts, complaint
 from workers.tasks.catalog import load_samples
 from workers.work import EngineSpec, GridPoint, ModelSpec, SampleOutcome, TaskSpec, WorkUnit, unpruned_point
 
@@ -97,12 +97,12 @@ class _Trial:
     @classmethod
     def of(cls, engine: Engine, strategy: Strategy, params: dict[str, Any]) -> _Trial:
         config, visual = engine.model.config, engine.model.visual_tokens
-        layers, heads = config.layers, config.heads
+        facts = Facts(layers=config.layers, heads=config.heads, side=config.side)
 
         def wrong(layer: int, rank: int | None = None) -> str | None:
-            return complaint(strategy, params, layer=layer, rank=rank, layers=layers, heads=heads, side=config.side)
+            return complaint(strategy, params, facts, layer=layer, rank=rank)
 
-        told = {layer: wrong(layer) for layer in LAYERS if layer < layers}
+        told = {layer: wrong(layer) for layer in LAYERS if layer < config.layers}
         if said := strategy.check(params) or (None not in told.values() and told[0]):
             raise UsageError(f"{strategy.name}: {said}")
         layer = next(layer for layer, wrong_there in told.items() if wrong_there is None)

@@ -49,6 +49,7 @@ from workers.part import Part, device_is_lost, failure_of
 from workers.prefetch import ahead
 from workers.prefill import prefill
 from workers.recent import Recent
+from workers.runnable import Facts, complaint
 from workers.seen_images import SeenImages
 from workers.sequences import TokenSequence
 from workers.shown import Shown, shows_smaller
@@ -200,28 +201,17 @@ class Engine:
     def _check(self, points: Sequence[GridPoint]) -> None:
         """The planner checks sweep files; whoever builds points in code learns of a mistake here."""
         layers, visual = self.model.config.layers, self.model.visual_tokens
+        facts = Facts.of(self.model.config, self._several)
         for point in points:
             if point.strategy == UNPRUNED:
                 continue
             if point.layer > layers or (point.rank > visual and not self._several):
                 raise UsageError(f"{point.label}: the model has {layers} layers and {visual} visual tokens")
             strategy, params = catalog.get(point.strategy), dict(point.params)
-            complaint = evidence.complaint(
-                strategy,
-                params,
-                layer=point.layer,
-                rank=point.rank,
-                layers=layers,
-                heads=self.model.config.heads,
-                class_token=self.model.config.class_token,
-                clip=self.model.config.clip,
-                side=self.model.config.side,
-                positions=point.positions,
-                position_parts=self.model.config.position_parts,
-                several=self._several,
-            )
-            if complaint:
-                raise UsageError(f"{point.label}: {complaint}")
+            if said := complaint(
+                strategy, params, facts, layer=point.layer, rank=point.rank, positions=point.positions
+            ):
+                raise UsageError(f"{point.label}: {said}")
 
     def _need(self, needs: frozenset[str]) -> None:
         """Load what is no part of the model and some point reads."""

@@ -12,11 +12,10 @@ Shape letters: see ``strategies/view.py`` and ``workers/sites.py``.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,10 +23,8 @@ from torch import Tensor
 from strategies import catalog
 from strategies.catalog import Strategy
 from strategies.evidence import EvidenceView
-from strategies.positions import Positions
 from strategies.pyramiddrop import ROW_AHEAD
 from strategies.stages import Stage
-from strategies.suggestion import near
 from strategies.view import Evidence
 from workers.cost import attention_flop, projection_flop
 from workers.decoder_evidence import DECODER_PROVIDERS
@@ -38,7 +35,6 @@ from workers.text_tower import TextTower
 from workers.tower_evidence import TOWER_PROVIDERS
 from workers.work import UNPRUNED, GridPoint
 
-ONE_IMAGE = "makes one image smaller, and there are questions with several"
 LAST_QUERIES = 5  # the longest window of last queries that a strategy reads where the text itself is shorter
 
 
@@ -194,7 +190,7 @@ def tower_readers(needs: frozenset[str]) -> dict[str, Callable[[Tower], Tensor]]
 
 def reads_text_tower(needs: frozenset[str]) -> bool:
     """Whether CLIP's text tower must be there."""
-    return any(one.text_tower for one in _all(needs))
+    return any(one.text_tower for one in providers_of(needs))
 
 
 def of_questions(
@@ -240,7 +236,7 @@ def view(
         project: the projector, for strategies that merge before it.
     """
     fields: dict[str, Any] = {}
-    whole = {one.name for one in _all(needs) if one.site is Site.QUESTION or one.of_text}
+    whole = {one.name for one in providers_of(needs) if one.site is Site.QUESTION or one.of_text}
     evidence = {name: image[name] if name in whole else layer.alive(image[name]) for name in needs & image.keys()}
     for name, provider in _chosen(needs, Site.DECODER).items():
         if provider.field is None:
@@ -277,22 +273,24 @@ def scratch(needs: frozenset[str], config: ModelConfig, tokens: int, visual: int
         tokens: of the sequence.
         visual: visual tokens among them.
     """
-    return sum(one.scratch(config, tokens, visual) for one in _all(needs) if one.scratch is not None) if visual else 0
+    if not visual:
+        return 0
+    return sum(one.scratch(config, tokens, visual) for one in providers_of(needs) if one.scratch is not None)
 
 
 def words(needs: frozenset[str]) -> str:
     """What a choice goes by, for people; empty where it looks at nothing."""
-    return " and ".join(dict.fromkeys(provider.words for provider in _all(needs)))
+    return " and ".join(dict.fromkeys(provider.words for provider in providers_of(needs)))
 
 
 def reads_layer_before(needs: frozenset[str]) -> bool:
     """Whether the decoder layer before must have run."""
-    return any(one.layer_before for one in _all(needs))
+    return any(one.layer_before for one in providers_of(needs))
 
 
 def reads_entered(needs: frozenset[str]) -> bool:
     """Whether what entered the decoder layer before must be kept."""
-    return any(one.entered for one in _all(needs))
+    return any(one.entered for one in providers_of(needs))
 
 
 def reads_question(strategy: Strategy, params: Mapping[str, Any] = {}) -> bool:
@@ -301,7 +299,7 @@ def reads_question(strategy: Strategy, params: Mapping[str, Any] = {}) -> bool:
     Of a method of several stages each has to be asked.
     """
     drawn_anew = strategy.reads_seed(params) and strategy.draws_per == "question"
-    return drawn_anew or any(one.site is not Site.TOWER and not one.image_only for one in _all(strategy.needs))
+    return drawn_anew or any(one.site is not Site.TOWER and not one.image_only for one in providers_of(strategy.needs))
 
 
 def point_reads_question(point: GridPoint) -> bool:
@@ -313,75 +311,13 @@ def stage_reads_question(stage: Stage) -> bool:
     return reads_question(catalog.get(stage.strategy), dict(stage.params))
 
 
-def complaint(
-    strategy: Strategy,
-    params: Mapping[str, Any],
-    *,
-    layer: int,
-    rank: int | None = None,
-    layers: int | None = None,
-    heads: int | None = None,
-    class_token: bool | None = None,
-    clip: bool | None = None,
-    side: int | None = None,
-    positions: Positions | None = None,
-    position_parts: int = 1,
-    several: bool = False,
-) -> str | None:
-    """Say in one line why a strategy cannot run so; None where it can.
-
-    Args:
-        strategy: of a grid point.
-        params: values for its parameters.
-        layer, rank: of the point; a rank that is not given is not checked.
-        layers, heads: of the model; what depends on one that is not given is not checked.
-        class_token: whether the model's vision tower has one.
-        clip: whether it may be CLIP's.
-        side: of the square that the tokens of each of its images form; 0: they form none.
-        positions: of the point.
-        position_parts: that a position id of the model has.
-        several: whether some prompt has several images.
-    """
-    if several and strategy.grids is not None:
-        return f"{strategy.name} {ONE_IMAGE}; leave it out"
-    if positions not in (None, *(ways := get_args(Positions))):
-        return f"positions: {positions!r} is none of {', '.join(ways)}{near(str(positions), ways)}"
-    if positions == "compact" and position_parts > 1:
-        grid = f"position ids of this model have {position_parts} parts, for a grid that has no numbers without gaps"
-        return f"positions: {grid}; leave `compact` out"
-    if strategy.smaller and position_parts > 1:
-        side = None  # it looks at each image in its own size
-    known = partial(strategy.check, params, layer=layer, rank=rank, layers=layers, heads=heads)
-    if said := known(side=side):
-        return said
-    if positions == "keep" and not catalog.keeps_places(strategy, layer, sys.maxsize if rank is None else rank, params):
-        feeds = "tokens of a smaller image" if strategy.smaller else "rows of its own making"
-        return f"positions: {strategy.name} feeds {feeds}, which have no place to keep; leave `keep` out"
-    for stage in strategy.stages(layer, sys.maxsize if rank is None else rank, params):
-        needs = catalog.get(stage.strategy).needs
-        if unknown := [name for name in sorted(needs) if provider_of(name) is None]:
-            return f"strategy '{strategy.name}' reads '{unknown[0]}', which nothing provides (workers/evidence.py)"
-        lacks = {
-            "has no class token": class_token is False and any(one.class_token for one in _all(needs)),
-            "is not CLIP's": clip is False and any(one.text_tower for one in _all(needs)),
-        }
-        if lacking := [what for what, missing in lacks.items() if missing]:
-            reads = f"{strategy.name} reads {words(needs)}"
-            return f"{reads}, and this model's tower {lacking[0]}; take `divprune` or `hiprune`, which do without"
-        if stage.layer == 0 and reads_layer_before(needs):
-            # FastV's code draws at random there; a draw under a method's name would be taken for the method's.
-            reads = f"{strategy.name} reads {words(needs)}"
-            return f"layer: {reads}, which there is from layer 1 on; at layer 0 take `random`"
-    return None
-
-
 def _chosen(needs: frozenset[str], site: Site) -> dict[str, Provider]:
     """In the order of the table."""
-    return {provider.name: provider for provider in _all(needs) if provider.site is site}
+    return {provider.name: provider for provider in providers_of(needs) if provider.site is site}
 
 
 @cache
-def _all(needs: frozenset[str]) -> tuple[Provider, ...]:
+def providers_of(needs: frozenset[str]) -> tuple[Provider, ...]:
     """In the order of the table, of each first that of the layer that is not named."""
     places = {name: place for place, name in enumerate(PROVIDERS)}
     known = [provider for name in sorted(needs) if (provider := provider_of(name)) is not None]

@@ -43,6 +43,7 @@ from workers.made_rows import makers_of
 from workers.padded import Batch, Group, add_rows, at_rows, drop, mask, new_batch, positions, spread
 from workers.padded_layer import Ahead, PaddedLayer, Probe
 from workers.prompt_images import PromptImages
+from workers.runnable import ONE_IMAGE, Facts, complaint
 from workers.shares import FEW, Kept
 from workers.sites import Questions
 
@@ -146,23 +147,19 @@ def _checked(
         raise UsageError(f"layer {layer} is outside 0..{layers}, the model's decoder layers")
     if strategy.fixed_rank is None and not 0 <= most <= (most if visual is None else visual):
         raise UsageError(f"rank {most} is outside 0..{visual}, the model's visual tokens")
-    wrong = partial(
-        evidence.complaint,
-        strategy,
-        params,
-        layer=layer,
+    facts = Facts(
         layers=layers,
         heads=text.num_attention_heads,
         class_token=parts.class_token,
         clip=parts.clip,
         side=0 if visual is None or math.isqrt(visual) ** 2 != visual else math.isqrt(visual),
-        positions=positions,
         position_parts=parts.position_parts,
     )
-    if complaint := wrong(rank=most):
-        raise UsageError(complaint)
-    if kept.share is not None and visual is None and (complaint := wrong(rank=min(most, FEW))):
-        raise UsageError(f"rank: a share may be {FEW} tokens of a small image, and then {complaint}; give a number")
+    wrong = partial(complaint, strategy, params, facts, layer=layer, positions=positions)
+    if said := wrong(rank=most):
+        raise UsageError(said)
+    if kept.share is not None and visual is None and (said := wrong(rank=min(most, FEW))):
+        raise UsageError(f"rank: a share may be {FEW} tokens of a small image, and then {said}; give a number")
     stages_of = lambda visual: strategy.stages(layer, kept.of(visual), params)  # noqa: E731
     return lambda visual: {stage.layer: stage for stage in stages_of(visual) if stage.layer < layers}
 
@@ -270,7 +267,7 @@ class _Pruner:
             self.seeds, self.images = self.shown.read(ids_BS, kwargs["inputs_embeds"], batch)
             one = next((name for stage in self.stages.values() if catalog.get(name := stage.strategy).grids), None)
             if one is not None and self.shown.several:
-                raise UsageError(f"{one} {evidence.ONE_IMAGE}; leave it out")
+                raise UsageError(f"{one} {ONE_IMAGE}; leave it out")
             self.own = [self.plan(len(seen_V)) if len(seen_V) else self.stages for seen_V in batch.groups[0].visual]
             self.ended(SELECTOR)
         else:

@@ -18,8 +18,8 @@ from strategies.catalog import Strategy
 from strategies.own import ENTRY_KEYS
 from strategies.positions import Positions
 from strategies.suggestion import near
-from workers import evidence
 from workers.families.config import ModelConfig
+from workers.runnable import Facts, complaint
 from workers.shares import FEW
 from workers.work import UNPRUNED, GridPoint, Scalar
 
@@ -140,9 +140,8 @@ def _points(
     points = []
     for (layer, rank), positions in itertools.product(settings, wanted):
         assert config is not None  # else there are no layers
-        complaint = _complaint(strategy, dict(params), layer, rank, positions, config)
-        if complaint:
-            yield _placed(complaint, place, {"layer", "rank", "positions", *strategy.params})
+        if said := _complaint(strategy, dict(params), layer, rank, positions, config):
+            yield _placed(said, place, {"layer", "rank", "positions", *strategy.params})
             break  # the other layers and ranks would say the same
         own = catalog.own_positions(strategy, layer, rank.tokens, dict(params))
         if own == (positions,) or (positions == "keep" and config.position_parts > 1):
@@ -168,19 +167,7 @@ def _complaint(
     config: ModelConfig,
 ) -> str | None:
     """Why a point cannot run; one with a share must be able to on small images too."""
-    wrong = partial(
-        evidence.complaint,
-        strategy,
-        params,
-        layer=layer,
-        layers=config.layers,
-        heads=config.heads,
-        class_token=config.class_token,
-        clip=config.clip,
-        side=config.side,
-        positions=positions,
-        position_parts=config.position_parts,
-    )
+    wrong = partial(complaint, strategy, params, Facts.of(config), layer=layer, positions=positions)
     said = wrong(rank=rank.tokens)
     if said or rank.share is None or not config.varies or not (said := wrong(rank=min(rank.tokens, FEW))):
         return said

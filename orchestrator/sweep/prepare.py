@@ -15,12 +15,12 @@ from orchestrator.sweep.mistakes import SpecError
 from orchestrator.sweep.spec import SweepSpec, placed, wrong_files
 from results.manifest import Manifest
 from strategies import catalog
-from workers import evidence
 from workers.families.base import Checkpoint
 from workers.families.catalog import open_checkpoint
 from workers.families.config import ModelError
 from workers.fingerprint import model_fingerprint, sources_hash, whole_data_fingerprint
 from workers.rules import prompt_fingerprint, scorer_fingerprint
+from workers.runnable import ONE_IMAGE
 from workers.tasks import catalog as tasks
 from workers.tasks.base import Benchmark, DataError, Sample
 from workers.tasks.catalog import load_benchmark, scorer_of
@@ -97,7 +97,7 @@ def _check_images(spec: SweepSpec, samples: Sequence[Sample]) -> None:
     several = any(sample.more for sample in samples)
     for point in spec.points if several else ():
         if point.strategy != UNPRUNED and catalog.get(point.strategy).grids is not None:
-            raise SpecError(f"{spec.name}: {point.strategy} {evidence.ONE_IMAGE}; leave it out")
+            raise SpecError(f"{spec.name}: {point.strategy} {ONE_IMAGE}; leave it out")
 
 
 def _several(samples: Sequence[Sample]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from strategies.decoder_evidence import LAYER_KEYS, NORMED_STATES, POSITION_PULL
 from strategies.evidence import EvidenceView
 from strategies.pyramiddrop import ROW_AHEAD
 from workers import evidence
-from workers.families.model import Encoded, Model
+from workers.families.model import Encoded, Model, SeenImage
 from workers.forks import Seeds
 from workers.image_digests import sample_digest
 from workers.tasks.base import Sample
@@ -38,14 +38,17 @@ class NaiveAnswer:
     tokens: list[int]
 
 
-def naive_answer(llava: Model, encoded: Encoded, point: GridPoint, seeds: Seeds, max_new_tokens: int) -> NaiveAnswer:
-    """Answer one grid point on one sample."""
+def naive_answer(
+    llava: Model, encoded: Encoded, point: GridPoint, seeds: Seeds, max_new_tokens: int, image: SeenImage | None = None
+) -> NaiveAnswer:
+    """Answer one grid point on one sample, whose visual tokens may be known from another."""
     embed = llava.module.get_input_embeddings()
     embedded = embed(torch.tensor(encoded.ids))
     visual, added = 0, None
     places = [place for span in encoded.images for place in range(span.start, span.start + span.tokens)]
     if encoded.images:
-        (image,) = llava.see([encoded], {})
+        if image is None:
+            (image,) = llava.see([encoded], {})
         visual, added = len(places), image.added_JVD
         embedded[places] = image.features_VD
     run = _Sample(llava, seeds, encoded, embedded, visual, _tower(llava, encoded, point), added, places)
@@ -76,12 +79,14 @@ class _Sample:
 
 
 def _tower(llava: Model, encoded: Encoded, point: GridPoint) -> dict[str, Tensor]:
+    if not encoded.images:
+        return {}
     needs = evidence.needed([point])
-    ((image,), (words,)) = (
-        llava.see([encoded], evidence.tower_readers(needs)),
-        evidence.of_questions(needs, [encoded.question], llava.text_tower),
-    )
-    return {**image.evidence, **words} if image else {}
+    (words,) = evidence.of_questions(needs, [encoded.question], llava.text_tower)
+    if not (readers := evidence.tower_readers(needs)):
+        return words
+    (image,) = llava.see([encoded], readers)
+    return {**image.evidence, **words}
 
 
 def _forward(run: _Sample, inputs: Tensor, point: GridPoint) -> tuple[Tensor, list[int]]:

@@ -24,7 +24,7 @@ import pandas as pd
 
 from dashboards.opened import Opened, opened
 from dashboards.rows import with_parameters
-from results.analysis.matrix import Answers, CellMatrix, UnitFile, image_lengths
+from results.analysis.matrix import Answers, CellMatrix, UnitFile, cells_of, image_lengths
 from results.analysis.measured import measure_summary
 from results.analysis.metrics import answers_of, open_failures, summarise
 from results.disk import StoreError, stamp
@@ -96,11 +96,12 @@ class Snapshot:
 class Gallery:
     """Experiments that are watched."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], read: Experiment | None = None) -> None:
         """Read everything once.
 
         Args:
             paths: Experiments, and suites' folders; what of a suite begins later is taken up then.
+            read: One of them whose cells somebody has read already.
 
         Raises:
             StoreError: One of the paths is neither, or of a suite nothing has begun.
@@ -109,6 +110,9 @@ class Gallery:
         self._feeds = self._new_feeds([])
         if not self._feeds:
             raise StoreError(f"{self._places[0]}: no benchmark of the suite has begun; look again when one has")
+        for feed in self._feeds:
+            if read is not None and feed.opened.path == read.path.resolve():
+                feed.take_up(read)
         self._lock = threading.Lock()
         self.checked_at = datetime.now(UTC)
         self._snapshot = self._read()
@@ -228,8 +232,15 @@ class _Feed:
             self._reads += 1
         self._signature, self._moved = None, -math.inf  # it is tried at each look, and may come back as it was
 
+    def take_up(self, experiment: Experiment) -> None:
+        """Go on from what has been read of it."""
+        self._matrix, self._written = cells_of(experiment), self._stamps()
+
+    def _stamps(self) -> object:
+        return stamp(self._path / "sweep.yaml"), stamp(self._path / "samples.parquet")
+
     def _read(self) -> Source:
-        written = stamp(self._path / "sweep.yaml"), stamp(self._path / "samples.parquet")
+        written = self._stamps()
         if self._matrix is None or written != self._written or self._matrix.gone():
             self._matrix = CellMatrix(Experiment.open(self._path))
             self._written = written

@@ -112,7 +112,7 @@ def _is_ours(name: str) -> bool:
 
 
 def _pages(experiment: Experiment, writer: Written) -> list[ReportPage]:
-    gallery = Gallery([experiment.path])
+    gallery = Gallery([experiment.path], experiment)
     shown = view(gallery.snapshot, State())
     source = gallery.snapshot.sources[0]
     index = write_explorer(

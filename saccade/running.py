@@ -55,8 +55,11 @@ def run(
     from orchestrator.sweep.spec import spec_of
     from results.location import followed
     from results.timeline import Timeline
+    from strategies.errors import UsageError
 
     timeline = Timeline()
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers={workers}: give 1 or more, or leave it out")
 
     console = PlainConsole(WIDTH)
     console.quiet = quiet

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from dash import dcc, html
 
+import results.analysis.matrix
 from answer_matrix import MISSING, write_matrix
 from dashboards.report import write_report
 from dashboards.report_tables import flatten
 from dashboards.static_html import static_html
 from fake_experiment import write_fake_experiment
+from results.analysis.metrics import answers
 from results.experiment import Experiment
 from workers.work import GridPoint, unpruned_point
 
@@ -44,6 +46,15 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if not self._in_code:
             self.text += data
+
+
+def test_cells_that_tables_were_made_of_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = write_fake_experiment(tmp_path / "e", samples=6)
+    answers(experiment)
+    read: list[Path] = []
+    monkeypatch.setattr(results.analysis.matrix, "read_columns", lambda path, *_, **__: read.append(path))
+    assert "un-pruned" in pages_of(experiment)["index"].text
+    assert not read
 
 
 def pages_of(experiment: Experiment) -> dict[str, Page]:

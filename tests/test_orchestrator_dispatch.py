@@ -238,3 +238,24 @@ def test_nothing_to_do_is_finished_at_once():
     dispatch: Dispatch[str] = Dispatch([], IN_HAND)
     assert dispatch.finished
     assert dispatch.take("a", 0.0) is None
+
+
+def test_a_thousand_workers_that_ask_at_the_end_are_answered_at_once():
+    """Each looked through all units in flight for each of them: a quarter of a second of CPU for every worker."""
+    workers, in_hand = range(1000), 3
+    dispatch: Dispatch[int] = Dispatch(make_units(1000 * in_hand, size=1), in_hand)
+    jobs = [(worker, dispatch.take(worker, 0.0)) for _ in range(in_hand) for worker in workers]
+    for worker, job in jobs[:500]:
+        dispatch.answer(worker, job, 1.0)
+    for worker in workers:
+        assert dispatch.take(worker, 1.0) is None  # each still holds some
+    for worker, job in jobs[500:]:
+        dispatch.answer(worker, job, 1.0) if worker < 900 else None
+    again = [dispatch.take(worker, 1.0) for worker in range(900)]
+    assert sum(job is not None for job in again) == 100  # what lies behind two others in the hands of a hundred
+    for _ in range(20):
+        assert dispatch.take(899, 1.0) is None
+    assert not dispatch.finished
+    for worker, job in [*jobs[900:1000], *jobs[1900:2000], *jobs[2900:]]:
+        dispatch.answer(worker, job, 2.0)
+    assert dispatch.finished

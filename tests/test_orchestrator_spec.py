@@ -71,6 +71,15 @@ def test_mistakes_of_model_data_task_and_grid_are_told_at_once(tmp_path):
         assert f"Did you mean '{meant}'?" in line
 
 
+def test_a_mistake_elsewhere_hides_none_of_model_data_and_task(tmp_path):
+    text = "model: embeded\ndata: embeded\ntask: scienceq\nsamples: al\nmeassure: {quality: true}\n"
+    text += "grid: [{strategy: fastv, layer: 99, rank: 9}]\n"
+    told = complaints(tmp_path, text)
+    assert sorted(line.partition(":")[0] for line in told) == ["data", "meassure", "model", "samples", "task"]
+    told = complaints(tmp_path, text.replace("embeded", "embedded").replace("scienceq", "scienceqa"))
+    assert sorted(line.partition(":")[0] for line in told) == ["grid[0].layer", "meassure", "samples"]
+
+
 def test_files_of_model_and_data_that_are_wrong_are_told_at_once(tmp_path, small_checkpoint):
     whole = "grid: [{strategy: fastv, layer: 1, rank: 1}]\n"
     damaged = copytree(small_checkpoint, tmp_path / "damaged")

@@ -61,6 +61,11 @@ def test_it_is_light_to_import() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
+def test_a_number_of_workers_that_is_none_is_refused(tmp_path) -> None:
+    with pytest.raises(UsageError, match="workers=-1: give 1 or more"):
+        saccade.run(SWEEP, tmp_path / "x", local=False, workers=-1)
+
+
 def test_a_run_says_what_it_spent_its_time_on(experiment) -> None:
     spent = read_timeline(Stored.open(experiment.path))
     assert spent is not None

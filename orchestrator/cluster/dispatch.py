@@ -8,7 +8,7 @@ limit is cut into samples at once; a sample that takes as long alone is given up
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from statistics import median
@@ -74,6 +74,8 @@ class Dispatch(Generic[Worker]):
     _again: deque[Job] = field(default_factory=deque)
     _suspects: deque[Job] = field(default_factory=deque)
     _pace: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))  # seconds a cell
+    _flying: Counter[Job] = field(default_factory=Counter)  # in how many hands each is
+    _none_late_at: float | None = None  # when nothing was worth a second worker, if nothing has changed since
     _exhausted: bool = False
     _jobs: Iterator[Job] = field(init=False)
 
@@ -84,8 +86,9 @@ class Dispatch(Generic[Worker]):
     @property
     def finished(self) -> bool:
         """Whether every unit is answered or given up; workers may still be busy with what another one answered."""
-        waiting = self._again or self._suspects or any(not job.done for job in self._in_flight())
-        return self._exhausted and not waiting
+        if not self._exhausted or self._again or self._suspects:
+            return False
+        return all(job.done for job in self._flying)
 
     def load(self, worker: Worker) -> int:
         """Units that a worker has in hand."""
@@ -111,6 +114,7 @@ class Dispatch(Generic[Worker]):
                 job = self._suspects.popleft() if self._suspects else self._overdue(now)
         if job is not None:
             hand.append(Turn(job, begun=now))
+            self._flying[job] += 1
         return job
 
     def answer(self, worker: Worker, job: Job, now: float) -> bool:
@@ -122,6 +126,7 @@ class Dispatch(Generic[Worker]):
         hand = self._hands[worker]
         place = next(place for place, turn in enumerate(hand) if turn.job is job)
         turn = hand.pop(place)
+        self._landed(job)
         if place < AT_WORK <= len(hand):
             hand[AT_WORK - 1].begun = now
         first, job.done = not job.done, True
@@ -158,9 +163,12 @@ class Dispatch(Generic[Worker]):
             stuck: What it was ended over, because it gave no answer; its other units are not to blame.
         """
         again, singly, given_up = 0, False, []
-        for job in [turn.job for turn in self._hands.pop(worker, ())]:
+        held = [turn.job for turn in self._hands.pop(worker, ())]
+        for job in held:
+            self._landed(job)
+        for job in held:
             timed_out = job in stuck
-            if job.done or job in self._in_flight():  # answered, or with somebody else too
+            if job.done or job in self._flying:  # answered, or with somebody else too
                 job.losses = max(job.losses, int(timed_out))  # and with nobody more, if that one hangs over it as well
                 continue
             if (machine or (stuck and not timed_out)) and job.moves < MAX_MOVES:
@@ -199,8 +207,12 @@ class Dispatch(Generic[Worker]):
         else:
             (self._suspects if job.losses else self._again).append(job)
 
-    def _in_flight(self) -> list[Job]:
-        return [turn.job for hand in self._hands.values() for turn in hand]
+    def _landed(self, job: Job) -> None:
+        """One hand less holds it."""
+        self._none_late_at = None
+        self._flying[job] -= 1
+        if not self._flying[job]:
+            del self._flying[job]
 
     def _late(self, now: float, part: float) -> Iterator[tuple[Worker, Turn]]:
         """What takes longer than a part of its limit."""
@@ -215,15 +227,17 @@ class Dispatch(Generic[Worker]):
 
         A suspect is not: it may bring down that one too.
         """
-        flying = self._in_flight()
+        if now == self._none_late_at:
+            return None  # hundreds of workers ask at the same time, when nothing is left
         candidates = [
             turn
             for hand in self._hands.values()
             for place, turn in enumerate(hand)
-            if not turn.job.done and not turn.job.losses and flying.count(turn.job) == 1
+            if not turn.job.done and not turn.job.losses and self._flying[turn.job] == 1
             if place >= AT_WORK or now - turn.begun > self._patience(turn.job)
         ]
         longest = min(candidates, key=lambda turn: turn.begun, default=None)
+        self._none_late_at = now if longest is None else None
         return None if longest is None else longest.job
 
     def _patience(self, job: Job) -> float:

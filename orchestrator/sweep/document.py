@@ -6,6 +6,7 @@ What a section shares with a record that the engine is given is declared in that
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from dataclasses import fields as dataclass_fields
@@ -14,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_type_hi
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
-from orchestrator.sweep.mistakes import Check, Mistake, SpecError
+from orchestrator.sweep.mistakes import Check, Mistake, SpecError, checked
 from results.analysis.racing import RacingRule
 from results.yaml_text import YamlError, parse_yaml
 from strategies.positions import Positions
@@ -199,9 +200,14 @@ def parse(raw: Mapping[str, Any]) -> Check[tuple[Document | None, list[tuple[str
         raw: The file's mapping.
 
     Returns:
-        The document, None where it is not usable, and the grid entries that are, with their places.
+        The document, without sections that are not usable, None where that leaves out which files are meant; and the
+        grid entries that are usable, with their places.
     """
-    document = yield from valid(Document, raw, "")
+    document, mistakes = checked(valid(Document, raw, ""))
+    yield from mistakes
+    wrong = {re.split(r"[.\[]", mistake.place)[0] for mistake in mistakes}
+    if document is None and wrong.isdisjoint(("model", "task", "data")):  # so that those are looked at all the same
+        document, _ = checked(valid(Document, {key: value for key, value in raw.items() if key not in wrong}, ""))
     entries = []
     grid = raw.get("grid")
     for index, item in enumerate(grid if isinstance(grid, list) else ()):

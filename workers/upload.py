@@ -41,9 +41,11 @@ class _Ring:
 
     def __init__(self, device: torch.device) -> None:
         self._lock = Lock()  # lanes use it at a time; what is filled has its reader queued before it is let go
-        host = torch.empty(2 * HALF_BYTES, dtype=torch.uint8, pin_memory=True)
+        with torch.cuda.device(device):
+            host = torch.empty(2 * HALF_BYTES, dtype=torch.uint8, pin_memory=True)
+            self._there = torch.as_tensor(_Mapped(host), device=device)
+        assert self._there.data_ptr() == host.data_ptr(), "a copy of what is not filled yet"
         self._host = host.numpy()
-        self._there = torch.as_tensor(_Mapped(host), device=device)
         self._device = device
         self._half, self._at = 0, 0
         self._streams: set[torch.cuda.Stream] = set()  # that read the half which is being filled

@@ -18,6 +18,7 @@ from dashboards.looks import method_look
 from dashboards.pareto import CostAxis
 from dashboards.rows import Reference, axis_range
 from results.analysis.metrics import spoken
+from results.durations import duration
 from results.wording import count, number, percent, percent_span, told_apart
 
 TALL = 520
@@ -285,6 +286,34 @@ def state_figure(rows: pd.DataFrame) -> go.Figure:
         xaxis={"range": [0, 100], "title": {"text": "% of the image questions' cells"}},
         yaxis={"tickvals": places, "ticktext": names, "range": [len(rows) - 0.5, -0.5], "showgrid": False},
     )
+    return figure
+
+
+def phase_figure(rows: pd.DataFrame, began: str) -> go.Figure:
+    """What a run spent its time on, a bar a phase. Rows from `progress.phase_rows`."""
+    figure = go.Figure()
+    for place, row in enumerate(rows.to_dict("records")):
+        colour = theme.COLOURS[0] if row["what"] == "cells" else theme.CONTEXT
+        took = row["to_s"] - row["from_s"]
+        figure.add_scatter(
+            x=[row["from_s"], row["to_s"]], y=[place, place], mode="lines", line={"width": 10, "color": colour},
+            hovertext=[f"{escape(row['what'])}: {duration(took)}"] * 2, hoverinfo="text",
+        )  # fmt: skip
+    names = [
+        f"{escape(what)}, {duration(seconds)}"
+        for what, seconds in zip(rows["what"], rows["to_s"] - rows["from_s"], strict=True)
+    ]
+    figure.update_layout(
+        template=template(theme.LIGHT),
+        height=MARGIN["t"] + MARGIN["b"] + 24 + 22 * max(len(rows), 2),
+        title={
+            "text": "Where the time of the newest run went",
+            "subtitle": {"text": f"began {escape(began)} · blue: from its first answer to its last"},
+        },
+        xaxis={"title": {"text": "seconds since it began"}, "rangemode": "tozero"},
+        yaxis={"tickvals": list(range(len(rows))), "ticktext": names, "range": [len(rows) - 0.5, -0.5],
+               "showgrid": False},
+    )  # fmt: skip
     return figure
 
 

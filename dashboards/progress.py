@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from results.analysis.matrix import Answers, UnitFile
+from results.timeline import FIRST, LAST, Record
 
 BINS = 40  # of the picture of speeds
 PAUSE_S = 600.0  # so long without a file: the sweep was stopped and went on later
@@ -53,6 +54,14 @@ def state_rows(summary: pd.DataFrame) -> pd.DataFrame:
         complete=("complete", "sum"),
     )  # fmt: skip
     return found.reset_index()
+
+
+def phase_rows(record: Record) -> pd.DataFrame:
+    """Phases of a run in order of beginning: columns what, from_s, to_s; "cells" lie from the first to the last."""
+    spans = [(span.what, span.from_s, span.to_s) for span in record.spans]
+    if {FIRST, LAST} <= set(record.moments):
+        spans.append(("cells", record.moments[FIRST], record.moments[LAST]))
+    return pd.DataFrame(sorted(spans, key=lambda span: span[1]), columns=["what", "from_s", "to_s"])
 
 
 def rate_rows(units: Sequence[UnitFile], points: int) -> pd.DataFrame:

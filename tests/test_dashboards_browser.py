@@ -279,8 +279,9 @@ def test_a_page_that_was_opened_before_the_first_answer_fills(page, tmp_path: Pa
 
 def test_a_server_that_is_gone_and_a_page_that_never_was_are_said(browser, address: str) -> None:
     page = browser.new_page()  # whose console complains of what does not arrive
-    page.goto(f"{address}/layers")
-    expect(page.locator("main .nothing")).to_contain_text("There is no page /layers. There are:")
+    page.goto(f"{address}/nowhere/layer")
+    expect(page.locator("main .nothing")).to_contain_text("There is no page /nowhere/layer. There are:")
+    expect(page.get_by_role("link", name="Tokens kept").first).to_have_attribute("href", "/tokens")
     page.locator("main .nothing a", has_text="Run").click()
     expect(page.locator("main time")).to_have_attribute("data-ago", re.compile(r"^\d+ (s|min) ago$"))
     page.context.set_offline(True)

@@ -522,6 +522,22 @@ def test_shipped_suites_resolve_on_their_models(name, tmp_path):
         assert [point.rank for point in points if point.strategy == "random"] == BUDGETS[name]
 
 
+def test_status_of_a_suite_is_a_line_an_experiment(tmp_path):
+    members = [SuiteMember(benchmark=name) for name in ("whole", "half", "later")]
+    write_suite(tmp_path, "table", members)
+    right = np.ones((2, 4), dtype=int)
+    grid = unpruned_point(8, 64), GridPoint(strategy="fastv", layer=2, rank=8)
+    write_matrix(tmp_path / "whole", grid, right)
+    right[1, 1:] = -1
+    write_matrix(tmp_path / "half", grid, right)
+    said = CliRunner().invoke(app, ["status", str(tmp_path)])
+    lines = [line.split() for line in said.output.splitlines()]
+    assert said.exit_code == 0, said.output
+    assert lines[0] == ["table:", "2", "of", "3", "experiments", "begun"]
+    assert lines[2:5] == [["whole", "8", "complete"], ["half", "5", "3", "stopped"], ["later", "has", "not", "begun"]]
+    assert "saccade run" in said.output
+
+
 def test_the_commands_run_plan_and_print_a_suite(tmp_path):
     """As a user calls them: nothing of Ray, three questions of each benchmark."""
     out, few = (

@@ -43,7 +43,9 @@ def _card(panel: Panel, ink: Ink) -> Any:
 
 
 def _nothing(page: Page, shown: View) -> Any:
-    """Why a page is empty: the filters, the answers, or the grid; and the way out where there is one."""
+    """Why a page is empty: the experiments, the filters, the answers, the grid; and the way out if there is one."""
+    if not page.shown(shown.snapshot):
+        return html.P(f"There is nothing to draw: {page.empty}.", className="nothing")
     if shown.pruned.empty and not shown.snapshot.rows["baseline"].all():
         parts: list[Any] = ["No configuration passes the filters. ", dcc.Link("Show all", href=page.link())]
         return html.P(parts, className="nothing")
@@ -55,9 +57,9 @@ def _nothing(page: Page, shown: View) -> Any:
     return html.P([f"There is nothing to draw: {page.empty}.", *more], className="nothing")
 
 
-def _unknown(path: str, snapshot: Snapshot) -> Any:
+def _unknown(path: str, snapshot: Snapshot, base: str) -> Any:
     pages = [page for page in PAGES if page.shown(snapshot)]
-    ways: list[Any] = [part for page in pages for part in (" · ", dcc.Link(page.name, href=page.link()))][1:]
+    ways: list[Any] = [part for page in pages for part in (" · ", dcc.Link(page.name, href=page.link(base=base)))][1:]
     return html.Div([html.P(f"There is no page {path}. There are:", dir="auto"), html.P(ways)], className="nothing")
 
 
@@ -74,8 +76,10 @@ def register(app: Dash, gallery: Gallery) -> None:
         State("url", "search"),
     )
     def draw(path: str, look: str, search: str) -> tuple[Any, Any, Any, Any, str, Any]:
-        if path and page_at(path) is None:  # until the URL is known it is None
-            return None, [], [_unknown(path, gallery.snapshot)], [], "No such page", links(gallery.snapshot)
+        base = app.config.requests_pathname_prefix
+        beside = f"{(path or '').rpartition('/')[0]}/" == base or f"{path}/" == base
+        if path and not (beside and page_at(path)):  # until the URL is known it is None
+            return None, [], [_unknown(path, gallery.snapshot, base)], [], "No such page", links(gallery.snapshot)
         page, shown = asked(gallery.snapshot, path, search, look)
         controls = offered(page, shown)
         return (

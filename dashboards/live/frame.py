@@ -112,7 +112,8 @@ def register(app: Dash, gallery: Gallery) -> None:
     def follow(search: str, _: str) -> tuple[Any, Any]:
         """What is said of the rows in view, and links that carry the filters to the other pages."""
         shown = view(gallery.snapshot, UrlState.parse(search))
-        return notices(shown), [page.link(shown.state.filters.search) for page in PAGES]
+        base = app.config.requests_pathname_prefix  # a reader at an address that never was is not beside the pages
+        return notices(shown), [page.link(shown.state.filters.search, base) for page in PAGES]
 
     @app.callback(
         Output({"type": "filter", "name": ALL}, "options"),

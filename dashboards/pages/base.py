@@ -101,6 +101,6 @@ class Page:
         default=lambda app, gallery: None
     )  # ids begin with the page's name
 
-    def link(self, search: str = "") -> str:
-        """Its address beside the other pages: they may lie behind a prefix that nobody but the proxy knows."""
-        return f".{self.path}{search}"
+    def link(self, search: str = "", base: str = "./") -> str:
+        """Its address beside the other pages, or below a base."""
+        return f"{base}{self.path.lstrip('/')}{search}"

@@ -11,17 +11,18 @@ import pandas as pd
 from dash import Dash, html
 from flask import Response, abort, request
 
-from dashboards.charts import rate_figure, state_figure
+from dashboards.charts import phase_figure, rate_figure, state_figure
 from dashboards.gallery import LIVE_S, Gallery, Source
 from dashboards.pages.base import Page, Panel
 from dashboards.pages.parts import scrolling, tiles
-from dashboards.progress import progress, rate_rows, state_rows, worker_rows
+from dashboards.progress import phase_rows, progress, rate_rows, state_rows, worker_rows
 from dashboards.rows import failure_groups
 from dashboards.view import View
 from results.durations import duration, since
 from results.location import driver_of
 from results.run_log import NAME as LOG
 from results.run_log import end_of_log
+from results.timeline import read_timeline
 from results.wording import MISSING, count, number, percent, plural, shortened
 
 MAX_FAILURES = 30
@@ -40,6 +41,11 @@ def panels(view: View) -> list[Panel]:
             name = "speed" if place == 0 else f"speed-{place + 1}"
             title = source.name if len(view.sources) > 1 else ""
             found.append(Panel(name=name, figure=rate_figure(rates), rows=rates, title=title))
+        if record := read_timeline(source.experiment):
+            phases = phase_rows(record)
+            name = "time" if place == 0 else f"time-{place + 1}"
+            title = source.name if len(view.sources) > 1 else ""
+            found.append(Panel(name=name, figure=phase_figure(phases, record.began), rows=phases, title=title))
     workers = pd.concat([worker_rows(source.units).assign(experiment=source.name) for source in view.sources])
     if len(workers):
         body = _workers(workers, several=len(view.sources) > 1)

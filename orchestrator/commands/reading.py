@@ -148,13 +148,21 @@ def figure(
 
 
 @command
-def status(experiment: Place) -> None:
-    """Say how far an experiment is, and what failed."""
+def status(
+    experiment: Annotated[Path, typer.Argument(help="Experiment directory or URI, or a suite's.", show_default=False)],
+) -> None:
+    """Say how far an experiment is, and what failed; of a suite how far each of its experiments is."""
     from orchestrator.show import show_status
-    from results.location import driver_of, opened
+    from orchestrator.show_suite import show_suite_status
+    from results.experiment import Experiment
+    from results.location import driver_of, located
+    from results.suites import is_suite
 
-    with opened(experiment) as found:
-        show_status(console_of_command(), found, driver_of(experiment))
+    with located(experiment, exists=True) as folder:
+        if is_suite(folder):
+            show_suite_status(console_of_command(), folder, experiment)
+        else:
+            show_status(console_of_command(), Experiment.open(folder), driver_of(experiment))
 
 
 @command

@@ -328,7 +328,7 @@ def rate_figure(rows: pd.DataFrame) -> go.Figure:
         alone = len(workers) == 1
         colour = theme.COLOURS[0] if alone else theme.CONTEXT
         figure.add_scatter(
-            x=part["minute"], y=part["per_s"], mode="lines", name=escape(worker),
+            x=part["minute"], y=part["per_s"], mode="lines" if len(part) > 1 else "markers", name=escape(worker),
             line={"color": colour, "width": 2.5 if alone else 1.2, "shape": "hvh"},
             hovertext=[f"{escape(worker)}<br>{number(value, 2)} samples/s" for value in part["per_s"]],
             hoverinfo="text",

@@ -39,6 +39,7 @@ MARGIN = {"l": 56, "r": 24, "t": 72, "b": 52}
 HEAD_ROOM = 16  # more above a heat-map, whose first row has no axis to keep it from the subtitle
 Figure = go.Figure
 LABELS = (files("dashboards") / "assets" / "app" / "labels.js").read_text(encoding="utf-8")  # beside plotly.js
+LEVEL_GAP = 0.06  # of the range: level lines that lie closer are named together
 CHARACTER_PX = 7.4  # mean width of a bold character at theme.LABEL_PX
 
 # Of plotly.js, wherever a figure is shown.
@@ -123,16 +124,16 @@ def curve_figure(
     rows = curves(part, measure)
     chosen = focus(part.rows) if chosen is None else chosen
     looks = {name: look for name, look in series_looks(rows, methods or methods_of(summary)).items() if name in chosen}
+    if "experiment" in part.rows:  # whose curves are drawn
+        summary = summary[summary["experiment"].isin(part.rows["experiment"].unique())]
     base = reference(summary, measure)
     low, high = value_range(rows, base, chosen, measure)
     figure = go.Figure()
     _reference(figure, base)
     if measure is ACCURACY:
-        _baselines(figure, summary)
-        low, high = (
-            min([low, *(y - 1 for _, y in baselines(summary))]),
-            max([high, *(y + 1 for _, y in baselines(summary))]),
-        )
+        levels = baselines(summary)
+        low, high = min([low, *(y - 1 for _, y in levels)]), max([high, *(y + 1 for _, y in levels)])
+        _baselines(figure, levels, LEVEL_GAP * (high - low))
     names = rows["series"].drop_duplicates().tolist()
     for name in sorted(names, key=lambda name: name in chosen):  # context below, focus on top
         _curve(figure, rows[rows["series"] == name], name, looks)
@@ -277,13 +278,19 @@ def _reference(figure: go.Figure, base: Reference | None) -> None:
     figure.add_hline(y=base.value, line={"dash": "dash", "width": 1.5, "color": theme.REFERENCE})
 
 
-def _baselines(figure: go.Figure, summary: pd.DataFrame) -> None:
-    """The un-pruned models of several experiments, named at the left."""
-    for name, y in baselines(summary):
-        figure.add_hline(
-            y=y, line={"dash": "dash", "width": 1.2, "color": theme.REFERENCE}, annotation_position="top left",
-            annotation_text=f"un-pruned, {escape(name)} {number(y)}\u00a0%",
-            annotation_font={"size": 11, "color": theme.REFERENCE},
+def _baselines(figure: go.Figure, levels: Sequence[tuple[str, float]], gap: float) -> None:
+    """The un-pruned models of several experiments, named at the left; those that lie closer than a gap in one line."""
+    groups: list[list[tuple[str, float]]] = []
+    for name, y in sorted(levels, key=lambda level: -level[1]):
+        if not groups or groups[-1][0][1] - y > gap:
+            groups.append([])
+        groups[-1].append((name, y))
+        figure.add_hline(y=y, line={"dash": "dash", "width": 1.2, "color": theme.REFERENCE})
+    for group in groups:
+        named = ", ".join(f"{escape(name)} {number(y)}\u00a0%" for name, y in group)
+        figure.add_annotation(
+            xref="paper", x=0, yref="y", y=group[0][1], text=f"un-pruned: {named}", showarrow=False, xanchor="left",
+            yanchor="bottom", font={"size": 11, "color": theme.REFERENCE},
         )  # fmt: skip
 
 

@@ -58,10 +58,11 @@ def state_rows(summary: pd.DataFrame) -> pd.DataFrame:
 
 def phase_rows(record: Record) -> pd.DataFrame:
     """Phases of a run in order of beginning: columns what, from_s, to_s; "cells" lie from the first to the last."""
-    spans = [(span.what, span.from_s, span.to_s) for span in record.spans]
+    spans: list[tuple[str, float, float]] = [(span.what, span.from_s, span.to_s) for span in record.spans]
     if {FIRST, LAST} <= set(record.moments):
         spans.append(("cells", record.moments[FIRST], record.moments[LAST]))
-    return pd.DataFrame(sorted(spans, key=lambda span: span[1]), columns=["what", "from_s", "to_s"])
+    found = pd.DataFrame(spans, columns=["what", "from_s", "to_s"])
+    return found.sort_values("from_s", kind="stable", ignore_index=True)
 
 
 def rate_rows(units: Sequence[UnitFile], points: int) -> pd.DataFrame:

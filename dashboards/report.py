@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 
 from plotly.offline import get_plotlyjs
 
+from dashboards import captions
 from dashboards import report_tables as tables
 from dashboards.explorer_folder import script_json, write_explorer
 from dashboards.figures import CONFIG, bare_json, template, words
@@ -39,10 +40,10 @@ MAX_FOLDED = 12  # other settings of a page that are drawn too
 OVERVIEW, EXPLORER, RUN, PICTURES = "index", "samples", "run", "pictures"  # pages that have more than figures
 DATA = "data"
 ASSETS = files("dashboards") / "assets"
-DRAWING = ("plotly.min.js", "labels.js", "narrow.js")
+DRAWING = ("plotly.min.js", "labels.js", "narrow.js", "paper.js")
 STATIC = (
-    "report.css", "report.js", "app/labels.js", "app/narrow.js", "app/explorer.css", "app/explorer.js",
-    "app/benchmarks.css",
+    "report.css", "report.js", "app/labels.js", "app/narrow.js", "app/paper.js", "app/explorer.css", "app/explorer.js",
+    "app/benchmarks.css", "app/panels.css",
 )  # fmt: skip
 
 
@@ -193,10 +194,10 @@ def figures(page: Page, shown: View, writer: Written, links: Links) -> str:
     if not panels:
         return ""
     drawn = {_drawing(panel) for panel in panels}
-    text = _cards([_panel(panel, writer, _stem(page), links) for panel in panels])
+    text = _cards([_panel(page, panel, shown, writer, _stem(page), links) for panel in panels])
     for heading, place, other in list(_others(page, shown))[:MAX_FOLDED]:
         new = [panel for panel in page.panels(other) if _drawing(panel) not in drawn]
-        cards = [_panel(panel, writer, f"{_stem(page)}-{place}", links) for panel in new]
+        cards = [_panel(page, panel, other, writer, f"{_stem(page)}-{place}", links) for panel in new]
         if cards:
             text += f'<details class="fold"><summary>{escape(heading)}</summary>{_cards(cards)}</details>'
     settings = " · ".join(_settings(page, shown))
@@ -232,10 +233,13 @@ def _text(control: Control, value: str) -> str:
     return control.texts[list(control.values).index(value)] if value in control.values else value
 
 
-def _panel(panel: Panel, writer: Written, stem: str, links: Links) -> str:
-    """A figure, its note, its numbers, and a link to them as CSV."""
-    parts = [f"<h2>{escape(panel.title)}</h2>" if panel.title else ""]
+def _panel(page: Page, panel: Panel, shown: View, writer: Written, stem: str, links: Links) -> str:
+    """What it shows in words, a figure, its note, its numbers, and what can be taken away of it."""
+    parts = [static_html(captions.head(panel, shown), links)]
     if panel.figure is not None:
+        file = f"{stem}-{_slug(panel.name)}"
+        writer.add(f"{DATA}/{file}.csv", panel.csv.encode())
+        parts.insert(0, _export(file, captions.command(page, panel, shown), panel.name))
         height = int(panel.figure.layout.height or 400)
         text, name = bare_json(panel.figure).replace("<", "\\u003c"), escape(words(panel.figure))
         parts.append(
@@ -244,11 +248,20 @@ def _panel(panel: Panel, writer: Written, stem: str, links: Links) -> str:
         )
     parts.append(f'<p class="note">{escape(panel.note)}</p>' if panel.note else "")
     parts.append(static_html(panel.below, links))
-    if panel.figure is not None:
-        name = f"{DATA}/{stem}-{_slug(panel.name)}.csv"
-        writer.add(name, panel.csv.encode())
-        parts.append(f'<p class="note"><a href="{name}" download>these numbers as CSV</a></p>')
     return f'<section class="card{" wide" if panel.wide else ""}">{"".join(parts)}</section>'
+
+
+def _export(file: str, words: str, name: str) -> str:
+    """The menu that `dashboards.live.downloads` has, without a server."""
+    said = f"<p>{captions.ON_PAPER}</p><code>{escape(words)}</code><button class=copy>copy</button>" if words else ""
+    kinds = "".join(
+        f'<button data-save="{kind}" data-file="{file}" title="{title}">{kind.upper()}</button>'
+        for kind, title in captions.PICTURES.items()
+    )
+    return (
+        f'<details class="export"><summary aria-label="export {escape(name)}">Export</summary><div><div class="kinds">'
+        f'<a href="{DATA}/{file}.csv" download>CSV</a>{kinds}</div>{said}</div></details>'
+    )
 
 
 def _cards(cards: Sequence[str]) -> str:

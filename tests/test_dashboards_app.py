@@ -20,7 +20,7 @@ from dashboards.live.cards import content
 from dashboards.live.details import clicked, drawer
 from dashboards.live.refresh import patch
 from dashboards.pages.base import Control
-from dashboards.pages.catalog import PAGES
+from dashboards.pages.catalog import PAGES, page_at
 from dashboards.pages.parts import notices
 from dashboards.view import State, options, view
 from fake_experiment import write_fake_experiment
@@ -151,7 +151,8 @@ def test_an_empty_page_says_why(tmp_path: Path) -> None:
     assert len(said) == len(set(said)) >= 4
     path = write_matrix(tmp_path / "none", points, np.full((2, 3), MISSING)).path
     waiting = view(Gallery([path]).snapshot, State())
-    assert "Nothing is answered yet" in str(content(PAGES[1], [], waiting))
+    assert "Nothing is answered yet" in str(content(page_at("/layer"), [], waiting))
+    assert "no suite is open here" in str(content(page_at("/benchmarks"), [], waiting))
 
 
 def test_ids_are_unique_over_experiments(gallery: Gallery, tmp_path: Path) -> None:

@@ -234,13 +234,21 @@ def test_every_panel_gives_its_numbers_its_picture_and_a_page(page, address: str
     page.goto(f"{address}/layer?strategy=fastv&strategy=random")
     plotted(page, "accuracy")
     saved = {}
-    for kind in ("CSV", "PNG", "HTML"):
+    page.locator("#card-accuracy .export summary").click()
+    command = page.locator("#card-accuracy .export code")
+    expect(command).to_contain_text("layer/accuracy --width 3.25in --choose strategy=fastv --choose strategy=random")
+    expect(page.locator("#card-accuracy .source")).to_contain_text(re.compile("^model · .* · n = 60 · saccade "))
+    for kind in ("CSV", "SVG", "PNG", "HTML"):
         with page.expect_download() as download:
-            page.locator("#card-accuracy .tools").get_by_text(kind, exact=True).click()
+            page.locator("#card-accuracy .export").get_by_text(kind, exact=True).click()
         saved[kind] = Path(download.value.path()).read_bytes()
         assert download.value.suggested_filename == f"layer-cut-off-accuracy.{kind.lower()}"
     assert saved["CSV"].startswith("\ufeffkey,".encode())
     assert saved["CSV"].count(b"\n") == 1 + 6  # a header, and two strategies at three layers
+    assert b' width="3.25in"' in saved["SVG"]
+    assert f"<metadata>{page.locator('#card-accuracy .source').inner_text()}</metadata>".encode() in saved["SVG"]
+    assert b">fastv<" in saved["SVG"]
+    assert b"Relative drop" not in saved["SVG"]
     assert saved["PNG"].startswith(b"\x89PNG")
     assert not re.search(rb"<(script|link)[^>]+(src|href)=", saved["HTML"])  # needs nothing beside itself
     assert len(saved["HTML"]) > 1_000_000  # the library is inside

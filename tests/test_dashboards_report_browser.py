@@ -159,5 +159,15 @@ def test_figures_are_drawn_when_they_come_into_sight_in_the_readers_colours(brow
         expect(page.locator(".plot .main-svg").first).to_be_visible()
         colour = page.locator(".plot").first.evaluate("plot => plot.layout.template.layout.paper_bgcolor")
         assert colour == "#15181c"
+        page.locator(".export summary").first.click()
+        expect(page.locator(".export code").first).to_contain_text("e layer/accuracy --width 3.25in")
+        with page.expect_download() as download:
+            page.locator(".export").first.get_by_text("SVG", exact=True).click()
+        drawn = Path(download.value.path()).read_text()
+        assert download.value.suggested_filename == "layer-accuracy.svg"
+        assert f"<metadata>{page.locator('.source').first.inner_text()}</metadata>" in drawn
+        assert "#15181c" not in drawn  # for white paper, whatever the reader's screen is
+        page.locator("h1").click()
+        expect(page.locator(".export[open]")).to_have_count(0)
         page.emulate_media(color_scheme="light")
         page.wait_for_function("document.querySelector('.plot').layout.template.layout.paper_bgcolor === '#ffffff'")

@@ -15,6 +15,8 @@ import pytest
 from rich.console import Console
 
 import orchestrator.crew
+from dashboards.gallery import Gallery
+from dashboards.pages.catalog import asked
 from fake_experiment import write_fake_experiment
 from orchestrator.cluster.joining import PoolError
 from orchestrator.cluster.pool import PoolOptions
@@ -192,6 +194,9 @@ def test_status_says_it_of_the_newest_run_that_computed(tmp_path) -> None:
     assert read_timeline(experiment) == timeline.record
     assert [span.what for span in timeline.record.spans] == ["data"]
     assert "newest run: first cell after 0 s (data 0.0 s)" in status(experiment)
+    page, shown = asked(Gallery([tmp_path / "x"]).snapshot, "/run", "")
+    drawn = {panel.name: panel.rows for panel in page.panels(shown)}
+    assert drawn["time"]["what"].tolist() == ["data", "cells"]
     (tmp_path / "x" / TIMELINE).write_text('{"spans": 3}')
     assert "newest run" not in status(experiment)
     assert TIMELINE in status(experiment)

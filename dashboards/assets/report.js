@@ -11,6 +11,15 @@ function paint(plot) {
   Plotly.react(plot, figure.data, figure.layout, LOOK.config);
   plot.dataset.drawn = "yes";
 }
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-save]");
+  if (!button) return;
+  const card = button.closest(".card"), plot = card.querySelector(".plot"), { save, file } = button.dataset;
+  if (save === "png") return void saccadePaper.png(plot, file);
+  const figure = JSON.parse(plot.nextElementSibling.textContent);
+  figure.layout.template = LOOK.light;
+  saccadePaper.svg(figure, `${file}.svg`, card.querySelector(".source").textContent, plot);
+});
 const plots = [...document.querySelectorAll(".plot")];
 const sight = new IntersectionObserver((entries) => {
   for (const entry of entries) {

@@ -7,30 +7,28 @@ from typing import Any
 
 from dash import ALL, Dash, Input, Output, State, dcc, html
 
+from dashboards.captions import head
 from dashboards.figures import CONFIG, repainted
 from dashboards.gallery import Gallery, Snapshot
 from dashboards.live.controls import components, offer, offered
-from dashboards.live.downloads import buttons
+from dashboards.live.downloads import menu
 from dashboards.live.trees import light
 from dashboards.pages.base import Page, Panel
 from dashboards.pages.catalog import PAGES, asked, links, page_at
-from dashboards.theme import Ink
 from dashboards.view import View
 
 
 def content(page: Page, panels: Sequence[Panel], shown: View) -> list[Any]:
     """A card for each panel; words where there is none, and nothing else on the page."""
-    cards = [_card(panel, shown.ink) for panel in panels]
+    cards = [_card(page, panel, shown) for panel in panels]
     return cards or ([] if page.extra(shown) else [_nothing(page, shown)])
 
 
-def _card(panel: Panel, ink: Ink) -> Any:
+def _card(page: Page, panel: Panel, shown: View) -> Any:
     name = panel.name
-    parts: list[Any] = [buttons(panel)]
-    if panel.title:
-        parts.append(html.H2(panel.title))
+    parts: list[Any] = [menu(page, panel, shown), html.Div(head(panel, shown), id={"type": "head", "name": name})]
     if panel.figure is not None:
-        figure = repainted(panel.figure, ink)
+        figure = repainted(panel.figure, shown.ink)
         parts.append(
             dcc.Graph(
                 id={"type": "graph", "name": name}, figure=figure, config=CONFIG,  # type: ignore[arg-type]

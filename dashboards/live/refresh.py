@@ -6,6 +6,7 @@ from typing import Any
 
 from dash import ALL, ClientsideFunction, Dash, Input, Output, Patch, State, ctx, no_update, set_props
 
+from dashboards.captions import command, head
 from dashboards.figures import Figure, repainted
 from dashboards.gallery import Gallery
 from dashboards.live.cards import content
@@ -21,6 +22,8 @@ def register(app: Dash, gallery: Gallery) -> None:
         Output({"type": "graph", "name": ALL}, "figure"),
         Output({"type": "note", "name": ALL}, "children"),
         Output({"type": "below", "name": ALL}, "children"),
+        Output({"type": "head", "name": ALL}, "children"),
+        Output({"type": "command", "name": ALL}, "children"),
         Input("version", "data"),
         Input("url", "search"),
         State("url", "pathname"),
@@ -54,6 +57,8 @@ def register(app: Dash, gallery: Gallery) -> None:
             ],
             [panel.note for panel in panels],
             [light(panel.below) for panel in panels],
+            [head(panel, shown) for panel in panels],
+            [command(page, panel, shown) for panel in panels if panel.figure is not None],
         )  # fmt: skip
 
     app.clientside_callback(

@@ -56,6 +56,9 @@ class Panel:
     figure: Figure | None
     rows: pd.DataFrame  # what the figure shows
     title: str = ""  # where the figure has none
+    finding: str = ""  # what it shows, in a sentence
+    experiments: tuple[str, ...] = ()  # whose numbers it shows, where not of all in view
+    alone: str = ""  # its name where one experiment alone is in view, where that is another
     note: str = ""  # numbers under the picture, in words
     below: Any = None  # Dash components under it
     wide: bool = True  # the whole width; else two side by side
@@ -77,7 +80,9 @@ def faceted(panels: Callable[[View], Sequence[Panel]]) -> Callable[[View], Seque
         for place, facet in enumerate(facets[:MAX_FACETS], start=1):
             for nth, panel in enumerate(panels(facet)):
                 title = facet.facet if nth == 0 or not panel.wide else ""
-                found.append(replace(panel, name=f"{panel.name}-{place}", title=title))
+                owners = tuple(source.name for source in facet.sources)
+                name = f"{panel.name}-{place}"
+                found.append(replace(panel, name=name, alone=panel.name, title=title, experiments=owners))
         if found and (left := len(facets) - MAX_FACETS) > 0:
             note = f"and {left} more models and benchmarks: choose them in the bar"
             found.append(Panel(name="more", figure=None, rows=view.rows.iloc[:0], note=note))
@@ -96,6 +101,7 @@ class Page:
     panels: Callable[[View], Sequence[Panel]] = field(default=lambda view: ())
     controls: Callable[[View], Sequence[Control]] = field(default=lambda view: ())
     extra: Callable[[View], Sequence[Any]] = field(default=lambda view: ())  # drawn once: its own callbacks follow
+    printed: bool = True  # whether `saccade figure` draws its panels
     empty: str = ""  # why nothing is drawn of a grid that is answered and passes the filters
     register: Callable[[Dash, Gallery], None] = field(
         default=lambda app, gallery: None

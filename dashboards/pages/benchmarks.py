@@ -148,6 +148,7 @@ PAGE = Page(
     name="Benchmarks",
     path="/benchmarks",
     shown=lambda snapshot: snapshot.is_suite,
+    printed=False,
     panels=panels,
     controls=controls,
     empty="no suite is open here, whose table this would be",

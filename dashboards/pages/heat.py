@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dashboards.figures import heat_figure
 from dashboards.pages.base import Control, Page, Panel, faceted
-from dashboards.pages.parts import held, numbers, picked
+from dashboards.pages.parts import finding, held, numbers, picked
 from dashboards.rows import AXES, Axis, Slice, heat, mapped
 from dashboards.view import View
 
@@ -35,7 +35,7 @@ def panels(view: View) -> list[Panel]:
     return [
         Panel(
             name="heat", figure=heat_figure(cells, axis, part.title), rows=cells.rows,
-            below=numbers(cells.rows, view),
+            below=numbers(cells.rows, view), finding=finding(view, part.rows),
         )
     ]  # fmt: skip
 

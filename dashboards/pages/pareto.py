@@ -34,12 +34,13 @@ def panels(view: View) -> list[Panel]:
     shown["short"] = labels(shown)
     front = shown[shown["front"]]
     near = int(shown["near"].sum())
-    note = (
+    finding = (
         f"{count(len(front))} of {plural(len(shown), 'finished configuration')} on the front, {count(near)} more "
-        "cannot be told from it. The front was chosen on these very questions, so it looks better than it is."
+        "cannot be told from it."
     )
+    note = "The front was chosen on these very questions, so it looks better than it is."
     figure = pareto_figure(shown, axis, rows[rows["baseline"]], view.methods)
-    return [Panel(name="pareto", figure=figure, rows=shown, note=note, below=numbers(front, view))]
+    return [Panel(name="pareto", figure=figure, rows=shown, finding=finding, note=note, below=numbers(front, view))]
 
 
 def with_costs(view: View) -> pd.DataFrame:

@@ -10,7 +10,8 @@ from dash import html
 
 from dashboards.figures import curve_figure
 from dashboards.pages.base import Control, Kind, Panel
-from dashboards.rows import Measure, Slice, curves, focus, significant
+from dashboards.reading import reading
+from dashboards.rows import ACCURACY, Measure, Slice, curves, focus, significant
 from dashboards.spectra import impossible_ranks
 from dashboards.view import CONFIG, View
 from results.analysis.metrics import share_images, spoken
@@ -123,13 +124,22 @@ def held(found: list[Slice], name: str, label: str, kind: Kind = "slider") -> Co
     return Control(name=name, label=label, kind=kind, values=values, default=[str(found[0].value)])
 
 
+def finding(view: View, rows: pd.DataFrame) -> str:
+    """What some rows of one experiment say, in a sentence; nothing of several, whose un-pruned models are others."""
+    owners = rows["experiment"].unique()
+    if len(owners) != 1:
+        return ""
+    base = view.rows[view.rows["baseline"] & (view.rows["experiment"] == owners[0])]
+    return reading(pd.concat([base, rows[~rows["baseline"]]], ignore_index=True)) if len(base) else ""
+
+
 def curve_panels(view: View, part: Slice, measures: Iterable[Measure]) -> dict[Measure, Panel]:
     """The curves of a slice, for each measure that there is a number of."""
     chosen = focused(part, view)
     return {
         measure: Panel(
             name=measure.column.replace("_", "-"), figure=curve_figure(view.rows, part, measure, chosen, view.methods),
-            rows=curves(part, measure), wide=False,
+            rows=curves(part, measure), wide=False, finding=finding(view, part.rows) if measure is ACCURACY else "",
         )
         for measure in measures
         if part.rows[measure.column].notna().any()

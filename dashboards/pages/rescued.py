@@ -37,6 +37,8 @@ def panels(view: View) -> list[Panel]:
             Panel(
                 name=f"rescued-{source.name}" if several else "rescued",
                 title=source.name if several else "",
+                experiments=(source.name,),
+                alone="rescued",
                 figure=rescue_figure(rows.head(MAX_ROWS), control),
                 rows=rows,
                 note=f"each beside {control} with as many tokens, on the questions that both have answered{left}",

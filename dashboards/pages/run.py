@@ -12,6 +12,7 @@ from dash import Dash, html
 from flask import Response, abort, request
 
 from dashboards.charts import phase_figure, rate_figure, state_figure
+from dashboards.figures import Figure
 from dashboards.gallery import LIVE_S, Gallery, Source
 from dashboards.pages.base import Page, Panel
 from dashboards.pages.parts import scrolling, tiles
@@ -35,20 +36,17 @@ def panels(view: View) -> list[Panel]:
         Panel(name="tiles", figure=None, rows=_table(view), below=html.Div([*map(_state, view.sources)])),
         Panel(name="progress", figure=state_figure(states), rows=states),
     ]
+    several = len(view.sources) > 1
     for place, source in enumerate(view.sources):
         rates = rate_rows(source.units, len(source.experiment.points))
         if len(rates):
-            name = "speed" if place == 0 else f"speed-{place + 1}"
-            title = source.name if len(view.sources) > 1 else ""
-            found.append(Panel(name=name, figure=rate_figure(rates), rows=rates, title=title))
+            found.append(_own(source, place, "speed", rates, rate_figure(rates), several))
         if record := read_timeline(source.experiment):
             phases = phase_rows(record)
-            name = "time" if place == 0 else f"time-{place + 1}"
-            title = source.name if len(view.sources) > 1 else ""
-            found.append(Panel(name=name, figure=phase_figure(phases, record.began), rows=phases, title=title))
+            found.append(_own(source, place, "time", phases, phase_figure(phases, record.began), several))
     workers = pd.concat([worker_rows(source.units).assign(experiment=source.name) for source in view.sources])
     if len(workers):
-        body = _workers(workers, several=len(view.sources) > 1)
+        body = _workers(workers, several)
         found.append(Panel(name="workers", figure=None, title="Workers", rows=workers, below=body))
     failures = pd.concat([source.failures.assign(experiment=source.name) for source in view.sources], ignore_index=True)
     text = "" if len(failures) else "No sample has failed."
@@ -59,6 +57,14 @@ def panels(view: View) -> list[Panel]:
         )
     )  # fmt: skip
     return found
+
+
+def _own(source: Source, place: int, name: str, rows: pd.DataFrame, figure: Figure, several: bool) -> Panel:
+    """A panel of one experiment; of several its title says whose."""
+    own = name if place == 0 else f"{name}-{place + 1}"
+    return Panel(
+        name=own, alone=name, figure=figure, rows=rows, title=source.name if several else "", experiments=(source.name,)
+    )
 
 
 def _table(view: View) -> pd.DataFrame:

@@ -54,7 +54,12 @@ def panels(view: View) -> list[Panel]:
     )
     return [
         Panel(
-            name="versus", figure=figure, rows=rows, note=_told(rows, first, second), below=_table(rows, first, second)
+            name="versus",
+            figure=figure,
+            rows=rows,
+            finding=_told(rows, first, second),
+            note=_note(rows, first),
+            below=_table(rows, first, second),
         )
     ]
 
@@ -62,11 +67,15 @@ def panels(view: View) -> list[Panel]:
 def _told(rows: pd.DataFrame, first: str, second: str) -> str:
     sure = rows["significant"]
     better, worse = (int((sure & side).sum()) for side in (rows["difference"] > 0, rows["difference"] < 0))
-    more = f"; the first {MAX_FOREST} are shown, the CSV has all" if len(rows) > MAX_FOREST else ""
     return (
         f"{first} is better than {second} at {count(better)} of {plural(len(rows), 'setting')}, worse at "
-        f"{count(worse)}, and not to be told apart at the others (0.05 after Holm){more}. Won: {first} alone is right."
+        f"{count(worse)}, and not to be told apart at the others (0.05 after Holm)."
     )
+
+
+def _note(rows: pd.DataFrame, first: str) -> str:
+    more = f" The first {MAX_FOREST} are shown, the CSV has all." if len(rows) > MAX_FOREST else ""
+    return f"Won: {first} alone is right.{more}"
 
 
 def _table(rows: pd.DataFrame, first: str, second: str) -> Any:

@@ -57,14 +57,12 @@ window.dash_clientside.saccade = {
       document.head.append(script);
     });
   },
-  png: function (job) {
+  // The picture of a panel, which the browser draws: as it is seen, or a figure for a paper.
+  picture: function (job) {
     if (!job) return window.dash_clientside.no_update;
     const plot = document.querySelector(`#card-${CSS.escape(job.name)} .js-plotly-plot`);
-    if (plot) {
-      window.Plotly.downloadImage(plot, {
-        format: "png", filename: job.file, width: plot.clientWidth, height: plot.clientHeight, scale: 2,
-      });
-    }
+    if (plot && job.figure) window.saccadePaper.svg(job.figure, `${job.file}.svg`, job.about, plot);
+    else if (plot) window.saccadePaper.png(plot, job.file);
     return true;
   },
 };
@@ -92,11 +90,11 @@ window.dash_clientside.saccade = {
   const name = (card) => location.pathname + card.id;
   document.addEventListener("toggle", (event) => {
     const card = event.target.closest("[id^='card-']");
-    if (card) unfolded[event.target.open ? "add" : "delete"](name(card));
+    if (card && !event.target.matches(".export")) unfolded[event.target.open ? "add" : "delete"](name(card));
     grow(event.target);
   }, true);
   const follow = () => {
-    for (const details of document.querySelectorAll("[id^='card-'] details:not([open])")) {
+    for (const details of document.querySelectorAll("[id^='card-'] details:not([open]):not(.export)")) {
       details.open = unfolded.has(name(details.closest("[id^='card-']")));
     }
     grow(document);

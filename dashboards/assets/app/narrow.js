@@ -32,8 +32,9 @@
   }
 
   function squeeze(plot) {
-    const full = plot._fullLayout, width = plot.clientWidth;
-    if (!width || width >= NARROW || plot.squeezed === plot.layout) return;
+    const full = plot._fullLayout, width = plot.clientWidth, box = plot.closest(".dash-graph, .plot");
+    // Without a box it is the copy that plotly makes of a figure for a picture.
+    if (!box || !width || width >= NARROW || plot.dataset.whole || plot.squeezed === plot.layout) return;
     plot.squeezed = plot.layout; // the same object until another figure is put here
     const changes = {}, names = new Set();
     let more = titled(full, width, changes);
@@ -66,10 +67,11 @@
       }
     }
     const shown = { showlegend: plot._fullData.map((trace) => legend.includes(trace.index)) };
-    const box = plot.closest(".dash-graph, .plot");
-    if (box && more) box.style.height = `${full.height + more}px`;
-    window.Plotly.update(plot, legend.length ? shown : {}, changes);
+    if (more) box.style.height = `${full.height + more}px`;
+    plot.squeezing = window.Plotly.update(plot, legend.length ? shown : {}, changes);
   }
+
+  window.saccadeNarrow = { lines, squeeze }; // for paper.js
 
   function follow() {
     for (const plot of document.querySelectorAll(".js-plotly-plot")) {

@@ -61,7 +61,7 @@ def test_pages_behind_a_prefix_fit_a_phone_and_have_names_for_all_that_they_hold
             assert page.locator("h1").count() == 1
         assert page.get_attribute("html", "lang") == "en"
 
-        page.locator("main summary").first.click()
+        page.locator("main details:not(.export) summary").first.click()
         page.locator("main details a").first.click()
         expect(page.locator("#details")).to_be_focused()
         page.keyboard.press("Escape")

@@ -54,8 +54,10 @@
     if (names.size) changes["margin.r"] = SIDE;
     if (legend.length) {
       Object.assign(changes, { showlegend: true, legend: { orientation: "h", x: 0, y: 0, yref: "container", yanchor: "bottom" } });
-      changes["margin.b"] = full.margin.b + 24 * legend.length;
-      more += 24 * legend.length;
+      const longest = Math.max(...legend.map((index) => plot._fullData[index].name.length));
+      const rows = Math.ceil(legend.length / (longest * 8 + 50 < (width - 70) / 2 ? 2 : 1)); // beside one another, or below
+      changes["margin.b"] = full.margin.b + 24 * rows;
+      more += 24 * rows;
     }
     for (const axis of Object.keys(full).filter((key) => /^yaxis\d*$/.test(key))) {
       const rows = plot._fullData.filter((trace) => trace.yaxis === axis.replace("yaxis", "y"));
@@ -67,7 +69,7 @@
       }
     }
     const shown = { showlegend: plot._fullData.map((trace) => legend.includes(trace.index)) };
-    if (more) box.style.height = `${full.height + more}px`;
+    if (more) box.style.height = `${changes.height = full.height + more}px`;
     plot.squeezing = window.Plotly.update(plot, legend.length ? shown : {}, changes);
   }
 

@@ -77,7 +77,8 @@ window.saccadePaper = (function () {
 
   document.addEventListener("click", async (event) => {
     const button = event.target.closest("button.copy");
-    for (const open of document.querySelectorAll("details.export[open]")) if (!open.contains(event.target)) open.open = false;
+    const open = event.isTrusted ? document.querySelectorAll("details.export[open]") : []; // not plotly's own download
+    for (const menu of open) if (!menu.contains(event.target)) menu.open = false;
     if (!button) return;
     const words = button.parentElement.querySelector("code");
     try {

@@ -60,7 +60,7 @@ window.saccadePaper = (function () {
       const height = parseFloat(box.style.height) || figure.layout.height;
       const address = await window.Plotly.toImage(box, { format: "svg", width: WIDTH, height });
       const text = decodeURIComponent(address.slice(address.indexOf(",") + 1));
-      const size = `width="${INCHES}in" height="${(height * INCHES / WIDTH).toFixed(3)}in"`;
+      const size = `width="${INCHES}in" height="${height * INCHES / WIDTH}in"`;
       const sized = text.replace(/<svg([^>]*)>/, (_, rest) =>
         `<svg${rest.replace(/ (width|height)="[^"]*"/g, "")} ${size}><metadata>${escaped(about)}</metadata>`);
       save(sized, file, "image/svg+xml");

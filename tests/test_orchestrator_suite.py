@@ -286,6 +286,25 @@ def test_best_is_marked_only_beyond_chance(found, tmp_path):
     }
 
 
+def test_what_never_varied_has_the_rule_of_three_s_width_and_is_not_best_by_luck(found, tmp_path):
+    right = np.ones((len(GRID), 8), dtype=int)
+    same = Results(model="", benchmark="same", experiment=write_matrix(tmp_path / "same", GRID, right))
+    rows = benchmark_table([same], against="random").rows
+    assert {(row.mean, row.low, row.high, row.mark) for row in rows[1:]} == {(100.0, 62.5, 137.5, "")}  # 3 of 8
+    gains = [(row.gain, row.gain_low, row.gain_high) for row in rows if row.method == "fastv"]
+    assert gains == [(0.0, -37.5, 37.5)] * 2
+    both = benchmark_table([found[0], same]).rows[1]  # the other benchmark's width, and half of what this one missed
+    alone = benchmark_table(found[:1]).rows[1]
+    assert both.low < 100 - (100 - alone.low) / 2 - 15
+    for images, mark in ((2, ""), (8, "best")):  # of two images 3 of 2 may have been missed: all
+        apart = np.zeros((len(GRID), images), dtype=int)
+        apart[:3] = 1
+        name = f"of {images}"
+        one = Results(model="", benchmark=name, experiment=write_matrix(tmp_path / name, GRID, apart))
+        fastv = benchmark_table([one]).rows[1]
+        assert (fastv.method, fastv.mark, fastv.cells[name].mark) == ("fastv", mark, mark)
+
+
 def test_a_benchmark_that_is_not_known_here_has_the_figures_that_its_run_wrote(found, monkeypatch):
     monkeypatch.setattr(task_metrics, "find", lambda name: None)
     (note, *_) = benchmark_table(found).notes

@@ -2,9 +2,9 @@
 
 A cell is the figure that a benchmark's papers quote (MME's total, MMBench's accuracy), or the mean score of its image
 questions. A method's mean is over benchmarks, each relative to the un-pruned model's figure. Its interval is a paired
-bootstrap, 95 %: of each benchmark images are drawn with all their questions, the same for all methods; of few images
-its ends lie further out (`significance.expanded_tails`); where the quoted figure is no mean of scores, the interval is
-that of mean scores around it.
+bootstrap, 95 %: of each benchmark images are drawn with all their questions, the same for all methods (see
+`results.analysis.resampled`); where the quoted figure is no mean of scores, the interval is that of mean scores around
+it.
 
 Shape letters: P grid points, S samples, G images, B replicates.
 """
@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from results.analysis.clusters import groups_of, per_image
 from results.analysis.metrics import answers, on_common_questions
-from results.analysis.significance import expanded_tails, resampled_sums
+from results.analysis.resampled import Floats, Resampled, first_two, interval
+from results.analysis.significance import resampled_sums
 from results.analysis.task_metrics import headline, known_task, task_metrics
 from results.suites import LeftOut, Results
 from strategies.budget import average_tokens
@@ -32,8 +32,6 @@ REPLICATES = 2000
 ALIKE = 0.03  # budgets that differ by less are one
 CANNOT = "cannot run"  # in place of a budget
 FURTHER = {"mme": ("perception",)}  # figures beside the one that is quoted alone, by benchmark
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +107,7 @@ class _Benchmark:
     further: dict[str, Floats]
     ratio_PB: Floats  # of the un-pruned model's mean score, resampled
     score_PB: Floats  # mean score, resampled
+    unpruned: float  # mean score of the un-pruned model
     costs: Mapping[str, tuple[float, float, float]]  # point key -> tokens, flops, kv
 
 
@@ -118,9 +117,8 @@ class _Line:
     layers: int
     visual: int
     cells: dict[str, Cell] = field(default_factory=dict)
-    parts: dict[str, tuple[float, Floats]] = field(default_factory=dict)  # relative figure, and resampled around it
-    scores: dict[str, Floats] = field(default_factory=dict)
-    images: dict[str, int] = field(default_factory=dict)
+    parts: dict[str, Resampled] = field(default_factory=dict)  # percent of the un-pruned model's figure
+    scores: dict[str, Resampled] = field(default_factory=dict)  # mean score
     costs: list[tuple[float, float, float]] = field(default_factory=list)  # of each benchmark: tokens, flops, kv
 
     @property
@@ -218,6 +216,7 @@ def _read(one: Results, replicates: int, notes: list[str]) -> _Benchmark | None:
         further=further,
         ratio_PB=ratio_PB.astype(np.float64),
         score_PB=score_PB.astype(np.float64),
+        unpruned=np.nan if base is None else float(mean_P[base]),
         costs=known,
     )  # fmt: skip
 
@@ -248,9 +247,13 @@ def _enter(lines: dict[str, _Line], one: Results, benchmark: _Benchmark) -> None
                 line.cells[f"{one.benchmark} {name}"] = Cell(value=float(value_P[row]), relative=share, n=benchmark.n)
         ratio_B = 100 * benchmark.ratio_PB[row]
         centre = np.nanmean(ratio_B) if np.isfinite(ratio_B).any() else np.nan
-        line.parts[one.benchmark] = relative, relative + ratio_B - centre
-        line.scores[one.benchmark] = benchmark.score_PB[row]
-        line.images[one.benchmark] = benchmark.images
+        part = Resampled(
+            value_B=relative + ratio_B - centre,
+            images=benchmark.images,
+            scale=100 / benchmark.unpruned if benchmark.unpruned else np.nan,
+        )
+        line.parts[one.benchmark] = part
+        line.scores[one.benchmark] = Resampled(value_B=benchmark.score_PB[row], images=benchmark.images, scale=1.0)
         if point.key in benchmark.costs:
             line.costs.append(benchmark.costs[point.key])
 
@@ -299,10 +302,11 @@ def _tokens(line: _Line) -> float:
 
 def _row(model: str, budget: str, line: _Line, averaged: Sequence[str], several: bool) -> Row:
     mean = low = high = np.nan
-    if all(name in line.parts for name in averaged):
-        mean = float(np.mean([line.parts[name][0] for name in averaged]))
+    if (parts := _parts(line, averaged)) is not None:
+        mean = float(np.mean([line.cells[name].relative for name in averaged]))
         if budget:
-            low, high = _interval(_mean_B(line, averaged), _images(line, averaged))
+            low, high = interval(parts)
+            low = max(low, 0.0)
     return Row(
         model=model,
         method=_method(line.point, several),
@@ -318,19 +322,9 @@ def _row(model: str, budget: str, line: _Line, averaged: Sequence[str], several:
     )
 
 
-def _mean_B(line: _Line, averaged: Sequence[str]) -> Floats:
-    mean_B: Floats = np.mean([line.parts[name][1] for name in averaged], axis=0)
-    return mean_B
-
-
-def _images(line: _Line, names: Sequence[str]) -> int:
-    """Of the benchmark that has fewest: of few images resamples vary too little."""
-    return min(line.images[name] for name in names)
-
-
-def _interval(drawn_B: Floats, images: int) -> tuple[float, float]:
-    low, high = np.quantile(drawn_B, expanded_tails(images)).tolist()
-    return low, high
+def _parts(line: _Line, averaged: Sequence[str]) -> list[Resampled] | None:
+    """What a mean is over; None where a benchmark is missing."""
+    return [line.parts[name] for name in averaged] if all(name in line.parts for name in averaged) else None
 
 
 def _method(point: GridPoint, several: bool) -> str:
@@ -362,41 +356,32 @@ def costs_of(one: Results) -> pd.DataFrame | None:
 def _marked(rows: list[Row], lines: Sequence[_Line], averaged: Sequence[str]) -> list[Row]:
     """The same with best and second best, each only where the next one is worse beyond chance."""
     for column in averaged:
-        there = [place for place, line in enumerate(lines) if column in line.scores]
-        scores = {place: lines[place].scores[column] for place in there}
-        for place, mark in _first_two(scores, min((lines[place].images[column] for place in there), default=0)):
+        scores = {place: [line.scores[column]] for place, line in enumerate(lines) if column in line.scores}
+        for place, mark in first_two(scores):
             cells = dict(rows[place].cells)
             cells[column] = replace(cells[column], mark=mark)
             rows[place] = replace(rows[place], cells=cells)
-    whole = [place for place, line in enumerate(lines) if all(name in line.parts for name in averaged)]
-    means = {place: _mean_B(lines[place], averaged) for place in whole}
-    for place, mark in _first_two(means, min((_images(lines[place], averaged) for place in whole), default=0)):
+    for place, mark in first_two(_whole(lines, averaged)):
         rows[place] = replace(rows[place], mark=mark)
     return rows
 
 
 def _held_against(rows: list[Row], lines: Sequence[_Line], averaged: Sequence[str], name: str) -> list[Row]:
     """The same with what each gains over a method; nothing where its budget has none, or several of it."""
-    whole = [place for place, line in enumerate(lines) if all(one in line.parts for one in averaged)]
+    whole = _whole(lines, averaged)
     named = [place for place in whole if lines[place].point.strategy == name]
     if len(named) != 1:
         return rows
     (reference,) = named
-    for place in whole:
+    for place, parts in whole.items():
         if place != reference:
-            drawn_B = _mean_B(lines[place], averaged) - _mean_B(lines[reference], averaged)
-            low, high = _interval(drawn_B, _images(lines[place], averaged))
+            low, high = interval([one - other for one, other in zip(parts, whole[reference], strict=True)])
             gain = rows[place].mean - rows[reference].mean
             rows[place] = replace(rows[place], gain=gain, gain_low=low, gain_high=high)
     return rows
 
 
-def _first_two(drawn: Mapping[int, Floats], images: int) -> list[tuple[int, str]]:
-    """Which of some resampled values is best, and which second; of two that cannot be told apart neither."""
-    order = sorted(drawn, key=lambda place: -float(np.mean(drawn[place])))
-    marks = []
-    for mark, place, following in zip(("best", "second"), order, order[1:], strict=False):
-        if not _interval(drawn[place] - drawn[following], images)[0] > 0:
-            break
-        marks.append((place, mark))
-    return marks
+def _whole(lines: Sequence[_Line], averaged: Sequence[str]) -> dict[int, list[Resampled]]:
+    """The lines that no benchmark is missing of."""
+    found = ((place, _parts(line, averaged)) for place, line in enumerate(lines))
+    return {place: parts for place, parts in found if parts is not None}

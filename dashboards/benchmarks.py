@@ -10,7 +10,7 @@ from typing import Any
 from dash import html
 
 from results.analysis.benchmark_table import CANNOT, BenchmarkTable, Cell, Row, Spread
-from results.wording import MISSING, number, points, points_span
+from results.wording import MISSING, figures, number, points, points_span
 
 Address = Callable[[Row, str], str | None]  # of a row and a column: where its answers are to be seen
 MARKS = {"best": " best", "second": " second", "": ""}
@@ -111,4 +111,4 @@ def _span(low: float, high: float) -> str:
 def _cost(one: Spread | None) -> Any:
     if one is None or math.isnan(one.value):
         return MISSING
-    return _told(f"{one.value:.3g}", "" if math.isnan(one.high) else f"90 % ≤ {one.high:.3g}")
+    return _told(figures(one.value), "" if math.isnan(one.high) else f"90 % ≤ {figures(one.high)}")

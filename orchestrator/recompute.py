@@ -24,6 +24,7 @@ from results.disk import StoreError
 from results.experiment import Experiment
 from results.inventory import Finding
 from results.tables import unpacked
+from results.wording import figures, percent
 from strategies import catalog
 from strategies.errors import UsageError
 from workers.embedded.location import DATA_DIR, MODEL_DIR
@@ -82,7 +83,7 @@ class Recomputed:
             well=true == self.drawn,
             text=f"{true} of {self.drawn} cells drawn at random (--seed {self.seed}) are what transformers answers"
             f"{ties}; if {forged} of the {self.cells} cells were forged or stale, the chance to draw one of them was "
-            f"{100 * chance:.1f} %",
+            f"{percent(chance)}",
         )
         if self.refused:
             more = f" and {len(self.refused) - 1} others" if self.refused[1:] else ""
@@ -244,7 +245,7 @@ class _Compared:
         if self._gap is None:
             yield f"{len(cell['option_logits'])} option logits, computed {len(slow.option_logits)}"
         elif self._gap.size and not self._gap.max() <= self._bound:
-            yield f"a first-token logit is off by {self._gap.max():.3g} (allowed: {self._bound:.3g})"
+            yield f"a first-token logit is off by {figures(self._gap.max())} (allowed: {figures(self._bound)})"
         if cell["answer"] != slow.text and not self.at_a_tie:
             yield f"the answer is {cell['answer'][:40]!r}, computed {slow.text[:40]!r}"
 

@@ -21,6 +21,12 @@ LATEX = {
     "^": r"\textasciicircum{}",
     "\n": " ",
     "\r": " ",
+    **{sign: f"${sign}$" for sign in "<>|"},  # in its usual encoding other signs
+    "\u00a0": "~",
+    "\u2009": r"\,",
+    "–": "--",
+    "−": "$-$",
+    "…": r"\dots{}",
 }
 
 

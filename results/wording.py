@@ -33,6 +33,13 @@ def number(value: float, digits: int = 1) -> str:
     return MISSING if math.isnan(value) else _minus(value, digits)
 
 
+def figures(value: float, digits: int = 3) -> str:
+    """0.01234 -> "0.0123", 1234.5 -> "1,234": a quantity to so many figures, and the whole of a large one."""
+    if math.isnan(value):
+        return MISSING
+    return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}".replace("-", "−")
+
+
 def p_value(p: float) -> str:
     """0.0004 -> "< 0.001"."""
     if math.isnan(p):

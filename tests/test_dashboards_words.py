@@ -22,7 +22,7 @@ from results.analysis.metrics import summary
 from results.experiment import Experiment
 from results.owners import owners_of
 from results.suites import SuiteMember, write_suite
-from results.wording import p_value, percent, percent_span, points, points_span, shortened, told_apart
+from results.wording import figures, p_value, percent, percent_span, points, points_span, shortened, told_apart
 from workers.work import GridPoint, unpruned_point
 
 BASE = unpruned_point(8, 64)
@@ -55,7 +55,10 @@ def test_numbers_are_written_with_a_real_minus_and_missing_as_a_dash() -> None:
     assert (points(-0.0352), points(0.012), points(-0.0001)) == ("−3.5", "+1.2", "0.0")
     assert points_span(-0.0578, 0.0) == "−5.8 to 0.0"
     assert (p_value(0.0004), p_value(0.03), p_value(1.0)) == ("< 0.001", "0.030", "1.000")
-    assert {percent(nan), percent_span(nan, nan), points(nan), points_span(nan, nan), p_value(nan)} == {"–"}
+    assert (figures(0.012345), figures(-12.345), figures(1234.5)) == ("0.0123", "−12.3", "1,234")
+    assert {figures(nan), percent(nan), percent_span(nan, nan), points(nan), points_span(nan, nan), p_value(nan)} == {
+        "–"
+    }
     assert shortened("a  b\nc" + "d" * 30, 10) == "a b cdddd…"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,9 +21,12 @@ from orchestrator.latency import chosen_points
 from orchestrator.sweep.spec import SpecError
 from results.analysis.metrics import answers, summary
 from results.disk import StoreError
-from results.exchange.compare import COLUMNS, compare, printable, rendered
+from results.exchange.booktabs import SPAN, booktabs
+from results.exchange.compare import COLUMNS, compare
+from results.exchange.compare_text import printable, rendered
 from results.exchange.imports import import_files
 from results.exchange.lmms_samples import write_lmms_samples
+from results.exchange.point_names import PointName
 from results.experiment import Experiment
 from workers.work import GridPoint, unpruned_point
 
@@ -230,6 +234,50 @@ def test_every_format(tmp_path: Path, form: str) -> None:
         assert "of 2 settings" in result.stdout
     if form == "latex":
         assert result.stdout == rendered(compare([path]), "latex")
+
+
+def test_latex_has_a_column_for_each_part_of_a_name_and_notes_below(tmp_path: Path) -> None:
+    points = tuple(replace(point("weighted_combination"), params=(("alpha", alpha),)) for alpha in (0.3, 0.5))
+    right = np.ones((4, 40), dtype=int)
+    right[1, :10] = right[3, :1] = 0
+    grid = (BASE, *points, replace(BASE, strategy="fastv"))  # which prunes nothing, and yet differs
+    result = compare([write_matrix(tmp_path / "x", grid, right).path])
+    table, _, _ = rendered(result, "latex").partition("\n}\n")
+    names = "method & layer & tokens & alpha"
+    assert table.count(names) == table.count(r"\begin{tabular}") == table.count(r"\toprule")
+    layer, rank = points[0].layer, points[0].rank
+    body = table.splitlines()
+    first, *_ = (line for line in body if line.startswith(rf"weighted\_combination & {layer} & {rank} & 0.3 & 75.0 & "))
+    assert re.search(r"75\.0 & \d\d\.\d\\,--\\,\d\d\.\d", first)
+    assert any("$-$25.0 & $-$" in line and r"\,--\,$-$" in line for line in body)
+    assert "fastv$^{1}$ & " in table
+    assert "$^{1}$ nothing is pruned here" in table
+    assert "40 image questions each" in table
+    assert "suspicious" not in table
+
+
+@pytest.mark.parametrize(
+    ("label", "parts"),
+    [
+        ("un-pruned", ("un-pruned", "", "", "")),
+        ("fastv layer=2 tokens=33.3%", ("fastv", "2", "tokens=33.3%", "")),
+        ("ablation layer=2 rank=8 head=sum tokens=5", ("ablation", "2", "rank=8", "head=sum tokens=5")),
+        ("text weighted alpha=0.5", ("text weighted", "", "", "alpha=0.5")),
+    ],
+)
+def test_a_name_has_parts(label: str, parts: tuple[str, ...]) -> None:
+    name = PointName.of(label)
+    assert (name.strategy, name.layer, name.budget, name.settings) == parts
+    assert name.method(layer=True) == " ".join(word for word in label.split(" ") if word != name.budget)
+
+
+def test_a_table_too_wide_for_a_page_goes_on_below() -> None:
+    columns = [(f"benchmark {place}", ["100.0", r"$-$3.2"]) for place in range(20)]
+    table = booktabs([("method", ["fastv", "random"])], [*columns, (SPAN, ["1", "2"])], [])
+    parts = [line for line in table.splitlines() if line.startswith("method")]
+    assert [line.count("benchmark") for line in parts] == [5, 5, 5, 5]
+    assert parts[-1].endswith(r"benchmark \\ 19} & 95 \% \\")
+    assert booktabs([("method", ["fastv", "random"])], columns[:1], []).count(r"\toprule") == 1
 
 
 def test_curves_of_ours_and_theirs_in_one_picture(tmp_path: Path) -> None:

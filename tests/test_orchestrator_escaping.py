@@ -43,6 +43,8 @@ def test_the_download_of_a_page_has_no_formula():
         ("text_weighted 50 %", r"text\_weighted 50 \%"),
         ("\\input{x}", r"\textbackslash{}input\{x\}"),
         ("$a$ ~ ^ # &\nb", r"\$a\$ \textasciitilde{} \textasciicircum{} \# \& b"),
+        ("−1.9\u2009–\u2009+6.7\u00a0% …", r"$-$1.9\,--\,+6.7~\% \dots{}"),
+        ("< 0.001", "$<$ 0.001"),
     ],
 )
 def test_latex(text, latex):

@@ -70,7 +70,7 @@ def test_true_cells_are_what_transformers_answers(computed):
     (finding,) = found.findings()
     assert finding.well
     assert "48 of 48 cells" in finding.text
-    assert "was 100.0 %" in finding.text
+    assert "was 100.0\u00a0%" in finding.text
 
 
 def forge_verdicts(frame: pd.DataFrame) -> None:
@@ -131,7 +131,7 @@ def test_the_command_says_what_it_drew_and_with_what_chance_it_finds(computed, c
     good = runner.invoke(app, ["verify", str(computed), "--recompute", "5", "--seed", "7"])
     assert good.exit_code == 0, good.output
     assert "5 of 5 cells drawn at random (--seed 7) are what transformers answers" in good.output
-    assert "if 1 of the 48 cells were forged or stale, the chance to draw one of them was 10.4 %" in good.output
+    assert "if 1 of the 48 cells were forged or stale, the chance to draw one of them was 10.4\u00a0%" in good.output
     rewrite(copied, "cells", CELLS, forge_answers)
     bad = runner.invoke(app, ["verify", str(copied), "--recompute", "42"])
     assert bad.exit_code == 2

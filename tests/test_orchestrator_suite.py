@@ -391,6 +391,13 @@ def test_published_figures_stand_beside_ours(found, literature):
         published.with_published(table, [], "A")
 
 
+def test_two_benchmarks_of_one_task_both_have_its_printed_figures(found, literature):
+    table = suite_table(found, published="T")
+    (theirs,) = [row for row in table.rows if row.title == "Theirs (copied)"]
+    assert {name: cell.value for name, cell in theirs.cells.items()} == {"first": 45.0, "second": 45.0}
+    assert theirs.mean == 50.0
+
+
 def test_an_unpruned_model_that_is_far_from_the_printed_one_is_flagged(found, literature, monkeypatch):
     """From the nearer end of what is printed of it, whatever else the table shows; of another model nothing is said."""
     table = suite_table(found[:1])
@@ -420,10 +427,13 @@ def test_every_form_says_the_same(found):
     markdown, latex = rendered(table, "markdown"), rendered(table, "latex")
     assert markdown.count("\n| ") == len(table.rows)
     assert all(cell in markdown and cell in latex for cell in ("75.0", body[1][4].partition(" ")[0], "un-pruned"))
-    assert latex.count(r"\midrule") == 3
+    assert latex.count(r"\midrule") == 3 * latex.count(r"\begin{tabular}")
     assert r"\toprule" in latex
     assert r"\usepackage{booktabs}" in latex
-    assert r"l2\_norm" in latex
+    assert r"l2\_norm & 2 & 40 & 75.0 & 50.0 & " in latex  # method, layer and tokens apart
+    assert r"\shortstack[r]{over \\ it}" in latex
+    assert " -" not in latex.partition(r"\bottomrule")[0]
+    assert "$-$" in rendered(benchmark_table(found, against="fastv"), "latex")  # what random loses
     lines = list(csv.DictReader(io.StringIO(rendered(table, "csv"))))
     assert len(lines) == len(table.rows) * 3
     assert {line["benchmark"] for line in lines} == {"first", "second", "mean"}
@@ -451,10 +461,10 @@ def two_models(tmp_path: Path) -> list[Results]:
 def test_models_stand_side_by_side_at_shares_of_their_depth(two_models, tmp_path):
     table = by_model(benchmark_table(two_models))
     assert table.columns == ("deep", "flat")
-    half = rows_of(table)["cutoff", "50.0% of the tokens"]
+    half = rows_of(table)["cutoff", "50.0\u00a0% of the tokens"]
     assert {model: cell.value for model, cell in half.cells.items()} == {"deep": 75.0, "flat": 75.0}
     assert half.mean == 75.0
-    alone = rows_of(table)["random K=0", "25.0% of the tokens"]
+    alone = rows_of(table)["random layer=0", "25.0\u00a0% of the tokens"]
     assert set(alone.cells) == {"deep"}
     assert np.isnan(alone.mean)
     assert printable(table)[0] == ["budget", "method", "deep", "flat", "mean %", "FLOPs", "KV"]
@@ -462,7 +472,7 @@ def test_models_stand_side_by_side_at_shares_of_their_depth(two_models, tmp_path
     assert f"75.0 [{low:.1f}, {high:.1f}]" in rendered(table, "markdown")
     curves = model_curves(benchmark_table(two_models))
     assert [(one.method, one.model, one.share) for one in curves] == [
-        ("cutoff", "deep", (0.25, 0.5)), ("cutoff", "flat", (0.25, 0.5)), ("random K=0", "deep", (0.25,))
+        ("cutoff", "deep", (0.25, 0.5)), ("cutoff", "flat", (0.25, 0.5)), ("random layer=0", "deep", (0.25,))
     ]  # fmt: skip
     write_model_plot(curves, tmp_path / "models.png")
     assert (tmp_path / "models.png").read_bytes().startswith(b"\x89PNG")

@@ -217,7 +217,7 @@ def compare(
     """Put experiments or grid points side by side, with differences, intervals, cost, and a recommendation."""
     from orchestrator.show import text_table
     from results.exchange.compare import compare as compared
-    from results.exchange.compare import printable, rendered
+    from results.exchange.compare_text import printable, rendered
     from results.location import located
 
     with ExitStack() as stack:

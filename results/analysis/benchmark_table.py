@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +22,9 @@ from results.analysis.metrics import answers, on_common_questions
 from results.analysis.resampled import Floats, Resampled, first_two, interval
 from results.analysis.significance import resampled_sums
 from results.analysis.task_metrics import headline, known_task, task_metrics
+from results.exchange.point_names import PointName
 from results.suites import LeftOut, Results
+from results.wording import number, percent
 from strategies.budget import average_tokens
 from strategies.errors import UsageError
 from workers.work import UNPRUNED, GridPoint
@@ -74,6 +75,7 @@ class Row:
     flops: float = np.nan  # of prefill, as a share of the un-pruned model's
     kv: float = np.nan  # of keys and values
     key: str = ""  # of its grid point; "" of what is none of ours
+    name: PointName | None = None  # of its grid point
     costs: Mapping[str, Spread] = field(default_factory=dict)  # by column, see `printed_costs`
     reason: str = ""  # why it cannot run
     origin: str = ""  # of a printed row: copied, or re-run
@@ -287,7 +289,7 @@ def _budgets(lines: Iterable[_Line]) -> list[tuple[str, list[_Line]]]:
     for tokens, members in groups:
         share = next((line.point.share for line in members if line.point.share is not None), None)
         visual = members[0].visual
-        text = f"{tokens:.0f} tokens" if share is None else f"{100 * tokens / visual:.1f}% of the tokens"
+        text = f"{number(tokens, 0)} tokens" if share is None else f"{percent(tokens / visual)} of the tokens"
         order = sorted(members, key=lambda line: line.point.label)
         named.append((text, order))
     return named
@@ -301,6 +303,7 @@ def _tokens(line: _Line) -> float:
 
 
 def _row(model: str, budget: str, line: _Line, averaged: Sequence[str], several: bool) -> Row:
+    name = PointName.of(line.point.label)
     mean = low = high = np.nan
     if (parts := _parts(line, averaged)) is not None:
         mean = float(np.mean([line.cells[name].relative for name in averaged]))
@@ -309,7 +312,7 @@ def _row(model: str, budget: str, line: _Line, averaged: Sequence[str], several:
             low = max(low, 0.0)
     return Row(
         model=model,
-        method=_method(line.point, several),
+        method=name.method(layer=several),
         budget=budget,
         tokens=_tokens(line),
         cells=dict(line.cells),
@@ -319,29 +322,13 @@ def _row(model: str, budget: str, line: _Line, averaged: Sequence[str], several:
         flops=line.cost[1],
         kv=line.cost[2],
         key=line.point.key,
+        name=name,
     )
 
 
 def _parts(line: _Line, averaged: Sequence[str]) -> list[Resampled] | None:
     """What a mean is over; None where a benchmark is missing."""
     return [line.parts[name] for name in averaged] if all(name in line.parts for name in averaged) else None
-
-
-def _method(point: GridPoint, several: bool) -> str:
-    if point.strategy == UNPRUNED:
-        return "un-pruned"
-    layer = f" K={point.layer}" if several else ""
-    usual = _usual(point.strategy) if point.settings else {}
-    told = (f" {name}={value}" for name, value in point.settings if usual.get(name) != value)
-    return point.strategy + layer + "".join(told)
-
-
-def _usual(strategy: str) -> dict[str, Any]:
-    """Its parameters as they are where nobody sets them; none of a rule that is not known here."""
-    from strategies.catalog import CATALOG  # with torch, which the pages do without until a table is asked for
-
-    known = CATALOG.get(strategy)
-    return {} if known is None else known.params
 
 
 def costs_of(one: Results) -> pd.DataFrame | None:

@@ -6,17 +6,16 @@ layers, as a share of the un-pruned model's. Of a layer cut-off that is the laye
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from results.analysis.benchmark_table import ALIKE, BenchmarkTable, Cell, Row
+from results.exchange.point_names import PointName
+from results.wording import percent
 from strategies.errors import UsageError
 from strategies.listed import KEEP_NOTHING
-
-LAYER = re.compile(r" K=\d+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +44,10 @@ def by_model(table: BenchmarkTable) -> BenchmarkTable:
         near = (place for place in rows if place[0] == method and abs(place[1] - share) <= ALIKE * place[1])
         place = next(near, (method, share))
         cell = Cell(value=row.mean, relative=row.mean, n=0, low=row.low, high=row.high)
-        known = rows.get(place) or Row(model="", method=method, budget=_budget(place[1]), tokens=np.nan, cells={})
-        rows[place] = replace(known, cells={**known.cells, row.model: cell})
+        known = rows.get(place) or Row(
+            model="", method=method, budget=_budget(place[1]), tokens=np.nan, cells={}, name=row.name
+        )
+        rows[place] = replace(known, name=_shared(known, row), cells={**known.cells, row.model: cell})
     whole = [replace(row, mean=_mean(row, models)) for row in rows.values()]
     return BenchmarkTable(columns=models, averaged=models, rows=tuple(whole), notes=(*table.notes, NOTE))
 
@@ -86,12 +87,19 @@ def _shares(table: BenchmarkTable) -> Iterator[tuple[str, float, Row]]:
     for row in table.rows:
         share = row.tokens / whole.get(row.model, np.nan)
         if not np.isnan(row.mean) and not np.isnan(share):
-            bare = row.method.partition(" ")[0] in KEEP_NOTHING
-            yield LAYER.sub("", row.title) if bare else row.title, float(share), row
+            bare = row.name is not None and row.name.strategy in KEEP_NOTHING
+            yield row.name.method(layer=False) if row.name is not None and bare else row.title, float(share), row
+
+
+def _shared(known: Row, row: Row) -> PointName | None:
+    """The name of a row, without a layer where models have others."""
+    if known.name is None or row.name is None:
+        return known.name
+    return known.name if known.name.layer == row.name.layer else replace(known.name, layer="")
 
 
 def _budget(share: float) -> str:
-    return "" if share >= 1 else f"{100 * share:.1f}% of the tokens"
+    return "" if share >= 1 else f"{percent(share)} of the tokens"
 
 
 def _mean(row: Row, models: tuple[str, ...]) -> float:

@@ -96,14 +96,14 @@ def _is_theirs(one: Results) -> bool:
 
 
 def _columns(found: Sequence[Results], model: str, lineage: Lineage) -> dict[str, str]:
-    """The column of each task that the lineage has figures of; none for another model."""
+    """The task of each column that the lineage may have figures of; none for another model."""
     columns = {}
     for one in found:
         if one.model != model or not _is_theirs(one):
             continue
         task = one.experiment.spec.task.name
         part = " perception" if task == "mme" and lineage.mme == "perception" else ""
-        columns[task] = f"{one.benchmark}{part}"
+        columns[f"{one.benchmark}{part}"] = task
     return columns
 
 
@@ -131,7 +131,7 @@ def _published(lineage: Lineage, row: Row, columns: Mapping[str, str], averaged:
 
 def _cells(one: Published, lineage: Lineage, columns: Mapping[str, str]) -> dict[str, Cell]:
     return {
-        columns[task]: Cell(value=value, relative=100 * value / lineage.unpruned.get(task, np.nan), n=0)
-        for task, value in one.figures.items()
-        if task in columns
+        column: Cell(value=value, relative=100 * value / lineage.unpruned.get(task, np.nan), n=0)
+        for column, task in columns.items()
+        if (value := one.figures.get(task)) is not None
     }

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 
 from results.analysis.benchmark_table import BenchmarkTable, Cell, Row, Spread
 from results.escaping import csv_text, latex_cell, markdown_cell
+from results.exchange.booktabs import booktabs, name_columns
+from results.exchange.point_names import PointName
+from results.wording import figures, number, points
 
 NOTE = (
     "mean: percent of the un-pruned model's figure, over the benchmarks, with a 95 % interval (paired bootstrap over "
@@ -45,20 +51,26 @@ def _markdown(table: BenchmarkTable) -> str:
 
 def _latex(table: BenchmarkTable) -> str:
     bold = {"best": r"\textbf{{{}}}", "second": r"\underline{{{}}}", "": "{}"}
-    header, first = _header(table), len(_names(table, table.rows[0])) if table.rows else 0
-    lines = [r"% needs \usepackage{booktabs}", r"\begin{tabular}{" + "l" * first + "r" * (len(header) - first) + "}"]
-    lines += [r"\toprule", " & ".join(map(latex_cell, header)) + r" \\"]
-    before: tuple[str, str] | None = None
-    for row in table.rows:
-        if (row.model, row.budget) != before:
-            lines.append(r"\midrule")
-            before = row.model, row.budget
-        cells = [latex_cell(text) for text in _names(table, row)]
-        cells += [bold[_mark(one)].format(latex_cell(_value(one))) for one in map(row.cells.get, table.columns)]
-        cells += [bold[row.mark].format(latex_cell(_mean(row))), *map(latex_cell, _further(table, row))]
-        lines.append(" & ".join(cells) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}", f"% {latex_cell(NOTE)}"]
-    return "\n".join([*lines, *(f"% {latex_cell(note)}" for note in table.notes), ""])
+    rows = table.rows
+    several = len({row.model for row in rows}) > 1
+    models = [("model", [latex_cell(row.model) for row in rows])] if several else []
+    names = [replace(row.name or PointName(row.title), budget=_tokens(row)) for row in rows]
+    columns = [
+        (title, [bold[_mark(one)].format(latex_cell(_value(one))) for one in (row.cells.get(title) for row in rows)])
+        for title in table.columns
+    ]
+    columns.append(("mean %", [bold[row.mark].format(latex_cell(_mean(row))) for row in rows]))
+    further = [[latex_cell(text) for text in _further(table, row)] for row in rows]
+    columns += [(title, [line[place] for line in further]) for place, title in enumerate(_further_titles(table))]
+    places = enumerate(pairwise(rows), start=1)
+    breaks = [place for place, (one, row) in places if (one.model, one.budget) != (row.model, row.budget)]
+    return booktabs([*models, *name_columns(names)], columns, breaks, aside=(NOTE, *table.notes))
+
+
+def _tokens(row: Row) -> str:
+    """A budget in a column of its own."""
+    text = row.budget.removesuffix(" of the tokens").removesuffix(" tokens")
+    return text or ("" if np.isnan(row.tokens) else number(row.tokens, 0))
 
 
 def long_rows(table: BenchmarkTable) -> pd.DataFrame:
@@ -82,8 +94,11 @@ def long_rows(table: BenchmarkTable) -> pd.DataFrame:
 
 
 def _header(table: BenchmarkTable) -> list[str]:
-    gains = ["over it"] if _has_gains(table) else []
-    return [*_titles(table), *table.columns, "mean %", *gains, "FLOPs", "KV", *table.costs]
+    return [*_titles(table), *table.columns, "mean %", *_further_titles(table)]
+
+
+def _further_titles(table: BenchmarkTable) -> list[str]:
+    return [*(["over it"] if _has_gains(table) else []), "FLOPs", "KV", *table.costs]
 
 
 def _titles(table: BenchmarkTable) -> list[str]:
@@ -109,19 +124,20 @@ def _mean(row: Row) -> str:
 
 
 def _estimate(value: float, low: float, high: float) -> str:
-    return f"{value:.1f}" + ("" if np.isnan(low) else f" [{low:.1f}, {high:.1f}]")
+    return number(value) + ("" if np.isnan(low) else f" [{number(low)}, {number(high)}]")
 
 
 def _further(table: BenchmarkTable, row: Row) -> list[str]:
-    gain = "" if np.isnan(row.gain) else f"{row.gain:+.1f} [{row.gain_low:+.1f}, {row.gain_high:+.1f}]"
-    shares = ["" if np.isnan(one) else f"{one:.2f}" for one in (row.flops, row.kv)]
+    gain, low, high = (points(one / 100) for one in (row.gain, row.gain_low, row.gain_high))
+    gain = "" if np.isnan(row.gain) else f"{gain} [{low}, {high}]"
+    shares = ["" if np.isnan(one) else number(one, 2) for one in (row.flops, row.kv)]
     return [*([gain] if _has_gains(table) else []), *shares, *(_cost(row.costs.get(title)) for title in table.costs)]
 
 
 def _cost(one: Spread | None) -> str:
     if one is None or np.isnan(one.value):
         return ""
-    return f"{one.value:.3g}" + ("" if np.isnan(one.high) else f" ({one.high:.3g})")
+    return figures(one.value) + ("" if np.isnan(one.high) else f" ({figures(one.high)})")
 
 
 def _has_gains(table: BenchmarkTable) -> bool:

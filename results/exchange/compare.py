@@ -31,7 +31,6 @@ from results.analysis.metrics import (
 from results.analysis.significance import ALPHA
 from results.analysis.tolerance import CRITERION, loses_little, surely
 from results.disk import StoreError
-from results.escaping import csv_text, latex_cell, markdown_cell
 from results.exchange.imports import IMPORTED_FILE, imported_summary
 from results.exchange.point_names import is_chosen, is_named, names_of
 from results.experiment import Experiment, names_apart
@@ -163,52 +162,6 @@ def _unequal(rows: pd.DataFrame) -> str:
     return f"{count} answers that others have, and cannot be recommended: {_name(worst)} {worst['lacking']}"
 
 
-def rendered(comparison: Comparison, form: str) -> str:
-    """As ``csv``, ``markdown`` or ``latex``; for the first every column and digit, for the others a table to print."""
-    if form == "csv":
-        return csv_text(comparison.rows[list(COLUMNS)])
-    header, body = printable(comparison.rows)
-    if form == "markdown":
-        cells = [header, ["---", *["---:"] * (len(header) - 1)], *body]
-        table = "\n".join("| " + " | ".join(map(markdown_cell, line)) + " |" for line in cells)
-        return table + "\n\n" + "\n".join(f"- {markdown_cell(line)}" for line in comparison.recommendation) + "\n"
-    lines = [" & ".join(latex_cell(cell) for cell in line) + r" \\" for line in (header, *body)]
-    return "\n".join(
-        [r"\begin{tabular}{l" + "r" * (len(header) - 1) + "}", r"\hline", lines[0], r"\hline", *lines[1:], r"\hline",
-         r"\end{tabular}", *(f"% {latex_cell(line)}" for line in comparison.recommendation), ""]
-    )  # fmt: skip
-
-
-def printable(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Header and rows as text; columns that nothing is known of are left out. A missing number is empty."""
-    several = rows["experiment"].nunique() > 1
-    columns = {
-        "setting": [
-            f"{owner}: {label}" if several else label
-            for owner, label in zip(rows["experiment"], rows["label"], strict=True)
-        ],
-        "n": _counts(rows["n"].replace(0, pd.NA)),
-        "images": _images(rows),
-        "paired": _paired(rows),
-        "accuracy %": _texts(rows["accuracy"], "{:.1f}", 100),
-        "95 %": _spans(rows["ci_low"], rows["ci_high"], "{:.1f}"),
-        "lost": _counts(rows["lost"]),
-        "won": _counts(rows["gained"]),
-        "change": _texts(rows["difference"], "{:+.1f}", 100),
-        "change, 95 %": _spans(rows["diff_low"], rows["diff_high"], "{:+.1f}"),
-        "p (Holm)": _texts(rows["p_holm"], "{:.2g}"),
-        "TFLOP": _texts(rows["prefill_tflop"], "{:.3g}"),
-        "FLOPs": _texts(rows["flops_ratio"], "{:.3f}"),
-        "FastV's FLOPs": _texts(rows["fastv_ratio"], "{:.3f}"),
-        "tokens": _texts(rows["average_visual_tokens"], "{:.1f}"),
-        "s/sample": _texts(rows["latency_s"], "{:.4f}"),
-        "speed-up": _texts(rows["speedup"], "{:.2f}"),
-        "suspicious": [str(flag) for flag in rows["flags"]],
-    }  # fmt: skip
-    shown = {name: texts for name, texts in columns.items() if any(texts)}
-    return list(shown), [list(line) for line in zip(*shown.values(), strict=True)]
-
-
 def _joined(group: Sequence[Experiment], table: Answers, reference: str | None) -> pd.DataFrame:
     """Experiments on the same benchmark, with their answers, as one table."""
     owners = [owner for owner in group for _ in owner.points]
@@ -298,30 +251,3 @@ def _finished(rows: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
 
 def _name(row: pd.Series) -> str:
     return f"{row['label']} ({row['experiment']})"
-
-
-def _paired(rows: pd.DataFrame) -> list[str]:
-    """Questions behind the change, where they are fewer than those behind the accuracy."""
-    paired, asked = (rows[name].astype("Float64").fillna(0) for name in ("n_paired", "n"))
-    fewer = ~rows["baseline"] & rows["difference"].notna() & (paired > 0) & (paired < asked)
-    return [str(int(n)) if shown else "" for n, shown in zip(paired, fewer, strict=True)]
-
-
-def _images(rows: pd.DataFrame) -> list[str]:
-    """Images behind the accuracy, where they are fewer than the questions."""
-    return [
-        "" if pd.isna(n) or images >= n else str(images) for images, n in zip(rows["n_images"], rows["n"], strict=True)
-    ]
-
-
-def _counts(values: pd.Series) -> list[str]:
-    return ["" if pd.isna(value) else str(int(value)) for value in values]
-
-
-def _texts(values: pd.Series, form: str, scale: float = 1) -> list[str]:
-    return ["" if pd.isna(value) else form.format(scale * value) for value in values]
-
-
-def _spans(low: pd.Series, high: pd.Series, form: str) -> list[str]:
-    pairs = zip(_texts(low, form, 100), _texts(high, form, 100), strict=True)
-    return [f"{first} .. {last}" if first else "" for first, last in pairs]

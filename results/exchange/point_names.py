@@ -4,9 +4,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import takewhile
 
 from workers.work import GridPoint
+
+
+@dataclass(frozen=True, slots=True)
+class PointName:
+    """The parts of a grid point's one name, ``fastv layer=2 tokens=192 alpha=0.3``."""
+
+    strategy: str
+    layer: str = ""  # "2"
+    budget: str = ""  # "tokens=192"
+    settings: str = ""  # "alpha=0.3"
+
+    @classmethod
+    def of(cls, label: str) -> PointName:
+        """Of our names, and of those of imported figures, which may lack layer and budget."""
+        words = label.split(" ")
+        strategy = " ".join(takewhile(lambda word: "=" not in word, words))
+        words = words[len(strategy.split(" ")) :]
+        layer = words.pop(0).partition("=")[2] if words and words[0].startswith("layer=") else ""
+        budget = words.pop(0) if words and words[0].startswith(("rank=", "tokens=")) else ""
+        return cls(strategy, layer, budget, " ".join(words))
+
+    def method(self, *, layer: bool) -> str:
+        """The name without its budget, for tables that have budgets apart."""
+        place = f"layer={self.layer}" if layer and self.layer else ""
+        return " ".join(filter(None, (self.strategy, place, self.settings)))
 
 
 def file_name(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A figure of the pages for a paper: as wide as its column, all text of 8 pt, as vectors, drawn with matplotlib.
+"""A figure of the pages for a paper: as wide as its column, all text of 8 pt, drawn with matplotlib.
 
 What a plotly figure of ours holds is drawn again: lines, bands, bars, maps, levels and names. So every panel can be
 printed, and shows what its page shows.
@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from dashboards import theme
 from dashboards.figures import Figure as Drawn
 from dashboards.labels import push_apart
+from dashboards.paper_tex import escape_for_tex
 from dashboards.plots import DASHES, LEADER, RC
 from results.wording import told_apart
 from strategies.errors import UsageError
@@ -34,11 +35,12 @@ ROW, TALL_ROW = 0.19, 0.3  # inches of a row with a name at its left, or above i
 LETTER = 0.06  # inches, mean
 LABEL = 18  # characters of a line of a label
 NAMES = 0.45  # of the width: longer names stand above
-MARKS = {"circle": "o", "diamond": "D", "star": "*", "line-ns": "|"}
+MARKS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "cross": "P", "star": "*", "line-ns": "|"}
 TEX = ("xelatex", "lualatex", "pdflatex")
 STYLE: Any = {**RC, "font.size": PT, "axes.labelsize": PT, "axes.titlesize": PT, "xtick.labelsize": PT,
               "ytick.labelsize": PT, "svg.fonttype": "none", "svg.hashsalt": "saccade", "axes.linewidth": 0.6,
-              "lines.linewidth": 1.2, "pgf.rcfonts": False, "lines.markersize": 3}  # fmt: skip
+              "lines.linewidth": 1.2, "pgf.rcfonts": False, "lines.markersize": 3,
+              "savefig.dpi": 300}  # fmt: skip
 
 
 def paper_figure(figure: Drawn, form: str, width: float, about: str, title: bool = False) -> bytes:
@@ -46,7 +48,7 @@ def paper_figure(figure: Drawn, form: str, width: float, about: str, title: bool
 
     Args:
         figure: Of a panel.
-        form: pdf, svg or pgf.
+        form: pdf, svg, pgf, or png with 300 dots an inch.
         width: Inches.
         about: Where its numbers come from, for the file's metadata.
         title: Print the title too; in a paper the caption says it.
@@ -57,21 +59,28 @@ def paper_figure(figure: Drawn, form: str, width: float, about: str, title: bool
     style = STYLE
     if form == "pgf":
         if not (found := [name for name in TEX if shutil.which(name)]):
-            raise UsageError(f"--format pgf needs one of {', '.join(TEX)} on the PATH; pdf and svg do not")
+            raise UsageError(f"--format pgf needs one of {', '.join(TEX)} on the PATH; pdf, svg and png do not")
         style = {**STYLE, "pgf.texsystem": found[0]}
     with mpl.rc_context(style):
         drawn = _drawn(figure, width, title)
         content = io.BytesIO()
-        drawn.savefig(content, format=form, metadata=_metadata(form, _plain(figure.layout.title.text), about))
-    head = f"% {about}\n".encode() if form == "pgf" else b""
-    return head + content.getvalue()
+        if form == "pgf":  # which has no metadata
+            escape_for_tex(drawn)
+            content.write(f"% {' '.join(about.split())}\n".encode())
+            drawn.savefig(content, format=form)
+        else:
+            named = _plain(figure.layout.title.text)
+            drawn.savefig(content, format=form, metadata=_metadata(form, named, about))
+    return content.getvalue()
 
 
 def _metadata(form: str, title: str, about: str) -> dict[str, Any]:
     """No date of drawing: the same results give the same bytes."""
     if form == "pdf":
         return {"Title": title, "Subject": about, "Creator": "Saccade", "CreationDate": None}
-    return {"Title": title, "Description": about, "Creator": "Saccade", "Date": None} if form == "svg" else {}
+    if form == "png":
+        return {"Title": title, "Description": about, "Software": "Saccade"}
+    return {"Title": title, "Description": about, "Creator": "Saccade", "Date": None}
 
 
 def _drawn(figure: Drawn, width: float, title: bool) -> Figure:

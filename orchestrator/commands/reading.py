@@ -32,12 +32,13 @@ class Format(StrEnum):
     LATEX = "latex"
 
 
-class Vector(StrEnum):
-    """Of a figure for a paper."""
+class Drawing(StrEnum):
+    """File of a figure for a paper."""
 
     PDF = "pdf"
     SVG = "svg"
     PGF = "pgf"
+    PNG = "png"
 
 
 class By(StrEnum):
@@ -121,7 +122,9 @@ def figure(
         str, typer.Argument(help="Page, or PAGE/PANEL: layer, tokens, heat, alpha, layer/difference, ...")
     ],
     width: Annotated[str, typer.Option(help="Of the paper's column: 3.25in, 84mm, 8.4cm or 234pt.")] = "3.25in",
-    form: Annotated[Vector, typer.Option("--format", help="Of the file; pgf needs a TeX system.")] = Vector.PDF,
+    form: Annotated[
+        Drawing, typer.Option("--format", help="Of the file; pgf needs a TeX system, png has 300 dots an inch.")
+    ] = Drawing.PDF,
     choose: Annotated[
         list[str] | None,
         typer.Option("--choose", metavar="NAME=VALUE", help="As the page's address: strategy=fastv, layer=2, kept=64."),
@@ -129,7 +132,7 @@ def figure(
     title: Annotated[bool, typer.Option("--title", help="Print the title too, which a caption says.")] = False,
     out: Annotated[Path | None, typer.Option(help="The file; by default in EXPERIMENT/exports.")] = None,
 ) -> None:
-    """Draw one panel of the pages for a paper: as wide as its column, text of 8 pt, vectors."""
+    """Draw one panel of the pages for a paper: as wide as its column, text of 8 pt."""
     from dashboards.chosen_panel import chosen_panel
     from dashboards.paper import paper_figure
     from dashboards.report_tables import source_of_numbers

@@ -126,7 +126,6 @@ def test_a_missing_gpu_driver_or_the_like_is_one_line_and_exit_code_2(prepared, 
     from typer.testing import CliRunner
 
     import orchestrator.run
-    import orchestrator.sweep.prepare
     from orchestrator.cli import app
 
     def options(**given: object) -> RunOptions:
@@ -134,7 +133,7 @@ def test_a_missing_gpu_driver_or_the_like_is_one_line_and_exit_code_2(prepared, 
 
     monkeypatch.setattr(orchestrator.run, "RunOptions", options)
     monkeypatch.setattr(Failing, "bad", frozenset(sample.id for sample in prepared.samples))
-    monkeypatch.setattr(orchestrator.sweep.prepare, "prepare", lambda spec: prepared)
+    monkeypatch.setattr(orchestrator.run, "prepare", lambda spec: prepared)
     (tmp_path / "sweep.yaml").write_text(SWEEP)
     result = CliRunner().invoke(app, ["run", str(tmp_path / "sweep.yaml"), "--out", str(tmp_path / "x"), "--local"])
     assert result.exit_code == 2

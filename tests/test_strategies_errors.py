@@ -66,7 +66,7 @@ def test_the_tree_is_drawn_as_it_is() -> None:
 # Their plain ValueErrors have no place: one caller catches them all, and says it.
 CAUGHT_BY_THE_CALLER = {
     "orchestrator/sweep/source.py",
-    "orchestrator/sweep/grid.py",
+    "orchestrator/sweep/kept.py",
     "orchestrator/sweep/ranges.py",
     "results/exchange/imports.py",
     "results/manifest.py",

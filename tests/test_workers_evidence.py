@@ -43,7 +43,6 @@ from workers.decoder import Decoder
 from workers.encoding import encode_sample
 from workers.evidence import (
     PROVIDERS,
-    complaint,
     needed,
     provider_of,
     scratch,
@@ -55,6 +54,7 @@ from workers.families.model import Encoded, ImageSpan
 from workers.packed_layer import LayerAhead, LayerRead, PackedLayer
 from workers.patch import pruned
 from workers.provider import Provider
+from workers.runnable import complaint
 from workers.sequences import Packing, new_trunk
 from workers.sites import DecoderLayer, InputRows, Site, Tower
 from workers.trunks import make_trunks, pack_trunks

@@ -44,6 +44,7 @@ PARAMS: dict[str, dict[str, float | str]] = {
     "v2drop": {"second_layer": 4, "second_share": 0.5, "third_layer": 8, "third_rank": 1},
 }
 LOGITS = 2e-3  # float32 sums in another order, as other hosts and versions of torch take them; logits reach 20
+CONDITION = 0.3  # of its logarithm: the smallest singular value of merged rows is near what float32 rounds away
 SWAPPED = 1  # kept tokens that may give way to another one whose score is the same but for the last digits
 
 
@@ -117,7 +118,10 @@ def test_the_engine_answers_as_it_did(golden, today, sample):
         assert differ <= 2 * SWAPPED, what
         if differ == 0:  # another token changes more than a last digit
             np.testing.assert_allclose(now["logits"], then["logits"], atol=LOGITS, err_msg=what)
-            assert now["measures"] == pytest.approx(then["measures"], rel=2e-2, abs=1e-3), what
+            assert now["measures"].keys() == then["measures"].keys(), what
+            for name, value in now["measures"].items():
+                near = {"abs": CONDITION} if name.endswith("log10_condition") else {"rel": 2e-2, "abs": 1e-3}
+                assert value == pytest.approx(then["measures"][name], **near), f"{name}, {what}"
 
 
 def test_an_answer_says_by_what_it_was_computed(small_checkpoint, small_scienceqa):

@@ -46,7 +46,7 @@ HOMES = {
         "dashboards/benchmark_means.py",
         "dashboards/report.py",
     },
-    "matplotlib": {"dashboards/plots.py", "dashboards/model_plot.py", "dashboards/paper.py"},
+    "matplotlib": {"dashboards/plots.py", "dashboards/model_plot.py", "dashboards/paper.py", "dashboards/paper_tex.py"},
 }
 # The speed test makes models, as a user's own code may.
 KNOW_A_FAMILY = {"workers/families/catalog.py"}

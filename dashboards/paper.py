@@ -90,10 +90,13 @@ def _drawn(figure: Drawn, width: float, title: bool) -> Figure:
     down = max(len(places) // across, 1)
     names = max((_axis(figure, y).ticktext or () for _, y in places), key=len)
     above = LETTER * max(map(len, names), default=0) > NAMES * width and figure.data[0].type != "heatmap"
+    beside = 0 if above else LETTER * max(map(len, names), default=0)  # names of rows
+    letters = min(2 * LABEL, max(1, int((width - beside) / across / LETTER)))
+    heads = [fill(_plain(one.text), letters) for one in layout.annotations if one.yref == "paper" and not one.name]
     height = 0.6 + (TALL_ROW if above else ROW) * len(names) if names else SHAPE * width * down / across
+    height += 1.3 * PT / 72 * max((head.count("\n") for head in heads), default=0)
     paper = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     plots = dict(zip(places, paper.subplots(down, across, squeeze=False).ravel().tolist(), strict=True))
-    heads = [one for one in layout.annotations if one.yref == "paper" and not one.name]  # of several plots, in order
     for place, ((x, y), plot) in enumerate(plots.items()):
         _frame(plot, _axis(figure, x), _axis(figure, y))
         for trace in figure.data:
@@ -103,8 +106,8 @@ def _drawn(figure: Drawn, width: float, title: bool) -> Figure:
             _names_above(plot, _axis(figure, y), int(width / LETTER))
         _levels(plot, [one for one in layout.shapes if _belongs(one.xref, x) and _belongs(one.yref, y)])
         _labels(plot, [one for one in layout.annotations if one.yref == y], 0.75 * height / down)
-        for head in heads[place : place + 1]:
-            plot.set_title(fill(_plain(head.text), 2 * LABEL), loc="left", color=theme.LIGHT.muted)
+        for head in heads[place : place + 1]:  # of several plots, in order
+            plot.set_title(head, loc="left", color=theme.LIGHT.muted)
     only = next(iter(plots.values()))
     if title:
         paper.suptitle(_plain(layout.title.text), fontsize=PT, x=0.01, ha="left")
@@ -135,6 +138,8 @@ def _frame(plot: Axes, x: Any, y: Any) -> None:
             limits(*axis.range)
         if axis.ticktext is not None:
             ticks(list(axis.tickvals), [_plain(text) for text in axis.ticktext])
+        elif axis.tickvals is not None:  # rows whose names stand beside another plot
+            ticks(list(axis.tickvals), [""] * len(axis.tickvals))
         named(_plain(axis.title.text))
 
 
@@ -218,7 +223,7 @@ def _labels(plot: Axes, labels: Sequence[Any], inches: float) -> None:
     """Names at line ends, pushed apart; others where they stand."""
     ends = [one for one in labels if (one.name or "").startswith(LINE)]
     low, high = sorted(plot.get_ylim())
-    texts = [fill(_plain(one.text).replace("\n", " "), LABEL) for one in ends]
+    texts = [fill(_plain(one.text).replace("\n", " "), LABEL, break_long_words=False) for one in ends]
     lines = 1.25 * max((text.count("\n") + 1 for text in texts), default=1)
     placed = push_apart([float(one.y) for one in ends], lines * PT / 72 * (high - low) / inches, low, high)
     for one, text, to in zip(ends, texts, placed, strict=True):

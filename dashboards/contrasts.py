@@ -27,6 +27,14 @@ class Ablation:
     positions: str  # keep or compact, of all of them
     rows: pd.DataFrame  # with a column ``rule``
 
+    @property
+    def held(self) -> str:
+        """What is the same in all of them, in words."""
+        return (
+            f"{self.heads_kept} heads kept, {self.rank} visual tokens kept from layer {self.layer} on; "
+            f"{'query' if self.factor == 'head' else 'head'} rule: {self.other}"
+        )
+
 
 def ablations(summary: pd.DataFrame) -> list[Ablation]:
     """Every group of at least two grid points that differ in nothing but their head rule, or their query rule."""

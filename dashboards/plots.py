@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dashboards import theme
+from dashboards.contrasts import ablations
 from dashboards.labels import AXIS_TITLES, end_labels, push_apart
 from dashboards.looks import CONTEXT, Look, methods_of, series_looks
 from dashboards.rows import (
+    ACCURACY,
     AXES,
     DROP,
     MAX_FOREST,
@@ -24,6 +27,9 @@ from dashboards.rows import (
     Measure,
     Reference,
     Slice,
+    against_first,
+    alpha_places,
+    alpha_slice,
     axis_range,
     curves,
     focus,
@@ -69,6 +75,8 @@ RC: Any = {
 def write_plots(experiment: Experiment) -> list[Path]:
     """Write EXPERIMENT/exports/*.png and *.pdf: accuracy and relative drop along each axis, and what lies on none.
 
+    Also accuracy by alpha, and each ablation of heads and queries, where it has most of them.
+
     Where the grid is one of the documents' experiments, also the picture that its document promises.
 
     Of a grid with many slices the largest of each axis is drawn, and the layer cut-off scan in any case; the report
@@ -90,6 +98,18 @@ def write_plots(experiment: Experiment) -> list[Path]:
                 for measure in measures(part):
                     ending = "_relative_drop" if measure is DROP else ""
                     written += _save(curve_plot(rows, part, measure), folder, stem(part) + ending)
+                if stem(part) == CUTOFF_STEM and (first := against_first(part)):
+                    written += _save(curve_plot(rows, *first), folder, f"{CUTOFF_STEM}_drop_against_first_layer")
+        for layer, rank in alpha_places(rows[~rows["baseline"]])[:1]:
+            part = alpha_slice(rows, layer, rank)
+            written += _save(
+                curve_plot(rows, part, ACCURACY), folder, f"accuracy_by_alpha_at_layer_{layer}_rank_{rank}"
+            )
+        for factor, groups in groupby(ablations(rows), lambda group: group.factor):
+            group = max(groups, key=lambda one: len(one.rows))
+            if len(ruled := forest(group.rows[group.rows["n"] > 0])):
+                figure = forest_plot(ruled.assign(label=ruled["rule"]), group.held)
+                written += _save(figure, folder, f"{factor}_ablation_{group.heads_kept}_heads_rank_{group.rank}")
         if len(alone := forest(leftovers(rows))):
             written += _save(forest_plot(alone.head(MAX_FOREST)), folder, "single_configurations")
         written += original_plots(original_files(experiment), folder)
@@ -247,7 +267,7 @@ def curve_plot(all_rows: pd.DataFrame, part: Slice, measure: Measure) -> Figure:
     rows = curves(part, measure)
     chosen = focus(part.rows)
     looks = {name: look for name, look in series_looks(rows, methods_of(all_rows)).items() if name in chosen}
-    base = reference(all_rows, measure)
+    base = reference(all_rows, measure) if measure.by else None  # what has no band has a zero of its own
     span = value_range(rows, base, chosen, measure)
     figure, axes = _canvas()
     _reference(axes, base)
@@ -256,14 +276,14 @@ def curve_plot(all_rows: pd.DataFrame, part: Slice, measure: Measure) -> Figure:
     axes.set_xlim(*axis_range(rows["x"], part.axis))
     axes.set_ylim(*span)
     axes.set_xlabel(AXIS_TITLES[part.axis])
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=part.axis != "alpha"))
     _title(axes, f"{measure.name} (%)", f"{part.title}; {measure.band(part.rows)}")
     _end_labels(axes, rows, part, base, looks, measure, span)
     return figure
 
 
-def forest_plot(rows: pd.DataFrame) -> Figure:
-    """Single configurations; the twin of `dashboards.figures.forest_figure`."""
+def forest_plot(rows: pd.DataFrame, held: str = "") -> Figure:
+    """Single configurations; the twin of `dashboards.figures.forest_figure`. ``held``: what is the same in all."""
     figure, axes = _canvas(height=1.6 + 0.3 * len(rows))
     axes.axvline(0, color=theme.REFERENCE, linestyle="--", linewidth=1.2)
     for place, row in enumerate(rows.to_dict("records")):
@@ -278,7 +298,7 @@ def forest_plot(rows: pd.DataFrame) -> Figure:
     axes.set_xlabel("percentage points")
     _title(
         axes,
-        "Change against the un-pruned model",
+        "Change against the un-pruned model" + f": {held}" * bool(held),
         f"line: {spoken(rows['diff_interval'])}, 95 % of each alone; "
         f"filled: significant among all ({spoken(rows['test'])}, Holm)",
     )

@@ -6,7 +6,7 @@ and the other is held fixed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -37,13 +37,13 @@ class Measure:
     low: str
     high: str
     scale: float  # from the summary's unit to the figure's, percent
-    by: str  # column that names what made it
+    by: str  # column that names what made the band; empty: there is none
     of: str = ""  # what is to be said besides
     unit: str = "%"
 
     def band(self, rows: pd.DataFrame) -> str:
         """What the band is, and what the number is of where that needs saying."""
-        return f"{self.of}band: 95 %, {spoken(rows[self.by])}"
+        return f"{self.of}band: 95 %, {spoken(rows[self.by])}" if self.by else self.of
 
 
 ACCURACY = Measure(
@@ -189,11 +189,50 @@ def slices(summary: pd.DataFrame, axis: Axis) -> list[Slice]:
     return sorted(found, key=lambda part: -len(part.rows))
 
 
+def alpha_places(pruned: pd.DataFrame) -> list[tuple[int, int]]:
+    """(layer, rank) where alpha varies, the one with most values first."""
+    mixed = pruned[pruned["alpha"].notna()]
+    counts = mixed.groupby(["layer", "rank"])["alpha"].nunique()
+    counts = counts[counts > 1].sort_values(ascending=False, kind="stable")
+    return [(int(layer), int(rank)) for layer, rank in counts.index]
+
+
+def alpha_slice(rows: pd.DataFrame, layer: int, rank: int) -> Slice:
+    """The rows at a place that have an alpha, in series that are named without it."""
+    mixed = rows[(rows["layer"] == layer) & (rows["rank"] == rank) & rows["alpha"].notna()]
+    bare = mixed["params"].map(lambda text: " ".join(part for part in text.split() if not part.startswith("alpha=")))
+    return Slice(axis="alpha", fixed="layer", value=layer, rows=with_series(mixed.assign(params=bare)))
+
+
 def leftovers(summary: pd.DataFrame) -> pd.DataFrame:
     """Pruned rows that lie on no curve of any slice, with their series."""
     drawn = [key for axis in AXES for part in slices(summary, axis) for key in part.rows["key"]]
     rows = with_series(summary)
     return rows[~rows["key"].isin(drawn)]
+
+
+def against_first(part: Slice) -> tuple[Slice, Measure] | None:
+    """The relative drop as the originals' documents have it: of the accuracy at the first layer, not of the un-pruned.
+
+    None where nothing was right there.
+    """
+    rows = part.rows[part.rows["n"] > 0]
+    first = rows[part.axis].min()
+    base = rows.loc[rows[part.axis] == first, ["series", "accuracy"]].set_index("series")["accuracy"]
+    of_series = part.rows["series"].map(base)
+    if not (base > 0).all() or of_series.isna().any():
+        return None
+    drop = 100 * (of_series - part.rows["accuracy"]) / of_series
+    measure = Measure(
+        name=f"Relative drop against layer {first:g}",
+        column="first_drop",
+        low="no_band",
+        high="no_band",
+        scale=1,
+        by="",
+        of=f"of the accuracy at layer {first:g}, as the originals have it; no interval",
+    )
+    return replace(part, rows=part.rows.assign(first_drop=drop, no_band=np.nan)), measure
 
 
 def curves(part: Slice, measure: Measure) -> pd.DataFrame:

@@ -13,9 +13,9 @@ from matplotlib.text import Text
 from answer_matrix import MISSING, write_matrix
 from dashboards.figures import curve_figure, forest_figure, heat_figure
 from dashboards.plots import comparison_plot, curve_plot, write_plots
-from dashboards.rows import ACCURACY, DROP, curves, forest, heat, leftovers, slices
+from dashboards.rows import ACCURACY, DROP, against_first, curves, forest, heat, leftovers, slices
 from dashboards.theme import line_look
-from fake_experiment import write_fake_experiment
+from fake_experiment import fake_points, write_fake_experiment
 from results.analysis.metrics import summary
 from workers.work import GridPoint, unpruned_point
 
@@ -112,9 +112,16 @@ def test_plots_draw_the_same_rows(rows) -> None:
 
 
 def test_write_plots_makes_the_promised_files(tmp_path: Path) -> None:
-    written = write_plots(write_fake_experiment(tmp_path / "e", samples=30))
+    ablated = tuple(
+        GridPoint(strategy="ablation", layer=2, rank=16, params=(("head", head), ("heads_kept", 2), ("query", query)))
+        for head, query in (("sum", "last_token"), ("variance", "last_token"), ("variance", "text"))
+    )
+    written = write_plots(write_fake_experiment(tmp_path / "e", samples=30, points=(*fake_points(), *ablated)))
     names = {path.name for path in written}
     assert {"fastv_layer_cutoff_plot.png", "fastv_layer_cutoff_plot_relative_drop.png"} <= names
+    assert "fastv_layer_cutoff_plot_drop_against_first_layer.png" in names
+    assert {"accuracy_by_alpha_at_layer_2_rank_16.png", "head_ablation_2_heads_rank_16.png"} <= names
+    assert "query_ablation_2_heads_rank_16.pdf" in names
     assert {"accuracy_by_rank_at_layer_2.png", "single_configurations.pdf"} <= names
     for path in written:
         content = path.read_bytes()
@@ -124,6 +131,22 @@ def test_write_plots_makes_the_promised_files(tmp_path: Path) -> None:
             assert content.startswith(b"%PDF")
             assert b"/FontType 3" not in content
             assert b"/Type3" not in content  # text stays text: TrueType, not outlines
+
+
+def test_the_drop_of_the_originals_documents_is_of_the_first_layer(tmp_path: Path) -> None:
+    points = (BASE, *(GridPoint(strategy="cutoff", layer=layer, rank=0) for layer in (2, 3, 4)))
+    right = np.zeros((4, 8), dtype=int)
+    for row, count in enumerate((8, 4, 3, 6)):
+        right[row, :count] = 1
+    (part,) = slices(summary(write_matrix(tmp_path / "e", points, right)), "layer")
+    found = against_first(part)
+    assert found is not None
+    drawn, measure = found
+    assert measure.name == "Relative drop against layer 2"
+    assert curves(drawn, measure)["y"].tolist() == [0.0, 25.0, -50.0]
+    right[1] = 0  # nothing right at the first
+    (part,) = slices(summary(write_matrix(tmp_path / "none", points, right)), "layer")
+    assert against_first(part) is None
 
 
 def test_no_two_lines_of_a_picture_look_alike_nor_labels_cover_one_another(tmp_path: Path) -> None:

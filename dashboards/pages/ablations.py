@@ -45,10 +45,6 @@ def panels(view: View) -> list[Panel]:
     rows = group.rows[group.rows["n"] > 0]
     against = REFERENCES[group.factor]
     reference = rows[rows["rule"] == against]
-    note = (
-        f"{group.heads_kept} heads kept, {group.rank} visual tokens kept from layer {group.layer} on; "
-        f"{'query' if group.factor == 'head' else 'head'} rule: {group.other}"
-    )
     compared = forest(rows)
     unpruned = Panel(
         name="unpruned",
@@ -57,14 +53,14 @@ def panels(view: View) -> list[Panel]:
         below=numbers(compared, view, label="rule"),
     )
     if reference.empty:
-        return [replace(unpruned, name="rules", note=note)]
+        return [replace(unpruned, name="rules", note=group.held)]
     source = view.snapshot.source_of(rows)
     drawn = contrast_rows(rows, reference["key"].iloc[0], source.answers, source.summary["key"])
     rules = Panel(
         name="rules",
         figure=forest_figure(drawn.assign(label=drawn["rule"]), against),
         rows=drawn,
-        note=note,
+        note=group.held,
         below=numbers(drawn, view, against, label="rule"),
     )
     return [rules, unpruned]

@@ -10,14 +10,14 @@ from dashboards.charts import add_level
 from dashboards.looks import method_look
 from dashboards.pages.base import Control, Page, Panel, faceted
 from dashboards.pages.parts import curve_panels, numbers
-from dashboards.rows import ACCURACY, DIFFERENCE, Reference, Slice, with_series
+from dashboards.rows import ACCURACY, DIFFERENCE, Reference, alpha_places, alpha_slice
 from dashboards.view import View
 
 PURE = ("max_head", "avg_all_heads")
 
 
 def controls(view: View) -> list[Control]:
-    places = _places(view)
+    places = alpha_places(view.pruned)
     if not places:
         return []
     here = _here(view, places)
@@ -31,14 +31,13 @@ def controls(view: View) -> list[Control]:
 
 
 def panels(view: View) -> list[Panel]:
-    places = _places(view)
+    places = alpha_places(view.pruned)
     if not places:
         return []
     at = _here(view, places)
     layer, rank = next((place for place in at if str(place[1]) == view.state.get("kept")), at[0])
     here = view.rows[(view.rows["layer"] == layer) & (view.rows["rank"] == rank)]
-    mixed = _mixed(here)
-    part = Slice(axis="alpha", fixed="layer", value=layer, rows=mixed)
+    part = alpha_slice(here, layer, rank)
     pure = here[here["strategy"].isin(PURE) & (here["n"] > 0)]
     pure = pure.assign(series=(pure["strategy"] + " " + pure["params"]).str.rstrip())
     found = []
@@ -50,24 +49,9 @@ def panels(view: View) -> list[Panel]:
         note = "alpha 1 is max_head, 1/heads is avg_all_heads" if measure is ACCURACY else ""
         found.append(replace(panel, rows=rows, note=note))
     if found:
-        rows = pd.concat([mixed, pure])
+        rows = pd.concat([part.rows, pure])
         found.append(Panel(name="numbers", figure=None, rows=rows, below=numbers(rows, view)))
     return found
-
-
-def _mixed(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows with an alpha, whose series is named without it."""
-    mixed = rows[rows["alpha"].notna()]
-    bare = mixed["params"].map(lambda text: " ".join(part for part in text.split() if not part.startswith("alpha=")))
-    return with_series(mixed.assign(params=bare))
-
-
-def _places(view: View) -> list[tuple[int, int]]:
-    """(layer, rank) where alpha varies, the one with most values first."""
-    mixed = view.pruned[view.pruned["alpha"].notna()]
-    counts = mixed.groupby(["layer", "rank"])["alpha"].nunique()
-    counts = counts[counts > 1].sort_values(ascending=False, kind="stable")
-    return [(int(layer), int(rank)) for layer, rank in counts.index]
 
 
 def _here(view: View, places: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -85,7 +85,7 @@ def strategies(
     """List the strategies that a sweep may name: what each reads, where it acts, its parameters, its source.
 
     `saccade strategies check ./FILE.py:NAME` tries a rule of your own, or one of ours, on the embedded model; exit code
-    code 2 if it breaks a promise.
+    2 if it breaks a promise.
     """
     from orchestrator.listing import StrategyRow, every_strategy, in_full, strategy_rows
     from orchestrator.sweep.own_rules import rule_of

@@ -29,12 +29,11 @@ class TurnTable:
         self._tables: list[tuple[Tensor, Tensor]] = []  # the last is the longest; others may still be read in a lane
 
     def up_to(self, below: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of at least so many positions from 0 on."""
+        """Cosines and sines of at least so many positions from 0 on, on a GPU."""
         if not self._tables or len(self._tables[-1][0]) < below:
             with self._growing:
                 if not self._tables or len(self._tables[-1][0]) < below:
                     count = max(LEAST, 1 << (below - 1).bit_length())
                     self._tables.append(self._turned(torch.arange(count, device=device)[None]))
-                    if device.type == "cuda":
-                        torch.cuda.current_stream(device).synchronize()  # the other lane's may be the first to read it
+                    torch.cuda.current_stream(device).synchronize()  # the other lane's may be the first to read it
         return self._tables[-1]

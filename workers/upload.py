@@ -36,7 +36,7 @@ class _Mapped:
 class _Ring:
     """Pinned memory that all tables of a device pass through, in two halves: one is read while the other is filled.
 
-    To pin a piece of memory for each table costs ten times what all else does that is done for it.
+    A piece of memory pinned for each table cost the host half as much again (``docs/performance.md``).
     """
 
     def __init__(self, device: torch.device) -> None:
